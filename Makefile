@@ -1,0 +1,45 @@
+# Everything a person or a checker runs. Each target first brings .venv up to date, which takes
+# a fraction of a second when nothing changed.
+#
+#   make setup       DEEPINTUIT_DEVICE=cpu|cuda overrides what it finds; PYTHON=/path/to/python3.11
+#   make demo        all stages on the embedded data, into runs/demo; SEED=k goes to runs/demo-k
+#   make test        what a change must pass; test-all adds the slow tests
+#   make lint        format, types: one check each. .ci/run is all of them
+#   make lock        resolve requirements/*.in again; FLAGS=--upgrade moves every version
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+BIN := .venv/bin
+RUN_DIR := runs/demo$(if $(SEED),-$(SEED))
+
+.PHONY: setup demo test test-all lint format types lock clean
+
+setup:
+	@$(PYTHON) requirements/setup.py
+
+demo: setup
+	$(BIN)/deepintuit run recipes/demo.toml --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
+
+test: setup
+	$(BIN)/pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: setup
+	$(BIN)/mypy
+
+lock: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python requirements/lock.py $(FLAGS)
+
+clean:
+	rm -rf .venv runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

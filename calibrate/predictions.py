@@ -1,0 +1,129 @@
+"""What a classifier said of each clip: one record per sample, kept as Parquet.
+
+probabilities [N, L] -> Predictions -> predictions.parquet -> calibrate/metrics.py
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from wire.errors import DataError
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("predicted", pa.string()),
+        pa.field("confidence", pa.float64(), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float64())),
+        pa.field("trace", pa.string()),
+    ],
+    metadata={"deepintuit_predictions": "1"},
+)
+# Softmax in half precision, as an engine may return it, sums to one only so far.
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The answer of one classifier for one clip.
+
+    Example:
+        Prediction(sample_id="test-0007", label="normal", predicted="abnormal", confidence=0.7,
+                   probabilities=(0.7, 0.3), trace="<think>...")
+    """
+
+    sample_id: str
+    label: str
+    """The true label."""
+    predicted: str | None
+    """None: the answer could not be parsed. It counts as wrong, with confidence 0."""
+    confidence: float
+    """Probability of the predicted label, in [0, 1]."""
+    probabilities: tuple[float, ...] | None
+    """One per label of the set, in its order (sorted names); None: the method gives none."""
+    trace: str | None
+    """The trace that the classifier was shown, or wrote."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ValueError(f"{self.sample_id}: confidence {self.confidence} is not in [0, 1]")
+        if self.predicted is None and self.confidence != 0.0:
+            raise ValueError(
+                f"{self.sample_id}: confidence {self.confidence} without a predicted label; use 0"
+            )
+        if self.probabilities is not None:
+            low = min(self.probabilities, default=0.0)
+            total = math.fsum(self.probabilities)
+            if not (low >= 0.0 and abs(total - 1.0) <= _SUM_TOLERANCE):
+                raise ValueError(
+                    f"{self.sample_id}: probabilities {self.probabilities} are not >= 0 with sum 1"
+                )
+
+
+def from_probabilities(
+    sample_ids: Sequence[str],
+    labels: Sequence[str],
+    probabilities: ArrayLike,
+    label_names: Sequence[str],
+    traces: Sequence[str | None] | None = None,
+) -> list[Prediction]:
+    """The most probable label of each row of ``probabilities`` [N, L], with its probability.
+
+    Of equal ones the first in ``label_names`` is taken.
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    if rows.shape != (len(sample_ids), len(label_names)):
+        raise ValueError(
+            f"probabilities have shape {rows.shape}, expected one row for each of "
+            f"{len(sample_ids)} samples, one column for each of {len(label_names)} labels"
+        )
+    shown = traces if traces is not None else [None] * len(sample_ids)
+    return [
+        Prediction(
+            sample_id=sample_id,
+            label=label,
+            predicted=label_names[int(row.argmax())],
+            confidence=min(float(row.max()), 1.0),
+            probabilities=tuple(row.tolist()),
+            trace=trace,
+        )
+        for sample_id, label, row, trace in zip(sample_ids, labels, rows, shown, strict=True)
+    ]
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write as Parquet, in order; the file appears by rename."""
+    columns = {name: [getattr(p, name) for p in predictions] for name in _SCHEMA.names}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd")
+    partial.replace(path)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The inverse of ``write_predictions``. Raises DataError if the file is no such file."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"cannot read predictions from {path}: {error}") from error
+    if not table.schema.equals(_SCHEMA):
+        raise DataError(
+            f"{path} has the columns {table.schema.names}, expected predictions: {_SCHEMA.names}"
+        )
+    try:
+        return [Prediction(**_plain(row)) for row in table.to_pylist()]
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    values = row["probabilities"]
+    return row | {"probabilities": tuple(values) if isinstance(values, list) else None}

@@ -1,0 +1,255 @@
+"""The *verdict* classifier's data: traces of the refined policy -> examples; answers -> a report.
+
+    clips -> TraceWriter -> TraceGroups -> VerdictExamples -> VerdictTrainer -> logprobs ->
+    Predictions
+
+The VLM reads video + one of its own traces and emits one label. It is trained on *all* its traces,
+right or wrong, so that it meets in training what it will meet in use (seeds.md 1.6). The engines
+behind the two protocols are handed in by ``cluster``; the prompt's text is in
+``rollout/prompt.py``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from scipy.stats import binomtest
+
+from calibrate.config import CalibrateConfig
+from calibrate.predictions import Prediction
+from wire.errors import DataError
+from wire.labels import LabelSet, reasoning_in
+from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictExample:
+    """One trace, and the label that the verdict should give on reading it.
+
+    Example:
+        VerdictExample(sample=sample, trace="<think>...</think><answer>normal</answer>",
+        label="abnormal")
+    """
+
+    sample: Sample
+    trace: str
+    """As the policy wrote it, whole; it may be wrong or malformed."""
+    label: str
+    """The clip's true label."""
+
+
+class TraceWriter(Protocol):
+    """Writes traces under the policy being served; the rollout engine is behind it."""
+
+    async def write(
+        self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
+    ) -> list[TraceGroup]:
+        """One group of ``k`` traces per sample, in their order; a failed clip's group says why."""
+        ...
+
+
+class VerdictTrainer(Protocol):
+    """Fine-tunes a copy of the policy to emit labels; the learner's SFT is behind it."""
+
+    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> None:
+        """Start from the policy's weights; one supervised token per example."""
+        ...
+
+    async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+        """[N, L]: logprob of each label's code after each prompt; ``example.label`` is not read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceReport:
+    """How good the traces themselves are. Shares count traces, not clips."""
+
+    num_clips: int
+    num_clips_without_traces: int
+    num_traces: int
+    num_unparsed: int
+    """Traces without a think block or without an answer that is a label."""
+    accuracy: float
+    """Share of traces whose answer is the true label; an unparsable one is wrong."""
+    accuracy_per_label: dict[str, float]
+    """Labels without traces are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flips:
+    """What a second classifier changed about the answers of a first, clip by clip."""
+
+    both_right: int
+    both_wrong: int
+    wrong_to_right: int
+    right_to_wrong: int
+    p_value: float
+    """Exact two-sided McNemar test of the last two counts being equal; 1 if both are 0."""
+
+
+def refuse_foreign_traces(groups: Sequence[TraceGroup], expected: PolicyVersion) -> None:
+    """Raises DataError if any trace was written by another policy than ``expected``.
+
+    A verdict trained on another policy's traces meets others in use: the mismatch the method
+    removes.
+    """
+    found = Counter(
+        version for group in groups for version in _versions(group) if version != expected
+    )
+    if found:
+        named = ", ".join(f"{version} ({count} clips)" for version, count in sorted(found.items()))
+        raise DataError(
+            f"the archive has traces of policy {named}, expected {expected}, the one being served; "
+            "write the calibration traces anew under it, or serve the policy that wrote them"
+        )
+
+
+def training_rows(groups: Sequence[TraceGroup], label_names: Sequence[str]) -> list[VerdictExample]:
+    """One example per trace in the groups' order: right, wrong, malformed or unscored, none is
+    dropped.
+
+    Raises DataError if a clip's label is not in ``label_names``, or if there is no trace at all.
+    """
+    for group in groups:
+        if group.sample.label not in label_names:
+            raise DataError(
+                f"sample {group.sample.id} has label {group.sample.label!r}, "
+                f"expected one of {list(label_names)}"
+            )
+    examples = [
+        VerdictExample(sample=sample, trace=text, label=sample.label)
+        for sample, text in _traces(groups)
+    ]
+    if not examples:
+        raise DataError(
+            f"none of {len(groups)} clips has a trace; see the failures of their groups"
+        )
+    return examples
+
+
+def is_parsed(trace: str, labels: LabelSet) -> bool:
+    """Whether the verdict prompt can show reasoning and conclusion (``rollout/prompt.py``)."""
+    return labels.answer_in(trace) is not None and reasoning_in(trace) is not None
+
+
+def report_traces(groups: Sequence[TraceGroup], labels: LabelSet) -> TraceReport:
+    """Accuracy and parse failures of the traces. Raises DataError if there is no trace."""
+    right: dict[str, list[bool]] = {}
+    for sample, text in _traces(groups):
+        right.setdefault(sample.label, []).append(labels.answer_in(text) == sample.label)
+    outcomes = [outcome for of_label in right.values() for outcome in of_label]
+    if not outcomes:
+        raise DataError(
+            f"none of {len(groups)} clips has a trace; see the failures of their groups"
+        )
+    return TraceReport(
+        num_clips=len(groups),
+        num_clips_without_traces=sum(not group.traces for group in groups),
+        num_traces=len(outcomes),
+        num_unparsed=sum(not is_parsed(text, labels) for _, text in _traces(groups)),
+        accuracy=sum(outcomes) / len(outcomes),
+        accuracy_per_label={label: sum(of) / len(of) for label, of in sorted(right.items())},
+    )
+
+
+def probabilities_from_logprobs(logprobs: ArrayLike) -> NDArray[np.float64]:
+    """[N, L] logprobs or logits of the label codes -> probabilities over labels only; rows sum to
+    1.
+
+    Softmax restricted to the label tokens (seeds.md 1.8). Raises DataError on NaN, plus infinity,
+    or a row in which every label is impossible.
+    """
+    rows = np.asarray(logprobs, dtype=np.float64)
+    if rows.ndim != 2:
+        raise DataError(f"logprobs have shape {list(rows.shape)}, expected [N, L]")
+    if not (rows < np.inf).all() or not np.isfinite(rows).any(axis=1).all():
+        raise DataError(
+            "logprobs of labels are NaN or infinite; the engine must return every label's"
+        )
+    return np.asarray(softmax(rows, axis=1), dtype=np.float64)
+
+
+def trace_predictions(groups: Sequence[TraceGroup], labels: LabelSet) -> list[Prediction]:
+    """What the policy alone answers: each clip's first trace, as a Prediction without
+    probabilities.
+
+    A clip without traces is unparsed, so that it stays in the denominator. A trace gives no
+    confidence; a parsed answer is written down with 1.
+    """
+    predictions = []
+    for group in groups:
+        trace = group.traces[0].completion.text if group.traces else None
+        answer = labels.answer_in(trace) if trace is not None else None
+        predictions.append(
+            Prediction(
+                sample_id=group.sample.id,
+                label=group.sample.label,
+                predicted=answer,
+                confidence=0.0 if answer is None else 1.0,
+                probabilities=None,
+                trace=trace,
+            )
+        )
+    return predictions
+
+
+def trace_agreement(predictions: Sequence[Prediction], labels: LabelSet) -> float | None:
+    """Share of predictions that repeat the answer of the trace they were shown.
+
+    A trace without an answer agrees with nothing. None if no prediction was shown a trace.
+    """
+    shown = [(p.predicted, labels.answer_in(p.trace)) for p in predictions if p.trace is not None]
+    if not shown:
+        return None
+    return sum(answer is not None and predicted == answer for predicted, answer in shown) / len(
+        shown
+    )
+
+
+def count_flips(before: Sequence[Prediction], after: Sequence[Prediction]) -> Flips:
+    """Compare two classifiers on the same clips, matched by sample id, in any order.
+
+    Raises DataError unless both have each clip exactly once.
+    """
+    first, second = _by_sample(before), _by_sample(after)
+    alone = sorted(first.keys() ^ second.keys())
+    if alone:
+        raise DataError(
+            f"{len(alone)} clips are in one list only, such as {alone[0]!r}; evaluate both alike"
+        )
+    pairs = Counter((first[name], second[name]) for name in first)
+    better, worse = pairs[False, True], pairs[True, False]
+    return Flips(
+        both_right=pairs[True, True],
+        both_wrong=pairs[False, False],
+        wrong_to_right=better,
+        right_to_wrong=worse,
+        p_value=mcnemar_p_value(better, worse),
+    )
+
+
+def mcnemar_p_value(wrong_to_right: int, right_to_wrong: int) -> float:
+    """Exact two-sided McNemar test: binomial test of the changed clips with p = 1/2."""
+    changed = wrong_to_right + right_to_wrong
+    return float(binomtest(wrong_to_right, changed, 0.5).pvalue) if changed else 1.0
+
+
+def _by_sample(predictions: Sequence[Prediction]) -> dict[str, bool]:
+    """Sample id -> whether the prediction is right."""
+    right = {p.sample_id: p.predicted == p.label for p in predictions}
+    if len(right) != len(predictions):
+        twice = Counter(p.sample_id for p in predictions).most_common(1)[0][0]
+        raise DataError(f"clip {twice!r} has several predictions; expected one for each")
+    return right
+
+
+def _traces(groups: Sequence[TraceGroup]) -> Iterator[tuple[Sample, str]]:
+    return ((group.sample, trace.completion.text) for group in groups for trace in group.traces)
+
+
+def _versions(group: TraceGroup) -> set[PolicyVersion]:
+    return {group.policy_version} | {trace.completion.policy_version for trace in group.traces}

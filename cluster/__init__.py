@@ -1,0 +1,1 @@
+"""Place and connect: run configuration, command line, main loop, actors, metrics."""

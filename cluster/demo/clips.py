@@ -1,0 +1,129 @@
+"""Makes the demo's data: real mp4 clips and their manifest.
+
+<out>/manifest.jsonl        one JSON row per clip
+<out>/clips/<split>/*.mp4   56x56 pixels, 12 frames, 4 frames a second, H.264
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.demo.events import (
+    LABELS,
+    UNSEEN,
+    Triple,
+    combination,
+    label_of,
+    stable_hash,
+    teacher_trace,
+    triples_by_label,
+)
+from cluster.demo.render import render
+from cluster.demo.scenes import FPS, POOLS, draw_scene
+
+logger = logging.getLogger(__name__)
+
+# Of the clips outside train, this share shows combinations that no labelled training clip shows.
+_UNSEEN_SHARE = 0.3
+_CRF = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One clip to be made."""
+
+    id: str
+    split: str
+    events: Triple
+    has_trace: bool
+    seed: int
+
+
+def make_demo_data(
+    out_dir: Path | str,
+    seed: int = 0,
+    *,
+    train: int = 600,
+    traces: int = 200,
+    val: int = 100,
+    cal: int = 300,
+    test: int = 300,
+) -> Path:
+    """Write the clips and the manifest; returns the manifest's path.
+
+    ``traces`` of the ``train`` clips carry a teacher trace. Labels are equally frequent in every
+    split, and also among the clips with a trace.
+    """
+    if traces > train:
+        raise ValueError(f"traces={traces} is more than train={train}; lower it or raise train")
+    out = Path(out_dir)
+    sizes = {"train": train, "val": val, "cal": cal, "test": test}
+    rows = []
+    for plan in plan_clips(seed, sizes, traces):
+        video = Path("clips") / plan.split / f"{plan.id}.mp4"
+        (out / video).parent.mkdir(parents=True, exist_ok=True)
+        scene = draw_scene(POOLS[plan.split], plan.events, plan.seed)
+        write_mp4(out / video, render(scene))
+        rows.append(_row(plan, video))
+    manifest = out / "manifest.jsonl"
+    partial = manifest.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.rename(manifest)
+    logger.info("wrote %d clips to %s", len(rows), out)
+    return manifest
+
+
+def plan_clips(seed: int, sizes: dict[str, int], traces: int) -> Iterator[Plan]:
+    """Which clips a seed gives; a larger size only adds clips at the end of its split."""
+    members = {unseen: triples_by_label(unseen=unseen) for unseen in (False, True)}
+    for split, size in sizes.items():
+        for index in range(size):
+            clip_seed = stable_hash("clip", seed, split, index)
+            rng = np.random.default_rng(stable_hash("events", clip_seed))
+            unseen = split != "train" and rng.random() < _UNSEEN_SHARE
+            choices = members[unseen][LABELS[index % len(LABELS)]]
+            events = choices[int(rng.integers(len(choices)))]
+            has_trace = split == "train" and index < traces
+            yield Plan(f"{split}-{seed}-{index:05d}", split, events, has_trace, clip_seed)
+
+
+def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Write frames as an H.264 file."""
+    with path.open("wb") as file:
+        encode(file, frames)
+
+
+def encode(file: BinaryIO, frames: NDArray[np.uint8]) -> None:
+    """Encode frames as H.264 in an mp4 container."""
+    import av
+
+    # One thread: with more, the bytes depend on the machine.
+    options = {"crf": str(_CRF), "preset": "veryfast", "threads": "1"}
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _row(plan: Plan, video: Path) -> dict[str, object]:
+    return {
+        "id": plan.id,
+        "video": video.as_posix(),
+        "label": label_of(plan.events),
+        "split": plan.split,
+        "trace": teacher_trace(plan.events) if plan.has_trace else None,
+        "text": None,
+        "combination": combination(plan.events),
+        "seen_combination": plan.events not in UNSEEN,
+    }

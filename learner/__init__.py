@@ -1,0 +1,1 @@
+"""Improve the policy: advantages, batches, losses, the DeepSpeed engine, checkpoints."""

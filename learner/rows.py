@@ -1,0 +1,105 @@
+"""Rows: what the learner trains on. One prompt with its clip, and every response to it.
+
+    TraceGroup -> advantages -> Row        (GRPO)
+    prompt + target           -> Row        (supervised fine-tuning: one response, weight 1)
+
+A row keeps all responses of a group behind one prompt, so that the clip's vision tower and the prompt are computed
+once per group (shared prefix). Rows are plain values and cross process borders.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from learner.advantage import group_advantages
+from wire.types import Prompt, TraceGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """Tokens after a prompt.
+
+    Example:
+        Response(token_ids=(5, 2), advantage=0.7, rollout_logprobs=(-0.1, -0.3))
+    """
+
+    token_ids: tuple[int, ...]
+    advantage: float = 1.0
+    """GRPO's advantage; the weight of the sample in supervised training."""
+    rollout_logprobs: tuple[float, ...] | None = None
+    """As the engine sampled them; None in supervised training."""
+    old_logprobs: tuple[float, ...] | None = None
+    """The trainer's own, before the step's first update; None: those of the forward pass itself."""
+    trains: bool = True
+    """False: a filler that keeps ranks in step and counts nothing."""
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens that count in the loss's global denominator."""
+        return len(self.token_ids) if self.trains else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One prompt and its responses."""
+
+    prompt: Prompt
+    video: str
+    """Where the clip can be decoded again if the cache of this node has lost it."""
+    responses: tuple[Response, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the row: the prompt once, and every response."""
+        return len(self.prompt.token_ids) + sum(len(r.token_ids) for r in self.responses)
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens that count in the loss's global denominator."""
+        return sum(response.num_trained for response in self.responses)
+
+
+def grpo_rows(groups: Sequence[TraceGroup], epsilon: float) -> list[Row]:
+    """One row per group that has scored traces. Traces whose scoring failed are left out, never zero."""
+    rows = []
+    for group in groups:
+        if group.prompt is None or not group.scored:
+            continue
+        advantages = group_advantages([trace.reward for trace in group.scored], epsilon)
+        responses = tuple(
+            Response(
+                token_ids=trace.completion.token_ids,
+                advantage=advantage,
+                rollout_logprobs=trace.completion.logprobs,
+            )
+            for trace, advantage in zip(group.scored, advantages, strict=True)
+        )
+        rows.append(Row(prompt=group.prompt, video=group.sample.video, responses=responses))
+    return rows
+
+
+def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
+    """A row that teaches one answer: every target token trains, no prompt token does."""
+    return Row(prompt=prompt, video=video, responses=(Response(token_ids=tuple(target)),))
+
+
+def deal(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
+    """Deal rows to ranks, longest first to the least loaded; order within a rank is that of ``rows``.
+
+    A rank without rows gets a filler (a row that trains nothing), because every rank must take part in every
+    collective of a step.
+    """
+    hands: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for index in sorted(range(len(rows)), key=lambda i: (-rows[i].num_tokens, i)):
+        least = loads.index(min(loads))
+        hands[least].append(index)
+        loads[least] += rows[index].num_tokens
+    dealt = [[rows[i] for i in sorted(hand)] for hand in hands]
+    filler = silent(min(rows, key=lambda row: row.num_tokens))
+    return [hand or [filler] for hand in dealt]
+
+
+def silent(row: Row) -> Row:
+    """The row as a filler: same tensors, no loss, no count."""
+    short = replace(row.responses[0], trains=False)
+    return replace(row, responses=(short,))

@@ -1,0 +1,1 @@
+"""Judge traces: built-in rewards, isolated user rewards, the scorer, its figures."""

@@ -1,0 +1,1 @@
+"""Write traces: samples, prompts, the vLLM engine, the worker."""

@@ -1,0 +1,55 @@
+"""How traces are sampled and how the engine that samples them is set up."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from wire.config import Config
+
+
+class RolloutConfig(Config):
+    """Rollout workers: their number, engine and sampling."""
+
+    num_workers: int = Field(default=1, ge=1)
+    """Rollout workers, each with an engine of its own."""
+    num_cpus: float = Field(default=0.5, gt=0)
+    """CPUs that each worker reserves in Ray."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs that each worker reserves in Ray; 0 runs vLLM's CPU build."""
+    num_threads: int = Field(default=2, ge=1)
+    """Compute threads of an engine on CPU."""
+    max_concurrency: int = Field(default=32, ge=1)
+    """Groups that one worker answers at the same time; more wait in the driver."""
+    group_size: int = Field(default=8, ge=2)
+    """Traces written per clip; GRPO compares them with each other."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of training rollouts."""
+    max_response_length: int = Field(default=2048, ge=1)
+    """Tokens per trace at most; a longer one is cut and counted as truncated."""
+    max_prompt_length: int = Field(default=26_000, ge=1)
+    """A longer prompt is refused: cutting it would cut video tokens."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the engine; float32 on CPU for exact parity with the learner."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs per engine."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of a GPU's memory for the engine."""
+    kv_cache_gb: float = Field(default=1.0, gt=0)
+    """Memory for keys and values on CPU."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens per cache block; none: vLLM's default. Short prompts need small blocks to hit the prefix cache."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Sequences decoded together at most."""
+    max_batched_tokens: int = Field(default=8192, ge=1)
+    """Prompt tokens computed together at most."""
+    enforce_eager: bool = True
+    """No graph capture; right for tiny models and on CPU."""
+    start_timeout_s: float = Field(default=600.0, gt=0)
+    """An engine that is not up by then has failed."""
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """A group that is not written by then is a generation failure."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Prompt and response together."""
+        return self.max_prompt_length + self.max_response_length

@@ -1,0 +1,286 @@
+"""The vLLM engine behind a small protocol: traces out, weights in.
+
+    prompt ids + processed clip -> AsyncLLM (its own process) -> token ids + logprobs
+
+vLLM gets the processed clip as it is (pixels, grid, timing, placeholder range, a content hash as media id) and never
+runs a processor of its own, so what it sees is what the learner sees.
+"""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rollout.config import RolloutConfig
+from video.positions import PositionRule
+from video.processor import ProcessedClip
+from wire.errors import DeadlineExceeded, GenerationError
+from wire.types import FinishReason, Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one group of answers is drawn."""
+
+    n: int
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the engine wrote once; text and version are added by the worker."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """All answers to one prompt."""
+
+    answers: tuple[Answer, ...]
+    num_cached_tokens: int
+    """Prompt tokens that came from the prefix cache."""
+
+
+class Engine(Protocol):
+    """What a rollout worker needs of an engine."""
+
+    async def generate(
+        self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling
+    ) -> Generation: ...
+
+    async def logprobs(
+        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+    ) -> list[float]: ...
+
+    async def begin_update(self) -> None: ...
+
+    async def update_weights(self, update: dict[str, Any]) -> None: ...
+
+    async def finish_update(self) -> None: ...
+
+
+class VllmEngine:
+    """vLLM's ``AsyncLLM``. Make it with :meth:`start`, inside a running event loop."""
+
+    def __init__(
+        self, llm: Any, config: RolloutConfig, rule: PositionRule, blocked_tokens: Sequence[int]
+    ) -> None:
+        self._llm = llm
+        self._config = config
+        self._rule = rule
+        self._bias = {token: -100.0 for token in blocked_tokens}
+        self._requests = 0
+
+    @classmethod
+    async def start(
+        cls, model_dir: Path, config: RolloutConfig, blocked_tokens: Sequence[int], backend: str
+    ) -> "VllmEngine":
+        """Load the model in a process of its own; ``backend`` names the weight-transfer backend.
+
+        Raises DeadlineExceeded after ``config.start_timeout_s``.
+        """
+        set_engine_environment(config)
+        os.environ["DEEPINTUIT_ENGINE_OWNER"] = str(os.getpid())
+        from vllm import AsyncEngineArgs
+        from vllm.config import WeightTransferConfig
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        import rollout.vllm_extension  # noqa: F401  the backend must be known where the config is checked
+
+        args = AsyncEngineArgs(
+            model=str(model_dir),
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            tensor_parallel_size=config.tensor_parallel_size,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            enforce_eager=config.enforce_eager,
+            block_size=config.block_size,
+            enable_prefix_caching=True,
+            enable_chunked_prefill=config.num_gpus > 0,  # see _Rewindable in vllm_extension
+            max_num_batched_tokens=max(config.max_model_len, config.max_batched_tokens),
+            limit_mm_per_prompt={"video": 1, "image": 0},
+            mm_processor_cache_gb=0,  # processed clips come from our own cache
+            mm_device_do_normalize=False,  # our pixels are normalised; doing it twice shifts logprobs by 0.1
+            logprobs_mode="raw_logprobs",  # at temperature 1, whatever the sampling temperature
+            weight_transfer_config=WeightTransferConfig(backend=backend),
+            worker_extension_cls="rollout.vllm_extension.Extension",
+            disable_log_stats=True,
+        )
+        loop = asyncio.get_running_loop()
+        starting = loop.run_in_executor(None, AsyncLLM.from_engine_args, args)
+        try:
+            llm = await asyncio.wait_for(starting, config.start_timeout_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"vLLM did not start within {config.start_timeout_s:.0f} s; "
+                "raise rollout.start_timeout_s or look at the worker's log"
+            ) from error
+        return cls(llm, config, PositionRule.load(model_dir), blocked_tokens)
+
+    async def generate(
+        self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling
+    ) -> Generation:
+        """Draw ``sampling.n`` answers. Raises GenerationError, DeadlineExceeded."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            logit_bias=self._bias or None,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._run(self._request(prompt.token_ids, clip), params)
+        if len(output.outputs) != sampling.n:
+            raise GenerationError(
+                f"the engine returned {len(output.outputs)} answers, {sampling.n} were asked for"
+            )
+        answers = tuple(_answer(completion) for completion in output.outputs)
+        return Generation(answers=answers, num_cached_tokens=output.num_cached_tokens or 0)
+
+    async def logprobs(
+        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+    ) -> list[float]:
+        """Logprob (nats) of each token of a given response under the engine's weights."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        ids = (*prompt.token_ids, *response)
+        output = await self._run(self._request(ids, clip), params)
+        rows = output.prompt_logprobs[len(prompt.token_ids) :]
+        return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
+
+    async def begin_update(self) -> None:
+        """Stop scheduling (running requests wait), and open vLLM's weight update."""
+        await self._llm.pause_generation(mode="keep")
+        await self._llm.start_weight_update()
+
+    async def update_weights(self, update: dict[str, Any]) -> None:
+        """One chunk, in the form of the transfer backend. Bytes go to the engine through shared memory."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        with contextlib.ExitStack() as stack:
+            if "data" in update:
+                update = stack.enter_context(_in_shared_memory(update))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+
+    async def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Rendezvous of the transfer backend (NCCL's process group, say)."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+
+    async def finish_update(self) -> None:
+        """Close the update, forget everything computed with the old weights, go on."""
+        await self._llm.finish_weight_update()
+        await self._llm.reset_prefix_cache()
+        await self._llm.reset_mm_cache()
+        await self._llm.reset_encoder_cache()
+        await self._llm.resume_generation()
+
+    def stop(self) -> None:
+        """End the engine's process."""
+        self._llm.shutdown()
+
+    async def _run(self, request: Any, params: Any) -> Any:
+        self._requests += 1
+        request_id = f"{os.getpid()}-{self._requests}"
+        try:
+            async with asyncio.timeout(self._config.request_timeout_s):
+                last = None
+                async for output in self._llm.generate(request, params, request_id):
+                    last = output
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the engine did not answer within {self._config.request_timeout_s:.0f} s "
+                "(rollout.request_timeout_s)"
+            ) from error
+        if last is None:
+            raise GenerationError("the engine ended the request without an answer")
+        return last
+
+    def _request(self, token_ids: Sequence[int], clip: ProcessedClip) -> Any:
+        """vLLM's already processed multimodal input."""
+        import torch
+        from transformers import BatchFeature
+        from vllm.inputs.engine import mm_input
+        from vllm.model_executor.models.qwen2_vl import _create_qwen2vl_field_factory
+        from vllm.multimodal.inputs import (
+            MultiModalFieldConfig,
+            MultiModalKwargsItems,
+            PlaceholderRange,
+        )
+
+        tensors = BatchFeature(
+            {
+                "pixel_values_videos": torch.from_numpy(clip.pixel_values),
+                "video_grid_thw": torch.tensor([clip.grid_thw]),
+                "second_per_grid_ts": torch.tensor([clip.seconds_per_grid]),
+            }
+        )
+        fields = dict(_create_qwen2vl_field_factory(self._rule.merge_size)(tensors))
+        fields["second_per_grid_ts"] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
+        start, length = self._rule.video_range(token_ids)
+        return mm_input(
+            prompt_token_ids=list(token_ids),
+            mm_kwargs=MultiModalKwargsItems.from_hf_inputs(tensors, fields),
+            mm_hashes={"video": [clip.fingerprint]},
+            mm_placeholders={"video": [PlaceholderRange(offset=start, length=length)]},
+        )
+
+
+def set_engine_environment(config: RolloutConfig) -> None:
+    """vLLM reads these at import."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1" if config.num_gpus == 0 else "0")
+    if config.num_gpus == 0:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{max(1, round(config.kv_cache_gb))}"
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # several engines share the cores
+        os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # seconds of compilation, no gain
+
+
+def _answer(completion: Any) -> Answer:
+    ids = tuple(completion.token_ids)
+    if not ids:
+        raise GenerationError(f"the engine gave an empty answer ({completion.finish_reason})")
+    return Answer(
+        token_ids=ids,
+        logprobs=tuple(
+            row[token].logprob for row, token in zip(completion.logprobs, ids, strict=True)
+        ),
+        finish_reason=FinishReason(completion.finish_reason),
+    )
+
+
+@contextlib.contextmanager
+def _in_shared_memory(update: dict[str, Any]) -> Any:
+    from rollout.vllm_extension import shared_memory_dir
+
+    with tempfile.NamedTemporaryFile(prefix="deepintuit-", dir=shared_memory_dir()) as file:
+        file.write(memoryview(update["data"]))
+        file.flush()
+        rest = {key: value for key, value in update.items() if key != "data"}
+        yield {**rest, "path": file.name}

@@ -1,0 +1,187 @@
+"""A manifest file -> samples, or one DataError that gathers all its faults.
+
+    JSONL or Parquet: id, video, label, split (+ trace, text, any more) -> checks -> list[Sample]
+
+Runs before any engine starts, so it imports neither a decoder nor a model.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from video.config import VideoConfig
+from wire.errors import ClipError, DataError
+from wire.labels import LabelSet
+from wire.types import Sample, Split
+
+_REQUIRED = ("id", "video", "label", "split")
+_OPTIONAL = ("trace", "text")
+_REMEDY = "give the path of a .jsonl or .parquet file"
+_SHOWN = 5
+_THREADS = 4
+
+Row = Mapping[str, Any]
+
+
+def read_manifest(
+    path: str | Path, labels: LabelSet, media_root: str | Path | None = None
+) -> list[Sample]:
+    """Read and check a manifest; relative video paths start at its folder, or at ``media_root``.
+
+    Raises DataError with the first five faults and the number of the others.
+    """
+    manifest = Path(path)
+    reader = _Reader(labels, Path(media_root) if media_root is not None else manifest.parent)
+    rows = _parquet_rows(manifest) if manifest.suffix == ".parquet" else _json_rows(manifest)
+    for where, row in rows:
+        reader.read(where, row)
+    if not reader.samples and not reader.faults:
+        reader.faults.append("no samples in it; add at least one row")
+    _raise_if_any(str(manifest), reader.faults)
+    return reader.samples
+
+
+def select(samples: Iterable[Sample], split: Split) -> list[Sample]:
+    """The samples of one split, in manifest order."""
+    return [sample for sample in samples if sample.split is split]
+
+
+def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
+    """Open each distinct clip, decode its first frame. Raises DataError naming the unreadable ones.
+
+    Costs some milliseconds per clip: for large data the caller may check a part, and leave the
+    rest to quarantine.
+    """
+    from video.decode import probe
+
+    def fault(video: str) -> str | None:
+        try:
+            probe(video, config)
+        except ClipError as error:
+            return str(error)
+        return None
+
+    videos = list(dict.fromkeys(sample.video for sample in samples))
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="check-clips") as pool:
+        faults = [found for found in pool.map(fault, videos) if found is not None]
+    _raise_if_any(f"{len(faults)} of {len(videos)} clips cannot be read", faults)
+
+
+def _raise_if_any(source: str, faults: list[str]) -> None:
+    if not faults:
+        return
+    shown = "; ".join(faults[:_SHOWN])
+    rest = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    raise DataError(f"{source}: {shown}{rest}")
+
+
+class _Reader:
+    """Rows -> samples and faults; one pass, in order."""
+
+    def __init__(self, labels: LabelSet, media_root: Path) -> None:
+        self.samples: list[Sample] = []
+        self.faults: list[str] = []
+        self._labels = labels
+        self._media_root = media_root
+        self._first_use: dict[str, str] = {}
+        self._is_file: dict[Path, bool] = {}
+
+    def read(self, where: str, row: Row | str) -> None:
+        """Turn a row into a sample, or into faults; a str is the reason why it is no row."""
+        faults = [row] if isinstance(row, str) else self._faults(where, row)
+        self.faults += [f"{where}: {fault}" for fault in faults]
+        if not faults and not isinstance(row, str):
+            self.samples.append(self._sample(row))
+
+    def _faults(self, where: str, row: Row) -> list[str]:
+        faults = _type_faults(row)
+        if faults:
+            return faults
+        if row["id"] in self._first_use:
+            faults.append(f"id {row['id']!r} is already used in {self._first_use[row['id']]}")
+        self._first_use.setdefault(row["id"], where)
+        if row["label"] not in self._labels.names:
+            faults.append(_unknown("label", row["label"], self._labels.names))
+        if row["split"] not in list(Split):
+            faults.append(_unknown("split", row["split"], [split.value for split in Split]))
+        if not self._exists(self._video(row)):
+            faults.append(f"video file {self._video(row)} does not exist")
+        return faults
+
+    def _sample(self, row: Row) -> Sample:
+        return Sample(
+            id=row["id"],
+            video=str(self._video(row)),
+            label=row["label"],
+            split=Split(row["split"]),
+            trace=row.get("trace"),
+            text=row.get("text"),
+            extra={k: v for k, v in row.items() if k not in (*_REQUIRED, *_OPTIONAL)},
+        )
+
+    def _video(self, row: Row) -> Path:
+        path: Path = self._media_root / row["video"]  # an absolute path stays as it is
+        return path.absolute()
+
+    def _exists(self, video: Path) -> bool:
+        if video not in self._is_file:
+            self._is_file[video] = video.is_file()
+        return self._is_file[video]
+
+
+def _type_faults(row: Row) -> list[str]:
+    missing = [name for name in _REQUIRED if row.get(name) is None]
+    faults = [f"no {name!r}; every row needs {', '.join(_REQUIRED)}" for name in missing]
+    for name in (*_REQUIRED, *_OPTIONAL):
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            faults.append(f"{name!r} is {value!r}, expected text")
+        elif name in _REQUIRED and value is not None and not value.strip():
+            faults.append(f"{name!r} is empty")
+    return faults
+
+
+def _unknown(what: str, value: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(value.casefold(), names, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    return f"unknown {what} {value!r}; {advice}"
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read the manifest {path}: {error.strerror}; {_REMEDY}") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"line {number}", _json_row(line)
+
+
+def _json_row(line: bytes) -> Row | str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return f"not valid JSON: {error}"
+    return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        absent = [name for name in _REQUIRED if name not in file.schema_arrow.names]
+        if absent:
+            raise DataError(
+                f"{path} has no column {', '.join(absent)}; it needs {', '.join(_REQUIRED)}"
+            )
+        rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield f"row {number}", row
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read the manifest {path}: {error}; {_REMEDY}") from error

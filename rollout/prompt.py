@@ -1,0 +1,84 @@
+"""Every prompt text of the project, and nothing else.
+
+    Sample + LabelSet -> chat messages -> (rollout/render.py) -> token ids
+
+Wording follows DeepIntuit's prompts (role, label definitions, required shape of the output; seeds.md 1.3), shortened.
+``PROMPT_VERSION`` is written into every prompt's archive record: change it with any text below.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wire.labels import LabelSet, reasoning_in
+from wire.types import Sample
+
+PROMPT_VERSION = "1"
+
+_TRACE = """Decide which label fits the video.
+Labels:
+{labels}
+{side}First reason step by step between <think> and </think>, then write one label between <answer> and </answer>."""
+
+_VERDICT = """Review the analysis of the video, then decide yourself which label fits.
+Labels:
+{labels}
+{side}Analysis: {reasoning}
+Conclusion: {conclusion}
+Write one label and nothing else."""
+
+_LABEL = """Decide which label fits the video.
+Labels:
+{labels}
+{side}Write one label and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn; ``has_video`` puts the clip in front of the text."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    has_video: bool = False
+
+
+def trace_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
+    """Asks for a reasoning trace and an answer."""
+    text = _TRACE.format(labels=_definitions(labels), side=_side(side_text))
+    return [Message("user", text, has_video=True)]
+
+
+def trace_target(sample: Sample) -> str:
+    """What the cold start teaches the assistant to say for a sample with a teacher trace."""
+    assert sample.trace is not None, f"sample {sample.id} has no trace; select samples with one"
+    return sample.trace
+
+
+def verdict_prompt(labels: LabelSet, trace: str, side_text: str | None = None) -> list[Message]:
+    """Asks for the label alone, given the video and a trace about it.
+
+    A trace that cannot be parsed is shown whole, with an empty conclusion (seeds.md 1.3).
+    """
+    answer = labels.answer_in(trace)
+    reasoning = reasoning_in(trace)
+    parsed = answer is not None and reasoning is not None
+    text = _VERDICT.format(
+        labels=_definitions(labels),
+        side=_side(side_text),
+        reasoning=reasoning if parsed else trace.strip(),
+        conclusion=answer if parsed else "",
+    )
+    return [Message("user", text, has_video=True)]
+
+
+def label_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
+    """Asks for the label alone, given the video: the prompt of label-only classifiers."""
+    return [Message("user", _LABEL.format(labels=_definitions(labels), side=_side(side_text)), has_video=True)]
+
+
+def _definitions(labels: LabelSet) -> str:
+    by_name = {label.name: label.definition for label in labels.labels}
+    return "\n".join(f"- {name}: {by_name[name]}" if by_name[name] else f"- {name}" for name in labels.names)
+
+
+def _side(text: str | None) -> str:
+    return f"Text that came with the video: {text}\n" if text else ""

@@ -1,0 +1,146 @@
+"""Chat messages + processed clip -> prompt token ids; the only place where text becomes tokens.
+
+    messages -> chat template -> ids(before) + the clip's placeholder ids + ids(after) -> Prompt
+
+The placeholder ids come from the one processor call of the clip (video/processor.py), so every prompt about a clip
+holds exactly the tokens that call made. The learner never renders text: it gets these ids.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rollout.prompt import PROMPT_VERSION, Message
+from video.processor import ProcessedClip
+from wire.errors import ConfigError
+from wire.labels import LabelSet
+from wire.types import Prompt
+
+_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+class PromptTooLong(ValueError):
+    """A prompt that does not fit; says by how much."""
+
+
+class Renderer:
+    """Turns messages into token ids with the model's own tokenizer and chat template."""
+
+    def __init__(self, tokenizer: Any, max_prompt_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_prompt_length = max_prompt_length
+
+    @classmethod
+    def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
+        """With the tokenizer of a model directory."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(model_dir), max_prompt_length)
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token that ends an assistant turn."""
+        return int(self._tokenizer.eos_token_id)
+
+    def prompt(self, messages: Sequence[Message], clip: ProcessedClip) -> Prompt:
+        """Token ids of a prompt that ends where the assistant begins to speak.
+
+        Raises PromptTooLong; a prompt is never cut, because the cut would fall into the video.
+        """
+        before, after = self._text(messages).split(_VIDEO)
+        ids = (*self._ids(before), *clip.placeholder_ids, *self._ids(after))
+        if len(ids) > self._max_prompt_length:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens, {len(clip.placeholder_ids)} of them video; "
+                f"rollout.max_prompt_length is {self._max_prompt_length}: raise it, "
+                "or lower video.max_frames or video.max_pixels"
+            )
+        return Prompt(
+            token_ids=ids,
+            clip_key=clip.clip_key,
+            fingerprint=clip.fingerprint,
+            version=PROMPT_VERSION,
+        )
+
+    def target(self, text: str) -> tuple[int, ...]:
+        """Token ids of an assistant turn, its end included."""
+        return (*self._ids(text), self.end_of_turn)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Decoded with special tokens kept (tags may be special), a final end-of-turn token removed."""
+        ids = list(token_ids)
+        if ids and ids[-1] == self.end_of_turn:
+            ids.pop()
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def label_codes(self, labels: LabelSet) -> dict[str, tuple[int, ...]]:
+        """The token sequence that stands for each label in the verdict, one token where the vocabulary has it.
+
+        Raises ConfigError where two labels could not be told apart: a code that begins another, or one that does not
+        decode back to its label.
+        """
+        codes = {name: self._ids(name) for name in labels.names}
+        for name, code in codes.items():
+            if labels.find(str(self._tokenizer.decode(list(code)))) != name:
+                raise ConfigError(
+                    f"label {name!r} does not survive the tokenizer (ids {code}); rename the label "
+                    "or add it to the tokenizer's vocabulary"
+                )
+            for other, longer in codes.items():
+                if other != name and longer[: len(code)] == code:
+                    raise ConfigError(
+                        f"the tokens of label {name!r} begin those of {other!r}, so a score cannot tell "
+                        "them apart; rename one of them"
+                    )
+        return codes
+
+    def answer_logprob(
+        self, token_ids: Sequence[int], logprobs: Sequence[float]
+    ) -> float | None:
+        """Sum of the logprobs of the tokens inside the first answer block; None without such a block."""
+        opened = self._first_index(token_ids, "<answer>", 0)
+        closed = self._first_index(token_ids, "</answer>", opened) if opened is not None else None
+        if opened is None or closed is None:
+            return None
+        return float(sum(logprobs[opened + 1 : closed]))
+
+    def check_round_trip(self) -> None:
+        """Raise ConfigError unless the tags of a trace survive encoding and decoding."""
+        trace = "<think> a </think> <answer> b </answer>"
+        back = self.text(self.target(trace))
+        if [part for part in back.split() if part.startswith("<")] != [
+            "<think>",
+            "</think>",
+            "<answer>",
+            "</answer>",
+        ]:
+            raise ConfigError(
+                f"the tokenizer turns {trace!r} into {back!r}: traces could not be judged; "
+                "use a tokenizer that keeps <think> and <answer> tags"
+            )
+
+    def blocked_tokens(self) -> tuple[int, ...]:
+        """Vision tokens, which a policy must never write: a trace with one could not be trained on."""
+        names = ("<|video_pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+        vocabulary = self._tokenizer.get_vocab()
+        return tuple(vocabulary[name] for name in names if name in vocabulary)
+
+    def _first_index(self, token_ids: Sequence[int], tag: str, start: int) -> int | None:
+        """Index of the token that completes ``tag``, which may be one token or several."""
+        for end in range(start, len(token_ids)):
+            if tag in self._tokenizer.decode(list(token_ids[start : end + 1])):
+                return end
+        return None
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        turns = []
+        for message in messages:
+            text = {"type": "text", "text": message.text}
+            content = [{"type": "video"}, text] if message.has_video else [text]
+            turns.append({"role": message.role, "content": content})
+        return str(
+            self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])

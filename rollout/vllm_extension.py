@@ -1,0 +1,189 @@
+"""What vLLM imports in each of its own processes (``worker_extension_cls``), before the model is built.
+
+Four things happen at import, where a later call would come too late:
+
+* on CPU, vLLM packs linear weights at load and empties the originals, so that later updates are silently lost;
+  a plain ``linear`` takes its place.
+* the ``object_store`` backend is registered with vLLM's weight-transfer factory, for machines without NCCL.
+* on CPU, a seeded request whose prompt is computed in parts crashes vLLM 0.32 ("CPU Generator does not use offset");
+  its generator is given the missing methods.
+* a watchdog ends the engine's processes when the actor that owns them is gone, so that a killed actor leaves none.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import vllm.model_executor.layers.utils as layer_utils
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.platforms import current_platform
+from vllm.v1.worker.gpu_input_batch import CachedRequestState
+
+from wire.errors import WeightUpdateError
+from wire.weights import unpack
+
+BACKEND = "object_store"
+
+
+@dataclass
+class ObjectStoreInit(WeightTransferInitInfo):
+    """Nothing to agree on: each bucket describes itself."""
+
+
+@dataclass
+class ObjectStoreUpdate(WeightTransferUpdateInfo):
+    """One bucket: its header, and the shared-memory file with its bytes."""
+
+    header: dict[str, Any]
+    path: str
+    num_buckets: int
+
+
+class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
+    """Loads buckets of weights from shared memory; an update that is not whole raises at its end."""
+
+    init_info_cls = ObjectStoreInit
+    update_info_cls = ObjectStoreUpdate
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seen: set[int] = set()
+        self._expected = 0
+        self._loaded: set[str] = set()
+
+    def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
+        """Nothing to open."""
+
+    def start_weight_update(self) -> None:
+        """Forget the last update."""
+        self._seen, self._expected, self._loaded = set(), 0, set()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Load one bucket, in place. (The base class synchronizes an accelerator, which a CPU has not.)"""
+        self.receive_weights(self.parse_update_info(update_info))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
+        """Check a bucket's bytes and load its tensors."""
+        data = np.fromfile(update_info.path, dtype=np.uint8)
+        tensors = unpack(update_info.header, data)
+        self._loaded |= self.model.load_weights(tensors) or set()
+        self._seen.add(update_info.header["index"])
+        self._expected = update_info.num_buckets
+
+    def finish_weight_update(self) -> None:
+        """Raise WeightUpdateError unless every bucket came and every parameter was loaded."""
+        if missing := set(range(self._expected)) - self._seen or not self._expected:
+            raise WeightUpdateError(
+                f"weight update ended after {len(self._seen)} of {self._expected} buckets, missing {missing}"
+            )
+        names = {name for name, _ in self.model.named_parameters()}
+        if untouched := sorted(names - self._loaded):
+            raise WeightUpdateError(
+                f"weight update left {len(untouched)} parameters as they were, such as {untouched[0]}"
+            )
+
+    def shutdown(self) -> None:
+        """Nothing to close."""
+
+
+class Extension:
+    """Mixed into vLLM's worker; importing this module did the work."""
+
+    model_runner: Any
+
+    def weight_digest(self) -> float:
+        """Sum of absolute values over all parameters, for tests and for debugging."""
+        return float(sum(p.double().abs().sum() for p in self.model_runner.model.parameters()))
+
+
+def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
+    """In place of vLLM's CPU packing: the weight stays where updates write it."""
+    layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+
+
+def _replace_everywhere(name: str, replacement: Callable[..., None]) -> None:
+    """Also in vLLM modules that imported the function by name."""
+    setattr(layer_utils, name, replacement)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("vllm") and hasattr(module, name):
+            setattr(module, name, replacement)
+
+
+class _Rewindable(torch.Generator):
+    """vLLM takes back the draw of an unfinished prompt by moving the generator's offset, which a CPU one lacks.
+
+    Nothing was drawn before a prompt's first part, so going back to the seed is the same.
+    """
+
+    def get_offset(self) -> int:
+        return 0
+
+    def set_offset(self, offset: int) -> None:
+        self.manual_seed(self.initial_seed())
+
+
+def _rewindable_requests() -> None:
+    """Give every request's generator the missing methods."""
+    original = CachedRequestState.__post_init__
+
+    def post_init(self: CachedRequestState) -> None:
+        original(self)
+        if self.generator is not None:
+            seed = self.generator.initial_seed()
+            self.generator = _Rewindable()
+            self.generator.manual_seed(seed)
+
+    CachedRequestState.__post_init__ = post_init  # type: ignore[method-assign]
+
+
+def _end_with_owner() -> None:
+    """End this worker and its engine core within about a second of the owning actor's death, however that came."""
+    owner, core = int(os.environ.get("DEEPINTUIT_ENGINE_OWNER", "0")), os.getppid()
+    if not owner or owner == os.getpid():
+        return  # imported by the owner itself, or by hand
+
+    def watch() -> None:
+        while os.getppid() == core and (core == owner or _is_child(core, owner)):
+            time.sleep(1.0)
+        if os.getppid() == core != owner:
+            os.kill(core, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-owner", daemon=True).start()
+
+
+def _is_child(process: int, parent: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return int(stat.rpartition(")")[2].split()[1]) == parent  # after the name: state, parent
+
+
+def shared_memory_dir() -> Path:
+    """Where weight buckets pass from the actor to its engine: memory, not disk, where there is such a place."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else Path("/tmp")
+
+
+if current_platform.is_cpu():
+    _replace_everywhere("dispatch_cpu_unquantized_gemm", _plain_linear)
+    _rewindable_requests()
+WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransfer)
+if sys.platform == "linux":
+    _end_with_owner()

@@ -1,0 +1,120 @@
+"""One rollout worker: a sample in, a group of answers out, under one version of the weights. A plain class.
+
+    Sample -> clip (cache) -> prompt -> engine -> Completions          or a typed Failure
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollout.engine import Engine, Generation, Sampling
+from rollout.prompt import trace_prompt
+from rollout.render import PromptTooLong, Renderer
+from video.cache import ClipStore
+from video.processor import ProcessedClip
+from wire.errors import ClipError, DeadlineExceeded, GenerationError
+from wire.labels import LabelSet
+from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What a worker answers to one sample: completions, or the failure that took their place.
+
+    Example:
+        Rollout(prompt=prompt, completions=(completion,) * 8, failures=(), num_cached_tokens=96)
+    """
+
+    prompt: Prompt | None
+    completions: tuple[Completion, ...]
+    failures: tuple[Failure, ...]
+    policy_version: PolicyVersion
+    num_cached_tokens: int = 0
+
+
+class RolloutWorker:
+    """Answers samples. ``version`` is that of the weights last loaded whole."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        renderer: Renderer,
+        clips: ClipStore,
+        labels: LabelSet,
+        version: PolicyVersion,
+        use_side_text: bool = False,
+    ) -> None:
+        self._name = name
+        self._engine = engine
+        self._renderer = renderer
+        self._clips = clips
+        self._labels = labels
+        self._version = version
+        self._use_side_text = use_side_text
+
+    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+        """Write ``sampling.n`` traces about a sample's clip. Never raises for a bad clip, prompt or request."""
+        version = self._version
+        try:
+            clip = await self._clip(sample.video)
+            prompt = self._renderer.prompt(self._messages(sample), clip)
+            generation = await self._engine.generate(prompt, clip, sampling)
+        except ClipError as error:
+            failure = Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
+        except PromptTooLong as error:
+            failure = Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
+        except (GenerationError, DeadlineExceeded) as error:
+            failure = Failure(kind=FailureKind.GENERATION, culprit=self._name, reason=str(error))
+        else:
+            return self._rollout(prompt, generation, version)
+        return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
+
+    async def prepare(self, sample: Sample) -> Prompt:
+        """The prompt of a sample, its clip decoded and cached. Raises ClipError, PromptTooLong."""
+        return self._renderer.prompt(self._messages(sample), await self._clip(sample.video))
+
+    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+        """Logprobs of a given response: the parity probe."""
+        return await self._engine.logprobs(prompt, await self._clip(video), response)
+
+    async def begin_update(self) -> None:
+        """Pause, and get ready for new weights."""
+        await self._engine.begin_update()
+
+    async def update_weights(self, update: dict[str, Any]) -> None:
+        """One chunk of new weights."""
+        await self._engine.update_weights(update)
+
+    async def finish_update(self, version: PolicyVersion) -> None:
+        """Forget what the old weights computed, and answer under the new version."""
+        await self._engine.finish_update()
+        self._version = version
+
+    def _messages(self, sample: Sample) -> list[Any]:
+        return trace_prompt(self._labels, sample.text if self._use_side_text else None)
+
+    async def _clip(self, video: str) -> ProcessedClip:
+        return await asyncio.get_running_loop().run_in_executor(None, self._clips.get, video)
+
+    def _rollout(
+        self, prompt: Prompt, generation: Generation, version: PolicyVersion
+    ) -> Rollout:
+        completions = tuple(
+            Completion(
+                token_ids=answer.token_ids,
+                logprobs=answer.logprobs,
+                text=self._renderer.text(answer.token_ids),
+                finish_reason=answer.finish_reason,
+                policy_version=version,
+            )
+            for answer in generation.answers
+        )
+        return Rollout(
+            prompt=prompt,
+            completions=completions,
+            failures=(),
+            policy_version=version,
+            num_cached_tokens=generation.num_cached_tokens,
+        )

@@ -1,0 +1,252 @@
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from calibrate.config import CalibrateConfig
+from calibrate.predictions import Prediction, from_probabilities
+from calibrate.verdict import (
+    TraceWriter,
+    VerdictExample,
+    VerdictTrainer,
+    count_flips,
+    is_parsed,
+    mcnemar_p_value,
+    probabilities_from_logprobs,
+    refuse_foreign_traces,
+    report_traces,
+    trace_agreement,
+    trace_predictions,
+    training_rows,
+)
+from rollout.prompt import verdict_prompt
+from wire.errors import DataError
+from wire.labels import Label, LabelSet
+from wire.types import (
+    Completion,
+    Failure,
+    FailureKind,
+    FinishReason,
+    PolicyVersion,
+    Prompt,
+    Purpose,
+    Sample,
+    Score,
+    Split,
+    Trace,
+    TraceGroup,
+)
+
+LABELS = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
+SERVED = PolicyVersion(attempt=0, step=60)
+OLD = PolicyVersion(attempt=0, step=40)
+RIGHT = "<think>calm</think><answer>normal</answer>"
+WRONG = "<think>odd</think><answer>abnormal</answer>"
+BROKEN = "normal, I guess"
+
+
+def make_sample(name: str, label: str = "normal") -> Sample:
+    return Sample(id=name, video=f"{name}.mp4", label=label, split=Split.CAL)
+
+
+def make_group(
+    name: str, *texts: str, label: str = "normal", version: PolicyVersion = SERVED
+) -> TraceGroup:
+    failed = Failure(kind=FailureKind.DECODE, culprit=f"{name}.mp4", reason="no frames")
+    return TraceGroup(
+        group_id=name,
+        sample=make_sample(name, label),
+        purpose=Purpose.CALIBRATION,
+        policy_version=version,
+        prompt=Prompt(token_ids=(1,), clip_key="k", fingerprint="f"),
+        traces=tuple(make_trace(text, version) for text in texts),
+        failures=() if texts else (failed,),
+    )
+
+
+def make_trace(text: str, version: PolicyVersion = SERVED) -> Trace:
+    completion = Completion(
+        token_ids=(1,),
+        logprobs=(-0.1,),
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_version=version,
+    )
+    unscored = Failure(kind=FailureKind.REWARD, culprit="judge", reason="timeout")
+    outcome = unscored if text == BROKEN else Score(total=0.0, parts={})
+    return Trace(completion=completion, outcome=outcome)
+
+
+def make_prediction(name: str, right: bool, trace: str | None = None) -> Prediction:
+    return Prediction(
+        sample_id=name,
+        label="normal",
+        predicted="normal" if right else "abnormal",
+        confidence=1.0,
+        probabilities=None,
+        trace=trace,
+    )
+
+
+def test_every_trace_is_a_row_right_wrong_malformed_or_unscored() -> None:
+    groups = [make_group("x", RIGHT, WRONG, BROKEN, RIGHT), make_group("y"), make_group("z", WRONG)]
+    rows = training_rows(groups, LABELS.names)
+    assert [(row.sample.id, row.trace) for row in rows] == [
+        *[("x", RIGHT), ("x", WRONG), ("x", BROKEN), ("x", RIGHT)],
+        ("z", WRONG),
+    ]
+    assert {row.label for row in rows} == {"normal"}
+
+
+def test_rows_need_traces_and_known_labels() -> None:
+    with pytest.raises(DataError, match="none of 1 clips"):
+        training_rows([make_group("x")], LABELS.names)
+    with pytest.raises(DataError, match="'odd'"):
+        training_rows([make_group("x", RIGHT, label="odd")], LABELS.names)
+
+
+@pytest.mark.parametrize("trace", [RIGHT, BROKEN, "<answer>normal</answer>", "<think>x</think>"])
+def test_parsed_means_that_the_prompt_shows_a_conclusion(trace: str) -> None:
+    (message,) = verdict_prompt(LABELS, trace)
+    shown = "Conclusion: \n" not in message.text
+    assert is_parsed(trace, LABELS) == shown
+
+
+def test_report_worked_by_hand() -> None:
+    groups = [
+        make_group("x", RIGHT, WRONG, BROKEN, RIGHT),
+        make_group("y"),
+        make_group("z", WRONG, RIGHT, label="abnormal"),
+    ]
+    report = report_traces(groups, LABELS)
+    assert (report.num_clips, report.num_clips_without_traces, report.num_traces) == (3, 1, 6)
+    assert (report.num_unparsed, report.accuracy) == (1, 0.5)
+    assert report.accuracy_per_label == {"abnormal": 0.5, "normal": 0.5}
+
+
+def test_traces_of_the_served_policy_pass() -> None:
+    refuse_foreign_traces([make_group("x", RIGHT), make_group("y")], SERVED)
+
+
+def test_traces_of_another_policy_are_refused_with_both_versions() -> None:
+    groups = [
+        make_group("x", RIGHT),
+        make_group("y", RIGHT, version=OLD),
+        make_group("z", version=OLD),
+    ]
+    with pytest.raises(DataError, match=r"policy 0\.40 \(2 clips\), expected 0\.60"):
+        refuse_foreign_traces(groups, SERVED)
+
+
+def test_logprobs_of_label_codes_become_probabilities() -> None:
+    rows = probabilities_from_logprobs(np.log([[0.2, 0.2], [0.03, 0.01]]))
+    np.testing.assert_allclose(rows, [[0.5, 0.5], [0.75, 0.25]])
+    extreme = probabilities_from_logprobs([[-2000.0, -2001.0], [-np.inf, -5.0], [800.0, 0.0]])
+    np.testing.assert_allclose(extreme.sum(axis=1), 1.0)
+    np.testing.assert_allclose(extreme[:, 0], [1 / (1 + np.exp(-1)), 0.0, 1.0])
+
+
+@pytest.mark.parametrize("row", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]])
+def test_logprobs_that_say_nothing_are_refused(row: list[float]) -> None:
+    with pytest.raises(DataError, match="every label"):
+        probabilities_from_logprobs([[0.0, 0.0], row])
+
+
+def test_the_policy_alone_keeps_failed_clips_in_the_denominator() -> None:
+    groups = [make_group("x", RIGHT, WRONG), make_group("y"), make_group("z", BROKEN)]
+    rows = trace_predictions(groups, LABELS)
+    assert [(p.sample_id, p.predicted, p.confidence) for p in rows] == [
+        ("x", "normal", 1.0),
+        ("y", None, 0.0),
+        ("z", None, 0.0),
+    ]
+
+
+def test_agreement_counts_repeated_answers() -> None:
+    rows = [
+        make_prediction("a", right=True, trace=RIGHT),
+        make_prediction("b", right=True, trace=WRONG),
+        make_prediction("c", right=True, trace=BROKEN),
+        make_prediction("d", right=False, trace=WRONG),
+        make_prediction("e", right=True),
+    ]
+    assert trace_agreement(rows, LABELS) == 0.5
+    assert trace_agreement(rows[-1:], LABELS) is None
+
+
+def test_flips_are_counted_by_sample_in_any_order() -> None:
+    before = [make_prediction(n, n in "ab") for n in "abcdef"]
+    after = [make_prediction(n, n in "acde") for n in "fedcba"]
+    flips = count_flips(before, after)
+    assert (flips.both_right, flips.both_wrong) == (1, 1)
+    assert (flips.wrong_to_right, flips.right_to_wrong) == (3, 1)
+    assert flips.p_value == pytest.approx(2 * (1 + 4) / 16)
+
+
+def test_flips_need_the_same_clips_once() -> None:
+    one = [make_prediction("a", True)]
+    with pytest.raises(DataError, match="one list only"):
+        count_flips(one, [make_prediction("b", True)])
+    with pytest.raises(DataError, match="several predictions"):
+        count_flips(one * 2, one)
+
+
+def test_mcnemar_worked_by_hand() -> None:
+    assert mcnemar_p_value(0, 0) == 1.0
+    assert mcnemar_p_value(5, 0) == pytest.approx(2 / 32)
+    assert mcnemar_p_value(3, 3) == 1.0
+    assert mcnemar_p_value(1, 8) == mcnemar_p_value(8, 1) == pytest.approx(2 * 10 / 512)
+
+
+class ScriptedWriter:
+    """A TraceWriter that writes the same trace for every clip."""
+
+    async def write(
+        self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
+    ) -> list[TraceGroup]:
+        return [make_group(sample.id, *[RIGHT] * k) for sample in samples]
+
+
+class CopyingTrainer:
+    """A VerdictTrainer that repeats the answer of the trace."""
+
+    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> None:
+        self.num_trained = len(examples)
+
+    async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+        said = [LABELS.answer_in(example.trace) for example in examples]
+        return np.array(
+            [[0.0 if name == answer else -9.0 for name in LABELS.names] for answer in said]
+        )
+
+
+async def test_the_protocols_fit_together() -> None:
+    writer: TraceWriter = ScriptedWriter()
+    trainer: VerdictTrainer = (copying := CopyingTrainer())
+    config = CalibrateConfig()
+    samples = [make_sample("a"), make_sample("b")]
+    groups = await writer.write(samples, config.num_traces, config.temperature, Purpose.CALIBRATION)
+    refuse_foreign_traces(groups, SERVED)
+    rows = training_rows(groups, LABELS.names)
+    await trainer.train(rows, config)
+    assert copying.num_trained == 4 * len(samples)
+    probabilities = probabilities_from_logprobs(await trainer.label_logprobs(rows))
+    ids, labels, traces = zip(*[(r.sample.id, r.label, r.trace) for r in rows], strict=True)
+    predictions = from_probabilities(ids, labels, probabilities, LABELS.names, traces)
+    assert trace_agreement(predictions, LABELS) == 1.0
+
+
+def test_importing_loads_no_engine() -> None:
+    code = (
+        "import sys, calibrate.verdict, calibrate.head, calibrate.metrics\n"
+        "heavy = {'ray', 'vllm', 'torch', 'deepspeed', 'rollout', 'learner', 'cluster'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)

@@ -1,0 +1,41 @@
+from typing import Any
+
+import pytest
+
+from reward.config import RewardConfig, RewardTerm
+from wire.config import validate
+from wire.errors import ConfigError
+
+
+def test_default_is_accuracy_plus_format() -> None:
+    terms = RewardConfig().terms
+    assert [(t.function, t.part, t.weight, t.timeout_s) for t in terms] == [
+        ("accuracy", "accuracy", 1.0, 10.0),
+        ("format", "format", 1.0, 10.0),
+    ]
+    assert RewardConfig().max_failure_frac == 0.2
+
+
+def test_a_plugin_is_named_after_its_function_unless_named() -> None:
+    assert RewardTerm(function="a/b.py:brevity").part == "brevity"
+    assert RewardTerm(function="a/b.py:compute_score", name="short").part == "short"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"terms": [{"function": "acuracy"}]}, "path/to/file.py:function"),
+        ({"terms": [{"function": "rewards.py"}]}, "path/to/file.py:function"),
+        ({"terms": [{"function": "pkg.mod:f"}]}, "path/to/file.py:function"),
+        ({"terms": []}, "at least 1"),
+        ({"terms": [{"function": "a.py:f"}, {"function": "b.py:f"}]}, "give each its own name"),
+        ({"terms": [{"function": "accuracy", "weight": float("nan")}]}, "finite"),
+        ({"terms": [{"function": "accuracy", "timeout_s": 0}]}, "greater than 0"),
+        ({"terms": [{"function": "a.py:f", "name": "a/b"}]}, "pattern"),
+        ({"terms": [{"function": "accuracy", "wieght": 2}]}, "unknown key"),
+        ({"max_failure_frac": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_a_remedy(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate(RewardConfig, values, source="recipe.toml")

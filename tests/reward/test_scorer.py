@@ -1,0 +1,133 @@
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reward.config import RewardConfig, RewardTerm
+from reward.scorer import Scorer
+from wire.errors import ConfigError
+from wire.labels import Label, LabelSet
+from wire.types import Completion, Failure, FinishReason, PolicyVersion, Sample, Score, Split
+
+LABELS = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
+SAMPLE = Sample(
+    id="train-1", video="a.mp4", label="normal", split=Split.TRAIN, extra={"data_source": "home"}
+)
+GOOD = "<think>x</think><answer>normal</answer>"
+PLUGIN = """
+import time
+
+def brevity(data_source, solution_str, ground_truth, extra_info=None):
+    assert (data_source, ground_truth) == ("home", "normal"), (data_source, ground_truth)
+    assert extra_info == {"data_source": "home", "sample_id": "train-1", "split": "train",
+                          "is_truncated": False, "policy_version": "0.3"}, extra_info
+    if "judge fails" in solution_str:
+        raise RuntimeError("no judge")
+    return -len(solution_str)
+
+def slow(data_source, solution_str, ground_truth, extra_info=None):
+    time.sleep(0.4)
+    return 1
+
+def huge(data_source, solution_str, ground_truth, extra_info=None):
+    return 1.7e308
+"""
+
+
+def completion(text: str) -> Completion:
+    return Completion(
+        token_ids=(1,),
+        logprobs=(-0.1,),
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_version=PolicyVersion(attempt=0, step=3),
+    )
+
+
+def term(path: Path, function: str, **values: Any) -> RewardTerm:
+    file = path / "rewards.py"
+    file.write_text(PLUGIN)
+    return RewardTerm(function=f"{file}:{function}", **values)
+
+
+async def test_built_ins_score_in_order() -> None:
+    texts = [GOOD, "<answer>normal</answer>", GOOD.replace("normal", "abnormal"), "?"]
+    async with Scorer(RewardConfig(), LABELS) as scorer:
+        scores = await scorer.score(SAMPLE, [completion(text) for text in texts])
+    assert [score.total for score in scores if isinstance(score, Score)] == [2.0, 1.0, 1.0, 0.0]
+    assert scores[1] == Score(total=1.0, parts={"accuracy": 1.0, "format": 0.0})
+
+
+async def test_total_is_the_weighted_sum_and_parts_are_raw(tmp_path: Path) -> None:
+    terms = (RewardTerm(function="accuracy", weight=2.0), term(tmp_path, "brevity", weight=0.5))
+    async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
+        (score,) = await scorer.score(SAMPLE, [completion(GOOD)])
+    assert score == Score(total=2.0 - len(GOOD) / 2, parts={"accuracy": 1.0, "brevity": -len(GOOD)})
+
+
+async def test_a_trace_one_of_whose_terms_failed_is_a_failure_and_its_neighbours_are_not(
+    tmp_path: Path,
+) -> None:
+    terms = (RewardTerm(function="accuracy"), term(tmp_path, "brevity", name="short"))
+    texts = [GOOD, GOOD + " judge fails", GOOD]
+    async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
+        scores = await scorer.score(SAMPLE, [completion(text) for text in texts])
+    assert [type(score) for score in scores] == [Score, Failure, Score]
+    assert isinstance(scores[1], Failure)
+    assert scores[1].culprit == "short"
+    assert "no judge" in scores[1].reason
+
+
+async def test_user_functions_run_side_by_side(tmp_path: Path) -> None:
+    terms = tuple(term(tmp_path, "slow", name=name) for name in ("a", "b"))
+    async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
+        begin = time.perf_counter()
+        await scorer.score(SAMPLE, [completion(GOOD)] * 2)
+        assert time.perf_counter() - begin < 1.4
+
+
+async def test_groups_scored_together_keep_their_results(tmp_path: Path) -> None:
+    terms = (term(tmp_path, "brevity"),)
+    texts = [["a", "bb"], ["ccc"], ["dddd", "eeeee"]]
+    async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
+        groups = await asyncio.gather(
+            *[scorer.score(SAMPLE, [completion(t) for t in group]) for group in texts]
+        )
+    totals = [[s.total for s in group if isinstance(s, Score)] for group in groups]
+    assert totals == [[-1, -2], [-3], [-4, -5]]
+
+
+async def test_a_sum_that_overflows_is_a_failure(tmp_path: Path) -> None:
+    config = RewardConfig(terms=(term(tmp_path, "huge", weight=10.0),))
+    async with Scorer(config, LABELS) as scorer:
+        (score,) = await scorer.score(SAMPLE, [completion(GOOD)])
+    assert isinstance(score, Failure)
+    assert score.culprit == "huge"
+
+
+async def test_a_bad_plugin_is_a_config_error_on_entering(tmp_path: Path) -> None:
+    config = RewardConfig(terms=(term(tmp_path, "brevty"),))
+    with pytest.raises(ConfigError, match="no 'brevty'"):
+        async with Scorer(config, LABELS):
+            pass
+
+
+def test_a_missing_file_is_a_config_error_at_once() -> None:
+    with pytest.raises(ConfigError, match="there is no file"):
+        Scorer(RewardConfig(terms=(RewardTerm(function="no/such.py:f"),)), LABELS)
+
+
+def test_importing_loads_no_engine() -> None:
+    code = (
+        "import sys, reward.scorer, reward.stats\n"
+        "heavy = {'ray', 'vllm', 'torch', 'deepspeed', 'numpy', 'rollout', 'learner', 'cluster'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)

@@ -1,0 +1,87 @@
+import pytest
+
+from reward.stats import refuse_too_many_failures, summarise
+from wire.errors import TooManyFailures
+from wire.types import (
+    Completion,
+    Failure,
+    FailureKind,
+    FinishReason,
+    PolicyVersion,
+    Prompt,
+    Purpose,
+    Sample,
+    Score,
+    Split,
+    Trace,
+    TraceGroup,
+)
+
+VERSION = PolicyVersion(attempt=0, step=0)
+BROKEN = Failure(kind=FailureKind.REWARD, culprit="judge", reason="KeyError('rubric')")
+
+
+def make_group(label: str, *outcomes: Score | Failure) -> TraceGroup:
+    answer = Completion(
+        token_ids=(1,),
+        logprobs=(-0.1,),
+        text="x",
+        finish_reason=FinishReason.STOP,
+        policy_version=VERSION,
+    )
+    failed = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="no frames")
+    return TraceGroup(
+        group_id="g",
+        sample=Sample(id="s", video="a.mp4", label=label, split=Split.TRAIN),
+        purpose=Purpose.TRAIN,
+        policy_version=VERSION,
+        prompt=Prompt(token_ids=(1,), clip_key="k", fingerprint="f"),
+        traces=tuple(Trace(completion=answer, outcome=outcome) for outcome in outcomes),
+        failures=() if outcomes else (failed,),
+    )
+
+
+def score(accuracy: float, shape: float) -> Score:
+    return Score(total=accuracy + shape, parts={"accuracy": accuracy, "format": shape})
+
+
+def test_a_step_worked_by_hand() -> None:
+    groups = [
+        make_group("normal", score(1, 1), score(0, 1)),
+        make_group("abnormal", score(0, 1), score(0, 1), BROKEN),
+        make_group("normal"),
+    ]
+    assert summarise(groups) == pytest.approx(
+        {
+            "reward/mean": 1.25,
+            "reward/std": 0.75**0.5 / 2,
+            "reward/accuracy/mean": 0.25,
+            "reward/format/mean": 1.0,
+            "reward/frac_zero_std": 0.5,
+            "reward/failed_frac": 0.2,
+            "accuracy/normal": 0.5,
+            "accuracy/abnormal": 0.0,
+        }
+    )
+
+
+def test_figures_without_data_are_left_out() -> None:
+    assert summarise([]) == {}
+    assert summarise([make_group("normal")]) == {}
+    assert summarise([make_group("normal", BROKEN)]) == {"reward/failed_frac": 1.0}
+
+
+def test_a_reward_without_accuracy_has_no_accuracy_per_label() -> None:
+    figures = summarise([make_group("normal", Score(total=1.0, parts={"brevity": 1.0}))])
+    assert not any(name.startswith("accuracy/") for name in figures)
+
+
+def test_failures_up_to_the_share_pass() -> None:
+    refuse_too_many_failures([make_group("normal", BROKEN, *[score(1, 1)] * 4)], 0.2)
+    refuse_too_many_failures([make_group("normal")], 0.0)
+
+
+def test_more_failures_end_the_run_and_name_the_culprit() -> None:
+    groups = [make_group("normal", BROKEN, BROKEN, score(1, 1))]
+    with pytest.raises(TooManyFailures, match=r"2 of 3 .*judge \(2x\): KeyError"):
+        refuse_too_many_failures(groups, 0.2)

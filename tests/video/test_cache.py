@@ -1,0 +1,287 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from video import cache
+from video.cache import ClipStore
+from video.config import VideoConfig
+from video.processor import ClipProcessor, ProcessedClip
+from wire.errors import ClipError, DeadlineExceeded, ParityError
+
+MakeClip = Callable[..., Path]
+CONFIG = VideoConfig(max_frames=8)
+ROOT = Path(cache.__file__).parent.parent
+BUILDERS = Path(__file__).with_name("conftest.py")
+
+CHILD = """
+import runpy, sys
+from pathlib import Path
+from video.cache import ClipStore
+from video.config import VideoConfig
+
+folder, clip, pause, builders = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
+fake = runpy.run_path(builders)["FakeProcessor"](folder / "log", pause_s=pause)
+store = ClipStore(folder / "cache", fake, VideoConfig(max_frames=8))
+sys.stdout.write(store.get(clip).fingerprint)
+"""
+
+
+def start_child(folder: Path, clip: Path, pause_s: float) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(clip), str(pause_s), str(BUILDERS)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "the child process did not get there in 60 s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def new_store(tmp_path: Path, fake: Any) -> Callable[[], ClipStore]:
+    """Each call is like a new process: same folder, nothing in memory."""
+    return lambda: ClipStore(tmp_path / "cache", fake, CONFIG)
+
+
+def same(first: ProcessedClip, second: ProcessedClip) -> bool:
+    return (
+        np.array_equal(first.pixel_values, second.pixel_values)
+        and first.grid_thw == second.grid_thw
+        and first.seconds_per_grid == second.seconds_per_grid
+        and first.placeholder_ids == second.placeholder_ids
+        and first.fingerprint == second.fingerprint
+        and first.clip_key == second.clip_key
+    )
+
+
+def cached_file(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "cache").rglob("*.safetensors")
+    return file
+
+
+def test_a_clip_is_made_once(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
+) -> None:
+    path = make_clip()
+    store = new_store()
+    first, second, third = store.get(path), store.get(path), new_store().get(path)
+    assert second is first
+    assert same(first, third)
+    assert fake.calls == 1
+    assert (store.hits, store.misses) == (1, 1)
+
+
+def test_the_real_processor_survives_the_disk(
+    make_clip: MakeClip, tmp_path: Path, processor: ClipProcessor
+) -> None:
+    path = make_clip()
+    made = ClipStore(tmp_path / "cache", processor, CONFIG).get(path)
+    read = ClipStore(tmp_path / "cache", processor, CONFIG).get(path)
+    assert same(made, read)
+    assert isinstance(read.pixel_values, np.memmap)
+
+
+def test_torch_takes_a_mapped_clip_without_a_warning(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], recwarn: pytest.WarningsRecorder
+) -> None:
+    import torch
+
+    path = make_clip()
+    new_store().get(path)
+    torch.from_numpy(new_store().get(path).pixel_values)
+    assert not list(recwarn)
+
+
+def test_the_file_is_plain_safetensors(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    clip = new_store().get(make_clip())
+    with safe_open(cached_file(tmp_path), framework="numpy") as file:
+        assert np.array_equal(file.get_tensor("pixel_values"), clip.pixel_values)
+        assert clip.fingerprint in file.metadata()["clip"]
+
+
+def test_the_key_follows_content_sampling_and_processor(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], tmp_path: Path, fake: Any
+) -> None:
+    path = make_clip()
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(path.read_bytes())
+    other = make_clip("other.mp4", frames=9)
+    fewer, hurried = VideoConfig(max_frames=4), VideoConfig(max_frames=8, decode_timeout_s=9)
+    key = new_store().key_of(path)
+
+    def key_with(config: VideoConfig, processor_hash: str = "fake") -> str:
+        processor = type(fake)(tmp_path / "log", processor_hash)
+        return ClipStore(tmp_path, processor, config).key_of(path)
+
+    assert new_store().key_of(copy) == key
+    assert key_with(hurried) == key
+    assert len({key, new_store().key_of(other), key_with(fewer), key_with(CONFIG, "new")}) == 4
+
+
+def test_a_file_that_changes_gets_a_new_key(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore]
+) -> None:
+    store = new_store()
+    before = store.key_of(make_clip())
+    assert store.key_of(make_clip(frames=9)) != before
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "one bit", "header", "other clip"])
+def test_a_damaged_entry_is_made_anew(
+    damage: str,
+    make_clip: MakeClip,
+    new_store: Callable[[], ClipStore],
+    fake: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = make_clip()
+    made = new_store().get(path)
+    file = cached_file(tmp_path)
+    content = bytearray(file.read_bytes())
+    if damage == "cut":
+        del content[-100:]
+    elif damage == "emptied":
+        content.clear()
+    elif damage == "one bit":
+        content[-1000] ^= 1
+    elif damage == "header":
+        content[:8] = (2**60).to_bytes(8, "little")
+    else:
+        content = bytearray(bytes(content).replace(made.clip_key.encode(), b"0" * 40))
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert same(new_store().get(path), made)
+    assert str(file) in caplog.text
+    assert fake.calls == 2
+    assert same(new_store().get(path), made)
+    assert fake.calls == 2
+
+
+def test_the_learner_loads_what_the_rollout_saw(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
+) -> None:
+    path = make_clip()
+    seen = new_store().get(path)
+    path.unlink()  # the cache is enough
+    assert same(new_store().load(seen.clip_key, path, seen.fingerprint), seen)
+    assert fake.calls == 1
+
+
+def test_the_learner_makes_a_missing_clip_anew(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    path = make_clip()
+    seen = new_store().get(path)
+    cached_file(tmp_path).unlink()
+    assert same(new_store().load(seen.clip_key, path, seen.fingerprint), seen)
+
+
+def test_a_different_fingerprint_is_a_parity_error(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    path = make_clip()
+    seen = new_store().get(path)
+    with pytest.raises(ParityError) as caught:
+        new_store().load(seen.clip_key, path, "0123")
+    for part in (str(path), seen.clip_key, seen.fingerprint, "0123"):
+        assert part in str(caught.value)
+    cached_file(tmp_path).unlink()
+    make_clip(frames=11)  # the file is not what it was
+    with pytest.raises(ParityError):
+        new_store().load(seen.clip_key, path, seen.fingerprint)
+
+
+def test_a_bad_clip_is_an_error_and_leaves_nothing(
+    new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    path = tmp_path / "text.mp4"
+    path.write_text("no video")
+    with pytest.raises(ClipError, match=r"text\.mp4"):
+        new_store().get(path)
+    with pytest.raises(ClipError, match="No such file"):
+        new_store().get(tmp_path / "missing.mp4")
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
+def test_threads_that_want_one_clip_make_it_once(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
+) -> None:
+    path, store = make_clip(), new_store()
+    threads = [threading.Thread(target=store.get, args=(path,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert fake.calls == 1
+    assert (store.hits, store.misses) == (7, 1)
+
+
+def test_recent_clips_are_bounded(make_clip: MakeClip, new_store: Callable[[], ClipStore]) -> None:
+    store = new_store()
+    for index in range(cache._RECENT_CLIPS + 3):
+        store.get(make_clip(f"{index}.mp4", frames=2, size=(16, 16 + 2 * index)))
+    assert len(store._recent._clips) == cache._RECENT_CLIPS
+
+
+def test_processes_that_want_one_clip_make_it_once(
+    make_clip: MakeClip, tmp_path: Path, fake: Any
+) -> None:
+    path = make_clip()
+    children = [start_child(tmp_path, path, pause_s=1.0) for _ in range(4)]
+    prints = {child.communicate(timeout=60)[0] for child in children}
+    assert [child.returncode for child in children] == [0] * 4
+    assert len(prints) == 1
+    assert fake.calls == 1
+    assert [f.suffix for f in (tmp_path / "cache").rglob("*.*")] == [".safetensors"]
+
+
+@pytest.fixture
+def dead_writer(make_clip: MakeClip, tmp_path: Path, fake: Any) -> Path:
+    """A clip whose maker was killed by ``kill -9`` while it held the lock."""
+    path = make_clip()
+    child = start_child(tmp_path, path, pause_s=60)
+    wait_for(lambda: fake.calls == 1)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait(10)
+    return path
+
+
+def test_a_killed_writer_blocks_nobody(
+    dead_writer: Path, new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    (partial,) = (tmp_path / "cache").rglob("*.partial")
+    partial.write_bytes(b"half a clip" * 100_000)  # as if it had died while writing
+    start = time.monotonic()
+    made = new_store().get(dead_writer)
+    assert time.monotonic() - start < 5
+    assert same(new_store().get(dead_writer), made)
+    assert not partial.exists()
+
+
+def test_waiting_for_another_maker_ends(tmp_path: Path) -> None:
+    partial = tmp_path / "ab" / "key.partial"
+    with (
+        cache._locked(partial, time.monotonic() + 1),
+        pytest.raises(DeadlineExceeded, match=r"key\.partial"),
+        cache._locked(partial, time.monotonic() + 0.1),
+    ):
+        pass

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from video.config import VideoConfig
+from video.sampling import effective_fps, frame_indices
+
+
+def sampled(total: int, **config: float) -> list[int]:
+    return frame_indices(total, 10.0, VideoConfig.model_validate(config))
+
+
+@pytest.mark.parametrize("total", [33, 34, 63, 100, 1801])
+def test_a_long_clip_is_spread_as_deepintuit_does(total: int) -> None:
+    assert sampled(total) == np.floor(np.linspace(0, total - 1, 32)).astype(int).tolist()
+
+
+def test_a_clip_of_max_frames_is_taken_whole() -> None:
+    assert sampled(32) == list(range(32))
+
+
+def test_an_odd_count_drops_its_last_frame() -> None:
+    assert sampled(7) == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_frame_is_doubled() -> None:
+    assert sampled(1) == [0, 0]
+    assert sampled(1, fps=2.0) == [0, 0]
+
+
+def test_a_short_clip_repeats_its_last_frame() -> None:
+    assert sampled(3, min_frames=6) == [0, 1, 1, 1, 1, 1]
+    assert sampled(4, min_frames=6) == [0, 1, 2, 3, 3, 3]
+
+
+def test_fps_takes_frames_at_that_rate() -> None:
+    assert sampled(40, fps=2.0) == [0, 5, 10, 15, 20, 25, 30, 35]
+
+
+def test_fps_stays_within_min_and_max_frames() -> None:
+    assert sampled(100, fps=10.0, max_frames=4) == [0, 25, 50, 75]
+    assert sampled(100, fps=0.1, min_frames=4) == [0, 25, 50, 75]
+
+
+def test_fps_above_the_native_rate_takes_every_frame() -> None:
+    assert sampled(6, fps=100.0) == [0, 1, 2, 3, 4, 5]
+
+
+def test_fps_agrees_with_transformers() -> None:
+    from transformers import Qwen2VLVideoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    theirs = Qwen2VLVideoProcessor()
+    for total in range(2, 200, 7):
+        metadata = VideoMetadata(total_num_frames=total, fps=25.0)
+        expected = theirs.sample_frames(metadata, min_frames=2, max_frames=16, fps=3.0).tolist()
+        config = VideoConfig(fps=3.0, max_frames=16)
+        assert frame_indices(total, 25.0, config) == expected, total
+
+
+def test_the_count_is_always_even_and_within_bounds() -> None:
+    for total in range(1, 50):
+        for minimum in range(2, 9):
+            for maximum in range(minimum, 12):
+                for fps in (None, 0.5, 3.0, 30.0):
+                    config = VideoConfig(fps=fps, min_frames=minimum, max_frames=maximum)
+                    indices = frame_indices(total, 10.0, config)
+                    assert len(indices) % 2 == 0
+                    assert 2 <= len(indices) <= maximum
+                    assert len(indices) >= min(minimum, maximum - maximum % 2)
+                    assert indices == sorted(indices)
+                    assert indices[0] >= 0
+                    assert indices[-1] < total
+
+
+def test_a_clip_without_frames_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        sampled(0)
+
+
+def test_effective_fps_comes_from_the_times() -> None:
+    assert effective_fps([0, 5, 10, 15], [0.0, 0.5, 1.0, 1.5], 10.0) == 2.0
+
+
+def test_effective_fps_is_free_of_float32_noise() -> None:
+    times = np.arange(0, 32, dtype=np.float32) / np.float32(4) + np.float32(1 / 3)
+    assert effective_fps(list(range(32)), times.tolist(), 10.0) == 4.0
+
+
+def test_repeated_frames_do_not_change_the_effective_fps() -> None:
+    assert effective_fps([0, 1, 1, 1], [0.0, 0.1, 0.1, 0.1], 10.0) == 10.0
+    assert effective_fps([0, 0], [0.0, 0.0], 12.5) == 12.5
+
+
+def test_times_that_stand_still_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not increase"):
+        effective_fps([0, 1, 2], [0.0, 0.0, 0.0], 10.0)

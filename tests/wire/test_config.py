@@ -1,0 +1,182 @@
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError, model_validator
+
+from wire.config import Config, apply_override, load_recipe, validate
+from wire.errors import ConfigError
+
+
+class Files(Config):
+    kind: Literal["files"]
+    directory: Path
+
+
+class Nccl(Config):
+    kind: Literal["nccl"]
+    port: int = 29_500
+
+
+class Rollout(Config):
+    group_size: int = Field(default=8, ge=2)
+    """Completions sampled per question."""
+    timeout_s: float = 60.0
+
+
+class Recipe(Config):
+    model: str
+    rollout: Rollout = Rollout()
+    transfer: Annotated[Files | Nccl, Field(discriminator="kind")] = Nccl(kind="nccl")
+    stages: tuple[Rollout, ...] = ()
+    named: dict[str, Rollout] = Field(default_factory=dict)
+    maybe: Rollout | None = None
+
+    @model_validator(mode="after")
+    def _rule(self) -> "Recipe":
+        if self.model == "none":
+            raise ValueError("model='none' cannot be trained; name a folder")
+        return self
+
+
+def refused(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(Recipe, {"model": "m"} | values, source="a.toml")
+    return str(caught.value)
+
+
+def write_recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_read_and_its_overrides_win(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, 'model = "m"\n[rollout]\ngroup_size = 4\ntimeout_s = 5\n')
+    recipe = load_recipe(Recipe, path, ["rollout.group_size=6", "maybe.timeout_s=1.5"])
+    assert recipe.rollout == Rollout(group_size=6, timeout_s=5.0)
+    assert recipe.maybe == Rollout(timeout_s=1.5)
+
+
+def test_a_section_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Rollout().group_size = 3  # type: ignore[misc]
+
+
+def test_the_docstring_under_a_field_is_its_help() -> None:
+    field = Rollout.model_fields["group_size"]
+    assert field.description == "Completions sampled per question."
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "near"),
+    [
+        ({"modle": 1}, "modle", "model"),
+        ({"rollout": {"groupsize": 4}}, "rollout.groupsize", "group_size"),
+        ({"maybe": {"timeout": 4}}, "maybe.timeout", "timeout_s"),
+        ({"stages": [{}, {"group_sizes": 4}]}, "stages.1.group_sizes", "group_size"),
+        ({"named": {"a": {"time_s": 4}}}, "named.a.time_s", "timeout_s"),
+        ({"transfer": {"kind": "nccl", "prot": 4}}, "transfer.nccl.prot", "port"),
+        (
+            {"transfer": {"kind": "files", "directory": "x", "directori": 4}},
+            "transfer.files.directori",
+            "directory",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(
+    values: dict[str, Any], where: str, near: str
+) -> None:
+    assert refused(values) == f"a.toml: unknown key '{where}'; did you mean '{near}'?"
+
+
+def test_an_unknown_key_that_resembles_none_gets_the_list() -> None:
+    message = refused({"rollout": {"zzz": 1}})
+    assert message.endswith("unknown key 'rollout.zzz'; known here: group_size, timeout_s")
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    message = refused({"rollout": {"group_size": "many", "timout_s": 1}, "transfer": {"kind": "x"}})
+    assert "rollout.group_size = 'many': Input should be a valid integer" in message
+    assert "did you mean 'timeout_s'?" in message
+    assert "'files', 'nccl'" in message
+
+
+def test_a_wrong_type_says_what_was_got_and_expected() -> None:
+    assert refused({"rollout": 3}).startswith("a.toml: rollout = 3: Input should be a valid dict")
+    assert "rollout.group_size = 1: Input should be greater than or equal to 2" in refused(
+        {"rollout": {"group_size": 1}}
+    )
+
+
+def test_a_long_value_is_shortened() -> None:
+    message = refused({"rollout": {"group_size": "x" * 500}})
+    assert "..." in message
+    assert len(message) < 300
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"a\.toml: 'model' is missing; add it"):
+        validate(Recipe, {}, source="a.toml")
+
+
+def test_a_rule_of_our_own_speaks_for_itself() -> None:
+    message = refused({"model": "none"})
+    assert "model='none' cannot be trained; name a folder" in message
+    assert "Value error" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "values"),
+    [
+        ("a=3", {"a": 3}),
+        ("a.b.c=true", {"a": {"b": {"c": True}}}),
+        ("a=1e-5", {"a": 1e-5}),
+        ("a=[1, 2]", {"a": [1, 2]}),
+        ("a={b = 1}", {"a": {"b": 1}}),
+        ('a="3"', {"a": "3"}),
+        ("a=plain words", {"a": "plain words"}),
+        ("a=/data/x=y.mp4", {"a": "/data/x=y.mp4"}),
+        ("a=", {"a": ""}),
+        (" a = 3", {"a": 3}),
+        ("a=1.2.3", {"a": "1.2.3"}),
+    ],
+)
+def test_an_override_is_toml_or_else_plain_text(override: str, values: dict[str, Any]) -> None:
+    found: dict[str, Any] = {}
+    apply_override(found, override)
+    assert found == values
+
+
+def test_overrides_leave_their_neighbours_alone() -> None:
+    values: dict[str, Any] = {"a": {"b": 1, "c": 2}}
+    apply_override(values, "a.b=3")
+    assert values == {"a": {"b": 3, "c": 2}}
+
+
+@pytest.mark.parametrize("override", ["", "a", "=3", "  =3"])
+def test_an_override_without_key_or_value_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="expected key=value"):
+        apply_override({}, override)
+
+
+def test_an_override_below_a_plain_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'a' is a value, not a section, so it has no 'b'"):
+        apply_override({"a": 1}, "a.b=2")
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the recipe .*none\.toml: No such file"):
+        load_recipe(Recipe, tmp_path / "none.toml", [])
+
+
+def test_a_recipe_that_is_not_toml_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recipe\.toml is not valid TOML: .*line 2"):
+        load_recipe(Recipe, write_recipe(tmp_path, 'model = "m"\nrollout = \n'), [])
+
+
+def test_a_recipe_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b'model = "\xff"')
+    with pytest.raises(ConfigError, match=r"recipe\.toml is not UTF-8 text"):
+        load_recipe(Recipe, path, [])

@@ -1,0 +1,88 @@
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from wire.labels import Label, LabelSet, reasoning_in
+
+
+def make_labels(*names: str) -> LabelSet:
+    return LabelSet(labels=tuple(Label(name=name) for name in names))
+
+
+def test_names_are_sorted_whatever_the_order_of_writing() -> None:
+    assert make_labels("normal", "abnormal").names == ("abnormal", "normal")
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("Fall", "fall"), ("stra\u00dfe", "STRASSE")])
+def test_labels_that_differ_in_case_only_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="must differ, ignoring case"):
+        make_labels(*names)
+
+
+def test_a_label_set_needs_two_labels() -> None:
+    with pytest.raises(ValidationError, match="at least 2"):
+        make_labels("only")
+
+
+@pytest.mark.parametrize("name", ["", " a", "a ", "a\nb", "<a>", "a</answer>"])
+def test_a_name_that_could_break_the_answer_block_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Label(name=name)
+
+
+@pytest.mark.parametrize("text", ["fall", " Fall\n", "FALL"])
+def test_a_label_is_found_ignoring_case_and_outer_space(text: str) -> None:
+    assert make_labels("Fall", "walk").find(text) == "Fall"
+
+
+@pytest.mark.parametrize("text", ["", "falls", "fall walk", "the fall"])
+def test_a_text_that_spells_no_label_finds_none(text: str) -> None:
+    assert make_labels("fall", "walk").find(text) is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "label"),
+    [
+        ("<think>x</think><answer>fall</answer>", "fall"),
+        ("<think>x</think><answer>\n Fall \n</answer>", "fall"),
+        ("<answer>walk</answer><answer>fall</answer>", "walk"),
+        ("<answer>neither</answer><answer>fall</answer>", None),
+        ("<answer>fall", None),
+        ("fall", None),
+        ("", None),
+    ],
+)
+def test_the_answer_is_the_label_in_the_first_answer_block(
+    completion: str, label: str | None
+) -> None:
+    assert make_labels("fall", "walk").answer_in(completion) == label
+
+
+@pytest.mark.parametrize(
+    ("completion", "reasoning"),
+    [
+        ("<think> a\nb </think><answer>c</answer>", "a\nb"),
+        ("<think></think>", ""),
+        ("<think>cut off", None),
+        ("no block", None),
+    ],
+)
+def test_the_reasoning_is_the_first_think_block(completion: str, reasoning: str | None) -> None:
+    assert reasoning_in(completion) == reasoning
+
+
+names = st.text(st.characters(exclude_characters="<>\n", codec="utf-8"), min_size=1, max_size=8)
+
+
+@given(st.lists(names.map(str.strip).filter(bool), min_size=2, max_size=5, unique_by=str.casefold))
+def test_every_label_is_found_in_its_own_answer_block(found: list[str]) -> None:
+    labels = make_labels(*found)
+    assert all(labels.answer_in(f"<answer>{name}</answer>") == name for name in found)
+
+
+def test_a_label_set_survives_pickle() -> None:
+    labels = make_labels("fall", "walk")
+    assert pickle.loads(pickle.dumps(labels)) == labels

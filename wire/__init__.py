@@ -1,0 +1,1 @@
+"""What crosses a process border: types, errors, configuration base, archive, weight format."""

@@ -1,0 +1,292 @@
+"""The trace archive of a run: every group that was written, durable before it is trained on.
+
+    TraceGroup -> journal-0.bin -> traces/attempt=000-step=000040.parquet -> read_groups, read_table
+                  (group by group) (step by step)
+
+    crash while              what it leaves                      what happens to that
+    appending a group        a torn record at the journal's end  cut off on reopening
+    writing Parquet          a ``*.partial`` file, the journal   removed; the journal counts
+    replacing the journal    groups in Parquet and journal       each read once, by (attempt, id)
+    running at all           the journal of an older attempt     compacted by the next attempt
+
+A Parquet file is never touched again once it has its name. Reading takes no lock and may go on
+while the run writes. One process writes an attempt; ``next_attempt`` gives each run its own.
+"""
+
+import itertools
+import os
+import re
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wire.errors import ArchiveError
+from wire.journal import Journal, naming, read_journal, sync_directory
+from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, groups_in
+from wire.types import PolicyVersion, Purpose, TraceGroup
+
+_JOURNAL_NAME = re.compile(r"journal-(\d+)\.bin")
+_PARQUET_NAME = re.compile(r"attempt=(\d+)-step=(\d+)(?:-part=(\d+))?\.parquet")
+_VERSION_KEY = b"deepintuit.trace_schema"
+_GROUPS_PER_ROW_GROUP = 64  # bounds what compaction and reading hold in memory
+
+
+class Archive:
+    """The archive in ``directory``, open for the groups of one attempt. Threads may share it.
+
+    Opening removes what a crashed compaction left and compacts the journals of older attempts. The
+    same attempt may be opened again: its journal goes on. Raises ArchiveError, naming the file, if
+    the directory cannot be written or a file in it is damaged or newer than this program.
+    """
+
+    def __init__(self, directory: Path, attempt: int) -> None:
+        self._directory = directory
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        with naming(f"cannot open the archive in {directory}"):
+            (directory / "traces").mkdir(parents=True, exist_ok=True)
+            sync_directory(directory.parent)
+            for leftover in (directory / "traces").glob("*.partial"):
+                leftover.unlink()
+        # Ours first: from here on nobody else is given this attempt, whatever recovery removes.
+        self._journal = Journal(directory / f"journal-{attempt}.bin")
+        try:
+            self._compacted = _compacted_ids(directory, attempt)
+            for older in [found for found in _journals(directory) if found < attempt]:
+                _recover(directory, older)
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def append(self, group: TraceGroup) -> None:
+        """Archive one group. Once this returns it survives any crash, and may be trained on.
+
+        Raises ArchiveError if this attempt has the id already, if a value has no place in the
+        schema, or if the file cannot be written: all groups before this one stay readable.
+        """
+        with self._lock:
+            if group.group_id in self._compacted or group.group_id in self._journal.group_ids:
+                raise ArchiveError(
+                    f"group {group.group_id!r} is already in attempt {self._attempt} of "
+                    f"{self._directory}; give every group its own id"
+                )
+            self._journal.append(group)
+
+    def compact(self, step: int) -> Path | None:
+        """Move the journaled groups into a Parquet file named after ``step``.
+
+        Returns its path, or None if there was nothing to move. Raises ArchiveError if it cannot be
+        written: every group is then still in the journal.
+        """
+        with self._lock:
+            path = _compact(self._directory, self._attempt, step, self._compacted)
+            self._compacted |= self._journal.group_ids
+            self._journal.clear()
+            return path
+
+    def close(self) -> None:
+        """Let go of the journal; nothing is pending, and what it holds is read from there."""
+        self._journal.close()
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def next_attempt(directory: Path) -> int:
+    """The attempt of a run that starts now: the highest found plus one, 0 in a fresh directory.
+
+    Raises ArchiveError for a foreign Parquet file among the traces.
+    """
+    found = [attempt for attempt, *_ in map(_place, _parquet_files(directory))]
+    return max([*found, *_journals(directory)], default=-1) + 1
+
+
+def read_groups(
+    directory: Path,
+    purpose: Purpose | None = None,
+    policy_version: PolicyVersion | None = None,
+) -> Iterator[TraceGroup]:
+    """Every archived group, exactly as it was appended; with filters, those that match them all.
+
+    By attempt and step, then in the order of writing; what is still in a journal comes last. Raises
+    ArchiveError, naming the file, for a directory that is not there and for a file that is foreign,
+    damaged or of another schema version.
+    """
+    _require(directory)
+    return _groups(directory, purpose, policy_version)
+
+
+def read_table(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of the archive, one per trace, for analysis: a table of ``trace_rows.SCHEMA``.
+
+    With ``columns``, only those. Raises ArchiveError as read_groups does, and for unknown columns.
+    """
+    _require(directory)
+    wanted = SCHEMA.names if columns is None else list(columns)
+    unknown = sorted(set(wanted) - set(SCHEMA.names))
+    if unknown:
+        raise ArchiveError(f"no trace column {unknown}; there are {', '.join(SCHEMA.names)}")
+    empty = SCHEMA.empty_table().select(wanted)
+    loaded = list(dict.fromkeys(["group_id", *wanted]))  # the id tells what was read before
+    tables = [table.select(wanted) for _, table in _tables(directory, loaded)]
+    return pa.concat_tables([empty, *tables])
+
+
+def _groups(
+    directory: Path, purpose: Purpose | None, policy_version: PolicyVersion | None
+) -> Iterator[TraceGroup]:
+    for path, table in _tables(directory, SCHEMA.names):
+        if purpose is not None:
+            table = table.filter(pc.field("purpose") == purpose.value)
+        if policy_version is not None:
+            table = table.filter(
+                (pc.field("attempt") == policy_version.attempt)
+                & (pc.field("step") == policy_version.step)
+            )
+        yield from groups_in(table, source=str(path))
+
+
+def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
+    """Rows of every group, each group once, with the file that they are from."""
+    # Journals first: a group that is compacted meanwhile is then met twice, never missed.
+    journals = {attempt: _journaled(path) for attempt, path in _journals(directory).items()}
+    seen: dict[int, set[str]] = {}
+    for path in _parquet_files(directory):
+        attempt, _, _ = _place(path)
+        known = seen.setdefault(attempt, set())
+        for table in _row_groups(path, columns):
+            fresh = _without(table, known)
+            known.update(fresh["group_id"].to_pylist())
+            yield path, fresh
+    for attempt, tables in journals.items():
+        path = directory / f"journal-{attempt}.bin"
+        for table in tables:
+            if group_id_of(table) not in seen.get(attempt, ()):
+                yield path, table.select(columns)
+
+
+def _journaled(path: Path) -> list[pa.Table]:
+    try:
+        return list(read_journal(path))
+    except FileNotFoundError:
+        return []  # recovered since we listed it: its groups are in Parquet
+    except OSError as error:
+        raise ArchiveError(f"cannot read the journal {path}: {error.strerror}") from error
+
+
+def _without(table: pa.Table, known: Collection[str]) -> pa.Table:
+    fresh = [name not in known for name in table["group_id"].to_pylist()]
+    return table if all(fresh) else table.filter(pa.array(fresh))
+
+
+def _recover(directory: Path, attempt: int) -> None:
+    """Compact the journal that a dead attempt left, then remove it."""
+    path = directory / f"journal-{attempt}.bin"
+    with naming(f"cannot recover the journal {path} (its groups are kept)"):
+        step = max((table["step"][0].as_py() for table in read_journal(path)), default=0)
+        _compact(directory, attempt, step, _compacted_ids(directory, attempt))
+        path.unlink()
+        sync_directory(directory)
+
+
+def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -> Path | None:
+    """Write the journaled groups that are not ``known`` to be in Parquet; the journal stays."""
+    journal = directory / f"journal-{attempt}.bin"
+    tables = (table for table in read_journal(journal) if group_id_of(table) not in known)
+    with naming(f"cannot compact {journal} into {directory / 'traces'} (it keeps its groups)"):
+        first = next(tables, None)
+        if first is None:
+            return None
+        path = _free_path(directory / "traces", attempt, step)
+        _write_parquet(path, itertools.chain([first], tables))
+        return path
+
+
+def _free_path(traces: Path, attempt: int, step: int) -> Path:
+    name = f"attempt={attempt:03d}-step={step:06d}"
+    names = itertools.chain([name], (f"{name}-part={part}" for part in itertools.count(1)))
+    paths = (traces / f"{name}.parquet" for name in names)
+    return next(path for path in paths if not path.exists())
+
+
+def _write_parquet(path: Path, tables: Iterator[pa.Table]) -> None:
+    """A file that appears whole under its name, or not at all. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    schema = SCHEMA.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION)})
+    try:
+        with partial.open("wb") as file:
+            with pq.ParquetWriter(
+                file, schema, compression="zstd", write_page_checksum=True
+            ) as writer:
+                while some := list(itertools.islice(tables, _GROUPS_PER_ROW_GROUP)):
+                    rows = pa.concat_tables(some).cast(schema)
+                    writer.write_table(rows, row_group_size=rows.num_rows)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _row_groups(path: Path, columns: Iterable[str]) -> Iterator[pa.Table]:
+    """The rows of a Parquet file of ours, some groups at a time. Raises ArchiveError."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")
+            if not version.isdigit():
+                raise ArchiveError(f"{path} is not a file of the trace archive; move it elsewhere")
+            check_version(path, int(version))
+            if not file.schema_arrow.equals(SCHEMA):
+                raise ArchiveError(f"{path} lacks columns of the trace archive; restore it")
+            for index in range(file.num_row_groups):
+                yield file.read_row_group(index, columns=list(columns)).replace_schema_metadata()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
+
+
+def _compacted_ids(directory: Path, attempt: int) -> set[str]:
+    files = [path for path in _parquet_files(directory) if _place(path)[0] == attempt]
+    return {
+        name
+        for path in files
+        for table in _row_groups(path, ["group_id"])
+        for name in table["group_id"].to_pylist()
+    }
+
+
+def _journals(directory: Path) -> dict[int, Path]:
+    """The journals by attempt, oldest first."""
+    matches = ((_JOURNAL_NAME.fullmatch(path.name), path) for path in directory.glob("journal-*"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def _parquet_files(directory: Path) -> list[Path]:
+    return sorted((directory / "traces").glob("*.parquet"), key=_place)
+
+
+def _place(path: Path) -> tuple[int, int, int]:
+    """(attempt, step, part) of a file by its name. Raises ArchiveError for a foreign one."""
+    match = _PARQUET_NAME.fullmatch(path.name)
+    if match is None:
+        raise ArchiveError(f"{path} is not a file of the trace archive; move it elsewhere")
+    return int(match[1]), int(match[2]), int(match[3] or 0)
+
+
+def _require(directory: Path) -> None:
+    if not directory.is_dir():
+        raise ArchiveError(f"there is no trace archive at {directory}; give the directory of a run")

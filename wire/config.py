@@ -1,0 +1,116 @@
+"""Base of every configuration model: frozen, typed, unknown keys refused with the nearest name."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from wire.errors import ConfigError
+
+
+class Config(BaseModel):
+    """A frozen section of a recipe; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_recipe(model: type[C], path: Path, overrides: list[str]) -> C:
+    """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
+
+    Raises ConfigError naming every wrong key: what was got, what was expected, the nearest known name.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror}; give the path of a .toml file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line") from error
+    for override in overrides:
+        apply_override(values, override)
+    return validate(model, values, source=str(path))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one ``a.b=value`` in nested dicts; the value is read as TOML, and as plain text if it is none."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set got {override!r}, expected key=value such as grpo.num_steps=10")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    place = values
+    for name in parents:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section, so it has no {last!r}")
+    place[last] = value
+
+
+def validate(model: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Validate plain values as ``model``. Raises ConfigError with one line per mistake."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, detail) for detail in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    if detail["type"] == "extra_forbidden":
+        known = _known_names(model, detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
+        listed = ", ".join(sorted(set(known)))
+        advice = f"did you mean {near[0]!r}?" if near else f"known here: {listed}"
+        return f"unknown key {where!r}; {advice}"
+    if detail["type"] == "missing":
+        return f"{where!r} is missing; add it"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where} = {_short(detail['input'])}: {message}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at ``location``, or of the nearest section above it."""
+    sections = [model]
+    for part in location:
+        tagged = [section for section in sections if _has_tag(section, part)]
+        if len(sections) > 1 and tagged:
+            sections = tagged  # the member of a union that ``kind`` chose
+            continue
+        fields = [section.model_fields.get(str(part)) for section in sections]
+        inner = [found for field in fields if field for found in _section_types(field.annotation)]
+        sections = inner or sections  # none: a list index, or the key of a table of sections
+    return [name for section in sections for name in section.model_fields]
+
+
+def _has_tag(section: type[BaseModel], tag: int | str) -> bool:
+    """Whether ``section`` is the member of a union with this ``kind``."""
+    kind = section.model_fields.get("kind")
+    return kind is not None and tag in getattr(kind.annotation, "__args__", ())
+
+
+def _section_types(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inner = getattr(annotation, "__args__", ())
+    return [found for part in inner for found in _section_types(part)]

@@ -1,0 +1,65 @@
+"""Every error of ours, one tree; each is also a standard exception, and each survives pickling.
+
+    DeepIntuitError
+        UserError (ValueError)          the user's fault: says what was got, what was expected, what to do
+            ConfigError                 a recipe or --set value
+            DataError                   a manifest, a label, a clip named in it
+            PlacementError              more CPUs, GPUs or memory asked for than the cluster has
+        ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by itself
+        GenerationError (RuntimeError)  an engine that could not answer a request
+        WeightUpdateError (RuntimeError) an engine whose weights are not what the learner sent
+        ParityError (RuntimeError)      rollout and trainer disagree beyond the tolerance
+        TooManyFailures (RuntimeError)  more failed traces than the recipe allows
+        DeadlineExceeded (TimeoutError) a wait that ended without an answer; names who was waited for
+        ArchiveError (RuntimeError)     a trace archive that cannot be read or written
+
+To add one: derive from the branch whose handling it shares; keep a single message argument (pickle needs it).
+"""
+
+
+class DeepIntuitError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UserError(DeepIntuitError, ValueError):
+    """The user can mend this: the message says got, expected, remedy. Shown without a traceback."""
+
+
+class ConfigError(UserError):
+    """A recipe does not describe a run that can start."""
+
+
+class DataError(UserError):
+    """A manifest or its clips cannot be used as they are."""
+
+
+class PlacementError(UserError):
+    """The cluster has not what the recipe asks for."""
+
+
+class ClipError(DeepIntuitError, RuntimeError):
+    """A clip cannot be opened or decoded."""
+
+
+class GenerationError(DeepIntuitError, RuntimeError):
+    """The engine did not answer a request."""
+
+
+class WeightUpdateError(DeepIntuitError, RuntimeError):
+    """New weights did not arrive whole in an engine."""
+
+
+class ParityError(DeepIntuitError, RuntimeError):
+    """The engine's logprobs are not those of the weights that the learner sent."""
+
+
+class TooManyFailures(DeepIntuitError, RuntimeError):
+    """Decode, generation or reward failed more often than the recipe allows."""
+
+
+class DeadlineExceeded(DeepIntuitError, TimeoutError):
+    """Someone did not answer in time; the message names whom, for what and for how long."""
+
+
+class ArchiveError(DeepIntuitError, RuntimeError):
+    """The trace archive cannot be read or written."""

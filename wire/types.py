@@ -1,0 +1,225 @@
+"""The records that cross package borders, one frozen type per stage.
+
+    Sample -> Prompt -> Completion + Score -> Trace -> TraceGroup
+
+A Completion has no reward; a Trace always has one. What went wrong is a Failure, never a zero.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Split(StrEnum):
+    """Which part of the data a sample belongs to."""
+
+    TRAIN = "train"
+    VAL = "val"
+    CAL = "cal"
+    TEST = "test"
+
+
+class Purpose(StrEnum):
+    """Why a group of traces was written."""
+
+    TRAIN = "train"
+    """For a GRPO update."""
+    CALIBRATION = "calibration"
+    """By the refined policy, for the verdict classifier."""
+    EVALUATION = "evaluation"
+    """One near-greedy trace, to be scored."""
+
+
+class FinishReason(StrEnum):
+    """Why generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the token limit cut the answer."""
+        return self is FinishReason.LENGTH
+
+
+class FailureKind(StrEnum):
+    """What could not be done. A failed trace is archived and masked, never scored as zero."""
+
+    DECODE = "decode"
+    PROMPT = "prompt"
+    GENERATION = "generation"
+    REWARD = "reward"
+    PARITY = "parity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class PolicyVersion:
+    """Which weights: (attempt, step). A roll-back starts a new attempt, so a version never repeats.
+
+    Example:
+        str(PolicyVersion(attempt=1, step=40)) == "1.40"
+    """
+
+    attempt: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}.{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> "PolicyVersion":
+        """The inverse of ``str``."""
+        attempt, _, step = text.partition(".")
+        return cls(attempt=int(attempt), step=int(step))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One labelled clip of a manifest.
+
+    Example:
+        Sample(id="train-0001", video="clips/train/0001.mp4", label="relapse", split=Split.TRAIN)
+    """
+
+    id: str
+    video: str
+    """Absolute path, or a path that every node can open."""
+    label: str
+    split: Split
+    trace: str | None = None
+    """A teacher's trace for the cold start."""
+    text: str | None = None
+    """Side text shown in the prompt if the recipe says so."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Any further manifest columns; rewards receive them as keyword arguments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A rendered prompt: the token ids that the engine saw and that the learner trains on.
+
+    Example:
+        Prompt(token_ids=(1, 7, 7, 9), clip_key="ab12-...", fingerprint="9f0c...")
+    """
+
+    token_ids: tuple[int, ...]
+    """Video placeholders expanded: one id per merged patch."""
+    clip_key: str
+    """Names the processed clip in the clip cache: content + sampling + processor."""
+    fingerprint: str
+    """Hash of pixels, grid and timing; the learner compares it with what it loads."""
+    version: str = ""
+    """Which wording of the prompt (rollout's PROMPT_VERSION); empty where none is declared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer that the policy gave.
+
+    Example:
+        Completion(token_ids=(12, 9), logprobs=(-0.2, -1.1), text="B", finish_reason=FinishReason.STOP,
+                   policy_version=PolicyVersion(attempt=0, step=7))
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Log-probability (nats) of each token at temperature 1 under the weights that sampled it."""
+    text: str
+    """Decoded with special tokens kept, the end-of-turn token removed."""
+    finish_reason: FinishReason
+    policy_version: PolicyVersion
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.logprobs):
+            raise ValueError(
+                f"{len(self.token_ids)} token_ids but {len(self.logprobs)} logprobs; "
+                "the engine must return one logprob per sampled token"
+            )
+        if not self.token_ids:
+            raise ValueError("a completion needs at least one token; an empty answer is a generation failure")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Something that could not be done, with its culprit.
+
+    Example:
+        Failure(kind=FailureKind.DECODE, culprit="clips/7.mp4", reason="moov atom not found")
+    """
+
+    kind: FailureKind
+    culprit: str
+    """Clip path, engine name or plugin name."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What the rewards said of one completion.
+
+    Example:
+        Score(total=2.0, parts={"accuracy": 1.0, "format": 1.0})
+    """
+
+    total: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A completion joined with its score, or with the failure of its scoring (then it is masked)."""
+
+    completion: Completion
+    outcome: Score | Failure
+
+    @property
+    def reward(self) -> float | None:
+        """Total reward; None where scoring failed: masked, not zero."""
+        return self.outcome.total if isinstance(self.outcome, Score) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceGroup:
+    """All traces of one clip written together: what is archived and what GRPO compares.
+
+    A group whose clip or generation failed has no prompt or no traces, and says why in ``failures``.
+    """
+
+    group_id: str
+    sample: Sample
+    purpose: Purpose
+    policy_version: PolicyVersion
+    prompt: Prompt | None
+    traces: tuple[Trace, ...]
+    failures: tuple[Failure, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.traces and self.prompt is None:
+            raise ValueError(f"group {self.group_id} has traces but no prompt; join them with the prompt they answered")
+        if not self.traces and not self.failures:
+            raise ValueError(f"group {self.group_id} has neither traces nor failures; say why it is empty")
+
+    @property
+    def scored(self) -> tuple[Trace, ...]:
+        """Traces with a reward: the only ones that enter a baseline or a loss."""
+        return tuple(trace for trace in self.traces if trace.reward is not None)
+
+    @property
+    def all_failures(self) -> tuple[Failure, ...]:
+        """Failures of the group and of its single traces."""
+        own = tuple(t.outcome for t in self.traces if isinstance(t.outcome, Failure))
+        return self.failures + own
+
+
+def stable_hash(*parts: object) -> str:
+    """A hash of plain values that is the same in every process and on every machine."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stable_seed(*parts: object) -> int:
+    """A 31-bit seed from ids, so that a restarted run asks the same questions."""
+    return int(stable_hash(*parts)[:8], 16) & 0x7FFF_FFFF
