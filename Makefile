@@ -17,7 +17,9 @@ setup:
 	@$(PYTHON) requirements/setup.py
 
 demo: setup
-	$(BIN)/deepintuit run recipes/demo.toml --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
+	test -d build/demo/data || $(BIN)/deepintuit make-demo-data build/demo/data
+	test -d build/demo/model || $(BIN)/deepintuit make-demo-model build/demo/model
+	$(BIN)/deepintuit run recipes/demo.toml --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
 
 test: setup
 	$(BIN)/pytest -m "not slow"

@@ -1,9 +1,10 @@
 """Rows -> padded tensors of one micro-batch.
 
-    Rows + processed clips -> TrainBatch      layout of a row: [prompt | response 1 | ... | response G | padding]
+    Rows + processed clips -> TrainBatch
 
-Each response sees the prompt and itself; its positions start at 1 + the largest position of the prompt, so its
-logprobs are those of the prompt followed by that response alone. The mask is dense here: a row's length squared.
+A row is laid out as [prompt | response 1 | ... | response G | padding]. Each response sees the
+prompt and itself; its positions start at 1 + the largest position of the prompt, so its logprobs
+are those of the prompt followed by that response alone. The mask is dense: a row's length squared.
 
 B rows, L tokens of the longest row, N response tokens in all.
 """
@@ -63,7 +64,10 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
 def make_batch(
     rows: Sequence[Row], clip_of: Callable[[Row], ProcessedClip], rule: PositionRule
 ) -> TrainBatch:
-    """Tensors of one micro-batch. ``clip_of`` loads a row's clip and raises ParityError if it is not what was seen."""
+    """Tensors of one micro-batch.
+
+    ``clip_of`` loads a row's clip and raises ParityError if it is not what the rollout saw.
+    """
     length = max(row.num_tokens for row in rows)
     shape = (len(rows), length)
     ids, segments = np.zeros(shape, np.int64), np.full(shape, _PADDING)
@@ -102,7 +106,10 @@ def make_batch(
 
 
 def shared_prefix_mask(segments: Int[Tensor, "B L"]) -> Bool[Tensor, "B 1 L L"]:
-    """Who sees whom: the past of one's own segment, and the prompt (segment 0). Padding (-1) sees only itself."""
+    """Who sees whom: one's own segment's past, and the prompt (segment 0).
+
+    Padding (-1) sees only itself.
+    """
     length = segments.shape[1]
     past = torch.ones(length, length, dtype=torch.bool).tril()
     same = segments[:, :, None] == segments[:, None, :]

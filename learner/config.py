@@ -53,7 +53,7 @@ class LearnerConfig(Config):
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
     """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
     freeze_vision_tower: bool = True
-    """Train the language model (and merger) only, as DeepIntuit does."""
+    """Train the language model alone, as DeepIntuit does; the merger belongs to the tower."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     timeout_s: float = Field(default=1800.0, gt=0)
@@ -70,7 +70,7 @@ class GrpoLossConfig(Config):
     clip_ratio_c: float = Field(default=3.0, gt=1)
     """Dual clip: a token with negative advantage A loses at most -c A."""
     rollout_is_threshold: float = Field(default=2.0, gt=0)
-    """Cap of the token importance weight between rollout engine and trainer (truncated importance sampling)."""
+    """Truncated importance sampling: cap of a token's weight between rollout engine and trainer."""
     adv_epsilon: float = Field(default=1e-6, ge=0)
     """Added to a group's standard deviation."""
 
@@ -104,8 +104,8 @@ class ParityConfig(Config):
     """The check after every weight update that engine and learner compute the same logprobs."""
 
     tolerance: float = Field(default=0.5, gt=0)
-    """Largest |logprob of the engine - logprob of the learner| of a probe token, nats. float32 on both sides is
-    checked at 1e-5 whatever this says; bfloat16 differs by up to 0.25 on its own."""
+    """Largest |logprob of the engine - logprob of the learner| of a probe token, nats. float32 on
+    both sides is checked at 1e-5 whatever this says; bfloat16 differs by up to 0.25 on its own."""
 
     def limit(self, rollout_dtype: str, learner_dtype: str) -> float:
         """The limit that holds for these precisions."""

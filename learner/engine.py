@@ -1,14 +1,20 @@
-"""The DeepSpeed engine: the only module that knows DeepSpeed, and the one place where its averaging is undone.
+"""The DeepSpeed engine: the only module that knows DeepSpeed, and where its averaging is undone.
 
-    loss (already divided by the step's global count) -> backward -> [all ranks] -> step
+    loss, divided by the step's global count -> backward, any number of times -> step
 
-DeepSpeed divides what it is given twice: ``backward`` by the accumulation steps, the reduction by the number of ranks
-(summing instead is refused under ZeRO-3). Our losses carry their own global denominator, so both are undone in
-:meth:`DeepSpeedEngine.backward`, and only there: accumulation is unmanaged (any number of ``backward`` calls, then one
-``step``), and the loss is multiplied by the number of ranks.
+DeepSpeed divides what it is given twice: ``backward`` by the accumulation steps, the reduction by
+the number of ranks (summing instead is refused under ZeRO-3). Our losses carry their own global
+denominator, so both are undone in :meth:`DeepSpeedEngine.backward`, and only there: accumulation is
+unmanaged (any number of ``backward`` calls, then one ``step``), and the loss is multiplied by the
+number of ranks.
 """
 
+import gc
+import logging
+import math
+import os
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +24,53 @@ from torch import Tensor
 
 from learner.batch import TrainBatch
 from learner.config import LearnerConfig, OptimConfig
-from learner.policy import Policy, TokenScores
+from learner.policy import Policy, TokenHead, TokenScores
+
+_NO_CLIPPING = float(2**60)
+
+log = logging.getLogger(__name__)
+
+
+def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> None:
+    """Meet the other ranks; once per process, further calls change nothing."""
+    torch.set_num_threads(config.num_threads)
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(config.num_ranks),
+        LOCAL_RANK="0",  # Ray shows an actor only its own GPU
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+    )
+    if not config.num_gpus:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if dist.is_initialized():
+        joined = (dist.get_rank(), dist.get_world_size())
+        assert joined == (rank, config.num_ranks), f"already rank, number of ranks = {joined}"
+        return
+    import deepspeed
+
+    deepspeed.init_distributed(
+        dist_backend="nccl" if config.num_gpus else "gloo",
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=config.num_ranks,
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
 
 
 class DeepSpeedEngine:
-    """A policy under DeepSpeed, with one optimiser. Every rank calls every method in the same order."""
+    """A policy under DeepSpeed, with one optimiser. All ranks call every method in one order."""
 
     def __init__(self, policy: Policy, config: LearnerConfig, optim: OptimConfig) -> None:
         import deepspeed
 
         if config.gradient_checkpointing:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.zero_stage == 3:
+            deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
         trained = [p for p in policy.parameters() if p.requires_grad]
-        self._optim = optim
+        self._clip_at = optim.grad_clip or _NO_CLIPPING
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=policy,
@@ -39,71 +79,96 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self._norm = 0.0
-        if config.zero_stage == 0:  # DeepSpeed clips here without telling the norm
-            self._engine.clip_fp32_gradients = self._clip
+        # Without ZeRO DeepSpeed clips without telling the norm, and updates even by NaN.
+        self._engine.clip_fp32_gradients = self._clip
 
     @property
     def policy(self) -> Policy:
         """The model itself; under ZeRO-3 its parameters are shards."""
         return self._engine.module  # type: ignore[no-any-return]
 
+    def to_device(self, batch: TrainBatch) -> TrainBatch:
+        """The batch where the model is."""
+        moved: dict[str, Any] = {
+            field.name: value.to(self._engine.device, non_blocking=True)
+            for field in fields(batch)
+            if torch.is_tensor(value := getattr(batch, field.name))
+        }
+        return replace(batch, **moved)
+
     def forward(self, batch: TrainBatch) -> TokenScores:
         """With gradient."""
         self._engine.train()
-        return self._engine(_to(batch, self._engine.device))  # type: ignore[no-any-return]
+        return self._engine(batch)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def score(self, batch: TrainBatch) -> TokenScores:
         """Without gradient."""
         self._engine.eval()
-        return self._engine(_to(batch, self._engine.device))  # type: ignore[no-any-return]
+        return self._engine(batch)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def features(self, batch: TrainBatch) -> Tensor:
         """Hidden states, float32 [rows, hidden size]."""
         self._engine.eval()
-        return self.policy.features(_to(batch, self._engine.device)).float()
+        return self._engine(batch, features=True).float()  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradient. ``loss`` is divided by the global count already: see the module's text."""
+        """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
         self._engine.backward(loss * self._world, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Update the weights. Returns the gradient's norm before clipping."""
+        """Update the weights. Returns the gradient's norm before clipping.
+
+        A gradient that is not finite changes neither weights nor optimiser; its norm says so.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() or self._norm)
+        norm = self._engine.get_global_grad_norm()
+        norm = self._norm if norm is None else float(norm)
+        if not math.isfinite(norm):
+            log.warning("the gradient is not finite (norm %s): this update is left out", norm)
+        return norm
 
     def _clip(self) -> None:
         trained = [p for p in self.policy.parameters() if p.grad is not None]
-        limit = self._optim.grad_clip or float("inf")
-        self._norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
+        self._norm = float(torch.nn.utils.clip_grad_norm_(trained, self._clip_at))
+        if not math.isfinite(self._norm):
+            for parameter in trained:
+                parameter.grad = None  # the optimiser passes over it
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter whole, by its Hugging Face name, tied ones once. All ranks iterate in step."""
+        """Every parameter whole, by its Hugging Face name, tied ones once. All ranks iterate.
+
+        Under ZeRO-3 each is a copy; else it is the model's own: never write into it.
+        """
         import deepspeed
 
         for name, parameter in self.policy.vlm.named_parameters():
             if hasattr(parameter, "ds_id"):
                 with deepspeed.zero.GatheredParameters([parameter]):
-                    yield name, parameter.detach().clone()
+                    whole = parameter.detach().clone()
+                yield name, whole
             else:
                 yield name, parameter.detach()
 
     def save(self, directory: Path, tag: str) -> None:
-        """Weights, optimiser state and step count of every rank."""
-        self._engine.save_checkpoint(str(directory), tag=tag)
+        """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
+        self._engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
 
     def load(self, directory: Path, tag: str) -> None:
         """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
         path, _ = self._engine.load_checkpoint(str(directory), tag=tag)
-        if path is None:
-            raise FileNotFoundError(f"no checkpoint {tag!r} in {directory}")
+        assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
 
     def close(self) -> None:
-        """Free hooks and buffers, so that another engine can take this one's place."""
+        """Free hooks and memory, so that another engine can take this one's place."""
         self._engine.destroy()
+        del self._engine
+        gc.collect()  # DeepSpeed's engine and its optimiser point at each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
@@ -116,23 +181,13 @@ def _optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torc
 
 def _deepspeed_config(config: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
     return {
-        "train_micro_batch_size_per_gpu": 1,  # we make the micro-batches; DeepSpeed only wants a number
+        "train_micro_batch_size_per_gpu": 1,  # we make the micro-batches; it only wants a number
         "managed_gradient_accumulation": False,
         # never 0, with which DeepSpeed would not compute the norm either
-        "gradient_clipping": optim.grad_clip or float(2**60),
+        "gradient_clipping": optim.grad_clip or _NO_CLIPPING,
         "bf16": {"enabled": config.dtype == "bfloat16"},
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-
-
-def _to(batch: TrainBatch, device: torch.device) -> TrainBatch:
-    if device.type == "cpu":
-        return batch
-    from dataclasses import fields, replace
-
-    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    moved = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if torch.is_tensor(v)}
-    return replace(batch, **moved)

@@ -1,16 +1,18 @@
-"""The vision-language model as the learner calls it: a batch in, logprobs of its response tokens out.
+"""The vision-language model as the learner calls it: a batch in, logprobs of its responses out.
 
-    TrainBatch -> hidden states -> (only where a response token is predicted) logits -> logprob, entropy
+    TrainBatch -> hidden states -> (where a response token is predicted) logits -> logprob, entropy
 
 The full logits of a row never exist: the head is applied to the predicting places alone, in chunks.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from learner.batch import TrainBatch
 from wire.errors import ConfigError
@@ -25,48 +27,86 @@ class TokenScores(NamedTuple):
     entropy: Float[Tensor, " N"]
 
 
+class TokenHead(nn.Module):
+    """Hidden states and targets -> logprobs, one chunk of logits at a time.
+
+    The backward pass computes each chunk again, so that no logits are kept. One call of this module
+    per batch, however many chunks it has: under ZeRO-3 every module call gathers its weights from
+    all ranks, and ranks whose batches differ in chunks would wait for each other forever
+    (learner/engine.py makes it a leaf, gathered as one).
+    """
+
+    def __init__(self, lm_head: nn.Module, chunk: int) -> None:
+        super().__init__()
+        self.lm_head = lm_head
+        self.chunk = chunk
+
+    def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
+        """Logprob of each target, and the entropy of the distribution it was drawn from (nats)."""
+        parts = [
+            checkpoint(self._score, *pair, use_reentrant=False, preserve_rng_state=False)
+            for pair in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True)
+        ]
+        logp, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        return TokenScores(logp, entropy)
+
+    def _score(
+        self, hidden: Float[Tensor, "C H"], target: Int[Tensor, " C"]
+    ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        logp = self.lm_head(hidden).float().log_softmax(-1)
+        with torch.no_grad():
+            entropy = -(logp.exp() * logp).sum(-1)
+        return logp.gather(-1, target[:, None])[:, 0], entropy
+
+
 class Policy(nn.Module):
     """A Qwen2.5-VL model with a forward pass over shared-prefix rows."""
 
     def __init__(self, vlm: Any) -> None:
         super().__init__()
         self.vlm = vlm
+        self.head = TokenHead(vlm.lm_head, _HEAD_CHUNK)
 
     @classmethod
     def load(cls, model_dir: Path, dtype: str, freeze_vision_tower: bool) -> "Policy":
-        """From a Hugging Face directory (safetensors only). Raises ConfigError if it is none of ours."""
+        """From a Hugging Face directory. Raises ConfigError unless it is a whole Qwen2.5-VL."""
+        from safetensors import SafetensorError
         from transformers import Qwen2_5_VLForConditionalGeneration
 
         try:
-            vlm = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                model_dir, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
+            vlm, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                model_dir,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ConfigError(
                 f"cannot load a Qwen2.5-VL model from {model_dir}: {error}; "
                 "give a directory in Hugging Face format with safetensors weights"
             ) from error
+        if report["missing_keys"]:
+            raise ConfigError(
+                f"the weights in {model_dir} lack {_few(sorted(report['missing_keys']))}; "
+                "transformers would make them up: give a whole model"
+            )
         if freeze_vision_tower:
             vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 
-    def forward(self, batch: TrainBatch) -> TokenScores:
-        """Logprob of every response token, and the entropy of the distribution it was drawn from (both nats)."""
-        predicting = self._hidden(batch)[batch.predict_at]
-        parts = [
-            self._head(hidden, target)
-            for hidden, target in zip(
-                predicting.split(_HEAD_CHUNK), batch.target.split(_HEAD_CHUNK), strict=True
-            )
-        ]
-        logp, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        return TokenScores(logp, entropy)
+    def forward(self, batch: TrainBatch, *, features: bool = False) -> TokenScores | Tensor:
+        """Scores of every response token, or ``features``: hidden states [R, H].
 
-    def features(self, batch: TrainBatch) -> Float[Tensor, "R H"]:
-        """Hidden state at the last token of each row: what the head classifier reads. One response per row."""
-        ends = torch.tensor(batch.lengths).cumsum(0)
+        Features are those at the last token of each of the R rows, which the head classifier reads;
+        they need one response per row. Both go through here, because ZeRO-3 hooks this call.
+        """
+        hidden = self._hidden(batch)
+        if not features:
+            return self.head(hidden[batch.predict_at], batch.target)  # type: ignore[no-any-return]
+        ends = torch.tensor(batch.lengths, device=hidden.device).cumsum(0)
         assert len(ends) == batch.input_ids.shape[0], "features needs one response per row"
-        return self._hidden(batch)[batch.predict_at[ends - 1] + 1]
+        return hidden[batch.predict_at[ends - 1] + 1]
 
     def _hidden(self, batch: TrainBatch) -> Float[Tensor, "BL H"]:
         output = self.vlm.model(
@@ -79,9 +119,8 @@ class Policy(nn.Module):
         )
         return output.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
 
-    def _head(
-        self, hidden: Float[Tensor, "N H"], target: Tensor
-    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        logp = self.vlm.lm_head(hidden).float().log_softmax(-1)
-        entropy = -(logp.detach().exp() * logp.detach()).sum(-1)
-        return logp.gather(-1, target[:, None])[:, 0], entropy
+
+def _few(names: Sequence[str]) -> str:
+    """The first three names, and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -3,8 +3,8 @@
     TraceGroup -> advantages -> Row        (GRPO)
     prompt + target           -> Row        (supervised fine-tuning: one response, weight 1)
 
-A row keeps all responses of a group behind one prompt, so that the clip's vision tower and the prompt are computed
-once per group (shared prefix). Rows are plain values and cross process borders.
+A row keeps all responses of a group behind one prompt, so that the clip's vision tower and the
+prompt are computed once per group (shared prefix). Rows are plain values and cross process borders.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class Row:
 
 
 def grpo_rows(groups: Sequence[TraceGroup], epsilon: float) -> list[Row]:
-    """One row per group that has scored traces. Traces whose scoring failed are left out, never zero."""
+    """One row per group that has scored traces; a trace whose scoring failed is left out."""
     rows = []
     for group in groups:
         if group.prompt is None or not group.scored:
@@ -82,11 +82,27 @@ def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
     return Row(prompt=prompt, video=video, responses=(Response(token_ids=tuple(target)),))
 
 
-def deal(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
-    """Deal rows to ranks, longest first to the least loaded; order within a rank is that of ``rows``.
+def with_old_logprobs(
+    rows: Sequence[Row], logprobs: Sequence[Sequence[Sequence[float]]]
+) -> list[Row]:
+    """Rows that carry the trainer's own logprobs (per row, response, token), for a step of several updates."""
+    return [
+        replace(
+            row,
+            responses=tuple(
+                replace(response, old_logprobs=tuple(values))
+                for response, values in zip(row.responses, found, strict=True)
+            ),
+        )
+        for row, found in zip(rows, logprobs, strict=True)
+    ]
 
-    A rank without rows gets a filler (a row that trains nothing), because every rank must take part in every
-    collective of a step.
+
+def deal(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
+    """Deal rows to ranks, longest first to the least loaded; each rank keeps the order of ``rows``.
+
+    A rank without rows gets a filler (a row that trains nothing), because every rank must take part
+    in every collective of a step.
     """
     hands: list[list[int]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks

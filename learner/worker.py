@@ -1,10 +1,11 @@
-"""One learner rank: rows in, updated weights out. A plain class; every rank gets the same calls in the same order.
+"""One learner rank: rows in, updated weights out. A plain class.
 
-    begin(model) -> train_step(rows) ... -> publish | save | export
+    join -> begin(model) -> train_step(rows) ... -> publish | save | export
+
+Every rank gets the same calls in the same order.
 """
 
-import logging
-import os
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,9 +17,10 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
-from learner.engine import DeepSpeedEngine
+from learner.engine import DeepSpeedEngine, join_ranks
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.policy import Policy, TokenScores
 from learner.rows import Row, silent
@@ -28,7 +30,7 @@ from video.processor import ProcessedClip
 
 Objective = Literal["grpo", "supervised"]
 
-log = logging.getLogger(__name__)
+_KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
 
 
 class LearnerWorker:
@@ -43,32 +45,14 @@ class LearnerWorker:
         self._sender: Any = None
 
     def join(self, rank: int, address: str, port: int) -> None:
-        """Meet the other ranks."""
-        torch.set_num_threads(self._config.num_threads)
-        os.environ.update(
-            RANK=str(rank),
-            WORLD_SIZE=str(self._config.num_ranks),
-            LOCAL_RANK="0",  # Ray shows an actor only its own GPU
-            MASTER_ADDR=address,
-            MASTER_PORT=str(port),
-        )
-        if not self._config.num_gpus:
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed
-
-        deepspeed.init_distributed(
-            dist_backend="nccl" if self._config.num_gpus else "gloo",
-            init_method=f"tcp://{address}:{port}",
-            rank=rank,
-            world_size=self._config.num_ranks,
-            auto_mpi_discovery=False,
-            verbose=False,
-        )
+        """Meet the other ranks; once per process, further calls change nothing."""
+        join_ranks(self._config, rank, address, port)
 
     def begin(self, model_dir: str, optim: OptimConfig) -> None:
         """Start a stage from a model directory, with a fresh optimiser."""
         if self._engine is not None:
             self._engine.close()
+            self._engine = None
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
@@ -78,26 +62,32 @@ class LearnerWorker:
     def train_step(
         self, rows: Sequence[Row], num_tokens: int, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
-        """One update from this rank's rows. ``num_tokens`` is the trained tokens of all ranks' rows together.
+        """One update from this rank's rows. ``num_tokens``: trained tokens of all ranks' rows.
 
-        Returns the step's metrics, the same on every rank: sums over all tokens divided by ``num_tokens``.
+        Returns the step's metrics, the same on every rank: means are sums over all tokens divided
+        by ``num_tokens``. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
-        engine = self.engine
+        assert num_tokens > 0, "a step without a trained token; leave it out"
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
         for batch in self._in_step(rows):
-            scores = engine.forward(batch)
+            scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, num_tokens)
-            engine.backward(output.loss)
-            entropy = {"entropy": float((scores.entropy * batch.mask).sum())}
+            self.engine.backward(output.loss)
+            entropy = {"entropy": float(scores.entropy.where(batch.mask, 0.0).sum())}
             for name, value in {**output.sums, **entropy}.items():
                 sums[name] = sums.get(name, 0.0) + value
             for name, value in output.maxima.items():
                 maxima[name] = max(maxima.get(name, value), value)
-        grad_norm = engine.step(learning_rate)
-        means = {name: value / num_tokens for name, value in _reduce(sums, dist.ReduceOp.SUM).items()}
-        worst = _reduce(maxima, dist.ReduceOp.MAX)
-        return {**means, **worst, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        norm = self.engine.step(learning_rate)
+        totals = _reduce(sums, dist.ReduceOp.SUM)
+        return {
+            **{name: total / num_tokens for name, total in totals.items()},
+            **_reduce(maxima, dist.ReduceOp.MAX),
+            "grad_norm": norm,
+            "update_skipped": float(not math.isfinite(norm)),
+            "learning_rate": learning_rate,
+        }
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
@@ -109,22 +99,10 @@ class LearnerWorker:
         return [[next(parts) for _ in row.responses] for row in rows]
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-        """Hidden state at each row's last token, float32 [len(rows), hidden]. One response per row."""
-        parts = [self.engine.features(batch).cpu().numpy() for batch in self._in_step(rows)]
-        return np.concatenate(parts)[: len(rows)]
-
-    def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows that carry the present policy's logprobs, for a step of several updates."""
-        return [
-            replace(
-                row,
-                responses=tuple(
-                    replace(response, old_logprobs=tuple(values))
-                    for response, values in zip(row.responses, found, strict=True)
-                ),
-            )
-            for row, found in zip(rows, self.logprobs(rows), strict=True)
-        ]
+        """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
+        parts = [self.engine.features(batch).cpu() for batch in self._in_step(rows)]
+        found: npt.NDArray[np.float32] = torch.cat(parts)[: len(rows)].numpy()
+        return found
 
     def connect(
         self, transfer: TransferConfig, client: Any, address: str, num_engine_ranks: int
@@ -134,9 +112,7 @@ class LearnerWorker:
 
         dtype = getattr(torch, self._config.dtype)
         source = PolicySource(lambda: self.engine.full_parameters(), dtype)
-        self._sender = connect(
-            transfer, client, source, dist.get_rank(), address, num_engine_ranks
-        )
+        self._sender = connect(transfer, client, source, dist.get_rank(), address, num_engine_ranks)
 
     def publish(self) -> None:
         """Send the present weights to the rollout engines, whole."""
@@ -144,17 +120,26 @@ class LearnerWorker:
         self._sender.send_weights()
 
     def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks under ``directory/tag``."""
-        self.engine.save(Path(directory), tag)
+        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call."""
+        config = self._config
+        checkpoint.save(self.engine.save, Path(directory), tag, config.zero_stage, config.dtype)
 
     def load(self, directory: str, tag: str) -> None:
-        """Continue from a checkpoint of the same stage."""
-        self.engine.load(Path(directory), tag)
+        """Continue from a checkpoint of the same stage; :meth:`begin` comes first.
+
+        Raises ConfigError or UserError on all ranks: another kind of learner, or damaged files.
+        """
+        config = self._config
+        checkpoint.load(self.engine.load, Path(directory), tag, config.zero_stage, config.dtype)
 
     def export(self, directory: str) -> None:
-        """Write the weights as a Hugging Face directory; it appears whole, by rename. All ranks call; rank 0 writes."""
-        tensors = {name: t.cpu().contiguous() for name, t in self.engine.full_parameters()}
-        if dist.get_rank() == 0:
+        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes."""
+        writes = dist.get_rank() == 0
+        tensors = {}
+        for name, tensor in self.engine.full_parameters():
+            if writes:  # the others only take part in gathering
+                tensors[name] = tensor.cpu().contiguous()
+        if writes:
             write_model(self.engine.policy, tensors, self._model_dir, Path(directory))
         dist.barrier()
 
@@ -173,27 +158,25 @@ class LearnerWorker:
     def _objective(
         self, objective: Objective, batch: TrainBatch, scores: TokenScores, num_tokens: int
     ) -> LossOutput:
-        device = scores.logp.device
-        mask, advantage = batch.mask.to(device), batch.advantage.to(device)
         if objective == "supervised":
-            return supervised_loss(scores.logp, advantage, mask, num_tokens)
-        own, old = scores.logp.detach(), batch.logp_old.to(device)
+            return supervised_loss(scores.logp, batch.advantage, batch.mask, num_tokens)
+        own, old = scores.logp.detach(), batch.logp_old
         return grpo_loss(
             logp_new=scores.logp,
             logp_old=torch.where(old.isnan(), own, old),
-            logp_rollout=batch.logp_rollout.to(device),
-            advantage=advantage,
-            mask=mask,
+            logp_rollout=batch.logp_rollout,
+            advantage=batch.advantage,
+            mask=batch.mask,
             num_tokens=num_tokens,
             config=self._loss,
         )
 
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
-        """This rank's micro-batches, one at a time, filled up to the number that the busiest rank has."""
+        """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
         mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
         most = int(_reduce({"n": float(len(mine))}, dist.ReduceOp.MAX)["n"])
         for part in mine + [[silent(rows[0])]] * (most - len(mine)):
-            yield make_batch(part, self._clip, self.rule)
+            yield self.engine.to_device(make_batch(part, self._clip, self.rule))
 
     def _clip(self, row: Row) -> ProcessedClip:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
@@ -202,12 +185,12 @@ class LearnerWorker:
 def write_model(
     policy: Policy, tensors: dict[str, torch.Tensor], source: Path, directory: Path
 ) -> None:
-    """A Hugging Face directory with these weights and everything else of ``source``."""
+    """A Hugging Face directory with these weights and the tokenizer and processor of ``source``."""
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for file in source.iterdir():
-        if file.suffix not in (".safetensors", ".md") and file.is_file() and "index" not in file.name:
+        if file.suffix in _KEPT and not file.name.endswith(".index.json"):
             shutil.copy2(file, partial)
     policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)

@@ -37,7 +37,8 @@ class RolloutConfig(Config):
     kv_cache_gb: float = Field(default=1.0, gt=0)
     """Memory for keys and values on CPU."""
     block_size: int | None = Field(default=None, ge=1)
-    """Tokens per cache block; none: vLLM's default. Short prompts need small blocks to hit the prefix cache."""
+    """Tokens per cache block; none: vLLM's default (128 on CPU). A prompt shorter than a block never
+    hits the prefix cache."""
     max_num_seqs: int = Field(default=256, ge=1)
     """Sequences decoded together at most."""
     max_batched_tokens: int = Field(default=8192, ge=1)
@@ -48,8 +49,10 @@ class RolloutConfig(Config):
     """An engine that is not up by then has failed."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """A group that is not written by then is a generation failure."""
+    update_timeout_s: float = Field(default=600.0, gt=0)
+    """A step of a weight update (pause, one chunk, finish) that takes longer has failed."""
 
     @property
     def max_model_len(self) -> int:
-        """Prompt and response together."""
-        return self.max_prompt_length + self.max_response_length
+        """Prompt and response together, and the one token that the parity probe draws after them."""
+        return self.max_prompt_length + self.max_response_length + 1

@@ -2,23 +2,23 @@
 
     prompt ids + processed clip -> AsyncLLM (its own process) -> token ids + logprobs
 
-vLLM gets the processed clip as it is (pixels, grid, timing, placeholder range, a content hash as media id) and never
-runs a processor of its own, so what it sees is what the learner sees.
+vLLM gets the processed clip as it is (pixels, grid, timing, placeholder range, a content hash as
+media id) and never runs a processor of its own, so what it sees is what the learner sees.
 """
 
 import asyncio
 import contextlib
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
+from rollout.shared_memory import shared
 from video.positions import PositionRule
 from video.processor import ProcessedClip
-from wire.errors import DeadlineExceeded, GenerationError
+from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.types import FinishReason, Prompt
 
 
@@ -53,19 +53,32 @@ class Generation:
 class Engine(Protocol):
     """What a rollout worker needs of an engine."""
 
-    async def generate(
-        self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling
-    ) -> Generation: ...
+    @property
+    def is_alive(self) -> bool:
+        """False once the engine's process has ended: it will answer nothing any more."""
+        ...
+
+    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+        """Raises GenerationError, DeadlineExceeded."""
+        ...
 
     async def logprobs(
         self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
-    ) -> list[float]: ...
+    ) -> list[float]:
+        """Raises GenerationError, DeadlineExceeded."""
+        ...
 
-    async def begin_update(self) -> None: ...
+    async def begin_update(self) -> None:
+        """Also after an update that failed. Raises WeightUpdateError, DeadlineExceeded."""
+        ...
 
-    async def update_weights(self, update: dict[str, Any]) -> None: ...
+    async def update_weights(self, update: dict[str, Any]) -> None:
+        """Raises WeightUpdateError, DeadlineExceeded."""
+        ...
 
-    async def finish_update(self) -> None: ...
+    async def finish_update(self) -> None:
+        """Raises WeightUpdateError, DeadlineExceeded; the engine then answers nothing."""
+        ...
 
 
 class VllmEngine:
@@ -94,7 +107,8 @@ class VllmEngine:
         from vllm.config import WeightTransferConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        import rollout.vllm_extension  # noqa: F401  the backend must be known where the config is checked
+        # the backend must be known where the config is checked
+        import rollout.vllm_extension  # noqa: F401
 
         args = AsyncEngineArgs(
             model=str(model_dir),
@@ -106,11 +120,10 @@ class VllmEngine:
             enforce_eager=config.enforce_eager,
             block_size=config.block_size,
             enable_prefix_caching=True,
-            enable_chunked_prefill=config.num_gpus > 0,  # see _Rewindable in vllm_extension
             max_num_batched_tokens=max(config.max_model_len, config.max_batched_tokens),
             limit_mm_per_prompt={"video": 1, "image": 0},
             mm_processor_cache_gb=0,  # processed clips come from our own cache
-            mm_device_do_normalize=False,  # our pixels are normalised; doing it twice shifts logprobs by 0.1
+            mm_device_do_normalize=False,  # ours are normalised; twice shifts logprobs by 0.1
             logprobs_mode="raw_logprobs",  # at temperature 1, whatever the sampling temperature
             weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls="rollout.vllm_extension.Extension",
@@ -127,9 +140,7 @@ class VllmEngine:
             ) from error
         return cls(llm, config, PositionRule.load(model_dir), blocked_tokens)
 
-    async def generate(
-        self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling
-    ) -> Generation:
+    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
         """Draw ``sampling.n`` answers. Raises GenerationError, DeadlineExceeded."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -172,38 +183,71 @@ class VllmEngine:
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
     async def begin_update(self) -> None:
-        """Stop scheduling (running requests wait), and open vLLM's weight update."""
-        await self._llm.pause_generation(mode="keep")
-        await self._llm.start_weight_update()
+        """Stop scheduling (running requests wait, to be computed anew) and open vLLM's update.
+
+        An update that was left open is abandoned. Weights are loaded in place, so from here on the
+        engine answers nothing until an update is finished whole.
+        """
+        async with self._updating("begin a weight update"):
+            await self._llm.pause_generation(mode="keep")
+            await self._llm.collective_rpc("abandon_weight_update")
+            await self._llm.start_weight_update()
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """One chunk, in the form of the transfer backend. Bytes go to the engine through shared memory."""
+        """One chunk, in the form of the transfer backend. Bytes go through shared memory."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        with contextlib.ExitStack() as stack:
-            if "data" in update:
-                update = stack.enter_context(_in_shared_memory(update))
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+        async with self._updating("load weights"):
+            with contextlib.ExitStack() as stack:
+                if "data" in update:
+                    rest = {key: value for key, value in update.items() if key != "data"}
+                    update = {**rest, "path": stack.enter_context(shared(update["data"]))}
+                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Rendezvous of the transfer backend (NCCL's process group, say)."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+        async with self._updating("meet the learner"):
+            await self._llm.init_weight_transfer_engine(
+                WeightTransferInitRequest(init_info=init_info)
+            )
 
     async def finish_update(self) -> None:
         """Close the update, forget everything computed with the old weights, go on."""
-        await self._llm.finish_weight_update()
-        await self._llm.reset_prefix_cache()
-        await self._llm.reset_mm_cache()
-        await self._llm.reset_encoder_cache()
-        await self._llm.resume_generation()
+        async with self._updating("finish a weight update"):
+            await self._llm.finish_weight_update()
+            await self._llm.reset_prefix_cache(reset_running_requests=True)
+            await self._llm.reset_mm_cache()
+            await self._llm.reset_encoder_cache()
+            await self._llm.resume_generation()
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the engine's process has ended."""
+        return not self._llm.errored
 
     def stop(self) -> None:
         """End the engine's process."""
         self._llm.shutdown()
 
+    @contextlib.asynccontextmanager
+    async def _updating(self, what: str) -> AsyncIterator[None]:
+        """A step of a weight update: with a deadline, and errors of ours."""
+        limit = self._config.update_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the engine did not {what} within {limit:.0f} s (rollout.update_timeout_s)"
+            ) from error
+        except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+            raise WeightUpdateError(f"the engine could not {what}: {error}") from error
+
     async def _run(self, request: Any, params: Any) -> Any:
+        from vllm.exceptions import VLLMError
+
         self._requests += 1
         request_id = f"{os.getpid()}-{self._requests}"
         try:
@@ -216,6 +260,8 @@ class VllmEngine:
                 f"the engine did not answer within {self._config.request_timeout_s:.0f} s "
                 "(rollout.request_timeout_s)"
             ) from error
+        except VLLMError as error:
+            raise GenerationError(f"the engine refused or lost the request: {error}") from error
         if last is None:
             raise GenerationError("the engine ended the request without an answer")
         return last
@@ -254,6 +300,7 @@ def set_engine_environment(config: RolloutConfig) -> None:
     """vLLM reads these at import."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a forked worker starts no watchdog
     os.environ.setdefault("HF_HUB_OFFLINE", "1" if config.num_gpus == 0 else "0")
     if config.num_gpus == 0:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{max(1, round(config.kv_cache_gb))}"
@@ -264,8 +311,10 @@ def set_engine_environment(config: RolloutConfig) -> None:
 
 def _answer(completion: Any) -> Answer:
     ids = tuple(completion.token_ids)
-    if not ids:
-        raise GenerationError(f"the engine gave an empty answer ({completion.finish_reason})")
+    if not ids or completion.finish_reason not in set(FinishReason):
+        raise GenerationError(
+            f"the engine ended an answer after {len(ids)} tokens, reason {completion.finish_reason}"
+        )
     return Answer(
         token_ids=ids,
         logprobs=tuple(
@@ -273,14 +322,3 @@ def _answer(completion: Any) -> Answer:
         ),
         finish_reason=FinishReason(completion.finish_reason),
     )
-
-
-@contextlib.contextmanager
-def _in_shared_memory(update: dict[str, Any]) -> Any:
-    from rollout.vllm_extension import shared_memory_dir
-
-    with tempfile.NamedTemporaryFile(prefix="deepintuit-", dir=shared_memory_dir()) as file:
-        file.write(memoryview(update["data"]))
-        file.flush()
-        rest = {key: value for key, value in update.items() if key != "data"}
-        yield {**rest, "path": file.name}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.engine import Engine, Generation, Sampling
-from rollout.prompt import trace_prompt
+from rollout.prompt import trace_prompt, verdict_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
@@ -71,9 +71,20 @@ class RolloutWorker:
             return self._rollout(prompt, generation, version)
         return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
 
-    async def prepare(self, sample: Sample) -> Prompt:
-        """The prompt of a sample, its clip decoded and cached. Raises ClipError, PromptTooLong."""
-        return self._renderer.prompt(self._messages(sample), await self._clip(sample.video))
+    async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
+        """The prompt that asks for a trace, or, given one, for a verdict on it; the clip is cached on the way."""
+        side = sample.text if self._use_side_text else None
+        messages = (
+            trace_prompt(self._labels, side)
+            if trace is None
+            else verdict_prompt(self._labels, trace, side)
+        )
+        try:
+            return self._renderer.prompt(messages, await self._clip(sample.video))
+        except ClipError as error:
+            return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
+        except PromptTooLong as error:
+            return Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         """Logprobs of a given response: the parity probe."""

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from cluster.demo.scenes import NUM_FRAMES, SIDE, Scene
 
+_NOISE, _GRAIN = np.float32(0.03), np.float32(0.07)
+
 Plane = NDArray[np.floating[Any]]
 
 _ROW, _COLUMN = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
@@ -46,10 +48,10 @@ def _look_through(camera: str, rng: np.random.Generator) -> tuple[Plane, Plane]:
     return x, y
 
 
-def _develop(camera: str, frames: Plane, rng: np.random.Generator) -> Plane:
-    """What the camera does to brightness and colour."""
-    if camera == "grain":
-        return frames + rng.normal(0, 0.02, frames.shape).astype(np.float32)
+def _develop(camera: str, clean: Plane, rng: np.random.Generator) -> Plane:
+    """What the camera does to brightness and colour. None is free of noise."""
+    noise = _GRAIN if camera == "grain" else _NOISE
+    frames = clean + noise * rng.standard_normal(clean.shape, np.float32)
     if camera == "dim":
         return frames * np.float32(rng.uniform(0.65, 0.85))
     if camera == "tint":

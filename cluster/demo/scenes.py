@@ -2,7 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ Band = tuple[float, float]
 Color = tuple[float, float, float]
 
 _VELOCITY = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-_RADIUS_SPEED = {"grow": 0.34, "shrink": -0.34}
+_RADIUS_SPEED = {"grow": 0.42, "shrink": -0.42}
 _SMALLEST, _LARGEST = 4.0, 17.0
 
 
@@ -41,7 +41,7 @@ POOLS = {
         cameras=("still", "grain", "dim", "shake"),
         hues=((40, 80), (100, 120), (140, 180), (200, 225), (245, 260), (280, 290), (310, 380)),
         sizes=((6.0, 7.2), (7.6, 8.4), (8.8, 9.4), (9.8, 11.0)),
-        speeds=((2.0, 2.2), (2.35, 2.5), (2.7, 2.9), (3.05, 3.3)),
+        speeds=((0.8, 0.9), (0.97, 1.05), (1.15, 1.25), (1.32, 1.5)),
     ),
     "val": Pool(
         shapes=("hexagon", "heart"),
@@ -49,7 +49,7 @@ POOLS = {
         cameras=("tint",),
         hues=((80, 100), (260, 280)),
         sizes=((7.2, 7.6),),
-        speeds=((2.2, 2.35),),
+        speeds=((0.9, 0.97),),
     ),
     "cal": Pool(
         shapes=("crescent", "arrow"),
@@ -57,7 +57,7 @@ POOLS = {
         cameras=("vignette",),
         hues=((120, 140), (290, 310)),
         sizes=((8.4, 8.8),),
-        speeds=((2.9, 3.05),),
+        speeds=((1.25, 1.32),),
     ),
     "test": Pool(
         shapes=("star", "pentagon", "ell"),
@@ -65,10 +65,13 @@ POOLS = {
         cameras=("fade", "roll"),
         hues=((20, 40), (180, 200), (225, 245)),
         sizes=((9.4, 9.8),),
-        speeds=((2.5, 2.7),),
+        speeds=((1.05, 1.15),),
     ),
 }
 """The base model and the labelled training clips share the pool ``train``."""
+
+FAST = replace(POOLS["train"], speeds=((2.0, 3.3),))
+"""Only for the first minutes of the base model, which never begins to see on slow motion alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def _colors(hue: float, rng: np.random.Generator) -> tuple[Color, tuple[Color, C
     """A strong colour for the shape and two dull ones, clearly lighter or darker, behind it."""
     color = colorsys.hsv_to_rgb(hue % 360 / 360, rng.uniform(0.75, 1), rng.uniform(0.7, 1))
     light = _luminance(color)
-    options = [band for band in ((0.05, light - 0.25), (light + 0.25, 0.95)) if band[1] > band[0]]
+    options = [band for band in ((0.05, light - 0.18), (light + 0.18, 0.95)) if band[1] > band[0]]
     low, high = options[int(rng.integers(len(options)))]
     level = float(rng.uniform(low, high))
     # The second ground colour goes away from the shape's lightness, so contrast never shrinks.

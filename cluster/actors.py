@@ -1,0 +1,238 @@
+"""Pools of Ray actors with plain verbs. Above this file Ray is invisible.
+
+RolloutPool   answers samples with the least busy worker in service
+LearnerPool   deals rows to ranks and calls all ranks together
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray.exceptions import RayActorError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.config import RunConfig
+from cluster.engine_client import EngineClient
+from cluster.hosts import LearnerHost, RolloutHost
+from learner.config import OptimConfig
+from learner.rows import Row, deal, with_old_logprobs
+from learner.worker import Objective
+from rollout.engine import Sampling
+from rollout.worker import Rollout
+from wire.errors import DeadlineExceeded, GenerationError
+from wire.types import Failure, PolicyVersion, Prompt, Sample
+
+T = TypeVar("T")
+
+RolloutActor = ray.remote(RolloutHost)
+LearnerActor = ray.remote(LearnerHost)
+
+
+class RolloutPool:
+    """Rollout workers. Only those in service answer; a failed weight update takes one out."""
+
+    def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
+        self._config = config
+        self._actors = {
+            f"rollout-{index}": RolloutActor.options(
+                max_concurrency=1000, **_place(group, index)
+            ).remote(config, f"rollout-{index}", cache_dir)
+            for index in range(config.rollout.num_workers)
+        }
+        self.in_service = set(self._actors)
+        """Names of the workers whose weights are known to be right."""
+        self._busy = dict.fromkeys(self._actors, 0)
+        self._slots = asyncio.Semaphore(config.rollout.max_concurrency * len(self._actors))
+
+    @property
+    def names(self) -> list[str]:
+        """All workers."""
+        return list(self._actors)
+
+    async def start(self, model_dir: str, version: PolicyVersion) -> None:
+        """Bring every engine up. Raises DeadlineExceeded naming the worker."""
+        await asyncio.gather(
+            *[
+                _within(
+                    actor.start.remote(model_dir, version),
+                    self._config.cluster.start_timeout_s,
+                    f"{name} to start its engine",
+                )
+                for name, actor in self._actors.items()
+            ]
+        )
+
+    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+        """Write traces with the least busy worker in service. Raises GenerationError if a worker died."""
+        async with self._slots:
+            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
+            self._busy[name] += 1
+            try:
+                return await self._actors[name].answer.remote(sample, sampling)  # type: ignore[no-any-return]
+            except RayActorError as error:
+                raise GenerationError(
+                    f"{name} died while it answered {sample.id}; resume the run"
+                ) from error
+            finally:
+                self._busy[name] -= 1
+
+    async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
+        """The prompt for a trace, or for a verdict on a trace; the clip is decoded and cached on the way."""
+        async with self._slots:
+            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
+            self._busy[name] += 1
+            try:
+                return await self._actors[name].prompt.remote(sample, trace)  # type: ignore[no-any-return]
+            finally:
+                self._busy[name] -= 1
+
+    async def logprobs(
+        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+    ) -> list[float]:
+        """The parity probe of one worker, in service or not."""
+        return await _within(
+            self._actors[name].logprobs.remote(video, prompt, tuple(response)),
+            self._config.rollout.request_timeout_s,
+            f"{name} to answer the parity probe",
+        )
+
+    def client(self) -> EngineClient:
+        """What the learner sends weights through."""
+        ranks = self._config.rollout.tensor_parallel_size
+        return EngineClient(self._actors, ranks, self._config.learner.timeout_s)
+
+    async def stop(self) -> None:
+        """End all engines and their actors."""
+        stops = [actor.stop.remote() for actor in self._actors.values()]
+        await asyncio.gather(*[_quietly(stop) for stop in stops])
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+
+class LearnerPool:
+    """All ranks of the learner, called together."""
+
+    def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
+        first = config.rollout.num_workers
+        self._timeout_s = config.learner.timeout_s
+        self._ranks = [
+            LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
+            for rank in range(config.learner.num_ranks)
+        ]
+        self._address = ""
+
+    async def start(self) -> None:
+        """Let the ranks meet."""
+        self._address, port = await self._first("address")
+        await self._all("join", self._address, port)
+
+    async def begin(self, model_dir: str, optim: OptimConfig) -> None:
+        """Start a stage from a model directory, with a fresh optimiser."""
+        await self._all("begin", model_dir, optim)
+
+    async def connect(self, client: EngineClient, num_engine_ranks: int) -> None:
+        """Meet the rollout engines."""
+        await self._all("connect", client, self._address, num_engine_ranks)
+
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+        """Send the weights to the named workers. Returns those that failed, and why."""
+        failures = await self._all("publish", version, list(names))
+        return failures[0]  # type: ignore[no-any-return]
+
+    async def train_step(
+        self, rows: Sequence[Row], objective: Objective, learning_rate: float
+    ) -> dict[str, float]:
+        """One update from all rows. Returns the metrics, per trained token of all ranks."""
+        num_tokens = sum(row.num_trained for row in rows)
+        hands = deal(rows, len(self._ranks))
+        found = await self._each("train_step", hands, num_tokens, objective, learning_rate)
+        return found[0]  # type: ignore[no-any-return]
+
+    async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """Logprobs per row, response and token, in the order of ``rows``."""
+        return [values for part in await self._blocks("logprobs", rows) for values in part]
+
+    async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that carry the present policy's logprobs, for a step of several updates."""
+        return with_old_logprobs(rows, await self.logprobs(rows))
+
+    async def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+        """Hidden states [len(rows), hidden], in the order of ``rows``."""
+        return np.concatenate([part for part in await self._blocks("features", rows) if len(part)])
+
+    async def save(self, directory: str, tag: str) -> None:
+        """Checkpoint of all ranks."""
+        await self._all("save", directory, tag)
+
+    async def load(self, directory: str, tag: str) -> None:
+        """Continue from a checkpoint."""
+        await self._all("load", directory, tag)
+
+    async def export(self, directory: str) -> None:
+        """Write a Hugging Face directory."""
+        await self._all("export", directory)
+
+    def stop(self) -> None:
+        """End all ranks."""
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    async def _blocks(self, verb: str, rows: Sequence[Row]) -> list[Any]:
+        """Consecutive blocks of rows, one per rank; a rank without rows computes one that is thrown away."""
+        count = len(self._ranks)
+        edges = [len(rows) * rank // count for rank in range(count + 1)]
+        blocks = [list(rows[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        found = await self._each(verb, [block or [rows[0]] for block in blocks])
+        return [part[: len(block)] for part, block in zip(found, blocks, strict=True)]
+
+    async def _each(self, verb: str, hands: Sequence[Any], *rest: Any) -> list[Any]:
+        calls = [
+            getattr(rank, verb).remote(hand, *rest)
+            for rank, hand in zip(self._ranks, hands, strict=True)
+        ]
+        return await self._gather(verb, calls)
+
+    async def _all(self, verb: str, *values: Any) -> list[Any]:
+        calls = [getattr(rank, verb).remote(*values) for rank in self._ranks]
+        return await self._gather(verb, calls)
+
+    async def _first(self, verb: str) -> Any:
+        return (await self._gather(verb, [getattr(self._ranks[0], verb).remote()]))[0]
+
+    async def _gather(self, verb: str, calls: list[Any]) -> list[Any]:
+        waits = [
+            _within(call, self._timeout_s, f"learner rank {rank} to {verb}")
+            for rank, call in enumerate(calls)
+        ]
+        return list(await asyncio.gather(*waits))
+
+
+async def _within(call: Awaitable[T], timeout_s: float, what: str) -> T:
+    try:
+        return await asyncio.wait_for(call, timeout_s)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from error
+
+
+async def _quietly(call: Awaitable[Any]) -> None:
+    """A worker that is asked to end may be gone already."""
+    try:
+        await asyncio.wait_for(call, 30)
+    except (RayActorError, TimeoutError):
+        return
+
+
+def _place(group: PlacementGroup, index: int) -> dict[str, Any]:
+    """Actor options that take the whole of one bundle."""
+    bundle = group.bundle_specs[index]
+    return {
+        "num_cpus": bundle.get("CPU", 0),
+        "num_gpus": bundle.get("GPU", 0),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=index
+        ),
+    }

@@ -1,0 +1,53 @@
+"""The buffer between rollout and training: groups in the order in which their places were reserved.
+
+A place is free again only when new weights are loaded, not when its group is taken. With
+``(max_staleness + 1) * groups_per_step`` places that bounds staleness exactly: handing groups over as they finish
+does not (a slow group would be trained many versions late while its neighbours go round).
+"""
+
+import asyncio
+import itertools
+
+from wire.types import TraceGroup
+
+
+class Place:
+    """A reserved place: filled once, then handed over."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        """Counts places of the run, also over resumes: which sample to ask."""
+        self._group: asyncio.Future[TraceGroup] = asyncio.get_running_loop().create_future()
+
+    def fill(self, group: TraceGroup) -> None:
+        """Every reserved place must be filled, also by a failed group, or the order stalls."""
+        self._group.set_result(group)
+
+    async def group(self) -> TraceGroup:
+        """The group, once it is there."""
+        return await self._group
+
+
+class GroupBuffer:
+    """At most ``capacity`` groups between reserve and release."""
+
+    def __init__(self, capacity: int, first_index: int = 0) -> None:
+        self._free = asyncio.Semaphore(capacity)
+        self._order: asyncio.Queue[Place] = asyncio.Queue()
+        self._indices = itertools.count(first_index)
+
+    async def reserve(self) -> Place:
+        """The next place; waits for a free one."""
+        await self._free.acquire()
+        place = Place(next(self._indices))
+        self._order.put_nowait(place)
+        return place
+
+    async def take(self, count: int) -> list[TraceGroup]:
+        """The next ``count`` groups in the order of their places; waits for each."""
+        return [await (await self._order.get()).group() for _ in range(count)]
+
+    def release(self, count: int) -> None:
+        """Free places: new weights are loaded."""
+        for _ in range(count):
+            self._free.release()

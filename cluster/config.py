@@ -1,0 +1,179 @@
+"""The recipe: every setting of a run, one section per package, rules across sections here."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from calibrate.config import CalibrateConfig
+from learner.config import (
+    GrpoLossConfig,
+    LearnerConfig,
+    ObjectStoreConfig,
+    OptimConfig,
+    ParityConfig,
+    TransferConfig,
+)
+from reward.config import RewardConfig
+from rollout.config import RolloutConfig
+from video.config import VideoConfig
+from wire.config import Config, load_recipe
+from wire.labels import Label, LabelSet
+from wire.types import Split
+
+
+class DataConfig(Config):
+    """Where the labelled clips are."""
+
+    manifest: Path
+    """JSONL or Parquet with the columns id, video, label, split (and trace, text, any others)."""
+    media_root: Path | None = None
+    """Relative video paths start here; none: at the manifest's folder."""
+    use_side_text: bool = False
+    """Show a sample's ``text`` in prompts. Off: side text often gives the label away."""
+    check_clips: bool = True
+    """Open every clip before an engine starts, and refuse to run with one that cannot be read."""
+
+
+class ColdstartConfig(Config):
+    """Stage 1: supervised fine-tuning on the train samples that have a trace."""
+
+    epochs: int = Field(default=5, ge=1)
+    """Passes over the traces."""
+    batch_size: int = Field(default=64, ge=1)
+    """Traces per update, over all ranks."""
+    optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
+    """DeepIntuit: 2e-5, linear decay."""
+
+
+class GrpoConfig(Config):
+    """Stage 2: GRPO on the train samples."""
+
+    num_steps: int = Field(default=240, ge=1)
+    """Training steps; each consumes ``groups_per_step`` groups."""
+    groups_per_step: int = Field(default=64, ge=1)
+    """Clips per step (verl: train_batch_size)."""
+    groups_per_update: int | None = Field(default=None, ge=1)
+    """Clips per optimizer update (verl: ppo_mini_batch_size); none: one update per step."""
+    max_staleness: int = Field(default=0, ge=0)
+    """Versions that a trace may lag behind the weights it trains; 0: synchronous, on-policy."""
+    save_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints; the last step is always saved."""
+    optim: OptimConfig = OptimConfig(learning_rate=1e-6, warmup_steps=10)
+    """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
+    loss: GrpoLossConfig = GrpoLossConfig()
+    """The clipped surrogate."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates made with the groups of one step."""
+        return self.groups_per_step // (self.groups_per_update or self.groups_per_step)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        update = self.groups_per_update
+        if update is not None and self.groups_per_step % update:
+            raise ValueError(
+                f"groups_per_step={self.groups_per_step} is no multiple of "
+                f"groups_per_update={update}; change one of them"
+            )
+        return self
+
+
+class EvaluateConfig(Config):
+    """How each stage is measured."""
+
+    split: Split = Split.TEST
+    """The clips measured on."""
+    temperature: float = Field(default=0.01, gt=0)
+    """One trace per clip at this temperature (DeepIntuit: 0.01)."""
+
+
+class ClusterConfig(Config):
+    """Where the workers run."""
+
+    address: str | None = None
+    """Ray's address; none: the cluster this process belongs to, or else a local Ray of its own."""
+    start_timeout_s: float = Field(default=600.0, gt=0)
+    """Workers that are not up by then have failed."""
+    object_store_mb: float = Field(default=512.0, ge=100)
+    """Object store of a local Ray."""
+
+
+class RunConfig(Config):
+    """A whole run."""
+
+    model: Path
+    """The base model: a directory in Hugging Face format."""
+    labels: tuple[Label, ...] = Field(min_length=2)
+    """The classes, with definitions for the prompt."""
+    data: DataConfig
+    seed: int = Field(default=0, ge=0)
+    """Same seed, same questions in the same order."""
+    video: VideoConfig = VideoConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    transfer: TransferConfig = ObjectStoreConfig()
+    """How weights travel from the learner to the engines."""
+    parity: ParityConfig = ParityConfig()
+    coldstart: ColdstartConfig = ColdstartConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels as a set."""
+        return LabelSet(labels=self.labels)
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        _ = self.label_set
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_fits(self) -> Self:
+        on_gpu = self.rollout.num_gpus > 0 and self.learner.num_gpus > 0
+        if self.transfer.kind != "object_store" and not on_gpu:
+            raise ValueError(
+                f"transfer.kind={self.transfer.kind!r} needs GPUs, but rollout.num_gpus="
+                f"{self.rollout.num_gpus} and learner.num_gpus={self.learner.num_gpus}; "
+                "use kind = 'object_store', or give both GPUs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> Self:
+        wanted, given = self.rollout.tensor_parallel_size, self.rollout.num_gpus
+        if wanted > 1 and given < wanted:
+            raise ValueError(
+                f"rollout.tensor_parallel_size={wanted} needs rollout.num_gpus={wanted}, got {given:g}"
+            )
+        return self
+
+
+def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
+    """A recipe with its paths made absolute: they are relative to the recipe's own folder.
+
+    ``$NAME`` in a path is taken from the environment. Raises ConfigError.
+    """
+    config = load_recipe(RunConfig, path, overrides)
+    folder = path.resolve().parent
+    data = config.data.model_copy(
+        update={
+            "manifest": _absolute(config.data.manifest, folder),
+            "media_root": config.data.media_root and _absolute(config.data.media_root, folder),
+        }
+    )
+    video = config.video.model_copy(
+        update={"cache_dir": config.video.cache_dir and _absolute(config.video.cache_dir, folder)}
+    )
+    model = _absolute(config.model, folder)
+    return config.model_copy(update={"data": data, "video": video, "model": model})
+
+
+def _absolute(path: Path, folder: Path) -> Path:
+    return folder / Path(os.path.expandvars(path)).expanduser()

@@ -1,0 +1,71 @@
+"""Measuring a policy: one near-greedy trace per clip, its answer, and how sure it was.
+
+samples -> GroupWriter (temperature 0.01) -> Predictions -> Evaluation
+"""
+
+import math
+from collections.abc import Sequence
+
+from calibrate.metrics import Evaluation, evaluate
+from calibrate.predictions import Prediction, write_predictions
+from cluster.progress import progress_bar
+from cluster.session import Session
+from rollout.engine import Sampling
+from rollout.render import Renderer
+from wire.labels import LabelSet
+from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
+
+
+async def write_evaluation_traces(session: Session, stage: str) -> list[TraceGroup]:
+    """One trace per clip of the evaluated split, archived."""
+    samples = session.data.of(session.config.evaluate.split)
+
+    def sampling(sample: Sample) -> Sampling:
+        return Sampling(
+            n=1,
+            temperature=session.config.evaluate.temperature,
+            max_tokens=session.config.rollout.max_response_length,
+            seed=stable_seed("evaluate", session.config.seed, sample.id),
+        )
+
+    with progress_bar(f"evaluate {stage}", len(samples)) as bar:
+        groups = await session.writer.write_all(
+            samples, sampling, Purpose.EVALUATION, stage, bar.advance
+        )
+    session.archive.compact(groups[0].policy_version.step)
+    return groups
+
+
+def policy_predictions(
+    groups: Sequence[TraceGroup], labels: LabelSet, renderer: Renderer
+) -> list[Prediction]:
+    """What the policy wrote as its answer; unparsable or failed is wrong, with confidence 0.
+
+    Confidence is the probability (at temperature 1) of the tokens inside the answer block.
+    """
+    return [_prediction(group, labels, renderer) for group in groups]
+
+
+def measure(session: Session, stage: str, predictions: Sequence[Prediction]) -> Evaluation:
+    """All figures of a stage; its predictions are kept."""
+    write_predictions(session.run_dir.predictions(stage), predictions)
+    train = [sample.label for sample in session.data.of(Split.TRAIN)]
+    return evaluate(predictions, session.config.label_set.names, train)
+
+
+def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Prediction:
+    completion = group.traces[0].completion if group.traces else None
+    predicted = labels.answer_in(completion.text) if completion else None
+    logprob = (
+        renderer.answer_logprob(completion.token_ids, completion.logprobs)
+        if completion and predicted
+        else None
+    )
+    return Prediction(
+        sample_id=group.sample.id,
+        label=group.sample.label,
+        predicted=predicted,
+        confidence=min(1.0, math.exp(logprob)) if logprob is not None else 0.0,
+        probabilities=None,
+        trace=completion.text if completion else None,
+    )

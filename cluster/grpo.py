@@ -1,0 +1,150 @@
+"""Stage 2: GRPO, by the loops of cluster/loop.py.
+
+version of the weights after step s of this stage = FIRST_STEP + s
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from cluster.buffer import GroupBuffer
+from cluster.checkpoints import Checkpoints
+from cluster.loop import rollout_loop, run_until_trained, train_loop
+from cluster.metrics import Stopwatch
+from cluster.progress import Bar, progress_bar
+from cluster.sampler import Sampler
+from cluster.session import Session
+from learner.rows import Row, grpo_rows
+from reward.stats import refuse_too_many_failures, summarise
+from rollout.engine import Sampling
+from wire.errors import TooManyFailures
+from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
+
+FIRST_STEP = 1
+"""Version step of the weights that GRPO starts from: 0 is the base, 1 the cold start."""
+
+
+class TrainingGroups:
+    """Writes the group of a place; the seed comes from the place, so a resumed run draws the same."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        rollout = session.config.rollout
+        self._n, self._temperature = rollout.group_size, rollout.temperature
+        self._max_tokens = rollout.max_response_length
+
+    async def write(self, sample: Sample, index: int) -> TraceGroup:
+        """One archived group."""
+        sampling = Sampling(
+            n=self._n,
+            temperature=self._temperature,
+            max_tokens=self._max_tokens,
+            seed=stable_seed("grpo", self._session.config.seed, index),
+        )
+        group_id = f"grpo/{index:08d}"
+        return await self._session.writer.write(sample, sampling, Purpose.TRAIN, group_id)
+
+
+class GrpoLearner:
+    """One step: rows, updates, weights to the engines, archive compacted, numbers logged."""
+
+    def __init__(self, session: Session, checkpoints: Checkpoints, bar: Bar) -> None:
+        self._session, self._checkpoints, self._bar = session, checkpoints, bar
+        self._watch = Stopwatch()
+        self._step_watch = Stopwatch()
+        self._step_watch("step").__enter__()
+
+    async def train(self, groups: Sequence[TraceGroup], step: int) -> None:
+        """Train on groups and publish the version after ``step`` (counted from 1)."""
+        session, config, watch = self._session, self._session.config, self._watch
+        refuse_failures(groups, config.reward.max_failure_frac)
+        figures = {**summarise(groups), **trace_figures(groups, FIRST_STEP + step - 1)}
+        rows = grpo_rows(groups, config.grpo.loss.adv_epsilon)
+        if rows:
+            with watch("update_actor"):
+                figures |= await self._update(rows, step)
+            with watch("update_weights"):
+                figures |= await session.publish(FIRST_STEP + step)
+        with watch("archive"):
+            session.archive.compact(FIRST_STEP + step)
+        if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
+            with watch("save"):
+                await self._checkpoints.save(step)
+        self._step_watch.__exit__()
+        session.metrics.write(
+            "grpo", step, {**figures, **watch.seconds, **self._step_watch.seconds}
+        )
+        self._watch, self._step_watch = Stopwatch(), Stopwatch()
+        self._step_watch("step").__enter__()
+        self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
+
+    async def _update(self, rows: list[Row], step: int) -> dict[str, float]:
+        grpo, learner = self._session.config.grpo, self._session.learner
+        count = grpo.updates_per_step
+        if count > 1:
+            rows = await learner.with_old_logprobs(rows)
+        total = grpo.num_steps * count
+        parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
+        figures = []
+        for number, part in enumerate(parts):
+            if part:
+                rate = grpo.optim.learning_rate_at((step - 1) * count + number, total)
+                figures.append(await learner.train_step(part, "grpo", rate))
+        return {name: fmean(f[name] for f in figures) for name in figures[0]}
+
+
+async def run_grpo(session: Session, model_dir: Path) -> None:
+    """Train ``model_dir`` by GRPO; the result is in the learner and in the engines."""
+    grpo = session.config.grpo
+    await session.begin(model_dir, grpo.optim)
+    checkpoints = Checkpoints(session, "grpo")
+    done = await checkpoints.resume()
+    await session.publish(FIRST_STEP + done)
+    capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
+    buffer = GroupBuffer(capacity, first_index=done * grpo.groups_per_step)
+    sampler = Sampler(session.data.of(Split.TRAIN), session.config.seed)
+    writer = TrainingGroups(session)
+    with progress_bar("grpo", grpo.num_steps) as bar:
+        bar.advance(done)
+        learner = GrpoLearner(session, checkpoints, bar)
+        steps = range(done + 1, grpo.num_steps + 1)
+        train = train_loop(buffer, learner, steps, grpo.groups_per_step)
+        loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
+        await run_until_trained(train, loops)
+
+
+def refuse_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
+    """Raise TooManyFailures if more groups failed (decode, prompt, generation), or more scores, than allowed."""
+    failed = [group for group in groups if not group.traces]
+    if len(failed) > max_failure_frac * len(groups):
+        first = failed[0].failures[0]
+        raise TooManyFailures(
+            f"{len(failed)} of {len(groups)} groups of a step could not be written, "
+            f"reward.max_failure_frac={max_failure_frac:g}; the first: {first.kind.value} of "
+            f"{first.culprit}: {first.reason}"
+        )
+    refuse_too_many_failures(groups, max_failure_frac)
+
+
+def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, float]:
+    """Lengths, truncation, failures and staleness of a step's traces. Staleness is in versions."""
+    completions = [trace.completion for group in groups for trace in group.traces]
+    failed = [group for group in groups if not group.traces]
+    figures = {"rollout/failed_groups_frac": len(failed) / len(groups)}
+    if not completions:
+        return figures
+    lengths = [len(completion.token_ids) for completion in completions]
+    lags = [trained_from - completion.policy_version.step for completion in completions]
+    return figures | {
+        "response_length/mean": fmean(lengths),
+        "response_length/max": float(max(lengths)),
+        "truncated_frac": fmean(c.finish_reason.is_truncated for c in completions),
+        "staleness/mean": fmean(lags),
+        "staleness/max": float(max(lags)),
+    }
+
+
+def drop_checkpoints(directory: Path) -> None:
+    """A finished stage keeps its exported model; its optimiser state is of no further use."""
+    shutil.rmtree(directory, ignore_errors=True)

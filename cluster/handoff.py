@@ -1,0 +1,90 @@
+"""New weights into the engines, and the proof that they arrived.
+
+    out of service -> pause, transfer, reset caches, resume -> parity probe -> in service
+
+The probe is one fixed prompt and response: the learner computes its logprobs once, every engine must give the same. An
+engine whose update or probe failed gets everything once more; if that fails too it stays out of service until a later
+update succeeds.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+from cluster.actors import LearnerPool, RolloutPool
+from learner.rows import Response, Row
+from wire.errors import ParityError, WeightUpdateError
+from wire.types import PolicyVersion
+
+log = logging.getLogger(__name__)
+
+_TRIES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffReport:
+    """What became of one update."""
+
+    max_logprob_diff: float
+    """Largest difference of a probe token, nats, over the engines in service."""
+    num_out_of_service: int
+
+
+class Handoff:
+    """Publishes the learner's weights under a new version."""
+
+    def __init__(
+        self, rollouts: RolloutPool, learner: LearnerPool, probe: Row, tolerance: float
+    ) -> None:
+        self._rollouts, self._learner = rollouts, learner
+        self._tolerance = tolerance
+        only = replace(probe.responses[0], trains=False)
+        self._probe = replace(probe, responses=(only,))
+
+    async def publish(self, version: PolicyVersion) -> HandoffReport:
+        """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
+        rollouts = self._rollouts
+        rollouts.in_service.clear()
+        waiting, failures = rollouts.names, dict[str, str]()
+        expected = (await self._learner.logprobs([self._probe]))[0][0]
+        worst = 0.0
+        for _ in range(_TRIES):
+            if not waiting:
+                break
+            failures = await self._send(version, waiting)
+            for name in [n for n in waiting if n not in failures]:
+                try:
+                    worst = max(worst, await self._verify(name, expected))
+                    rollouts.in_service.add(name)
+                except ParityError as error:
+                    failures[name] = str(error)
+            waiting = sorted(failures)
+            for name, why in failures.items():
+                log.warning("%s did not come to version %s: %s", name, version, why)
+        if not rollouts.in_service:
+            raise WeightUpdateError(
+                f"no engine came to version {version} after {_TRIES} tries: {failures}"
+            )
+        return HandoffReport(max_logprob_diff=worst, num_out_of_service=len(waiting))
+
+    async def _send(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
+        try:
+            return await self._learner.publish(version, names)
+        except WeightUpdateError as error:
+            return dict.fromkeys(names, str(error))
+
+    async def _verify(self, name: str, expected: list[float]) -> float:
+        """Largest difference of the probe. Raises ParityError beyond the tolerance."""
+        response = self._probe.responses[0].token_ids
+        found = await self._rollouts.logprobs(name, self._probe.video, self._probe.prompt, response)
+        worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+        if not worst <= self._tolerance:  # also catches NaN
+            raise ParityError(
+                f"logprobs differ by {worst:.2g} from the learner's, {self._tolerance:.2g} are allowed: "
+                "the engine does not hold the weights that were sent"
+            )
+        return worst
+
+
+def probe_row(row: Row, token_ids: tuple[int, ...]) -> Row:
+    """A row that asks about a fixed response to a row's prompt."""
+    return replace(row, responses=(Response(token_ids=token_ids),))

@@ -1,0 +1,154 @@
+"""What lives inside each Ray actor: plain classes that build a worker from the recipe and hand calls on to it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.config import RunConfig
+from cluster.engine_client import EngineClient
+from learner.config import OptimConfig
+from learner.rows import Row
+from learner.worker import LearnerWorker, Objective
+from rollout.engine import Sampling, VllmEngine
+from rollout.render import Renderer
+from rollout.worker import Rollout, RolloutWorker
+from video.cache import ClipStore
+from video.processor import ClipProcessor
+from wire.types import Failure, PolicyVersion, Prompt, Sample
+
+
+class RolloutHost:
+    """A rollout worker and its engine, in an actor of their own."""
+
+    def __init__(self, config: RunConfig, name: str, cache_dir: str) -> None:
+        self._config, self._name, self._cache_dir = config, name, cache_dir
+        self._engine: VllmEngine | None = None
+        self._worker: RolloutWorker | None = None
+
+    async def start(self, model_dir: str, version: PolicyVersion) -> None:
+        """Bring the engine up with a model's weights."""
+        config, folder = self._config, Path(model_dir)
+        renderer = Renderer.load(folder, config.rollout.max_prompt_length)
+        clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
+        blocked = renderer.blocked_tokens()
+        engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
+        self._engine = engine
+        self._worker = RolloutWorker(
+            self._name,
+            engine,
+            renderer,
+            clips,
+            config.label_set,
+            version,
+            config.data.use_side_text,
+        )
+
+    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+        """See RolloutWorker."""
+        return await self._started.answer(sample, sampling)
+
+    async def prompt(self, sample: Sample, trace: str | None) -> Prompt | Failure:
+        """See RolloutWorker."""
+        return await self._started.prompt(sample, trace)
+
+    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+        """See RolloutWorker."""
+        return await self._started.logprobs(video, prompt, response)
+
+    async def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Rendezvous of the weight-transfer backend."""
+        assert self._engine is not None, "start() comes first"
+        await self._engine.init_transfer(init_info)
+
+    async def begin_update(self) -> None:
+        """See RolloutWorker."""
+        await self._started.begin_update()
+
+    async def update_weights(self, update: dict[str, Any]) -> None:
+        """See RolloutWorker."""
+        await self._started.update_weights(update)
+
+    async def finish_update(self, version: PolicyVersion) -> None:
+        """See RolloutWorker."""
+        await self._started.finish_update(version)
+
+    async def stop(self) -> None:
+        """End the engine's process."""
+        if self._engine is not None:
+            self._engine.stop()
+
+    @property
+    def _started(self) -> RolloutWorker:
+        assert self._worker is not None, "start() comes first"
+        return self._worker
+
+
+class LearnerHost:
+    """A learner rank, in an actor of its own."""
+
+    def __init__(self, config: RunConfig, rank: int, cache_dir: str) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
+        clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
+        self._worker = LearnerWorker(config.learner, config.grpo.loss, clips)
+        self._rank, self._config = rank, config
+        self._client: EngineClient | None = None
+
+    def address(self) -> tuple[str, int]:
+        """Where the other ranks find rank 0: this node, and a port that was free a moment ago."""
+        import socket
+
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+
+    def join(self, address: str, port: int) -> None:
+        """See LearnerWorker."""
+        self._worker.join(self._rank, address, port)
+
+    def begin(self, model_dir: str, optim: OptimConfig) -> None:
+        """See LearnerWorker."""
+        self._worker.begin(model_dir, optim)
+
+    def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:
+        """Meet the rollout engines."""
+        self._client = client
+        self._worker.connect(self._config.transfer, client, address, num_engine_ranks)
+
+    def publish(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
+        """Send the weights to the named workers. Returns those that failed, and why (rank 0 knows)."""
+        assert self._client is not None, "connect() comes first"
+        self._client.open(version, names)
+        self._worker.publish()
+        return self._client.failures
+
+    def train_step(
+        self, rows: Sequence[Row], num_tokens: int, objective: Objective, learning_rate: float
+    ) -> dict[str, float]:
+        """See LearnerWorker."""
+        return self._worker.train_step(rows, num_tokens, objective, learning_rate)
+
+    def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """See LearnerWorker."""
+        return self._worker.logprobs(rows)
+
+    def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+        """See LearnerWorker."""
+        return self._worker.features(rows)
+
+    def save(self, directory: str, tag: str) -> None:
+        """See LearnerWorker."""
+        self._worker.save(directory, tag)
+
+    def load(self, directory: str, tag: str) -> None:
+        """See LearnerWorker."""
+        self._worker.load(directory, tag)
+
+    def export(self, directory: str) -> None:
+        """See LearnerWorker."""
+        self._worker.export(directory)

@@ -1,0 +1,86 @@
+"""Where the workers go: a Ray to use, a check that the recipe fits it, a placement group.
+
+What does not fit is said at once: Ray itself would wait for ever for resources that never come.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from cluster.config import RunConfig
+from wire.errors import DeadlineExceeded, PlacementError
+
+Bundle = dict[str, float]
+
+
+def connect(config: RunConfig, *, debug: bool) -> None:
+    """Join the named Ray, the one of this job, or start a local one for the time of the run."""
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=True)
+        return
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=debug,
+        logging_level="warning",
+        object_store_memory=int(config.cluster.object_store_mb * 2**20),
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+
+
+def bundles(config: RunConfig) -> list[Bundle]:
+    """Resources per actor: rollout workers first, then learner ranks."""
+    rollout = _bundle(config.rollout.num_cpus, config.rollout.num_gpus)
+    learner = _bundle(config.learner.num_cpus, config.learner.num_gpus)
+    return [rollout] * config.rollout.num_workers + [learner] * config.learner.num_ranks
+
+
+def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:
+    """Raise PlacementError unless every bundle finds a node (first fit, largest first).
+
+    ``nodes`` are the resources of each node of the cluster, used or not.
+    """
+    left = [dict(node) for node in nodes]
+    for bundle in sorted(wanted, key=lambda b: (-b.get("GPU", 0), -b["CPU"])):
+        place = next((n for n in left if all(n.get(k, 0) >= v for k, v in bundle.items())), None)
+        if place is None:
+            raise PlacementError(_explain(wanted, nodes))
+        for name, amount in bundle.items():
+            place[name] -= amount
+
+
+async def reserve(config: RunConfig) -> PlacementGroup:
+    """Reserve a place for every worker. Raises PlacementError, DeadlineExceeded."""
+    wanted = bundles(config)
+    check_fits(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    group = placement_group(wanted, strategy="PACK")
+    timeout = config.cluster.start_timeout_s
+    if not group.wait(timeout_seconds=timeout):
+        remove_placement_group(group)
+        raise DeadlineExceeded(
+            f"the cluster is large enough, but its resources were not free within {timeout:.0f} s; "
+            "wait for other jobs to end, or raise cluster.start_timeout_s"
+        )
+    return group
+
+
+def _bundle(cpus: float, gpus: float) -> Bundle:
+    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+def _explain(wanted: list[Bundle], nodes: list[Bundle]) -> str:
+    def total(what: str, of: list[Any]) -> float:
+        return float(sum(part.get(what, 0) for part in of))
+
+    asked = ", ".join(f"{total(kind, wanted):g} {kind}s" for kind in ("CPU", "GPU"))
+    have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
+    return (
+        f"the recipe places {len(wanted)} workers that need {asked} in all, and the cluster's nodes have: "
+        f"{have}; lower rollout.num_workers, learner.num_ranks or their num_cpus / num_gpus, or add nodes"
+    )

@@ -1,0 +1,65 @@
+"""Progress bars with rate and time left; plain lines where the output is no terminal."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+_EVERY_S = 15.0  # between two lines in a log file
+
+
+class Bar:
+    """One piece of work with a known number of parts."""
+
+    def __init__(self, title: str, total: int, progress: Progress | None) -> None:
+        self._title, self._total, self._progress = title, total, progress
+        self._task = progress.add_task(title, total=total, note="") if progress else None
+        self._done, self._start, self._said = 0, time.monotonic(), time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """``count`` more parts are done."""
+        self._done += count
+        if self._progress is not None and self._task is not None:
+            rate = self._done / max(1e-9, time.monotonic() - self._start)
+            self._progress.update(self._task, advance=count, note=f"{rate:.1f}/s {note}")
+        elif self._done >= self._total or time.monotonic() - self._said > _EVERY_S:
+            self._said = time.monotonic()
+            console.print(self._line(note))
+
+    def _line(self, note: str) -> str:
+        spent = time.monotonic() - self._start
+        rate = self._done / max(1e-9, spent)
+        left = (self._total - self._done) / rate if rate else 0.0
+        return (
+            f"{self._title}: {self._done}/{self._total}, {rate:.1f}/s, {spent:.0f} s, "
+            f"{left:.0f} s left {note}"
+        )
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Bar]:
+    """A bar for the time of the block."""
+    if not console.is_terminal:
+        yield Bar(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bar(title, total, progress)

@@ -1,0 +1,198 @@
+"""Everything a stage needs, brought up once and shared by all stages of a run.
+
+    recipe -> checks -> Ray -> rollout engines + learner ranks -> (stages) -> all down again
+
+The checks come first: a mistake in the recipe, the manifest or a clip is said before any engine starts.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.placement_group import remove_placement_group
+
+from cluster import placement
+from cluster.actors import LearnerPool, RolloutPool
+from cluster.config import RunConfig
+from cluster.handoff import Handoff, probe_row
+from cluster.metrics import MetricsLog
+from cluster.progress import console
+from cluster.run_dir import RunDir
+from cluster.writer import GroupWriter
+from learner.config import OptimConfig
+from learner.rows import supervised_row
+from reward.scorer import Scorer
+from rollout.manifest import check_clips, read_manifest, select
+from rollout.render import Renderer
+from video.positions import PositionRule
+from video.quarantine import Quarantine
+from wire.archive import Archive, next_attempt
+from wire.errors import ConfigError, DataError
+from wire.types import Failure, PolicyVersion, Prompt, Sample, Split
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The samples of a manifest, by use."""
+
+    samples: list[Sample]
+
+    def of(self, split: Split) -> list[Sample]:
+        """Samples of a split. Raises DataError if there are none."""
+        found = select(self.samples, split)
+        if not found:
+            raise DataError(f"the manifest has no samples with split={split.value!r}; add some")
+        return found
+
+    @property
+    def with_trace(self) -> list[Sample]:
+        """Train samples that have a teacher's trace."""
+        found = [s for s in select(self.samples, Split.TRAIN) if s.trace]
+        if not found:
+            raise DataError(
+                "no train sample has a trace, and the cold start learns from traces; "
+                "add a 'trace' column, or run without this stage"
+            )
+        return found
+
+
+class Session:
+    """What is up during a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        data: Data,
+        renderer: Renderer,
+        attempt: int,
+        rollouts: RolloutPool,
+        learner: LearnerPool,
+        writer: GroupWriter,
+        archive: Archive,
+        quarantine: Quarantine,
+        metrics: MetricsLog,
+    ) -> None:
+        self.config, self.run_dir, self.data, self.renderer = config, run_dir, data, renderer
+        self.attempt = attempt
+        self.rollouts, self.learner, self.writer = rollouts, learner, writer
+        self.archive, self.quarantine, self.metrics = archive, quarantine, metrics
+        self._handoff: Handoff | None = None
+
+    def version(self, step: int) -> PolicyVersion:
+        """The version that this attempt gives to a step: never one that an earlier attempt used."""
+        return PolicyVersion(attempt=self.attempt, step=step)
+
+    async def begin(self, model_dir: Path, optim: OptimConfig) -> None:
+        """A stage's learner: these weights, a fresh optimiser; met with the engines once."""
+        await self.learner.begin(str(model_dir), optim)
+        if self._handoff is None:
+            engine_ranks = (
+                self.config.rollout.num_workers * self.config.rollout.tensor_parallel_size
+            )
+            await self.learner.connect(self.rollouts.client(), engine_ranks)
+            self._handoff = await self._make_handoff()
+
+    async def publish(self, step: int) -> dict[str, float]:
+        """The learner's weights into every engine, proven by the probe. Returns metrics."""
+        assert self._handoff is not None, "begin() comes first"
+        report = await self._handoff.publish(self.version(step))
+        return {
+            "parity/probe_max_logprob_diff": report.max_logprob_diff,
+            "rollout/num_out_of_service": float(report.num_out_of_service),
+        }
+
+    async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
+        """Trace prompts of samples whose clips can be read; the others are quarantined."""
+        found = await asyncio.gather(*[self.rollouts.prompt(sample) for sample in samples])
+        usable = []
+        for sample, prompt in zip(samples, found, strict=True):
+            if isinstance(prompt, Failure):
+                self.quarantine.add(sample.video, sample.id, prompt.reason)
+            else:
+                usable.append((sample, prompt))
+        if not usable:
+            raise DataError(
+                f"none of {len(samples)} clips could be read; see {self.run_dir.path}/quarantine.jsonl"
+            )
+        return usable
+
+    async def verdict_prompts(self, traces: list[tuple[Sample, str]]) -> list[Prompt | Failure]:
+        """The prompts that ask for a verdict on traces, in their order."""
+        asked = [self.rollouts.prompt(sample, trace) for sample, trace in traces]
+        return list(await asyncio.gather(*asked))
+
+    async def _make_handoff(self) -> Handoff:
+        config = self.config
+        sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
+        text = f"<think> a </think> <answer> {config.label_set.names[0]} </answer>"
+        target = self.renderer.target(text)
+        row = probe_row(supervised_row(prompt, sample.video, target), target)
+        limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
+        return Handoff(self.rollouts, self.learner, row, limit)
+
+
+def check(config: RunConfig) -> tuple[Data, Renderer]:
+    """All that can be wrong before an engine starts. Raises UserError (ConfigError, DataError)."""
+    labels = config.label_set
+    samples = read_manifest(config.data.manifest, labels, config.data.media_root)
+    if not config.model.is_dir():
+        raise ConfigError(
+            f"there is no model directory {config.model}; give 'model' as the path of one"
+        )
+    PositionRule.load(config.model)
+    renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
+    renderer.check_round_trip()
+    renderer.label_codes(labels)
+    Scorer(config.reward, labels)
+    if config.data.check_clips:
+        check_clips(samples, config.video)
+    return Data(samples=samples), renderer
+
+
+@asynccontextmanager
+async def open_session(
+    config: RunConfig, run_dir: RunDir, model_dir: Path, step: int, *, debug: bool
+) -> AsyncIterator[Session]:
+    """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as version ``step``."""
+    data, renderer = check(config)
+    placement.connect(config, debug=debug)
+    async with AsyncExitStack() as stack:
+        stack.callback(ray.shutdown)
+        group = await placement.reserve(config)
+        stack.callback(remove_placement_group, group)
+        attempt = next_attempt(run_dir.archive)
+        archive = stack.enter_context(Archive(run_dir.archive, attempt))
+        metrics = stack.enter_context(MetricsLog(run_dir.path))
+        scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
+        quarantine = Quarantine(run_dir.path / "quarantine.jsonl")
+        cache = str(config.video.cache_dir or run_dir.path / "cache")
+        rollouts = RolloutPool(config, group, cache)
+        stack.push_async_callback(rollouts.stop)
+        learner = LearnerPool(config, group, cache)
+        stack.callback(learner.stop)
+        console.print(
+            f"starting {config.rollout.num_workers} rollout worker(s) and "
+            f"{config.learner.num_ranks} learner rank(s)"
+        )
+        version = PolicyVersion(attempt=attempt, step=step)
+        await asyncio.gather(rollouts.start(str(model_dir), version), learner.start())
+        yield Session(
+            config,
+            run_dir,
+            data,
+            renderer,
+            attempt,
+            rollouts,
+            learner,
+            GroupWriter(rollouts, scorer, archive, quarantine),
+            archive,
+            quarantine,
+            metrics,
+        )

@@ -1,0 +1,77 @@
+"""Rollout, reward and archive behind one verb: a sample in, an archived group of judged traces out."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from cluster.actors import RolloutPool
+from reward.scorer import Scorer
+from rollout.engine import Sampling
+from rollout.worker import Rollout
+from video.quarantine import Quarantine
+from wire.archive import Archive
+from wire.types import Failure, FailureKind, Purpose, Sample, Score, Trace, TraceGroup
+
+
+class GroupWriter:
+    """Writes groups. A group is in the archive, on disk, before anyone gets it."""
+
+    def __init__(
+        self, rollouts: RolloutPool, scorer: Scorer, archive: Archive, quarantine: Quarantine
+    ) -> None:
+        self._rollouts, self._scorer = rollouts, scorer
+        self._archive, self._quarantine = archive, quarantine
+
+    async def write(
+        self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
+    ) -> TraceGroup:
+        """Traces of one clip. A bad clip or request makes a group that says so; it is archived too."""
+        rollout = await self._rollouts.answer(sample, sampling)
+        outcomes: Sequence[Score | Failure] = ()
+        if rollout.completions:
+            outcomes = await self._scorer.score(sample, rollout.completions)
+        for failure in rollout.failures:
+            if failure.kind is FailureKind.DECODE:
+                self._quarantine.add(sample.video, sample.id, failure.reason)
+        group = _join(sample, rollout, outcomes, purpose, group_id)
+        await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
+        return group
+
+    async def write_all(
+        self,
+        samples: Sequence[Sample],
+        sampling_of: Callable[[Sample], Sampling],
+        purpose: Purpose,
+        stage: str,
+        advance: Callable[[], None],
+    ) -> list[TraceGroup]:
+        """One group per sample, in their order."""
+
+        async def one(sample: Sample) -> TraceGroup:
+            group_id = f"{stage}/{purpose}/{sample.id}"
+            group = await self.write(sample, sampling_of(sample), purpose, group_id)
+            advance()
+            return group
+
+        return list(await asyncio.gather(*[one(sample) for sample in samples]))
+
+
+def _join(
+    sample: Sample,
+    rollout: Rollout,
+    outcomes: Sequence[Score | Failure],
+    purpose: Purpose,
+    group_id: str,
+) -> TraceGroup:
+    traces = tuple(
+        Trace(completion=completion, outcome=outcome)
+        for completion, outcome in zip(rollout.completions, outcomes, strict=True)
+    )
+    return TraceGroup(
+        group_id=group_id,
+        sample=sample,
+        purpose=purpose,
+        policy_version=rollout.policy_version,
+        prompt=rollout.prompt,
+        traces=traces,
+        failures=rollout.failures,
+    )
