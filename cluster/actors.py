@@ -28,8 +28,8 @@ from wire.types import Failure, PolicyVersion, Prompt, Sample
 
 T = TypeVar("T")
 
-RolloutActor = ray.remote(RolloutHost)
-LearnerActor = ray.remote(LearnerHost)
+RolloutActor: Any = ray.remote(RolloutHost)
+LearnerActor: Any = ray.remote(LearnerHost)
 
 
 class RolloutPool:
@@ -37,7 +37,7 @@ class RolloutPool:
 
     def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
         self._config = config
-        self._actors = {
+        self._actors: dict[str, Any] = {
             f"rollout-{index}": RolloutActor.options(
                 max_concurrency=1000, **_place(group, index)
             ).remote(config, f"rollout-{index}", cache_dir)
@@ -67,7 +67,8 @@ class RolloutPool:
         )
 
     async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write traces with the least busy worker in service. Raises GenerationError if a worker died."""
+        """Write traces with the least busy worker in service. Raises GenerationError if a worker
+        died."""
         async with self._slots:
             name = min(sorted(self.in_service), key=lambda n: self._busy[n])
             self._busy[name] += 1
@@ -81,7 +82,8 @@ class RolloutPool:
                 self._busy[name] -= 1
 
     async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
-        """The prompt for a trace, or for a verdict on a trace; the clip is decoded and cached on the way."""
+        """The prompt for a trace, or for a verdict on a trace; the clip is decoded and cached on
+        the way."""
         async with self._slots:
             name = min(sorted(self.in_service), key=lambda n: self._busy[n])
             self._busy[name] += 1
@@ -119,7 +121,7 @@ class LearnerPool:
     def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
         first = config.rollout.num_workers
         self._timeout_s = config.learner.timeout_s
-        self._ranks = [
+        self._ranks: list[Any] = [
             LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
             for rank in range(config.learner.num_ranks)
         ]
@@ -182,7 +184,8 @@ class LearnerPool:
             ray.kill(rank)
 
     async def _blocks(self, verb: str, rows: Sequence[Row]) -> list[Any]:
-        """Consecutive blocks of rows, one per rank; a rank without rows computes one that is thrown away."""
+        """Consecutive blocks of rows, one per rank; a rank without rows computes one that is
+        thrown away."""
         count = len(self._ranks)
         edges = [len(rows) * rank // count for rank in range(count + 1)]
         blocks = [list(rows[a:b]) for a, b in zip(edges, edges[1:], strict=False)]

@@ -1,7 +1,8 @@
 """The buffer between rollout and training: groups in the order in which their places were reserved.
 
 A place is free again only when new weights are loaded, not when its group is taken. With
-``(max_staleness + 1) * groups_per_step`` places that bounds staleness exactly: handing groups over as they finish
+``(max_staleness + 1) * groups_per_step`` places that bounds staleness exactly: handing groups over
+as they finish
 does not (a slow group would be trained many versions late while its neighbours go round).
 """
 

@@ -1,6 +1,8 @@
-"""Stage 3: classifiers trained on the refined policy's own traces (DeepIntuit's intuition calibration).
+"""Stage 3: classifiers trained on the refined policy's own traces (DeepIntuit's intuition
+calibration).
 
-    cal clips -> k traces each, kept right or wrong, archived -> verdict (the VLM itself) and head (linear)
+    cal clips -> k traces each, kept right or wrong, archived -> verdict (the VLM itself) and head
+    (linear)
     test clips -> one trace each -> both classifiers -> figures
 
 calibrate/ states what it needs as Protocols and knows no engine; they are implemented here.
@@ -108,7 +110,8 @@ class PolicyVerdict:
 
 
 async def run_calibration(session: Session, policy_dir: Path) -> dict[str, Any]:
-    """Train and measure the classifiers. ``policy_dir`` holds the weights that the engines hold now."""
+    """Train and measure the classifiers. ``policy_dir`` holds the weights that the engines hold
+    now."""
     config, labels = session.config.calibrate, session.config.label_set
     samples = session.data.of(Split(config.split))
     written = await PolicyTraces(session).write(
@@ -216,7 +219,8 @@ def _missing(sample: Sample) -> Prediction:
 async def _verdict_prompts(
     session: Session, examples: Sequence[VerdictExample]
 ) -> list[tuple[VerdictExample, Prompt]]:
-    """Each example's verdict prompt. Raises DataError for one that does not fit: it answered a trace before."""
+    """Each example's verdict prompt. Raises DataError for one that does not fit: it answered a
+    trace before."""
     found = []
     for start in range(0, len(examples), 256):  # bounded, so that calls do not pile up
         part = examples[start : start + 256]

@@ -1,6 +1,7 @@
 """Checkpoints of a stage: what to save them as, which to take up, how many to keep.
 
-A step says all about the sampler: order and seeds are functions of the seed and the step (cluster/sampler.py).
+A step says all about the sampler: order and seeds are functions of the seed and the step
+(cluster/sampler.py).
 """
 
 import shutil

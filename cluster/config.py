@@ -150,7 +150,8 @@ class RunConfig(Config):
         wanted, given = self.rollout.tensor_parallel_size, self.rollout.num_gpus
         if wanted > 1 and given < wanted:
             raise ValueError(
-                f"rollout.tensor_parallel_size={wanted} needs rollout.num_gpus={wanted}, got {given:g}"
+                f"rollout.tensor_parallel_size={wanted} needs rollout.num_gpus={wanted}, got "
+                f"{given:g}"
             )
         return self
 

@@ -1,6 +1,8 @@
-"""vLLM's weight-sync protocol over Ray: one update fanned out to every rollout worker, each failure kept apart.
+"""vLLM's weight-sync protocol over Ray: one update fanned out to every rollout worker, each
+failure kept apart.
 
-An engine that fails leaves the update and is reported; the others go on. Every wait has a deadline and names whom it
+An engine that fails leaves the update and is reported; the others go on. Every wait has a deadline
+and names whom it
 waited for.
 """
 

@@ -26,7 +26,8 @@ FIRST_STEP = 1
 
 
 class TrainingGroups:
-    """Writes the group of a place; the seed comes from the place, so a resumed run draws the same."""
+    """Writes the group of a place; the seed comes from the place, so a resumed run draws the
+    same."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -115,7 +116,8 @@ async def run_grpo(session: Session, model_dir: Path) -> None:
 
 
 def refuse_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
-    """Raise TooManyFailures if more groups failed (decode, prompt, generation), or more scores, than allowed."""
+    """Raise TooManyFailures if more groups failed (decode, prompt, generation), or more scores,
+    than allowed."""
     failed = [group for group in groups if not group.traces]
     if len(failed) > max_failure_frac * len(groups):
         first = failed[0].failures[0]

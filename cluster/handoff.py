@@ -2,12 +2,15 @@
 
     out of service -> pause, transfer, reset caches, resume -> parity probe -> in service
 
-The probe is one fixed prompt and response: the learner computes its logprobs once, every engine must give the same. An
-engine whose update or probe failed gets everything once more; if that fails too it stays out of service until a later
+The probe is one fixed prompt and response: the learner computes its logprobs once, every engine
+must give the same. An
+engine whose update or probe failed gets everything once more; if that fails too it stays out of
+service until a later
 update succeeds.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.actors import LearnerPool, RolloutPool
@@ -76,13 +79,20 @@ class Handoff:
         """Largest difference of the probe. Raises ParityError beyond the tolerance."""
         response = self._probe.responses[0].token_ids
         found = await self._rollouts.logprobs(name, self._probe.video, self._probe.prompt, response)
-        worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+        worst = largest_difference(found, expected)
         if not worst <= self._tolerance:  # also catches NaN
             raise ParityError(
-                f"logprobs differ by {worst:.2g} from the learner's, {self._tolerance:.2g} are allowed: "
+                f"logprobs differ by {worst:.3g} from the learner's, {self._tolerance:.2g} is "
+                "allowed: "
                 "the engine does not hold the weights that were sent"
             )
         return worst
+
+
+def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """Largest |found - expected| / max(1, |expected|): float32 rounds a logprob of -15 fifteen
+    times as much."""
+    return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, expected, strict=True))
 
 
 def probe_row(row: Row, token_ids: tuple[int, ...]) -> Row:

@@ -1,4 +1,5 @@
-"""What lives inside each Ray actor: plain classes that build a worker from the recipe and hand calls on to it."""
+"""What lives inside each Ray actor: plain classes that build a worker from the recipe and hand
+calls on to it."""
 
 import os
 from collections.abc import Sequence
@@ -121,7 +122,8 @@ class LearnerHost:
         self._worker.connect(self._config.transfer, client, address, num_engine_ranks)
 
     def publish(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
-        """Send the weights to the named workers. Returns those that failed, and why (rank 0 knows)."""
+        """Send the weights to the named workers. Returns those that failed, and why (rank 0
+        knows)."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, names)
         self._worker.publish()

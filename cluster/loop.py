@@ -8,7 +8,8 @@
     rollout_loop    a free place in the buffer    train_loop, once new weights are loaded
     train_loop      the next groups, in order     rollout_loop, filling their places
 
-Nothing here knows Ray, vLLM or DeepSpeed: the collaborators are small objects with verbs, fakes in the unit tests.
+Nothing here knows Ray, vLLM or DeepSpeed: the collaborators are small objects with verbs, fakes in
+the unit tests.
 """
 
 import asyncio
@@ -34,7 +35,8 @@ class Learner(Protocol):
 async def rollout_loop(
     sample_at: Callable[[int], Sample], writer: Writer, buffer: GroupBuffer
 ) -> None:
-    """Answer one sample after another, for ever. A run starts as many of these as it wants groups in flight."""
+    """Answer one sample after another, for ever. A run starts as many of these as it wants groups
+    in flight."""
     while True:
         place = await buffer.reserve()
         place.fill(await writer.write(sample_at(place.index), place.index))

@@ -1,4 +1,5 @@
-"""Peak memory of this process and all its descendants (on one node: Ray, engines, learner), by sampling."""
+"""Peak memory of this process and all its descendants (on one node: Ray, engines, learner), by
+sampling."""
 
 import threading
 from typing import Self

@@ -1,4 +1,5 @@
-"""Numbers of a run: one line of metrics.jsonl and one TensorBoard event per step. Names are ``area/thing``."""
+"""Numbers of a run: one line of metrics.jsonl and one TensorBoard event per step. Names are
+``area/thing``."""
 
 import json
 import time

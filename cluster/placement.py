@@ -3,6 +3,7 @@
 What does not fit is said at once: Ray itself would wait for ever for resources that never come.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def connect(config: RunConfig, *, debug: bool) -> None:
         address="local",
         include_dashboard=False,
         log_to_driver=debug,
-        logging_level="warning",
+        logging_level=logging.ERROR,
         object_store_memory=int(config.cluster.object_store_mb * 2**20),
         runtime_env={"env_vars": {"PYTHONPATH": paths}},
     )
@@ -59,7 +60,7 @@ async def reserve(config: RunConfig) -> PlacementGroup:
     """Reserve a place for every worker. Raises PlacementError, DeadlineExceeded."""
     wanted = bundles(config)
     check_fits(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    group = placement_group(wanted, strategy="PACK")
+    group: PlacementGroup = placement_group(wanted, strategy="PACK")
     timeout = config.cluster.start_timeout_s
     if not group.wait(timeout_seconds=timeout):
         remove_placement_group(group)
@@ -81,6 +82,8 @@ def _explain(wanted: list[Bundle], nodes: list[Bundle]) -> str:
     asked = ", ".join(f"{total(kind, wanted):g} {kind}s" for kind in ("CPU", "GPU"))
     have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
     return (
-        f"the recipe places {len(wanted)} workers that need {asked} in all, and the cluster's nodes have: "
-        f"{have}; lower rollout.num_workers, learner.num_ranks or their num_cpus / num_gpus, or add nodes"
+        f"the recipe places {len(wanted)} workers that need {asked} in all, and the cluster's "
+        "nodes have: "
+        f"{have}; lower rollout.num_workers, learner.num_ranks or their num_cpus / num_gpus, or "
+        "add nodes"
     )

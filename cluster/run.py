@@ -62,7 +62,8 @@ async def _run(
 
 
 def model_before(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[Path, int]:
-    """The weights that a stage starts from, and their version step: those of the last stage that left some."""
+    """The weights that a stage starts from, and their version step: those of the last stage that
+    left some."""
     steps = {"coldstart": FIRST_STEP, "grpo": FIRST_STEP + config.grpo.num_steps}
     for earlier in reversed(STAGES[: STAGES.index(stage)]):
         if run_dir.result(earlier) is not None and run_dir.model(earlier).exists():
@@ -74,8 +75,8 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
     """summary.json, from what the finished stages left."""
     results = {stage: run_dir.result(stage) for stage in STAGES}
     found = {stage: result for stage, result in results.items() if result is not None}
-    figures = {
-        stage: result.get("evaluation") or result.get("verdict") or result.get("head")
+    figures: dict[str, dict[str, Any]] = {
+        stage: result.get("evaluation") or result.get("verdict") or result["head"]
         for stage, result in found.items()
     }
     last = next(reversed(figures.values()), None)

@@ -27,14 +27,16 @@ class RunDir:
     def open(cls, path: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> Self:
         """Create a run directory, take up an old one (``resume``), or replace it (``overwrite``).
 
-        Raises ConfigError if a run is there and neither was asked for, if another process writes it, or if a resumed
+        Raises ConfigError if a run is there and neither was asked for, if another process writes
+        it, or if a resumed
         recipe differs in what was trained.
         """
         path = path.resolve()
         config_file = path / "config.json"
         if config_file.exists() and not (resume or overwrite):
             raise ConfigError(
-                f"{path} already holds a run; give --resume to go on with it, --overwrite to replace it, "
+                f"{path} already holds a run; give --resume to go on with it, --overwrite to "
+                "replace it, "
                 "or another --run-dir"
             )
         if path.exists() and not config_file.exists() and any(path.iterdir()):
@@ -111,8 +113,9 @@ def _refuse_other_recipe(config_file: Path, config: RunConfig) -> None:
     new = config.model_dump(mode="json")
     changed = [key for key in new if key not in _FREE and new[key] != old.get(key)]
     if changed:
+        names = ", ".join(changed)
         raise ConfigError(
-            f"the run in {config_file.parent} was started with other settings in: {', '.join(changed)}; "
+            f"the run in {config_file.parent} was started with other settings in: {names}; "
             "resume it with its own recipe, or start a new --run-dir"
         )
 

@@ -1,4 +1,5 @@
-"""Which sample is asked at which place: a pure function of the seed, so a resumed run asks the same questions."""
+"""Which sample is asked at which place: a pure function of the seed, so a resumed run asks the
+same questions."""
 
 import random
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
     recipe -> checks -> Ray -> rollout engines + learner ranks -> (stages) -> all down again
 
-The checks come first: a mistake in the recipe, the manifest or a clip is said before any engine starts.
+The checks come first: a mistake in the recipe, the manifest or a clip is said before any engine
+starts.
 """
 
 import asyncio
@@ -119,7 +120,8 @@ class Session:
                 usable.append((sample, prompt))
         if not usable:
             raise DataError(
-                f"none of {len(samples)} clips could be read; see {self.run_dir.path}/quarantine.jsonl"
+                f"none of {len(samples)} clips could be read; see "
+                f"{self.run_dir.path}/quarantine.jsonl"
             )
         return usable
 
@@ -131,7 +133,7 @@ class Session:
     async def _make_handoff(self) -> Handoff:
         config = self.config
         sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
-        text = f"<think> a </think> <answer> {config.label_set.names[0]} </answer>"
+        text = sample.trace or f"<think> a </think> <answer> {config.label_set.names[0]} </answer>"
         target = self.renderer.target(text)
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
@@ -160,7 +162,8 @@ def check(config: RunConfig) -> tuple[Data, Renderer]:
 async def open_session(
     config: RunConfig, run_dir: RunDir, model_dir: Path, step: int, *, debug: bool
 ) -> AsyncIterator[Session]:
-    """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as version ``step``."""
+    """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
+    version ``step``."""
     data, renderer = check(config)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:

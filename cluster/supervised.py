@@ -24,7 +24,8 @@ async def train_supervised(
     batch_size: int,
     optim: OptimConfig,
 ) -> None:
-    """Fine-tune ``model_dir`` on rows; the result is in the learner. Takes up its last checkpoint."""
+    """Fine-tune ``model_dir`` on rows; the result is in the learner. Takes up its last
+    checkpoint."""
     await session.begin(model_dir, optim)
     batches_per_epoch = -(-len(rows) // batch_size)
     num_steps = epochs * batches_per_epoch

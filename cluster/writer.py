@@ -1,4 +1,5 @@
-"""Rollout, reward and archive behind one verb: a sample in, an archived group of judged traces out."""
+"""Rollout, reward and archive behind one verb: a sample in, an archived group of judged traces
+out."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -24,7 +25,8 @@ class GroupWriter:
     async def write(
         self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
     ) -> TraceGroup:
-        """Traces of one clip. A bad clip or request makes a group that says so; it is archived too."""
+        """Traces of one clip. A bad clip or request makes a group that says so; it is archived
+        too."""
         rollout = await self._rollouts.answer(sample, sampling)
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:

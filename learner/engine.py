@@ -13,8 +13,10 @@ import gc
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,8 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
         return
     import deepspeed
 
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # else a page per stage and rank
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)  # DeepSpeed's calls
     deepspeed.init_distributed(
         dist_backend="nccl" if config.num_gpus else "gloo",
         init_method=f"tcp://{address}:{port}",
@@ -56,6 +60,7 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
         world_size=config.num_ranks,
         auto_mpi_discovery=False,
         verbose=False,
+        timeout=timedelta(seconds=config.timeout_s),
     )
 
 

@@ -2,11 +2,12 @@
 
     engine's parameters -> PolicySource -> trainer engine of the backend -> client (rollout workers)
 
-``nccl`` and ``ipc`` are vLLM's own trainer engines; ``object_store`` is ours, for machines without NCCL: checked buckets
-that the client hands to every rollout worker. All ranks take part, because gathering ZeRO-3 shards is a collective;
-rank 0 sends.
+``nccl`` and ``ipc`` are vLLM's own trainer engines; ``object_store`` is ours, for machines without
+NCCL: checked buckets that the client hands to every rollout worker. All ranks take part, because
+gathering ZeRO-3 shards is a collective; rank 0 sends.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -22,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from learner.config import ObjectStoreConfig, TransferConfig
-from wire.weights import pack
+from wire.weights import num_buckets, pack
 
 Parameters = Callable[[], Iterator[tuple[str, torch.Tensor]]]
 
@@ -36,7 +37,7 @@ class PolicySource(WeightSource):
         self._metadata: list[ParamMeta] | None = None
 
     def metadata(self) -> list[ParamMeta]:
-        """Names, shapes and the precision on the wire; gathered once, since shapes never change."""
+        """Names, shapes, precision on the wire. The first call gathers, so all ranks make it."""
         if self._metadata is None:
             self._metadata = [
                 ParamMeta(name, self._dtype, tuple(tensor.shape))
@@ -58,7 +59,7 @@ class ObjectStoreTrainerInit(TrainerInitInfo):
 
 
 class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
-    """Sends checked buckets through the client; the number of buckets goes with each, so a lost one is noticed."""
+    """Sends checked buckets through the client, each with their number: a lost one is noticed."""
 
     init_info_cls = ObjectStoreTrainerInit
 
@@ -86,11 +87,11 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
     def send_weights(self) -> None:
         """One whole update. Raises what the client raises."""
         assert self.source is not None
+        sizes = [_num_bytes(meta) for meta in self.source.metadata()]  # all ranks: may gather
         if not self.is_sender:
             for _ in self.source:  # takes part in gathering
                 pass
             return
-        sizes = [_num_bytes(meta) for meta in self.source.metadata()]
         count = num_buckets(sizes, self._bucket_bytes)
         self.client.start_weight_update()
         for bucket in pack(self.source, self._bucket_bytes):
@@ -108,7 +109,7 @@ def connect(
     address: str,
     num_engine_ranks: int,
 ) -> TrainerWeightTransferEngine[Any]:
-    """The trainer engine of the configured backend, its rendezvous with the rollout engines done. All ranks call.
+    """The backend's trainer engine, its rendezvous with the rollout engines done. All ranks call.
 
     ``nccl`` and ``ipc`` are vLLM's own and need GPUs; they were not run on a machine without one.
     """
@@ -121,18 +122,8 @@ def connect(
     return WeightTransferTrainerFactory.trainer_init(init, client=client, source=source)
 
 
-def num_buckets(sizes: list[int], bucket_bytes: int) -> int:
-    """How many buckets :func:`wire.weights.pack` makes of tensors of these sizes (bytes), in this order."""
-    count, held = 0, 0
-    for size in sizes:
-        if count == 0 or held + size > bucket_bytes:
-            count, held = count + 1, 0
-        held += size
-    return count
-
-
 def _num_bytes(meta: ParamMeta) -> int:
-    return int(torch.Size(meta.shape).numel()) * meta.dtype.itemsize
+    return int(math.prod(meta.shape) * meta.dtype.itemsize)
 
 
 def _vllm_init(

@@ -37,8 +37,8 @@ class RolloutConfig(Config):
     kv_cache_gb: float = Field(default=1.0, gt=0)
     """Memory for keys and values on CPU."""
     block_size: int | None = Field(default=None, ge=1)
-    """Tokens per cache block; none: vLLM's default (128 on CPU). A prompt shorter than a block never
-    hits the prefix cache."""
+    """Tokens per cache block; none: vLLM's default (128 on CPU). Only whole blocks of a prompt are
+    found in the prefix cache."""
     max_num_seqs: int = Field(default=256, ge=1)
     """Sequences decoded together at most."""
     max_batched_tokens: int = Field(default=8192, ge=1)
@@ -54,5 +54,5 @@ class RolloutConfig(Config):
 
     @property
     def max_model_len(self) -> int:
-        """Prompt and response together, and the one token that the parity probe draws after them."""
+        """Prompt and response together, and one token that the parity probe draws after them."""
         return self.max_prompt_length + self.max_response_length + 1

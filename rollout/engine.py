@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
+from rollout.engine_environment import set_engine_environment
 from rollout.shared_memory import shared
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -56,29 +57,23 @@ class Engine(Protocol):
     @property
     def is_alive(self) -> bool:
         """False once the engine's process has ended: it will answer nothing any more."""
-        ...
 
     async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
         """Raises GenerationError, DeadlineExceeded."""
-        ...
 
     async def logprobs(
         self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
     ) -> list[float]:
         """Raises GenerationError, DeadlineExceeded."""
-        ...
 
     async def begin_update(self) -> None:
         """Also after an update that failed. Raises WeightUpdateError, DeadlineExceeded."""
-        ...
 
     async def update_weights(self, update: dict[str, Any]) -> None:
         """Raises WeightUpdateError, DeadlineExceeded."""
-        ...
 
     async def finish_update(self) -> None:
         """Raises WeightUpdateError, DeadlineExceeded; the engine then answers nothing."""
-        ...
 
 
 class VllmEngine:
@@ -90,7 +85,7 @@ class VllmEngine:
         self._llm = llm
         self._config = config
         self._rule = rule
-        self._bias = {token: -100.0 for token in blocked_tokens}
+        self._bias = dict.fromkeys(blocked_tokens, -100.0)
         self._requests = 0
 
     @classmethod
@@ -102,13 +97,11 @@ class VllmEngine:
         Raises DeadlineExceeded after ``config.start_timeout_s``.
         """
         set_engine_environment(config)
-        os.environ["DEEPINTUIT_ENGINE_OWNER"] = str(os.getpid())
         from vllm import AsyncEngineArgs
         from vllm.config import WeightTransferConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        # the backend must be known where the config is checked
-        import rollout.vllm_extension  # noqa: F401
+        import rollout.vllm_extension  # noqa: F401  knows the backend, for the check of the config
 
         args = AsyncEngineArgs(
             model=str(model_dir),
@@ -129,15 +122,9 @@ class VllmEngine:
             worker_extension_cls="rollout.vllm_extension.Extension",
             disable_log_stats=True,
         )
-        loop = asyncio.get_running_loop()
-        starting = loop.run_in_executor(None, AsyncLLM.from_engine_args, args)
-        try:
-            llm = await asyncio.wait_for(starting, config.start_timeout_s)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"vLLM did not start within {config.start_timeout_s:.0f} s; "
-                "raise rollout.start_timeout_s or look at the worker's log"
-            ) from error
+        async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
+            loop = asyncio.get_running_loop()
+            llm = await loop.run_in_executor(None, AsyncLLM.from_engine_args, args)
         return cls(llm, config, PositionRule.load(model_dir), blocked_tokens)
 
     async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
@@ -234,32 +221,22 @@ class VllmEngine:
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
         """A step of a weight update: with a deadline, and errors of ours."""
-        limit = self._config.update_timeout_s
-        try:
-            async with asyncio.timeout(limit):
+        async with _deadline(self._config.update_timeout_s, what, "rollout.update_timeout_s"):
+            try:
                 yield
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the engine did not {what} within {limit:.0f} s (rollout.update_timeout_s)"
-            ) from error
-        except Exception as error:  # vLLM hands a worker's error on as a bare Exception
-            raise WeightUpdateError(f"the engine could not {what}: {error}") from error
+            except Exception as error:  # vLLM hands a worker's error on as a bare Exception
+                raise WeightUpdateError(f"the engine could not {what}: {error}") from error
 
     async def _run(self, request: Any, params: Any) -> Any:
         from vllm.exceptions import VLLMError
 
         self._requests += 1
         request_id = f"{os.getpid()}-{self._requests}"
+        limit_s, last = self._config.request_timeout_s, None
         try:
-            async with asyncio.timeout(self._config.request_timeout_s):
-                last = None
+            async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
                 async for output in self._llm.generate(request, params, request_id):
                     last = output
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the engine did not answer within {self._config.request_timeout_s:.0f} s "
-                "(rollout.request_timeout_s)"
-            ) from error
         except VLLMError as error:
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
         if last is None:
@@ -296,17 +273,15 @@ class VllmEngine:
         )
 
 
-def set_engine_environment(config: RolloutConfig) -> None:
-    """vLLM reads these at import."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a forked worker starts no watchdog
-    os.environ.setdefault("HF_HUB_OFFLINE", "1" if config.num_gpus == 0 else "0")
-    if config.num_gpus == 0:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = f"{max(1, round(config.kv_cache_gb))}"
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # several engines share the cores
-        os.environ["OMP_NUM_THREADS"] = str(config.num_threads)
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # seconds of compilation, no gain
+@contextlib.asynccontextmanager
+async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"
+        ) from error
 
 
 def _answer(completion: Any) -> Answer:

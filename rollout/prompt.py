@@ -2,8 +2,9 @@
 
     Sample + LabelSet -> chat messages -> (rollout/render.py) -> token ids
 
-Wording follows DeepIntuit's prompts (role, label definitions, required shape of the output; seeds.md 1.3), shortened.
-``PROMPT_VERSION`` is written into every prompt's archive record: change it with any text below.
+Wording follows DeepIntuit's prompts (role, label definitions, required shape of the output;
+seeds.md 1.3), shortened. ``PROMPT_VERSION`` is written into every prompt's archive record: change
+it with any text below.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ PROMPT_VERSION = "1"
 _TRACE = """Decide which label fits the video.
 Labels:
 {labels}
-{side}First reason step by step between <think> and </think>, then write one label between <answer> and </answer>."""
+{side}First reason step by step between <think> and </think>, \
+then write one label between <answer> and </answer>."""
 
 _VERDICT = """Review the analysis of the video, then decide yourself which label fits.
 Labels:
@@ -72,12 +74,16 @@ def verdict_prompt(labels: LabelSet, trace: str, side_text: str | None = None) -
 
 def label_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
     """Asks for the label alone, given the video: the prompt of label-only classifiers."""
-    return [Message("user", _LABEL.format(labels=_definitions(labels), side=_side(side_text)), has_video=True)]
+    text = _LABEL.format(labels=_definitions(labels), side=_side(side_text))
+    return [Message("user", text, has_video=True)]
 
 
 def _definitions(labels: LabelSet) -> str:
-    by_name = {label.name: label.definition for label in labels.labels}
-    return "\n".join(f"- {name}: {by_name[name]}" if by_name[name] else f"- {name}" for name in labels.names)
+    ordered = sorted(labels.labels, key=lambda label: label.name)
+    return "\n".join(
+        f"- {label.name}: {label.definition}" if label.definition else f"- {label.name}"
+        for label in ordered
+    )
 
 
 def _side(text: str | None) -> str:

@@ -2,21 +2,24 @@
 
     messages -> chat template -> ids(before) + the clip's placeholder ids + ids(after) -> Prompt
 
-The placeholder ids come from the one processor call of the clip (video/processor.py), so every prompt about a clip
-holds exactly the tokens that call made. The learner never renders text: it gets these ids.
+The placeholder ids come from the one processor call of the clip (video/processor.py), so every
+prompt about a clip holds exactly the tokens that call made. The learner never renders text: it gets
+these ids.
 """
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rollout.prompt import PROMPT_VERSION, Message
-from video.processor import ProcessedClip
+from video.processor import PLACEHOLDER, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import LabelSet
 from wire.types import Prompt
 
-_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+_TRACE = "<think> a </think> <answer> b </answer>"
 
 
 class PromptTooLong(ValueError):
@@ -47,7 +50,7 @@ class Renderer:
 
         Raises PromptTooLong; a prompt is never cut, because the cut would fall into the video.
         """
-        before, after = self._text(messages).split(_VIDEO)
+        before, after = self._text(messages).split(PLACEHOLDER)
         ids = (*self._ids(before), *clip.placeholder_ids, *self._ids(after))
         if len(ids) > self._max_prompt_length:
             raise PromptTooLong(
@@ -67,17 +70,17 @@ class Renderer:
         return (*self._ids(text), self.end_of_turn)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Decoded with special tokens kept (tags may be special), a final end-of-turn token removed."""
+        """Decoded with special tokens kept (tags may be special), a final end of turn removed."""
         ids = list(token_ids)
         if ids and ids[-1] == self.end_of_turn:
             ids.pop()
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def label_codes(self, labels: LabelSet) -> dict[str, tuple[int, ...]]:
-        """The token sequence that stands for each label in the verdict, one token where the vocabulary has it.
+        """The tokens that stand for each label in the verdict, one where the vocabulary has it.
 
-        Raises ConfigError where two labels could not be told apart: a code that begins another, or one that does not
-        decode back to its label.
+        Raises ConfigError where two labels could not be told apart: a code that begins another, or
+        one that does not decode back to its label.
         """
         codes = {name: self._ids(name) for name in labels.names}
         for name, code in codes.items():
@@ -89,53 +92,51 @@ class Renderer:
             for other, longer in codes.items():
                 if other != name and longer[: len(code)] == code:
                     raise ConfigError(
-                        f"the tokens of label {name!r} begin those of {other!r}, so a score cannot tell "
-                        "them apart; rename one of them"
+                        f"the tokens of label {name!r} begin those of {other!r}, so a score cannot "
+                        "tell them apart; rename one of them"
                     )
         return codes
 
-    def answer_logprob(
-        self, token_ids: Sequence[int], logprobs: Sequence[float]
-    ) -> float | None:
-        """Sum of the logprobs of the tokens inside the first answer block; None without such a block."""
-        opened = self._first_index(token_ids, "<answer>", 0)
-        closed = self._first_index(token_ids, "</answer>", opened) if opened is not None else None
-        if opened is None or closed is None:
+    def answer_logprob(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> float | None:
+        """Sum of the logprobs of the tokens in the first answer block; None without such a block.
+
+        A tag may be one token or several; a token that holds the end of a tag and the beginning of
+        the answer counts.
+        """
+        # one by one: a character of several tokens is lost, but tags are ASCII
+        pieces = self._tokenizer.batch_decode([[token] for token in token_ids])
+        ends = list(itertools.accumulate(len(piece) for piece in pieces))
+        before, opened, rest = "".join(pieces).partition("<answer>")
+        answer, closed, _ = rest.partition("</answer>")
+        if not closed:
             return None
-        return float(sum(logprobs[opened + 1 : closed]))
+        start = len(before) + len(opened)
+        first = bisect.bisect_right(ends, start)
+        last = bisect.bisect_left(ends, start + len(answer)) if answer else first - 1
+        return float(sum(logprobs[first : last + 1]))
 
     def check_round_trip(self) -> None:
         """Raise ConfigError unless the tags of a trace survive encoding and decoding."""
-        trace = "<think> a </think> <answer> b </answer>"
-        back = self.text(self.target(trace))
-        if [part for part in back.split() if part.startswith("<")] != [
-            "<think>",
-            "</think>",
-            "<answer>",
-            "</answer>",
-        ]:
+        back = self.text(self.target(_TRACE))
+        tags = [part for part in back.split() if part.startswith("<")]
+        if tags != ["<think>", "</think>", "<answer>", "</answer>"]:
             raise ConfigError(
-                f"the tokenizer turns {trace!r} into {back!r}: traces could not be judged; "
+                f"the tokenizer turns {_TRACE!r} into {back!r}: traces could not be judged; "
                 "use a tokenizer that keeps <think> and <answer> tags"
             )
 
     def blocked_tokens(self) -> tuple[int, ...]:
-        """Vision tokens, which a policy must never write: a trace with one could not be trained on."""
-        names = ("<|video_pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+        """Vision tokens, which a policy must not write: no trace with one could be trained on."""
+        kinds = ("video_pad", "image_pad", "vision_pad", "vision_start", "vision_end")
+        names = [f"<|{kind}|>" for kind in kinds]
         vocabulary = self._tokenizer.get_vocab()
         return tuple(vocabulary[name] for name in names if name in vocabulary)
-
-    def _first_index(self, token_ids: Sequence[int], tag: str, start: int) -> int | None:
-        """Index of the token that completes ``tag``, which may be one token or several."""
-        for end in range(start, len(token_ids)):
-            if tag in self._tokenizer.decode(list(token_ids[start : end + 1])):
-                return end
-        return None
 
     def _text(self, messages: Sequence[Message]) -> str:
         turns = []
         for message in messages:
-            text = {"type": "text", "text": message.text}
+            # side text and traces are other people's: no control token may come of them
+            text = {"type": "text", "text": message.text.replace("<|", "< |")}
             content = [{"type": "video"}, text] if message.has_video else [text]
             turns.append({"role": message.role, "content": content})
         return str(

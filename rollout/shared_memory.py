@@ -1,4 +1,4 @@
-"""Bytes for another process of this machine, in memory where there is room, else in a temporary file.
+"""Bytes for another process of this machine: in memory where there is room, else in a file.
 
 The file has no name, so a process that is killed leaves nothing behind; the reader opens it through
 ``/proc`` while the block runs.

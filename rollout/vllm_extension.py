@@ -1,13 +1,15 @@
-"""What vLLM imports in each of its own processes (``worker_extension_cls``), before the model is built.
+"""What vLLM imports in its own processes (``worker_extension_cls``) before the model is built.
 
 Four things happen at import, where a later call would come too late:
 
-* on CPU, vLLM packs linear weights at load and empties the originals, so that later updates are silently lost;
-  a plain ``linear`` takes its place.
-* the ``object_store`` backend is registered with vLLM's weight-transfer factory, for machines without NCCL.
-* on CPU, a seeded request whose prompt is computed in parts crashes vLLM 0.32 ("CPU Generator does not use offset");
-  its generator is given the missing methods.
-* a watchdog ends the engine's processes when the actor that owns them is gone, so that a killed actor leaves none.
+* on CPU, vLLM packs linear weights at load and empties the originals, so that later updates are
+  silently lost; a plain ``linear`` takes its place.
+* the ``object_store`` backend is registered with vLLM's weight-transfer factory, for machines
+  without NCCL.
+* on CPU, a seeded request whose prompt is computed in parts crashes vLLM 0.32 ("CPU Generator does
+  not use offset"); its generator learns to take back a draw.
+* a watchdog ends the engine's processes when the actor that owns them is gone, so that a killed
+  actor leaves none.
 """
 
 import os
@@ -32,6 +34,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
+from rollout.engine_environment import OWNER
 from wire.errors import WeightUpdateError
 from wire.weights import unpack
 
@@ -53,7 +56,7 @@ class ObjectStoreUpdate(WeightTransferUpdateInfo):
 
 
 class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
-    """Loads buckets of weights from shared memory; an update that is not whole raises at its end."""
+    """Loads buckets of weights from shared memory; an update that is not whole fails at its end."""
 
     init_info_cls = ObjectStoreInit
     update_info_cls = ObjectStoreUpdate
@@ -72,7 +75,7 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
         self._seen, self._expected, self._loaded = set(), 0, set()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load one bucket, in place. (The base class synchronizes an accelerator, which a CPU has not.)"""
+        """Load one bucket, in place. The base class synchronizes an accelerator; a CPU has none."""
         self.receive_weights(self.parse_update_info(update_info))
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
@@ -87,14 +90,17 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
 
     def finish_weight_update(self) -> None:
         """Raise WeightUpdateError unless every bucket came and every parameter was loaded."""
-        if missing := set(range(self._expected)) - self._seen or not self._expected:
+        missing = set(range(self._expected)) - self._seen
+        if missing or not self._expected:
             raise WeightUpdateError(
-                f"weight update ended after {len(self._seen)} of {self._expected} buckets, missing {missing}"
+                f"weight update ended after {len(self._seen)} of {self._expected} buckets, "
+                f"missing {sorted(missing)}"
             )
         names = {name for name, _ in self.model.named_parameters()}
         if untouched := sorted(names - self._loaded):
             raise WeightUpdateError(
-                f"weight update left {len(untouched)} parameters as they were, such as {untouched[0]}"
+                f"weight update left {len(untouched)} parameters as they were, "
+                f"such as {untouched[0]}"
             )
 
     def shutdown(self) -> None:
@@ -105,6 +111,14 @@ class Extension:
     """Mixed into vLLM's worker; importing this module did the work."""
 
     model_runner: Any
+    weight_transfer_engine: Any
+    _weight_update_active: bool
+
+    def abandon_weight_update(self) -> None:
+        """Close an update that was left open, keeping what it loaded; vLLM has no call for this."""
+        if self._weight_update_active:
+            self._weight_update_active = False
+            self.weight_transfer_engine.reset_weight_update_target()
 
     def weight_digest(self) -> float:
         """Sum of absolute values over all parameters, for tests and for debugging."""
@@ -125,37 +139,50 @@ def _replace_everywhere(name: str, replacement: Callable[..., None]) -> None:
 
 
 class _Rewindable(torch.Generator):
-    """vLLM takes back the draw of an unfinished prompt by moving the generator's offset, which a CPU one lacks.
+    """Can take back its last draw, as vLLM asks where a prompt was computed in part only.
 
-    Nothing was drawn before a prompt's first part, so going back to the seed is the same.
+    vLLM does it by moving the generator's offset back, which a CPU one lacks: here the state before
+    the draw is kept.
     """
+
+    def mark(self) -> None:
+        """Remember this place."""
+        self._before = self.get_state()
 
     def get_offset(self) -> int:
         return 0
 
-    def set_offset(self, offset: int) -> None:
-        self.manual_seed(self.initial_seed())
+    def set_offset(self, offset: int) -> torch.Generator:
+        return self.set_state(self._before)
 
 
 def _rewindable_requests() -> None:
-    """Give every request's generator the missing methods."""
-    original = CachedRequestState.__post_init__
+    """Give every seeded request such a generator, marked before a draw that will be taken back."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    request_init, sample = CachedRequestState.__post_init__, GPUModelRunner._sample
 
     def post_init(self: CachedRequestState) -> None:
-        original(self)
+        request_init(self)
         if self.generator is not None:
             seed = self.generator.initial_seed()
             self.generator = _Rewindable()
             self.generator.manual_seed(seed)
 
-    CachedRequestState.__post_init__ = post_init  # type: ignore[method-assign]
+    def marking_sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for index in np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs]):
+            generator = self.input_batch.generators.get(int(index))
+            if generator is not None:
+                generator.mark()
+        return sample(self, *args, **kwargs)
+
+    CachedRequestState.__post_init__ = post_init
+    GPUModelRunner._sample = marking_sample
 
 
-def _end_with_owner() -> None:
-    """End this worker and its engine core within about a second of the owning actor's death, however that came."""
-    owner, core = int(os.environ.get("DEEPINTUIT_ENGINE_OWNER", "0")), os.getppid()
-    if not owner or owner == os.getpid():
-        return  # imported by the owner itself, or by hand
+def _end_with_owner(owner: int) -> None:
+    """End this worker and its engine core within about a second of the owner's death."""
+    core = os.getppid()
 
     def watch() -> None:
         while os.getppid() == core and (core == owner or _is_child(core, owner)):
@@ -175,15 +202,11 @@ def _is_child(process: int, parent: int) -> bool:
     return int(stat.rpartition(")")[2].split()[1]) == parent  # after the name: state, parent
 
 
-def shared_memory_dir() -> Path:
-    """Where weight buckets pass from the actor to its engine: memory, not disk, where there is such a place."""
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else Path("/tmp")
-
-
-if current_platform.is_cpu():
-    _replace_everywhere("dispatch_cpu_unquantized_gemm", _plain_linear)
-    _rewindable_requests()
 WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransfer)
-if sys.platform == "linux":
-    _end_with_owner()
+_owner = int(os.environ.get(OWNER, "0"))
+if _owner != os.getpid():  # in a process of vLLM's; the owner only needs the registration
+    if current_platform.is_cpu():
+        _replace_everywhere("dispatch_cpu_unquantized_gemm", _plain_linear)
+        _rewindable_requests()
+    if _owner and sys.platform == "linux":
+        _end_with_owner(_owner)

@@ -1,6 +1,6 @@
-"""One rollout worker: a sample in, a group of answers out, under one version of the weights. A plain class.
+"""One rollout worker: a sample in, a group of answers out, under one version of the weights.
 
-    Sample -> clip (cache) -> prompt -> engine -> Completions          or a typed Failure
+Sample -> clip (cache) -> prompt -> engine -> Completions          or a typed Failure
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.engine import Engine, Generation, Sampling
-from rollout.prompt import trace_prompt, verdict_prompt
+from rollout.prompt import Message, trace_prompt, verdict_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
@@ -23,7 +23,8 @@ class Rollout:
     """What a worker answers to one sample: completions, or the failure that took their place.
 
     Example:
-        Rollout(prompt=prompt, completions=(completion,) * 8, failures=(), num_cached_tokens=96)
+        Rollout(prompt=prompt, completions=(completion,) * 8, failures=(),
+                policy_version=PolicyVersion(attempt=0, step=7), num_cached_tokens=96)
     """
 
     prompt: Prompt | None
@@ -55,36 +56,36 @@ class RolloutWorker:
         self._use_side_text = use_side_text
 
     async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write ``sampling.n`` traces about a sample's clip. Never raises for a bad clip, prompt or request."""
-        version = self._version
+        """Write ``sampling.n`` traces about a sample's clip.
+
+        A bad clip, prompt or request is a Failure. Raises GenerationError only if the engine's
+        process has ended: then this worker is of no more use.
+        """
+        version = self._version  # of before: what an update overtakes counts as the older
+        messages = trace_prompt(self._labels, self._side_text(sample))
+        found = await self._input(sample, messages)
+        if isinstance(found, Failure):
+            return _failed(found, version)
+        prompt, clip = found
         try:
-            clip = await self._clip(sample.video)
-            prompt = self._renderer.prompt(self._messages(sample), clip)
             generation = await self._engine.generate(prompt, clip, sampling)
-        except ClipError as error:
-            failure = Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
-        except PromptTooLong as error:
-            failure = Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
         except (GenerationError, DeadlineExceeded) as error:
+            if not self._engine.is_alive:
+                raise GenerationError(f"{self._name} has lost its engine: {error}") from error
             failure = Failure(kind=FailureKind.GENERATION, culprit=self._name, reason=str(error))
-        else:
-            return self._rollout(prompt, generation, version)
-        return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
+            return _failed(failure, version)
+        return self._rollout(prompt, generation, version)
 
     async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
-        """The prompt that asks for a trace, or, given one, for a verdict on it; the clip is cached on the way."""
-        side = sample.text if self._use_side_text else None
+        """The prompt that asks for a trace, or, given one, for a verdict on it; caches the clip."""
+        side = self._side_text(sample)
         messages = (
             trace_prompt(self._labels, side)
             if trace is None
             else verdict_prompt(self._labels, trace, side)
         )
-        try:
-            return self._renderer.prompt(messages, await self._clip(sample.video))
-        except ClipError as error:
-            return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
-        except PromptTooLong as error:
-            return Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
+        found = await self._input(sample, messages)
+        return found if isinstance(found, Failure) else found[0]
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         """Logprobs of a given response: the parity probe."""
@@ -103,15 +104,24 @@ class RolloutWorker:
         await self._engine.finish_update()
         self._version = version
 
-    def _messages(self, sample: Sample) -> list[Any]:
-        return trace_prompt(self._labels, sample.text if self._use_side_text else None)
+    def _side_text(self, sample: Sample) -> str | None:
+        return sample.text if self._use_side_text else None
+
+    async def _input(
+        self, sample: Sample, messages: Sequence[Message]
+    ) -> tuple[Prompt, ProcessedClip] | Failure:
+        try:
+            clip = await self._clip(sample.video)
+            return self._renderer.prompt(messages, clip), clip
+        except (ClipError, DeadlineExceeded) as error:
+            return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
+        except PromptTooLong as error:
+            return Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
 
     async def _clip(self, video: str) -> ProcessedClip:
         return await asyncio.get_running_loop().run_in_executor(None, self._clips.get, video)
 
-    def _rollout(
-        self, prompt: Prompt, generation: Generation, version: PolicyVersion
-    ) -> Rollout:
+    def _rollout(self, prompt: Prompt, generation: Generation, version: PolicyVersion) -> Rollout:
         completions = tuple(
             Completion(
                 token_ids=answer.token_ids,
@@ -129,3 +139,7 @@ class RolloutWorker:
             policy_version=version,
             num_cached_tokens=generation.num_cached_tokens,
         )
+
+
+def _failed(failure: Failure, version: PolicyVersion) -> Rollout:
+    return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)

@@ -1,4 +1,6 @@
-"""Tests marked gpu are skipped, with a reason, where torch sees no GPU."""
+"""Tests marked gpu are skipped, with a reason, where torch sees no GPU. One Ray serves all."""
+
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +14,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray of four CPUs; its workers import our packages as the tests do."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -24,7 +24,8 @@ C = TypeVar("C", bound=Config)
 def load_recipe(model: type[C], path: Path, overrides: list[str]) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
 
-    Raises ConfigError naming every wrong key: what was got, what was expected, the nearest known name.
+    Raises ConfigError naming every wrong key: what was got, what was expected, the nearest known
+    name.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -44,7 +45,8 @@ def load_recipe(model: type[C], path: Path, overrides: list[str]) -> C:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one ``a.b=value`` in nested dicts; the value is read as TOML, and as plain text if it is none."""
+    """Set one ``a.b=value`` in nested dicts; the value is read as TOML, and as plain text if it is
+    none."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set got {override!r}, expected key=value such as grpo.num_steps=10")
@@ -57,7 +59,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     for name in parents:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section, so it has no {last!r}")
+            raise ConfigError(
+                f"--set {override!r}: {name!r} is a value, not a section, so it has no {last!r}"
+            )
     place[last] = value
 
 

@@ -1,19 +1,23 @@
 """Every error of ours, one tree; each is also a standard exception, and each survives pickling.
 
     DeepIntuitError
-        UserError (ValueError)          the user's fault: says what was got, what was expected, what to do
+        UserError (ValueError)          the user's fault: says what was got, what was expected,
+        what to do
             ConfigError                 a recipe or --set value
             DataError                   a manifest, a label, a clip named in it
             PlacementError              more CPUs, GPUs or memory asked for than the cluster has
-        ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by itself
+        ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
+        itself
         GenerationError (RuntimeError)  an engine that could not answer a request
         WeightUpdateError (RuntimeError) an engine whose weights are not what the learner sent
         ParityError (RuntimeError)      rollout and trainer disagree beyond the tolerance
         TooManyFailures (RuntimeError)  more failed traces than the recipe allows
-        DeadlineExceeded (TimeoutError) a wait that ended without an answer; names who was waited for
+        DeadlineExceeded (TimeoutError) a wait that ended without an answer; names who was waited
+        for
         ArchiveError (RuntimeError)     a trace archive that cannot be read or written
 
-To add one: derive from the branch whose handling it shares; keep a single message argument (pickle needs it).
+To add one: derive from the branch whose handling it shares; keep a single message argument (pickle
+needs it).
 """
 
 

@@ -1,13 +1,8 @@
-"""The label set of a task: names, definitions, and the code each label is written with."""
-
-import re
+"""The label set of a task, and the parser of the traces that name one of its labels."""
 
 from pydantic import Field, model_validator
 
 from wire.config import Config
-
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
 class Label(Config):
@@ -21,7 +16,9 @@ class Label(Config):
     @model_validator(mode="after")
     def _plain_name(self) -> "Label":
         if self.name != self.name.strip() or any(c in self.name for c in "<>\n"):
-            raise ValueError(f"label name {self.name!r} must be plain text: no outer spaces, line breaks, < or >")
+            raise ValueError(
+                f"label name {self.name!r} must be plain text: no outer spaces, line breaks, < or >"
+            )
         return self
 
 
@@ -54,11 +51,17 @@ class LabelSet(Config):
 
     def answer_in(self, completion: str) -> str | None:
         """The label in the first answer block of a completion; None if it cannot be parsed."""
-        match = _ANSWER.search(completion)
-        return self.find(match.group(1)) if match else None
+        answer = _first_block(completion, "answer")
+        return None if answer is None else self.find(answer)
 
 
 def reasoning_in(completion: str) -> str | None:
     """The text of the first think block, without outer space; None if there is none."""
-    match = _THINK.search(completion)
-    return match.group(1).strip() if match else None
+    reasoning = _first_block(completion, "think")
+    return None if reasoning is None else reasoning.strip()
+
+
+def _first_block(text: str, tag: str) -> str | None:
+    """Text between the first ``<tag>`` and the next ``</tag>``. One pass: models write anything."""
+    inside, closed, _ = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")
+    return inside if closed else None

@@ -120,7 +120,8 @@ class Completion:
     """One answer that the policy gave.
 
     Example:
-        Completion(token_ids=(12, 9), logprobs=(-0.2, -1.1), text="B", finish_reason=FinishReason.STOP,
+        Completion(token_ids=(12, 9), logprobs=(-0.2, -1.1), text="B",
+        finish_reason=FinishReason.STOP,
                    policy_version=PolicyVersion(attempt=0, step=7))
     """
 
@@ -139,7 +140,9 @@ class Completion:
                 "the engine must return one logprob per sampled token"
             )
         if not self.token_ids:
-            raise ValueError("a completion needs at least one token; an empty answer is a generation failure")
+            raise ValueError(
+                "a completion needs at least one token; an empty answer is a generation failure"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A completion joined with its score, or with the failure of its scoring (then it is masked)."""
+    """A completion joined with its score, or with the failure of its scoring (then it is
+    masked)."""
 
     completion: Completion
     outcome: Score | Failure
@@ -185,7 +189,8 @@ class Trace:
 class TraceGroup:
     """All traces of one clip written together: what is archived and what GRPO compares.
 
-    A group whose clip or generation failed has no prompt or no traces, and says why in ``failures``.
+    A group whose clip or generation failed has no prompt or no traces, and says why in
+    ``failures``.
     """
 
     group_id: str
@@ -198,9 +203,14 @@ class TraceGroup:
 
     def __post_init__(self) -> None:
         if self.traces and self.prompt is None:
-            raise ValueError(f"group {self.group_id} has traces but no prompt; join them with the prompt they answered")
+            raise ValueError(
+                f"group {self.group_id} has traces but no prompt; join them with the prompt they "
+                "answered"
+            )
         if not self.traces and not self.failures:
-            raise ValueError(f"group {self.group_id} has neither traces nor failures; say why it is empty")
+            raise ValueError(
+                f"group {self.group_id} has neither traces nor failures; say why it is empty"
+            )
 
     @property
     def scored(self) -> tuple[Trace, ...]:

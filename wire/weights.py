@@ -1,9 +1,9 @@
-"""The form in which weights travel from the learner to an engine without NCCL: checked buckets of bytes.
+"""The form in which weights travel to an engine without NCCL: checked buckets of bytes.
 
     (name, tensor), ... -> Bucket, Bucket, ... -> (name, tensor), ...
 
-Both ends are here. A bucket says which part of how many it is, so that a receiver can tell a whole update from a
-broken one; its checksum covers the bytes and the table of names.
+Both ends are here. A bucket has a number, so that a receiver who is told how many there are knows a
+whole update from a broken one; its checksum covers the bytes and the table of names.
 """
 
 import json
@@ -69,8 +69,21 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int) -> Iter
         yield _bucket(index, held)
 
 
+def num_buckets(sizes: Iterable[int], bucket_bytes: int) -> int:
+    """How many buckets ``pack`` makes of tensors of these sizes (bytes), in order."""
+    count, held = 0, 0
+    for size in sizes:
+        if count == 0 or held + size > bucket_bytes:
+            count, held = count + 1, 0
+        held += size
+    return count
+
+
 def unpack(header: dict[str, Any], data: Bytes) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a bucket, as views of ``data``. Raises WeightUpdateError if the bytes are not those sent."""
+    """The tensors of a bucket, as views of ``data``.
+
+    Raises WeightUpdateError, before the first tensor, if bytes or table are not those sent.
+    """
     entries = [Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in header["entries"]]
     found = _checksum(entries, data)
     if found != header["checksum"]:
@@ -102,11 +115,9 @@ def _bucket(index: int, tensors: list[tuple[str, torch.Tensor]]) -> Bucket:
     for entry, (_, tensor) in zip(entries, tensors, strict=True):
         flat = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
         data[entry.offset : entry.offset + entry.num_bytes] = flat
-    return Bucket(
-        index=index, entries=tuple(entries), data=data, checksum=_checksum(entries, data)
-    )
+    return Bucket(index=index, entries=tuple(entries), data=data, checksum=_checksum(entries, data))
 
 
 def _checksum(entries: list[Entry], data: Bytes) -> int:
     table = json.dumps([asdict(entry) for entry in entries], sort_keys=True).encode()
-    return zlib.crc32(memoryview(data), zlib.crc32(table))
+    return zlib.crc32(data.data, zlib.crc32(table))

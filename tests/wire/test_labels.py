@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,23 @@ def test_every_label_is_found_in_its_own_answer_block(found: list[str]) -> None:
 def test_a_label_set_survives_pickle() -> None:
     labels = make_labels("fall", "walk")
     assert pickle.loads(pickle.dumps(labels)) == labels
+
+
+pieces = st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", "fall", " ", "\n", "<"])
+
+
+@given(st.lists(pieces, max_size=12).map("".join))
+def test_blocks_are_those_of_the_obvious_pattern(text: str) -> None:
+    answer = re.search("<answer>(.*?)</answer>", text, re.DOTALL)
+    thought = re.search("<think>(.*?)</think>", text, re.DOTALL)
+    labels = make_labels("fall", "walk")
+    assert labels.answer_in(text) == (labels.find(answer[1]) if answer else None)
+    assert reasoning_in(text) == (thought[1].strip() if thought else None)
+
+
+@pytest.mark.timeout(5)  # the pattern above takes half a minute
+@pytest.mark.parametrize("piece", ["</think><answer>", "<think>", "<answer>", "</answer><think>"])
+def test_long_hostile_text_is_parsed_at_once(piece: str) -> None:
+    text = piece * (300_000 // len(piece))
+    assert make_labels("fall", "walk").answer_in(text) is None
+    assert reasoning_in(text) is None

@@ -1,0 +1,36 @@
+"""Some imports must stay light: a type, a recipe or a plain worker must not load an engine."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "wire.types",
+        "wire.config",
+        "wire.labels",
+        "wire.archive",
+        "video.config",
+        "rollout.config",
+        "rollout.prompt",
+        "rollout.manifest",
+        "rollout.worker",
+        "reward.scorer",
+        "learner.config",
+        "learner.rows",
+        "calibrate.config",
+        "calibrate.metrics",
+        "cluster.config",
+        "cluster.loop",
+        "cluster.cli",
+    ],
+)
+def test_importing_it_loads_no_engine(module: str):
+    code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""

@@ -1,0 +1,69 @@
+import asyncio
+
+import pytest
+
+from cluster.buffer import GroupBuffer
+from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Sample, Split, TraceGroup
+
+
+def make_group(name: str, step: int = 0) -> TraceGroup:
+    return TraceGroup(
+        group_id=name,
+        sample=Sample(id=name, video="a.mp4", label="x", split=Split.TRAIN),
+        purpose=Purpose.TRAIN,
+        policy_version=PolicyVersion(attempt=0, step=step),
+        prompt=None,
+        traces=(),
+        failures=(Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="empty"),),
+    )
+
+
+async def test_groups_come_in_the_order_of_their_places_whoever_finished_first():
+    buffer = GroupBuffer(2)
+    first, second = await buffer.reserve(), await buffer.reserve()
+    second.fill(make_group("second"))
+    taking = asyncio.create_task(buffer.take(2))
+    await asyncio.sleep(0)
+    assert not taking.done()
+    first.fill(make_group("first"))
+    assert [group.group_id for group in await taking] == ["first", "second"]
+
+
+async def test_a_place_is_free_only_after_release_not_after_take():
+    buffer = GroupBuffer(1)
+    (await buffer.reserve()).fill(make_group("a"))
+    await buffer.take(1)
+    waiting = asyncio.create_task(buffer.reserve())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    buffer.release(1)
+    assert (await waiting).index == 1
+
+
+async def test_a_resumed_run_goes_on_counting_places():
+    assert (await GroupBuffer(1, first_index=96).reserve()).index == 96
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+async def test_staleness_is_bounded_exactly_even_with_one_very_slow_group(max_staleness: int):
+    groups_per_step, steps = 4, 12
+    capacity = (max_staleness + 1) * groups_per_step
+    buffer, version, lags = GroupBuffer(capacity), 0, []
+
+    async def rollout() -> None:
+        while True:
+            place = await buffer.reserve()
+            started_at = version
+            for _ in range(200 if place.index == 5 else 1 + place.index % 3):
+                await asyncio.sleep(0)
+            place.fill(make_group(str(place.index), step=started_at))
+
+    loops = [asyncio.create_task(rollout()) for _ in range(capacity)]
+    for _ in range(steps):
+        groups = await buffer.take(groups_per_step)
+        lags += [version - group.policy_version.step for group in groups]
+        version += 1
+        buffer.release(groups_per_step)
+    for loop in loops:
+        loop.cancel()
+    assert max(lags) == max_staleness

@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import RunConfig, read_recipe
+from wire.config import validate
+from wire.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+def make(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": "model",
+        "labels": [{"name": "a"}, {"name": "b"}],
+        "data": {"manifest": "m.jsonl"},
+    }
+    return values | changes
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_we_ship_parses(recipe: Path):
+    assert read_recipe(recipe, []).labels
+
+
+def test_there_is_a_recipe():
+    assert RECIPES
+
+
+def test_defaults_are_deepintuits():
+    config = validate(RunConfig, make(), "recipe")
+    loss = config.grpo.loss
+    assert config.rollout.group_size == 8
+    assert (loss.clip_ratio_low, loss.clip_ratio_high, loss.clip_ratio_c) == (0.2, 0.28, 3.0)
+    assert (loss.rollout_is_threshold, loss.adv_epsilon) == (2.0, 1e-6)
+    assert (config.calibrate.num_traces, config.calibrate.temperature) == (4, 1.0)
+    assert config.evaluate.temperature == 0.01
+    assert config.grpo.max_staleness == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grppo": {}}, "unknown key 'grppo'; did you mean 'grpo'"),
+        ({"rollout": {"groupsize": 4}}, "did you mean 'group_size'"),
+        ({"rollout": {"group_size": "many"}}, "rollout.group_size = 'many'"),
+        ({"grpo": {"groups_per_step": 6, "groups_per_update": 4}}, "no multiple of"),
+        ({"transfer": {"kind": "nccl"}}, "needs GPUs"),
+        ({"rollout": {"tensor_parallel_size": 2}}, "needs rollout.num_gpus=2"),
+        ({"labels": [{"name": "a"}, {"name": "A"}]}, "must differ"),
+        ({"labels": [{"name": "a"}]}, "labels"),
+        ({"video": {"min_frames": 8, "max_frames": 4}}, "lower the first"),
+    ],
+)
+def test_a_mistake_is_named_with_a_remedy(changes: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        validate(RunConfig, make(**changes), "recipe")
+
+
+def test_a_missing_section_is_named():
+    with pytest.raises(ConfigError, match="'data' is missing"):
+        validate(RunConfig, {k: v for k, v in make().items() if k != "data"}, "recipe")
+
+
+def test_paths_start_at_the_recipes_folder_and_know_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MEDIA", "/media")
+    (tmp_path / "r.toml").write_text(
+        'model = "m"\nlabels = [{name = "a"}, {name = "b"}]\n'
+        '[data]\nmanifest = "d/m.jsonl"\nmedia_root = "$MEDIA/x"\n'
+    )
+    config = read_recipe(tmp_path / "r.toml", ["grpo.num_steps=7"])
+    assert config.model == tmp_path / "m"
+    assert config.data.manifest == tmp_path / "d/m.jsonl"
+    assert config.data.media_root == Path("/media/x")
+    assert config.grpo.num_steps == 7
+
+
+def test_a_step_is_split_into_whole_updates():
+    config = validate(
+        RunConfig, make(grpo={"groups_per_step": 64, "groups_per_update": 32}), "recipe"
+    )
+    assert config.grpo.updates_per_step == 2

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.config import RunConfig
+from cluster.run_dir import RunDir, write_json
+from wire.config import validate
+from wire.errors import ConfigError
+
+
+def make_config(**changes: object) -> RunConfig:
+    values = {
+        "model": "model",
+        "labels": [{"name": "a"}, {"name": "b"}],
+        "data": {"manifest": "m.jsonl"},
+    }
+    return validate(RunConfig, values | changes, "recipe")
+
+
+def open_dir(path: Path, config: RunConfig, **how: bool) -> RunDir:
+    return RunDir.open(path, config, **{"resume": False, "overwrite": False, **how})
+
+
+def test_the_resolved_recipe_lies_beside_the_results(tmp_path: Path):
+    open_dir(tmp_path / "run", make_config(seed=5)).close()
+    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == 5
+
+
+def test_a_second_run_never_gets_the_directory_by_accident(tmp_path: Path):
+    open_dir(tmp_path / "run", make_config()).close()
+    with pytest.raises(ConfigError, match="--resume to go on.*--overwrite"):
+        open_dir(tmp_path / "run", make_config())
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds no run"):
+        open_dir(tmp_path, make_config(), overwrite=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_two_processes_cannot_run_in_one_directory(tmp_path: Path):
+    first = open_dir(tmp_path / "run", make_config())
+    with pytest.raises(ConfigError, match="another process"):
+        open_dir(tmp_path / "run", make_config(), resume=True)
+    first.close()
+    open_dir(tmp_path / "run", make_config(), resume=True).close()
+
+
+def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
+    open_dir(tmp_path / "run", make_config()).close()
+    with pytest.raises(ConfigError, match="other settings in: grpo"):
+        open_dir(tmp_path / "run", make_config(grpo={"num_steps": 3}), resume=True)
+    other_place = make_config(cluster={"address": "ray://x:1"})
+    open_dir(tmp_path / "run", other_place, resume=True).close()
+
+
+def test_overwrite_starts_from_nothing(tmp_path: Path):
+    first = open_dir(tmp_path / "run", make_config())
+    first.finish("base", {"seconds": 1.0})
+    first.close()
+    again = open_dir(tmp_path / "run", make_config(), overwrite=True)
+    assert again.result("base") is None
+
+
+def test_a_stage_is_finished_only_when_its_mark_is_whole(tmp_path: Path):
+    run = open_dir(tmp_path / "run", make_config())
+    assert run.result("grpo") is None
+    write_json(run.path / "stages/grpo/done.json", {"seconds": 2.0})
+    assert run.result("grpo") == {"seconds": 2.0}
+    assert not list(run.path.rglob("*.partial"))

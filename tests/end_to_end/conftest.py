@@ -1,0 +1,290 @@
+"""A rollout worker and a learner, each in a Ray actor, with the real vLLM and DeepSpeed.
+
+Learner's rank 0 -> Client (which a test may make faulty) -> Rollouts -> VllmEngine
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from learner.config import (
+    GrpoLossConfig,
+    LearnerConfig,
+    ObjectStoreConfig,
+    OptimConfig,
+)
+from learner.rows import Response, Row
+from rollout.config import RolloutConfig
+from rollout.engine import Sampling
+from rollout.worker import Rollout
+from video.config import VideoConfig
+from wire.labels import Label, LabelSet
+from wire.types import Completion, PolicyVersion, Prompt, Sample
+
+SIDE_TEXT = "one shape on a plain ground, three events one after another, seen from above"
+# more prompt tokens than one pass takes, so that concurrent prompts are computed in parts
+ENGINE = RolloutConfig(
+    dtype="float32",
+    max_prompt_length=512,
+    max_response_length=64,
+    block_size=32,
+    max_batched_tokens=600,
+    request_timeout_s=120,
+    update_timeout_s=60,
+)
+
+
+class Rollouts:
+    """A rollout worker and its engine."""
+
+    async def start(self, model_dir: Path, cache_dir: Path, labels: LabelSet) -> None:
+        from rollout.engine import VllmEngine
+        from rollout.render import Renderer
+        from rollout.worker import RolloutWorker
+        from video.cache import ClipStore
+        from video.processor import ClipProcessor
+
+        renderer = Renderer.load(model_dir, ENGINE.max_prompt_length)
+        clips = ClipStore(cache_dir, ClipProcessor(model_dir), VideoConfig())
+        blocked = renderer.blocked_tokens()
+        self.engine = await VllmEngine.start(model_dir, ENGINE, blocked, "object_store")
+        version = PolicyVersion(attempt=0, step=0)
+        self.worker = RolloutWorker("r0", self.engine, renderer, clips, labels, version, True)
+
+    async def answer(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+        return await asyncio.gather(*[self.worker.answer(s, sampling) for s in samples])
+
+    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+        return await self.worker.logprobs(video, prompt, response)
+
+    async def begin_update(self) -> None:
+        await self.worker.begin_update()
+
+    async def update_weights(self, update: dict[str, Any]) -> None:
+        await self.worker.update_weights(update)
+
+    async def finish_update(self, version: PolicyVersion) -> None:
+        await self.worker.finish_update(version)
+
+    async def processes(self) -> list[int]:
+        """This actor's, then the engine's."""
+        import psutil
+
+        me = psutil.Process()
+        return [me.pid, *(child.pid for child in me.children(recursive=True))]
+
+    async def stop(self) -> None:
+        self.engine.stop()
+
+
+class Client:
+    """vLLM's weight-sync protocol over Ray. ``spoil`` sees every chunk: None drops it."""
+
+    def __init__(self, rollouts: Any, version: int, spoil: Callable[[dict], dict | None]) -> None:
+        self._rollouts = rollouts
+        self._version = PolicyVersion(attempt=0, step=version)
+        self._spoil = spoil
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        self._call("begin_update")
+
+    def update_weights(self, update: dict[str, Any]) -> None:
+        if (chunk := self._spoil(update)) is not None:
+            self._call("update_weights", chunk)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._call("finish_update", self._version)
+
+    def _call(self, method: str, *values: Any) -> None:
+        import ray
+
+        ray.get(getattr(self._rollouts, method).remote(*values), timeout=120)
+
+
+class SilentClient(Client):
+    """Acknowledges everything and does nothing."""
+
+    def _call(self, method: str, *values: Any) -> None:
+        pass
+
+
+class Learner:
+    """One learner rank."""
+
+    def __init__(self, model_dir: Path, cache_dir: Path) -> None:
+        from learner.worker import LearnerWorker
+        from video.cache import ClipStore
+        from video.processor import ClipProcessor
+
+        clips = ClipStore(cache_dir, ClipProcessor(model_dir), VideoConfig())
+        # the vision tower is trained too, so that stale encoder outputs would be seen
+        config = LearnerConfig(dtype="float32", freeze_vision_tower=False)
+        self.worker = LearnerWorker(config, GrpoLossConfig(), clips)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.worker.join(0, "127.0.0.1", port)
+        self.worker.begin(str(model_dir), OptimConfig(learning_rate=1e-3))
+
+    def logprobs(self, rows: list[Row]) -> list[list[list[float]]]:
+        return self.worker.logprobs(rows)
+
+    def train(self, rows: list[Row]) -> None:
+        self.worker.train_step(rows, sum(row.num_trained for row in rows), "grpo", 1e-3)
+
+    def publish(self, client: Client, alter: Callable, bucket_mb: float) -> None:
+        """Through the real sender; ``alter`` may change the stream of parameters."""
+        import torch
+
+        from learner.transfer import PolicySource, connect
+
+        source = PolicySource(
+            lambda: alter(self.worker.engine.full_parameters()), dtype=torch.float32
+        )
+        config = ObjectStoreConfig(bucket_mb=bucket_mb)
+        connect(config, client, source, 0, "127.0.0.1", 1).send_weights()
+
+    def export(self, directory: Path) -> None:
+        self.worker.export(str(directory))
+
+
+class Stage:
+    """What the tests say to both, and how they compare them."""
+
+    def __init__(self, rollouts: Any, learner: Any, samples: list[Sample], where: Any) -> None:
+        self.rollouts, self.learner, self.samples, self.where = rollouts, learner, samples, where
+        self.version = 0
+
+    def get(self, reference: Any, timeout_s: float = 240) -> Any:
+        import ray
+
+        return ray.get(reference, timeout=timeout_s)
+
+    def answer(
+        self, samples: Sequence[Sample], n: int = 8, temperature: float = 1.0, seed: int = 1
+    ) -> list[Rollout]:
+        sampling = Sampling(n=n, temperature=temperature, max_tokens=48, seed=seed)
+        found = self.get(self.rollouts.answer.remote(list(samples), sampling))
+        assert [r.failures for r in found] == [()] * len(samples)
+        return found
+
+    def gap(self, samples: Sequence[Sample], **settings: Any) -> float:
+        """Largest |logprob as sampled - the learner's| of fresh answers."""
+        rollouts = self.answer(samples, **settings)
+        return _gap(
+            [[c.logprobs for c in r.completions] for r in rollouts],
+            self.get(self.learner.logprobs.remote(rows_of(samples, rollouts))),
+        )
+
+    def probe(self, sample: Sample, prompt: Prompt, completions: Sequence[Completion]) -> float:
+        """Largest |the engine's logprob now - the learner's now| of given answers."""
+        calls = [
+            self.rollouts.logprobs.remote(sample.video, prompt, c.token_ids) for c in completions
+        ]
+        responses = tuple(Response(token_ids=c.token_ids) for c in completions)
+        row = Row(prompt=prompt, video=sample.video, responses=responses)
+        return _gap([self.get(calls)], self.get(self.learner.logprobs.remote([row])))
+
+    def train(self, steps: int = 2) -> None:
+        """Move the learner away from the engine."""
+        rows = rows_of(self.samples[:2], self.answer(self.samples[:2]))
+        for _ in range(steps):
+            self.get(self.learner.train.remote(rows))
+
+    def publish(
+        self,
+        spoil: Callable[[dict], dict | None] = lambda chunk: chunk,
+        alter: Callable = iter,
+        client: type[Client] = Client,
+        bucket_mb: float = 1.0,
+    ) -> None:
+        self.version += 1
+        made = client(self.rollouts, self.version, spoil)
+        self.get(self.learner.publish.remote(made, alter, bucket_mb))
+
+
+def rows_of(samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> list[Row]:
+    """Rows whose advantages are + and - in turns, so that training moves the weights."""
+    return [
+        Row(
+            prompt=rollout.prompt,
+            video=sample.video,
+            responses=tuple(
+                Response(token_ids=c.token_ids, advantage=1.0 - 2 * (i % 2))
+                for i, c in enumerate(rollout.completions)
+            ),
+        )
+        for sample, rollout in zip(samples, rollouts, strict=True)
+    ]
+
+
+def _gap(found: Any, expected: Any) -> float:
+    return max(
+        abs(a - b)
+        for group, other in zip(found, expected, strict=True)
+        for values, others in zip(group, other, strict=True)
+        for a, b in zip(values, others, strict=True)
+    )
+
+
+@pytest.fixture(scope="session")
+def place(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Model, clips and labels on disk."""
+    import ray
+
+    from cluster.demo.clips import make_demo_data
+    from cluster.demo.events import DEFINITIONS
+    from cluster.demo.tiny_model import make_demo_model
+    from rollout.manifest import read_manifest
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # tests are no package
+    root = tmp_path_factory.mktemp("end_to_end")
+    labels = LabelSet(labels=tuple(Label(name=n, definition=d) for n, d in DEFINITIONS.items()))
+    manifest = make_demo_data(root / "data", train=40, traces=1, val=1, cal=1, test=1)
+    samples = [replace(s, text=SIDE_TEXT) for s in read_manifest(manifest, labels, None)]
+    return SimpleNamespace(
+        root=root,
+        model=make_demo_model(root / "model"),
+        cache=root / "cache",
+        labels=labels,
+        samples=samples,
+        silent_client=SilentClient,
+    )
+
+
+@pytest.fixture(scope="session")
+def start_rollouts(place: Any) -> Callable[[], Any]:
+    def start() -> Any:
+        import ray
+
+        rollouts = ray.remote(Rollouts).options(num_cpus=0).remote()
+        ray.get(rollouts.start.remote(place.model, place.cache, place.labels), timeout=300)
+        return rollouts
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def stage(
+    place: Any, start_rollouts: Callable[[], Any], request: pytest.FixtureRequest
+) -> Iterator[Stage]:
+    """One engine and one learner for a module's tests."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(request.module)
+    learner = ray.remote(Learner).options(num_cpus=0).remote(place.model, place.cache)
+    rollouts = start_rollouts()
+    yield Stage(rollouts, learner, place.samples, place)
+    ray.get(rollouts.stop.remote(), timeout=60)
+    ray.kill(rollouts)
+    ray.kill(learner)

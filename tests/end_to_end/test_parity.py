@@ -1,0 +1,171 @@
+"""The real engine and the real learner compute the same logprobs, and no broken update passes."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollout.prompt import trace_prompt
+from wire.errors import WeightUpdateError
+
+pytestmark = pytest.mark.ray
+
+EXACT = 1e-5
+Parameters = Iterator[tuple[str, Any]]
+
+
+@pytest.fixture
+def moved(stage: Any) -> Any:
+    """A stage whose engine is one update behind its learner, with answers to probe."""
+    stage.publish()
+    sample = stage.samples[0]
+    (rollout,) = stage.answer([sample])
+    stage.train()
+
+    def probe() -> float:
+        return stage.probe(sample, rollout.prompt, rollout.completions[:2])
+
+    assert probe() > 1e-3
+    return probe
+
+
+def test_engine_and_learner_agree_before_and_after_an_update(stage: Any) -> None:
+    clips = stage.samples[:2]
+    before = stage.gap(clips), stage.gap(clips, n=1, temperature=0.0)
+    stage.train()
+    assert stage.gap(clips) > 1e-3
+    stage.publish()
+    after = stage.gap(clips), stage.gap(clips, n=1, temperature=0.0)
+    assert max(before + after) < EXACT
+    assert stage.answer(clips)[0].policy_version.step == stage.version
+
+
+def test_the_probe_gives_the_logprobs_of_an_answer_as_it_was_sampled(stage: Any) -> None:
+    stage.publish()
+    (rollout,) = stage.answer(stage.samples[:1])
+    assert stage.probe(stage.samples[0], rollout.prompt, rollout.completions) < EXACT
+
+
+def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(stage: Any) -> None:
+    from transformers import AutoProcessor
+
+    from video.config import VideoConfig
+    from video.decode import decode
+
+    (rollout,) = stage.answer(stage.samples[:1])
+    clip = decode(stage.samples[0].video, VideoConfig())
+    (message,) = trace_prompt(stage.where.labels, stage.samples[0].text)
+    content = [{"type": "video"}, {"type": "text", "text": message.text}]
+    processor = AutoProcessor.from_pretrained(stage.where.model)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    own = processor(text=[text], videos=[clip.frames], videos_kwargs={"do_sample_frames": False})
+    assert list(rollout.prompt.token_ids) == list(own["input_ids"][0])
+    assert len(rollout.prompt.token_ids) >= 128
+
+
+def test_a_group_computes_its_prompt_once(stage: Any) -> None:
+    stage.publish()  # forgets what is cached
+    first, second = stage.answer(stage.samples[:1]), stage.answer(stage.samples[:1], seed=2)
+    whole_blocks = len(first[0].prompt.token_ids) // 32 * 32
+    assert 0 < first[0].num_cached_tokens <= second[0].num_cached_tokens <= whole_blocks
+
+
+def test_an_update_while_groups_are_being_written_disturbs_none(stage: Any, moved: Any) -> None:
+    from rollout.engine import Sampling
+
+    sampling = Sampling(n=8, temperature=1.0, max_tokens=64, seed=3)
+    writing = stage.rollouts.answer.remote(stage.samples[:8], sampling)
+    stage.publish()
+    rollouts = stage.get(writing)
+    assert [len(r.completions) for r in rollouts] == [8] * 8
+    assert moved() < EXACT
+    assert stage.gap(stage.samples[:8]) < EXACT
+
+
+# --- broken updates
+
+
+def drop(index: int) -> Callable[[dict], dict | None]:
+    return lambda chunk: None if chunk["header"]["index"] == index else chunk
+
+
+def damage(chunk: dict) -> dict:
+    data = np.array(chunk["data"])
+    data[len(data) // 2] ^= 1
+    return {**chunk, "data": data}
+
+
+def break_off(chunk: dict) -> dict:
+    if chunk["header"]["index"] == 1:
+        raise ConnectionError("the learner went away")
+    return chunk
+
+
+def without_a_query(parameters: Parameters) -> Parameters:
+    """vLLM fuses queries, keys and values, so every parameter of its own is still touched."""
+    return ((n, t) for n, t in parameters if not n.endswith("layers.0.self_attn.q_proj.weight"))
+
+
+def with_two_swapped(parameters: Parameters) -> Parameters:
+    tensors = dict(parameters)
+    first, second = (
+        n
+        for n in tensors
+        if n.endswith(("0.mlp.up_proj.weight", "0.mlp.gate_proj.weight")) and "language_model" in n
+    )
+    tensors[first], tensors[second] = tensors[second], tensors[first]
+    return iter(tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(drop(0), "missing"), (drop(2), "missing"), (damage, "damaged"), (break_off, "went away")],
+)
+def test_an_update_that_is_not_whole_fails_and_a_full_one_mends_it(
+    stage: Any, moved: Any, spoil: Callable[[dict], dict | None], message: str
+) -> None:
+    with pytest.raises((WeightUpdateError, ConnectionError), match=message):
+        stage.publish(spoil=spoil)
+    stage.publish()
+    assert moved() < EXACT
+    assert stage.gap(stage.samples[:2]) < EXACT
+
+
+@pytest.mark.parametrize("alter", [without_a_query, with_two_swapped])
+def test_the_probe_sees_wrong_weights_that_arrive_in_good_order(
+    stage: Any, moved: Any, alter: Callable[[Parameters], Parameters]
+) -> None:
+    stage.publish(alter=alter)
+    assert moved() > EXACT
+    stage.publish()
+    assert moved() < EXACT
+
+
+def test_the_probe_sees_an_update_that_was_acknowledged_but_never_sent(
+    stage: Any, moved: Any
+) -> None:
+    stage.publish(client=stage.where.silent_client)
+    assert moved() > EXACT
+
+
+# --- slow
+
+
+@pytest.mark.slow
+def test_many_seeded_groups_computed_in_parts_are_the_same_again(stage: Any) -> None:
+    samples = stage.samples[:40]
+    stage.publish()
+    first = stage.answer(samples, seed=7)
+    stage.publish()  # empties the caches: the same work again
+    second = stage.answer(samples, seed=7)
+    pairs = zip(
+        itertools.chain(*[r.completions for r in first]),
+        itertools.chain(*[r.completions for r in second]),
+        strict=True,
+    )
+    assert sum(a.token_ids != b.token_ids for a, b in pairs) == 0
+    assert stage.gap(samples, seed=7) < EXACT

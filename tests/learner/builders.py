@@ -1,0 +1,103 @@
+"""Valid rows, clips and learners of a tiny size, with one thing changed per test."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from learner.config import GrpoLossConfig, LearnerConfig
+from learner.rows import Response, Row
+from learner.worker import LearnerWorker
+from video.processor import ProcessedClip
+from wire.types import (
+    Completion,
+    Failure,
+    FailureKind,
+    FinishReason,
+    PolicyVersion,
+    Prompt,
+    Purpose,
+    Sample,
+    Score,
+    Split,
+    Trace,
+    TraceGroup,
+)
+
+VIDEO_TOKEN = 7
+GRID = (2, 4, 4)
+NUM_VIDEO_TOKENS = 8
+TEXT_TOKENS = range(40, 500)
+VERSION = PolicyVersion(attempt=0, step=0)
+
+
+class RandomClips:
+    """Stands in for ClipStore: random pixels by clip key, no file and no decoder."""
+
+    def load(self, clip_key: str, path: str, fingerprint: str) -> ProcessedClip:
+        return make_clip(int(clip_key))
+
+
+def make_clip(seed: int = 0) -> ProcessedClip:
+    pixels = np.random.default_rng(seed).normal(size=(4 * NUM_VIDEO_TOKENS, 1176))
+    return ProcessedClip(
+        pixel_values=pixels.astype(np.float32),
+        grid_thw=GRID,
+        seconds_per_grid=0.5,
+        placeholder_ids=(4, *[VIDEO_TOKEN] * NUM_VIDEO_TOKENS, 5),
+        fingerprint=f"pixels-{seed}",
+        clip_key=str(seed),
+    )
+
+
+def make_prompt(seed: int = 0, num_text: int = 3) -> Prompt:
+    text = np.random.default_rng(100 + seed).choice(TEXT_TOKENS, size=num_text + 2)
+    ids = (int(text[0]), *make_clip().placeholder_ids, *(int(token) for token in text[1:]))
+    return Prompt(token_ids=ids, clip_key=str(seed), fingerprint=f"pixels-{seed}")
+
+
+def make_response(seed: int = 0, length: int = 3, **changed: Any) -> Response:
+    draw = np.random.default_rng(200 + seed)
+    values: dict[str, Any] = {
+        "token_ids": tuple(int(token) for token in draw.choice(TEXT_TOKENS, size=length)),
+        "advantage": float(draw.normal()),
+        "rollout_logprobs": tuple(float(value) for value in -4 - draw.random(length)),
+    }
+    return Response(**{**values, **changed})
+
+
+def make_row(seed: int = 0, lengths: Sequence[int] = (3, 5), num_text: int = 3) -> Row:
+    responses = tuple(make_response(10 * seed + i, n) for i, n in enumerate(lengths))
+    return Row(prompt=make_prompt(seed, num_text), video=f"{seed}.mp4", responses=responses)
+
+
+def make_learner(**changed: Any) -> LearnerWorker:
+    config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})
+    return LearnerWorker(config, GrpoLossConfig(), RandomClips())  # type: ignore[arg-type]
+
+
+def make_trace(reward: float | None = 1.0, tokens: Sequence[int] = (50, 51)) -> Trace:
+    """A reward of None: its scoring failed."""
+    completion = Completion(
+        token_ids=tuple(tokens),
+        logprobs=(-1.0,) * len(tokens),
+        text="a b",
+        finish_reason=FinishReason.STOP,
+        policy_version=VERSION,
+    )
+    failure = Failure(kind=FailureKind.REWARD, culprit="judge", reason="it raised")
+    outcome = failure if reward is None else Score(total=reward, parts={"accuracy": reward})
+    return Trace(completion=completion, outcome=outcome)
+
+
+def make_group(*traces: Trace, prompt: Prompt | None = None) -> TraceGroup:
+    failed = Failure(kind=FailureKind.DECODE, culprit="0.mp4", reason="moov atom not found")
+    return TraceGroup(
+        group_id="g",
+        sample=Sample(id="s", video="0.mp4", label="undo", split=Split.TRAIN),
+        purpose=Purpose.TRAIN,
+        policy_version=VERSION,
+        prompt=(prompt or make_prompt()) if traces else None,
+        traces=traces,
+        failures=() if traces else (failed,),
+    )

@@ -1,0 +1,221 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollout.prompt import Message, label_prompt, trace_prompt, verdict_prompt
+from rollout.render import PromptTooLong, Renderer
+from video.config import VideoConfig
+from video.decode import DecodedClip
+from video.processor import ClipProcessor, ProcessedClip
+from wire.errors import ConfigError
+from wire.labels import Label, LabelSet
+
+LABELS = LabelSet(labels=(Label(name="walk"), Label(name="fall", definition="ends on the ground")))
+TRACE = "<think>she slips</think><answer>fall</answer>"
+
+
+def make_labels(*names: str) -> LabelSet:
+    return LabelSet(labels=tuple(Label(name=name) for name in names))
+
+
+def make_clip(placeholders: tuple[int, ...] = (3, 6, 6, 4)) -> ProcessedClip:
+    return ProcessedClip(
+        pixel_values=np.zeros((8, 4), np.float32),
+        grid_thw=(2, 2, 2),
+        seconds_per_grid=0.5,
+        placeholder_ids=placeholders,
+        fingerprint="f",
+        clip_key="k",
+    )
+
+
+@pytest.fixture
+def renderer(tokenizer: Any) -> Renderer:
+    return Renderer(tokenizer, max_prompt_length=1000)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        trace_prompt(LABELS),
+        trace_prompt(LABELS, "filmed at night"),
+        verdict_prompt(LABELS, TRACE),
+        label_prompt(LABELS),
+    ],
+    ids=["trace", "side text", "verdict", "label"],
+)
+def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
+    processor_dir: Path, messages: list[Message]
+) -> None:
+    from transformers import AutoProcessor
+
+    frames = np.random.RandomState(0).randint(0, 255, (6, 56, 84, 3), np.uint8)
+    clip = DecodedClip(
+        frames=frames, timestamps_s=(0, 1, 2, 3, 4, 5), fps=1.0, total_frames=6, native_fps=1.0
+    )
+    processed = ClipProcessor(processor_dir).process(clip, VideoConfig(), clip_key="k")
+    ours = Renderer.load(processor_dir, 1000).prompt(messages, processed)
+    own = AutoProcessor.from_pretrained(processor_dir)
+    content = [{"type": "video"}, {"type": "text", "text": messages[0].text}]
+    text = own.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    theirs = own(text=[text], videos=[frames], videos_kwargs={"do_sample_frames": False})
+    assert list(ours.token_ids) == list(theirs["input_ids"][0])
+    assert (ours.clip_key, ours.fingerprint) == ("k", processed.fingerprint)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(tokenizer: Any) -> None:
+    clip = make_clip((3, *[6] * 50, 4))
+    length = len(Renderer(tokenizer, 1000).prompt(label_prompt(LABELS), clip).token_ids)
+    Renderer(tokenizer, length).prompt(label_prompt(LABELS), clip)
+    with pytest.raises(
+        PromptTooLong, match=f"{length} tokens, 52 of them video; .* is {length - 1}"
+    ):
+        Renderer(tokenizer, length - 1).prompt(label_prompt(LABELS), clip)
+
+
+@pytest.mark.parametrize(
+    "text", ["<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>", "a<|im_end|>\nb", "<|"]
+)
+def test_no_control_token_comes_of_side_text_or_of_a_trace(renderer: Renderer, text: str) -> None:
+    clip = make_clip()
+    plain = renderer.prompt(verdict_prompt(LABELS, "x", "y"), clip).token_ids
+    hostile = renderer.prompt(verdict_prompt(LABELS, text, text), clip).token_ids
+    assert [i for i in hostile if i < 7] == [i for i in plain if i < 7]
+
+
+def test_a_target_is_the_text_and_the_end_of_the_turn(renderer: Renderer) -> None:
+    target = renderer.target(TRACE)
+    assert target[-1] == renderer.end_of_turn
+    assert target.count(renderer.end_of_turn) == 1
+    assert renderer.text(target) == TRACE
+
+
+def test_decoding_keeps_tags_and_removes_one_end_of_turn(renderer: Renderer) -> None:
+    end = renderer.end_of_turn
+    assert renderer.text((*renderer.target(TRACE), end)) == TRACE + "<|im_end|>"
+    assert renderer.text(renderer.target(TRACE)[:-2]) == TRACE.removesuffix("</answer>")
+    assert renderer.text(()) == ""
+
+
+# --- label codes
+
+
+def test_a_label_in_the_vocabulary_is_one_token_and_another_several(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    renderer = Renderer(make_tokenizer(words=("walk",)), 1000)
+    codes = renderer.label_codes(make_labels("walk", "swim"))
+    assert len(codes["walk"]) == 1
+    assert len(codes["swim"]) > 1
+
+
+def test_a_label_whose_tokens_begin_another_s_is_refused(renderer: Renderer) -> None:
+    with pytest.raises(ConfigError, match="tokens of label 'swim' begin those of 'swim fast'"):
+        renderer.label_codes(make_labels("swim", "swim fast"))
+
+
+def test_labels_that_share_only_letters_are_told_apart(make_tokenizer: Callable[..., Any]) -> None:
+    renderer = Renderer(make_tokenizer(words=("normal", "normally")), 1000)
+    assert len(renderer.label_codes(make_labels("normal", "normally"))) == 2
+
+
+def test_a_label_that_does_not_survive_the_tokenizer_is_refused(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("w", "v")
+    with pytest.raises(ConfigError, match="'walk' does not survive the tokenizer"):
+        Renderer(tokenizer, 1000).label_codes(make_labels("walk", "fall"))
+
+
+# --- the answer's logprob
+
+
+@pytest.mark.parametrize("tags", [("<think>", "</think>", "<answer>", "</answer>"), ()])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TRACE,
+        "<think>so<answer> a fall\n</answer></think><answer>walk</answer>",
+        "<answer>\u00e9\u00e8 fall \u2713</answer>",
+        "\u2713\u2713<answer>fall</answer>",
+    ],
+)
+def test_the_answer_s_logprob_is_that_of_the_tokens_inside_the_first_block(
+    make_tokenizer: Callable[..., Any], tags: tuple[str, ...], text: str
+) -> None:
+    tokenizer = make_tokenizer(tags)
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start = text.index("<answer>") + len("<answer>")
+    stop = text.index("</answer>")
+    values = [-float(2**-i) for i in range(len(found["input_ids"]))]
+    inside = [
+        value
+        for value, (a, b) in zip(values, found["offset_mapping"], strict=True)
+        if b > start and a < stop
+    ]
+    assert 0 < len(inside) < len(values)
+    assert Renderer(tokenizer, 1000).answer_logprob(found["input_ids"], values) == sum(inside)
+
+
+def test_a_token_that_ends_a_tag_and_begins_the_answer_counts(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    tokenizer = make_tokenizer((), words=(">fa", "ll</"))
+    ids = tokenizer("<answer>fall</answer>", add_special_tokens=False)["input_ids"]
+    pieces = [tokenizer.decode([token]) for token in ids]
+    values = [1.0 if piece in (">fa", "ll</") else 0.0 for piece in pieces]
+    assert Renderer(tokenizer, 1000).answer_logprob(ids, values) == 2.0
+
+
+@pytest.mark.parametrize("text", ["", "fall", "<answer>fall", "</answer><answer>fall"])
+def test_without_an_answer_block_there_is_no_answer_logprob(renderer: Renderer, text: str) -> None:
+    ids = renderer.target(text)
+    assert renderer.answer_logprob(ids, [-1.0] * len(ids)) is None
+
+
+def test_an_empty_answer_has_logprob_zero(renderer: Renderer) -> None:
+    ids = renderer.target("<answer></answer>")
+    assert renderer.answer_logprob(ids, [-1.0] * len(ids)) == 0
+
+
+@pytest.mark.timeout(20)  # 0.3 s; decoding growing slices would take minutes
+def test_a_long_trace_takes_linear_time(renderer: Renderer) -> None:
+    ids = renderer.target("<think>" + "z " * 10_000 + "</think><answer>fall</answer>")
+    assert renderer.answer_logprob(ids, [-1.0] * len(ids)) is not None
+
+
+# --- checks of a tokenizer
+
+
+def test_vision_tokens_are_blocked(renderer: Renderer, tokenizer: Any) -> None:
+    names = tokenizer.convert_ids_to_tokens(list(renderer.blocked_tokens()))
+    assert sorted(names) == [
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_end|>",
+        "<|vision_start|>",
+    ]
+
+
+@pytest.mark.parametrize("tags", [("<think>", "</think>", "<answer>", "</answer>"), ()])
+def test_a_tokenizer_that_keeps_tags_passes(
+    make_tokenizer: Callable[..., Any], tags: tuple[str, ...]
+) -> None:
+    Renderer(make_tokenizer(tags), 1000).check_round_trip()
+
+
+def test_a_tokenizer_that_loses_tags_is_refused(make_tokenizer: Callable[..., Any]) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = make_tokenizer(())
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("<", "(")
+    with pytest.raises(ConfigError, match="use a tokenizer that keeps <think> and <answer> tags"):
+        Renderer(tokenizer, 1000).check_round_trip()

@@ -1,0 +1,253 @@
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollout.engine import Answer, Generation, Sampling
+from rollout.render import Renderer
+from rollout.worker import RolloutWorker
+from video.processor import ProcessedClip
+from wire.errors import (
+    ClipError,
+    DeadlineExceeded,
+    DeepIntuitError,
+    GenerationError,
+    WeightUpdateError,
+)
+from wire.labels import Label, LabelSet
+from wire.types import Failure, FailureKind, FinishReason, PolicyVersion, Prompt, Sample, Split
+
+LABELS = LabelSet(labels=(Label(name="walk"), Label(name="fall")))
+TRACE = "<think>she slips</think><answer>fall</answer>"
+SAMPLE = Sample(id="s1", video="a.mp4", label="fall", split=Split.TRAIN, text="at night")
+SAMPLING = Sampling(n=2, temperature=1.0, max_tokens=9, seed=0)
+OLD, NEW = PolicyVersion(attempt=0, step=3), PolicyVersion(attempt=0, step=4)
+
+
+class ScriptedEngine:
+    """Answers every request with the same tokens, or raises; keeps what it was asked."""
+
+    def __init__(self, token_ids: tuple[int, ...], error: DeepIntuitError | None = None) -> None:
+        self.is_alive = True
+        self.prompts: list[Prompt] = []
+        self.calls: list[str] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self.finish_error: WeightUpdateError | None = None
+        self._token_ids = token_ids
+        self._error = error
+
+    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+        self.prompts.append(prompt)
+        if self.meanwhile:
+            await self.meanwhile()
+        if self._error:
+            raise self._error
+        answer = Answer(
+            token_ids=self._token_ids,
+            logprobs=(-0.5,) * len(self._token_ids),
+            finish_reason=FinishReason.STOP,
+        )
+        return Generation(answers=(answer,) * sampling.n, num_cached_tokens=32)
+
+    async def logprobs(
+        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+    ) -> list[float]:
+        return [-float(token) for token in response]
+
+    async def begin_update(self) -> None:
+        self.calls.append("begin")
+
+    async def update_weights(self, update: dict[str, Any]) -> None:
+        self.calls.append(f"update {update}")
+
+    async def finish_update(self) -> None:
+        self.calls.append("finish")
+        if self.finish_error:
+            raise self.finish_error
+
+
+class Clips:
+    """A clip store with one clip for every path, or an error."""
+
+    def __init__(self, error: DeepIntuitError | None = None) -> None:
+        self._error = error
+
+    def get(self, path: str) -> ProcessedClip:
+        if self._error:
+            raise self._error
+        return ProcessedClip(
+            pixel_values=np.zeros((8, 4), np.float32),
+            grid_thw=(2, 2, 2),
+            seconds_per_grid=0.5,
+            placeholder_ids=(3, 6, 6, 4),
+            fingerprint="f",
+            clip_key="k",
+        )
+
+
+@pytest.fixture
+def renderer(tokenizer: Any) -> Renderer:
+    return Renderer(tokenizer, 1000)
+
+
+@pytest.fixture
+def engine(renderer: Renderer) -> ScriptedEngine:
+    return ScriptedEngine(renderer.target(TRACE))
+
+
+def make_worker(
+    engine: ScriptedEngine, renderer: Renderer, clips: Clips | None = None, side_text: bool = False
+) -> RolloutWorker:
+    return RolloutWorker("r0", engine, renderer, clips or Clips(), LABELS, OLD, side_text)
+
+
+async def test_a_sample_is_answered_with_a_group_of_completions(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    rollout = await make_worker(engine, renderer).answer(SAMPLE, SAMPLING)
+    assert rollout.prompt == engine.prompts[0]
+    assert rollout.failures == ()
+    assert rollout.num_cached_tokens == 32
+    assert len(rollout.completions) == 2
+    assert rollout.completions[0].token_ids == renderer.target(TRACE)
+    assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {OLD}
+
+
+async def test_the_text_of_a_completion_keeps_its_tags_and_drops_the_end_of_turn(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    rollout = await make_worker(engine, renderer).answer(SAMPLE, SAMPLING)
+    assert [c.text for c in rollout.completions] == [TRACE, TRACE]
+
+
+# --- failures
+
+
+@pytest.mark.parametrize(
+    "error", [ClipError("moov atom not found"), DeadlineExceeded("another process holds it")]
+)
+async def test_a_clip_that_cannot_be_had_is_a_decode_failure(
+    engine: ScriptedEngine, renderer: Renderer, error: DeepIntuitError
+) -> None:
+    rollout = await make_worker(engine, renderer, Clips(error)).answer(SAMPLE, SAMPLING)
+    expected = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason=str(error))
+    assert (rollout.completions, rollout.failures) == ((), (expected,))
+    assert engine.prompts == []
+
+
+async def test_a_prompt_that_does_not_fit_is_a_prompt_failure(
+    engine: ScriptedEngine, tokenizer: Any
+) -> None:
+    rollout = await make_worker(engine, Renderer(tokenizer, 20)).answer(SAMPLE, SAMPLING)
+    (failure,) = rollout.failures
+    assert (failure.kind, failure.culprit) == (FailureKind.PROMPT, "s1")
+    assert "rollout.max_prompt_length is 20" in failure.reason
+    assert engine.prompts == []
+
+
+@pytest.mark.parametrize("error", [GenerationError("refused"), DeadlineExceeded("no answer")])
+async def test_a_request_that_fails_is_a_generation_failure(
+    renderer: Renderer, error: DeepIntuitError
+) -> None:
+    rollout = await make_worker(ScriptedEngine((), error), renderer).answer(SAMPLE, SAMPLING)
+    expected = Failure(kind=FailureKind.GENERATION, culprit="r0", reason=str(error))
+    assert (rollout.completions, rollout.failures) == ((), (expected,))
+    assert rollout.policy_version == OLD
+
+
+async def test_a_worker_whose_engine_has_ended_says_so_instead_of_failing_every_sample(
+    renderer: Renderer,
+) -> None:
+    engine = ScriptedEngine((), GenerationError("gone"))
+    engine.is_alive = False
+    with pytest.raises(GenerationError, match="r0 has lost its engine: gone"):
+        await make_worker(engine, renderer).answer(SAMPLE, SAMPLING)
+
+
+# --- versions
+
+
+async def test_a_group_overtaken_by_an_update_has_the_version_of_before(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    worker = make_worker(engine, renderer)
+    engine.meanwhile = lambda: worker.finish_update(NEW)
+    rollout = await worker.answer(SAMPLE, SAMPLING)
+    assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {OLD}
+    engine.meanwhile = None
+    assert (await worker.answer(SAMPLE, SAMPLING)).policy_version == NEW
+
+
+async def test_an_update_goes_to_the_engine_step_by_step(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    worker = make_worker(engine, renderer)
+    await worker.begin_update()
+    await worker.update_weights({"x": 1})
+    await worker.finish_update(NEW)
+    assert engine.calls == ["begin", "update {'x': 1}", "finish"]
+
+
+async def test_an_update_that_fails_leaves_the_version_as_it_was(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    worker = make_worker(engine, renderer)
+    engine.finish_error = WeightUpdateError("2 of 3 buckets")
+    with pytest.raises(WeightUpdateError):
+        await worker.finish_update(NEW)
+    assert (await worker.answer(SAMPLE, SAMPLING)).policy_version == OLD
+
+
+# --- prompts and probes
+
+
+async def test_side_text_is_shown_only_if_the_recipe_says_so(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    without, given = [
+        renderer.text((await make_worker(engine, renderer, None, shown).prompt(SAMPLE)).token_ids)
+        for shown in (False, True)
+    ]
+    assert "at night" not in without
+    assert "Text that came with the video: at night\n" in given
+
+
+async def test_given_a_trace_the_prompt_asks_for_a_verdict_on_it(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    prompt = await make_worker(engine, renderer).prompt(SAMPLE, TRACE)
+    assert "Analysis: she slips\nConclusion: fall\n" in renderer.text(prompt.token_ids)
+
+
+async def test_a_prompt_that_cannot_be_made_is_a_failure(
+    engine: ScriptedEngine, tokenizer: Any
+) -> None:
+    long = await make_worker(engine, Renderer(tokenizer, 20)).prompt(SAMPLE)
+    lost = await make_worker(engine, Renderer(tokenizer, 999), Clips(ClipError("cut"))).prompt(
+        SAMPLE
+    )
+    assert (long.kind, lost.kind) == (FailureKind.PROMPT, FailureKind.DECODE)
+
+
+async def test_the_probe_is_the_engine_s_word_on_a_given_response(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    worker = make_worker(engine, renderer)
+    prompt = await worker.prompt(SAMPLE)
+    assert await worker.logprobs("a.mp4", prompt, (5, 2)) == [-5.0, -2.0]
+
+
+async def test_groups_are_answered_side_by_side(renderer: Renderer) -> None:
+    engine = ScriptedEngine(renderer.target(TRACE))
+    both = asyncio.Barrier(2)
+
+    async def meet() -> None:
+        await both.wait()
+
+    engine.meanwhile = meet
+    worker = make_worker(engine, renderer)
+    async with asyncio.timeout(5):
+        rollouts = await asyncio.gather(*[worker.answer(SAMPLE, SAMPLING) for _ in range(2)])
+    assert [len(rollout.completions) for rollout in rollouts] == [2, 2]
