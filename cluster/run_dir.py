@@ -33,7 +33,8 @@ class RunDir:
         """
         path = path.resolve()
         config_file = path / "config.json"
-        if config_file.exists() and not (resume or overwrite):
+        started = (path / "archive").exists()  # else a check ended it, and there is nothing to lose
+        if started and not (resume or overwrite):
             raise ConfigError(
                 f"{path} already holds a run; give --resume to go on with it, --overwrite to "
                 "replace it, "
@@ -51,7 +52,7 @@ class RunDir:
             ) from error
         if overwrite:
             _empty(path)
-        if config_file.exists():
+        if started and not overwrite:
             _refuse_other_recipe(config_file, config)
         else:
             write_json(config_file, config.model_dump(mode="json"))

@@ -28,11 +28,14 @@ from learner.config import OptimConfig
 from learner.rows import supervised_row
 from reward.scorer import Scorer
 from rollout.manifest import check_clips, read_manifest, select
-from rollout.render import Renderer
+from rollout.prompt import trace_prompt
+from rollout.render import PromptTooLong, Renderer
+from video.cache import ClipStore
 from video.positions import PositionRule
+from video.processor import ClipProcessor
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
-from wire.errors import ConfigError, DataError
+from wire.errors import ClipError, ConfigError, DataError
 from wire.types import Failure, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
@@ -140,7 +143,7 @@ class Session:
         return Handoff(self.rollouts, self.learner, row, limit)
 
 
-def check(config: RunConfig) -> tuple[Data, Renderer]:
+def check(config: RunConfig, cache_dir: Path) -> tuple[Data, Renderer]:
     """All that can be wrong before an engine starts. Raises UserError (ConfigError, DataError)."""
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
@@ -155,7 +158,26 @@ def check(config: RunConfig) -> tuple[Data, Renderer]:
     Scorer(config.reward, labels)
     if config.data.check_clips:
         check_clips(samples, config.video)
+    _check_prompt(config, samples, renderer, cache_dir)
     return Data(samples=samples), renderer
+
+
+def _check_prompt(
+    config: RunConfig, samples: list[Sample], renderer: Renderer, cache_dir: Path
+) -> None:
+    """Raise DataError if the prompt of the first readable clip, with the longest side text, does
+    not fit. (Other clips may be longer: those become prompt failures of the run.)"""
+    clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
+    texts = [sample.text or "" for sample in samples] if config.data.use_side_text else [""]
+    messages = trace_prompt(config.label_set, max(texts, key=len) or None)
+    for sample in samples[:8]:
+        try:
+            renderer.prompt(messages, clips.get(sample.video))
+        except PromptTooLong as error:
+            raise DataError(f"sample {sample.id}: {error}") from error
+        except ClipError:
+            continue
+        return
 
 
 @asynccontextmanager
@@ -164,7 +186,8 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
-    data, renderer = check(config)
+    cache_dir = config.video.cache_dir or run_dir.path / "cache"
+    data, renderer = check(config, cache_dir)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
@@ -175,7 +198,7 @@ async def open_session(
         metrics = stack.enter_context(MetricsLog(run_dir.path))
         scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
         quarantine = Quarantine(run_dir.path / "quarantine.jsonl")
-        cache = str(config.video.cache_dir or run_dir.path / "cache")
+        cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)
         learner = LearnerPool(config, group, cache)

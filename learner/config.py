@@ -49,7 +49,8 @@ class LearnerConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of weights and activations."""
+    """Precision of weights and activations; the optimiser updates float32 copies. In bfloat16 the
+    gradients of micro-batches add up in float32 from ZeRO stage 2 on."""
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
     """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
     freeze_vision_tower: bool = True

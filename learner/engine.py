@@ -83,6 +83,9 @@ class DeepSpeedEngine:
             config=_deepspeed_config(config, optim),
             dist_init_required=False,
         )
+        # DeepSpeed's bfloat16 optimiser without ZeRO starts with a step of its own, which would
+        # count in AdamW's bias correction and shrink the first update by a quarter.
+        self._engine.basic_optimizer.state.clear()
         self._norm = 0.0
         # Without ZeRO DeepSpeed clips without telling the norm, and updates even by NaN.
         self._engine.clip_fp32_gradients = self._clip
@@ -177,20 +180,22 @@ class DeepSpeedEngine:
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    """With learning rate 0: each step brings its own, and DeepSpeed may take a step of its own."""
     if optim.kind == "sgd":
-        return torch.optim.SGD(parameters, lr=optim.learning_rate)
-    return torch.optim.AdamW(
-        parameters, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay
-    )
+        return torch.optim.SGD(parameters, lr=0.0)
+    return torch.optim.AdamW(parameters, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def _deepspeed_config(config: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
+    mixed = config.dtype == "bfloat16"
+    sums_in_float32 = mixed and config.zero_stage >= 2
     return {
         "train_micro_batch_size_per_gpu": 1,  # we make the micro-batches; it only wants a number
         "managed_gradient_accumulation": False,
         # never 0, with which DeepSpeed would not compute the norm either
         "gradient_clipping": optim.grad_clip or _NO_CLIPPING,
-        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "bf16": {"enabled": mixed, "check_grad_overflow": mixed},
+        "data_types": {"grad_accum_dtype": "fp32" if sums_in_float32 else None},
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

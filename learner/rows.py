@@ -85,7 +85,10 @@ def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
 def with_old_logprobs(
     rows: Sequence[Row], logprobs: Sequence[Sequence[Sequence[float]]]
 ) -> list[Row]:
-    """Rows that carry the trainer's own logprobs (per row, response, token), for a step of several updates."""
+    """Rows that carry the trainer's own logprobs, for a step of several updates.
+
+    ``logprobs``: per row, response and token.
+    """
     return [
         replace(
             row,

@@ -10,7 +10,7 @@ gathering ZeRO-3 shards is a collective; rank 0 sends.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -74,7 +74,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
         *,
         client: VLLMWeightSyncClient,
         source: WeightSource | None = None,
-    ) -> Self:
+    ) -> "ObjectStoreTrainer":
         """Ready to send; there is no rendezvous."""
         assert source is not None, "the object_store backend sends a WeightSource"
         return cls(

@@ -8,7 +8,6 @@ Every rank gets the same calls in the same order.
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 

@@ -18,6 +18,13 @@ def make_config(**changes: object) -> RunConfig:
     return validate(RunConfig, values | changes, "recipe")
 
 
+def start(path: Path, config: RunConfig) -> RunDir:
+    """As a run that got as far as its archive."""
+    run = open_dir(path, config)
+    run.archive.mkdir()
+    return run
+
+
 def open_dir(path: Path, config: RunConfig, **how: bool) -> RunDir:
     return RunDir.open(path, config, **{"resume": False, "overwrite": False, **how})
 
@@ -28,7 +35,7 @@ def test_the_resolved_recipe_lies_beside_the_results(tmp_path: Path):
 
 
 def test_a_second_run_never_gets_the_directory_by_accident(tmp_path: Path):
-    open_dir(tmp_path / "run", make_config()).close()
+    start(tmp_path / "run", make_config()).close()
     with pytest.raises(ConfigError, match="--resume to go on.*--overwrite"):
         open_dir(tmp_path / "run", make_config())
 
@@ -48,8 +55,14 @@ def test_two_processes_cannot_run_in_one_directory(tmp_path: Path):
     open_dir(tmp_path / "run", make_config(), resume=True).close()
 
 
-def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
+def test_a_run_that_a_check_ended_may_be_started_again_with_a_mended_recipe(tmp_path: Path):
     open_dir(tmp_path / "run", make_config()).close()
+    open_dir(tmp_path / "run", make_config(seed=9)).close()
+    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == 9
+
+
+def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
+    start(tmp_path / "run", make_config()).close()
     with pytest.raises(ConfigError, match="other settings in: grpo"):
         open_dir(tmp_path / "run", make_config(grpo={"num_steps": 3}), resume=True)
     other_place = make_config(cluster={"address": "ray://x:1"})
@@ -57,7 +70,7 @@ def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
 
 
 def test_overwrite_starts_from_nothing(tmp_path: Path):
-    first = open_dir(tmp_path / "run", make_config())
+    first = start(tmp_path / "run", make_config())
     first.finish("base", {"seconds": 1.0})
     first.close()
     again = open_dir(tmp_path / "run", make_config(), overwrite=True)

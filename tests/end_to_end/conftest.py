@@ -73,12 +73,12 @@ class Rollouts:
     async def finish_update(self, version: PolicyVersion) -> None:
         await self.worker.finish_update(version)
 
-    async def processes(self) -> list[int]:
+    async def processes(self) -> list[Any]:
         """This actor's, then the engine's."""
         import psutil
 
         me = psutil.Process()
-        return [me.pid, *(child.pid for child in me.children(recursive=True))]
+        return [me, *me.children(recursive=True)]
 
     async def stop(self) -> None:
         self.engine.stop()
@@ -140,7 +140,8 @@ class Learner:
         return self.worker.logprobs(rows)
 
     def train(self, rows: list[Row]) -> None:
-        self.worker.train_step(rows, sum(row.num_trained for row in rows), "grpo", 1e-3)
+        num_tokens = sum(row.num_trained for row in rows)
+        self.worker.train_step(rows, num_tokens, "supervised", 1e-3)
 
     def publish(self, client: Client, alter: Callable, bucket_mb: float) -> None:
         """Through the real sender; ``alter`` may change the stream of parameters."""
@@ -195,11 +196,10 @@ class Stage:
         row = Row(prompt=prompt, video=sample.video, responses=responses)
         return _gap([self.get(calls)], self.get(self.learner.logprobs.remote([row])))
 
-    def train(self, steps: int = 2) -> None:
-        """Move the learner away from the engine."""
-        rows = rows_of(self.samples[:2], self.answer(self.samples[:2]))
-        for _ in range(steps):
-            self.get(self.learner.train.remote(rows))
+    def train(self) -> None:
+        """Move the learner away from the engine: one large step towards answers read backwards."""
+        rows = rows_of(self.samples[:2], self.answer(self.samples[:2], n=2), backwards=True)
+        self.get(self.learner.train.remote(rows))
 
     def publish(
         self,
@@ -213,16 +213,15 @@ class Stage:
         self.get(self.learner.publish.remote(made, alter, bucket_mb))
 
 
-def rows_of(samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> list[Row]:
-    """Rows whose advantages are + and - in turns, so that training moves the weights."""
+def rows_of(
+    samples: Sequence[Sample], rollouts: Sequence[Rollout], backwards: bool = False
+) -> list[Row]:
+    step = -1 if backwards else 1
     return [
         Row(
             prompt=rollout.prompt,
             video=sample.video,
-            responses=tuple(
-                Response(token_ids=c.token_ids, advantage=1.0 - 2 * (i % 2))
-                for i, c in enumerate(rollout.completions)
-            ),
+            responses=tuple(Response(token_ids=c.token_ids[::step]) for c in rollout.completions),
         )
         for sample, rollout in zip(samples, rollouts, strict=True)
     ]

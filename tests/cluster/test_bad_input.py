@@ -1,0 +1,134 @@
+"""Every likely mistake ends at once with a named error, exit status 2, and no engine started."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cluster.session
+from cluster.cli import main
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch: pytest.MonkeyPatch):
+    """Reaching the pool of engines fails the test. (Placement is checked before, in a real Ray.)"""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an engine was about to start")
+
+    monkeypatch.setattr(cluster.session, "RolloutPool", refuse)
+
+
+def run(recipe: Path, *settings: str) -> int:
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    return main(["run", str(recipe), "--run-dir", str(recipe.parent / "run"), *overrides])
+
+
+def spoil_label(rows: Rows) -> None:
+    rows[0]["label"] = "relaps"
+
+
+def spoil_id(rows: Rows) -> None:
+    rows[1]["id"] = rows[0]["id"]
+
+
+def spoil_path(rows: Rows) -> None:
+    rows[0]["video"] = "nowhere.mp4"
+
+
+def spoil_split(rows: Rows) -> None:
+    rows[0]["split"] = "training"
+
+
+def spoil_column(rows: Rows) -> None:
+    del rows[0]["label"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_label, "did you mean 'relapse'"),
+        (spoil_id, "duplicate|twice|already"),
+        (spoil_path, "nowhere.mp4"),
+        (spoil_split, "'training'"),
+        (spoil_column, "label"),
+    ],
+)
+def test_a_bad_manifest_is_named(
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Rows], None],
+    message: str,
+):
+    assert run(recipe(spoil)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert re.search(message, said)
+    assert "Traceback" not in said
+
+
+def test_an_unreadable_clip_is_named(
+    recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video at all")
+
+    def spoil(rows: Rows) -> None:
+        rows[0]["video"] = str(broken)
+
+    assert run(recipe(spoil)) == 2
+    assert "broken.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("grpo.num_step=3", "did you mean 'num_steps'"),
+        ("grpo.num_steps=many", "grpo.num_steps = 'many'"),
+        ("data.manifest=/nowhere/m.jsonl", "/nowhere/m.jsonl"),
+        ("model=/nowhere/model", "no model directory /nowhere/model"),
+        ("rollout.max_prompt_length=64", "rollout.max_prompt_length is 64"),
+        ("reward.terms=[{function='mine.py:score'}]", "mine.py"),
+        ("seed", "expected key=value"),
+    ],
+)
+def test_a_bad_setting_is_named(
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    message: str,
+):
+    assert run(recipe(), setting) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(tmp_path / "nothing.toml") == 2
+    assert "nothing.toml" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_too_few_cpus_are_said_at_once(recipe: Callable[..., Path]):
+    """In a process of its own: it starts, and ends, a Ray of its own."""
+    path = recipe()
+    command = [sys.executable, "-m", "cluster.cli", "run", str(path)]
+    command += ["--run-dir", str(path.parent / "run"), "--set", "rollout.num_cpus=4000"]
+    found = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
+    assert found.returncode == 2
+    assert "need 4000.5 CPUs" in found.stderr
+
+
+def test_help_answers_within_a_second():
+    before = time.monotonic()
+    command = [sys.executable, "-m", "cluster.cli", "--help"]
+    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    assert time.monotonic() - before < 1.0

@@ -1,0 +1,83 @@
+"""Builders for tests that run the command line as a user does. (No test file.)"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+LABELS = {
+    "relapse": "a same and an opposite",
+    "undo": "an opposite, no same",
+    "repeat": "a same, no opposite",
+    "zigzag": "turn then turn",
+    "varied": "none of these",
+}
+
+TINY = """
+[rollout]
+max_prompt_length = 384
+max_response_length = 24
+dtype = "float32"
+block_size = 32
+num_threads = 1
+[learner]
+dtype = "float32"
+num_threads = 1
+[coldstart]
+epochs = 2
+batch_size = 4
+optim = { learning_rate = 1e-3 }
+[grpo]
+num_steps = 3
+groups_per_step = 4
+groups_per_update = 2
+save_every = 1
+optim = { learning_rate = 1e-4 }
+[calibrate]
+epochs = 1
+num_traces = 2
+batch_size = 8
+"""
+
+
+def write_recipe(folder: Path, model: Path, manifest: Path, labels: dict[str, str]) -> Path:
+    """A recipe for a run of a minute."""
+    entries = [
+        f'[[labels]]\nname = "{name}"\ndefinition = "{text}"' for name, text in labels.items()
+    ]
+    head = f'model = "{model}"\n' + "\n".join(entries) + f'\n[data]\nmanifest = "{manifest}"\n'
+    path = folder / "recipe.toml"
+    path.write_text(head + TINY)
+    return path
+
+
+def command(*words: str | Path) -> list[str]:
+    """Our command line, started as a job does."""
+    return [sys.executable, "-m", "cluster.cli", *map(str, words)]
+
+
+def run(
+    recipe: Path, run_dir: Path, *more: str, address: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a recipe to its end, in a Ray that is up (``address``) or in one of its own."""
+    words = command("run", recipe, "--run-dir", run_dir, *more)
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    if address:
+        env["RAY_ADDRESS"] = address
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=550)
+
+
+def summary(run_dir: Path) -> dict[str, Any]:
+    """The results of a run."""
+    found: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return found
+
+
+def metrics(run_dir: Path, stage: str) -> list[dict[str, Any]]:
+    """The logged steps of a stage."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [row for line in lines if (row := json.loads(line))["stage"] == stage]

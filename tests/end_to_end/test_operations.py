@@ -1,0 +1,208 @@
+"""What operators do to a run: kill it, resume it, scale it, submit it, give it other clips."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from runs import LABELS, ROOT, command, metrics, run, summary, write_recipe
+
+from cluster.demo.clips import make_demo_data
+from cluster.demo.tiny_model import make_demo_model
+from wire.archive import read_groups
+from wire.types import Purpose
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model, data and recipe of a small run."""
+    folder = tmp_path_factory.mktemp("operations")
+    make_demo_model(folder / "model")
+    manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=6, test=6)
+    write_recipe(folder, folder / "model", manifest, LABELS)
+    return folder
+
+
+def wait_for(condition: object, timeout_s: float, what: str) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.5)
+
+
+def engines_of(marker: str) -> list[int]:
+    """Processes of ours or of vLLM that carry ``marker`` in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if marker in process.environ().get("DEEPINTUIT_TEST", ""):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_kill_9_of_the_driver_in_grpo_and_resume(folder: Path):
+    marker, out = f"kill-{os.getpid()}", folder / "killed"
+    words = command("run", folder / "recipe.toml", "--run-dir", out, "--set", "grpo.num_steps=6")
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"DEEPINTUIT_TEST": marker}
+    with (folder / "killed.log").open("w") as log:
+        driver = subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log)
+    checkpoint = out / "checkpoints/grpo/step-000002/manifest.json"
+    wait_for(lambda: checkpoint.exists() or driver.poll() is not None, 500, "a checkpoint of GRPO")
+    assert driver.poll() is None
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = list(read_groups(out / "archive"))
+    assert len([g for g in before if g.purpose is Purpose.TRAIN]) >= 8
+    wait_for(lambda: not engines_of(marker), 60, "the killed run's processes to end")
+
+    done = run(folder / "recipe.toml", out, "--resume", "--set", "grpo.num_steps=6")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "grpo: going on from checkpoint" in done.stdout
+    after = {(str(g.policy_version), g.group_id) for g in read_groups(out / "archive")}
+    assert {(str(g.policy_version), g.group_id) for g in before} <= after, "a group was lost"
+    assert {group.policy_version.attempt for group in read_groups(out / "archive")} == {0, 1}
+    assert [s["name"] for s in summary(out)["stages"]] == [
+        "base",
+        "coldstart",
+        "grpo",
+        "calibrated",
+    ]
+    assert metrics(out, "grpo")[-1]["step"] == 6
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_no_process(folder: Path):
+    marker, out = f"int-{os.getpid()}", folder / "interrupted"
+    words = command("run", folder / "recipe.toml", "--run-dir", out)
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"DEEPINTUIT_TEST": marker}
+    driver = subprocess.Popen(words, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    done = out / "stages/base/done.json"
+    wait_for(lambda: done.exists() or driver.poll() is not None, 500, "the first stage")
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate(timeout=90)[1]
+    assert driver.returncode == 130
+    assert "--resume" in said
+    wait_for(lambda: not engines_of(marker), 60, "the interrupted run's processes to end")
+
+
+def test_two_workers_and_two_ranks(folder: Path):
+    out = folder / "two"
+    settings = ("rollout.num_workers=2", "learner.num_ranks=2", "learner.zero_stage=2")
+    more = [word for setting in settings for word in ("--set", setting)]
+    done = run(folder / "recipe.toml", out, *more)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    for row in metrics(out, "grpo"):
+        assert row["parity/probe_max_logprob_diff"] < 1e-5
+        assert row["rollout/num_out_of_service"] == 0
+
+
+def test_clips_made_differently(tmp_path: Path, folder: Path):
+    """Another size, frame rate, codec and length; three labels; Parquet-free JSONL by hand."""
+    import av
+    import numpy as np
+
+    rows = []
+    shapes = [
+        ("libx265", 96, 64, 10, 31),
+        ("libvpx-vp9", 64, 112, 30, 17),
+        ("libx264", 80, 80, 5, 9),
+    ]
+    random = np.random.default_rng(0)
+    for index in range(18):
+        codec, width, height, fps, frames = shapes[index % 3]
+        path = tmp_path / f"{index}.{'webm' if 'vp9' in codec else 'mp4'}"
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for step in range(frames):
+                image = np.full((height, width, 3), 30 * (index % 3), np.uint8)
+                image[step % height, :, index % 3] = 255
+                image += random.integers(0, 5, image.shape, dtype=np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+        label = ("red", "green", "blue")[index % 3]
+        split = ("train", "train", "train", "train", "cal", "test")[index // 3]
+        trace = f"<think>it is {label}</think><answer>{label}</answer>" if index < 6 else None
+        rows.append(
+            {"id": f"c{index}", "video": path.name, "label": label, "split": split, "trace": trace}
+        )
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = {"red": "a red line moves", "green": "a green line", "blue": "a blue line"}
+    recipe = write_recipe(tmp_path, folder / "model", manifest, labels)
+    done = run(recipe, tmp_path / "out")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert all(
+        row["parity/probe_max_logprob_diff"] < 1e-5 for row in metrics(tmp_path / "out", "grpo")
+    )
+    assert summary(tmp_path / "out")["stages"][0]["num_samples"] == 3
+
+
+@pytest.fixture
+def ray_head() -> Iterator[dict[str, str]]:
+    """A head started with ``ray start --head``, with the job server, on ports of its own."""
+    ray = Path(os.sys.executable).parent / "ray"  # type: ignore[attr-defined]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    start = [ray, "start", "--head", "--port=6399", "--dashboard-port=8299", "--num-cpus=2"]
+    subprocess.run([*map(str, start)], check=True, env=env, timeout=120, capture_output=True)
+    yield env | {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8299", "RAY": str(ray)}
+    subprocess.run([str(ray), "stop", "--force"], env=env, timeout=60, capture_output=True)
+
+
+def submit(head: dict[str, str], folder: Path, run_dir: Path, *more: str) -> list[str]:
+    words = [head["RAY"], "job", "submit", *more, "--working-dir", ".", "--"]
+    words += ["python", "-m", "cluster.cli", "run", str(folder / "recipe.toml")]
+    return [*words, "--run-dir", str(run_dir)]
+
+
+def test_ray_job_submit_gives_logs_and_an_exit_code(folder: Path, ray_head: dict[str, str]):
+    done = subprocess.run(
+        submit(ray_head, folder, folder / "job"),
+        cwd=ROOT,
+        env=ray_head,
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "succeeded" in done.stdout
+    assert "calibrated" in done.stdout
+    failed = subprocess.run(
+        submit(ray_head, folder, folder / "job"),  # the directory is taken
+        cwd=ROOT,
+        env=ray_head,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert failed.returncode != 0
+    assert "already holds a run" in failed.stdout
+
+
+def test_ray_job_stop_leaves_no_process(folder: Path, ray_head: dict[str, str]):
+    words = submit(ray_head, folder, folder / "stopped", "--no-wait", "--submission-id", "stop-me")
+    subprocess.run(words, cwd=ROOT, env=ray_head, check=True, timeout=120, capture_output=True)
+    done = folder / "stopped/stages/base/done.json"
+    wait_for(done.exists, 500, "the first stage of the job")
+    assert engines_named("VLLM::")
+    stop = [ray_head["RAY"], "job", "stop", "stop-me"]
+    subprocess.run(stop, env=ray_head, check=True, timeout=120, capture_output=True)
+    wait_for(lambda: not engines_named("VLLM::"), 60, "vLLM's processes to end")
+    wait_for(lambda: not engines_named("LearnerHost"), 60, "the learner to end")
+
+
+def engines_named(name: str) -> list[int]:
+    """Processes below the head of this test with ``name`` in their title."""
+    return [
+        p.pid for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])
+    ]

@@ -1,0 +1,97 @@
+"""All stages on the real engines, as a user runs them."""
+
+from pathlib import Path
+
+import pytest
+from runs import LABELS, metrics, run, summary, write_recipe
+
+from calibrate.predictions import read_predictions
+from cluster.demo.clips import make_demo_data
+from cluster.demo.tiny_model import make_demo_model
+from wire.archive import read_groups, read_table
+from wire.types import Purpose
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(580)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """The directory of one small run of all stages, in the Ray that all tests share."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("run")
+    make_demo_model(folder / "model")
+    manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=6, test=6)
+    recipe = write_recipe(folder, folder / "model", manifest, LABELS)
+    address = ray.get_runtime_context().gcs_address
+    done = run(recipe, folder / "out", address=address)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "out"
+
+
+def test_the_summary_has_every_stage_and_baseline(finished: Path):
+    found = summary(finished)
+    assert [s["name"] for s in found["stages"]] == ["base", "coldstart", "grpo", "calibrated"]
+    for stage in found["stages"]:
+        low, high = stage["accuracy_ci"]
+        assert 0 <= low <= stage["accuracy"] <= high <= 1
+        assert {"macro_f1", "balanced_accuracy", "ece", "seconds"} <= stage.keys()
+    assert found["baselines"]["majority"] is not None
+    assert found["head"]["num_samples"] == 6
+    assert found["peak_memory_gb"] > 0
+    assert found["versions"]["torch"]
+
+
+def test_every_step_is_on_policy_and_in_parity(finished: Path):
+    steps = metrics(finished, "grpo")
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    for row in steps:
+        assert row["parity/probe_max_logprob_diff"] < 1e-5
+        assert row["parity/max_logprob_diff"] < 1e-4  # of all tokens, unlikely ones included
+        assert row["rollout_is/mean"] == pytest.approx(1.0, abs=1e-4)
+        assert row["staleness/max"] == 0
+        assert row["timing_s/step"] > 0
+        assert row["reward/failed_frac"] == 0
+
+
+def test_the_archive_holds_every_trace_with_its_version(finished: Path):
+    archive = finished / "archive"
+    trained = list(read_groups(archive, Purpose.TRAIN))
+    assert len(trained) >= 3 * 4
+    assert all(len(group.traces) == 8 for group in trained)
+    by_place = sorted(trained, key=lambda group: group.group_id)
+    assert [group.policy_version.step for group in by_place[:12]] == [1] * 4 + [2] * 4 + [3] * 4
+    calibration = list(read_groups(archive, Purpose.CALIBRATION))
+    assert [len(group.traces) for group in calibration] == [2] * 6
+    assert {str(group.policy_version) for group in calibration} == {"0.4"}
+    table = read_table(archive, ["prompt_token_ids", "token_ids", "logprobs", "clip_key"])
+    assert table.num_rows > 3 * 4 * 8
+
+
+def test_the_verdicts_probabilities_are_over_the_labels_and_sum_to_one(finished: Path):
+    found = read_predictions(finished / "predictions/calibrated.parquet")
+    assert len(found) == 6
+    for prediction in found:
+        assert prediction.probabilities is not None
+        assert len(prediction.probabilities) == len(LABELS)
+        assert sum(prediction.probabilities) == pytest.approx(1.0)
+        assert prediction.trace
+
+
+def test_models_and_event_files_are_left(finished: Path):
+    for stage in ("coldstart", "grpo", "calibrated"):
+        assert (finished / "stages" / stage / "model/model.safetensors").exists()
+    assert (finished / "stages/calibrated/head").is_dir()
+    assert list((finished / "tensorboard").glob("events.*"))
+    assert (finished / "config.json").exists()
+    assert not (finished / "checkpoints/grpo").exists()  # finished stages need none
+
+
+def test_the_learner_changed_the_language_model_and_not_the_frozen_tower(finished: Path):
+    from safetensors.torch import load_file
+
+    first = load_file(finished / "stages/coldstart/model/model.safetensors")
+    last = load_file(finished / "stages/grpo/model/model.safetensors")
+    changed = {name for name in first if not first[name].equal(last[name])}
+    assert changed
+    assert not [name for name in changed if "visual" in name]

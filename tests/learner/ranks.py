@@ -1,0 +1,82 @@
+"""A learner rank in a Ray actor, with the questions that the tests of DeepSpeed ask of it."""
+
+import gc
+import socket
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from learner.config import OptimConfig
+from learner.rows import Row
+from learner.worker import LearnerWorker, Objective
+from tests.learner.builders import make_learner
+
+SGD = OptimConfig(kind="sgd", grad_clip=0)
+
+
+class TestRank:
+    """One process; a new learner per test, because importing DeepSpeed takes long."""
+
+    __test__ = False
+
+    def __init__(self, rank: int, num_ranks: int) -> None:
+        self._rank, self._num_ranks = rank, num_ranks
+        self._worker: LearnerWorker | None = None
+
+    def free_port(self) -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    def start(self, port: int, model_dir: Path, optim: OptimConfig, config: dict[str, Any]) -> None:
+        if self._worker is not None:
+            self._worker.engine.close()
+        self._worker = make_learner(num_ranks=self._num_ranks, **config)
+        self._worker.join(self._rank, "127.0.0.1", port)
+        self._worker.begin(str(model_dir), optim)
+
+    def call(self, method: str, *values: Any) -> Any:
+        return getattr(self._worker, method)(*values)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
+
+    def train(
+        self, rows: Sequence[Row], num_tokens: int, objective: Objective, rates: Sequence[float]
+    ) -> list[dict[str, float]]:
+        return [self._worker.train_step(rows, num_tokens, objective, rate) for rate in rates]
+
+    def gradient(
+        self, rows: Sequence[Row], num_tokens: int, objective: Objective, rate: float
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """(weights before - weights after) / rate, and the step's metrics."""
+        before = self.weights()
+        metrics = self._worker.train_step(rows, num_tokens, objective, rate)
+        after = self.weights()
+        return {name: (before[name] - after[name]) / rate for name in before}, metrics
+
+    def poisoned_step(self, rows: Sequence[Row], num_tokens: int) -> tuple[bool, float]:
+        """Whether a gradient that is not finite left the weights alone, and what was reported."""
+        first = replace(rows[0].responses[0], advantage=float("inf"))
+        poisoned = [replace(rows[0], responses=(first,)), *rows[1:]]
+        before = self.weights()
+        metrics = self._worker.train_step(poisoned, num_tokens, "grpo", 1.0)
+        after = self.weights()
+        same = all(np.array_equal(before[name], after[name]) for name in before)
+        return same, metrics["update_skipped"]
+
+    def begin_again(self, model_dir: Path) -> tuple[bool, int]:
+        """Whether the last stage's model is freed, and how many process groups were added."""
+        groups = torch.distributed.distributed_c10d._world.pg_map
+        count, model = len(groups), weakref.ref(self._worker.engine.policy.vlm)
+        self._worker.begin(str(model_dir), SGD)
+        gc.collect()
+        return model() is None, len(groups) - count
+
+    def stop(self) -> None:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,85 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.batch import make_batch, micro_batches, shared_prefix_mask
+from learner.rows import silent
+from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_clip, make_row
+from video.positions import PositionRule
+
+RULE = PositionRule("qwen2_5_vl", VIDEO_TOKEN, merge_size=2, tokens_per_second=2)
+CLIPS = RandomClips()
+
+
+def batch_of(*rows):
+    return make_batch(rows, lambda row: CLIPS.load(row.prompt.clip_key, "", ""), RULE)
+
+
+def test_every_response_starts_one_after_the_prompts_largest_position():
+    row = make_row(0, (3, 5))
+    batch = batch_of(row)
+    end = len(row.prompt.token_ids)
+    prompt = RULE.of_prompt(row.prompt.token_ids, make_clip().grid_thw, 0.5)
+    assert np.array_equal(batch.position_ids[:, 0, :end], prompt)
+    first = int(prompt.max()) + 1
+    expected = [*range(first, first + 3), *range(first, first + 5)]
+    assert batch.position_ids[:, 0, end:].tolist() == [expected] * 3
+
+
+def test_each_token_is_predicted_from_the_one_before_and_the_first_from_the_prompt():
+    rows = [make_row(0, (3, 2)), make_row(1, (1,), num_text=6)]
+    batch = batch_of(*rows)
+    ends = [len(row.prompt.token_ids) for row in rows]
+    length = batch.input_ids.shape[1]
+    assert batch.predict_at.tolist() == [
+        *(ends[0] - 1, ends[0], ends[0] + 1),
+        *(ends[0] - 1, ends[0] + 3),
+        length + ends[1] - 1,
+    ]
+    assert batch.target.tolist() == [t for row in rows for r in row.responses for t in r.token_ids]
+    assert batch.lengths == (3, 2, 1)
+    assert batch.grid_thw.tolist() == [[2, 4, 4]] * 2
+    assert batch.pixel_values.shape == (64, 1176)
+
+
+def test_a_response_sees_the_prompt_and_its_own_past_alone():
+    # prompt, prompt, a, a, b, padding
+    seen = shared_prefix_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0].int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_what_is_not_known_is_nan_and_fillers_are_masked():
+    batch = batch_of(make_row(0, (2,)), silent(make_row(1, (3,))))
+    assert batch.logp_old.isnan().all()
+    assert not batch.logp_rollout.isnan().any()
+    assert batch.mask.tolist() == [True] * 2 + [False] * 3
+
+
+def test_the_advantage_is_copied_to_every_token_of_its_response():
+    row = make_row(0, (2, 3))
+    first, second = (response.advantage for response in row.responses)
+    assert torch.allclose(batch_of(row).advantage, torch.tensor([first] * 2 + [second] * 3))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=15), st.integers(1, 200))
+def test_micro_batches_keep_order_and_the_bound(lengths: list[int], max_tokens: int):
+    rows = [make_row(seed, (length,)) for seed, length in enumerate(lengths)]
+    parts = list(micro_batches(rows, max_tokens))
+    assert [row for part in parts for row in part] == rows
+    for part in parts:
+        padded = len(part) * max(row.num_tokens for row in part)
+        assert padded <= max_tokens or len(part) == 1
+
+
+def test_micro_batches_are_filled_before_the_next_begins():
+    rows = [make_row(seed, (3,)) for seed in range(5)]
+    size = rows[0].num_tokens
+    assert [len(part) for part in micro_batches(rows, 2 * size)] == [2, 2, 1]

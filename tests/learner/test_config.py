@@ -1,0 +1,54 @@
+import pytest
+from pydantic import ValidationError
+
+from learner.config import GrpoLossConfig, OptimConfig, ParityConfig
+
+
+def rates(**changed) -> list[float]:
+    config = OptimConfig(learning_rate=1.0, **changed)
+    return [config.learning_rate_at(step, 10) for step in range(10)]
+
+
+def test_the_learning_rate_is_constant_by_default():
+    assert rates() == [1.0] * 10
+
+
+def test_warm_up_reaches_the_peak_and_never_starts_at_zero():
+    assert rates(warmup_steps=4) == [0.25, 0.5, 0.75] + [1.0] * 7
+
+
+def test_linear_decay_ends_just_above_zero():
+    assert rates(decay="linear") == pytest.approx([1 - step / 10 for step in range(10)])
+
+
+def test_decay_starts_after_warm_up():
+    found = rates(warmup_steps=5, decay="linear")
+    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_stage_shorter_than_its_warm_up_only_warms_up():
+    config = OptimConfig(learning_rate=1.0, warmup_steps=10, decay="linear")
+    assert [config.learning_rate_at(step, 2) for step in range(2)] == pytest.approx([0.1, 0.2])
+
+
+def test_the_loss_has_deepintuits_settings():
+    found = GrpoLossConfig().model_dump()
+    assert found == {
+        "clip_ratio_low": 0.2,
+        "clip_ratio_high": 0.28,
+        "clip_ratio_c": 3.0,
+        "rollout_is_threshold": 2.0,
+        "adv_epsilon": 1e-6,
+    }
+
+
+def test_parity_is_strict_where_both_sides_are_exact():
+    config = ParityConfig(tolerance=0.4)
+    assert config.limit("float32", "float32") == 1e-5
+    assert config.limit("bfloat16", "float32") == 0.4
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"grad_clip": -1}, {"kind": "adam"}])
+def test_impossible_settings_are_refused(wrong: dict):
+    with pytest.raises(ValidationError):
+        OptimConfig(**wrong)

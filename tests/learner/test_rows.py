@@ -1,0 +1,79 @@
+import pickle
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.rows import deal, grpo_rows, silent, supervised_row
+from tests.learner.builders import make_group, make_prompt, make_row, make_trace
+
+row_lists = st.lists(st.integers(1, 60), min_size=1, max_size=20).map(
+    lambda lengths: [make_row(seed, (length,)) for seed, length in enumerate(lengths)]
+)
+
+
+def test_a_group_becomes_one_row_with_its_advantages():
+    group = make_group(make_trace(2.0, (50, 51)), make_trace(0.0, (52,)))
+    (row,) = grpo_rows([group], epsilon=0.0)
+    assert row.prompt == group.prompt
+    assert [r.token_ids for r in row.responses] == [(50, 51), (52,)]
+    assert [round(r.advantage, 4) for r in row.responses] == [0.7071, -0.7071]
+    assert [r.rollout_logprobs for r in row.responses] == [(-1.0, -1.0), (-1.0,)]
+
+
+def test_a_trace_whose_scoring_failed_is_left_out_of_row_and_baseline():
+    scored = [make_trace(2.0), make_trace(0.0), make_trace(0.0)]
+    (with_failure,) = grpo_rows([make_group(scored[0], make_trace(None), *scored[1:])], 1e-6)
+    (without,) = grpo_rows([make_group(*scored)], 1e-6)
+    assert with_failure.responses == without.responses
+
+
+def test_groups_without_a_scored_trace_make_no_row():
+    assert grpo_rows([make_group(), make_group(make_trace(None))], 1e-6) == []
+
+
+def test_a_group_without_signal_still_counts_its_tokens():
+    (row,) = grpo_rows([make_group(make_trace(1.0), make_trace(1.0))], 1e-6)
+    assert [r.advantage for r in row.responses] == [0.0, 0.0]
+    assert row.num_trained == 4
+
+
+def test_a_supervised_row_trains_its_target_alone():
+    row = supervised_row(make_prompt(), "0.mp4", [50, 51, 52])
+    assert row.num_trained == 3
+    assert row.responses[0].advantage == 1.0
+    assert row.responses[0].rollout_logprobs is None
+
+
+def test_a_filler_counts_nothing():
+    assert silent(make_row()).num_trained == 0
+
+
+def test_rows_survive_pickle():
+    assert pickle.loads(pickle.dumps(make_row())) == make_row()
+
+
+def test_a_rank_without_rows_gets_the_shortest_as_a_filler():
+    rows = [make_row(0, (9,)), make_row(1, (2,))]
+    hands = deal(rows, 4)
+    assert sorted(map(len, hands)) == [1, 1, 1, 1]
+    fillers = [hand[0] for hand in hands if not hand[0].num_trained]
+    assert fillers == [silent(rows[1])] * 2
+
+
+@given(row_lists, st.integers(1, 5))
+def test_dealing_loses_and_repeats_nothing_and_keeps_order(rows: list, num_ranks: int):
+    hands = deal(rows, num_ranks)
+    trained = [[row for row in hand if row.num_trained] for hand in hands]
+    assert all(hands)
+    assert sorted(row.prompt.clip_key for hand in trained for row in hand) == sorted(
+        row.prompt.clip_key for row in rows
+    )
+    for hand in trained:
+        places = [rows.index(row) for row in hand]
+        assert places == sorted(places)
+
+
+@given(row_lists, st.integers(1, 5))
+def test_no_rank_has_more_than_one_row_above_the_lightest(rows: list, num_ranks: int):
+    loads = [sum(r.num_tokens for r in hand if r.num_trained) for hand in deal(rows, num_ranks)]
+    assert max(loads) - min(loads) <= max(row.num_tokens for row in rows)

@@ -1,0 +1,250 @@
+"""The same batch gives the same gradient over any ranks, ZeRO stages and splits."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from learner.batch import make_batch
+from learner.config import GrpoLossConfig, OptimConfig
+from learner.loss import grpo_loss, supervised_loss
+from learner.policy import Policy
+from learner.rows import Row, silent
+from tests.learner.builders import RandomClips, make_row
+from tests.learner.ranks import SGD, TestRank
+from video.positions import PositionRule
+from wire.errors import ConfigError, UserError
+
+pytestmark = pytest.mark.ray
+
+ROWS = [
+    make_row(seed, lengths)
+    for seed, lengths in enumerate([(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)])
+]
+NUM_TOKENS = sum(row.num_trained for row in ROWS)
+ADAMW = OptimConfig(learning_rate=1e-3)
+STAGES = [0, 1, 2, 3]
+UNEVEN = (ROWS[:5], ROWS[5:])
+FILLER = (ROWS, [silent(ROWS[1])])
+
+
+class Ranks:
+    """Actors that form one learner."""
+
+    def __init__(self, num_ranks: int) -> None:
+        actor = ray.remote(num_cpus=1)(TestRank)
+        self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
+        self._port = ray.get(self._actors[0].free_port.remote(), timeout=120)
+
+    def start(self, model_dir: Path, optim: OptimConfig, **config: Any) -> None:
+        self.all("start", self._port, model_dir, optim, config)
+
+    def all(self, method: str, *values: Any) -> list[Any]:
+        return self.each(method, [()] * len(self._actors), *values)
+
+    def each(self, method: str, firsts: Sequence[tuple[Any, ...]], *values: Any) -> list[Any]:
+        calls = [
+            getattr(actor, method).remote(*first, *values)
+            for actor, first in zip(self._actors, firsts, strict=True)
+        ]
+        return ray.get(calls, timeout=120)
+
+    def train(self, *rates: float, split: Sequence[list[Row]] = UNEVEN) -> dict[str, np.ndarray]:
+        """The weights after these steps."""
+        hands = [(hand,) for hand in split]
+        self.each("train", hands, NUM_TOKENS, "supervised", rates)
+        return self.all("weights")[0]
+
+    def stop(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+@pytest.fixture(scope="module")
+def solo(ray_session: None) -> Iterator[Ranks]:
+    ranks = Ranks(1)
+    yield ranks
+    ranks.stop()
+
+
+@pytest.fixture(scope="module")
+def pair(ray_session: None) -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    yield ranks
+    ranks.stop()
+
+
+@pytest.fixture(scope="module")
+def true_gradient(model_dir: Path) -> dict[str, dict[str, np.ndarray]]:
+    """By autograd over the whole batch at once, without DeepSpeed; per objective."""
+    policy = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    clips, rule = RandomClips(), PositionRule.load(model_dir)
+    batch = make_batch(ROWS, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
+    found = {}
+    for objective in ("grpo", "supervised"):
+        policy.zero_grad()
+        logp = policy(batch).logp
+        if objective == "supervised":
+            output = supervised_loss(logp, batch.advantage, batch.mask, NUM_TOKENS)
+        else:
+            output = grpo_loss(
+                logp_new=logp,
+                logp_old=logp.detach(),
+                logp_rollout=batch.logp_rollout,
+                advantage=batch.advantage,
+                mask=batch.mask,
+                num_tokens=NUM_TOKENS,
+                config=GrpoLossConfig(),
+            )
+        output.loss.backward()
+        found[objective] = {
+            name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy().copy()
+            for name, p in policy.vlm.named_parameters()
+        }
+    return found
+
+
+def norm(tensors: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.sum(t.astype(np.float64) ** 2) for t in tensors.values())))
+
+
+def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """Norm of the difference over the norm."""
+    assert found.keys() == expected.keys()
+    return norm({name: found[name] - expected[name] for name in found}) / norm(expected)
+
+
+def gradient_of(ranks: Ranks, split: Sequence[list[Row]], objective: str) -> tuple[Any, Any]:
+    """Gradient (from rank 0) and metrics (equal on all ranks)."""
+    found = ranks.each("gradient", [(hand,) for hand in split], NUM_TOKENS, objective, 4.0)
+    for _, metrics in found[1:]:
+        assert metrics == pytest.approx(found[0][1], rel=1e-6)
+    return found[0]
+
+
+def test_one_rank_has_autograds_gradient(solo: Ranks, model_dir: Path, true_gradient: dict):
+    for max_tokens, objective in ((10_000, "grpo"), (40, "supervised")):
+        solo.start(model_dir, SGD, zero_stage=0, max_tokens_per_batch=max_tokens)
+        gradient, metrics = gradient_of(solo, [ROWS], objective)
+        expected = true_gradient[objective]
+        assert difference(gradient, expected) < 1e-5
+        assert metrics["grad_norm"] == pytest.approx(norm(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_with_unequal_rows_have_the_same_gradient(
+    pair: Ranks, model_dir: Path, true_gradient: dict, stage: int
+):
+    pair.start(model_dir, SGD, zero_stage=stage, max_tokens_per_batch=40)
+    gradient, metrics = gradient_of(pair, UNEVEN, "grpo")
+    expected = true_gradient["grpo"]
+    found = difference(gradient, expected)
+    print(f"ZeRO {stage}, grpo, 5 rows and 1: {found:.2e}")  # noqa: T201
+    assert found < 1e-5
+    assert metrics["grad_norm"] == pytest.approx(norm(expected), rel=1e-5)
+    assert all(not gradient[name].any() for name in gradient if ".visual." in name)
+    # the same stage goes on: NaN and infinity change nothing
+    poisoned = pair.each("poisoned_step", [(hand,) for hand in UNEVEN], NUM_TOKENS)
+    assert poisoned == [(True, 1.0)] * 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_filler_counts_nothing_and_clipping_is_by_the_true_norm(
+    pair: Ranks, model_dir: Path, true_gradient: dict, stage: int
+):
+    expected = true_gradient["supervised"]
+    limit = norm(expected) / 3
+    clipped = OptimConfig(kind="sgd", grad_clip=limit)
+    pair.start(model_dir, clipped, zero_stage=stage, max_tokens_per_batch=60)
+    gradient, metrics = gradient_of(pair, FILLER, "supervised")
+    assert metrics["grad_norm"] == pytest.approx(3 * limit, rel=1e-5)
+    found = difference(gradient, {name: value / 3 for name, value in expected.items()})
+    print(f"ZeRO {stage}, supervised, clipped, rank 1 a filler: {found:.2e}")  # noqa: T201
+    assert found < 2e-5  # DeepSpeed adds 1e-6 to the norm it divides by
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
+    pair: Ranks, model_dir: Path, tmp_path: Path, stage: int
+):
+    pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
+    pair.train(1e-3, 1e-3)
+    pair.all("call", "save", str(tmp_path), "step-000002")
+    expected = pair.train(1e-3)
+    pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
+    pair.all("call", "load", str(tmp_path), "step-000002")
+    found = pair.train(1e-3)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-000002"]
+
+
+def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
+    pair: Ranks, solo: Ranks, model_dir: Path, tmp_path: Path
+):
+    pair.start(model_dir, SGD, zero_stage=0)
+    pair.all("call", "save", str(tmp_path), "step-000001")
+    solo.start(model_dir, SGD, zero_stage=1)
+    with pytest.raises(ConfigError, match=r"num_ranks=1, the checkpoint has 2.*zero_stage=1"):
+        solo.all("call", "load", str(tmp_path), "step-000001")
+    (state,) = (tmp_path / "step-000001").glob("mp_rank_00*")
+    raw = bytearray(state.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    state.write_bytes(raw)
+    with pytest.raises(UserError, match=f"{state.name} has other bytes"):
+        pair.all("call", "load", str(tmp_path), "step-000001")
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "bfloat16"), (3, "float32")])
+def test_an_export_opens_in_transformers_with_equal_weights(
+    pair: Ranks, model_dir: Path, tmp_path: Path, stage: int, dtype: str
+):
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    pair.start(model_dir, ADAMW, zero_stage=stage, dtype=dtype)
+    expected = pair.train(1e-2)
+    pair.all("call", "export", str(tmp_path / "exported"))
+    model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path / "exported", dtype="auto", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert model.dtype == getattr(torch, dtype)
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    found = dict(model.named_parameters())
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[n].detach().float().numpy(), expected[n]) for n in expected)
+    AutoProcessor.from_pretrained(tmp_path / "exported", local_files_only=True)
+
+
+def test_bfloat16_keeps_updates_too_small_for_its_weights(solo: Ranks, model_dir: Path):
+    solo.start(model_dir, OptimConfig(weight_decay=0), zero_stage=0, dtype="bfloat16")
+    start = solo.all("weights")[0]
+
+    def moved(weights: dict[str, np.ndarray]) -> float:
+        text = [name for name in weights if "language_model" in name]
+        return float(np.mean([np.mean(weights[name] != start[name]) for name in text]))
+
+    once = moved(solo.train(1e-4, split=[ROWS]))
+    assert 0 < moved(solo.train(*[1e-4] * 5, split=[ROWS])) / once > 1.5
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "bfloat16"), (1, "float32"), (3, "float32")])
+def test_the_first_adamw_update_is_plain_adamws(
+    solo: Ranks, model_dir: Path, stage: int, dtype: str
+):
+    solo.start(model_dir, OptimConfig(weight_decay=0), zero_stage=stage, dtype=dtype)
+    before = solo.all("weights")[0]
+    after = solo.train(0.125, split=[ROWS])
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    steps = np.abs(after[name] - before[name])
+    assert np.median(steps) == pytest.approx(0.125, rel=1e-2)  # the rate times the gradient's sign
+
+
+def test_a_new_stage_frees_the_last_and_adds_no_process_group(pair: Ranks, model_dir: Path):
+    pair.start(model_dir, SGD, zero_stage=3)
+    pair.train(0.1)
+    assert pair.all("begin_again", model_dir) == [(True, 0)] * 2
