@@ -5,7 +5,8 @@ LearnerPool   deals rows to ranks and calls all ranks together
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +46,8 @@ class RolloutPool:
         }
         self.in_service = set(self._actors)
         """Names of the workers whose weights are known to be right."""
+        self._serving = asyncio.Event()
+        self._serving.set()
         self._busy = dict.fromkeys(self._actors, 0)
         self._slots = asyncio.Semaphore(config.rollout.max_concurrency * len(self._actors))
 
@@ -52,6 +55,16 @@ class RolloutPool:
     def names(self) -> list[str]:
         """All workers."""
         return list(self._actors)
+
+    def take_out_of_service(self) -> None:
+        """No worker answers until it is admitted; requests wait."""
+        self.in_service.clear()
+        self._serving.clear()
+
+    def admit(self, name: str) -> None:
+        """A worker's weights are proven right: it answers again."""
+        self.in_service.add(name)
+        self._serving.set()
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Bring every engine up. Raises DeadlineExceeded naming the worker."""
@@ -67,30 +80,17 @@ class RolloutPool:
         )
 
     async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write traces with the least busy worker in service. Raises GenerationError if a worker
-        died."""
-        async with self._slots:
-            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
-            self._busy[name] += 1
-            try:
-                return await self._actors[name].answer.remote(sample, sampling)  # type: ignore[no-any-return]
-            except RayActorError as error:
-                raise GenerationError(
-                    f"{name} died while it answered {sample.id}; resume the run"
-                ) from error
-            finally:
-                self._busy[name] -= 1
+        """Write traces with the least busy worker in service.
+
+        Raises GenerationError if that worker's process died.
+        """
+        async with self._worker() as actor:
+            return await actor.answer.remote(sample, sampling)  # type: ignore[no-any-return]
 
     async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
-        """The prompt for a trace, or for a verdict on a trace; the clip is decoded and cached on
-        the way."""
-        async with self._slots:
-            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
-            self._busy[name] += 1
-            try:
-                return await self._actors[name].prompt.remote(sample, trace)  # type: ignore[no-any-return]
-            finally:
-                self._busy[name] -= 1
+        """The prompt for a trace, or for a verdict on one; the clip is cached on the way."""
+        async with self._worker() as actor:
+            return await actor.prompt.remote(sample, trace)  # type: ignore[no-any-return]
 
     async def logprobs(
         self, name: str, video: str, prompt: Prompt, response: Sequence[int]
@@ -106,6 +106,20 @@ class RolloutPool:
         """What the learner sends weights through."""
         ranks = self._config.rollout.tensor_parallel_size
         return EngineClient(self._actors, ranks, self._config.learner.timeout_s)
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncIterator[Any]:
+        """The least busy worker in service, for the time of one request."""
+        async with self._slots:
+            await self._serving.wait()
+            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
+            self._busy[name] += 1
+            try:
+                yield self._actors[name]
+            except RayActorError as error:
+                raise GenerationError(f"{name} died; --resume goes on without loss") from error
+            finally:
+                self._busy[name] -= 1
 
     async def stop(self) -> None:
         """End all engines and their actors."""

@@ -46,7 +46,7 @@ class Handoff:
     async def publish(self, version: PolicyVersion) -> HandoffReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
         rollouts = self._rollouts
-        rollouts.in_service.clear()
+        rollouts.take_out_of_service()
         waiting, failures = rollouts.names, dict[str, str]()
         expected = (await self._learner.logprobs([self._probe]))[0][0]
         worst = 0.0
@@ -57,7 +57,7 @@ class Handoff:
             for name in [n for n in waiting if n not in failures]:
                 try:
                     worst = max(worst, await self._verify(name, expected))
-                    rollouts.in_service.add(name)
+                    rollouts.admit(name)
                 except ParityError as error:
                     failures[name] = str(error)
             waiting = sorted(failures)

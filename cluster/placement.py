@@ -25,6 +25,7 @@ def connect(config: RunConfig, *, debug: bool) -> None:
         return
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own default lets anyone go first
     ray.init(
         address="local",
         include_dashboard=False,

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from wire.errors import ConfigError, UserError
 
 MANIFEST = "manifest.json"
+_STATE = "state"  # what DeepSpeed wrote; it leaves scripts beside it
 _TAG = re.compile(r"step-(\d+)")
 
 Write = Callable[[Path, str], None]
@@ -42,7 +43,7 @@ class Manifest:
 
     Example:
         Manifest(num_ranks=2, zero_stage=1, dtype="bfloat16",
-                 files={"mp_rank_00_model_states.pt": File(num_bytes=912, sha256="3c5f...")})
+                 files={"state/mp_rank_00_model_states.pt": File(num_bytes=912, sha256="3c5f...")})
     """
 
     num_ranks: int
@@ -64,7 +65,7 @@ def save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -
         for abandoned in directory.glob(".*.partial"):
             shutil.rmtree(abandoned)
     dist.barrier()
-    write(directory, partial.name)
+    write(partial, _STATE)
     dist.barrier()
     names = _names(partial)
     listings = _gather(names)
@@ -100,7 +101,7 @@ def load(read: Write, directory: Path, tag: str, zero_stage: int, dtype: str) ->
     found = [fault for faults in _gather(own) for fault in faults]
     if found:
         raise UserError(f"checkpoint {folder} is damaged: {'; '.join(found)}; use an earlier one")
-    read(directory, tag)
+    read(folder, _STATE)
 
 
 def latest(directory: Path | str) -> str | None:

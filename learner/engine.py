@@ -173,6 +173,11 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Free hooks and memory, so that another engine can take this one's place."""
         self._engine.destroy()
+        for parameter in self.policy.parameters():
+            if hasattr(parameter, "ds_id"):  # ZeRO-3 keeps every model of the process alive: empty
+                parameter.ds_tensor = None  # type: ignore[attr-defined]
+                vars(self._engine.optimizer).clear()
+            parameter.data = parameter.data.new_empty(0)
         del self._engine
         gc.collect()  # DeepSpeed's engine and its optimiser point at each other
         if torch.cuda.is_available():

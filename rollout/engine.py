@@ -248,26 +248,24 @@ class VllmEngine:
         import torch
         from transformers import BatchFeature
         from vllm.inputs.engine import mm_input
-        from vllm.model_executor.models.qwen2_vl import _create_qwen2vl_field_factory
-        from vllm.multimodal.inputs import (
-            MultiModalFieldConfig,
-            MultiModalKwargsItems,
-            PlaceholderRange,
-        )
+        from vllm.multimodal.inputs import MultiModalFieldConfig as Field
+        from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 
-        tensors = BatchFeature(
-            {
-                "pixel_values_videos": torch.from_numpy(clip.pixel_values),
-                "video_grid_thw": torch.tensor([clip.grid_thw]),
-                "second_per_grid_ts": torch.tensor([clip.seconds_per_grid]),
-            }
-        )
-        fields = dict(_create_qwen2vl_field_factory(self._rule.merge_size)(tensors))
-        fields["second_per_grid_ts"] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
+        rows = torch.tensor([len(clip.pixel_values)])
+        tensors = {
+            "pixel_values_videos": torch.from_numpy(clip.pixel_values),
+            "video_grid_thw": torch.tensor([clip.grid_thw]),
+            "second_per_grid_ts": torch.tensor([clip.seconds_per_grid]),
+        }
+        # pixels stay on the CPU until the tower takes them: vLLM 0.32 drops all other fields of a
+        # request with a cached prefix, and dies if that one is preempted (as any update does)
+        one = Field.batched("video", keep_on_cpu=True)
+        pixels = Field.flat_from_sizes("video", rows, keep_on_cpu=True)
+        fields = dict(zip(tensors, (pixels, one, one), strict=True))
         start, length = self._rule.video_range(token_ids)
         return mm_input(
             prompt_token_ids=list(token_ids),
-            mm_kwargs=MultiModalKwargsItems.from_hf_inputs(tensors, fields),
+            mm_kwargs=MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields),
             mm_hashes={"video": [clip.fingerprint]},
             mm_placeholders={"video": [PlaceholderRange(offset=start, length=length)]},
         )

@@ -73,12 +73,12 @@ class Rollouts:
     async def finish_update(self, version: PolicyVersion) -> None:
         await self.worker.finish_update(version)
 
-    async def processes(self) -> list[Any]:
+    async def processes(self) -> list[int]:
         """This actor's, then the engine's."""
         import psutil
 
         me = psutil.Process()
-        return [me, *me.children(recursive=True)]
+        return [me.pid, *(child.pid for child in me.children(recursive=True))]
 
     async def stop(self) -> None:
         self.engine.stop()
@@ -243,7 +243,7 @@ def place(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     from cluster.demo.clips import make_demo_data
     from cluster.demo.events import DEFINITIONS
-    from cluster.demo.tiny_model import make_demo_model
+    from cluster.demo.tiny_model import build_model, build_processor
     from rollout.manifest import read_manifest
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # tests are no package
@@ -251,9 +251,13 @@ def place(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     labels = LabelSet(labels=tuple(Label(name=n, definition=d) for n, d in DEFINITIONS.items()))
     manifest = make_demo_data(root / "data", train=40, traces=1, val=1, cal=1, test=1)
     samples = [replace(s, text=SIDE_TEXT) for s in read_manifest(manifest, labels, None)]
+    # not the trained base: there, rounding to float32 alone moves logprobs by up to 5e-5
+    processor = build_processor()
+    build_model(processor.tokenizer, seed=0).save_pretrained(root / "model")
+    processor.save_pretrained(root / "model")
     return SimpleNamespace(
         root=root,
-        model=make_demo_model(root / "model"),
+        model=root / "model",
         cache=root / "cache",
         labels=labels,
         samples=samples,

@@ -29,6 +29,7 @@ def moved(stage: Any) -> Any:
     stage.train()
 
     def probe() -> float:
+        """Largest difference between engine and learner on the same answers."""
         return stage.probe(sample, rollout.prompt, rollout.completions[:2])
 
     assert probe() > 1e-3
@@ -219,7 +220,7 @@ def test_a_killed_actor_leaves_no_process_of_its_engine(
     import ray
 
     rollouts = start_rollouts()
-    actor, *engine = ray.get(rollouts.processes.remote())
+    actor, *engine = map(psutil.Process, ray.get(rollouts.processes.remote()))
     assert len(engine) >= 2  # engine core and worker at least
     actor.kill()
     _, alive = psutil.wait_procs(engine, timeout=10)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from runs import LABELS, metrics, run, summary, write_recipe
 
 from calibrate.predictions import read_predictions
 from cluster.demo.clips import make_demo_data
 from cluster.demo.tiny_model import make_demo_model
+from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
 from wire.archive import read_groups, read_table
 from wire.types import Purpose
 

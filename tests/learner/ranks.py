@@ -2,7 +2,6 @@
 
 import gc
 import socket
-import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,13 +69,19 @@ class TestRank:
         same = all(np.array_equal(before[name], after[name]) for name in before)
         return same, metrics["update_skipped"]
 
-    def begin_again(self, model_dir: Path) -> tuple[bool, int]:
-        """Whether the last stage's model is freed, and how many process groups were added."""
+    def begin_again(self, model_dir: Path) -> tuple[int, int]:
+        """Bytes of tensors and number of process groups that this adds."""
         groups = torch.distributed.distributed_c10d._world.pg_map
-        count, model = len(groups), weakref.ref(self._worker.engine.policy.vlm)
+        num_bytes, num_groups = _bytes_of_tensors(), len(groups)
         self._worker.begin(str(model_dir), SGD)
-        gc.collect()
-        return model() is None, len(groups) - count
+        return _bytes_of_tensors() - num_bytes, len(groups) - num_groups
 
     def stop(self) -> None:
         torch.distributed.destroy_process_group()
+
+
+def _bytes_of_tensors() -> int:
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())

@@ -29,6 +29,7 @@ NUM_TOKENS = sum(row.num_trained for row in ROWS)
 ADAMW = OptimConfig(learning_rate=1e-3)
 STAGES = [0, 1, 2, 3]
 UNEVEN = (ROWS[:5], ROWS[5:])
+_TIMEOUT_S = 300  # of one call; importing DeepSpeed takes most of it on a busy machine
 FILLER = (ROWS, [silent(ROWS[1])])
 
 
@@ -38,7 +39,7 @@ class Ranks:
     def __init__(self, num_ranks: int) -> None:
         actor = ray.remote(num_cpus=1)(TestRank)
         self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
-        self._port = ray.get(self._actors[0].free_port.remote(), timeout=120)
+        self._port = ray.get(self._actors[0].free_port.remote(), timeout=_TIMEOUT_S)
 
     def start(self, model_dir: Path, optim: OptimConfig, **config: Any) -> None:
         self.all("start", self._port, model_dir, optim, config)
@@ -51,7 +52,7 @@ class Ranks:
             getattr(actor, method).remote(*first, *values)
             for actor, first in zip(self._actors, firsts, strict=True)
         ]
-        return ray.get(calls, timeout=120)
+        return ray.get(calls, timeout=_TIMEOUT_S)
 
     def train(self, *rates: float, split: Sequence[list[Row]] = UNEVEN) -> dict[str, np.ndarray]:
         """The weights after these steps."""
@@ -190,7 +191,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     solo.start(model_dir, SGD, zero_stage=1)
     with pytest.raises(ConfigError, match=r"num_ranks=1, the checkpoint has 2.*zero_stage=1"):
         solo.all("call", "load", str(tmp_path), "step-000001")
-    (state,) = (tmp_path / "step-000001").glob("mp_rank_00*")
+    (state,) = (tmp_path / "step-000001").glob("state/mp_rank_00*")
     raw = bytearray(state.read_bytes())
     raw[len(raw) // 2] ^= 1
     state.write_bytes(raw)
@@ -244,7 +245,13 @@ def test_the_first_adamw_update_is_plain_adamws(
     assert np.median(steps) == pytest.approx(0.125, rel=1e-2)  # the rate times the gradient's sign
 
 
-def test_a_new_stage_frees_the_last_and_adds_no_process_group(pair: Ranks, model_dir: Path):
-    pair.start(model_dir, SGD, zero_stage=3)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_new_stage_frees_the_last_and_adds_no_process_group(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    pair.start(model_dir, SGD, zero_stage=stage)
     pair.train(0.1)
-    assert pair.all("begin_again", model_dir) == [(True, 0)] * 2
+    pair.all("begin_again", model_dir)
+    for num_bytes, num_groups in pair.all("begin_again", model_dir):
+        assert num_bytes < 10_000  # of 5 million; ZeRO-3 keeps the rotary buffers
+        assert num_groups == 0

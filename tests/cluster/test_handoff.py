@@ -1,0 +1,101 @@
+from collections.abc import Sequence
+
+import pytest
+
+from cluster.handoff import Handoff, largest_difference
+from learner.rows import Response, Row
+from wire.errors import WeightUpdateError
+from wire.types import PolicyVersion, Prompt
+
+VERSION = PolicyVersion(attempt=0, step=3)
+PROBE = Row(
+    prompt=Prompt(token_ids=(1, 2), clip_key="k", fingerprint="f"),
+    video="a.mp4",
+    responses=(Response(token_ids=(5, 6)),),
+)
+EXPECTED = [-0.5, -2.0]
+
+
+class Engines:
+    """The pool as the hand-off sees it: each name has the logprobs it gives, try after try."""
+
+    def __init__(self, answers: dict[str, list[list[float]]]) -> None:
+        self.answers, self.names = answers, list(answers)
+        self.in_service: set[str] = set(answers)
+
+    def take_out_of_service(self) -> None:
+        self.in_service.clear()
+
+    def admit(self, name: str) -> None:
+        self.in_service.add(name)
+
+    async def logprobs(
+        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+    ) -> list[float]:
+        assert name not in self.in_service, "a worker is proven before it serves"
+        return self.answers[name].pop(0)
+
+
+class Learner:
+    """Sends nothing; fails for the names it is told to, try after try."""
+
+    def __init__(self, *failures: dict[str, str]) -> None:
+        self.failures, self.sent = list(failures), list[list[str]]()
+
+    async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        assert not rows[0].responses[0].trains
+        return [[EXPECTED]]
+
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+        self.sent.append(list(names))
+        return self.failures.pop(0) if self.failures else {}
+
+
+def make(engines: Engines, learner: Learner) -> Handoff:
+    return Handoff(engines, learner, PROBE, 1e-5)  # type: ignore[arg-type]
+
+
+async def test_engines_that_agree_serve_again():
+    engines = Engines({"a": [EXPECTED], "b": [[-0.5, -2.000001]]})
+    report = await make(engines, Learner()).publish(VERSION)
+    assert engines.in_service == {"a", "b"}
+    assert report.max_logprob_diff == pytest.approx(5e-7)
+    assert report.num_out_of_service == 0
+
+
+async def test_an_engine_that_disagrees_is_sent_everything_again_alone():
+    engines = Engines({"a": [EXPECTED], "b": [[-0.5, -2.1], EXPECTED]})
+    learner = Learner()
+    await make(engines, learner).publish(VERSION)
+    assert learner.sent == [["a", "b"], ["b"]]
+    assert engines.in_service == {"a", "b"}
+
+
+async def test_an_engine_that_still_disagrees_stays_out_of_service_until_a_later_update():
+    wrong = [-0.5, -2.1]
+    engines = Engines({"a": [EXPECTED, EXPECTED], "b": [wrong, wrong, EXPECTED]})
+    handoff = make(engines, Learner())
+    assert (await handoff.publish(VERSION)).num_out_of_service == 1
+    assert engines.in_service == {"a"}
+    assert (await handoff.publish(VERSION)).num_out_of_service == 0
+    assert engines.in_service == {"a", "b"}
+
+
+async def test_a_failed_transfer_is_tried_again():
+    engines = Engines({"a": [EXPECTED], "b": [EXPECTED]})
+    learner = Learner({"b": "bucket 3 arrived damaged"})
+    await make(engines, learner).publish(VERSION)
+    assert learner.sent == [["a", "b"], ["b"]]
+    assert engines.in_service == {"a", "b"}
+
+
+async def test_no_engine_left_ends_the_run_with_the_reason():
+    engines = Engines({"a": [[float("nan"), 0.0], [-9.0, -9.0]]})
+    with pytest.raises(WeightUpdateError, match=r"no engine came to version 0\.3.*differ"):
+        await make(engines, Learner()).publish(VERSION)
+    assert not engines.in_service
+
+
+def test_rounding_of_unlikely_tokens_is_relative():
+    assert largest_difference([-20.00002], [-20.0]) == pytest.approx(1e-6, rel=1e-3)
+    assert largest_difference([-0.00002], [0.0]) == pytest.approx(2e-5)

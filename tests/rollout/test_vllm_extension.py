@@ -1,0 +1,104 @@
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from wire.errors import WeightUpdateError
+from wire.weights import Bucket, pack
+
+pytestmark = pytest.mark.slow  # imports vLLM
+
+
+class Model(torch.nn.Module):
+    """Two parameters, loaded as vLLM's models load theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.zeros(4))
+        self.b = torch.nn.Parameter(torch.zeros(2))
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        loaded = set()
+        for name, tensor in weights:
+            self.get_parameter(name).data.copy_(tensor)
+            loaded.add(name)
+        return loaded
+
+
+@pytest.fixture
+def transfer() -> Any:
+    from rollout.vllm_extension import ObjectStoreTransfer
+
+    config = SimpleNamespace(parallel_config=None, model_config=None)
+    made = ObjectStoreTransfer(None, config, torch.device("cpu"), Model())
+    made.start_weight_update()
+    return made
+
+
+@pytest.fixture
+def buckets() -> list[Bucket]:
+    return list(pack([("a", torch.ones(4)), ("b", torch.full((2,), 2.0))], bucket_bytes=1))
+
+
+def send(transfer: Any, folder: Path, bucket: Bucket, num_buckets: int = 2) -> None:
+    path = folder / "bucket"
+    bucket.data.tofile(path)
+    update = {"header": bucket.header(), "path": str(path), "num_buckets": num_buckets}
+    transfer.update_weights(update)
+
+
+def test_a_whole_update_is_loaded(transfer: Any, buckets: list[Bucket], tmp_path: Path) -> None:
+    for bucket in buckets:
+        send(transfer, tmp_path, bucket)
+    transfer.finish_weight_update()
+    assert [p.tolist() for p in transfer.model.parameters()] == [[1, 1, 1, 1], [2, 2]]
+
+
+def test_an_update_without_any_bucket_is_not_whole(transfer: Any) -> None:
+    with pytest.raises(WeightUpdateError, match="0 of 0 buckets"):
+        transfer.finish_weight_update()
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_missing_bucket_is_named(
+    transfer: Any, buckets: list[Bucket], tmp_path: Path, sent: int
+) -> None:
+    send(transfer, tmp_path, buckets[sent])
+    with pytest.raises(WeightUpdateError, match=rf"1 of 2 buckets, missing \[{1 - sent}\]"):
+        transfer.finish_weight_update()
+
+
+def test_a_parameter_that_nobody_sent_is_named(
+    transfer: Any, buckets: list[Bucket], tmp_path: Path
+) -> None:
+    send(transfer, tmp_path, buckets[0], num_buckets=1)
+    with pytest.raises(WeightUpdateError, match="left 1 parameters as they were, such as b"):
+        transfer.finish_weight_update()
+
+
+def test_buckets_of_an_update_that_broke_off_do_not_count(
+    transfer: Any, buckets: list[Bucket], tmp_path: Path
+) -> None:
+    send(transfer, tmp_path, buckets[0])
+    transfer.start_weight_update()
+    send(transfer, tmp_path, buckets[1])
+    with pytest.raises(WeightUpdateError, match="missing \\[0\\]"):
+        transfer.finish_weight_update()
+
+
+def test_a_draw_that_is_taken_back_is_drawn_again() -> None:
+    from rollout.vllm_extension import _Rewindable
+
+    def draw() -> list[float]:
+        return torch.empty(5).exponential_(generator=generator).tolist()
+
+    generator = _Rewindable()
+    generator.manual_seed(3)
+    first = draw()
+    generator.mark()
+    second = draw()
+    generator.set_offset(generator.get_offset() - 4)
+    assert draw() == second != first
