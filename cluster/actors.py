@@ -5,6 +5,7 @@ LearnerPool   deals rows to ranks and calls all ranks together
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -202,7 +203,7 @@ class LearnerPool:
         thrown away."""
         count = len(self._ranks)
         edges = [len(rows) * rank // count for rank in range(count + 1)]
-        blocks = [list(rows[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        blocks = [list(rows[a:b]) for a, b in itertools.pairwise(edges)]
         found = await self._each(verb, [block or [rows[0]] for block in blocks])
         return [part[: len(block)] for part, block in zip(found, blocks, strict=True)]
 

@@ -11,9 +11,11 @@ class VideoConfig(Config):
     """Sampling of frames (Qwen's names) and the clip cache."""
 
     fps: float | None = Field(default=None, gt=0)
-    """Frames sampled per second of video; none: spread ``max_frames`` over the clip if it has more."""
+    """Frames sampled per second of video; none: spread ``max_frames`` over the clip if it has
+    more."""
     min_frames: int = Field(default=2, ge=2)
-    """At least so many frames; a shorter clip repeats its last one (DeepIntuit duplicates a single frame)."""
+    """At least so many frames; a shorter clip repeats its last one (DeepIntuit duplicates a single
+    frame)."""
     max_frames: int = Field(default=32, ge=2)
     """At most so many frames (DeepIntuit: 32)."""
     min_pixels: int | None = Field(default=None, gt=0)
@@ -29,10 +31,12 @@ class VideoConfig(Config):
     def _ordered(self) -> "VideoConfig":
         if self.min_frames > self.max_frames:
             raise ValueError(
-                f"min_frames={self.min_frames} is above max_frames={self.max_frames}; lower the first"
+                f"min_frames={self.min_frames} is above max_frames={self.max_frames}; lower the "
+                "first"
             )
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError(
-                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; lower the first"
+                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; lower the "
+                "first"
             )
         return self

@@ -2,9 +2,10 @@
 
     ids, grid, seconds per grid step -> positions [3, L]  (rows: time, height, width)
 
-transformers 5.19 differs silently: its text after a video goes on at start + max(height, width) / merge and ignores
-time, which moves logprobs by 0.005 to 0.04 as soon as a clip is longer in time than in space. So both the prompt
-layout and the shared-prefix layout of the learner take their positions from here, and a test holds them against vLLM's.
+transformers 5.19 differs silently: its text after a video goes on at start + max(height, width) /
+merge and ignores time, which moves logprobs by 0.005 to 0.04 as soon as a clip is longer in time
+than in space. So both the prompt layout and the shared-prefix layout of the learner take their
+positions from here, and a test holds them against vLLM's.
 """
 
 import json
@@ -41,7 +42,8 @@ class PositionRule:
 
     @classmethod
     def load(cls, model_dir: Path) -> "PositionRule":
-        """From a model directory's ``config.json``. Raises ConfigError for another kind of model."""
+        """From a model directory's ``config.json``. Raises ConfigError for another kind of
+        model."""
         try:
             config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
@@ -58,7 +60,8 @@ class PositionRule:
         )
 
     def video_range(self, ids: Sequence[int]) -> tuple[int, int]:
-        """Start and length of the video's tokens in a prompt. Raises ValueError without one run of them."""
+        """Start and length of the video's tokens in a prompt. Raises ValueError without one run of
+        them."""
         places = np.flatnonzero(np.asarray(ids) == self.video_token_id)
         if not len(places) or places[-1] - places[0] != len(places) - 1:
             raise ValueError(
@@ -72,15 +75,17 @@ class PositionRule:
     ) -> Positions:
         """Positions of a prompt with one video, int64 [3, L].
 
-        ``grid_thw`` counts patches (before merging); ``seconds_per_grid`` is the time between two temporal patches.
+        ``grid_thw`` counts patches (before merging); ``seconds_per_grid`` is the time between two
+        temporal patches.
         Text after the video starts at 1 + the largest position of the video block, time included.
         Raises ValueError if the ids do not hold exactly one run of the video's tokens.
         """
         t, h, w = grid_thw[0], grid_thw[1] // self.merge_size, grid_thw[2] // self.merge_size
         start, count = self.video_range(ids)
         if count != t * h * w:
+            needed = t * h * w
             raise ValueError(
-                f"the prompt has {count} video tokens, its grid {tuple(grid_thw)} needs {t * h * w}; "
+                f"the prompt has {count} video tokens, its grid {tuple(grid_thw)} needs {needed}; "
                 "render it with the clip's own placeholder ids"
             )
         block = np.indices((t, h, w))

@@ -16,7 +16,7 @@ def test_too_few_cpus_are_said_with_what_is_there_and_what_to_do():
 
 
 def test_gpus_that_do_not_exist_are_said():
-    with pytest.raises(PlacementError, match="2 GPUs in all.*0 GPUs"):
+    with pytest.raises(PlacementError, match=r"2 GPUs in all.*0 GPUs"):
         check_fits([{"CPU": 0.5, "GPU": 1.0}] * 2, [NODE])
 
 

@@ -36,7 +36,7 @@ def test_the_resolved_recipe_lies_beside_the_results(tmp_path: Path):
 
 def test_a_second_run_never_gets_the_directory_by_accident(tmp_path: Path):
     start(tmp_path / "run", make_config()).close()
-    with pytest.raises(ConfigError, match="--resume to go on.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"--resume to go on.*--overwrite"):
         open_dir(tmp_path / "run", make_config())
 
 
