@@ -15,7 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+# A log file has no width: wide enough for our tables, so that no line is folded.
+_width = None if sys.stdout.isatty() else 100
+console = Console(file=sys.stdout, highlight=False, width=_width)
 _EVERY_S = 15.0  # between two lines in a log file
 
 

@@ -136,7 +136,9 @@ class Session:
     async def _make_handoff(self) -> Handoff:
         config = self.config
         sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
-        text = sample.trace or f"<think> a </think> <answer> {config.label_set.names[0]} </answer>"
+        # Unlikely text on purpose: where a token is nearly certain, wrong weights hardly show.
+        names = config.label_set.names
+        text = f"<think>{' '.join(names)}</think><answer>{names[0]}</answer>"
         target = self.renderer.target(text)
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)

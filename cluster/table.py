@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from cluster.progress import console
@@ -10,10 +11,10 @@ from cluster.progress import console
 
 def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     """Stages with intervals, baselines, memory, and where the rest is."""
-    table = Table(title=f"{run_dir.name}: seed {summary['seed']}")
+    table = Table(title=f"{run_dir.name}: seed {summary['seed']}", box=box.SIMPLE)
     columns = ("stage", "accuracy", "95% interval", "macro F1", "balanced", "ECE", "seconds")
     for name in columns:
-        table.add_column(name, justify="left" if name == "stage" else "right")
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for row in summary["stages"]:
         table.add_row(*_cells(row))
     if summary["head"]:

@@ -105,8 +105,8 @@ class ParityConfig(Config):
     """The check after every weight update that engine and learner compute the same logprobs."""
 
     tolerance: float = Field(default=0.5, gt=0)
-    """Largest |logprob of the engine - logprob of the learner| of a probe token, nats. float32 on
-    both sides is checked at 1e-5 whatever this says; bfloat16 differs by up to 0.25 on its own."""
+    """Largest |engine - learner| / max(1, |learner|) of a probe token's logprob. With float32 on
+    both sides 1e-5 holds whatever this says; bfloat16 differs by up to 0.25 on its own."""
 
     def limit(self, rollout_dtype: str, learner_dtype: str) -> float:
         """The limit that holds for these precisions."""

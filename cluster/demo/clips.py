@@ -51,7 +51,7 @@ def make_demo_data(
     seed: int = 0,
     *,
     train: int = 600,
-    traces: int = 200,
+    traces: int = 48,
     val: int = 100,
     cal: int = 300,
     test: int = 300,
