@@ -29,7 +29,7 @@ from calibrate.verdict import (
     training_rows,
 )
 from cluster.evaluation import measure, policy_predictions, write_evaluation_traces
-from cluster.progress import progress_bar
+from cluster.progress import console, progress_bar
 from cluster.run_dir import write_json
 from cluster.session import Session
 from cluster.supervised import train_supervised
@@ -167,6 +167,7 @@ async def _head(
     await session.begin(policy_dir, OptimConfig())
     names = session.config.label_set.names
     known = training_rows(written, names)
+    console.print(f"head: hidden states of {len(known)} traces")
     features = await session.learner.features(_trace_rows(written))
     head = linear_head.fit(
         features, [e.label for e in known], names, sample_ids=[e.sample.id for e in known]

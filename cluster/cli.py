@@ -127,7 +127,7 @@ def _fail(error: BaseException, debug: bool, status: int) -> int:
 def _causes(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
-    return [error]
+    return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised
 
 
 def _say(text: str) -> None:
