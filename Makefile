@@ -17,8 +17,8 @@ setup:
 	@$(PYTHON) requirements/setup.py
 
 demo: setup
-	test -d build/demo/data || $(BIN)/deepintuit make-demo-data build/demo/data
-	test -d build/demo/model || $(BIN)/deepintuit make-demo-model build/demo/model
+	test -f build/demo/data/manifest.jsonl || $(BIN)/deepintuit make-demo-data build/demo/data
+	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
 	$(BIN)/deepintuit run recipes/demo.toml --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
 
 test: setup

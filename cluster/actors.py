@@ -25,7 +25,7 @@ from learner.rows import Row, deal, with_old_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.worker import Rollout
-from wire.errors import DeadlineExceeded, GenerationError
+from wire.errors import DeadlineExceeded, GenerationError, WorkerDied
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
 T = TypeVar("T")
@@ -106,7 +106,9 @@ class RolloutPool:
     def client(self) -> EngineClient:
         """What the learner sends weights through."""
         ranks = self._config.rollout.tensor_parallel_size
-        return EngineClient(self._actors, ranks, self._config.learner.timeout_s)
+        # longer than the engine's own deadline, shorter than the learner's
+        patience_s = self._config.rollout.update_timeout_s + 30
+        return EngineClient(self._actors, ranks, patience_s)
 
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[Any]:
@@ -234,6 +236,8 @@ async def _within(call: Awaitable[T], timeout_s: float, what: str) -> T:
         return await asyncio.wait_for(call, timeout_s)
     except TimeoutError as error:
         raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from error
+    except RayActorError as error:
+        raise WorkerDied(f"waited for {what}: its process died; --resume goes on") from error
 
 
 async def _quietly(call: Awaitable[Any]) -> None:

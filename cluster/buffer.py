@@ -8,6 +8,7 @@ does not (a slow group would be trained many versions late while its neighbours 
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 
 from wire.types import TraceGroup
 
@@ -30,17 +31,22 @@ class Place:
 
 
 class GroupBuffer:
-    """At most ``capacity`` groups between reserve and release."""
+    """At most ``capacity`` groups between reserve and release; places first_index .. end - 1."""
 
-    def __init__(self, capacity: int, first_index: int = 0) -> None:
+    def __init__(self, capacity: int, first_index: int = 0, end: int | None = None) -> None:
         self._free = asyncio.Semaphore(capacity)
         self._order: asyncio.Queue[Place] = asyncio.Queue()
-        self._indices = itertools.count(first_index)
+        self._indices: Iterator[int] = (
+            itertools.count(first_index) if end is None else iter(range(first_index, end))
+        )
 
-    async def reserve(self) -> Place:
-        """The next place; waits for a free one."""
+    async def reserve(self) -> Place | None:
+        """The next place, once one is free; None after the last."""
         await self._free.acquire()
-        place = Place(next(self._indices))
+        index = next(self._indices, None)
+        if index is None:
+            return None
+        place = Place(index)
         self._order.put_nowait(place)
         return place
 

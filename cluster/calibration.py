@@ -29,6 +29,7 @@ from calibrate.verdict import (
     training_rows,
 )
 from cluster.evaluation import measure, policy_predictions, write_evaluation_traces
+from cluster.failures import refuse_failures
 from cluster.progress import console, progress_bar
 from cluster.run_dir import write_json
 from cluster.session import Session
@@ -117,13 +118,15 @@ async def run_calibration(session: Session, policy_dir: Path) -> dict[str, Any]:
     written = await PolicyTraces(session).write(
         samples, config.num_traces, config.temperature, Purpose.CALIBRATION
     )
-    refuse_foreign_traces(written, written[0].policy_version)
+    refuse_failures(written, session.config.reward.max_failure_frac)
+    refuse_foreign_traces(written, session.version(session.engines_step))
     examples = training_rows(written, labels.names)
-    if not examples:
-        raise DataError(f"no clip of split {config.split!r} gave a trace; see quarantine.jsonl")
     evaluated = await write_evaluation_traces(session, STAGE)
     policy = policy_predictions(evaluated, labels, session.renderer)
-    result: dict[str, Any] = {"traces": asdict(report_traces(written, labels))}
+    result: dict[str, Any] = {
+        "traces": asdict(report_traces(written, labels)),
+        "num_failed": sum(not group.traces for group in evaluated),
+    }
     if "head" in config.methods:
         predictions = await _head(session, policy_dir, written, evaluated)
         result["head"] = asdict(measure(session, "head", predictions))
@@ -220,8 +223,7 @@ def _missing(sample: Sample) -> Prediction:
 async def _verdict_prompts(
     session: Session, examples: Sequence[VerdictExample]
 ) -> list[tuple[VerdictExample, Prompt]]:
-    """Each example's verdict prompt. Raises DataError for one that does not fit: it answered a
-    trace before."""
+    """Each example's verdict prompt. Raises DataError if a clip can no longer be read."""
     found = []
     for start in range(0, len(examples), 256):  # bounded, so that calls do not pile up
         part = examples[start : start + 256]

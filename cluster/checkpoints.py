@@ -10,7 +10,7 @@ from cluster.progress import console
 from cluster.session import Session
 from learner.checkpoint import latest
 
-_KEEP = 2  # the last, and the one before it in case the last is damaged
+_KEEP = 2  # the last, and the one before it, to go back to by hand if the last is damaged
 
 
 class Checkpoints:
@@ -21,14 +21,13 @@ class Checkpoints:
         self._directory = session.run_dir.checkpoints(stage)
 
     async def resume(self) -> int:
-        """Load the newest whole checkpoint into the learner; returns its step, 0 without one."""
+        """Load the newest whole checkpoint; returns its step (GRPO) or epoch, 0 without one."""
         tag = latest(self._directory)
         if tag is None:
             return 0
         await self._session.learner.load(str(self._directory), tag)
-        step = int(tag.removeprefix("step-"))
         console.print(f"{self._stage}: going on from checkpoint {tag}")
-        return step
+        return int(tag.removeprefix("step-"))
 
     async def save(self, step: int) -> None:
         """Save, then drop those before the last two."""

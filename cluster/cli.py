@@ -39,8 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; --resume goes on from the last checkpoint")
         return 130
-    except (DeepIntuitError, ExceptionGroup) as error:
+    except DeepIntuitError as error:
         return _fail(error, options.debug, 1)
+    except ExceptionGroup as group:
+        if group.split(DeepIntuitError)[1] is not None:
+            raise  # a bug of ours: with its traceback
+        return _fail(group, options.debug, 1 if group.split(UserError)[1] else 2)
     return 0
 
 
@@ -65,7 +69,8 @@ def _run(options: argparse.Namespace) -> None:
 def _make_demo_data(options: argparse.Namespace) -> None:
     from cluster.demo.clips import make_demo_data
 
-    _refuse_existing(options.out)
+    if (options.out / "manifest.jsonl").exists():
+        raise ConfigError(f"{options.out} holds a data set already; give another directory")
     _say(f"wrote {make_demo_data(options.out, seed=options.seed)}")
 
 

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
 from learner.config import (
@@ -46,6 +46,11 @@ class ColdstartConfig(Config):
     optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
     """DeepIntuit: 2e-5, linear decay."""
 
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        return _over(cls.model_fields["optim"].default, values)
+
 
 class GrpoConfig(Config):
     """Stage 2: GRPO on the train samples."""
@@ -64,6 +69,11 @@ class GrpoConfig(Config):
     """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
     loss: GrpoLossConfig = GrpoLossConfig()
     """The clipped surrogate."""
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        return _over(cls.model_fields["optim"].default, values)
 
     @property
     def updates_per_step(self) -> int:
@@ -154,6 +164,11 @@ class RunConfig(Config):
                 f"{given:g}"
             )
         return self
+
+
+def _over(default: OptimConfig, values: Any) -> Any:
+    """A stage's own defaults stay where a recipe sets only some keys of its optimiser."""
+    return {**default.model_dump(), **values} if isinstance(values, dict) else values
 
 
 def read_recipe(path: Path, overrides: list[str]) -> RunConfig:

@@ -68,9 +68,10 @@ class EngineClient:
                 self._drop(name, f"{what} did not end within {self._timeout_s:.0f} s")
             except (RayError, DeepIntuitError) as error:
                 self._drop(name, f"{what}: {_first_line(error)}")
-        if not self._active:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.failures.items())
-            raise WeightUpdateError(f"no rollout worker took the new weights ({reasons})")
+        if not self._active and what == "init_transfer":
+            raise WeightUpdateError(f"no rollout worker met the learner: {self.failures}")
+        # Later, nobody left is no error here: rank 0 must gather to the end with the other ranks,
+        # or the next try would pair different parameters. Who asked reads ``failures``.
 
     def _drop(self, name: str, why: str) -> None:
         self._active.remove(name)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
+from cluster.failures import refuse_failures
 from cluster.progress import progress_bar
 from cluster.session import Session
 from rollout.engine import Sampling
+from rollout.manifest import select
 from rollout.render import Renderer
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
@@ -33,6 +35,7 @@ async def write_evaluation_traces(session: Session, stage: str) -> list[TraceGro
             samples, sampling, Purpose.EVALUATION, stage, bar.advance
         )
     session.archive.compact(groups[0].policy_version.step)
+    refuse_failures(groups, session.config.reward.max_failure_frac)
     return groups
 
 
@@ -49,7 +52,7 @@ def policy_predictions(
 def measure(session: Session, stage: str, predictions: Sequence[Prediction]) -> Evaluation:
     """All figures of a stage; its predictions are kept."""
     write_predictions(session.run_dir.predictions(stage), predictions)
-    train = [sample.label for sample in session.data.of(Split.TRAIN)]
+    train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
     return evaluate(predictions, session.config.label_set.names, train)
 
 

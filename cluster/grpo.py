@@ -4,21 +4,22 @@ version of the weights after step s of this stage = FIRST_STEP + s
 """
 
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
+from cluster.failures import refuse_failures
 from cluster.loop import rollout_loop, run_until_trained, train_loop
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, progress_bar
 from cluster.sampler import Sampler
 from cluster.session import Session
 from learner.rows import Row, grpo_rows
-from reward.stats import refuse_too_many_failures, summarise
+from reward.stats import summarise
 from rollout.engine import Sampling
-from wire.errors import TooManyFailures
 from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
 
 FIRST_STEP = 1
@@ -53,8 +54,7 @@ class GrpoLearner:
     def __init__(self, session: Session, checkpoints: Checkpoints, bar: Bar) -> None:
         self._session, self._checkpoints, self._bar = session, checkpoints, bar
         self._watch = Stopwatch()
-        self._step_watch = Stopwatch()
-        self._step_watch("step").__enter__()
+        self._since = time.perf_counter()
 
     async def train(self, groups: Sequence[TraceGroup], step: int) -> None:
         """Train on groups and publish the version after ``step`` (counted from 1)."""
@@ -72,12 +72,10 @@ class GrpoLearner:
         if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
             with watch("save"):
                 await self._checkpoints.save(step)
-        self._step_watch.__exit__()
-        session.metrics.write(
-            "grpo", step, {**figures, **watch.seconds, **self._step_watch.seconds}
-        )
-        self._watch, self._step_watch = Stopwatch(), Stopwatch()
-        self._step_watch("step").__enter__()
+        now = time.perf_counter()
+        watch.seconds["timing_s/step"], self._since = now - self._since, now
+        session.metrics.write("grpo", step, {**figures, **watch.seconds})
+        self._watch = Stopwatch()
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
 
     async def _update(self, rows: list[Row], step: int) -> dict[str, float]:
@@ -92,7 +90,12 @@ class GrpoLearner:
             if part:
                 rate = grpo.optim.learning_rate_at((step - 1) * count + number, total)
                 figures.append(await learner.train_step(part, "grpo", rate))
-        return {name: fmean(f[name] for f in figures) for name in figures[0]}
+        return {name: _combine(name)(f[name] for f in figures) for name in figures[0]}
+
+
+def _combine(name: str) -> Callable[[Iterable[float]], float]:
+    """How the figures of a step's updates become one."""
+    return max if name.rpartition("/")[2].startswith("max") else fmean
 
 
 async def run_grpo(session: Session, model_dir: Path) -> None:
@@ -103,30 +106,17 @@ async def run_grpo(session: Session, model_dir: Path) -> None:
     done = await checkpoints.resume()
     await session.publish(FIRST_STEP + done)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    buffer = GroupBuffer(capacity, first_index=done * grpo.groups_per_step)
+    first, end = done * grpo.groups_per_step, grpo.num_steps * grpo.groups_per_step
+    buffer = GroupBuffer(capacity, first, end)
     sampler = Sampler(session.data.of(Split.TRAIN), session.config.seed)
     writer = TrainingGroups(session)
     with progress_bar("grpo", grpo.num_steps) as bar:
-        bar.advance(done)
+        bar.resume(done)
         learner = GrpoLearner(session, checkpoints, bar)
         steps = range(done + 1, grpo.num_steps + 1)
         train = train_loop(buffer, learner, steps, grpo.groups_per_step)
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
-
-
-def refuse_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
-    """Raise TooManyFailures if more groups failed (decode, prompt, generation), or more scores,
-    than allowed."""
-    failed = [group for group in groups if not group.traces]
-    if len(failed) > max_failure_frac * len(groups):
-        first = failed[0].failures[0]
-        raise TooManyFailures(
-            f"{len(failed)} of {len(groups)} groups of a step could not be written, "
-            f"reward.max_failure_frac={max_failure_frac:g}; the first: {first.kind.value} of "
-            f"{first.culprit}: {first.reason}"
-        )
-    refuse_too_many_failures(groups, max_failure_frac)
 
 
 def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, float]:

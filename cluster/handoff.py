@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 
 from cluster.actors import LearnerPool, RolloutPool
 from learner.rows import Response, Row
-from wire.errors import ParityError, WeightUpdateError
+from wire.errors import (
+    DeadlineExceeded,
+    GenerationError,
+    ParityError,
+    WeightUpdateError,
+    WorkerDied,
+)
 from wire.types import PolicyVersion
 
 log = logging.getLogger(__name__)
@@ -58,7 +64,7 @@ class Handoff:
                 try:
                     worst = max(worst, await self._verify(name, expected))
                     rollouts.admit(name)
-                except ParityError as error:
+                except (ParityError, GenerationError, DeadlineExceeded, WorkerDied) as error:
                     failures[name] = str(error)
             waiting = sorted(failures)
             for name, why in failures.items():

@@ -35,10 +35,9 @@ class Learner(Protocol):
 async def rollout_loop(
     sample_at: Callable[[int], Sample], writer: Writer, buffer: GroupBuffer
 ) -> None:
-    """Answer one sample after another, for ever. A run starts as many of these as it wants groups
-    in flight."""
-    while True:
-        place = await buffer.reserve()
+    """Answer one sample after another. A run starts as many of these as it wants groups in
+    flight."""
+    while (place := await buffer.reserve()) is not None:
         place.fill(await writer.write(sample_at(place.index), place.index))
 
 

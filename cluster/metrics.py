@@ -10,16 +10,17 @@ from typing import Self
 class MetricsLog:
     """Appends to ``metrics.jsonl`` and TensorBoard's event files."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, attempt: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._attempt = attempt
         self._file = (run_dir / "metrics.jsonl").open("a")
         self._board = SummaryWriter(str(run_dir / "tensorboard"))
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
         """One step's numbers."""
-        line = {"stage": stage, "step": step, "time": time.time(), **values}
-        self._file.write(json.dumps(line) + "\n")
+        line = {"stage": stage, "step": step, "attempt": self._attempt, "time": time.time()}
+        self._file.write(json.dumps({**line, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{stage}/{name}", value, step)

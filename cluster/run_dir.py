@@ -1,6 +1,6 @@
 """The directory of a run: what is in it, who may write it, how results appear whole.
 
-config.json  metrics.jsonl  tensorboard/  quarantine.jsonl  summary.json
+run.json  metrics.jsonl  tensorboard/  quarantine.jsonl  summary.json
 archive/     traces of all attempts          checkpoints/STAGE/   learner and sampler
 stages/STAGE/done.json, model/               predictions/STAGE.parquet
 """
@@ -8,6 +8,7 @@ stages/STAGE/done.json, model/               predictions/STAGE.parquet
 import fcntl
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import IO, Any, Self
@@ -32,15 +33,22 @@ class RunDir:
         recipe differs in what was trained.
         """
         path = path.resolve()
-        config_file = path / "config.json"
+        config_file = path / "run.json"
         started = (path / "archive").exists()  # else a check ended it, and there is nothing to lose
+        if resume and not started:
+            raise ConfigError(
+                f"there is no run in {path} to resume; leave --resume out to start one"
+            )
         if started and not (resume or overwrite):
             raise ConfigError(
                 f"{path} already holds a run; give --resume to go on with it, --overwrite to "
                 "replace it, "
                 "or another --run-dir"
             )
-        if path.exists() and not config_file.exists() and any(path.iterdir()):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is a file; give a directory as --run-dir")
+        others = path.exists() and any(p.name not in (".lock", "cache") for p in path.iterdir())
+        if others and not config_file.exists():
             raise ConfigError(f"{path} is not empty and holds no run; give another --run-dir")
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
@@ -105,27 +113,40 @@ def write_json(path: Path, value: Any) -> None:
     partial.rename(path)
 
 
-# What a resumed run may change: where and how fast it runs, not what it computes.
-_FREE = ("cluster", "parity")
+# What a resumed run may change: where it runs, how long it waits, not what it computes.
+_FREE = re.compile(
+    r"cluster\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus|rollout\.num_workers"
+    r"|rollout\.max_concurrency|rollout\.max_num_seqs|grpo\.save_every|reward\.max_failure_frac"
+    r"|data\.check_clips|video\.cache_dir"
+)
 
 
 def _refuse_other_recipe(config_file: Path, config: RunConfig) -> None:
-    old = json.loads(config_file.read_text())
-    new = config.model_dump(mode="json")
-    changed = [key for key in new if key not in _FREE and new[key] != old.get(key)]
-    if changed:
-        names = ", ".join(changed)
+    old = _flat(json.loads(config_file.read_text()))
+    new = _flat(config.model_dump(mode="json"))
+    names = sorted(old.keys() | new.keys())
+    if changed := [n for n in names if old.get(n) != new.get(n) and not _FREE.fullmatch(n)]:
         raise ConfigError(
-            f"the run in {config_file.parent} was started with other settings in: {names}; "
+            f"the run in {config_file.parent} was started with another {', '.join(changed)}; "
             "resume it with its own recipe, or start a new --run-dir"
         )
 
 
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``a.b`` -> value."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        name: value
+        for key, inner in values.items()
+        for name, value in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
 def _empty(path: Path) -> None:
     for entry in path.iterdir():
-        if entry.name == ".lock":
-            continue
         if entry.is_dir():
             shutil.rmtree(entry)
-        else:
+        elif entry.name not in (".lock", "run.json"):
             entry.unlink()
+    (path / "run.json").unlink(missing_ok=True)  # last: what is half emptied is still a run's

@@ -8,7 +8,7 @@ starts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from video.processor import ClipProcessor
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
 from wire.errors import ClipError, ConfigError, DataError
-from wire.types import Failure, PolicyVersion, Prompt, Sample, Split
+from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +78,28 @@ class Session:
         attempt: int,
         rollouts: RolloutPool,
         learner: LearnerPool,
-        writer: GroupWriter,
+        scorer: Scorer,
         archive: Archive,
         quarantine: Quarantine,
         metrics: MetricsLog,
+        step: int,
     ) -> None:
         self.config, self.run_dir, self.data, self.renderer = config, run_dir, data, renderer
         self.attempt = attempt
-        self.rollouts, self.learner, self.writer = rollouts, learner, writer
+        self.rollouts, self.learner = rollouts, learner
         self.archive, self.quarantine, self.metrics = archive, quarantine, metrics
         self._handoff: Handoff | None = None
+        self.engines_step = step
+        """Version step of the weights that the engines hold."""
+        self.writer = GroupWriter(
+            rollouts, scorer, archive, quarantine, lambda: self.version(self.engines_step)
+        )
+
+    async def engines_hold(self, model_dir: Path, step: int) -> None:
+        """Bring the engines to the weights that a stage starts from, if they hold others."""
+        if self.engines_step != step:
+            await self.begin(model_dir, OptimConfig())
+            await self.publish(step)
 
     def version(self, step: int) -> PolicyVersion:
         """The version that this attempt gives to a step: never one that an earlier attempt used."""
@@ -107,6 +119,7 @@ class Session:
         """The learner's weights into every engine, proven by the probe. Returns metrics."""
         assert self._handoff is not None, "begin() comes first"
         report = await self._handoff.publish(self.version(step))
+        self.engines_step = step
         return {
             "parity/probe_max_logprob_diff": report.max_logprob_diff,
             "rollout/num_out_of_service": float(report.num_out_of_service),
@@ -117,10 +130,10 @@ class Session:
         found = await asyncio.gather(*[self.rollouts.prompt(sample) for sample in samples])
         usable = []
         for sample, prompt in zip(samples, found, strict=True):
-            if isinstance(prompt, Failure):
-                self.quarantine.add(sample.video, sample.id, prompt.reason)
-            else:
+            if isinstance(prompt, Prompt):
                 usable.append((sample, prompt))
+            elif prompt.kind is FailureKind.DECODE:
+                self.quarantine.add(sample.video, sample.id, prompt.reason)
         if not usable:
             raise DataError(
                 f"none of {len(samples)} clips could be read; see "
@@ -139,16 +152,18 @@ class Session:
         # Unlikely text on purpose: where a token is nearly certain, wrong weights hardly show.
         names = config.label_set.names
         text = f"<think>{' '.join(names)}</think><answer>{names[0]}</answer>"
-        target = self.renderer.target(text)
+        target = self.renderer.target(text)[: config.rollout.max_response_length]
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
         return Handoff(self.rollouts, self.learner, row, limit)
 
 
-def check(config: RunConfig, cache_dir: Path) -> tuple[Data, Renderer]:
+def check(config: RunConfig, cache_dir: Path, stages: Sequence[str]) -> tuple[Data, Renderer]:
     """All that can be wrong before an engine starts. Raises UserError (ConfigError, DataError)."""
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
+    data = Data(samples=samples)
+    _check_splits(config, data, stages)
     if not config.model.is_dir():
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
@@ -161,7 +176,23 @@ def check(config: RunConfig, cache_dir: Path) -> tuple[Data, Renderer]:
     if config.data.check_clips:
         check_clips(samples, config.video)
     _check_prompt(config, samples, renderer, cache_dir)
-    return Data(samples=samples), renderer
+    return data, renderer
+
+
+def _check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
+    """Raise DataError if a stage would find no samples to work on, hours from now."""
+    data.of(config.evaluate.split)
+    if set(stages) != {"base"}:
+        data.of(Split.TRAIN)
+    if "coldstart" in stages:
+        _ = data.with_trace
+    if "calibrated" in stages:
+        labels = {sample.label for sample in data.of(Split(config.calibrate.split))}
+        if "head" in config.calibrate.methods and len(labels) < 2:
+            raise DataError(
+                f"all samples with split={config.calibrate.split!r} have the label {labels}; "
+                "a head needs two labels or more"
+            )
 
 
 def _check_prompt(
@@ -184,12 +215,18 @@ def _check_prompt(
 
 @asynccontextmanager
 async def open_session(
-    config: RunConfig, run_dir: RunDir, model_dir: Path, step: int, *, debug: bool
+    config: RunConfig,
+    run_dir: RunDir,
+    stages: Sequence[str],
+    model_dir: Path,
+    step: int,
+    *,
+    debug: bool,
 ) -> AsyncIterator[Session]:
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = check(config, cache_dir)
+    data, renderer = await asyncio.to_thread(check, config, cache_dir, stages)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
@@ -197,7 +234,7 @@ async def open_session(
         stack.callback(remove_placement_group, group)
         attempt = next_attempt(run_dir.archive)
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
-        metrics = stack.enter_context(MetricsLog(run_dir.path))
+        metrics = stack.enter_context(MetricsLog(run_dir.path, attempt))
         scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
         quarantine = Quarantine(run_dir.path / "quarantine.jsonl")
         cache = str(cache_dir)
@@ -219,8 +256,9 @@ async def open_session(
             attempt,
             rollouts,
             learner,
-            GroupWriter(rollouts, scorer, archive, quarantine),
+            scorer,
             archive,
             quarantine,
             metrics,
+            step,
         )

@@ -32,8 +32,8 @@ async def train_supervised(
     checkpoints = Checkpoints(session, stage)
     done = await checkpoints.resume()
     with progress_bar(stage, num_steps) as bar:
-        bar.advance(done)
-        for epoch in range(done // batches_per_epoch, epochs):
+        bar.resume(done * batches_per_epoch)
+        for epoch in range(done, epochs):
             order = epoch_order(len(rows), session.config.seed, epoch)
             for start in range(0, len(rows), batch_size):
                 step = epoch * batches_per_epoch + start // batch_size
@@ -42,4 +42,4 @@ async def train_supervised(
                 figures = await session.learner.train_step(batch, "supervised", rate)
                 session.metrics.write(stage, step + 1, figures)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
-            await checkpoints.save((epoch + 1) * batches_per_epoch)
+            await checkpoints.save(epoch + 1)

@@ -10,24 +10,38 @@ from rollout.engine import Sampling
 from rollout.worker import Rollout
 from video.quarantine import Quarantine
 from wire.archive import Archive
-from wire.types import Failure, FailureKind, Purpose, Sample, Score, Trace, TraceGroup
+from wire.types import (
+    Failure,
+    FailureKind,
+    PolicyVersion,
+    Purpose,
+    Sample,
+    Score,
+    Trace,
+    TraceGroup,
+)
 
 
 class GroupWriter:
     """Writes groups. A group is in the archive, on disk, before anyone gets it."""
 
     def __init__(
-        self, rollouts: RolloutPool, scorer: Scorer, archive: Archive, quarantine: Quarantine
+        self,
+        rollouts: RolloutPool,
+        scorer: Scorer,
+        archive: Archive,
+        quarantine: Quarantine,
+        version: Callable[[], PolicyVersion],
     ) -> None:
         self._rollouts, self._scorer = rollouts, scorer
-        self._archive, self._quarantine = archive, quarantine
+        self._archive, self._quarantine, self._version = archive, quarantine, version
 
     async def write(
         self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
     ) -> TraceGroup:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
         too."""
-        rollout = await self._rollouts.answer(sample, sampling)
+        rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
             outcomes = await self._scorer.score(sample, rollout.completions)
@@ -37,6 +51,18 @@ class GroupWriter:
         group = _join(sample, rollout, outcomes, purpose, group_id)
         await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
         return group
+
+    def _refused(self, sample: Sample) -> Rollout | None:
+        """What a quarantined clip gets, without another try to decode it."""
+        if sample.video not in self._quarantine:
+            return None
+        failure = Failure(
+            kind=FailureKind.DECODE,
+            culprit=sample.video,
+            reason=self._quarantine.reason(sample.video),
+        )
+        version = self._version()
+        return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
 
     async def write_all(
         self,

@@ -10,7 +10,7 @@ from wire.config import Config
 class OptimConfig(Config):
     """One stage's optimiser and schedule: linear warm-up, then linear decay to zero or constant."""
 
-    learning_rate: float = Field(default=1e-6, gt=0)
+    learning_rate: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
     """Peak learning rate."""
     kind: Literal["adamw", "sgd"] = "adamw"
     """The optimiser; sgd is for checking gradients."""

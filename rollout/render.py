@@ -45,14 +45,16 @@ class Renderer:
         """The token that ends an assistant turn."""
         return int(self._tokenizer.eos_token_id)
 
-    def prompt(self, messages: Sequence[Message], clip: ProcessedClip) -> Prompt:
+    def prompt(
+        self, messages: Sequence[Message], clip: ProcessedClip, *, bounded: bool = True
+    ) -> Prompt:
         """Token ids of a prompt that ends where the assistant begins to speak.
 
         Raises PromptTooLong; a prompt is never cut, because the cut would fall into the video.
         """
         before, after = self._text(messages).split(PLACEHOLDER)
         ids = (*self._ids(before), *clip.placeholder_ids, *self._ids(after))
-        if len(ids) > self._max_prompt_length:
+        if bounded and len(ids) > self._max_prompt_length:
             raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens, {len(clip.placeholder_ids)} of them video; "
                 f"rollout.max_prompt_length is {self._max_prompt_length}: raise it, "

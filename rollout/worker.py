@@ -84,7 +84,8 @@ class RolloutWorker:
             if trace is None
             else verdict_prompt(self._labels, trace, side)
         )
-        found = await self._input(sample, messages)
+        # a verdict is asked of the learner, whose rows the engine's limit does not bind
+        found = await self._input(sample, messages, bounded=trace is None)
         return found if isinstance(found, Failure) else found[0]
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
@@ -108,11 +109,11 @@ class RolloutWorker:
         return sample.text if self._use_side_text else None
 
     async def _input(
-        self, sample: Sample, messages: Sequence[Message]
+        self, sample: Sample, messages: Sequence[Message], *, bounded: bool = True
     ) -> tuple[Prompt, ProcessedClip] | Failure:
         try:
             clip = await self._clip(sample.video)
-            return self._renderer.prompt(messages, clip), clip
+            return self._renderer.prompt(messages, clip, bounded=bounded), clip
         except (ClipError, DeadlineExceeded) as error:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
         except PromptTooLong as error:

@@ -14,6 +14,7 @@
         TooManyFailures (RuntimeError)  more failed traces than the recipe allows
         DeadlineExceeded (TimeoutError) a wait that ended without an answer; names who was waited
         for
+        WorkerDied (RuntimeError)       a worker's process that ended on its own
         ArchiveError (RuntimeError)     a trace archive that cannot be read or written
 
 To add one: derive from the branch whose handling it shares; keep a single message argument (pickle
@@ -63,6 +64,10 @@ class TooManyFailures(DeepIntuitError, RuntimeError):
 
 class DeadlineExceeded(DeepIntuitError, TimeoutError):
     """Someone did not answer in time; the message names whom, for what and for how long."""
+
+
+class WorkerDied(DeepIntuitError, RuntimeError):
+    """The process of a worker ended on its own."""
 
 
 class ArchiveError(DeepIntuitError, RuntimeError):

@@ -28,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``model`` and a few real clips in ``data``."""
     folder = tmp_path_factory.mktemp("demo")
     make_demo_model(folder / "model")
-    make_demo_data(folder / "data", train=4, val=1, cal=1, test=2, traces=2)
+    make_demo_data(folder / "data", train=4, val=1, cal=5, test=2, traces=2)
     return folder
 
 

@@ -132,3 +132,34 @@ def test_help_answers_within_a_second():
     command = [sys.executable, "-m", "cluster.cli", "--help"]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
     assert time.monotonic() - before < 1.0
+
+
+def drop_split(split: str) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        rows[:] = [row for row in rows if row["split"] != split]
+
+    return change
+
+
+def drop_traces(rows: Rows) -> None:
+    for row in rows:
+        row["trace"] = None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_split("test"), "no samples with split='test'"),
+        (drop_split("cal"), "no samples with split='cal'"),
+        (drop_split("train"), "no samples with split='train'"),
+        (drop_traces, "no train sample has a trace"),
+    ],
+)
+def test_data_that_a_later_stage_needs_is_missed_at_once(
+    recipe: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Rows], None],
+    message: str,
+):
+    assert run(recipe(change)) == 2
+    assert message in capsys.readouterr().err

@@ -58,6 +58,13 @@ def test_a_mistake_is_named_with_a_remedy(changes: dict[str, Any], message: str)
         validate(RunConfig, make(**changes), "recipe")
 
 
+def test_setting_one_key_of_an_optimiser_keeps_the_stages_other_defaults():
+    values = make(coldstart={"optim": {"warmup_steps": 3}}, grpo={"optim": {"weight_decay": 0.0}})
+    config = validate(RunConfig, values, "recipe")
+    assert (config.coldstart.optim.learning_rate, config.coldstart.optim.decay) == (2e-5, "linear")
+    assert (config.grpo.optim.learning_rate, config.grpo.optim.warmup_steps) == (1e-6, 10)
+
+
 def test_a_missing_section_is_named():
     with pytest.raises(ConfigError, match="'data' is missing"):
         validate(RunConfig, {k: v for k, v in make().items() if k != "data"}, "recipe")

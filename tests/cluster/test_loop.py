@@ -60,7 +60,7 @@ class FakeLearner:
 
 async def run(writer: FakeWriter, learner: FakeLearner, max_staleness: int, first: int = 0) -> None:
     capacity = (max_staleness + 1) * 2
-    buffer = GroupBuffer(capacity, first_index=first)
+    buffer = GroupBuffer(capacity, first, first + 10)
     train = train_loop(buffer, learner, range(1, 6), 2)
     loops = [rollout_loop(sample_at, writer, buffer) for _ in range(capacity)]
     await asyncio.wait_for(run_until_trained(train, loops), 10)
@@ -72,6 +72,7 @@ async def test_synchronous_training_is_on_policy_and_in_order():
     await run(writer, learner, max_staleness=0)
     assert learner.seen == [[f"s{2 * k}", f"s{2 * k + 1}"] for k in range(5)]
     assert set(learner.lags) == {0}
+    assert len(writer.asked) == 10, "nothing is asked that is not trained"
 
 
 async def test_staleness_never_exceeds_its_bound():

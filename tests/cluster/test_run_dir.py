@@ -31,7 +31,7 @@ def open_dir(path: Path, config: RunConfig, **how: bool) -> RunDir:
 
 def test_the_resolved_recipe_lies_beside_the_results(tmp_path: Path):
     open_dir(tmp_path / "run", make_config(seed=5)).close()
-    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == 5
+    assert json.loads((tmp_path / "run/run.json").read_text())["seed"] == 5
 
 
 def test_a_second_run_never_gets_the_directory_by_accident(tmp_path: Path):
@@ -48,7 +48,7 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path):
 
 
 def test_two_processes_cannot_run_in_one_directory(tmp_path: Path):
-    first = open_dir(tmp_path / "run", make_config())
+    first = start(tmp_path / "run", make_config())
     with pytest.raises(ConfigError, match="another process"):
         open_dir(tmp_path / "run", make_config(), resume=True)
     first.close()
@@ -58,14 +58,18 @@ def test_two_processes_cannot_run_in_one_directory(tmp_path: Path):
 def test_a_run_that_a_check_ended_may_be_started_again_with_a_mended_recipe(tmp_path: Path):
     open_dir(tmp_path / "run", make_config()).close()
     open_dir(tmp_path / "run", make_config(seed=9)).close()
-    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == 9
+    assert json.loads((tmp_path / "run/run.json").read_text())["seed"] == 9
 
 
 def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
     start(tmp_path / "run", make_config()).close()
-    with pytest.raises(ConfigError, match="other settings in: grpo"):
+    with pytest.raises(ConfigError, match=r"another grpo\.num_steps"):
         open_dir(tmp_path / "run", make_config(grpo={"num_steps": 3}), resume=True)
-    other_place = make_config(cluster={"address": "ray://x:1"})
+    other_place = make_config(
+        cluster={"address": "ray://x:1"},
+        rollout={"start_timeout_s": 5.0, "num_workers": 2},
+        reward={"max_failure_frac": 0.5},
+    )
     open_dir(tmp_path / "run", other_place, resume=True).close()
 
 
@@ -83,3 +87,23 @@ def test_a_stage_is_finished_only_when_its_mark_is_whole(tmp_path: Path):
     write_json(run.path / "stages/grpo/done.json", {"seconds": 2.0})
     assert run.result("grpo") == {"seconds": 2.0}
     assert not list(run.path.rglob("*.partial"))
+
+
+def test_a_model_directory_is_no_run_and_is_never_emptied(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    for how in ({}, {"overwrite": True}):
+        with pytest.raises(ConfigError, match="holds no run"):
+            open_dir(tmp_path, make_config(), **how)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_there_must_be_a_run_to_resume(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no run in"):
+        open_dir(tmp_path / "typo", make_config(), resume=True)
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        open_dir(tmp_path / "file", make_config())

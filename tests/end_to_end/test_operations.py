@@ -39,32 +39,35 @@ def wait_for(condition: object, timeout_s: float, what: str) -> None:
         time.sleep(0.5)
 
 
-def engines_of(marker: str) -> list[int]:
-    """Processes of ours or of vLLM that carry ``marker`` in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if marker in process.environ().get("DEEPINTUIT_TEST", ""):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
+def family(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes below a driver; vLLM's must be among them."""
+    found = psutil.Process(driver.pid).children(recursive=True)
+    titles = [" ".join(process.cmdline()) for process in found if process.is_running()]
+    assert any("VLLM::" in title for title in titles), titles
+    assert any("LearnerHost" in title for title in titles), titles
     return found
 
 
+def all_gone(processes: list[psutil.Process]) -> bool:
+    """Whether none of them runs any more."""
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
 def test_kill_9_of_the_driver_in_grpo_and_resume(folder: Path):
-    marker, out = f"kill-{os.getpid()}", folder / "killed"
+    out = folder / "killed"
     words = command("run", folder / "recipe.toml", "--run-dir", out, "--set", "grpo.num_steps=6")
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"DEEPINTUIT_TEST": marker}
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     with (folder / "killed.log").open("w") as log:
-        driver = subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log)
+        driver = subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log, text=True)
     checkpoint = out / "checkpoints/grpo/step-000002/manifest.json"
     wait_for(lambda: checkpoint.exists() or driver.poll() is not None, 500, "a checkpoint of GRPO")
     assert driver.poll() is None
+    processes = family(driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = list(read_groups(out / "archive"))
     assert len([g for g in before if g.purpose is Purpose.TRAIN]) >= 8
-    wait_for(lambda: not engines_of(marker), 60, "the killed run's processes to end")
+    wait_for(lambda: all_gone(processes), 60, "the killed run's processes to end")
 
     done = run(folder / "recipe.toml", out, "--resume", "--set", "grpo.num_steps=6")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -82,17 +85,18 @@ def test_kill_9_of_the_driver_in_grpo_and_resume(folder: Path):
 
 
 def test_ctrl_c_leaves_a_resumable_run_and_no_process(folder: Path):
-    marker, out = f"int-{os.getpid()}", folder / "interrupted"
+    out = folder / "interrupted"
     words = command("run", folder / "recipe.toml", "--run-dir", out)
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"DEEPINTUIT_TEST": marker}
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     driver = subprocess.Popen(words, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     done = out / "stages/base/done.json"
     wait_for(lambda: done.exists() or driver.poll() is not None, 500, "the first stage")
+    processes = family(driver)
     driver.send_signal(signal.SIGINT)
     said = driver.communicate(timeout=90)[1]
     assert driver.returncode == 130
     assert "--resume" in said
-    wait_for(lambda: not engines_of(marker), 60, "the interrupted run's processes to end")
+    wait_for(lambda: all_gone(processes), 60, "the interrupted run's processes to end")
 
 
 def test_two_workers_and_two_ranks(folder: Path):
@@ -165,6 +169,8 @@ def ray_head() -> Iterator[dict[str, str]]:
     ray = Path(sys.executable).parent / "ray"
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     env["PATH"] = f"{ray.parent}{os.pathsep}{env['PATH']}"  # a job's ``python`` is the cluster's
+    env["RAY_AUTH_MODE"] = "token"  # Ray 2.60's default for a head, but not for its job client
+    subprocess.run([str(ray), "get-auth-token", "--generate"], env=env, capture_output=True)
     start = [ray, "start", "--head", "--port=6399", "--dashboard-port=8299", "--num-cpus=2"]
     subprocess.run([*map(str, start)], check=True, env=env, timeout=120, capture_output=True)
     yield env | {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8299", "RAY": str(ray)}
@@ -207,6 +213,7 @@ def test_ray_job_stop_leaves_no_process(folder: Path, ray_head: dict[str, str]):
     done = folder / "stopped/stages/base/done.json"
     wait_for(done.exists, 500, "the first stage of the job")
     assert engines_named("VLLM::")
+    assert engines_named("LearnerHost")
     stop = [ray_head["RAY"], "job", "stop", "stop-me"]
     subprocess.run(stop, env=ray_head, check=True, timeout=120, capture_output=True)
     wait_for(lambda: not engines_named("VLLM::"), 60, "vLLM's processes to end")

@@ -57,7 +57,7 @@ def test_every_step_is_on_policy_and_in_parity(finished: Path):
 def test_the_archive_holds_every_trace_with_its_version(finished: Path):
     archive = finished / "archive"
     trained = list(read_groups(archive, Purpose.TRAIN))
-    assert len(trained) >= 3 * 4
+    assert len(trained) == 3 * 4
     assert all(len(group.traces) == 8 for group in trained)
     by_place = sorted(trained, key=lambda group: group.group_id)
     assert [group.policy_version.step for group in by_place[:12]] == [1] * 4 + [2] * 4 + [3] * 4
@@ -83,7 +83,7 @@ def test_models_and_event_files_are_left(finished: Path):
         assert (finished / "stages" / stage / "model/model.safetensors").exists()
     assert (finished / "stages/calibrated/head").is_dir()
     assert list((finished / "tensorboard").glob("events.*"))
-    assert (finished / "config.json").exists()
+    assert (finished / "run.json").exists()
     assert not (finished / "checkpoints/grpo").exists()  # finished stages need none
 
 

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.config import RunConfig
+from cluster.run import FIRST_STEP, model_before, run_stages
+from cluster.run_dir import RunDir
+from wire.config import validate
+from wire.errors import ConfigError
+
+
+def make(path: Path, *finished: str) -> tuple[RunConfig, RunDir]:
+    values = {
+        "model": "base-model",
+        "labels": [{"name": "a"}, {"name": "b"}],
+        "data": {"manifest": "m.jsonl"},
+        "grpo": {"num_steps": 7},
+    }
+    config = validate(RunConfig, values, "recipe")
+    run_dir = RunDir.open(path / "run", config, resume=False, overwrite=False)
+    for stage in finished:
+        if stage != "base":
+            run_dir.model(stage).mkdir(parents=True)
+        run_dir.finish(stage, {"seconds": 1.0})
+    return config, run_dir
+
+
+def test_each_stage_starts_from_the_last_weights_before_it(tmp_path: Path):
+    config, run_dir = make(tmp_path, "base", "coldstart", "grpo")
+    assert model_before(config, run_dir, "base") == (Path("base-model"), 0)
+    assert model_before(config, run_dir, "coldstart") == (Path("base-model"), 0)
+    assert model_before(config, run_dir, "grpo") == (run_dir.model("coldstart"), FIRST_STEP)
+    assert model_before(config, run_dir, "calibrated") == (run_dir.model("grpo"), FIRST_STEP + 7)
+
+
+def test_a_stage_without_a_stage_before_it_starts_from_the_recipes_model(tmp_path: Path):
+    config, run_dir = make(tmp_path)
+    assert model_before(config, run_dir, "grpo") == (Path("base-model"), 0)
+
+
+async def test_a_stage_is_not_run_again_under_results_that_came_from_it(tmp_path: Path):
+    config, run_dir = make(tmp_path, "coldstart", "calibrated")
+    with pytest.raises(ConfigError, match=r"calibrated in .* came from the weights before grpo"):
+        await run_stages(config, run_dir, ["grpo"])
