@@ -40,17 +40,31 @@ def wait_for(condition: object, timeout_s: float, what: str) -> None:
 
 
 def family(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """All processes below a driver; vLLM's must be among them."""
+    """All processes below a driver; vLLM's and the learner's must be among them."""
     found = psutil.Process(driver.pid).children(recursive=True)
-    titles = [" ".join(process.cmdline()) for process in found if process.is_running()]
-    assert any("VLLM::" in title for title in titles), titles
-    assert any("LearnerHost" in title for title in titles), titles
+    titles = " ".join(title_of(process) for process in found)
+    assert "VLLM::" in titles
+    assert "LearnerHost" in titles
     return found
+
+
+def title_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""  # it ended meanwhile
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
     """Whether none of them runs any more."""
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+    return not any(runs(process) for process in processes)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_kill_9_of_the_driver_in_grpo_and_resume(folder: Path):
