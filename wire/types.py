@@ -94,7 +94,7 @@ class Sample:
     text: str | None = None
     """Side text shown in the prompt if the recipe says so."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Any further manifest columns; rewards receive them as keyword arguments."""
+    """Any further manifest columns; reward functions receive them in ``extra_info``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
