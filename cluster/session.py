@@ -28,7 +28,7 @@ from learner.config import OptimConfig
 from learner.rows import supervised_row
 from reward.scorer import Scorer
 from rollout.manifest import check_clips, read_manifest, select
-from rollout.prompt import trace_prompt
+from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.positions import PositionRule
@@ -127,7 +127,7 @@ class Session:
 
     async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
         """Trace prompts of samples whose clips can be read; the others are quarantined."""
-        found = await asyncio.gather(*[self.rollouts.prompt(sample) for sample in samples])
+        found = await self._ask([(sample, "trace") for sample in samples])
         usable = []
         for sample, prompt in zip(samples, found, strict=True):
             if isinstance(prompt, Prompt):
@@ -143,8 +143,15 @@ class Session:
 
     async def verdict_prompts(self, traces: list[tuple[Sample, str]]) -> list[Prompt | Failure]:
         """The prompts that ask for a verdict on traces, in their order."""
-        asked = [self.rollouts.prompt(sample, trace) for sample, trace in traces]
-        return list(await asyncio.gather(*asked))
+        return await self._ask([(sample, VerdictOn(trace)) for sample, trace in traces])
+
+    async def label_prompts(self, samples: list[Sample]) -> list[Prompt | Failure]:
+        """The prompts that ask for the label, given the video alone, in their order."""
+        return await self._ask([(sample, "label") for sample in samples])
+
+    async def _ask(self, asks: list[tuple[Sample, Ask]]) -> list[Prompt | Failure]:
+        prompts = [self.rollouts.prompt(sample, ask) for sample, ask in asks]
+        return list(await asyncio.gather(*prompts))
 
     async def _make_handoff(self) -> Handoff:
         config = self.config
