@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.errors import ConfigError, DeepIntuitError, UserError
+
+if TYPE_CHECKING:
+    from cluster.plan import Plan
 
 _STAGES = {
     "run": ("base", "coldstart", "grpo", "calibrated"),
@@ -66,6 +69,31 @@ def _run(options: argparse.Namespace) -> None:
     print_summary(summary, run_dir.path)
 
 
+def _plan(options: argparse.Namespace) -> None:
+    from cluster.config import read_recipe
+    from cluster.plan import make_plan
+
+    plan = make_plan(read_recipe(options.recipe, options.set), _STAGES["run"])
+    from cluster.plan_table import print_plan
+
+    print_plan(plan, options.recipe.stem)
+    if options.json is not None:
+        _write_plan(options.json, plan)
+
+
+def _write_plan(path: Path, plan: "Plan") -> None:
+    from dataclasses import asdict
+
+    from cluster.run_dir import write_json
+
+    try:
+        write_json(path, asdict(plan))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; give --json the path of a file"
+        ) from error
+
+
 def _make_demo_data(options: argparse.Namespace) -> None:
     from cluster.demo.clips import make_demo_data
 
@@ -93,18 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
         command = _command(commands, name, text, _run)
-        command.add_argument("recipe", type=Path, help="a recipe, such as recipes/demo.toml")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="a.b=c",
-            help="override a setting of the recipe; may be given again",
-        )
+        _add_recipe(command)
         command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
         again = command.add_mutually_exclusive_group()
         again.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
         again.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
+    text = "what a run would do: batches, workers, memory; starts nothing"
+    plan = _command(commands, "plan", text, _plan)
+    _add_recipe(plan)
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
     data = _command(commands, "make-demo-data", "write the embedded clips", _make_demo_data)
     data.add_argument("out", type=Path)
     data.add_argument("--seed", type=int, default=0)
@@ -112,6 +137,17 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("out", type=Path)
     model.add_argument("--retrain", action="store_true", help="train it anew (minutes)")
     return parser
+
+
+def _add_recipe(command: Any) -> None:
+    command.add_argument("recipe", type=Path, help="a recipe, such as recipes/demo.toml")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="override a setting of the recipe; may be given again",
+    )
 
 
 def _command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:

@@ -26,7 +26,9 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "calibrate.config",
         "calibrate.metrics",
         "cluster.config",
+        "cluster.data",
         "cluster.loop",
+        "cluster.plan",
         "cluster.cli",
     ],
 )
