@@ -1,5 +1,6 @@
 """Every recipe we ship parses, validates and plans; the papers' hold the papers' values."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,21 @@ def test_the_plan_has_the_papers_counts_on_eight_gpus(paper: RunConfig):
     assert plan.memory is not None
     assert plan.memory.parameters == 8_292_166_656
     assert [warning.partition(":")[0] for warning in plan.warnings] == ["calibrate.split = 'train'"]
+
+
+def test_on_the_papers_clips_the_plan_has_the_counts_that_its_header_names(tmp_path: Path):
+    (tmp_path / "clip.mp4").touch()
+    splits = ["train"] * 815 + ["test"] * 196
+    rows = [
+        {"id": str(i), "video": "clip.mp4", "label": "normal", "split": split, "trace": "t"}
+        for i, split in enumerate(splits)
+    ]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = read_recipe(FOLDER / "smarthome-7b.toml", [f"data.manifest={manifest}"])
+    _, _, grpo, calibrated = make_plan(config, STAGES).stages
+    assert (calibrated.examples, calibrated.updates) == (3260, 130)
+    assert grpo.epochs == pytest.approx(18.8, abs=0.05)
 
 
 def test_the_two_recipes_differ_in_the_side_text_alone():
