@@ -18,6 +18,8 @@ from calibrate.predictions import Prediction
 from wire.errors import DataError
 
 NUM_BINS = 15
+COVERAGE = 0.8
+"""Share of the clips that are answered in ``selective_accuracy``."""
 _Z_95 = 1.959963984540054  # 0.975 quantile of the standard normal distribution
 # A probability of 0 for the true label would make the NLL infinite; scikit-learn's log_loss clips
 # alike.
@@ -54,6 +56,11 @@ class Evaluation:
     balanced_accuracy: float
     unparsed_frac: float
     ece: float
+    selective_accuracy: float
+    """Accuracy on the 80% of the clips with the highest confidence: what is left to a person is the
+    rest. Unparsed answers have confidence 0 and go first."""
+    aurc: float
+    """Area under the risk-coverage curve: mean error of the k most confident, over all k."""
     brier: float | None
     """In [0, 2]; None if no prediction has probabilities."""
     nll: float | None
@@ -92,6 +99,7 @@ def evaluate(
     right = np.array([p.predicted == p.label for p in predictions])
     confidence = np.array([p.confidence for p in predictions], dtype=np.float64)
     probabilities, truth = _probabilities(predictions, label_names)
+    selective = selective_accuracies(confidence, right)
     return Evaluation(
         num_samples=num_samples,
         accuracy=num_right / num_samples,
@@ -101,6 +109,8 @@ def evaluate(
         balanced_accuracy=balanced_accuracy(confusion),
         unparsed_frac=float(confusion[:, -1].sum()) / num_samples,
         ece=expected_calibration_error(confidence, right),
+        selective_accuracy=accuracy_at_coverage(selective),
+        aurc=float(1 - selective.mean()),
         brier=brier_score(probabilities, truth) if len(truth) else None,
         nll=negative_log_likelihood(probabilities, truth) if len(truth) else None,
         probabilities_frac=len(truth) / num_samples,
@@ -173,6 +183,28 @@ def expected_calibration_error(
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     gap = np.bincount(bins, weights=right - confidence, minlength=num_bins)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def selective_accuracies(confidence: Floats, right: NDArray[np.bool_]) -> Floats:
+    """Accuracy of the k most confident answers for k = 1..N, [N] (Geifman & El-Yaniv 2017).
+
+    Selective classification answers where it is sure; the last entry is plain accuracy. Answers of
+    equal confidence have no order of their own: each entry is the mean over all orders of them, so
+    the order of clips changes nothing. ``1 - mean`` is the AURC (Geifman et al. 2019).
+    """
+    _, tied, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    mean_right = np.bincount(tied, weights=right) / counts  # of each confidence, highest first
+    num_right = np.cumsum(np.repeat(mean_right, counts))
+    return np.asarray(num_right / np.arange(1, len(right) + 1), dtype=np.float64)
+
+
+def accuracy_at_coverage(selective: Floats, coverage: float = COVERAGE) -> float:
+    """The entry of ``selective_accuracies`` for the smallest k that is ``coverage`` of the clips.
+
+    ``coverage`` in (0, 1].
+    """
+    num_kept = math.ceil(coverage * len(selective) - 1e-9)  # 0.7 * 10 is a little above 7
+    return float(selective[num_kept - 1])
 
 
 def brier_score(probabilities: Floats, truth: Ints) -> float:

@@ -17,7 +17,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from scipy.stats import binomtest
 
 from calibrate.config import CalibrateConfig
 from calibrate.predictions import Prediction
@@ -77,18 +76,6 @@ class TraceReport:
     """Share of traces whose answer is the true label; an unparsable one is wrong."""
     accuracy_per_label: dict[str, float]
     """Labels without traces are left out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flips:
-    """What a second classifier changed about the answers of a first, clip by clip."""
-
-    both_right: int
-    both_wrong: int
-    wrong_to_right: int
-    right_to_wrong: int
-    p_value: float
-    """Exact two-sided McNemar test of the last two counts being equal; 1 if both are 0."""
 
 
 def refuse_foreign_traces(groups: Sequence[TraceGroup], expected: PolicyVersion) -> None:
@@ -173,30 +160,6 @@ def probabilities_from_logprobs(logprobs: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(softmax(rows, axis=1), dtype=np.float64)
 
 
-def trace_predictions(groups: Sequence[TraceGroup], labels: LabelSet) -> list[Prediction]:
-    """What the policy alone answers: each clip's first trace, as a Prediction without
-    probabilities.
-
-    A clip without traces is unparsed, so that it stays in the denominator. A trace gives no
-    confidence; a parsed answer is written down with 1.
-    """
-    predictions = []
-    for group in groups:
-        trace = group.traces[0].completion.text if group.traces else None
-        answer = labels.answer_in(trace) if trace is not None else None
-        predictions.append(
-            Prediction(
-                sample_id=group.sample.id,
-                label=group.sample.label,
-                predicted=answer,
-                confidence=0.0 if answer is None else 1.0,
-                probabilities=None,
-                trace=trace,
-            )
-        )
-    return predictions
-
-
 def trace_agreement(predictions: Sequence[Prediction], labels: LabelSet) -> float | None:
     """Share of predictions that repeat the answer of the trace they were shown.
 
@@ -208,43 +171,6 @@ def trace_agreement(predictions: Sequence[Prediction], labels: LabelSet) -> floa
     return sum(answer is not None and predicted == answer for predicted, answer in shown) / len(
         shown
     )
-
-
-def count_flips(before: Sequence[Prediction], after: Sequence[Prediction]) -> Flips:
-    """Compare two classifiers on the same clips, matched by sample id, in any order.
-
-    Raises DataError unless both have each clip exactly once.
-    """
-    first, second = _by_sample(before), _by_sample(after)
-    alone = sorted(first.keys() ^ second.keys())
-    if alone:
-        raise DataError(
-            f"{len(alone)} clips are in one list only, such as {alone[0]!r}; evaluate both alike"
-        )
-    pairs = Counter((first[name], second[name]) for name in first)
-    better, worse = pairs[False, True], pairs[True, False]
-    return Flips(
-        both_right=pairs[True, True],
-        both_wrong=pairs[False, False],
-        wrong_to_right=better,
-        right_to_wrong=worse,
-        p_value=mcnemar_p_value(better, worse),
-    )
-
-
-def mcnemar_p_value(wrong_to_right: int, right_to_wrong: int) -> float:
-    """Exact two-sided McNemar test: binomial test of the changed clips with p = 1/2."""
-    changed = wrong_to_right + right_to_wrong
-    return float(binomtest(wrong_to_right, changed, 0.5).pvalue) if changed else 1.0
-
-
-def _by_sample(predictions: Sequence[Prediction]) -> dict[str, bool]:
-    """Sample id -> whether the prediction is right."""
-    right = {p.sample_id: p.predicted == p.label for p in predictions}
-    if len(right) != len(predictions):
-        twice = Counter(p.sample_id for p in predictions).most_common(1)[0][0]
-        raise DataError(f"clip {twice!r} has several predictions; expected one for each")
-    return right
 
 
 def _traces(groups: Sequence[TraceGroup]) -> Iterator[tuple[Sample, str]]:

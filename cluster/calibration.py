@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate import head as linear_head
+from calibrate.compare import count_flips
 from calibrate.config import CalibrateConfig
 from calibrate.predictions import Prediction, from_probabilities
 from calibrate.verdict import (
     VerdictExample,
-    count_flips,
     probabilities_from_logprobs,
     refuse_foreign_traces,
     report_traces,

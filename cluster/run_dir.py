@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from cluster.config import RunConfig
-from wire.errors import ConfigError
+from wire.config import validate
+from wire.errors import ConfigError, DataError
+from wire.labels import LabelSet
+
+STAGES = ("base", "coldstart", "grpo", "calibrated")
 
 
 class RunDir:
@@ -100,6 +104,30 @@ class RunDir:
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Mark a stage as finished, last of all."""
         write_json(self.path / "stages" / stage / "done.json", result)
+
+
+def read_label_names(path: Path) -> tuple[str, ...]:
+    """The label names of the run in ``path``, which may still be going on; nothing is locked.
+
+    Raises ConfigError if there is no run, DataError if its recipe cannot be read.
+    """
+    config_file = path / "run.json"
+    if not config_file.is_file():
+        raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
+    try:
+        labels = json.loads(config_file.read_text(encoding="utf-8"))["labels"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{config_file} is not a run's recipe: {error!r}; restore it, or run anew"
+        ) from error
+    return validate(LabelSet, {"labels": labels}, str(config_file)).names
+
+
+def prediction_files(path: Path) -> dict[str, Path]:
+    """The predictions that the run in ``path`` has left so far: stages in their order, then other
+    arms by name."""
+    found = {file.stem: file for file in sorted((path / "predictions").glob("*.parquet"))}
+    return {name: found.pop(name) for name in STAGES if name in found} | found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 """Each figure against a case worked by hand, and against scikit-learn on random ones."""
 
+import itertools
 import json
 import math
 
@@ -9,12 +10,14 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from calibrate.metrics import (
+    accuracy_at_coverage,
     brier_score,
     confusion_matrix,
     evaluate,
     expected_calibration_error,
     majority_baseline,
     negative_log_likelihood,
+    selective_accuracies,
     wilson_interval,
 )
 from calibrate.predictions import Prediction, from_probabilities
@@ -65,6 +68,9 @@ def test_figures_worked_by_hand() -> None:
     assert (result.brier, result.nll, result.probabilities_frac) == (None, None, 0.0)
     # Bins: two at 0.9 both right, one at 0.6 wrong, one at 0.7 right, one at 0 wrong (no gap).
     assert result.ece == pytest.approx((2 * 0.1 + 0.6 + 0.3) / 5)
+    # By confidence: right right | right | wrong | wrong; four of five are kept.
+    assert result.selective_accuracy == pytest.approx(3 / 4)
+    assert result.aurc == pytest.approx((0 + 0 + 0 + 1 / 4 + 2 / 5) / 5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -122,6 +128,42 @@ def test_ece_of_a_calibrated_classifier_is_0_and_of_a_sure_liar_1() -> None:
     assert expected_calibration_error(sure * 0.75, right) == pytest.approx(0.0)
 
 
+def test_the_most_confident_answers_are_kept_and_ties_at_the_border_count_as_their_mean() -> None:
+    confidence = np.array([0.5, 0.9, 0.5, 0.5, 0.1])
+    right = np.array([True, True, False, False, True])
+    # 0.9 is right; then three of equal confidence, a third of them right; then 0.1, right.
+    expected = [1, (1 + 1 / 3) / 2, (1 + 2 / 3) / 3, (1 + 1) / 4, 3 / 5]
+    np.testing.assert_allclose(selective_accuracies(confidence, right), expected)
+
+
+def test_ties_at_the_border_are_the_mean_over_all_orders() -> None:
+    right = [True, True, False, False, True]
+    kept = [sum(order[:4]) / 4 for order in itertools.permutations(right)]
+    found = selective_accuracies(np.full(5, 0.5), np.array(right))
+    assert accuracy_at_coverage(found) == pytest.approx(np.mean(kept))
+
+
+@pytest.mark.parametrize(("num", "kept"), [(1, 1), (2, 2), (3, 3), (5, 4), (10, 8), (300, 240)])
+def test_eighty_percent_of_the_clips_are_kept_never_fewer(num: int, kept: int) -> None:
+    which = np.arange(1, num + 1, dtype=np.float64)  # the entry for k says k
+    assert accuracy_at_coverage(which) == kept
+
+
+@pytest.mark.parametrize("tenths", range(1, 11))
+def test_rounding_of_the_coverage_keeps_no_clip_too_many(tenths: int) -> None:
+    assert accuracy_at_coverage(np.arange(1.0, 11.0), tenths / 10) == tenths
+    assert accuracy_at_coverage(np.arange(1.0, 11.0), tenths * 0.1) == tenths
+
+
+def test_a_confidence_that_knows_its_errors_leaves_them_out() -> None:
+    right = np.array([True] * 8 + [False] * 2)
+    knowing, liar = np.linspace(0.9, 0.1, 10), np.linspace(0.1, 0.9, 10)
+    assert accuracy_at_coverage(selective_accuracies(knowing, right)) == 1.0
+    assert accuracy_at_coverage(selective_accuracies(liar, right)) == pytest.approx(6 / 8)
+    assert selective_accuracies(knowing, right).mean() > selective_accuracies(liar, right).mean()
+    assert accuracy_at_coverage(selective_accuracies(liar, right), 1.0) == pytest.approx(0.8)
+
+
 def test_brier_and_nll_worked_by_hand() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]])
     truth = np.array([0, 2])
@@ -156,6 +198,7 @@ def test_order_of_predictions_changes_nothing() -> None:
     ahead, back = evaluate(rows, NAMES), evaluate(rows[::-1], NAMES)
     assert ahead.confusion == back.confusion
     assert (ahead.ece, ahead.nll, ahead.brier) == pytest.approx((back.ece, back.nll, back.brier))
+    assert (ahead.selective_accuracy, ahead.aurc) == (back.selective_accuracy, back.aurc)
 
 
 def test_json_is_strict_and_complete() -> None:

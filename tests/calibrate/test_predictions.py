@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,25 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in (text, table, tmp_path / "missing"):
         with pytest.raises(DataError, match=path.name):
             read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: whole.replace(b"sample_id", b"\xabample_id"),  # a name that is not UTF-8
+        lambda whole: whole.replace(b"sample_id", b"sample_ie"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "p.parquet"
+    write_predictions(path, [make_prediction()] * 50)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"p\.parquet"):
+        read_predictions(path)
 
 
 @pytest.mark.parametrize(

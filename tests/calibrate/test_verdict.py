@@ -14,14 +14,11 @@ from calibrate.verdict import (
     TraceWriter,
     VerdictExample,
     VerdictTrainer,
-    count_flips,
     is_parsed,
-    mcnemar_p_value,
     probabilities_from_logprobs,
     refuse_foreign_traces,
     report_traces,
     trace_agreement,
-    trace_predictions,
     training_rows,
 )
 from rollout.prompt import verdict_prompt
@@ -157,16 +154,6 @@ def test_logprobs_that_say_nothing_are_refused(row: list[float]) -> None:
         probabilities_from_logprobs([[0.0, 0.0], row])
 
 
-def test_the_policy_alone_keeps_failed_clips_in_the_denominator() -> None:
-    groups = [make_group("x", RIGHT, WRONG), make_group("y"), make_group("z", BROKEN)]
-    rows = trace_predictions(groups, LABELS)
-    assert [(p.sample_id, p.predicted, p.confidence) for p in rows] == [
-        ("x", "normal", 1.0),
-        ("y", None, 0.0),
-        ("z", None, 0.0),
-    ]
-
-
 def test_agreement_counts_repeated_answers() -> None:
     rows = [
         make_prediction("a", right=True, trace=RIGHT),
@@ -177,30 +164,6 @@ def test_agreement_counts_repeated_answers() -> None:
     ]
     assert trace_agreement(rows, LABELS) == 0.5
     assert trace_agreement(rows[-1:], LABELS) is None
-
-
-def test_flips_are_counted_by_sample_in_any_order() -> None:
-    before = [make_prediction(n, n in "ab") for n in "abcdef"]
-    after = [make_prediction(n, n in "acde") for n in "fedcba"]
-    flips = count_flips(before, after)
-    assert (flips.both_right, flips.both_wrong) == (1, 1)
-    assert (flips.wrong_to_right, flips.right_to_wrong) == (3, 1)
-    assert flips.p_value == pytest.approx(2 * (1 + 4) / 16)
-
-
-def test_flips_need_the_same_clips_once() -> None:
-    one = [make_prediction("a", True)]
-    with pytest.raises(DataError, match="one list only"):
-        count_flips(one, [make_prediction("b", True)])
-    with pytest.raises(DataError, match="several predictions"):
-        count_flips(one * 2, one)
-
-
-def test_mcnemar_worked_by_hand() -> None:
-    assert mcnemar_p_value(0, 0) == 1.0
-    assert mcnemar_p_value(5, 0) == pytest.approx(2 / 32)
-    assert mcnemar_p_value(3, 3) == 1.0
-    assert mcnemar_p_value(1, 8) == mcnemar_p_value(8, 1) == pytest.approx(2 * 10 / 512)
 
 
 class ScriptedWriter:

@@ -25,11 +25,14 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "learner.rows",
         "calibrate.config",
         "calibrate.metrics",
+        "calibrate.compare",
         "cluster.config",
         "cluster.data",
         "cluster.loop",
         "cluster.plan",
         "cluster.cli",
+        "cluster.compare",
+        "cluster.table",
     ],
 )
 def test_importing_it_loads_no_engine(module: str):

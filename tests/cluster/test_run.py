@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from cluster.config import RunConfig
-from cluster.run import FIRST_STEP, model_before, run_stages
+from cluster.run import FIRST_STEP, model_before, run_stages, summarise_run
 from cluster.run_dir import RunDir
+from cluster.table import print_summary
 from wire.config import validate
 from wire.errors import ConfigError
 
@@ -42,3 +43,19 @@ async def test_a_stage_is_not_run_again_under_results_that_came_from_it(tmp_path
     config, run_dir = make(tmp_path, "coldstart", "calibrated")
     with pytest.raises(ConfigError, match=r"calibrated in .* came from the weights before grpo"):
         await run_stages(config, run_dir, ["grpo"])
+
+
+def test_a_run_of_an_earlier_version_is_still_summarised_and_printed(tmp_path: Path):
+    config, run_dir = make(tmp_path)
+    figures = {
+        **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "macro_f1"), 0.5),
+        **dict.fromkeys(("balanced_accuracy", "ece", "unparsed_frac"), 0.5),
+        **{"brier": None, "num_samples": 4, "majority_baseline": 0.5, "best_constant": 0.5},
+    }
+    run_dir.finish("base", {"evaluation": figures, "seconds": 1.0, "peak_memory_gb": 1.0})
+    new = figures | {"selective_accuracy": 0.75, "aurc": 0.25}
+    run_dir.finish("grpo", {"evaluation": new, "seconds": 1.0, "peak_memory_gb": 1.0})
+    summary = summarise_run(config, run_dir)
+    assert [row["selective_accuracy"] for row in summary["stages"]] == [None, 0.75]
+    assert [row["aurc"] for row in summary["stages"]] == [None, 0.25]
+    print_summary(summary, run_dir.path)
