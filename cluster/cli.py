@@ -164,9 +164,12 @@ def _add_import(commands: Any) -> None:
 
 
 def _fps(text: str) -> Fraction:
-    fps = Fraction(text)
+    try:
+        fps = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        fps = Fraction(0)
     if not 0 < fps <= 240:
-        raise ValueError(f"{text} frames per second; give a number above 0 and up to 240")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected above 0 and at most 240")
     return fps
 
 

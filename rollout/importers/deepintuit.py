@@ -75,7 +75,7 @@ def _contradictions(row: Row, label: str) -> list[str]:
     if reward_label is not None and str(reward_label).strip().casefold() != label.casefold():
         found.append(f"reward_label is {reward_label!r}")
     number, expected = row.get("anno_label"), _ANNOTATED.get(label.casefold())
-    if number is not None and expected is not None and str(number) != str(expected):
+    if number is not None and expected is not None and number not in (expected, str(expected)):
         found.append(f"anno_label is {number!r}")
     return found
 

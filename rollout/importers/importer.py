@@ -7,7 +7,8 @@ Everything is checked before anything is written. Opens no clip, except zips of 
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -77,13 +78,15 @@ def import_records(options: ImportOptions) -> Report:
     _check_shared_videos(clips, videos, options, tally)
     splits = _splits(clips, videos, options)
     clips = {name: _final_texts(clip, splits[name], options, tally) for name, clip in clips.items()}
-    videos = _convert(clips, videos, options, tally)
+    with _writable():
+        videos = _convert(clips, videos, options, tally)
     if not clips:
         raise DataError("no clip is left to write: " + "; ".join(map(str.strip, tally.lines())))
     rows = [_row(clip, splits[name], videos[name], options) for name, clip in clips.items()]
-    write_manifest(options.manifest, rows, labels)
-    if options.labels_out:
-        write_labels(options.labels_out, labels)
+    with _writable():
+        write_manifest(options.manifest, rows, labels)
+        if options.labels_out:
+            write_labels(options.labels_out, labels)
     return _report(rows, clips, labels, options, tally)
 
 
@@ -241,6 +244,17 @@ def _convert(
     what = "have a zip of frames that cannot be read"
     _remove(clips, faults, BROKEN_ZIP, options.skip_missing, tally, what)
     return {**videos, **made}
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Turns what the system says of a file that cannot be written into an error of the user's."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write {error.filename}: {error.strerror}; give another MANIFEST or --labels-out"
+        ) from error
 
 
 def _row(clip: Clip, split: Split, video: Path, options: ImportOptions) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def find_video(written: str, root: Path) -> Path | None:
     for path in _places(PurePosixPath(written.replace("\\", "/")), root):
         options = [path.with_suffix(suffix) for suffix in _VIDEO_SUFFIXES] if is_zip(path) else []
         for option in (*options, path):
-            if option.is_file():
+            if _is_file(option):
                 return option.absolute()
     return None
 
@@ -63,6 +63,13 @@ def _places(written: PurePosixPath, root: Path) -> Iterator[Path]:
     parts = [part for part in written.parts if part not in ("/", "..")]
     for start in range(len(parts)):
         yield root.joinpath(*parts[start:])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a path of another machine may lead into a closed folder, or be too long
+        return False
 
 
 def _convert(source: Path, path: Path, fps: Fraction) -> None:
