@@ -84,7 +84,7 @@ def import_records(options: ImportOptions) -> Report:
         raise DataError("no clip is left to write: " + "; ".join(map(str.strip, tally.lines())))
     rows = [_row(clip, splits[name], videos[name], options) for name, clip in clips.items()]
     with _writable():
-        write_manifest(options.manifest, rows, labels)
+        write_manifest(options.manifest, rows)
         if options.labels_out:
             write_labels(options.labels_out, labels)
     return _report(rows, clips, labels, options, tally)
@@ -253,7 +253,7 @@ def _writable() -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write {error.filename}: {error.strerror}; give another MANIFEST or --labels-out"
+            f"cannot write {error.filename}: {error.strerror}; give another place to write to"
         ) from error
 
 

@@ -187,8 +187,17 @@ def _clip(group: Sequence[Found], spelling: Mapping[str, str], tally: Tally) -> 
         videos=tuple(dict.fromkeys(record.video for record in records)),
         sources=tuple(dict.fromkeys(item.source.path.name for item in group)),
         trace=trace,
-        side_text={k: v for record in reversed(records) for k, v in record.side_text.items()},
+        side_text=_side_text(records),
     )
+
+
+def _side_text(records: Iterable[Record]) -> dict[str, str]:
+    """All side texts; of two with one name the first."""
+    texts: dict[str, str] = {}
+    for record in records:
+        for name, text in record.side_text.items():
+            texts.setdefault(name, text)
+    return texts
 
 
 def _trace(

@@ -6,19 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rollout.manifest import read_manifest
 from wire.labels import LabelSet
 
 
-def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], labels: LabelSet) -> None:
-    """Write rows as JSON lines; they are read back as a run would before they get their name."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        _write(partial, "".join(json.dumps(row) + "\n" for row in rows))
-        read_manifest(partial, labels)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_labels(path: Path, labels: LabelSet) -> None:
@@ -28,17 +21,20 @@ def write_labels(path: Path, labels: LabelSet) -> None:
         f"[[labels]]\nname = {_toml(label.name)}\ndefinition = {_toml(label.definition)}\n"
         for label in ordered
     ]
-    partial = path.with_name(path.name + ".partial")
-    _write(partial, "".join(tables))
-    partial.rename(path)
+    _write(path, "".join(tables))
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _toml(text: str) -> str:

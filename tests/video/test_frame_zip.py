@@ -89,6 +89,18 @@ def test_a_broken_image_is_named(tmp_path: Path, name: str, damage: str) -> None
         list(read_frames(make_zip(tmp_path / "a.zip", {name: data})))
 
 
+def test_a_cut_jpeg_is_not_filled_up_with_grey(tmp_path: Path) -> None:
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 128, 128, "yuvj420p"
+    encoder.time_base = Fraction(1)
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuvj420p")
+    (packet,) = encoder.encode(frame)
+    path = make_zip(tmp_path / "a.zip", {"1.jpg": bytes(packet)[: packet.size * 2 // 3]})
+    with pytest.raises(ClipError, match=r"cannot decode 1\.jpg"):
+        list(read_frames(path))
+
+
 def test_a_zip_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match="no frame in"):
         list(read_frames(make_zip(tmp_path / "a.zip", {"a.txt": b"x"})))

@@ -146,6 +146,15 @@ def test_side_text_is_read_from_the_prompt_where_the_keys_are_missing(workspace:
     assert text == "transcript: Leaves rustle.\n\nRain.\ntext in the picture: PORCH CAM"
 
 
+def test_of_two_side_texts_of_a_name_the_first_is_kept(workspace: Workspace) -> None:
+    first = workspace.write("a.json", [deepintuit_row(1, asr_text="Rain."), OTHER])
+    again = [deepintuit_row(1, asr_text="Snow.", sticker="CAM 2")]
+    sources = [f"train={first}", f"train={workspace.write('b.json', again)}"]
+    workspace.run(*sources, with_side_text=True)
+    text = workspace.rows["garden_0001"]["text"]
+    assert text == "transcript: Rain.\ntext in the picture: CAM 2"
+
+
 def test_a_test_clip_gets_neither_side_text_nor_trace(workspace: Workspace) -> None:
     rows = [deepintuit_row(1, reply=TRACE, **LEAK), deepintuit_row(2, "abnormal")]
     rows[1]["asr_text"] = "None"

@@ -378,5 +378,5 @@ def test_the_default_media_root_is_the_folder_of_the_manifest(workspace: Workspa
 def test_a_place_that_cannot_be_written_is_named(workspace: Workspace) -> None:
     (workspace.folder / "file").write_text("x")
     source = f"train={workspace.write('a.json', make_rows(1, 2))}"
-    with pytest.raises(DataError, match=r"cannot write .*file.*give another MANIFEST"):
+    with pytest.raises(DataError, match=r"cannot write .*file.*give another place"):
         workspace.run(source, format="rbft", manifest=workspace.folder / "file" / "m.jsonl")
