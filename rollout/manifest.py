@@ -41,7 +41,7 @@ def read_manifest(
         reader.read(where, row)
     if not reader.samples and not reader.faults:
         reader.faults.append("no samples in it; add at least one row")
-    _raise_if_any(str(manifest), reader.faults)
+    raise_if_any(str(manifest), reader.faults)
     return reader.samples
 
 
@@ -69,10 +69,11 @@ def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
     videos = list(dict.fromkeys(sample.video for sample in samples))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check-clips") as pool:
         faults = [found for found in pool.map(fault, videos) if found is not None]
-    _raise_if_any(f"{len(faults)} of {len(videos)} clips cannot be read", faults)
+    raise_if_any(f"{len(faults)} of {len(videos)} clips cannot be read", faults)
 
 
-def _raise_if_any(source: str, faults: list[str]) -> None:
+def raise_if_any(source: str, faults: list[str]) -> None:
+    """If there are faults: DataError with the first five and the number of the others."""
     if not faults:
         return
     shown = "; ".join(faults[:_SHOWN])

@@ -19,6 +19,7 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "rollout.config",
         "rollout.prompt",
         "rollout.manifest",
+        "rollout.importers.importer",
         "rollout.worker",
         "reward.scorer",
         "learner.config",

@@ -1,0 +1,99 @@
+"""``deepintuit import``: what it prints, and one sentence with exit status 2 for each mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+
+
+def make_record(number: int, label: str) -> dict[str, object]:
+    return {
+        "id": f"yard_{number}-guard-duty",
+        "video": f"/farm/kim/yard_{number}.mp4",
+        "ground_truth": "abnormal",
+        "conversations": [
+            {"from": "human", "value": "<video>\nnormal or abnormal?"},
+            {"from": "gpt", "value": label},
+        ],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    labels = ["normal", "abnormal"] * 5
+    records = [make_record(number, label) for number, label in enumerate(labels)]
+    (tmp_path / "labels.json").write_text(json.dumps(records))
+    for number in range(10):
+        (tmp_path / f"yard_{number}.mp4").write_bytes(b"video")
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> int:
+    paths = [str(folder / "labels.json"), str(folder / "m.jsonl")]
+    return main(["import", *paths, "--format", "rbft", *arguments])
+
+
+def test_it_writes_the_manifest_and_the_labels_and_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    labels = folder / "labels.toml"
+    ratio = ["--ratio", "train=0.6,val=0.4", "--seed", "4"]
+    assert run(folder, *ratio, "--labels-out", str(labels)) == 0
+    said = capsys.readouterr()
+    assert f"wrote {folder / 'm.jsonl'}: 10 clips" in said.out
+    assert "5  ground_truth differs" in said.out
+    assert said.err == ""
+    rows = [json.loads(line) for line in (folder / "m.jsonl").read_text().splitlines()]
+    assert sorted(row["split"] for row in rows) == ["train"] * 6 + ["val"] * 4
+    assert labels.read_text().startswith('[[labels]]\nname = "abnormal"\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "val", "--format", "csv"], "unknown --format 'csv'; known: deepintuit, rbft"),
+        ([], "no split for the clips of"),
+        (["--ratio", "train=2"], "--ratio got 'train=2'"),
+        (["--split", "val", "--media-root", "/nowhere"], "10 of 10 clips have no video"),
+        (["--split", "val", "--format", "deepintuit"], "'policy_title' is None, expected text"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    assert run(folder, *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
+    assert not (folder / "m.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "dev"], "invalid choice: 'dev'"),
+        (["--split", "val", "--ratio", "train=1"], "not allowed with argument"),
+        (["--fps", "1/0"], "expected above 0 and at most 240"),
+        (["--on-conflict", "guess"], "invalid choice: 'guess'"),
+    ],
+)
+def test_a_bad_option_is_refused_while_parsing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    with pytest.raises(SystemExit) as caught:
+        run(folder, *arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_existing_manifest_is_replaced_on_request_only(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(folder, "--split", "val") == 0
+    assert run(folder, "--split", "cal") == 2
+    assert "give --overwrite" in capsys.readouterr().err
+    assert run(folder, "--split", "cal", "--overwrite") == 0
+    assert '"split": "cal"' in (folder / "m.jsonl").read_text()
