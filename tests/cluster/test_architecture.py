@@ -30,6 +30,8 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "cluster.loop",
         "cluster.cli",
         "cluster.compare",
+        "cluster.results_page",
+        "cluster.study",
         "cluster.table",
     ],
 )
