@@ -112,12 +112,11 @@ def read_predictions(path: Path) -> list[Prediction]:
     """The inverse of ``write_predictions``. Raises DataError if the file is no such file."""
     try:
         table = pq.read_table(path)
+        names = table.schema.names
     except (OSError, ValueError) as error:  # Arrow's own errors, and names that are not UTF-8
         raise DataError(f"cannot read predictions from {path}: {error}; write them anew") from error
     if not table.schema.equals(_SCHEMA):
-        raise DataError(
-            f"{path} has the columns {table.schema.names}, expected predictions: {_SCHEMA.names}"
-        )
+        raise DataError(f"{path} has the columns {names}, expected predictions: {_SCHEMA.names}")
     try:
         return [Prediction(**_plain(row)) for row in table.to_pylist()]
     except ValueError as error:

@@ -24,6 +24,7 @@ from learner.config import OptimConfig
 from learner.rows import Row, deal, with_old_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
+from rollout.prompt import Ask
 from rollout.worker import Rollout
 from wire.errors import DeadlineExceeded, GenerationError, WorkerDied
 from wire.types import Failure, PolicyVersion, Prompt, Sample
@@ -88,10 +89,10 @@ class RolloutPool:
         async with self._worker() as actor:
             return await actor.answer.remote(sample, sampling)  # type: ignore[no-any-return]
 
-    async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
-        """The prompt for a trace, or for a verdict on one; the clip is cached on the way."""
+    async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
+        """The prompt for a trace, a label or a verdict; the clip is cached on the way."""
         async with self._worker() as actor:
-            return await actor.prompt.remote(sample, trace)  # type: ignore[no-any-return]
+            return await actor.prompt.remote(sample, ask)  # type: ignore[no-any-return]
 
     async def logprobs(
         self, name: str, video: str, prompt: Prompt, response: Sequence[int]

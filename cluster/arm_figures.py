@@ -15,7 +15,7 @@ from typing import Any
 from calibrate.metrics import evaluate, wilson_interval
 from calibrate.predictions import Prediction, read_predictions
 from cluster.config import RunConfig
-from cluster.run_dir import read_result
+from cluster.run_dir import STAGES, read_result
 from rollout.manifest import read_manifest, select
 from wire.config import validate
 from wire.errors import DataError
@@ -45,6 +45,9 @@ ARM_TEXTS = {
     "coldstart_2x": "a cold start of twice the epochs, on val",
 }
 """Everything that may be measured, in the order of the tables."""
+
+CONTROL_ARMS = tuple(name for name in ARM_TEXTS if name not in (*STAGES, "head"))
+"""Those that `deepintuit controls` runs."""
 
 COSTS = {
     "num_rollouts": "rollouts",
@@ -88,6 +91,8 @@ class Figures:
     macro_f1: float
     ece: float
     brier: float | None
+    probabilities_frac: float
+    """Share of the clips that have probabilities, and so a Brier score."""
     selective_accuracy: float
     unparsed_frac: float
     majority_baseline: float | None
@@ -181,6 +186,7 @@ def _figures(run: SeedRun, arm: str) -> Figures | None:
         macro_f1=found.macro_f1,
         ece=found.ece,
         brier=found.brier,
+        probabilities_frac=found.probabilities_frac,
         selective_accuracy=found.selective_accuracy,
         unparsed_frac=found.unparsed_frac,
         majority_baseline=found.majority_baseline,

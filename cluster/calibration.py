@@ -82,10 +82,9 @@ class PolicyVerdict:
             supervised_row(prompt, example.sample.video, self._codes[example.label])
             for example, prompt in await _verdict_prompts(self._session, examples)
         ]
-        num_steps = config.epochs * -(-len(rows) // config.batch_size)
         optim = OptimConfig(
             learning_rate=config.learning_rate,
-            warmup_steps=round(config.warmup_frac * num_steps),
+            warmup_frac=config.warmup_frac,
             decay="linear",
             weight_decay=0.0,
         )

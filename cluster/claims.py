@@ -9,6 +9,7 @@ here alone.
 
 import itertools
 import operator
+import statistics
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -276,13 +277,17 @@ def _judge_difference(
     if asked.lower_is_better:
         values = tuple(None if value is None else -value for value in values)
     levels = _levels(better, than, asked.figure)
-    costs = [_cost_text(row) for row in (better, than)] if asked.shows_cost else []
+    remarks = [levels]
+    if asked.shows_cost:
+        remarks += [_cost_text(better), _cost_text(than)]
+    if levels and asked.figure == "brier":  # an unparsed answer has no probabilities, so no score
+        remarks.append(f"clips with a score: {_levels(better, than, 'probabilities_frac')}")
     return _claim(
         asked.key,
         asked.text,
         asked.bound,
         values,
-        "; ".join(part for part in (levels, *costs) if part),
+        "; ".join(remark for remark in remarks if remark),
         notes,
     )
 
@@ -351,9 +356,13 @@ def _differences(after: ArmRow, before: ArmRow, figure: str) -> PerSeed:
 
 
 def _levels(better: ArmRow, than: ArmRow, figure: str) -> str:
-    """Both means, over the seeds that have them."""
-    found = [(row.name, mean(_points(row.values(figure)))) for row in (better, than)]
-    return ", ".join(f"{name} {value:.1f}" for name, value in found if value is not None)
+    """Both means, over the seeds that have both."""
+    pairs = zip(better.values(figure), than.values(figure), strict=True)
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not both:
+        return ""
+    first, second = (100 * statistics.fmean(values) for values in zip(*both, strict=True))
+    return f"{better.name} {first:.1f}, {than.name} {second:.1f}"
 
 
 def _cost_text(row: ArmRow) -> str:

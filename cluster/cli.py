@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.errors import ConfigError, DeepIntuitError, UserError
+
+if TYPE_CHECKING:
+    from cluster.plan import Plan
 
 _STAGES = {
     "run": ("base", "coldstart", "grpo", "calibrated"),
@@ -75,6 +78,31 @@ def _run(options: argparse.Namespace) -> None:
     finally:
         run_dir.close()
     print_summary(summary, run_dir.path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from cluster.config import read_recipe
+    from cluster.plan import make_plan
+
+    plan = make_plan(read_recipe(options.recipe, options.set), _STAGES["run"])
+    from cluster.plan_table import print_plan
+
+    print_plan(plan, options.recipe.stem)
+    if options.json is not None:
+        _write_plan(options.json, plan)
+
+
+def _write_plan(path: Path, plan: "Plan") -> None:
+    from dataclasses import asdict
+
+    from cluster.run_dir import write_json
+
+    try:
+        write_json(path, asdict(plan))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; give --json the path of a file"
+        ) from error
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -151,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
         again = command.add_mutually_exclusive_group()
         again.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
         again.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
+    text = "what a run would do: batches, workers, memory; starts nothing"
+    plan = _command(commands, "plan", text, _plan)
+    _add_recipe(plan)
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
     _add_compare(commands)
     _add_study(commands)
     data = _command(commands, "make-demo-data", "write the embedded clips", _make_demo_data)

@@ -1,6 +1,5 @@
 """The recipe: every setting of a run, one section per package, rules across sections here."""
 
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,25 +170,12 @@ def _over(default: OptimConfig, values: Any) -> Any:
     return {**default.model_dump(), **values} if isinstance(values, dict) else values
 
 
+_PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
+
+
 def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
-    """A recipe with its paths made absolute: they are relative to the recipe's own folder.
+    """A recipe with its paths made absolute: they are relative to the folder of their own file.
 
     ``$NAME`` in a path is taken from the environment. Raises ConfigError.
     """
-    config = load_recipe(RunConfig, path, overrides)
-    folder = path.resolve().parent
-    data = config.data.model_copy(
-        update={
-            "manifest": _absolute(config.data.manifest, folder),
-            "media_root": config.data.media_root and _absolute(config.data.media_root, folder),
-        }
-    )
-    video = config.video.model_copy(
-        update={"cache_dir": config.video.cache_dir and _absolute(config.video.cache_dir, folder)}
-    )
-    model = _absolute(config.model, folder)
-    return config.model_copy(update={"data": data, "video": video, "model": model})
-
-
-def _absolute(path: Path, folder: Path) -> Path:
-    return folder / Path(os.path.expandvars(path)).expanduser()
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS)

@@ -15,6 +15,7 @@ from learner.config import OptimConfig
 from learner.rows import Row
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
+from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
@@ -52,9 +53,9 @@ class RolloutHost:
         """See RolloutWorker."""
         return await self._started.answer(sample, sampling)
 
-    async def prompt(self, sample: Sample, trace: str | None) -> Prompt | Failure:
+    async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
         """See RolloutWorker."""
-        return await self._started.prompt(sample, trace)
+        return await self._started.prompt(sample, ask)
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         """See RolloutWorker."""

@@ -17,7 +17,7 @@ from rich.progress import (
 
 # A log file has no width: wide enough for our tables, so that no line is folded.
 _width = None if sys.stdout.isatty() else 100
-console = Console(file=sys.stdout, highlight=False, width=_width)
+console = Console(highlight=False, width=_width)  # to whatever sys.stdout is then
 _EVERY_S = 15.0  # between two lines in a log file
 
 

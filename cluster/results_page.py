@@ -12,6 +12,16 @@ from cluster.claims import Outcome
 from cluster.results import PairedRow, StudyResults
 
 _NOT_RUN = "not run"
+_TEXT_COLUMNS = (
+    "",
+    "arm",
+    "arm (clips)",
+    "clips",
+    "promise",
+    "outcome",
+    "notes",
+    "before -> after",
+)
 _NONE = "-"  # a figure that this arm does not have
 
 
@@ -103,7 +113,8 @@ def _main_table(results: StudyResults) -> list[str]:
     blocks = [
         "## Accuracy",
         f"On the {split} clips. *Surest 80%* is the accuracy on the 80% of clips with the highest "
-        "confidence. The costs are what an arm itself spent, per seed.",
+        "confidence. The costs are what an arm itself spent, per seed; of the stages, what the "
+        "recipe asks for.",
         _table(header, rows),
     ]
     if elsewhere:
@@ -193,11 +204,11 @@ def _paired_cells(row: PairedRow) -> list[str]:
     interval = (
         _NONE
         if pooled.mean_low is None or pooled.mean_high is None
-        else f"{100 * pooled.mean_low:+.1f} to {100 * pooled.mean_high:+.1f}"
+        else f"{_signed(pooled.mean_low)} to {_signed(pooled.mean_high)}"
     )
     return [
         *cells,
-        f"{100 * pooled.mean_difference:+.1f}",
+        _signed(pooled.mean_difference),
         interval,
         f"{flips.wrong_to_right:,}",
         f"{flips.right_to_wrong:,}",
@@ -209,7 +220,7 @@ def _flip_cell(one: Comparison | None) -> str:
     if one is None:
         return _NOT_RUN
     flips = f"{one.flips.wrong_to_right} / {one.flips.right_to_wrong}"
-    return f"{100 * one.difference:+.1f}: {flips}, p {_p_value(one.flips.p_value)}"
+    return f"{_signed(one.difference)}: {flips}, p {_p_value(one.flips.p_value)}"
 
 
 def _agreement(results: StudyResults) -> list[str]:
@@ -314,11 +325,19 @@ def _mean_difference(first: PerSeed, second: PerSeed) -> float | None:
 
 
 def _points(share: float | None) -> str:
-    return _NONE if share is None else f"{100 * share:.1f}"
+    return _NONE if share is None else f"{_rounded(100 * share):.1f}"
 
 
 def _plain(points: float | None) -> str:
-    return _NOT_RUN if points is None else f"{points:.1f}"
+    return _NOT_RUN if points is None else f"{_rounded(points):.1f}"
+
+
+def _signed(share: float) -> str:
+    return f"{_rounded(100 * share):+.1f}"
+
+
+def _rounded(points: float) -> float:
+    return round(points, 1) + 0.0  # never minus zero
 
 
 def _number(value: float | None) -> str:
@@ -343,5 +362,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     body = [list(row) for row in rows]
     if not body:
         return ""
-    rule = ["---", *["---:"] * (len(header) - 1)]
+    rule = ["---" if name in _TEXT_COLUMNS else "---:" for name in header]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *body))

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -19,6 +18,7 @@ from ray.util.placement_group import remove_placement_group
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
 from cluster.config import RunConfig
+from cluster.data import Data, check_splits
 from cluster.handoff import Handoff, probe_row
 from cluster.metrics import MetricsLog
 from cluster.progress import console
@@ -27,8 +27,8 @@ from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.rows import supervised_row
 from reward.scorer import Scorer
-from rollout.manifest import check_clips, read_manifest, select
-from rollout.prompt import trace_prompt
+from rollout.manifest import check_clips, read_manifest
+from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.positions import PositionRule
@@ -39,31 +39,6 @@ from wire.errors import ClipError, ConfigError, DataError
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """The samples of a manifest, by use."""
-
-    samples: list[Sample]
-
-    def of(self, split: Split) -> list[Sample]:
-        """Samples of a split. Raises DataError if there are none."""
-        found = select(self.samples, split)
-        if not found:
-            raise DataError(f"the manifest has no samples with split={split.value!r}; add some")
-        return found
-
-    @property
-    def with_trace(self) -> list[Sample]:
-        """Train samples that have a teacher's trace."""
-        found = [s for s in select(self.samples, Split.TRAIN) if s.trace]
-        if not found:
-            raise DataError(
-                "no train sample has a trace, and the cold start learns from traces; "
-                "add a 'trace' column, or run without this stage"
-            )
-        return found
 
 
 class Session:
@@ -127,7 +102,7 @@ class Session:
 
     async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
         """Trace prompts of samples whose clips can be read; the others are quarantined."""
-        found = await asyncio.gather(*[self.rollouts.prompt(sample) for sample in samples])
+        found = await self._ask([(sample, "trace") for sample in samples])
         usable = []
         for sample, prompt in zip(samples, found, strict=True):
             if isinstance(prompt, Prompt):
@@ -143,8 +118,15 @@ class Session:
 
     async def verdict_prompts(self, traces: list[tuple[Sample, str]]) -> list[Prompt | Failure]:
         """The prompts that ask for a verdict on traces, in their order."""
-        asked = [self.rollouts.prompt(sample, trace) for sample, trace in traces]
-        return list(await asyncio.gather(*asked))
+        return await self._ask([(sample, VerdictOn(trace)) for sample, trace in traces])
+
+    async def label_prompts(self, samples: list[Sample]) -> list[Prompt | Failure]:
+        """The prompts that ask for the label, given the video alone, in their order."""
+        return await self._ask([(sample, "label") for sample in samples])
+
+    async def _ask(self, asks: list[tuple[Sample, Ask]]) -> list[Prompt | Failure]:
+        prompts = [self.rollouts.prompt(sample, ask) for sample, ask in asks]
+        return list(await asyncio.gather(*prompts))
 
     async def _make_handoff(self) -> Handoff:
         config = self.config
@@ -163,7 +145,7 @@ def check(config: RunConfig, cache_dir: Path, stages: Sequence[str]) -> tuple[Da
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
-    _check_splits(config, data, stages)
+    check_splits(config, data, stages)
     if not config.model.is_dir():
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
@@ -177,22 +159,6 @@ def check(config: RunConfig, cache_dir: Path, stages: Sequence[str]) -> tuple[Da
         check_clips(samples, config.video)
     _check_prompt(config, samples, renderer, cache_dir)
     return data, renderer
-
-
-def _check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
-    """Raise DataError if a stage would find no samples to work on, hours from now."""
-    data.of(config.evaluate.split)
-    if set(stages) != {"base"}:
-        data.of(Split.TRAIN)
-    if "coldstart" in stages:
-        _ = data.with_trace
-    if "calibrated" in stages:
-        labels = {sample.label for sample in data.of(Split(config.calibrate.split))}
-        if "head" in config.calibrate.methods and len(labels) < 2:
-            raise DataError(
-                f"all samples with split={config.calibrate.split!r} have the label {labels}; "
-                "a head needs two labels or more"
-            )
 
 
 def _check_prompt(

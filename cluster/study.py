@@ -7,6 +7,7 @@ Each seed has processes of its own, so that nothing leaks into the next one. The
 on where the last one stopped. A seed that fails is named, and the others go on.
 """
 
+import difflib
 import fcntl
 import json
 import os
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.arm_figures import read_seed
+from cluster.arm_figures import CONTROL_ARMS, read_seed
 from cluster.claims import read_notes
 from cluster.config import RunConfig, read_recipe
+from cluster.data import Data, check_splits
 from cluster.progress import console
 from cluster.results import About, study_results
 from cluster.results_page import render_page
@@ -130,6 +132,7 @@ def plan_study(study: Study) -> list[SeedPlan]:
         raise ConfigError(f"--seeds got {list(study.seeds)}, expected distinct whole numbers")
     if any(setting.partition("=")[0].strip() == "seed" for setting in study.settings):
         raise ConfigError("--set seed=... does not go with --seeds, which sets it; leave it out")
+    _check_arms(study.arms)
     plans = [_plan(study, seed) for seed in study.seeds]
     for plan in plans:
         _check_data(plan, study.group_by)
@@ -181,9 +184,19 @@ def _refuse_braces(value: Any, setting: str) -> None:
         raise ConfigError(f"{setting!r} has braces that are not {_PLACE}; write {_PLACE} or none")
 
 
+def _check_arms(arms: Sequence[str]) -> None:
+    """A wrong name would be found hours later, when the first seed's controls start."""
+    for arm in arms:
+        if arm not in CONTROL_ARMS:
+            near = difflib.get_close_matches(arm, CONTROL_ARMS, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CONTROL_ARMS)}"
+            raise ConfigError(f"--arms: unknown arm {arm!r}; {advice}")
+
+
 def _check_data(plan: SeedPlan, group_by: str | None) -> None:
     data = plan.config.data
     samples = read_manifest(data.manifest, plan.config.label_set, data.media_root)
+    check_splits(plan.config, Data(samples=samples), STAGES)
     without = [sample for sample in samples if group_by and group_by not in sample.extra]
     if without:
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wire.config import Config
 
@@ -22,17 +22,29 @@ class OptimConfig(Config):
     """Largest norm of the gradient of a whole step; 0: no clipping."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates until the peak learning rate."""
+    warmup_frac: float = Field(default=0.0, ge=0, lt=1)
+    """The same as a share of a stage's updates; where it is set, ``warmup_steps`` must be 0."""
     decay: Literal["constant", "linear"] = "constant"
     """After warm-up."""
 
     def learning_rate_at(self, step: int, num_steps: int) -> float:
         """Learning rate of update ``step`` (from 0) out of ``num_steps``."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.decay == "constant" or num_steps <= self.warmup_steps:
+        warmup = self.warmup_steps or round(self.warmup_frac * num_steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        if self.decay == "constant" or num_steps <= warmup:
             return self.learning_rate
-        left = (num_steps - step) / (num_steps - self.warmup_steps)
+        left = (num_steps - step) / (num_steps - warmup)
         return self.learning_rate * max(0.0, left)
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "OptimConfig":
+        if self.warmup_steps and self.warmup_frac:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} and warmup_frac={self.warmup_frac:g} both say "
+                "how long to warm up; set one of them to 0"
+            )
+        return self
 
 
 class LearnerConfig(Config):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from video.config import VideoConfig
+from video.view import split_view
 from wire.errors import ClipError, DataError
 from wire.labels import LabelSet
 from wire.types import Sample, Split
@@ -50,7 +51,8 @@ def select(samples: Iterable[Sample], split: Split) -> list[Sample]:
 
 
 def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
-    """Open each distinct clip, decode its first frame. Raises DataError naming the unreadable ones.
+    """Open each distinct clip, decode its first frame. Raises DataError naming the unreadable ones
+    and those of which an unknown view is asked.
 
     Costs some milliseconds per clip: for large data the caller may check a part, and leave the
     rest to quarantine.
@@ -59,7 +61,7 @@ def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
 
     def fault(video: str) -> str | None:
         try:
-            probe(video, config)
+            probe(split_view(video)[0], config)
         except ClipError as error:
             return str(error)
         return None
@@ -87,7 +89,7 @@ class _Reader:
         self._labels = labels
         self._media_root = media_root
         self._first_use: dict[str, str] = {}
-        self._is_file: dict[Path, bool] = {}
+        self._file_faults: dict[Path, str | None] = {}
 
     def read(self, where: str, row: Row | str) -> None:
         """Turn a row into a sample, or into faults; a str is the reason why it is no row."""
@@ -107,9 +109,8 @@ class _Reader:
             faults.append(_unknown("label", row["label"], self._labels.names))
         if row["split"] not in list(Split):
             faults.append(_unknown("split", row["split"], [split.value for split in Split]))
-        if not self._exists(self._video(row)):
-            faults.append(f"video file {self._video(row)} does not exist")
-        return faults
+        file_fault = self._file_fault(self._video(row))
+        return faults if file_fault is None else [*faults, file_fault]
 
     def _sample(self, row: Row) -> Sample:
         return Sample(
@@ -126,10 +127,18 @@ class _Reader:
         path: Path = self._media_root / row["video"]  # an absolute path stays as it is
         return path.absolute()
 
-    def _exists(self, video: Path) -> bool:
-        if video not in self._is_file:
-            self._is_file[video] = video.is_file()
-        return self._is_file[video]
+    def _file_fault(self, video: Path) -> str | None:
+        if video not in self._file_faults:
+            self._file_faults[video] = _check_file(video)
+        return self._file_faults[video]
+
+
+def _check_file(video: Path) -> str | None:
+    try:
+        path, _ = split_view(video)
+    except ClipError as error:
+        return str(error)
+    return None if path.is_file() else f"video file {path} does not exist"
 
 
 def _type_faults(row: Row) -> list[str]:

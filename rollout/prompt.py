@@ -15,6 +15,17 @@ from wire.types import Sample
 
 PROMPT_VERSION = "1"
 
+
+@dataclass(frozen=True, slots=True)
+class VerdictOn:
+    """Asks for the label alone, given the video and this trace about it."""
+
+    trace: str
+
+
+Ask = Literal["trace", "label"] | VerdictOn
+"""What a prompt asks of the model: a trace; the label, given the video alone; or a verdict."""
+
 _TRACE = """Decide which label fits the video.
 Labels:
 {labels}
@@ -41,6 +52,17 @@ class Message:
     role: Literal["user", "assistant"]
     text: str
     has_video: bool = False
+
+
+def prompt_for(ask: Ask, labels: LabelSet, side_text: str | None = None) -> list[Message]:
+    """The chat that asks for it."""
+    match ask:
+        case "trace":
+            return trace_prompt(labels, side_text)
+        case "label":
+            return label_prompt(labels, side_text)
+        case VerdictOn(trace):
+            return verdict_prompt(labels, trace, side_text)
 
 
 def trace_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:

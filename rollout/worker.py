@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.engine import Engine, Generation, Sampling
-from rollout.prompt import Message, trace_prompt, verdict_prompt
+from rollout.prompt import Ask, Message, prompt_for, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
@@ -76,16 +76,11 @@ class RolloutWorker:
             return _failed(failure, version)
         return self._rollout(prompt, generation, version)
 
-    async def prompt(self, sample: Sample, trace: str | None = None) -> Prompt | Failure:
-        """The prompt that asks for a trace, or, given one, for a verdict on it; caches the clip."""
-        side = self._side_text(sample)
-        messages = (
-            trace_prompt(self._labels, side)
-            if trace is None
-            else verdict_prompt(self._labels, trace, side)
-        )
-        # a verdict is asked of the learner, whose rows the engine's limit does not bind
-        found = await self._input(sample, messages, bounded=trace is None)
+    async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
+        """The prompt that asks for a trace, a label or a verdict; caches the clip."""
+        messages = prompt_for(ask, self._labels, self._side_text(sample))
+        # labels are asked of the learner, whose rows the engine's limit does not bind
+        found = await self._input(sample, messages, bounded=ask == "trace")
         return found if isinstance(found, Failure) else found[0]
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:

@@ -1,7 +1,9 @@
 """Processed clips, made once per content, sampling and processor, and kept on local disk.
 
-    path -> content hash -> clip key -> recent clips -> file in cache_dir -> decode + process
+    address -> content hash + view -> clip key -> recent clips -> file in cache_dir
+                                                       -> decode, view, process
 
+An address is a path, or a path and a view (video/view.py) that is shown instead of the clip.
 Workers on one machine share the folder: whoever wants a clip that another is just making waits for
 it; a maker that is killed releases its lock with its death. Leaves out: a bound on the disk used.
 """
@@ -15,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -22,6 +25,7 @@ from video import clip_file
 from video.config import VideoConfig
 from video.decode import DecodedClip, decode
 from video.processor import ProcessedClip
+from video.view import View, apply_view, split_view
 from wire.errors import ClipError, DeadlineExceeded, ParityError
 from wire.types import stable_hash
 
@@ -73,29 +77,40 @@ class ClipStore:
         self.misses = 0
         """Clips decoded and processed here."""
 
-    def key_of(self, path: str | Path) -> str:
-        """The clip key. Raises ClipError if the file cannot be read."""
-        content = self._content.of(Path(path))
-        return stable_hash(_LAYOUT, content, self._spec, self._processor.processor_hash)[:40]
+    def key_of(self, address: str | Path) -> str:
+        """The clip key. Raises ClipError if the file cannot be read, or the view is unknown."""
+        return self._key(self._source(address))
 
-    def get(self, path: str | Path) -> ProcessedClip:
-        """The processed clip of a video file. Raises ClipError if it cannot be decoded."""
-        key = self.key_of(path)
-        return self._find(key) or self._make_once(key, Path(path))
+    def get(self, address: str | Path) -> ProcessedClip:
+        """The processed clip at an address. Raises ClipError if the file cannot be decoded, or the
+        view is unknown."""
+        source = self._source(address)
+        key = self._key(source)
+        return self._find(key) or self._make_once(key, source)
 
-    def load(self, clip_key: str, path: str | Path, fingerprint: str) -> ProcessedClip:
-        """What the rollout saw under ``clip_key``; made anew from ``path`` if it is not here.
+    def load(self, clip_key: str, address: str | Path, fingerprint: str) -> ProcessedClip:
+        """What the rollout saw under ``clip_key``; made anew from ``address`` if it is not here.
 
         Raises ParityError if the fingerprint differs from the rollout's.
         """
-        clip = self._find(clip_key) or self.get(path)
+        clip = self._find(clip_key) or self.get(address)
         if clip.fingerprint != fingerprint:
             raise ParityError(
-                f"clip {path} ({clip_key}) differs from what the rollout saw: fingerprint here "
+                f"clip {address} ({clip_key}) differs from what the rollout saw: fingerprint here "
                 f"{clip.fingerprint}, in the rollout {fingerprint}; "
                 "was the file, the recipe or the processor changed?"
             )
         return clip
+
+    def _source(self, address: str | Path) -> "_Source":
+        path, view = split_view(address)
+        return _Source(path=path, content_hash=self._content.of(path), view=view)
+
+    def _key(self, source: "_Source") -> str:
+        # a plain clip has no part for the view: caches from before there were views stay valid
+        view = () if source.view is None else (source.view,)
+        processor = self._processor.processor_hash
+        return stable_hash(_LAYOUT, source.content_hash, self._spec, processor, *view)[:40]
 
     def _find(self, key: str) -> ProcessedClip | None:
         clip = self._recent.get(key) or self._read(key)
@@ -115,7 +130,7 @@ class ClipStore:
             _log.warning("%s; making it anew", error)
             return None
 
-    def _make_once(self, key: str, path: Path) -> ProcessedClip:
+    def _make_once(self, key: str, source: "_Source") -> ProcessedClip:
         partial = self._file(key).with_suffix(".partial")
         deadline = time.monotonic() + self._config.decode_timeout_s + _PROCESSING_S
         with _locked(partial, deadline) as file:
@@ -123,7 +138,7 @@ class ClipStore:
             if made_meanwhile is not None:
                 partial.unlink()
                 return made_meanwhile
-            clip = self._make(key, path)
+            clip = self._make(key, source)
             file.truncate(0)  # a writer that died may have left some
             clip_file.write(clip, file)
             partial.rename(self._file(key))
@@ -132,15 +147,26 @@ class ClipStore:
             self.misses += 1
         return clip
 
-    def _make(self, key: str, path: Path) -> ProcessedClip:
-        decoded = decode(path, self._config)
+    def _make(self, key: str, source: "_Source") -> ProcessedClip:
+        decoded = decode(source.path, self._config)
+        if source.view is not None:
+            decoded = apply_view(source.view, decoded, source.content_hash)
         try:
             return self._processor.process(decoded, self._config, clip_key=key)
         except ClipError as error:
-            raise ClipError(f"cannot use {path}: {error}") from error
+            raise ClipError(f"cannot use {source.path}: {error}") from error
 
     def _file(self, key: str) -> Path:
         return self._dir / key[:2] / f"{key}.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What a processed clip is made from."""
+
+    path: Path
+    content_hash: str
+    view: View | None
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class ProcessedClip:
     fingerprint: str
     """Hash of all the above."""
     clip_key: str
-    """Names the clip in the cache: content + sampling + processor."""
+    """Names the clip in the cache: content + view + sampling + processor."""
 
 
 def fingerprint_of(

@@ -1,8 +1,9 @@
 """Base of every configuration model: frozen, typed, unknown keys refused with the nearest name."""
 
 import difflib
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,27 +22,78 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-def load_recipe(model: type[C], path: Path, overrides: list[str]) -> C:
+def load_recipe(
+    model: type[C], path: Path, overrides: list[str], path_keys: Sequence[str] = ()
+) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
+
+    ``extends = "other.toml"`` at the top of a recipe takes everything from there that it does not
+    set itself, table by table; a list is replaced whole. The values of ``path_keys`` (``a.b``) are
+    made absolute: they are relative to the file that holds them, those of overrides to ``path``,
+    and ``$NAME`` and ``~`` stand for what they stand for in a shell.
 
     Raises ConfigError naming every wrong key: what was got, what was expected, the nearest known
     name.
     """
+    values = _read(path, path_keys, ())
+    for override in overrides:
+        apply_override(values, override)
+    _make_absolute(values, path_keys, path)
+    return validate(model, values, source=str(path))
+
+
+def _read(path: Path, path_keys: Sequence[str], below: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe's values over those of the recipe that it extends; ``below`` are those over it."""
+    chain = (*below, path.resolve())
+    values = _parse(path, f"the recipe {path}" + (f" that {below[-1]} extends" if below else ""))
+    _make_absolute(values, path_keys, path)
+    if "extends" not in values:
+        return values
+    name = values.pop("extends")
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: extends = {name!r}; expected the path of one .toml file")
+    other = _absolute(name, path)
+    if other.resolve() in chain:
+        circle = " extends ".join(str(link) for link in (*chain, other.resolve()))
+        raise ConfigError(f"recipes extend each other in a circle: {circle}; take one link out")
+    return _merge(_read(other, path_keys, chain), values)
+
+
+def _parse(path: Path, what: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"cannot read the recipe {path}: {error.strerror}; give the path of a .toml file"
+            f"cannot read {what}: {error.strerror}; give the path of a .toml file"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
-    try:
-        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; mend that line") from error
-    for override in overrides:
-        apply_override(values, override)
-    return validate(model, values, source=str(path))
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` wins; where both hold a table, key by key."""
+    merged = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], dict) and isinstance(over[key], dict):
+            merged[key] = _merge(under[key], over[key])
+    return merged
+
+
+def _make_absolute(values: dict[str, Any], path_keys: Sequence[str], recipe: Path) -> None:
+    for key in path_keys:
+        *parents, last = key.split(".")
+        place: Any = values
+        for name in parents:
+            place = place.get(name) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(place.get(last), str):
+            place[last] = str(_absolute(place[last], recipe))
+
+
+def _absolute(path: str, recipe: Path) -> Path:
+    """A path that a recipe names: relative to the recipe's folder."""
+    return recipe.resolve().parent / Path(os.path.expandvars(path)).expanduser()
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

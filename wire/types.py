@@ -86,7 +86,8 @@ class Sample:
 
     id: str
     video: str
-    """Absolute path, or a path that every node can open."""
+    """Absolute path, or a path that every node can open; ``#view=...`` at its end shows a view
+    instead (video/view.py)."""
     label: str
     split: Split
     trace: str | None = None
@@ -108,7 +109,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     """Video placeholders expanded: one id per merged patch."""
     clip_key: str
-    """Names the processed clip in the clip cache: content + sampling + processor."""
+    """Names the processed clip in the clip cache: content + view + sampling + processor."""
     fingerprint: str
     """Hash of pixels, grid and timing; the learner compares it with what it loads."""
     version: str = ""

@@ -2,9 +2,11 @@
 
     python -m tests.cluster.fake_child VERB RECIPE RUN_DIR ACT RESUME OVERRIDE...
 
-ACT: finish | fail | hang. A hanging child starts a process of its own, as a run starts its engines.
+ACT: finish | fail | hang | stubborn (hangs, and ignores Ctrl-C).
+A hanging child starts a process of its own, as a run starts its engines.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +22,9 @@ def main() -> None:
     run = RunDir.open(Path(path), config, resume=resume == "True", overwrite=False)
     run.archive.mkdir(exist_ok=True)
     say(f"{verb} resume={resume} seed={config.seed} manifest={config.data.manifest.parent.name}")
-    if act == "hang":
+    if act == "stubborn":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if act in ("hang", "stubborn"):
         helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
         (run.path.parent.parent / "helper").write_text(str(helper.pid))
         try:

@@ -179,3 +179,15 @@ def test_notes_are_read_where_there_are_some(tmp_path: Path):
     assert read_notes(tmp_path / "notes.toml") == {}
     (tmp_path / "notes.toml").write_text("[notes]\nh2 = 'why'\nd = 'because'")
     assert read_notes(tmp_path / "notes.toml") == {"h2": "why", "d": "because"}
+
+
+def test_levels_are_over_the_seeds_that_have_both(tmp_path: Path):
+    first = {"grpo": right(0), "calibrated": right()}
+    found = claim(measure(tmp_path, first, {"grpo": right(0, 1, 2)}), "d")
+    assert found.remark == "calibrated 100.0, grpo 90.0"
+
+
+def test_a_brier_score_says_how_many_clips_it_is_over(tmp_path: Path):
+    arms = {"policy_probability": right(**SURE), "calibrated": right(**SURE)}
+    remark = claim(measure(tmp_path, arms), "j2").remark
+    assert remark.endswith("clips with a score: calibrated 100.0, policy_probability 100.0")

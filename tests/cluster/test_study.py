@@ -82,8 +82,7 @@ def test_the_same_command_goes_on_and_skips_what_is_done(tmp_path: Path):
 def test_ctrl_c_ends_the_child_and_leaves_a_study_that_goes_on(tmp_path: Path):
     (tmp_path / "act-run-1").write_text("hang")
     study = make_study(tmp_path, 1)
-    command = [sys.executable, "-m", "tests.cluster.fake_study", str(study.recipe)]
-    process = subprocess.Popen([*command, str(study.directory), "1"], cwd=ROOT)
+    process = start(study)
     helper = int(wait_for(lambda: text_of(tmp_path / "helper")))
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
@@ -92,6 +91,24 @@ def test_ctrl_c_ends_the_child_and_leaves_a_study_that_goes_on(tmp_path: Path):
     (tmp_path / "act-run-1").unlink()
     run_study(study, fake_command)
     assert processes(study) == [(1, "run", None), (1, "run", 0), (1, "controls", 0)]
+
+
+def test_ctrl_c_again_kills_a_child_that_does_not_stop(tmp_path: Path):
+    (tmp_path / "act-run-1").write_text("stubborn")
+    process = start(make_study(tmp_path, 1))
+    helper = int(wait_for(lambda: text_of(tmp_path / "helper")))
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    wait_for(lambda: not runs(helper))
+
+
+def start(study: Study) -> subprocess.Popen[bytes]:
+    """A study of seed 1 in a process of its own."""
+    command = [sys.executable, "-m", "tests.cluster.fake_study", str(study.recipe)]
+    return subprocess.Popen([*command, str(study.directory), "1"], cwd=ROOT)
 
 
 def text_of(path: Path) -> str:
@@ -116,8 +133,7 @@ def wait_for(found: Callable[[], Any]) -> Any:
 def test_two_studies_cannot_run_in_one_directory(tmp_path: Path):
     (tmp_path / "act-run-1").write_text("hang")
     study = make_study(tmp_path, 1)
-    command = [sys.executable, "-m", "tests.cluster.fake_study", str(study.recipe)]
-    process = subprocess.Popen([*command, str(study.directory), "1"], cwd=ROOT)
+    process = start(study)
     try:
         wait_for(lambda: text_of(tmp_path / "helper"))
         with pytest.raises(ConfigError, match="another process is running in"):
@@ -172,6 +188,7 @@ def test_toml_tables_keep_their_braces():
         ((1, 1), {}, "expected distinct whole numbers"),
         ((1,), {"settings": ("seed=4",)}, "--seeds, which sets it"),
         ((-1,), {}, "seed = -1"),
+        ((1,), {"arms": ("vot",)}, "unknown arm 'vot'; did you mean 'vote'"),
         ((1,), {"group_by": "shot"}, r"no such column; this row has \['known'\]"),
         ((1,), {"settings": ("grpo.num_step=4",)}, "did you mean 'num_steps'"),
         ((1,), {"settings": ("data.manifest=none/m.jsonl",)}, "cannot read the manifest"),

@@ -26,6 +26,16 @@ def test_decay_starts_after_warm_up():
     assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
 
 
+def test_a_share_of_the_updates_warms_up_as_that_many_steps_do():
+    assert rates(warmup_frac=0.4, decay="linear") == rates(warmup_steps=4, decay="linear")
+    assert rates(warmup_frac=0.4) != rates()
+
+
+def test_two_lengths_of_warm_up_are_refused():
+    with pytest.raises(ValidationError, match="both say how long"):
+        OptimConfig(warmup_steps=2, warmup_frac=0.1)
+
+
 def test_a_stage_shorter_than_its_warm_up_only_warms_up():
     config = OptimConfig(learning_rate=1.0, warmup_steps=10, decay="linear")
     assert [config.learning_rate_at(step, 2) for step in range(2)] == pytest.approx([0.1, 0.2])

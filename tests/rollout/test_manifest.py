@@ -76,6 +76,14 @@ def test_an_absolute_path_stays(folder: Path) -> None:
     assert sample.video == video
 
 
+@pytest.mark.parametrize("root", [None, "clips"])
+def test_a_path_may_ask_for_a_view(folder: Path, root: str | None) -> None:
+    row = make_row(video="a.mp4#view=blank" if root else "clips/a.mp4#view=blank")
+    media_root = folder / root if root else None
+    (sample,) = read_manifest(write_json(folder, row), LABELS, media_root)
+    assert sample.video == f"{folder}/clips/a.mp4#view=blank"
+
+
 def test_blank_lines_are_skipped_but_counted(folder: Path) -> None:
     path = write_json(folder, make_row(), "", make_row(id="s2", label="x"))
     with pytest.raises(DataError, match="line 3: unknown label"):
@@ -100,6 +108,11 @@ def test_blank_lines_are_skipped_but_counted(folder: Path) -> None:
         (make_row(id="s2", split="tests"), "unknown split 'tests'; did you mean 'test'"),
         (make_row(), "line 2: id 's1' is already used in line 1"),
         (make_row(id="s2", video="b.mp4"), "line 2: video file .*b.mp4 does not exist"),
+        (make_row(id="s2", video="b.mp4#view=blank"), "line 2: video file .*b.mp4 does not exist"),
+        (
+            make_row(id="s2", video="clips/a.mp4#view=blnk"),
+            "line 2: .*asks for the view 'blnk'; known: blank, shuffled, reversed",
+        ),
     ],
 )
 def test_each_fault_says_where_and_what(folder: Path, row: Any, words: str) -> None:
@@ -179,6 +192,16 @@ def test_check_clips_names_the_unreadable_ones(folder: Path) -> None:
         check_clips(samples, VideoConfig())
     assert str(caught.value).count("a.mp4") == 3  # once, with the reasons of both decoders
     assert "good.mp4" not in str(caught.value)
+
+
+def test_check_clips_opens_the_file_of_a_view(folder: Path) -> None:
+    write_clip(folder / "clips" / "good.mp4")
+    names = ["good.mp4#view=blank", "good.mp4#view=reversed", "a.mp4#view=blank"]
+    rows = [make_row(id=f"s{i}", video=f"clips/{name}") for i, name in enumerate(names)]
+    samples = read_manifest(write_json(folder, *rows), LABELS)
+    check_clips(samples[:2], VideoConfig())
+    with pytest.raises(DataError, match=r"1 of 3 clips cannot be read.*a\.mp4"):
+        check_clips(samples, VideoConfig())
 
 
 def test_importing_it_is_light() -> None:

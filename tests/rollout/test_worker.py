@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rollout.engine import Answer, Generation, Sampling
+from rollout.prompt import Ask, VerdictOn
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker
 from video.processor import ProcessedClip
@@ -207,27 +208,44 @@ async def test_side_text_is_shown_only_if_the_recipe_says_so(
     engine: ScriptedEngine, renderer: Renderer
 ) -> None:
     without, given = [
-        renderer.text((await make_worker(engine, renderer, None, shown).prompt(SAMPLE)).token_ids)
-        for shown in (False, True)
+        renderer.text((await worker.prompt(SAMPLE, "trace")).token_ids)
+        for worker in [make_worker(engine, renderer, None, shown) for shown in (False, True)]
     ]
     assert "at night" not in without
     assert "Text that came with the video: at night\n" in given
 
 
-async def test_given_a_trace_the_prompt_asks_for_a_verdict_on_it(
-    engine: ScriptedEngine, renderer: Renderer
+@pytest.mark.parametrize(
+    ("ask", "start", "end"),
+    [
+        ("trace", "Decide which label", "between <answer> and </answer>."),
+        ("label", "Decide which label", "Write one label and nothing else."),
+        (VerdictOn(TRACE), "Review", "slips\nConclusion: fall\nWrite one label and nothing else."),
+    ],
+)
+async def test_the_prompt_asks_for_what_it_is_told_to(
+    engine: ScriptedEngine, renderer: Renderer, ask: Ask, start: str, end: str
 ) -> None:
-    prompt = await make_worker(engine, renderer).prompt(SAMPLE, TRACE)
-    assert "Analysis: she slips\nConclusion: fall\n" in renderer.text(prompt.token_ids)
+    prompt = await make_worker(engine, renderer).prompt(SAMPLE, ask)
+    text = renderer.text(prompt.token_ids).partition("<|im_end|>")[0]
+    assert start in text
+    assert text.endswith(end)
+
+
+@pytest.mark.parametrize("ask", ["label", VerdictOn(TRACE)])
+async def test_what_is_asked_of_the_learner_may_be_longer_than_the_engine_s_limit(
+    engine: ScriptedEngine, tokenizer: Any, ask: Ask
+) -> None:
+    prompt = await make_worker(engine, Renderer(tokenizer, 20)).prompt(SAMPLE, ask)
+    assert len(prompt.token_ids) > 20
 
 
 async def test_a_prompt_that_cannot_be_made_is_a_failure(
     engine: ScriptedEngine, tokenizer: Any
 ) -> None:
-    long = await make_worker(engine, Renderer(tokenizer, 20)).prompt(SAMPLE)
-    lost = await make_worker(engine, Renderer(tokenizer, 999), Clips(ClipError("cut"))).prompt(
-        SAMPLE
-    )
+    long = await make_worker(engine, Renderer(tokenizer, 20)).prompt(SAMPLE, "trace")
+    blind = make_worker(engine, Renderer(tokenizer, 999), Clips(ClipError("cut")))
+    lost = await blind.prompt(SAMPLE, "trace")
     assert (long.kind, lost.kind) == (FailureKind.PROMPT, FailureKind.DECODE)
 
 
@@ -235,7 +253,7 @@ async def test_the_probe_is_the_engine_s_word_on_a_given_response(
     engine: ScriptedEngine, renderer: Renderer
 ) -> None:
     worker = make_worker(engine, renderer)
-    prompt = await worker.prompt(SAMPLE)
+    prompt = await worker.prompt(SAMPLE, "trace")
     assert await worker.logprobs("a.mp4", prompt, (5, 2)) == [-5.0, -2.0]
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from video import cache
 from video.cache import ClipStore
 from video.config import VideoConfig
 from video.processor import ClipProcessor, ProcessedClip
+from video.view import View, with_view
 from wire.errors import ClipError, DeadlineExceeded, ParityError
 
 MakeClip = Callable[..., Path]
@@ -37,7 +39,7 @@ sys.stdout.write(store.get(clip).fingerprint)
 """
 
 
-def start_child(folder: Path, clip: Path, pause_s: float) -> "subprocess.Popen[str]":
+def start_child(folder: Path, clip: Path | str, pause_s: float) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder), str(clip), str(pause_s), str(BUILDERS)],
         cwd=ROOT,
@@ -134,6 +136,15 @@ def test_the_key_follows_content_sampling_and_processor(
     assert new_store().key_of(copy) == key
     assert key_with(hurried) == key
     assert len({key, new_store().key_of(other), key_with(fewer), key_with(CONFIG, "new")}) == 4
+
+
+def test_the_key_of_a_plain_clip_is_what_it_always_was(
+    new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"a clip")
+    # from before there were views: caches made then must stay valid
+    assert new_store().key_of(path) == "a2372a549a3acc143513035c0319fb82f0bfb265"
 
 
 def test_a_file_that_changes_gets_a_new_key(
@@ -235,6 +246,18 @@ def test_threads_that_want_one_clip_make_it_once(
     assert (store.hits, store.misses) == (7, 1)
 
 
+def test_threads_that_want_views_of_one_clip_make_each_once(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
+) -> None:
+    path, store = make_clip(), new_store()
+    addresses = [str(path), *[with_view(str(path), view) for view in View]]
+    with ThreadPoolExecutor(16) as pool:
+        clips = list(pool.map(store.get, addresses * 4))
+    assert fake.calls == len(addresses)
+    assert [clip.clip_key for clip in clips] == [store.key_of(a) for a in addresses] * 4
+    assert (store.hits, store.misses) == (12, 4)
+
+
 def test_recent_clips_are_bounded(make_clip: MakeClip, new_store: Callable[[], ClipStore]) -> None:
     store = new_store()
     for index in range(cache._RECENT_CLIPS + 3):
@@ -252,6 +275,22 @@ def test_processes_that_want_one_clip_make_it_once(
     assert len(prints) == 1
     assert fake.calls == 1
     assert [f.suffix for f in (tmp_path / "cache").rglob("*.*")] == [".safetensors"]
+
+
+def test_a_shuffled_clip_is_the_same_in_every_process(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = make_clip()
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(path.read_bytes())
+    folders = [tmp_path / "one", tmp_path / "two"]  # no cache in common
+    for folder in folders:
+        folder.mkdir()
+    children = [
+        start_child(folder, with_view(str(clip), View.SHUFFLED), pause_s=0)
+        for folder, clip in zip(folders, (path, copy), strict=True)
+    ]
+    prints = [child.communicate(timeout=60)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert prints[0] == prints[1] != ""
 
 
 @pytest.fixture

@@ -180,3 +180,56 @@ def test_a_recipe_that_is_not_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'model = "\xff"')
     with pytest.raises(ConfigError, match=r"recipe\.toml is not UTF-8 text"):
         load_recipe(Recipe, path, [])
+
+
+def test_an_extended_recipe_gives_what_is_not_set_here_table_by_table(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 'model = "m"\nstages = [{}, {}]\n[rollout]\ngroup_size = 4\n')
+    path = tmp_path / "child.toml"
+    path.write_text('extends = "recipe.toml"\nstages = [{}]\n[rollout]\ntimeout_s = 5\n')
+    recipe = load_recipe(Recipe, path, ["rollout.group_size=6"])
+    assert recipe.rollout == Rollout(group_size=6, timeout_s=5.0)
+    assert load_recipe(Recipe, path, []).rollout == Rollout(group_size=4, timeout_s=5.0)
+    assert recipe.model == "m"
+    assert len(recipe.stages) == 1
+
+
+def test_each_path_starts_at_the_folder_of_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    write_recipe(
+        tmp_path / "base",
+        'model = "m"\ntransfer = {kind = "files", directory = "d"}\nnamed = {a = {}}\n',
+    )
+    path = tmp_path / "child.toml"
+    path.write_text('extends = "base/recipe.toml"\nmodel = "own"\n')
+    keys = ("model", "transfer.directory", "maybe.directory", "rollout.group_size.x")
+    recipe = load_recipe(Recipe, path, [], keys)
+    assert recipe.transfer == Files(kind="files", directory=tmp_path / "base/d")
+    assert recipe.model == str(tmp_path / "own")
+    recipe = load_recipe(Recipe, path, ["transfer.directory=other"], keys)
+    assert recipe.transfer == Files(kind="files", directory=tmp_path / "other")
+
+
+def test_a_chain_of_recipes_is_followed_to_its_end(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 'model = "m"\n[rollout]\ngroup_size = 4\n')
+    (tmp_path / "b.toml").write_text('extends = "recipe.toml"\n[rollout]\ngroup_size = 5\n')
+    (tmp_path / "c.toml").write_text('extends = "b.toml"\n')
+    assert load_recipe(Recipe, tmp_path / "c.toml", []).rollout.group_size == 5
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(ConfigError, match=r"circle: .*a\.toml extends .*b\.toml extends .*a\.toml"):
+        load_recipe(Recipe, tmp_path / "a.toml", [])
+
+
+def test_an_extended_recipe_that_is_not_there_is_named_with_who_asks(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, 'extends = "none.toml"\n')
+    with pytest.raises(ConfigError, match=r"none\.toml that .*recipe\.toml extends: No such file"):
+        load_recipe(Recipe, path, [])
+
+
+def test_an_extension_that_is_no_path_is_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, 'extends = ["a.toml"]\n')
+    with pytest.raises(ConfigError, match=r"extends = \['a\.toml'\]; expected the path of one"):
+        load_recipe(Recipe, path, [])

@@ -1,0 +1,223 @@
+"""How large a Qwen2.5-VL is: parameters, video tokens of a clip, bytes in the learner and in vLLM.
+
+    config.json -> ModelShape -> parameters, tokens -> bytes per learner rank, bytes per engine
+
+Arithmetic on the configuration alone: no weights are read and no library is loaded. Bytes are those
+of what is held all the time; activations, buffers of collectives and CUDA's own are left out.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learner.config import LearnerConfig, OptimConfig
+from rollout.config import RolloutConfig
+from video.config import VideoConfig
+from wire.errors import ConfigError
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+_FLOAT32 = 4
+_PROCESSOR_FILES = (
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What of a configuration decides the number of parameters; transformers' names."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    tie_word_embeddings: bool
+    vision_depth: int = 32
+    vision_hidden_size: int = 1280
+    vision_intermediate_size: int = 3420
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    spatial_merge_size: int = 2
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, tied ones once."""
+        return self._num_text + self._num_vision
+
+    def num_trained(self, freeze_vision_tower: bool) -> int:
+        """Parameters that the learner updates; the merger belongs to the tower."""
+        return self._num_text if freeze_vision_tower else self.num_parameters
+
+    @property
+    def cached_values_per_token(self) -> int:
+        """Keys and values of one token, over all layers."""
+        return 2 * self.num_hidden_layers * self._key_value_size
+
+    @property
+    def _key_value_size(self) -> int:
+        return self.num_key_value_heads * (self.hidden_size // self.num_attention_heads)
+
+    @property
+    def _num_text(self) -> int:
+        hidden, keys = self.hidden_size, self._key_value_size
+        attention = 2 * hidden * hidden + hidden + 2 * (hidden * keys + keys)  # no bias on output
+        layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
+        embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_hidden_layers * layer + hidden
+
+    @property
+    def _num_vision(self) -> int:
+        hidden, inner = self.vision_hidden_size, self.vision_intermediate_size
+        merged = hidden * self.spatial_merge_size**2
+        patches = 3 * self.temporal_patch_size * self.patch_size**2 * hidden
+        attention = 4 * (hidden * hidden + hidden)
+        block = attention + 3 * hidden * inner + 2 * inner + hidden + 2 * hidden
+        merger = hidden + merged * merged + merged + merged * self.hidden_size + self.hidden_size
+        return patches + self.vision_depth * block + merger
+
+
+KNOWN = {
+    "Qwen2.5-VL-3B-Instruct": ModelShape(
+        vocab_size=151_936,
+        hidden_size=2048,
+        intermediate_size=11_008,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
+    "Qwen2.5-VL-7B-Instruct": ModelShape(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    ),
+}
+"""Models that people name before they have downloaded them."""
+
+
+def read_shape(model_dir: Path) -> ModelShape | None:
+    """From a model directory's ``config.json``, which must be there; None if it lacks a size."""
+    config = _read_json(model_dir / "config.json")
+    vision = config.get("vision_config", {})
+    text = config.get("text_config", config)  # older files have the text's sizes at the top
+    try:
+        return ModelShape(
+            vocab_size=text["vocab_size"],
+            hidden_size=text["hidden_size"],
+            intermediate_size=text["intermediate_size"],
+            num_hidden_layers=text["num_hidden_layers"],
+            num_attention_heads=text["num_attention_heads"],
+            num_key_value_heads=text["num_key_value_heads"],
+            tie_word_embeddings=config.get("tie_word_embeddings", False),
+            vision_depth=vision["depth"],
+            vision_hidden_size=vision["hidden_size"],
+            vision_intermediate_size=vision["intermediate_size"],
+            patch_size=vision.get("patch_size", 14),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            spatial_merge_size=vision.get("spatial_merge_size", 2),
+        )
+    except KeyError:
+        return None
+
+
+def read_max_pixels(model_dir: Path) -> int | None:
+    """Most pixels per frame by the model's own processor; None if its files do not say.
+
+    Raises ConfigError for a file that is no JSON.
+    """
+    for path in (model_dir / name for name in _PROCESSOR_FILES):
+        if path.is_file():
+            values = _read_json(path)
+            values = values.get("video_processor", values)
+            if most := (values.get("size") or {}).get("longest_edge") or values.get("max_pixels"):
+                return int(most)
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error}; download the model's files anew"
+        ) from error
+    return values
+
+
+def video_tokens(shape: ModelShape, config: VideoConfig, max_pixels: int) -> int:
+    """Tokens of the longest and largest clip: patches in time x merged patches of a frame."""
+    merged = (shape.patch_size * shape.spatial_merge_size) ** 2
+    return config.max_frames // shape.temporal_patch_size * (max_pixels // merged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMemory:
+    """Bytes that one learner rank holds."""
+
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    """float32 copies and moments."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All three."""
+        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+
+
+def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) -> RankMemory:
+    """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
+
+    AdamW keeps two float32 moments per trained parameter, and a float32 copy in bfloat16 or under
+    ZeRO. Gradients have the model's precision; in bfloat16 float32 from ZeRO 2 on.
+    """
+    trained = shape.num_trained(config.freeze_vision_tower)
+    size, stage, ranks = _BYTES[config.dtype], config.zero_stage, config.num_ranks
+    copy = _FLOAT32 if config.dtype == "bfloat16" or stage >= 1 else 0
+    moments = 2 * _FLOAT32 if optim.kind == "adamw" else 0
+    gradient = _FLOAT32 if stage >= 2 else size
+    return RankMemory(
+        parameter_bytes=size * shape.num_parameters // (ranks if stage >= 3 else 1),
+        gradient_bytes=gradient * trained // (ranks if stage >= 2 else 1),
+        optimizer_bytes=(copy + moments) * trained // (ranks if stage >= 1 else 1),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMemory:
+    """Bytes of one engine, on each of its GPUs (or in all, on CPU)."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes_longest_sequence: int
+    """A prompt and a response of full length."""
+    kv_cache_bytes: int | None
+    """The cache as it is set up; None on a GPU, where it is what the weights leave."""
+
+    @property
+    def kv_cache_tokens(self) -> int | None:
+        """Tokens that find room in the cache; None on a GPU."""
+        return (
+            None if self.kv_cache_bytes is None else self.kv_cache_bytes // self.kv_bytes_per_token
+        )
+
+
+def engine_memory(shape: ModelShape, config: RolloutConfig) -> EngineMemory:
+    """Weights and cache. Tensor parallelism divides both, but no key/value head is split."""
+    size, split = _BYTES[config.dtype], config.tensor_parallel_size
+    per_token = size * shape.cached_values_per_token // min(split, shape.num_key_value_heads)
+    cache = max(1, round(config.kv_cache_gb)) * 2**30  # rollout/engine_environment.py: whole GiB
+    return EngineMemory(
+        weight_bytes=size * shape.num_parameters // split,
+        kv_bytes_per_token=per_token,
+        kv_bytes_longest_sequence=per_token * config.max_model_len,
+        kv_cache_bytes=None if config.num_gpus else cache,
+    )

@@ -1,0 +1,113 @@
+"""A plan as text."""
+
+from rich import box
+from rich.table import Table
+
+from cluster.plan import Memory, Plan, StagePlan, Workers
+from cluster.progress import console
+
+
+def print_plan(plan: Plan, title: str) -> None:
+    """Workers, stages, one step, memory, then what is unknown and what looks wrong."""
+    console.print(_workers_table(plan, title))
+    console.print(_stages_table(plan))
+    if measured := plan.measurement:
+        _say(
+            f"measuring each stage: {_count(measured.clips)} clips, one trace each, at most "
+            f"{_count(measured.max_prompt_tokens)} prompt and "
+            f"{_count(measured.max_response_tokens)} response tokens"
+        )
+    step = plan.step
+    _say(
+        f"a GRPO step: {_count(step.groups)} clips, {_count(step.rollouts)} rollouts, "
+        f"{step.updates} update(s) of {_count(step.rollouts // step.updates)}; a row has at most "
+        f"{_count(step.longest_row_tokens)} tokens"
+    )
+    if clip := plan.clip_tokens:
+        _say(
+            f"a clip: at most {clip.frames} frames of {_count(clip.max_pixels)} pixels, "
+            f"{_count(clip.tokens)} video tokens"
+        )
+    if plan.memory:
+        _print_memory(plan.memory)
+    for note in plan.notes:
+        _say(f"note: {note}")
+    for warning in plan.warnings:
+        _say(f"warning: {warning}")
+
+
+def _workers_table(plan: Plan, title: str) -> Table:
+    table = Table(title=f"{title}: what a run would do (nothing was started)", box=box.SIMPLE)
+    for name in ("", "number", "CPUs each", "GPUs each", "CPUs", "GPUs"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    both = (("rollout workers", plan.rollout), ("learner ranks", plan.learner))
+    for name, workers in both:
+        table.add_row(name, *_worker_cells(workers))
+    cpus, gpus = plan.rollout.cpus + plan.learner.cpus, plan.rollout.gpus + plan.learner.gpus
+    count = plan.rollout.count + plan.learner.count
+    table.add_row("in all", str(count), "", "", f"{cpus:g}", f"{gpus:g}")
+    return table
+
+
+def _worker_cells(workers: Workers) -> list[str]:
+    each = f"{workers.cpus_each:g}", f"{workers.gpus_each:g}"
+    return [str(workers.count), *each, f"{workers.cpus:g}", f"{workers.gpus:g}"]
+
+
+def _stages_table(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE, caption="tokens are upper bounds; ? is unknown")
+    for name in ("stage", "clips", "epochs", "rollouts", "examples", "updates"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    table.add_column("prompt tokens", justify="right")
+    table.add_column("response tokens", justify="right")
+    for stage in plan.stages:
+        table.add_row(*_stage_cells(stage))
+    return table
+
+
+def _stage_cells(stage: StagePlan) -> list[str]:
+    epochs = "?" if stage.epochs is None else f"{stage.epochs:.4g}"
+    counts = (stage.rollouts, stage.examples, stage.updates)
+    tokens = (stage.max_prompt_tokens, stage.max_response_tokens)
+    cells = [_count(number) for number in (*counts, *tokens)]
+    return [stage.name, _count(stage.clips), epochs, *cells]
+
+
+def _print_memory(memory: Memory) -> None:
+    rank, engine = memory.rank, memory.engine
+    _say(
+        f"model: {_count(memory.parameters)} parameters, {_count(memory.trained_parameters)} "
+        "trained"
+    )
+    _say(
+        f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
+        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}; "
+        "activations and buffers not included"
+    )
+    room = engine.kv_cache_tokens
+    cache = (
+        "on its GPUs the cache is what gpu_memory_utilization leaves"
+        if room is None or engine.kv_cache_bytes is None
+        else f"the cache of {_size(engine.kv_cache_bytes)} holds {_count(room)} tokens"
+    )
+    _say(
+        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, keys and "
+        f"values {_size(engine.kv_bytes_per_token)} per token, "
+        f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
+    )
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _size(number: int) -> str:
+    """In decimal units."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number / 1000:.1f} kB"
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False)
