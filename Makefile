@@ -24,6 +24,7 @@ demo: setup
 	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
 	$(BIN)/deepintuit run recipes/demo.toml --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
 
+# Paths in --set, like those in a recipe, start at the recipe's folder.
 study: setup
 	for seed in $(SEEDS); do \
 	  test -f build/study/data-$$seed/manifest.jsonl || \
