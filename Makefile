@@ -3,15 +3,18 @@
 #
 #   make setup       DEEPINTUIT_DEVICE=cpu|cuda overrides what it finds; PYTHON=/path/to/python3.11
 #   make demo        all stages on the embedded data, into runs/demo; SEED=k goes to runs/demo-k
+#   make study       the demo under three seeds, with control arms, into docs/results.md; hours, and
+#                    goes on where it stopped; SEEDS="1 2 3 4 5"
 #   make test        what a change must pass; test-all adds the slow tests
 #   make lint        format, types: one check each. .ci/run is all of them
 #   make lock        resolve requirements/*.in again; FLAGS=--upgrade moves every version
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
+SEEDS ?= 1 2 3
 RUN_DIR := runs/demo$(if $(SEED),-$(SEED))
 
-.PHONY: setup demo test test-all lint format types lock clean
+.PHONY: setup demo study test test-all lint format types lock clean
 
 setup:
 	@$(PYTHON) requirements/setup.py
@@ -20,6 +23,17 @@ demo: setup
 	test -f build/demo/data/manifest.jsonl || $(BIN)/deepintuit make-demo-data build/demo/data
 	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
 	$(BIN)/deepintuit run recipes/demo.toml --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
+
+# Paths in --set, like those in a recipe, start at the recipe's folder.
+study: setup
+	for seed in $(SEEDS); do \
+	  test -f build/study/data-$$seed/manifest.jsonl || \
+	  $(BIN)/deepintuit make-demo-data build/study/data-$$seed --seed $$seed --test 1000 || exit 1; \
+	done
+	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
+	$(BIN)/deepintuit study recipes/demo.toml --run-dir runs/study --seeds $(SEEDS) \
+	  --set 'data.manifest=../build/study/data-{seed}/manifest.jsonl' \
+	  --group-by seen_combination --results docs/results.md
 
 test: setup
 	$(BIN)/pytest -m "not slow"

@@ -40,9 +40,19 @@ _IMPORT_FLAGS = {
 }
 
 
+_SIZES = {
+    "train": "clips to train on",
+    "traces": "train clips with a teacher's trace",
+    "val": "clips to choose settings on",
+    "cal": "clips to calibrate on",
+    "test": "clips to measure on",
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user can mend it, 1 it failed, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(typed, argparse.Namespace(typed=typed))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -50,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
-        _say("interrupted; --resume goes on from the last checkpoint")
+        again = "the same command" if options.command == "study" else "--resume"
+        _say(f"interrupted; {again} goes on from the last checkpoint")
         return 130
     except DeepIntuitError as error:
         return _fail(error, options.debug, 1)
@@ -124,12 +135,34 @@ def _compare(options: argparse.Namespace) -> None:
             ) from error
 
 
+def _study(options: argparse.Namespace) -> None:
+    import shlex
+
+    from cluster.study import Study, run_study
+
+    page = run_study(
+        Study(
+            recipe=options.recipe,
+            directory=options.run_dir or Path("runs") / f"{options.recipe.stem}-study",
+            seeds=tuple(options.seeds),
+            settings=tuple(options.set),
+            arms=tuple(options.arms),
+            group_by=options.group_by,
+            results=options.results,
+            command=shlex.join(["deepintuit", *options.typed]),
+            debug=options.debug,
+        )
+    )
+    _say(f"wrote {page}")
+
+
 def _make_demo_data(options: argparse.Namespace) -> None:
     from cluster.demo.clips import make_demo_data
 
     if (options.out / "manifest.jsonl").exists():
         raise ConfigError(f"{options.out} holds a data set already; give another directory")
-    _say(f"wrote {make_demo_data(options.out, seed=options.seed)}")
+    sizes = {name: size for name in _SIZES if (size := getattr(options, name)) is not None}
+    _say(f"wrote {make_demo_data(options.out, seed=options.seed, **sizes)}")
 
 
 def _make_demo_model(options: argparse.Namespace) -> None:
@@ -176,9 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(plan)
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
     _add_compare(commands)
+    _add_study(commands)
     data = _command(commands, "make-demo-data", "write the embedded clips", _make_demo_data)
     data.add_argument("out", type=Path)
     data.add_argument("--seed", type=int, default=0)
+    for name, text in _SIZES.items():
+        data.add_argument(f"--{name}", type=_size, metavar="N", help=text)
     model = _command(commands, "make-demo-model", "write the embedded base model", _make_demo_model)
     model.add_argument("out", type=Path)
     model.add_argument("--retrain", action="store_true", help="train it anew (minutes)")
@@ -195,6 +231,23 @@ def _add_recipe(command: Any) -> None:
         metavar="a.b=c",
         help="override a setting of the recipe; may be given again",
     )
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of clips")
+    return int(text)
+
+
+def _add_study(commands: Any) -> None:
+    text = "all stages and controls under several seeds, and a page of results; goes on if repeated"
+    study = _command(commands, "study", text, _study)
+    _add_recipe(study)
+    study.add_argument("--seeds", type=int, nargs="+", required=True, metavar="K")
+    study.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE-study")
+    study.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="default: all")
+    study.add_argument("--group-by", metavar="COLUMN", help="manifest column to report apart")
+    study.add_argument("--results", type=Path, metavar="FILE", help="default: RUN-DIR/results.md")
 
 
 def _add_compare(commands: Any) -> None:

@@ -51,7 +51,7 @@ class RunDir:
             )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path} is a file; give a directory as --run-dir")
-        others = path.exists() and any(p.name not in (".lock", "cache") for p in path.iterdir())
+        others = path.exists() and any(p.name not in _NOT_RUNS for p in path.iterdir())
         if others and not config_file.exists():
             raise ConfigError(f"{path} is not empty and holds no run; give another --run-dir")
         path.mkdir(parents=True, exist_ok=True)
@@ -98,12 +98,17 @@ class RunDir:
 
     def result(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage left; None if it has not finished."""
-        path = self.path / "stages" / stage / "done.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_result(self.path, stage)
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Mark a stage as finished, last of all."""
         write_json(self.path / "stages" / stage / "done.json", result)
+
+
+def read_result(path: Path, stage: str) -> dict[str, Any] | None:
+    """``RunDir.result`` of the run in ``path``, which may still be going on; nothing is locked."""
+    file = path / "stages" / stage / "done.json"
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
@@ -141,6 +146,9 @@ def write_json(path: Path, value: Any) -> None:
     partial.rename(path)
 
 
+# What may lie in a directory before a run does; a study's log is open before its run starts.
+_NOT_RUNS = (".lock", "cache", "log.txt")
+
 # What a resumed run may change: where it runs, how long it waits, not what it computes.
 _FREE = re.compile(
     r"cluster\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus|rollout\.num_workers"
@@ -175,6 +183,6 @@ def _empty(path: Path) -> None:
     for entry in path.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name not in (".lock", "run.json"):
+        elif entry.name not in (".lock", "run.json", "log.txt"):
             entry.unlink()
     (path / "run.json").unlink(missing_ok=True)  # last: what is half emptied is still a run's

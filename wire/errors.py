@@ -16,6 +16,7 @@
         for
         WorkerDied (RuntimeError)       a worker's process that ended on its own
         ArchiveError (RuntimeError)     a trace archive that cannot be read or written
+        StudyFailed (RuntimeError)      seeds of a study that failed, after the others have ended
 
 To add one: derive from the branch whose handling it shares; keep a single message argument (pickle
 needs it).
@@ -72,3 +73,7 @@ class WorkerDied(DeepIntuitError, RuntimeError):
 
 class ArchiveError(DeepIntuitError, RuntimeError):
     """The trace archive cannot be read or written."""
+
+
+class StudyFailed(DeepIntuitError, RuntimeError):
+    """A seed of a study failed; the message names each one, and what it was doing."""

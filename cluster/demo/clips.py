@@ -27,6 +27,7 @@ from cluster.demo.events import (
 )
 from cluster.demo.render import render
 from cluster.demo.scenes import FPS, POOLS, draw_scene
+from wire.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def make_demo_data(
     however long they are trained on: with 200 the cold start alone solves the task.
     """
     if traces > train:
-        raise ValueError(f"traces={traces} is more than train={train}; lower it or raise train")
+        raise ConfigError(f"traces={traces} is more than train={train}; lower it or raise train")
     out = Path(out_dir)
     sizes = {"train": train, "val": val, "cal": cal, "test": test}
     rows = []

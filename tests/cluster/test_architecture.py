@@ -33,6 +33,8 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "cluster.plan",
         "cluster.cli",
         "cluster.compare",
+        "cluster.results_page",
+        "cluster.study",
         "cluster.table",
     ],
 )

@@ -47,6 +47,14 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path):
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_a_log_may_be_open_before_its_run_and_survives_it(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/log.txt").write_text("study: starting")
+    start(tmp_path / "run", make_config()).close()
+    open_dir(tmp_path / "run", make_config(), overwrite=True).close()
+    assert (tmp_path / "run/log.txt").read_text() == "study: starting"
+
+
 def test_two_processes_cannot_run_in_one_directory(tmp_path: Path):
     first = start(tmp_path / "run", make_config())
     with pytest.raises(ConfigError, match="another process"):

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from cluster.cli import main
 from cluster.demo.clips import make_demo_data
 from cluster.demo.events import UNSEEN, events_in, label_of
 from cluster.demo.render import render
@@ -121,6 +122,16 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     names = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
     assert len(names) == 6
     assert all((first / n).read_bytes() == (second / n).read_bytes() for n in names)
+
+
+def test_sizes_are_given_on_the_command_line(tmp_path):
+    sizes = ["--train", "2", "--traces", "1", "--val", "0", "--cal", "1", "--test", "3"]
+    assert main(["make-demo-data", str(tmp_path), "--seed", "4", *sizes]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert Counter(row["split"] for row in rows) == {"train": 2, "cal": 1, "test": 3}
+    assert rows[0]["id"] == "train-4-00000"
+    with pytest.raises(SystemExit):
+        main(["make-demo-data", str(tmp_path / "other"), "--test", "-3"])
 
 
 def test_more_traces_than_training_clips_is_refused(tmp_path):
