@@ -16,6 +16,8 @@ from typing import IO, Any, Self
 from cluster.config import RunConfig
 from wire.errors import ConfigError
 
+STAGES = ("base", "coldstart", "grpo", "calibrated")
+
 
 class RunDir:
     """One process at a time writes a run directory."""

@@ -8,7 +8,7 @@ starts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,12 +165,16 @@ class Session:
         return Handoff(self.rollouts, self.learner, row, limit)
 
 
-def check(config: RunConfig, cache_dir: Path, stages: Sequence[str]) -> tuple[Data, Renderer]:
-    """All that can be wrong before an engine starts. Raises UserError (ConfigError, DataError)."""
+def check(
+    config: RunConfig, cache_dir: Path, check_data: Callable[[Data], None]
+) -> tuple[Data, Renderer]:
+    """All that can be wrong before an engine starts; ``check_data``: what the work of this session
+    needs of the data. Raises UserError (ConfigError, DataError)."""
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
-    _check_splits(config, data, stages)
+    data.of(config.evaluate.split)
+    check_data(data)
     if not config.model.is_dir():
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
@@ -184,22 +188,6 @@ def check(config: RunConfig, cache_dir: Path, stages: Sequence[str]) -> tuple[Da
         check_clips(samples, config.video)
     _check_prompt(config, samples, renderer, cache_dir)
     return data, renderer
-
-
-def _check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
-    """Raise DataError if a stage would find no samples to work on, hours from now."""
-    data.of(config.evaluate.split)
-    if set(stages) != {"base"}:
-        data.of(Split.TRAIN)
-    if "coldstart" in stages:
-        _ = data.with_trace
-    if "calibrated" in stages:
-        labels = {sample.label for sample in data.of(Split(config.calibrate.split))}
-        if "head" in config.calibrate.methods and len(labels) < 2:
-            raise DataError(
-                f"all samples with split={config.calibrate.split!r} have the label {labels}; "
-                "a head needs two labels or more"
-            )
 
 
 def _check_prompt(
@@ -224,7 +212,7 @@ def _check_prompt(
 async def open_session(
     config: RunConfig,
     run_dir: RunDir,
-    stages: Sequence[str],
+    check_data: Callable[[Data], None],
     model_dir: Path,
     step: int,
     *,
@@ -233,7 +221,7 @@ async def open_session(
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await asyncio.to_thread(check, config, cache_dir, stages)
+    data, renderer = await asyncio.to_thread(check, config, cache_dir, check_data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
