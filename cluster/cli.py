@@ -25,6 +25,7 @@ _HELP = {
     "calibrate": "stage 3: verdict and head, on traces of the run directory's policy",
     "evaluate": "measure the recipe's model",
 }
+_CONTROLS = "control arms beside the stages of a finished run; those that have finished are skipped"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,6 +67,24 @@ def _run(options: argparse.Namespace) -> None:
     print_summary(summary, run_dir.path)
 
 
+def _controls(options: argparse.Namespace) -> None:
+    from cluster.config import read_recipe
+
+    only = [f"controls.arms={options.only}"] if options.only else []
+    config = read_recipe(options.recipe, [*options.set, *only])
+    from cluster.controls import run_controls
+    from cluster.run_dir import RunDir
+    from cluster.table import print_summary
+
+    path = options.run_dir or Path("runs") / options.recipe.stem
+    run_dir = RunDir.open(path, config, resume=True, overwrite=False)
+    try:
+        summary = asyncio.run(run_controls(config, run_dir, debug=options.debug))
+    finally:
+        run_dir.close()
+    print_summary(summary, run_dir.path)
+
+
 def _make_demo_data(options: argparse.Namespace) -> None:
     from cluster.demo.clips import make_demo_data
 
@@ -92,19 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
-        command = _command(commands, name, text, _run)
-        command.add_argument("recipe", type=Path, help="a recipe, such as recipes/demo.toml")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="a.b=c",
-            help="override a setting of the recipe; may be given again",
-        )
-        command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
+        command = _run_command(commands, name, text, _run)
         again = command.add_mutually_exclusive_group()
         again.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
         again.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
+    controls = _run_command(commands, "controls", _CONTROLS, _controls)
+    controls.add_argument(
+        "--only", nargs="+", metavar="ARM", help="only these arms; default: the recipe's"
+    )
     data = _command(commands, "make-demo-data", "write the embedded clips", _make_demo_data)
     data.add_argument("out", type=Path)
     data.add_argument("--seed", type=int, default=0)
@@ -112,6 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("out", type=Path)
     model.add_argument("--retrain", action="store_true", help="train it anew (minutes)")
     return parser
+
+
+def _run_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
+    """A command about a recipe and a run directory."""
+    command = _command(commands, name, text, act)
+    command.add_argument("recipe", type=Path, help="a recipe, such as recipes/demo.toml")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="override a setting of the recipe; may be given again",
+    )
+    command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
+    return command
 
 
 def _command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:

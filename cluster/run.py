@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.calibration import run_calibration
-from cluster.config import RunConfig
+from cluster.config import ARMS, RunConfig
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.memory import MemoryWatch
@@ -119,11 +119,24 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
         "head": calibrated.get("head") and _row("head", calibrated["head"], {}),
         "calibration_traces": calibrated.get("traces"),
         "flips": calibrated.get("flips"),
+        "controls": [
+            _control_row(arm, result) for arm in ARMS if (result := run_dir.result(arm)) is not None
+        ],
         "seed": config.seed,
         "versions": _versions(),
         # of this node; on a cluster the workers are elsewhere
         "peak_memory_gb": max((r["peak_memory_gb"] for r in found.values()), default=0.0),
     }
+
+
+def _control_row(arm: str, result: dict[str, Any]) -> dict[str, Any]:
+    """As a stage's row, then what the arm spent and what is its own; an arm that predicts nothing
+    has no figures."""
+    row: dict[str, Any] = {"name": arm}
+    if "evaluation" in result:
+        row |= _row(arm, result["evaluation"], result)
+    known = ("evaluation", "peak_memory_gb", "settings")
+    return row | {key: value for key, value in result.items() if key not in (*row, *known)}
 
 
 def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
