@@ -19,7 +19,7 @@ from cluster.memory import MemoryWatch
 from cluster.progress import console
 from cluster.run import model_after, summarise_run
 from cluster.run_dir import RunDir, write_json
-from cluster.session import Data, open_session
+from cluster.session import Data, Session, open_session
 from cluster.work import Act, Work, run_work
 from video.view import View
 from wire.errors import ConfigError, DataError
@@ -116,11 +116,17 @@ async def _run(
     check_data = partial(check_arms, config, todo)
     start = model_after(config, run_dir, _ARM[todo[0]].start)
     async with open_session(config, run_dir, check_data, *start, debug=debug) as session:
-        for name in todo:
-            arm = _ARM[name]
-            console.print(f"control arm {name}")
-            work = Work(name=name, act=arm.act, engines_hold=arm.engines_hold)
-            await run_work(session, work, model_after(config, run_dir, arm.start), memory)
+        await run_arms(session, todo, memory)
+
+
+async def run_arms(session: Session, arms: Sequence[ArmName], memory: MemoryWatch) -> None:
+    """One after another, in the order given."""
+    for name in arms:
+        arm = _ARM[name]
+        console.print(f"control arm {name}")
+        work = Work(name=name, act=arm.act, engines_hold=arm.engines_hold)
+        start = model_after(session.config, session.run_dir, arm.start)
+        await run_work(session, work, start, memory)
 
 
 def _check_stages(run_dir: RunDir, arms: Sequence[ArmName]) -> None:

@@ -59,9 +59,9 @@ def make_demo_data(
     """Write the clips and the manifest; returns the manifest's path.
 
     ``traces`` of the ``train`` clips carry a teacher trace, for the cold start; all ``cal`` clips
-    do, for the control arm whose verdict learns from the teacher. Labels are equally frequent in every
-    split, and nearly so among the clips with a trace. So few traces leave the rule half learnt
-    however long they are trained on: with 200 the cold start alone solves the task.
+    do, for the control arm whose verdict learns from the teacher. Labels are equally frequent in
+    every split, and nearly so among the train clips with a trace. So few traces leave the rule half
+    learnt however long they are trained on: with 200 the cold start alone solves the task.
     """
     if traces > train:
         raise ValueError(f"traces={traces} is more than train={train}; lower it or raise train")

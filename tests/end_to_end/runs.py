@@ -61,10 +61,10 @@ def command(*words: str | Path) -> list[str]:
 
 
 def run(
-    recipe: Path, run_dir: Path, *more: str, address: str | None = None
+    recipe: Path, run_dir: Path, *more: str, address: str | None = None, verb: str = "run"
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe to its end, in a Ray that is up (``address``) or in one of its own."""
-    words = command("run", recipe, "--run-dir", run_dir, *more)
+    words = command(verb, recipe, "--run-dir", run_dir, *more)
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     if address:
         env["RAY_ADDRESS"] = address
