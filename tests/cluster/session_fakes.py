@@ -4,6 +4,7 @@ real. (No test file.)
 Weights are a string: the name of the stage they were loaded from, and a ``+`` for every update.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from wire.types import (
 
 TOKENIZER = Path(__file__).parents[2] / "cluster/demo/base"
 NAMES = ("relapse", "repeat", "undo", "varied", "zigzag")
+TEACHER = "<think>taught</think><answer>undo</answer>"
 
 Write = Callable[[str, Sample, int], str]
 """What a policy with these weights writes about a sample, as trace number so and so."""
@@ -139,15 +141,7 @@ class FakeLearner:
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         self.scored += rows
-        return [
-            [
-                [self._logprob(row, r.token_ids)] + [0.0] * (len(r.token_ids) - 1)
-                for r in row.responses
-            ]
-            if self.memory
-            else [[-1.0] * len(r.token_ids) for r in row.responses]
-            for row in rows
-        ]
+        return [[self._logprobs(row, r.token_ids) for r in row.responses] for row in rows]
 
     async def save(self, directory: str, tag: str) -> None:
         (Path(directory) / tag).mkdir(parents=True)
@@ -155,10 +149,10 @@ class FakeLearner:
     async def export(self, directory: str) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
 
-    def _logprob(self, row: Row, response: tuple[int, ...]) -> float:
+    def _logprobs(self, row: Row, response: tuple[int, ...]) -> list[float]:
         text = (*row.prompt.token_ids, *response)
         known = any(memory[: len(text)] == text for memory in self.memory)
-        return -0.1 if known else -3.0
+        return [-0.1 if known else -1.0] * len(response)
 
 
 class FakeMetrics:
@@ -201,9 +195,7 @@ def make_samples(**sizes: int) -> list[Sample]:
             video=f"/clips/{split}-{index}.mp4",
             label=NAMES[index % len(NAMES)],
             split=Split(split),
-            trace="<think>taught</think><answer>undo</answer>"
-            if split in ("train", "cal")
-            else None,
+            trace=TEACHER if split in ("train", "cal") else None,
         )
         for split, count in counts.items()
         for index in range(count)
@@ -220,6 +212,12 @@ def make_run_dir(path: Path, config: RunConfig, *finished: str) -> RunDir:
     return run_dir
 
 
+@functools.cache
+def load_renderer() -> Renderer:
+    """With the tokenizer that the demo ships."""
+    return Renderer.load(TOKENIZER, 1000)
+
+
 @contextmanager
 def open_fakes(
     config: RunConfig,
@@ -228,7 +226,7 @@ def open_fakes(
     start: tuple[str, int],
 ) -> Iterator[tuple[Session, FakeEngines, FakeLearner, FakeMetrics]]:
     """A session of a new attempt, whose engines hold the weights ``start``."""
-    renderer = Renderer.load(TOKENIZER, 1000)
+    renderer = load_renderer()
     attempt = next_attempt(run_dir.archive)
     engines = FakeEngines(renderer, PolicyVersion(attempt=attempt, step=start[1]), start[0])
     learner, metrics = FakeLearner(engines), FakeMetrics()

@@ -1,5 +1,6 @@
 """The control arms' logic; engines and learner are fakes, all else is real."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from cluster.session import Data
 from rollout.prompt import VerdictOn
 from tests.cluster.session_fakes import (
     NAMES,
+    TEACHER,
     FakeMemory,
     make_config,
     make_run_dir,
@@ -141,7 +143,7 @@ async def test_engines_get_new_weights_as_seldom_as_can_be(tmp_path: Path):
 def test_the_versions_of_arms_and_stages_never_meet(num_steps: int):
     config = make_config(grpo={"num_steps": num_steps})
     first = [0, *sorted(own_step(config, arm) for arm in ARMS)]
-    assert all(b - a > FIRST_STEP + num_steps for a, b in zip(first, first[1:], strict=False))
+    assert all(b - a > FIRST_STEP + num_steps for a, b in itertools.pairwise(first))
 
 
 # --- as much as what they are compared with
@@ -176,7 +178,7 @@ async def test_the_teachers_verdict_learns_its_traces_and_is_asked_on_the_policy
     session, engines, _, _, _ = await run(tmp_path, "verdict_teacher")
     shown = [ask.trace for ask in engines.asked if isinstance(ask, VerdictOn)]
     taught, own = shown[:VERDICT_EXAMPLES], shown[VERDICT_EXAMPLES:]
-    assert set(taught) == {"<think>taught</think><answer>undo</answer>"}
+    assert set(taught) == {TEACHER}
     assert own == [p.trace for p in read_predictions(session.run_dir.predictions("grpo"))]
 
 
@@ -209,7 +211,7 @@ async def test_grpo_more_trains_on_the_calibration_clips_too(tmp_path: Path):
     assert len(videos) == NUM_TRAIN + NUM_CAL + NUM_TEST
     assert len(learner.steps) == 9
     assert metrics.lines == [("grpo_more", step) for step in range(1, 10)]
-    assert results["grpo_more"]["cost"]["num_rollouts"] == 9 * 2 * 8
+    assert results["grpo_more"]["cost"]["num_rollouts"] == 9 * 2 * 2
 
 
 async def test_a_cold_start_of_twice_the_epochs_is_measured_on_val(tmp_path: Path):
@@ -255,7 +257,7 @@ async def test_the_policys_probabilities_favour_the_answer_that_it_wrote(tmp_pat
         assert prediction.probabilities is not None
         place = max(range(5), key=lambda i: prediction.probabilities[i])
         assert NAMES[place] == prediction.predicted
-        assert prediction.confidence == max(prediction.probabilities) > 0.5
+        assert prediction.confidence == max(prediction.probabilities) > 0.3
     assert (found[3].confidence, found[3].probabilities) == (0.0, None)
     assert {len(row.responses) for row in learner.scored} == {5}, "one row for all labels"
     assert learner.weights == "grpo"
@@ -353,7 +355,7 @@ def test_calibration_clips_without_a_teachers_trace_are_refused_where_they_matte
 
 def test_arms_on_val_need_val():
     data = Data(samples=make_samples(val=0))
-    with pytest.raises(DataError, match="trace_accuracy: .*split='val'.*leave the arm out"):
+    with pytest.raises(DataError, match=r"trace_accuracy: .*split='val'.*leave the arm out"):
         check_arms(CONFIG, ["trace_accuracy"], data)
     check_arms(CONFIG, ["vote"], data)
 
