@@ -77,6 +77,11 @@ def _controls(options: argparse.Namespace) -> None:
     from cluster.table import print_summary
 
     path = options.run_dir or Path("runs") / options.recipe.stem
+    if not (path / "archive").exists():
+        raise ConfigError(
+            f"there is no run in {path}, and control arms stand beside one; start it with "
+            "`deepintuit run`, or give its --run-dir"
+        )
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
     try:
         summary = asyncio.run(run_controls(config, run_dir, debug=options.debug))
