@@ -9,7 +9,7 @@ measures is said where it is defined (cluster/controls_policy.py, cluster/contro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from cluster import controls_policy as policy
 from cluster import controls_verdict as verdict
@@ -23,7 +23,7 @@ from cluster.session import Data, Session, open_session
 from cluster.work import Act, Work, run_work
 from video.view import View
 from wire.errors import ConfigError, DataError
-from wire.types import Split
+from wire.types import Sample, Split
 
 _REMEDY = "leave the arm out (controls.arms, or --only with the others)"
 
@@ -39,13 +39,13 @@ class Arm:
     """The last stage that must have finished."""
     engines_hold: bool = True
     """Whether it writes traces with the weights that it starts from."""
-    needs_val: bool = False
-    """Whether it is measured on val."""
+    needs: tuple[Literal["val", "cal"], ...] = ()
+    """Clips that it works on beside train and the evaluated ones; cal: the calibration's."""
 
 
 def _video_only(name: ArmName, times: int) -> Arm:
     act = partial(verdict.video_only, name=name, times=times)
-    return Arm(act=act, start="grpo", after="grpo", engines_hold=False)
+    return Arm(act=act, start="grpo", after="grpo", engines_hold=False, needs=("cal",))
 
 
 def _policy_on(name: ArmName, view: View) -> Arm:
@@ -59,7 +59,7 @@ def _verdict_on(name: ArmName, view: View) -> Arm:
 
 _ARM: dict[ArmName, Arm] = {
     "coldstart_val": Arm(
-        act=policy.coldstart_val, start="coldstart", after="coldstart", needs_val=True
+        act=policy.coldstart_val, start="coldstart", after="coldstart", needs=("val",)
     ),
     "rejection": Arm(act=policy.rejection, start="coldstart", after="coldstart"),
     "coldstart_2x": Arm(
@@ -67,25 +67,31 @@ _ARM: dict[ArmName, Arm] = {
         start="base",
         after="coldstart",
         engines_hold=False,
-        needs_val=True,
+        needs=("val",),
     ),
     "policy_probability": Arm(
         act=policy.policy_probability, start="grpo", after="grpo", engines_hold=False
     ),
     "vote": Arm(act=policy.vote, start="grpo", after="grpo"),
-    "trace_accuracy": Arm(act=policy.trace_accuracy, start="grpo", after="grpo", needs_val=True),
+    "trace_accuracy": Arm(
+        act=policy.trace_accuracy, start="grpo", after="grpo", needs=("val", "cal")
+    ),
     "blank": _policy_on("blank", View.BLANK),
     "shuffled": _policy_on("shuffled", View.SHUFFLED),
     "verdict_teacher": Arm(
-        act=verdict.verdict_teacher, start="grpo", after="grpo", engines_hold=False
+        act=verdict.verdict_teacher,
+        start="grpo",
+        after="grpo",
+        engines_hold=False,
+        needs=("cal",),
     ),
-    "verdict_train": Arm(act=verdict.verdict_train, start="grpo", after="grpo"),
+    "verdict_train": Arm(act=verdict.verdict_train, start="grpo", after="grpo", needs=("cal",)),
     "video_only_1x": _video_only("video_only_1x", 1),
     "video_only_3x": _video_only("video_only_3x", 3),
     "video_only_10x": _video_only("video_only_10x", 10),
     "verdict_blank": _verdict_on("verdict_blank", View.BLANK),
     "verdict_shuffled": _verdict_on("verdict_shuffled", View.SHUFFLED),
-    "grpo_more": Arm(act=policy.grpo_more, start="grpo", after="grpo"),
+    "grpo_more": Arm(act=policy.grpo_more, start="grpo", after="grpo", needs=("cal",)),
 }
 
 
@@ -143,20 +149,24 @@ def _check_stages(run_dir: RunDir, arms: Sequence[ArmName]) -> None:
 def check_arms(config: RunConfig, arms: Sequence[ArmName], data: Data) -> None:
     """Raise ConfigError or DataError if the data lacks what an arm needs."""
     data.of(Split.TRAIN)
-    cal = calibration_clips(config, data)
     for name in arms:
-        if _ARM[name].needs_val:
+        for part in _ARM[name].needs:
             try:
-                data.of(Split.VAL)
+                data.of(Split.VAL if part == "val" else Split(config.calibrate.split))
             except DataError as error:
                 raise DataError(f"control arm {name}: {error}, or {_REMEDY}") from error
     if "coldstart_2x" in arms:
         _ = data.with_trace
-    bare = [sample.id for sample in cal if not sample.trace]
-    if "verdict_teacher" in arms and bare:
+    if "verdict_teacher" in arms:
+        _check_teacher(config, calibration_clips(config, data))
+
+
+def _check_teacher(config: RunConfig, clips: Sequence[Sample]) -> None:
+    bare = [sample.id for sample in clips if not sample.trace]
+    if bare:
         raise ConfigError(
             f"control arm verdict_teacher learns from the teacher's traces of the calibration "
-            f"clips, but {len(bare)} of {len(cal)} samples with split={config.calibrate.split!r} "
-            f"have none, such as {bare[0]!r}; add them to the manifest's 'trace' column, or "
-            f"{_REMEDY}"
+            f"clips, but {len(bare)} of {len(clips)} samples with "
+            f"split={config.calibrate.split!r} have none, such as {bare[0]!r}; add them to the "
+            f"manifest's 'trace' column, or {_REMEDY}"
         )

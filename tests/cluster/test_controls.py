@@ -353,10 +353,14 @@ def test_calibration_clips_without_a_teachers_trace_are_refused_where_they_matte
     check_arms(CONFIG, ["vote", "verdict_train"], data)
 
 
-def test_arms_on_val_need_val():
-    data = Data(samples=make_samples(val=0))
-    with pytest.raises(DataError, match=r"trace_accuracy: .*split='val'.*leave the arm out"):
-        check_arms(CONFIG, ["trace_accuracy"], data)
+@pytest.mark.parametrize(
+    ("split", "arm"),
+    [("val", "coldstart_val"), ("val", "trace_accuracy"), ("cal", "grpo_more")],
+)
+def test_an_arm_needs_the_clips_that_it_works_on(split: str, arm: ArmName):
+    data = Data(samples=make_samples(**{split: 0}))
+    with pytest.raises(DataError, match=f"{arm}: .*split='{split}'.*leave the arm out"):
+        check_arms(CONFIG, [arm], data)
     check_arms(CONFIG, ["vote"], data)
 
 

@@ -14,7 +14,7 @@ from cluster.demo.tiny_model import make_demo_model
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
 from wire.archive import read_groups
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 # enough of a cold start that some of its traces earn the full reward
 SETTINGS = [
@@ -44,10 +44,11 @@ def finished(
     )
     recipe = write_recipe(folder, folder / "model", manifest, LABELS)
     address = ray.get_runtime_context().gcs_address
-    done = run(recipe, folder / "out", *SETTINGS, address=address)
+    ray_and_time: Any = {"address": address, "timeout_s": 1100}
+    done = run(recipe, folder / "out", *SETTINGS, **ray_and_time)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     before = hashes(folder / "out")
-    done = run(recipe, folder / "out", *SETTINGS, address=address, verb="controls")
+    done = run(recipe, folder / "out", *SETTINGS, **ray_and_time, verb="controls")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder / "out", before
 
