@@ -99,6 +99,26 @@ def from_probabilities(
     ]
 
 
+def from_votes(
+    sample_id: str, label: str, answers: Sequence[str | None], label_names: Sequence[str]
+) -> Prediction:
+    """The most frequent answer; probabilities are shares of the votes that could be parsed.
+
+    Of equal ones the first in ``label_names`` is taken. Without a vote there is no answer.
+    """
+    counts = np.array([answers.count(name) for name in label_names], dtype=np.float64)
+    if not counts.any():
+        return Prediction(
+            sample_id=sample_id,
+            label=label,
+            predicted=None,
+            confidence=0.0,
+            probabilities=None,
+            trace=None,
+        )
+    return from_probabilities([sample_id], [label], [counts / counts.sum()], label_names)[0]
+
+
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write as Parquet, in order; the file appears by rename."""
     columns = {name: [getattr(p, name) for p in predictions] for name in _SCHEMA.names}

@@ -27,7 +27,8 @@ from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictExample:
-    """One trace, and the label that the verdict should give on reading it.
+    """One trace, and the label that the verdict should give on reading it; or the video alone, for
+    the control that classifies without a trace.
 
     Example:
         VerdictExample(sample=sample, trace="<think>...</think><answer>normal</answer>",
@@ -35,8 +36,8 @@ class VerdictExample:
     """
 
     sample: Sample
-    trace: str
-    """As the policy wrote it, whole; it may be wrong or malformed."""
+    trace: str | None
+    """As the policy wrote it, whole; it may be wrong or malformed. None: the video alone."""
     label: str
     """The clip's true label."""
 
@@ -54,8 +55,9 @@ class TraceWriter(Protocol):
 class VerdictTrainer(Protocol):
     """Fine-tunes a copy of the policy to emit labels; the learner's SFT is behind it."""
 
-    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> None:
-        """Start from the policy's weights; one supervised token per example."""
+    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
+        """Start from the policy's weights; one supervised token per example. Returns the number of
+        updates."""
         ...
 
     async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:

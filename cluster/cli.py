@@ -47,6 +47,7 @@ _SIZES = {
     "cal": "clips to calibrate on",
     "test": "clips to measure on",
 }
+_CONTROLS = "control arms beside the stages of a finished run; those that have finished are skipped"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,6 +157,29 @@ def _study(options: argparse.Namespace) -> None:
     _say(f"wrote {page}")
 
 
+def _controls(options: argparse.Namespace) -> None:
+    from cluster.config import read_recipe
+
+    only = [f"controls.arms={options.only}"] if options.only else []
+    config = read_recipe(options.recipe, [*options.set, *only])
+    from cluster.controls import run_controls
+    from cluster.run_dir import RunDir
+    from cluster.table import print_summary
+
+    path = options.run_dir or Path("runs") / options.recipe.stem
+    if not (path / "archive").exists():
+        raise ConfigError(
+            f"there is no run in {path}, and control arms stand beside one; start it with "
+            "`deepintuit run`, or give its --run-dir"
+        )
+    run_dir = RunDir.open(path, config, resume=True, overwrite=False)
+    try:
+        summary = asyncio.run(run_controls(config, run_dir, debug=options.debug))
+    finally:
+        run_dir.close()
+    print_summary(summary, run_dir.path)
+
+
 def _make_demo_data(options: argparse.Namespace) -> None:
     from cluster.demo.clips import make_demo_data
 
@@ -198,9 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
-        command = _command(commands, name, text, _run)
-        _add_recipe(command)
-        command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
+        command = _run_command(commands, name, text, _run)
         again = command.add_mutually_exclusive_group()
         again.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
         again.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
@@ -210,6 +232,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
     _add_compare(commands)
     _add_study(commands)
+    controls = _run_command(commands, "controls", _CONTROLS, _controls)
+    controls.add_argument(
+        "--only", nargs="+", metavar="ARM", help="only these arms; default: the recipe's"
+    )
     data = _command(commands, "make-demo-data", "write the embedded clips", _make_demo_data)
     data.add_argument("out", type=Path)
     data.add_argument("--seed", type=int, default=0)
@@ -298,6 +324,14 @@ def _fps(text: str) -> Fraction:
     if not 0 < fps <= 240:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected above 0 and at most 240")
     return fps
+
+
+def _run_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
+    """A command about a recipe and a run directory."""
+    command = _command(commands, name, text, act)
+    _add_recipe(command)
+    command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
+    return command
 
 
 def _command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:

@@ -5,6 +5,8 @@ samples -> GroupWriter (temperature 0.01) -> Predictions -> Evaluation
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
@@ -18,9 +20,30 @@ from wire.labels import LabelSet
 from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
 
 
-async def write_evaluation_traces(session: Session, stage: str) -> list[TraceGroup]:
-    """One trace per clip of the evaluated split, archived."""
-    samples = session.data.of(session.config.evaluate.split)
+async def evaluate_policy(
+    session: Session, stage: str, samples: Sequence[Sample] | None = None
+) -> dict[str, Any]:
+    """Measure what the engines hold, on the evaluated split unless given samples: its part of
+    done.json."""
+    groups = await write_evaluation_traces(session, stage, samples)
+    predictions = policy_predictions(groups, session.config.label_set, session.renderer)
+    return {
+        "evaluation": asdict(measure(session, stage, predictions)),
+        "num_failed": num_failed(groups),
+    }
+
+
+def num_failed(groups: Sequence[TraceGroup]) -> int:
+    """Groups without a trace."""
+    return sum(not group.traces for group in groups)
+
+
+async def write_evaluation_traces(
+    session: Session, stage: str, samples: Sequence[Sample] | None = None
+) -> list[TraceGroup]:
+    """One trace per clip of the evaluated split, or of ``samples``, archived."""
+    if samples is None:
+        samples = session.data.of(session.config.evaluate.split)
 
     def sampling(sample: Sample) -> Sampling:
         return Sampling(

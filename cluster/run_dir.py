@@ -149,9 +149,10 @@ def write_json(path: Path, value: Any) -> None:
 # What may lie in a directory before a run does; a study's log is open before its run starts.
 _NOT_RUNS = (".lock", "cache", "log.txt")
 
-# What a resumed run may change: where it runs, how long it waits, not what it computes.
+# What a resumed run may change: where it runs, how long it waits, not what its stages compute.
+# (What control arms were run with is in their results.)
 _FREE = re.compile(
-    r"cluster\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus|rollout\.num_workers"
+    r"cluster\..*|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus|rollout\.num_workers"
     r"|rollout\.max_concurrency|rollout\.max_num_seqs|grpo\.save_every|reward\.max_failure_frac"
     r"|data\.check_clips|video\.cache_dir"
 )

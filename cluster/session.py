@@ -8,7 +8,7 @@ starts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ray.util.placement_group import remove_placement_group
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
 from cluster.config import RunConfig
-from cluster.data import Data, check_splits
+from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
 from cluster.metrics import MetricsLog
 from cluster.progress import console
@@ -140,12 +140,15 @@ class Session:
         return Handoff(self.rollouts, self.learner, row, limit)
 
 
-def check(config: RunConfig, cache_dir: Path, stages: Sequence[str]) -> tuple[Data, Renderer]:
-    """All that can be wrong before an engine starts. Raises UserError (ConfigError, DataError)."""
+def check(
+    config: RunConfig, cache_dir: Path, check_data: Callable[[Data], None]
+) -> tuple[Data, Renderer]:
+    """All that can be wrong before an engine starts; ``check_data``: what the work of this session
+    needs of the data. Raises UserError (ConfigError, DataError)."""
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
-    check_splits(config, data, stages)
+    check_data(data)
     if not config.model.is_dir():
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
@@ -183,7 +186,7 @@ def _check_prompt(
 async def open_session(
     config: RunConfig,
     run_dir: RunDir,
-    stages: Sequence[str],
+    check_data: Callable[[Data], None],
     model_dir: Path,
     step: int,
     *,
@@ -192,7 +195,7 @@ async def open_session(
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await asyncio.to_thread(check, config, cache_dir, stages)
+    data, renderer = await asyncio.to_thread(check, config, cache_dir, check_data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)

@@ -11,7 +11,30 @@ from cluster.progress import progress_bar
 from cluster.sampler import epoch_order
 from cluster.session import Session
 from learner.config import OptimConfig
-from learner.rows import Row
+from learner.rows import Row, supervised_row
+from rollout.prompt import trace_target
+
+
+async def learn_from_teacher(
+    session: Session, name: str, model_dir: Path, epochs: int
+) -> tuple[int, int]:
+    """SFT on teacher traces, assistant tokens only; the result is in the learner. Returns the
+    numbers of traces and of updates."""
+    config = session.config.coldstart
+    rows = [
+        supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
+        for sample, prompt in await session.prompts(session.data.with_trace)
+    ]
+    num_steps = await train_supervised(
+        session,
+        name,
+        model_dir,
+        rows,
+        epochs=epochs,
+        batch_size=config.batch_size,
+        optim=config.optim,
+    )
+    return len(rows), num_steps
 
 
 async def train_supervised(
@@ -23,12 +46,12 @@ async def train_supervised(
     epochs: int,
     batch_size: int,
     optim: OptimConfig,
-) -> None:
+) -> int:
     """Fine-tune ``model_dir`` on rows; the result is in the learner. Takes up its last
-    checkpoint."""
+    checkpoint. Returns the number of updates."""
     await session.begin(model_dir, optim)
-    batches_per_epoch = -(-len(rows) // batch_size)
-    num_steps = epochs * batches_per_epoch
+    num_steps = num_updates(len(rows), epochs, batch_size)
+    batches_per_epoch = num_steps // epochs
     checkpoints = Checkpoints(session, stage)
     done = await checkpoints.resume()
     with progress_bar(stage, num_steps) as bar:
@@ -43,3 +66,9 @@ async def train_supervised(
                 session.metrics.write(stage, step + 1, figures)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
             await checkpoints.save(epoch + 1)
+    return num_steps
+
+
+def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:
+    """Updates of a whole training; the last batch of an epoch may be smaller."""
+    return epochs * -(-num_rows // batch_size)

@@ -24,6 +24,9 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
         table.add_row(*_cells(row))
     if summary["head"]:
         table.add_row(*_cells(summary["head"]))
+    for row in summary["controls"]:
+        if "accuracy" in row:
+            table.add_row(*_cells(row))
     majority = summary["baselines"]["majority"]
     if majority is not None:
         table.add_row("majority label", f"{majority:.3f}", "", "", "", "", "")

@@ -105,17 +105,44 @@ class Renderer:
         A tag may be one token or several; a token that holds the end of a tag and the beginning of
         the answer counts.
         """
-        # one by one: a character of several tokens is lost, but tags are ASCII
-        pieces = self._tokenizer.batch_decode([[token] for token in token_ids])
-        ends = list(itertools.accumulate(len(piece) for piece in pieces))
-        before, opened, rest = "".join(pieces).partition("<answer>")
-        answer, closed, _ = rest.partition("</answer>")
-        if not closed:
+        found = self._answer(token_ids)
+        if found is None:
             return None
-        start = len(before) + len(opened)
+        ends, _, start, answer = found
         first = bisect.bisect_right(ends, start)
         last = bisect.bisect_left(ends, start + len(answer)) if answer else first - 1
         return float(sum(logprobs[first : last + 1]))
+
+    def answer_codes(
+        self, token_ids: Sequence[int], labels: LabelSet
+    ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None:
+        """What stands before the first answer, and how it would go on with each label; None without
+        an answer block.
+
+        Before: whole tokens up to ``<answer>``. If a token holds the end of the tag and more, it
+        begins the codes; so does the space that was written in front of the label.
+        """
+        found = self._answer(token_ids)
+        if found is None:
+            return None
+        ends, text, start, answer = found
+        count = bisect.bisect_right(ends, start)
+        rest_of_tag = text[ends[count - 1] if count else 0 : start]
+        lead = rest_of_tag + answer[: len(answer) - len(answer.lstrip())]
+        return tuple(token_ids[:count]), {name: self._ids(lead + name) for name in labels.names}
+
+    def _answer(self, token_ids: Sequence[int]) -> tuple[list[int], str, int, str] | None:
+        """Where each token's text ends, the whole text, where the first answer starts, the answer;
+        None without an answer block."""
+        # one by one: a character of several tokens is lost, but tags are ASCII
+        pieces = self._tokenizer.batch_decode([[token] for token in token_ids])
+        text = "".join(pieces)
+        before, opened, rest = text.partition("<answer>")
+        answer, closed, _ = rest.partition("</answer>")
+        if not closed:
+            return None
+        ends = list(itertools.accumulate(len(piece) for piece in pieces))
+        return ends, text, len(before) + len(opened), answer
 
     def check_round_trip(self) -> None:
         """Raise ConfigError unless the tags of a trace survive encoding and decoding."""

@@ -59,9 +59,10 @@ def make_demo_data(
 ) -> Path:
     """Write the clips and the manifest; returns the manifest's path.
 
-    ``traces`` of the ``train`` clips carry a teacher trace. Labels are equally frequent in every
-    split, and nearly so among the clips with a trace. So few traces leave the rule half learnt
-    however long they are trained on: with 200 the cold start alone solves the task.
+    ``traces`` of the ``train`` clips carry a teacher trace, for the cold start; all ``cal`` clips
+    do, for the control arm whose verdict learns from the teacher. Labels are equally frequent in
+    every split, and nearly so among the train clips with a trace. So few traces leave the rule half
+    learnt however long they are trained on: with 200 the cold start alone solves the task.
     """
     if traces > train:
         raise ConfigError(f"traces={traces} is more than train={train}; lower it or raise train")
@@ -92,7 +93,7 @@ def plan_clips(seed: int, sizes: dict[str, int], traces: int) -> Iterator[Plan]:
             unseen = split != "train" and rng.random() < _UNSEEN_SHARE
             choices = members[unseen][LABELS[index % len(LABELS)]]
             events = choices[int(rng.integers(len(choices)))]
-            has_trace = split == "train" and index < traces
+            has_trace = split == "cal" or (split == "train" and index < traces)
             yield Plan(f"{split}-{seed}-{index:05d}", split, events, has_trace, clip_seed)
 
 

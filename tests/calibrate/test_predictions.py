@@ -5,10 +5,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calibrate.predictions import (
     Prediction,
     from_probabilities,
+    from_votes,
     read_predictions,
     write_predictions,
 )
@@ -103,3 +106,30 @@ def test_the_most_probable_label_is_predicted() -> None:
 def test_probabilities_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="one column for each of 2 labels"):
         from_probabilities(["a"], ["x"], [[0.2, 0.3, 0.5]], ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "predicted", "probabilities"),
+    [
+        (["b", "a", "b", None], "b", (1 / 3, 2 / 3, 0)),
+        (["c", "b", None], "b", (0, 0.5, 0.5)),
+        ([None, None], None, None),
+        ([], None, None),
+    ],
+    ids=["most frequent", "tie: the first by name", "none parsed", "no trace"],
+)
+def test_a_vote(
+    answers: list[str | None], predicted: str | None, probabilities: tuple[float, ...] | None
+) -> None:
+    found = from_votes("x", "a", answers, ("a", "b", "c"))
+    assert found.predicted == predicted
+    assert found.probabilities == (probabilities and pytest.approx(probabilities))
+    assert found.confidence == (max(probabilities) if probabilities else 0.0)
+
+
+@given(answers=st.lists(st.sampled_from(["a", "b", "c", None])), seed=st.randoms())
+def test_the_order_of_votes_changes_nothing(answers: list[str | None], seed: Any) -> None:
+    other = list(answers)
+    seed.shuffle(other)
+    names = ("a", "b", "c")
+    assert from_votes("x", "a", answers, names) == from_votes("x", "a", other, names)

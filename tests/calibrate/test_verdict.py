@@ -178,11 +178,12 @@ class ScriptedWriter:
 class CopyingTrainer:
     """A VerdictTrainer that repeats the answer of the trace."""
 
-    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> None:
+    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
         self.num_trained = len(examples)
+        return 1
 
     async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
-        said = [LABELS.answer_in(example.trace) for example in examples]
+        said = [LABELS.answer_in(example.trace or "") for example in examples]
         return np.array(
             [[0.0 if name == answer else -9.0 for name in LABELS.names] for answer in said]
         )

@@ -12,6 +12,7 @@ import pytest
 
 import cluster.session
 from cluster.cli import main
+from cluster.config import read_recipe
 
 Rows = list[dict[str, Any]]
 
@@ -163,3 +164,40 @@ def test_data_that_a_later_stage_needs_is_missed_at_once(
 ):
     assert run(recipe(change)) == 2
     assert message in capsys.readouterr().err
+
+
+def controls(recipe: Path, *words: str) -> int:
+    return main(["controls", str(recipe), "--run-dir", str(recipe.parent / "run"), *words])
+
+
+def test_control_arms_without_a_run_are_refused(
+    recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    assert controls(recipe()) == 2
+    assert "there is no run in" in capsys.readouterr().err
+
+
+def test_an_unknown_control_arm_is_refused_with_the_known_ones(
+    recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    assert controls(recipe(), "--only", "votes") == 2
+    said = capsys.readouterr().err
+    assert "votes" in said
+    assert "policy_probability" in said
+
+
+def test_control_arms_are_refused_before_an_engine_starts_if_data_is_missing(
+    recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    path = recipe(drop_traces)
+    run_dir = path.parent / "run"
+    (run_dir / "archive").mkdir(parents=True)
+    assert controls(path, "--only", "verdict_teacher") == 2
+    assert "holds no run" in capsys.readouterr().err
+    (run_dir / "run.json").write_text(read_recipe(path, []).model_dump_json())
+    assert controls(path, "--only", "verdict_teacher") == 2
+    assert "needs the model that stage grpo leaves" in capsys.readouterr().err
+    (run_dir / "stages/grpo/model").mkdir(parents=True)
+    (run_dir / "stages/grpo/done.json").write_text("{}")
+    assert controls(path, "--only", "verdict_teacher") == 2
+    assert "5 of 5 samples with split='cal' have none" in capsys.readouterr().err

@@ -115,3 +115,13 @@ def test_a_file_is_no_run_directory(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file"):
         open_dir(tmp_path / "file", make_config())
+
+
+def test_control_arms_may_be_chosen_after_the_stages_have_run(tmp_path: Path):
+    start(tmp_path / "run", make_config()).close()
+    recipe = tmp_path / "run/run.json"
+    old = json.loads(recipe.read_text())
+    del old["controls"]  # as a run of an earlier version
+    recipe.write_text(json.dumps(old))
+    config = make_config(controls={"num_votes": 3, "arms": ["vote"]})
+    open_dir(tmp_path / "run", config, resume=True).close()

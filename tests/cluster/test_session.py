@@ -1,7 +1,8 @@
 import asyncio
 from typing import Any
 
-from cluster.session import Data, Session
+from cluster.data import Data
+from cluster.session import Session
 from rollout.prompt import Ask, VerdictOn
 from wire.types import Failure, FailureKind, Prompt, Sample, Split
 

@@ -61,14 +61,21 @@ def command(*words: str | Path) -> list[str]:
 
 
 def run(
-    recipe: Path, run_dir: Path, *more: str, address: str | None = None
+    recipe: Path,
+    run_dir: Path,
+    *more: str,
+    address: str | None = None,
+    verb: str = "run",
+    timeout_s: float = 550,
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe to its end, in a Ray that is up (``address``) or in one of its own."""
-    words = command("run", recipe, "--run-dir", run_dir, *more)
+    words = command(verb, recipe, "--run-dir", run_dir, *more)
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     if address:
         env["RAY_ADDRESS"] = address
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=550)
+    return subprocess.run(
+        words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s
+    )
 
 
 def summary(run_dir: Path) -> dict[str, Any]:

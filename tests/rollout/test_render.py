@@ -14,6 +14,7 @@ from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
 
 LABELS = LabelSet(labels=(Label(name="walk"), Label(name="fall", definition="ends on the ground")))
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 TRACE = "<think>she slips</think><answer>fall</answer>"
 
 
@@ -184,6 +185,35 @@ def test_without_an_answer_block_there_is_no_answer_logprob(renderer: Renderer, 
 def test_an_empty_answer_has_logprob_zero(renderer: Renderer) -> None:
     ids = renderer.target("<answer></answer>")
     assert renderer.answer_logprob(ids, [-1.0] * len(ids)) == 0
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [(TAGS, ()), ((), ()), ((), (">fa", ">wa", "ll</", "lk</"))],
+    ids=["a tag is a token", "a tag is several", "a token holds tag and answer"],
+)
+@pytest.mark.parametrize("space", ["", " ", "\n"])
+def test_the_written_answer_is_one_of_the_codes_at_its_place(
+    make_tokenizer: Callable[..., Any], tags: tuple[str, ...], words: tuple[str, ...], space: str
+) -> None:
+    renderer = Renderer(make_tokenizer(tags, words=words), 1000)
+    ids = renderer.target(f"<think>fall</think><answer>{space}fall</answer>")
+    found = renderer.answer_codes(ids, LABELS)
+    assert found is not None
+    before, codes = found
+    assert before == ids[: len(before)]
+    for name, code in codes.items():
+        expected = f"<think>fall</think><answer>{space}{name}"
+        assert renderer.text((*before, *code)) == expected
+    if not words:  # there, what is written goes on inside a token
+        assert (*before, *codes["fall"]) == ids[: len(before) + len(codes["fall"])]
+    one_more = renderer.text(ids[: len(before) + 1])
+    assert len(one_more) > len("<think>fall</think><answer>"), "no token of the tag is left out"
+
+
+@pytest.mark.parametrize("text", ["", "fall", "<answer>fall"])
+def test_without_an_answer_block_there_are_no_codes(renderer: Renderer, text: str) -> None:
+    assert renderer.answer_codes(renderer.target(text), LABELS) is None
 
 
 @pytest.mark.timeout(20)  # 0.3 s; decoding growing slices would take minutes

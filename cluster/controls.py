@@ -1,0 +1,173 @@
+"""Control arms: measurements beside the four stages, so that each stage meets an honest opponent.
+
+    finished stages + recipe -> arms that have not finished -> predictions/ARM.parquet, done.json
+
+An arm leaves what a stage leaves, except a model, and touches nothing of the stages. What an arm
+measures is said where it is defined (cluster/controls_policy.py, cluster/controls_verdict.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from cluster import controls_policy as policy
+from cluster import controls_verdict as verdict
+from cluster.config import ARMS, ArmName, RunConfig
+from cluster.controls_data import calibration_clips
+from cluster.data import Data
+from cluster.memory import MemoryWatch
+from cluster.progress import console
+from cluster.run import model_after, summarise_run
+from cluster.run_dir import RunDir, write_json
+from cluster.session import Session, open_session
+from cluster.work import Act, Work, run_work
+from video.view import View
+from wire.errors import ConfigError, DataError
+from wire.types import Sample, Split
+
+_REMEDY = "leave the arm out (controls.arms, or --only with the others)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One control arm."""
+
+    act: Act
+    start: str
+    """The stage whose policy it starts from; base: the recipe's model."""
+    after: str
+    """The last stage that must have finished."""
+    engines_hold: bool = True
+    """Whether it writes traces with the weights that it starts from."""
+    needs: tuple[Literal["val", "cal"], ...] = ()
+    """Clips that it works on beside train and the evaluated ones; cal: the calibration's."""
+
+
+def _video_only(name: ArmName, times: int) -> Arm:
+    act = partial(verdict.video_only, name=name, times=times)
+    return Arm(act=act, start="grpo", after="grpo", engines_hold=False, needs=("cal",))
+
+
+def _policy_on(name: ArmName, view: View) -> Arm:
+    return Arm(act=partial(policy.on_view, name=name, view=view), start="grpo", after="grpo")
+
+
+def _verdict_on(name: ArmName, view: View) -> Arm:
+    act = partial(verdict.verdict_on_view, name=name, view=view)
+    return Arm(act=act, start="grpo", after="calibrated")
+
+
+_ARM: dict[ArmName, Arm] = {
+    "coldstart_val": Arm(
+        act=policy.coldstart_val, start="coldstart", after="coldstart", needs=("val",)
+    ),
+    "rejection": Arm(act=policy.rejection, start="coldstart", after="coldstart"),
+    "coldstart_2x": Arm(
+        act=policy.coldstart_2x,
+        start="base",
+        after="coldstart",
+        engines_hold=False,
+        needs=("val",),
+    ),
+    "policy_probability": Arm(
+        act=policy.policy_probability, start="grpo", after="grpo", engines_hold=False
+    ),
+    "vote": Arm(act=policy.vote, start="grpo", after="grpo"),
+    "trace_accuracy": Arm(
+        act=policy.trace_accuracy, start="grpo", after="grpo", needs=("val", "cal")
+    ),
+    "blank": _policy_on("blank", View.BLANK),
+    "shuffled": _policy_on("shuffled", View.SHUFFLED),
+    "verdict_teacher": Arm(
+        act=verdict.verdict_teacher,
+        start="grpo",
+        after="grpo",
+        engines_hold=False,
+        needs=("cal",),
+    ),
+    "verdict_train": Arm(act=verdict.verdict_train, start="grpo", after="grpo", needs=("cal",)),
+    "video_only_1x": _video_only("video_only_1x", 1),
+    "video_only_3x": _video_only("video_only_3x", 3),
+    "video_only_10x": _video_only("video_only_10x", 10),
+    "verdict_blank": _verdict_on("verdict_blank", View.BLANK),
+    "verdict_shuffled": _verdict_on("verdict_shuffled", View.SHUFFLED),
+    "grpo_more": Arm(act=policy.grpo_more, start="grpo", after="grpo", needs=("cal",)),
+}
+
+
+async def run_controls(
+    config: RunConfig, run_dir: RunDir, *, debug: bool = False
+) -> dict[str, Any]:
+    """Run the arms of ``controls.arms`` that have not finished yet, and write the summary anew.
+    Returns it.
+
+    Raises UserError for what the user can mend; what is finished stays finished.
+    """
+    wanted = [arm for arm in ARMS if arm in config.controls.arms]
+    todo = [arm for arm in wanted if run_dir.result(arm) is None]
+    if done := [arm for arm in wanted if arm not in todo]:
+        console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
+    _check_stages(run_dir, todo)
+    with MemoryWatch() as memory:
+        if todo:
+            await _run(config, run_dir, todo, memory, debug=debug)
+    summary = summarise_run(config, run_dir)
+    write_json(run_dir.summary, summary)
+    return summary
+
+
+async def _run(
+    config: RunConfig, run_dir: RunDir, todo: Sequence[ArmName], memory: MemoryWatch, *, debug: bool
+) -> None:
+    check_data = partial(check_arms, config, todo)
+    start = model_after(config, run_dir, _ARM[todo[0]].start)
+    async with open_session(config, run_dir, check_data, *start, debug=debug) as session:
+        await run_arms(session, todo, memory)
+
+
+async def run_arms(session: Session, arms: Sequence[ArmName], memory: MemoryWatch) -> None:
+    """One after another, in the order given."""
+    for name in arms:
+        arm = _ARM[name]
+        console.print(f"control arm {name}")
+        work = Work(name=name, act=arm.act, engines_hold=arm.engines_hold)
+        start = model_after(session.config, session.run_dir, arm.start)
+        await run_work(session, work, start, memory)
+
+
+def _check_stages(run_dir: RunDir, arms: Sequence[ArmName]) -> None:
+    """Raise ConfigError unless the run has what the arms start from."""
+    for name in arms:
+        stage = _ARM[name].after
+        if run_dir.result(stage) is None or not run_dir.model(stage).exists():
+            raise ConfigError(
+                f"control arm {name} needs the model that stage {stage} leaves, and there is none "
+                f"in {run_dir.path}; finish the run first (--resume), or {_REMEDY}"
+            )
+
+
+def check_arms(config: RunConfig, arms: Sequence[ArmName], data: Data) -> None:
+    """Raise ConfigError or DataError if the data lacks what an arm needs."""
+    data.of(Split.TRAIN)
+    for name in arms:
+        for part in _ARM[name].needs:
+            try:
+                data.of(Split.VAL if part == "val" else Split(config.calibrate.split))
+            except DataError as error:
+                raise DataError(f"control arm {name}: {error}, or {_REMEDY}") from error
+    if "coldstart_2x" in arms:
+        _ = data.with_trace
+    if "verdict_teacher" in arms:
+        _check_teacher(config, calibration_clips(config, data))
+
+
+def _check_teacher(config: RunConfig, clips: Sequence[Sample]) -> None:
+    bare = [sample.id for sample in clips if not sample.trace]
+    if bare:
+        raise ConfigError(
+            f"control arm verdict_teacher learns from the teacher's traces of the calibration "
+            f"clips, but {len(bare)} of {len(clips)} samples with "
+            f"split={config.calibrate.split!r} have none, such as {bare[0]!r}; add them to the "
+            f"manifest's 'trace' column, or {_REMEDY}"
+        )

@@ -1,0 +1,265 @@
+"""A Session whose engines and learner are small fakes; archive, scorer, renderer, run directory are
+real. (No test file.)
+
+Weights are a string: the name of the stage they were loaded from, and a ``+`` for every update.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.config import RunConfig
+from cluster.data import Data
+from cluster.run_dir import RunDir
+from cluster.session import Session
+from learner.config import OptimConfig
+from learner.rows import Row
+from reward.scorer import Scorer
+from rollout.engine import Sampling
+from rollout.prompt import Ask
+from rollout.render import Renderer
+from rollout.worker import Rollout
+from video.quarantine import Quarantine
+from wire.archive import Archive, next_attempt
+from wire.config import validate
+from wire.types import (
+    Completion,
+    FinishReason,
+    PolicyVersion,
+    Prompt,
+    Sample,
+    Split,
+    stable_seed,
+)
+
+TOKENIZER = Path(__file__).parents[2] / "cluster/demo/base"
+NAMES = ("relapse", "repeat", "undo", "varied", "zigzag")
+TEACHER = "<think>taught</think><answer>undo</answer>"
+
+Write = Callable[[str, Sample, int], str]
+"""What a policy with these weights writes about a sample, as trace number so and so."""
+
+
+def right(weights: str, sample: Sample, index: int) -> str:
+    """Always the true label; every trace of a clip has its own reasoning."""
+    return f"<think>up {index}</think><answer>{sample.label}</answer>"
+
+
+class FakeEngines:
+    """A RolloutPool of one worker."""
+
+    def __init__(self, renderer: Renderer, version: PolicyVersion, weights: str) -> None:
+        self.names = ["r0"]
+        self.in_service = {"r0"}
+        self.version, self.weights = version, weights
+        self.held = {(version, weights)}
+        """Every version, with the weights that it named."""
+        self.wrote: list[tuple[str, str]] = []
+        """Weights and clip of every request."""
+        self.asked: list[Ask] = []
+        self.write: Write = right
+        self._renderer = renderer
+
+    def load(self, version: PolicyVersion, weights: str) -> None:
+        self.version, self.weights = version, weights
+        self.held.add((version, weights))
+
+    def take_out_of_service(self) -> None:
+        self.in_service.clear()
+
+    def admit(self, name: str) -> None:
+        self.in_service.add(name)
+
+    def client(self) -> None:
+        return None
+
+    async def prompt(self, sample: Sample, ask: Ask) -> Prompt:
+        self.asked.append(ask)
+        ids = (1, stable_seed(sample.video, str(ask)), 2)
+        return Prompt(token_ids=ids, clip_key=sample.video, fingerprint="f")
+
+    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+        self.wrote.append((self.weights, sample.video))
+        completions = tuple(self._complete(sample, index) for index in range(sampling.n))
+        prompt = await self.prompt(sample, "trace")
+        return Rollout(
+            prompt=prompt, completions=completions, failures=(), policy_version=self.version
+        )
+
+    async def logprobs(
+        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+    ) -> list[float]:
+        return [-1.0] * len(response)
+
+    def _complete(self, sample: Sample, index: int) -> Completion:
+        text = self.write(self.weights, sample, index)
+        ids = self._renderer.target(text)
+        return Completion(
+            token_ids=ids,
+            logprobs=(-0.5,) * len(ids),
+            text=text,
+            finish_reason=FinishReason.STOP,
+            policy_version=self.version,
+        )
+
+
+class FakeLearner:
+    """A LearnerPool that counts; a response that it has ``memory`` of is likely."""
+
+    def __init__(self, engines: FakeEngines) -> None:
+        self.weights = ""
+        self.began: list[str] = []
+        self.steps: list[tuple[str, list[Row]]] = []
+        """Weights before, and rows, of every update."""
+        self.memory: list[tuple[int, ...]] = []
+        """Prompts and responses, in one, that are likely."""
+        self.scored: list[Row] = []
+        self._engines = engines
+
+    async def begin(self, model_dir: str, optim: OptimConfig) -> None:
+        folder = Path(model_dir)
+        self.weights = folder.parent.name if folder.name == "model" else folder.name
+        self.began.append(self.weights)
+
+    async def connect(self, client: None, num_engine_ranks: int) -> None:
+        pass
+
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+        self._engines.load(version, self.weights)
+        return {}
+
+    async def train_step(
+        self, rows: Sequence[Row], objective: str, learning_rate: float
+    ) -> dict[str, float]:
+        self.steps.append((self.weights, list(rows)))
+        self.weights += "+"
+        return {"nll": 0.0}
+
+    async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        return list(rows)
+
+    async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        self.scored += rows
+        return [[self._logprobs(row, r.token_ids) for r in row.responses] for row in rows]
+
+    async def save(self, directory: str, tag: str) -> None:
+        (Path(directory) / tag).mkdir(parents=True)
+
+    async def export(self, directory: str) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+
+    def _logprobs(self, row: Row, response: tuple[int, ...]) -> list[float]:
+        text = (*row.prompt.token_ids, *response)
+        known = any(memory[: len(text)] == text for memory in self.memory)
+        return [-0.1 if known else -1.0] * len(response)
+
+
+class FakeMetrics:
+    """Keeps (stage, step) of every line."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, int]] = []
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        self.lines.append((stage, step))
+
+
+class FakeMemory:
+    """A MemoryWatch that has seen nothing."""
+
+    peak_gb = 0.0
+
+
+def make_config(**changes: Any) -> RunConfig:
+    """A small run."""
+    values: dict[str, Any] = {
+        "model": "base-model",
+        "labels": [{"name": name} for name in NAMES],
+        "data": {"manifest": "m.jsonl"},
+        "rollout": {"group_size": 2, "dtype": "float32"},
+        "learner": {"dtype": "float32"},
+        "coldstart": {"epochs": 3, "batch_size": 2},
+        "grpo": {"num_steps": 3, "groups_per_step": 2, "save_every": 1},
+        "calibrate": {"num_traces": 2, "epochs": 2, "batch_size": 4, "methods": ["verdict"]},
+    }
+    return validate(RunConfig, values | changes, "recipe")
+
+
+def make_samples(**sizes: int) -> list[Sample]:
+    """Samples of each split; train and cal ones with a teacher's trace."""
+    counts = {"train": 8, "val": 2, "cal": 5, "test": 4} | sizes
+    return [
+        Sample(
+            id=f"{split}-{index}",
+            video=f"/clips/{split}-{index}.mp4",
+            label=NAMES[index % len(NAMES)],
+            split=Split(split),
+            trace=TEACHER if split in ("train", "cal") else None,
+        )
+        for split, count in counts.items()
+        for index in range(count)
+    ]
+
+
+def make_run_dir(path: Path, config: RunConfig, *finished: str) -> RunDir:
+    """A run directory in which these stages have finished."""
+    run_dir = RunDir.open(path / "run", config, resume=False, overwrite=False)
+    for stage in finished:
+        if stage != "base":
+            run_dir.model(stage).mkdir(parents=True)
+        run_dir.finish(stage, {"seconds": 1.0, "peak_memory_gb": 1.0, "evaluation": FIGURES})
+    return run_dir
+
+
+@functools.cache
+def load_renderer() -> Renderer:
+    """With the tokenizer that the demo ships."""
+    return Renderer.load(TOKENIZER, 1000)
+
+
+@contextmanager
+def open_fakes(
+    config: RunConfig,
+    run_dir: RunDir,
+    samples: Sequence[Sample],
+    start: tuple[str, int],
+) -> Iterator[tuple[Session, FakeEngines, FakeLearner, FakeMetrics]]:
+    """A session of a new attempt, whose engines hold the weights ``start``."""
+    renderer = load_renderer()
+    attempt = next_attempt(run_dir.archive)
+    engines = FakeEngines(renderer, PolicyVersion(attempt=attempt, step=start[1]), start[0])
+    learner, metrics = FakeLearner(engines), FakeMetrics()
+    fakes: Any = (engines, learner)
+    kept: Any = metrics
+    with Archive(run_dir.archive, attempt) as archive:
+        session = Session(
+            config,
+            run_dir,
+            Data(samples=list(samples)),
+            renderer,
+            attempt,
+            *fakes,
+            Scorer(config.reward, config.label_set),
+            archive,
+            Quarantine(run_dir.path / "quarantine.jsonl"),
+            kept,
+            start[1],
+        )
+        yield session, engines, learner, metrics
+
+
+FIGURES = {
+    "accuracy": 0.5,
+    "accuracy_low": 0.4,
+    "accuracy_high": 0.6,
+    "macro_f1": 0.5,
+    "balanced_accuracy": 0.5,
+    "ece": 0.1,
+    "brier": None,
+    "unparsed_frac": 0.0,
+    "num_samples": 4,
+    "majority_baseline": 0.2,
+    "best_constant": 0.2,
+}
