@@ -15,7 +15,7 @@ from cluster.progress import console
 
 
 def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
-    """Stages with intervals, baselines, memory, and where the rest is."""
+    """Stages and control arms with intervals, baselines, memory, and where the rest is."""
     table = Table(title=f"{run_dir.name}: seed {summary['seed']}", box=box.SIMPLE)
     columns = ("stage", "accuracy", "95% interval", "macro F1", "balanced", "ECE", "seconds")
     for name in columns:
@@ -26,7 +26,7 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
         table.add_row(*_cells(summary["head"]))
     for row in summary["controls"]:
         if "accuracy" in row:
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row | {"name": f"{row['name']} ({row['split']})"}))
     majority = summary["baselines"]["majority"]
     if majority is not None:
         table.add_row("majority label", f"{majority:.3f}", "", "", "", "", "")
