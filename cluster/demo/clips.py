@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cluster.demo.events import (
     LABELS,
+    NEWEST,
     UNSEEN,
     Triple,
     combination,
@@ -31,7 +32,7 @@ from wire.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Of the clips outside train, this share shows combinations that no labelled training clip shows.
+# Of the val and test clips, this share shows combinations that no clip to learn from shows.
 _UNSEEN_SHARE = 0.3
 _CRF = 14
 
@@ -52,20 +53,24 @@ def make_demo_data(
     seed: int = 0,
     *,
     train: int = 600,
-    traces: int = 48,
+    traces: int = 32,
     val: int = 100,
     cal: int = 300,
     test: int = 300,
 ) -> Path:
     """Write the clips and the manifest; returns the manifest's path.
 
-    ``traces`` of the ``train`` clips carry a teacher trace, for the cold start; all ``cal`` clips
-    do, for the control arm whose verdict learns from the teacher. Labels are equally frequent in
-    every split, and nearly so among the train clips with a trace. So few traces leave the rule half
+    ``traces`` of the ``train`` clips carry a teacher trace, for the cold start: the first ones
+    whose label is not the newest. All ``cal`` clips do, for the control arm whose verdict learns
+    from the teacher. Labels are equally frequent in every split. So few traces leave the rules half
     learnt however long they are trained on: with 200 the cold start alone solves the task.
     """
-    if traces > train:
-        raise ConfigError(f"traces={traces} is more than train={train}; lower it or raise train")
+    possible = sum(LABELS[index % len(LABELS)] != NEWEST for index in range(train))
+    if traces > possible:
+        raise ConfigError(
+            f"traces={traces} is more than the {possible} of train={train} clips whose label is "
+            f"not {NEWEST!r}; lower it or raise train"
+        )
     out = Path(out_dir)
     sizes = {"train": train, "val": val, "cal": cal, "test": test}
     rows = []
@@ -86,14 +91,18 @@ def make_demo_data(
 def plan_clips(seed: int, sizes: dict[str, int], traces: int) -> Iterator[Plan]:
     """Which clips a seed gives; a larger size only adds clips at the end of its split."""
     members = {unseen: triples_by_label(unseen=unseen) for unseen in (False, True)}
+    left = traces
     for split, size in sizes.items():
         for index in range(size):
             clip_seed = stable_hash("clip", seed, split, index)
             rng = np.random.default_rng(stable_hash("events", clip_seed))
-            unseen = split != "train" and rng.random() < _UNSEEN_SHARE
-            choices = members[unseen][LABELS[index % len(LABELS)]]
+            unseen = split in ("val", "test") and rng.random() < _UNSEEN_SHARE
+            label = LABELS[index % len(LABELS)]
+            choices = members[unseen][label]
             events = choices[int(rng.integers(len(choices)))]
-            has_trace = split == "cal" or (split == "train" and index < traces)
+            told = split == "train" and label != NEWEST and left > 0
+            left -= told
+            has_trace = told or split == "cal"
             yield Plan(f"{split}-{seed}-{index:05d}", split, events, has_trace, clip_seed)
 
 

@@ -38,6 +38,10 @@ DEFINITIONS = {
 
 LABELS = tuple(DEFINITIONS)
 
+NEWEST = "relapse"
+"""The label that the policy got last. The teacher wrote its traces of train clips before, so none
+shows it; every split has labelled clips of it."""
+
 _UNSEEN_SHARE = 0.2
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.demo.clips import make_demo_data
-from cluster.demo.events import UNSEEN, events_in, label_of
+from cluster.demo.events import NEWEST, UNSEEN, events_in, label_of
 from cluster.demo.render import render
 from cluster.demo.scenes import POOLS, SIDE, SPLITS, draw_scene
 
@@ -102,9 +102,17 @@ def test_only_some_training_clips_have_a_trace_and_it_is_right(data):
         assert row["trace"].endswith(f"<answer>{row['label']}</answer>")
 
 
-def test_no_training_clip_shows_an_unseen_combination(data):
+def test_the_newest_label_has_clips_everywhere_but_no_trace_to_start_from(data):
     _, rows = data
-    assert all(row["seen_combination"] for row in rows if row["split"] == "train")
+    newest = [row for row in rows if row["label"] == NEWEST]
+    assert {row["split"] for row in newest} == set(SPLITS)
+    assert all(row["trace"] is None for row in newest if row["split"] == "train")
+    assert all(row["trace"] for row in newest if row["split"] == "cal")
+
+
+def test_no_clip_to_learn_from_shows_an_unseen_combination(data):
+    _, rows = data
+    assert all(row["seen_combination"] for row in rows if row["split"] in ("train", "cal"))
     assert any(not row["seen_combination"] for row in rows)
 
 
@@ -137,5 +145,5 @@ def test_sizes_are_given_on_the_command_line(tmp_path):
 
 
 def test_more_traces_than_training_clips_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="traces=3"):
-        make_demo_data(tmp_path, train=2, traces=3)
+    with pytest.raises(ValueError, match="traces=5"):
+        make_demo_data(tmp_path, train=5, traces=5)
