@@ -28,7 +28,7 @@ demo: setup
 study: setup
 	for seed in $(SEEDS); do \
 	  test -f build/study/data-$$seed/manifest.jsonl || \
-	  $(BIN)/deepintuit make-demo-data build/study/data-$$seed --seed $$seed --test 1000 || exit 1; \
+	  $(BIN)/deepintuit make-demo-data build/study/data-$$seed --seed $$seed --val 500 --test 1000 || exit 1; \
 	done
 	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
 	$(BIN)/deepintuit study recipes/demo.toml --run-dir runs/study --seeds $(SEEDS) \

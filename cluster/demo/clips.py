@@ -55,7 +55,7 @@ def make_demo_data(
     train: int = 600,
     traces: int = 32,
     val: int = 100,
-    cal: int = 300,
+    cal: int = 600,
     test: int = 300,
 ) -> Path:
     """Write the clips and the manifest; returns the manifest's path.

@@ -73,7 +73,7 @@ def test_the_demo_is_planned_exactly(manifest: Path):
         rollouts=15_360,
         examples=15_360,
         updates=60,
-        max_prompt_tokens=60 * 32 * 384,
+        max_prompt_tokens=80 * 32 * 384,
         max_response_tokens=15_360 * 40,
     )
     assert stage(plan, "calibrated") == StagePlan(
@@ -163,7 +163,7 @@ def test_the_plan_is_printed_and_written(
         capsys, str(DEMO), "--set", f"data.manifest={manifest}", "--json", str(file)
     )
     assert status == 0
-    assert "15,360" in out
+    assert "20,480" in out
     written = json.loads(file.read_text())
     assert written["stages"][2]["rollouts"] == 15_360
     assert written["clips"] == {
