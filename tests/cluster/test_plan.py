@@ -22,7 +22,7 @@ def manifest(tmp_path: Path) -> Path:
     """As many clips as the demo has, all of them one file: a plan opens none."""
     (tmp_path / "clip.mp4").touch()
     path = tmp_path / "manifest.jsonl"
-    write_manifest(path, train=600, with_trace=48, cal=300, test=300)
+    write_manifest(path, train=600, with_trace=32, cal=600, test=300)
     return path
 
 
@@ -58,33 +58,33 @@ def test_the_demo_is_planned_exactly(manifest: Path):
     assert [found.name for found in plan.stages] == list(STAGES)
     assert stage(plan, "coldstart") == StagePlan(
         name="coldstart",
-        clips=48,
-        epochs=20,
+        clips=32,
+        epochs=40,
         rollouts=0,
-        examples=48,
-        updates=120,
+        examples=32,
+        updates=160,
         max_prompt_tokens=0,
         max_response_tokens=0,
     )
     assert stage(plan, "grpo") == StagePlan(
         name="grpo",
         clips=600,
-        epochs=3.2,
-        rollouts=15_360,
-        examples=15_360,
-        updates=60,
+        epochs=80 * 32 / 600,
+        rollouts=20_480,
+        examples=20_480,
+        updates=80,
         max_prompt_tokens=80 * 32 * 384,
-        max_response_tokens=15_360 * 40,
+        max_response_tokens=20_480 * 40,
     )
     assert stage(plan, "calibrated") == StagePlan(
         name="calibrated",
-        clips=300,
-        epochs=3,
-        rollouts=1200,
-        examples=1200,
-        updates=57,
-        max_prompt_tokens=300 * 384,
-        max_response_tokens=1200 * 40,
+        clips=600,
+        epochs=2,
+        rollouts=2400,
+        examples=2400,
+        updates=150,
+        max_prompt_tokens=600 * 384,
+        max_response_tokens=2400 * 40,
     )
     assert plan.measurement is not None
     assert plan.measurement.clips == 300
@@ -106,15 +106,15 @@ def test_workers_are_counted_with_what_ray_reserves_for_them(manifest: Path):
 
 def test_without_a_verdict_calibration_updates_nothing(manifest: Path):
     found = stage(planned(manifest, "calibrate.methods=['head']"), "calibrated")
-    assert (found.updates, found.examples) == (0, 1200)
+    assert (found.updates, found.examples) == (0, 2400)
 
 
 def test_without_manifest_and_model_what_the_recipe_says_is_planned(tmp_path: Path):
     nowhere = [f"data.manifest={tmp_path / 'm.jsonl'}", f"model={tmp_path / 'model'}"]
     plan = make_plan(read_recipe(DEMO, nowhere), STAGES)
     grpo, coldstart = stage(plan, "grpo"), stage(plan, "coldstart")
-    assert (grpo.rollouts, grpo.updates, grpo.epochs) == (15_360, 60, None)
-    assert (coldstart.epochs, coldstart.updates) == (20, None)
+    assert (grpo.rollouts, grpo.updates, grpo.epochs) == (20_480, 80, None)
+    assert (coldstart.epochs, coldstart.updates) == (40, None)
     assert (plan.clips, plan.measurement, plan.memory, plan.clip_tokens) == (None,) * 4
     assert "no manifest" in plan.notes[0]
     assert "the model is not here" in plan.notes[1]
@@ -165,11 +165,11 @@ def test_the_plan_is_printed_and_written(
     assert status == 0
     assert "20,480" in out
     written = json.loads(file.read_text())
-    assert written["stages"][2]["rollouts"] == 15_360
+    assert written["stages"][2]["rollouts"] == 20_480
     assert written["clips"] == {
         "train": 600,
-        "with_trace": 48,
-        "calibration": 300,
+        "with_trace": 32,
+        "calibration": 600,
         "evaluation": 300,
     }
 
