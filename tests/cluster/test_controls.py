@@ -14,7 +14,7 @@ from calibrate.predictions import read_predictions
 from cluster.calibration import run_calibration
 from cluster.config import ARMS, ArmName
 from cluster.controls import check_arms, run_arms, run_controls
-from cluster.controls_data import own_step, trained_clips
+from cluster.controls_data import archived, own_step, trained_clips
 from cluster.data import Data
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP
@@ -33,7 +33,7 @@ from tests.cluster.session_fakes import (
 )
 from wire.archive import read_groups
 from wire.errors import ConfigError, DataError
-from wire.types import Sample, Split, TraceGroup
+from wire.types import Purpose, Sample, Split, TraceGroup
 
 CONFIG = make_config()
 SAMPLES = make_samples()
@@ -311,6 +311,18 @@ async def test_trace_accuracy_is_that_of_each_split(tmp_path: Path):
 
 
 # --- refusals and resuming
+
+
+async def test_of_traces_written_again_after_a_crash_the_last_count(tmp_path: Path):
+    run_dir = make_run_dir(tmp_path, CONFIG, *STAGES)
+    for attempt in ("first", "second"):
+        with open_fakes(CONFIG, run_dir, SAMPLES, AFTER_GRPO) as (session, engines, _, _):
+            text = f"<think>{attempt}</think><answer>undo</answer>"
+            engines.write = lambda *_, text=text: text
+            await evaluate_policy(session, "blank")
+            found = archived(session, "blank", Purpose.EVALUATION)
+            assert {group.traces[0].completion.text for group in found} == {text}
+            assert len(found) == NUM_TEST
 
 
 async def test_finished_arms_are_skipped_and_summed_up(tmp_path: Path):

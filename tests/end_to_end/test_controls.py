@@ -22,7 +22,7 @@ SETTINGS = [
     for setting in ("coldstart.epochs=15", "rollout.max_response_length=40", "controls.num_votes=3")
     for word in ("--set", setting)
 ]
-NUM_TEST, NUM_VAL = 6, 3
+NUM_TEST, NUM_VAL, NUM_TRACES = 6, 3, 12
 ON_VAL = ("coldstart_val", "coldstart_2x")
 TRAINED = (
     *("coldstart_2x", "rejection", "grpo_more", "verdict_teacher", "verdict_train"),
@@ -40,7 +40,7 @@ def finished(
     folder = tmp_path_factory.mktemp("controls")
     make_demo_model(folder / "model")
     manifest = make_demo_data(
-        folder / "data", train=16, traces=16, val=NUM_VAL, cal=5, test=NUM_TEST
+        folder / "data", train=16, traces=NUM_TRACES, val=NUM_VAL, cal=5, test=NUM_TEST
     )
     recipe = write_recipe(folder, folder / "model", manifest, LABELS)
     address = ray.get_runtime_context().gcs_address
@@ -101,7 +101,7 @@ def test_the_arms_spend_what_they_say(finished: Any):
         *(verdict, 3 * verdict, 10 * verdict)
     ]
     assert cost["verdict_teacher"]["num_updates"] == verdict
-    assert cost["coldstart_2x"]["num_updates"] == 30 * 4
+    assert cost["coldstart_2x"]["num_updates"] == 30 * NUM_TRACES // 4
     assert len(metrics(run_dir, "grpo")) == 3, "the stage's own steps"
     for arm in TRAINED:
         assert len(metrics(run_dir, arm)) == (3 if arm == "grpo_more" else cost[arm]["num_updates"])
