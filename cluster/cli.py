@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
-        again = "the same command" if options.command == "study" else "--resume"
+        again = "the same command" if options.command in ("study", "controls") else "--resume"
         _say(f"interrupted; {again} goes on from the last checkpoint")
         return 130
     except DeepIntuitError as error:
