@@ -289,7 +289,8 @@ def _wait(process: subprocess.Popen[bytes], name: str, log: Path) -> int:
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
+    # not SIGINT: a shell's background jobs ignore it, and their children inherit that
+    process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=_GRACE_S)
     except subprocess.TimeoutExpired:

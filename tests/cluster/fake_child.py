@@ -2,7 +2,7 @@
 
     python -m tests.cluster.fake_child VERB RECIPE RUN_DIR ACT RESUME OVERRIDE...
 
-ACT: finish | fail | hang | stubborn (hangs, and ignores Ctrl-C).
+ACT: finish | fail | hang | stubborn (hangs, and ignores being interrupted).
 A hanging child starts a process of its own, as a run starts its engines.
 """
 
@@ -17,13 +17,14 @@ from cluster.run_dir import STAGES, RunDir
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line takes it
     verb, recipe, path, act, resume, *overrides = sys.argv[1:]
     config = read_recipe(Path(recipe), overrides)
     run = RunDir.open(Path(path), config, resume=resume == "True", overwrite=False)
     run.archive.mkdir(exist_ok=True)
     say(f"{verb} resume={resume} seed={config.seed} manifest={config.data.manifest.parent.name}")
     if act == "stubborn":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if act in ("hang", "stubborn"):
         helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
         (run.path.parent.parent / "helper").write_text(str(helper.pid))
