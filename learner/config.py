@@ -118,8 +118,8 @@ class ParityConfig(Config):
 
     tolerance: float = Field(default=0.5, gt=0)
     """Largest |engine - learner| / max(1, |learner|) of a probe token's logprob. With float32 on
-    both sides 1e-4 holds whatever this says: a sharp policy's own noise came to 1e-5 after 110
-    steps of the demo, and the smallest fault tried gave 2e-2. bfloat16 differs by up to 0.25."""
+    both sides 1e-4 holds whatever this says: the policy's own noise came to 1e-5 within 20
+    steps of one demo run, and the smallest fault tried gave 2e-2. bfloat16: up to 0.25."""
 
     def limit(self, rollout_dtype: str, learner_dtype: str) -> float:
         """The limit that holds for these precisions."""
