@@ -269,7 +269,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(make_run: MakeRun) -> No
 def test_a_json_that_cannot_be_written_is_named(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "another --json" in refusal(capsys, make_run("run"), "--json", tmp_path)
+    assert "give --json the path" in refusal(capsys, make_run("run"), "--json", tmp_path)
 
 
 def test_a_run_that_is_going_on_can_be_looked_at(make_run: MakeRun, tmp_path: Path) -> None:
