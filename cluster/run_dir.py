@@ -154,7 +154,7 @@ _NOT_RUNS = (".lock", "cache", "log.txt")
 _FREE = re.compile(
     r"cluster\..*|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus|rollout\.num_workers"
     r"|rollout\.max_concurrency|rollout\.max_num_seqs|grpo\.save_every|reward\.max_failure_frac"
-    r"|data\.check_clips|video\.cache_dir"
+    r"|data\.check_clips|data\.max_quarantine_frac|video\.cache_.*|video\.decode_.*"
 )
 
 

@@ -27,7 +27,7 @@ from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.rows import supervised_row
 from reward.scorer import Scorer
-from rollout.manifest import check_clips, read_manifest
+from rollout.manifest import read_manifest, unreadable_clips
 from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
@@ -109,6 +109,7 @@ class Session:
                 usable.append((sample, prompt))
             elif prompt.kind is FailureKind.DECODE:
                 self.quarantine.add(sample.video, sample.id, prompt.reason)
+                self.quarantine.refuse_too_many()
         if not usable:
             raise DataError(
                 f"none of {len(samples)} clips could be read; see "
@@ -158,8 +159,6 @@ def check(
     renderer.check_round_trip()
     renderer.label_codes(labels)
     Scorer(config.reward, labels)
-    if config.data.check_clips:
-        check_clips(samples, config.video)
     _check_prompt(config, samples, renderer, cache_dir)
     return data, renderer
 
@@ -182,6 +181,29 @@ def _check_prompt(
         return
 
 
+def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantine:
+    """The clips to leave out: those that earlier attempts found, and those that cannot be opened.
+
+    Raises TooManyFailures if these are more than the recipe allows.
+    """
+    path = run_dir.path / "quarantine.jsonl"
+    if not run_dir.archive.exists():
+        path.unlink(missing_ok=True)  # of a check that ended; the clips may have been mended
+    videos = {sample.video: sample.id for sample in reversed(data.samples)}
+    allowed = int(config.data.max_quarantine_frac * len(videos))
+    quarantine = Quarantine(path, allowed)
+    if config.data.check_clips:
+        found = unreadable_clips(data.samples, config.video)
+        for video, reason in found.items():
+            quarantine.add(video, videos[video], reason)
+        if found:
+            console.print(
+                f"{len(found)} of {len(videos)} clips cannot be read and are left out; see {path}"
+            )
+    quarantine.refuse_too_many()
+    return quarantine
+
+
 @asynccontextmanager
 async def open_session(
     config: RunConfig,
@@ -196,6 +218,7 @@ async def open_session(
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
     data, renderer = await asyncio.to_thread(check, config, cache_dir, check_data)
+    quarantine = await asyncio.to_thread(open_quarantine, config, run_dir, data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
@@ -205,7 +228,6 @@ async def open_session(
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(MetricsLog(run_dir.path, attempt))
         scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
-        quarantine = Quarantine(run_dir.path / "quarantine.jsonl")
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)

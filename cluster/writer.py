@@ -40,7 +40,7 @@ class GroupWriter:
         self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
     ) -> TraceGroup:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
-        too."""
+        too. Raises TooManyFailures once there are more bad clips than the recipe allows."""
         rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
@@ -50,6 +50,7 @@ class GroupWriter:
                 self._quarantine.add(sample.video, sample.id, failure.reason)
         group = _join(sample, rollout, outcomes, purpose, group_id)
         await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
+        self._quarantine.refuse_too_many()
         return group
 
     def _refused(self, sample: Sample) -> Rollout | None:

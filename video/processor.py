@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from video.config import VideoConfig
+from video.config import VideoConfig, total_per_frame
 from video.decode import DecodedClip
 from wire.errors import ClipError, ConfigError
 from wire.types import stable_hash
@@ -136,7 +136,7 @@ class ClipProcessor:
 
     def _videos_kwargs(self, clip: DecodedClip, config: VideoConfig) -> dict[str, Any]:
         count = len(clip.frames)
-        least, most = self.pixel_bounds(config)
+        least, most = self.pixel_bounds(config, count)
         return {
             "do_sample_frames": False,  # frames are sampled already
             "fps": clip.fps,
@@ -155,18 +155,23 @@ class ClipProcessor:
             "size": {"shortest_edge": least, "longest_edge": most},
         }
 
-    def pixel_bounds(self, config: VideoConfig) -> tuple[int, int]:
+    def pixel_bounds(self, config: VideoConfig, num_frames: int | None = None) -> tuple[int, int]:
         """Least and most pixels per frame: the recipe's, else the processor's own.
 
+        ``num_frames`` share ``total_pixels``; none: as many as the longest clip may have.
         Raises ConfigError if one of the recipe's contradicts one of the processor's.
         """
         own = self._processor.video_processor.size
         least = config.min_pixels or own["shortest_edge"]
         most = config.max_pixels or own["longest_edge"]
+        if config.total_pixels is not None:
+            each = total_per_frame(config.total_pixels, num_frames or config.max_frames)
+            most = min(most, each)
         if least > most:
             raise ConfigError(
-                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: with the "
-                f"processor's own {own['shortest_edge']} to {own['longest_edge']} this makes "
-                f"{least} to {most}; set both in the recipe"
+                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}, total_pixels="
+                f"{config.total_pixels}: with the processor's own {own['shortest_edge']} to "
+                f"{own['longest_edge']} this makes {least} to {most} for each frame; set both in "
+                "the recipe"
             )
         return least, most
