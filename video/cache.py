@@ -100,8 +100,10 @@ class ClipStore:
         return self._key(source, self._content.of(source.path))
 
     def get(self, address: str | Path) -> ProcessedClip:
-        """The processed clip at an address. Raises ClipError if the file cannot be decoded, or there
-        is no such window or view."""
+        """The processed clip at an address.
+
+        Raises ClipError if the file cannot be decoded, or there is no such window or view.
+        """
         source = Address.parse(address)
         content_hash = self._content.of(source.path)
         key = self._key(source, content_hash)

@@ -65,9 +65,12 @@ class Eviction:
         with self._lock:
             self._written, self._looked = 0, time.monotonic()
         try:
-            with (self._folder / ".evict.lock").open("ab") as file:
-                if try_lock(file):  # else another process is just doing this
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                if try_lock(folder):  # else another process is just doing this
                     self._evict(keep)
+            finally:
+                os.close(folder)
         except OSError as error:
             if not self._warned:
                 _log.warning("cannot tidy the clip cache %s: %s", self._folder, error)

@@ -39,7 +39,8 @@ def locked(partial: Path, deadline: float) -> Iterator[BinaryIO]:
             # else its last owner renamed or removed it while this one waited: open the new one
 
 
-def try_lock(file: BinaryIO) -> bool:
+def try_lock(file: BinaryIO | int) -> bool:
+    """Whether the lock of an open file or folder is ours now."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -48,6 +49,7 @@ def try_lock(file: BinaryIO) -> bool:
 
 
 def same_file(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still has this name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
