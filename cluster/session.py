@@ -35,7 +35,7 @@ from video.positions import PositionRule
 from video.processor import ClipProcessor
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
-from wire.errors import ClipError, ConfigError, DataError
+from wire.errors import ClipError, ConfigError, DataError, TooManyFailures
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _check_prompt(
 def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantine:
     """The clips to leave out: those that earlier attempts found, and those that cannot be opened.
 
-    Raises TooManyFailures if these are more than the recipe allows.
+    Raises DataError if these are more than the recipe allows.
     """
     path = run_dir.path / "quarantine.jsonl"
     if not run_dir.archive.exists():
@@ -200,7 +200,10 @@ def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantin
             console.print(
                 f"{len(found)} of {len(videos)} clips cannot be read and are left out; see {path}"
             )
-    quarantine.refuse_too_many()
+    try:
+        quarantine.refuse_too_many()
+    except TooManyFailures as error:
+        raise DataError(str(error)) from error
     return quarantine
 
 

@@ -10,7 +10,7 @@ here keeps a deadline: video/pool.py calls it in processes that it can kill.
 
 import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -273,25 +273,30 @@ def _clip(pixels: Frames, choice: _Choice) -> DecodedClip:
 
 def _jump(path: Path, index: _Index, indices: Sequence[int]) -> Frames:
     """[T, H, W, 3]. Raises _Lost if a frame is not met where the index says."""
-    kept: dict[int, Frames] = {}
+    wanted = [index.pts[i] for i in indices]
     with _open(path) as (container, stream):
-        frames, at = container.decode(stream), index.pts[0] - 1
-        for pts in sorted({index.pts[i] for i in indices}):
-            key = bisect.bisect_right(index.keys, pts, key=lambda times: times[0]) - 1
-            if key > 0 and index.keys[key][0] > at:
-                # to where the key frame is decoded, which may be before it is shown
-                container.seek(min(index.keys[key]), stream=stream)
-                frames, at = container.decode(stream), index.pts[0] - 1
-            for frame in frames:
-                if frame.pts is None or frame.pts <= at:
-                    raise _Lost
-                at = frame.pts
-                if at >= pts:
-                    break
-            if at != pts:
+        return _pictures(_met_by_jumps(container, stream, index, wanted), wanted)
+
+
+def _met_by_jumps(
+    container: "InputContainer", stream: "VideoStream", index: _Index, wanted: Sequence[int]
+) -> "Iterator[tuple[int, VideoFrame]]":
+    frames, at = container.decode(stream), index.pts[0] - 1
+    for pts in sorted(set(wanted)):
+        key = bisect.bisect_right(index.keys, pts, key=lambda times: times[0]) - 1
+        if key > 0 and index.keys[key][0] > at:
+            # to where the key frame is decoded, which may be before it is shown
+            container.seek(min(index.keys[key]), stream=stream)
+            frames, at = container.decode(stream), index.pts[0] - 1
+        for frame in frames:
+            if frame.pts is None or frame.pts <= at:
                 raise _Lost
-            kept[pts] = _upright(frame)
-    return np.stack([kept[index.pts[i]] for i in indices])
+            at = frame.pts
+            if at >= pts:
+                break
+        if at != pts:
+            raise _Lost
+        yield pts, frame
 
 
 def _read_through(path: Path, indices: Sequence[int]) -> Frames:
@@ -299,8 +304,23 @@ def _read_through(path: Path, indices: Sequence[int]) -> Frames:
     wanted = set(indices)
     with _open(path) as (container, stream):
         frames = enumerate(container.decode(stream))
-        kept = {i: _upright(frame) for i, frame in frames if i in wanted}
-        return np.stack([kept[i] for i in indices])
+        return _pictures(((i, frame) for i, frame in frames if i in wanted), indices)
+
+
+def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) -> Frames:
+    """RGB pixels in the order of ``wanted``, which does not fall, with the file's display rotation
+    applied; all of the first one's size."""
+    pictures: Frames | None = None
+    size: dict[str, Any] = {}
+    for key, frame in met:
+        size = size or {"width": frame.width, "height": frame.height}
+        # a whole number of quarter turns, as a phone writes it
+        picture = np.rot90(frame.to_ndarray(format="rgb24", **size), k=round(frame.rotation / 90))
+        if pictures is None:
+            pictures = np.empty((len(wanted), *picture.shape), np.uint8)
+        pictures[bisect.bisect_left(wanted, key) : bisect.bisect_right(wanted, key)] = picture
+    assert pictures is not None, "a choice holds a frame, and each is met or _Lost"
+    return pictures
 
 
 @contextmanager
@@ -309,20 +329,16 @@ def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise _Undecodable("no video stream in it")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise _Undecodable("its codec is unknown")
             stream.codec_context.thread_count = 1
             yield container, stream
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: streams come and go
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise _Undecodable(reason) from error
     except MemoryError as error:
         raise _Undecodable("its frames need more memory than decode_memory_gb") from error
-
-
-def _upright(frame: "VideoFrame") -> Frames:
-    """RGB pixels with the file's display rotation applied."""
-    pixels: Frames = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
-    return pixels

@@ -154,3 +154,13 @@ def test_an_hour_is_sampled_by_jumps(name: str, tmp_path: Path) -> None:
     assert frame_numbers(clip.frames) == expected
     assert (late.total_frames, late.timestamps_s[0]) == (20, pytest.approx(0.0, abs=1e-3))
     assert spent < 5  # decoding all of it takes longer by a factor of ten
+
+
+def test_frames_that_change_their_size_are_shown_in_the_first_one_s(tmp_path: Path) -> None:
+    small = write_video(tmp_path / "a.ts", Format("a.ts", options={"g": "10"}), range(20))
+    large = write_video(tmp_path / "b.ts", Format("b.ts", size=(128, 96)), range(100, 120))
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    clip = decode(path, VideoConfig(max_frames=40))
+    assert clip.frames.shape == (40, 48, 64, 3)
+    assert frame_numbers(clip.frames) == [*range(20), *range(20)]
