@@ -3,7 +3,8 @@ nothing and fail where one differs.
 
 PAGES -> text of each -> docs/*.md
 
-To add one: a function without arguments that returns its text, and a line in PAGES.
+To add one: a function from the page as it is to what it should be (most need not look at it), and
+a line in PAGES.
 """
 
 import argparse
@@ -16,24 +17,17 @@ from cluster.recipes_page import recipes_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PAGES: Mapping[str, Callable[[], str]] = {
-    "docs/recipes.md": recipes_page,
+PAGES: Mapping[str, Callable[[str], str]] = {
+    "docs/recipes.md": lambda _: recipes_page(),
     "docs/migration.md": migration_page,
 }
 
 
-def outdated(root: Path = ROOT) -> list[str]:
-    """The pages below ``root`` that are not what the code writes today."""
-    return [name for name, text in PAGES.items() if _read(root / name) != text()]
-
-
-def write(root: Path = ROOT) -> list[str]:
-    """Write the outdated pages; returns their names."""
-    names = outdated(root)
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(PAGES[name](), encoding="utf-8")
-    return names
+def outdated(root: Path = ROOT) -> dict[str, str]:
+    """The pages below ``root`` that the code would write otherwise today, with their new text."""
+    pages = {name: _read(root / name) for name in PAGES}
+    texts = {name: PAGES[name](page) for name, page in pages.items()}
+    return {name: text for name, text in texts.items() if text != pages[name]}
 
 
 def _read(path: Path) -> str:
@@ -45,10 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the pages of docs/ that code writes.")
     parser.add_argument("--check", action="store_true", help="only say which pages differ")
     check = parser.parse_args(arguments).check
-    names = outdated() if check else write()
-    word = "outdated, run `make docs`" if check else "wrote"
-    sys.stdout.writelines(f"{word}: {name}\n" for name in names)
-    return int(check and bool(names))
+    pages = outdated()
+    for name, text in pages.items():
+        if not check:
+            (ROOT / name).write_text(text, encoding="utf-8")
+        word = "differs from the code, run `make docs`" if check else "written"
+        sys.stdout.write(f"{name}: {word}\n")
+    return int(check and bool(pages))
 
 
 if __name__ == "__main__":
