@@ -357,58 +357,6 @@ QWEN: tuple[Moved, ...] = (
 )
 """qwen-vl-utils and ms-swift (environment variables), ROLL (lower case)."""
 
-METRICS: tuple[tuple[str, str, str, str, str], ...] = (
-    ("reward/mean", "trace", "critic/rewards/mean", "reward", "rollout/reward_mean"),
-    ("reward/std", "trace", "", "reward_std", "reward_std"),
-    ("reward/<term>/mean", "trace", "", "rewards/<fn>/mean", ""),
-    ("reward/frac_zero_std", "group", "training/filter_groups/*", "frac_reward_zero_std", ""),
-    ("reward/failed_frac", "trace", "training/rollout_failure/*", "", ""),
-    ("accuracy/<label>", "trace", "", "", ""),
-    (
-        "response_length/mean",
-        "trace",
-        "response_length/mean",
-        "completions/mean_length",
-        "response_length_mean",
-    ),
-    (
-        "truncated_frac",
-        "trace",
-        "response_length/clip_ratio",
-        "completions/clipped_ratio",
-        "truncated_rate",
-    ),
-    ("policy_loss", "token", "actor/pg_loss", "loss", "policy_loss"),
-    ("kl", "token", "actor/ppo_kl", "", "ppo_kl"),
-    ("entropy", "token", "actor/entropy", "entropy", ""),
-    ("clip_frac/high", "token", "actor/pg_clipfrac", "clip_ratio/high_mean", "ppo_clip_ratio"),
-    ("clip_frac/low", "token", "actor/pg_clipfrac", "clip_ratio/low_mean", "ppo_clip_ratio"),
-    ("clip_frac/dual", "token", "actor/pg_clipfrac_lower", "", ""),
-    ("rollout_is/mean", "token", "rollout_corr/*", "sampling/importance_sampling_ratio/*", ""),
-    (
-        "rollout_probs_diff/mean",
-        "token",
-        "training/rollout_probs_diff_mean",
-        "sampling/sampling_logp_difference/*",
-        "vllm_kl",
-    ),
-    (
-        "rollout_probs_diff/max",
-        "token",
-        "training/rollout_probs_diff_max",
-        "sampling/sampling_logp_difference/*",
-        "",
-    ),
-    ("grad_norm", "update", "actor/grad_norm", "grad_norm", ""),
-    ("learning_rate", "update", "actor/lr", "learning_rate", "actor_lr"),
-    ("staleness/mean", "trace", "training/off_policy/trajectory_staleness/*", "", ""),
-    ("timing_s/step", "step", "timing_s/step", "step_time", "timing/step_total"),
-    ("timing_s/update_actor", "step", "timing_s/update_actor", "", "timing/ppo_train"),
-    ("timing_s/update_weights", "step", "timing_s/update_weights", "", "timing/broadcast"),
-)
-"""A metric of GRPO: our name, what it is averaged over, verl's name, TRL's, OpenRLHF's; empty:
-there is none."""
-
 SYSTEMS: Mapping[str, tuple[Moved, ...]] = {
     "verl": VERL,
     "TRL": TRL,

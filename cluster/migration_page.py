@@ -6,7 +6,7 @@ the page as it is -> the same, with each ``<!-- table NAME -->`` ... ``<!-- end 
 import re
 from collections.abc import Callable, Sequence
 
-from cluster.migration import METRICS, OPENRLHF, QWEN, TRL, VERL, Moved
+from cluster.migration import OPENRLHF, QWEN, TRL, VERL, Moved
 
 _BLOCK = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
@@ -24,19 +24,7 @@ def _keys(rows: Sequence[Moved]) -> str:
     lines = [
         f"| `{row.theirs}` | {f'`{row.ours}`' if row.ours else '-'} | {row.note} |" for row in rows
     ]
-    return _table(("there", "here", ""), lines)
-
-
-def _metrics() -> str:
-    lines = [
-        f"| `{ours}` | {over} | {' | '.join(f'`{name}`' if name else '' for name in theirs)} |"
-        for ours, over, *theirs in METRICS
-    ]
-    return _table(("here", "averaged over", "verl", "TRL", "OpenRLHF"), lines)
-
-
-def _table(head: Sequence[str], lines: Sequence[str]) -> str:
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines, ""])
+    return "\n".join(["| there | here | |", "|---|---|---|", *lines, ""])
 
 
 _TABLES: dict[str, Callable[[], str]] = {
@@ -44,5 +32,4 @@ _TABLES: dict[str, Callable[[], str]] = {
     "trl": lambda: _keys(TRL),
     "openrlhf": lambda: _keys(OPENRLHF),
     "qwen": lambda: _keys(QWEN),
-    "metrics": _metrics,
 }
