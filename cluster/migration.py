@@ -41,6 +41,7 @@ _PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_g
 _VOTES = "one trace per clip measures a stage; a majority vote is the control arm vote"
 _NO_RESAMPLING = "no dynamic sampling: groups of equal rewards are counted (reward/frac_zero_std)"
 _NO_SLEEP = "engines and learner keep their memory; nothing sleeps"
+_SHARED = "engines and learner are workers of their own; num_gpus = 0.5 of both shares a GPU"
 _CONSTANT = "constant or linear; no cosine"
 
 _A, _R = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -133,7 +134,7 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_R}.update_weights_bucket_megabytes", "transfer.bucket_mb"),
     Moved(f"{_R}.checkpoint_engine.backend", "transfer.kind", "object_store, nccl or ipc"),
     Moved("actor_rollout_ref.nccl_timeout", "learner.timeout_s"),
-    Moved("actor_rollout_ref.hybrid_engine", "", "engines and learner are workers of their own"),
+    Moved("actor_rollout_ref.hybrid_engine", "", _SHARED),
     Moved("algorithm.adv_estimator", "", "always grpo"),
     Moved("algorithm.norm_adv_by_std_in_grpo", "", "always; see grpo.loss.adv_epsilon"),
     Moved("algorithm.gamma", "", _NO_CRITIC),
@@ -288,7 +289,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("train.seed", "seed"),
     Moved("train.async_enable", "grpo.max_staleness", "above 0, rollouts run ahead"),
     Moved("train.async_queue_size", "grpo.max_staleness", "in versions of the weights"),
-    Moved("train.colocate_all", "", "engines and learner are workers of their own"),
+    Moved("train.colocate_all", "", _SHARED),
     Moved("train.agent_func_path", "", "one turn: a clip, a question, a trace"),
     Moved("actor.num_nodes", "learner.num_ranks", "ranks; Ray places them"),
     Moved("actor.num_gpus_per_node", "learner.num_ranks", "ranks; Ray places them"),
