@@ -175,10 +175,8 @@ def _check_file(video: Path) -> str | None:
 
 def _window(row: Row) -> Window | None:
     """Raises ValueError if there is no such window."""
-    start, end = (row.get(name) for name in _TIMES)
-    if _absent(start) and _absent(end):
-        return None
-    return Window(0.0 if _absent(start) else float(start), None if _absent(end) else float(end))
+    start, end = (_seconds(row.get(name)) for name in _TIMES)
+    return None if start is None and end is None else Window(start or 0.0, end)
 
 
 def _window_fault(video: Path, row: Row) -> str | None:
@@ -193,9 +191,9 @@ def _window_fault(video: Path, row: Row) -> str | None:
     return f"start_s and end_s beside the time window of {video}; give one" if twice else None
 
 
-def _absent(seconds: Any) -> bool:
+def _seconds(value: Any) -> float | None:
     """Parquet has null or NaN where a row has no window."""
-    return seconds is None or (isinstance(seconds, float) and math.isnan(seconds))
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def _type_faults(row: Row) -> list[str]:

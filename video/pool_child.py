@@ -58,7 +58,8 @@ def act(question: Question) -> DecodedClip | None:
     """Raises ClipError."""
     window = None if question["window"] is None else Window(*question["window"])
     if question["what"] == "probe":
-        return probe(question["path"], window)
+        probe(question["path"], window)
+        return None
     return decode(question["path"], FrameSpec(**question["spec"]), window)
 
 
