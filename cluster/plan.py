@@ -25,6 +25,7 @@ from cluster.model_size import (
 )
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, select
+from video.config import total_per_frame
 from video.positions import PositionRule
 from wire.types import Split
 
@@ -204,6 +205,8 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
     max_pixels = video.max_pixels or read_max_pixels(config.model)
     if shape is None or max_pixels is None:
         return None
+    if video.total_pixels is not None:
+        max_pixels = min(max_pixels, total_per_frame(video.total_pixels, video.max_frames))
     tokens = video_tokens(shape, video, max_pixels)
     return ClipTokens(frames=video.max_frames, max_pixels=max_pixels, tokens=tokens)
 
