@@ -1,6 +1,6 @@
 """The samples of a run by use, and the check that every stage finds some. Loads no engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.config import RunConfig
@@ -36,15 +36,32 @@ class Data:
 
 def check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
     """Raise DataError if a stage would find no samples to work on, hours from now."""
-    data.of(config.evaluate.split)
+    for fault in split_faults(config, data, stages):
+        raise DataError(fault)
+
+
+def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterator[str]:
+    """Everything for which ``check_splits`` would raise."""
+    splits = [config.evaluate.split]
     if set(stages) != {"base"}:
-        data.of(Split.TRAIN)
-    if "coldstart" in stages:
-        _ = data.with_trace
+        splits.append(Split.TRAIN)
     if "calibrated" in stages:
-        labels = {sample.label for sample in data.of(Split(config.calibrate.split))}
-        if "head" in config.calibrate.methods and len(labels) < 2:
-            raise DataError(
+        splits.append(Split(config.calibrate.split))
+    for split in dict.fromkeys(splits):
+        yield from _fault(lambda split=split: data.of(split))
+    if "coldstart" in stages and select(data.samples, Split.TRAIN):
+        yield from _fault(lambda: data.with_trace)
+    if "calibrated" in stages and "head" in config.calibrate.methods:
+        labels = {s.label for s in select(data.samples, Split(config.calibrate.split))}
+        if len(labels) == 1:
+            yield (
                 f"all samples with split={config.calibrate.split!r} have the label {labels}; "
                 "a head needs two labels or more"
             )
+
+
+def _fault(find: Callable[[], object]) -> Iterator[str]:
+    try:
+        find()
+    except DataError as error:
+        yield str(error)

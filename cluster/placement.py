@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from cluster.config import RunConfig
@@ -56,6 +57,24 @@ def bundles(config: RunConfig) -> list[Bundle]:
     rollout = _bundle(config.rollout.num_cpus, config.rollout.num_gpus)
     learner = _bundle(config.learner.num_cpus, config.learner.num_gpus)
     return [rollout] * config.rollout.num_workers + [learner] * config.learner.num_ranks
+
+
+def nodes(config: RunConfig) -> list[Bundle]:
+    """Resources of each node that a run would find; a local Ray is asked for its count, not
+    started. Raises PlacementError if the Ray that the recipe names does not answer."""
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+        return [_this_machine()]
+    connect(config, debug=False)
+    try:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def _this_machine() -> Bundle:
+    """As a local Ray counts it."""
+    spec = ResourceAndLabelSpec().resolve(is_head=True)
+    return {"CPU": float(spec.num_cpus), "GPU": float(spec.num_gpus)}
 
 
 def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:

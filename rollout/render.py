@@ -35,10 +35,16 @@ class Renderer:
 
     @classmethod
     def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
-        """With the tokenizer of a model directory."""
+        """With the tokenizer of a model directory. Raises ConfigError if there is none."""
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(model_dir), max_prompt_length)
+        try:
+            return cls(AutoTokenizer.from_pretrained(model_dir), max_prompt_length)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot load the tokenizer in {model_dir}: {error}; "
+                "the folder must hold the tokenizer files that came with the model"
+            ) from error
 
     @property
     def end_of_turn(self) -> int:
@@ -66,6 +72,11 @@ class Renderer:
             fingerprint=clip.fingerprint,
             version=PROMPT_VERSION,
         )
+
+    def num_text_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt around its clip; the clip's are its ``placeholder_ids``."""
+        before, after = self._text(messages).split(PLACEHOLDER)
+        return len(self._ids(before)) + len(self._ids(after))
 
     def target(self, text: str) -> tuple[int, ...]:
         """Token ids of an assistant turn, its end included."""
