@@ -26,7 +26,7 @@ def connect(config: RunConfig, *, debug: bool) -> None:
     try:
         _init(config, debug=debug)
     except ConnectionError as error:
-        address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+        address = address_of(config)
         raise PlacementError(
             f"no Ray answers at {address}: {error}; "
             "mend cluster.address or RAY_ADDRESS, or leave both out for a local Ray"
@@ -35,7 +35,7 @@ def connect(config: RunConfig, *, debug: bool) -> None:
 
 
 def _init(config: RunConfig, *, debug: bool) -> None:
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(config)
     if address:
         ray.init(address=address, log_to_driver=True)
         return
@@ -52,6 +52,11 @@ def _init(config: RunConfig, *, debug: bool) -> None:
     )
 
 
+def address_of(config: RunConfig) -> str | None:
+    """The Ray to join; None: a local one for the time of the run."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def bundles(config: RunConfig) -> list[Bundle]:
     """Resources per actor: rollout workers first, then learner ranks."""
     rollout = _bundle(config.rollout.num_cpus, config.rollout.num_gpus)
@@ -62,7 +67,7 @@ def bundles(config: RunConfig) -> list[Bundle]:
 def nodes(config: RunConfig) -> list[Bundle]:
     """Resources of each node that a run would find; a local Ray is asked for its count, not
     started. Raises PlacementError if the Ray that the recipe names does not answer."""
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if address_of(config) is None:
         return [_this_machine()]
     connect(config, debug=False)
     try:
@@ -74,7 +79,7 @@ def nodes(config: RunConfig) -> list[Bundle]:
 def _this_machine() -> Bundle:
     """As a local Ray counts it."""
     spec = ResourceAndLabelSpec().resolve(is_head=True)
-    return {"CPU": float(spec.num_cpus), "GPU": float(spec.num_gpus)}
+    return {"CPU": float(spec.num_cpus), "GPU": float(spec.num_gpus or 0)}
 
 
 def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:
