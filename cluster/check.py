@@ -20,7 +20,7 @@ from cluster.checks.reward import reward_findings
 from cluster.config import RunConfig, read_recipe
 from cluster.model_size import read_shape
 from cluster.plan import count_clips, plan_of
-from cluster.preflight import check_context, check_first_prompt, open_model
+from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from rollout.manifest import scan_manifest, select
 from rollout.render import Renderer
 from video.processor import ClipProcessor
@@ -88,6 +88,7 @@ class _Check:
         self.found: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
         self.samples: list[Sample] = []
         self.looks: Looks = {}
+        self.cache_is_open = False
         self.ruler: prompts.PromptRuler | None = None
         self.steps: tuple[Callable[[], None], ...] = (
             self._manifest,
@@ -111,13 +112,16 @@ class _Check:
             self.found.append(warning(Area.DISK, what, remedy))
 
     def _clips(self) -> None:
-        facts = self.cache_dir / FACTS
+        with refusals(self.found, Area.DISK):
+            open_cache(self.cache_dir)
+            self.cache_is_open = True
+        if not self.cache_is_open:
+            return
         try:
-            self.looks = look_at_clips(self.samples, self.config.video, facts)
+            self.looks = look_at_clips(self.samples, self.config.video, self.cache_dir / FACTS)
         except OSError as problem:
-            what = f"cannot keep what was seen of the clips in {self.cache_dir}: {problem}"
-            remedy = "make it a folder that can be written, or set video.cache_dir or --run-dir"
-            self.found.append(error(Area.DISK, what, remedy))
+            remedy = "make room there; the clips were not all looked at"
+            self.found.append(error(Area.DISK, str(problem), remedy))
         self.found += clip_findings(self.config, self.samples, self.looks)
 
     def _rows(self) -> None:
@@ -165,7 +169,8 @@ class _Check:
     def _prompts(self, renderer: Renderer) -> None:
         self.ruler = prompts.PromptRuler(self.config, renderer, ClipProcessor(self.config.model))
         self.found += prompts.prompt_findings(self.config, self.samples, self.looks, self.ruler)
-        check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
+        if self.cache_is_open:
+            check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
 
     def _reward(self) -> None:
         sample = next(iter(self.samples), None)

@@ -272,7 +272,7 @@ def _grpo(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
         config,
         "grpo",
         clips=clips and clips.train,
-        epochs=clips and groups / clips.train,
+        epochs=groups / clips.train if clips and clips.train else None,
         groups=groups,
         rollouts=rollouts,
         examples=rollouts,

@@ -6,6 +6,7 @@ Each function raises UserError for what it is about, and starts nothing.
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def open_model(config: RunConfig) -> Renderer:
         )
     PositionRule.load(config.model)
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
+    renderer.check_template()
     renderer.check_round_trip()
     renderer.label_codes(config.label_set)
     return renderer
@@ -58,6 +60,20 @@ def check_context(config: RunConfig) -> int | None:
             f"positions for {most}; lower one of them"
         )
     return most
+
+
+def open_cache(cache_dir: Path) -> None:
+    """Make the folder of the clip cache, if it is not there. Raises ConfigError if it cannot be
+    written."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the clip cache {cache_dir}: {error.strerror}; "
+            "set video.cache_dir or --run-dir to a folder that can be written"
+        ) from error
 
 
 def check_first_prompt(

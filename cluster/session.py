@@ -21,7 +21,7 @@ from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
 from cluster.metrics import MetricsLog
-from cluster.preflight import check_context, check_first_prompt, open_model
+from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
@@ -152,6 +152,7 @@ def check(
     Scorer(config.reward, labels)
     if config.data.check_clips:
         check_clips(samples, config.video)
+    open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
 

@@ -40,9 +40,9 @@ class Renderer:
 
         try:
             return cls(AutoTokenizer.from_pretrained(model_dir), max_prompt_length)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:  # whatever the files lack
             raise ConfigError(
-                f"cannot load the tokenizer in {model_dir}: {error}; "
+                f"cannot load the tokenizer in {model_dir}: {error!r}; "
                 "the folder must hold the tokenizer files that came with the model"
             ) from error
 
@@ -165,6 +165,23 @@ class Renderer:
                 "use a tokenizer that keeps <think> and <answer> tags"
             )
 
+    def check_template(self) -> None:
+        """Raise ConfigError unless the chat template can be used and shows a video once."""
+        from jinja2 import TemplateError
+
+        try:
+            shown = self._text([Message("user", "a", has_video=True)])
+        except (TemplateError, ValueError) as error:
+            raise ConfigError(
+                f"the model's chat template cannot be used: {_first_line(error)}; "
+                "the folder must hold the chat_template file that came with the model"
+            ) from error
+        if shown.count(PLACEHOLDER) != 1:
+            raise ConfigError(
+                f"the model's chat template shows a video as {shown!r}, without {PLACEHOLDER}; "
+                "use the template that came with the model"
+            )
+
     def blocked_tokens(self) -> tuple[int, ...]:
         """Vision tokens, which a policy must not write: no trace with one could be trained on."""
         kinds = ("video_pad", "image_pad", "vision_pad", "vision_start", "vision_end")
@@ -185,3 +202,7 @@ class Renderer:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]

@@ -42,6 +42,8 @@ class PromptRuler:
     """Measures prompts with the model's own tokenizer and processor."""
 
     def __init__(self, config: RunConfig, renderer: Renderer, processor: ClipProcessor) -> None:
+        """Raises ConfigError if the recipe's pixel bounds contradict the processor's."""
+        processor.pixel_bounds(config.video)
         self._config, self._renderer, self._processor = config, renderer, processor
         self._bare = renderer.num_text_tokens(trace_prompt(config.label_set))
         self._video: dict[tuple[int, int, int], int | None] = {}
