@@ -30,7 +30,7 @@ def print_report(report: Report) -> None:
 def _print_finding(finding: Finding) -> None:
     style = _STYLE[finding.level]
     head = f"[{style}]{finding.area.value:>10}[/]  {escape(finding.what)}"
-    console.print(head, soft_wrap=True)
+    console.print(head, soft_wrap=True, emoji=False)
     for place in finding.where[:_SHOWN]:
         _say(f"            - {place}")
     if len(finding.where) > _SHOWN:
@@ -57,4 +57,4 @@ def _balance_table(balance: Balance, title: str) -> Table:
 
 
 def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True, markup=False, emoji=False)

@@ -98,18 +98,19 @@ def in_processes(
     """Each file with what was seen, as they come. One whose decoder takes the process down is
     found out and named; the others are looked at all the same."""
     left = iter(files)
-    while suspects := (yield from _until_crash(look, left, workers)):
-        for file in suspects:
-            alone = yield from _until_crash(look, iter([file]), 1)
-            if alone:
-                yield file, Unreadable(f"cannot decode {file}: the decoder crashed on it", True)
+    while suspects := (yield from _until_crash(look, left, workers, workers * _AHEAD)):
+        one_by_one = iter(suspects)
+        while culprit := (yield from _until_crash(look, one_by_one, 1, 1)):
+            reason = f"cannot decode {culprit[0]}: the decoder crashed on it"
+            yield culprit[0], Unreadable(reason, True)
 
 
 def _until_crash(
-    look: Callable[[str], Look], left: Iterator[str], workers: int
+    look: Callable[[str], Look], left: Iterator[str], workers: int, in_work: int
 ) -> Generator[tuple[str, Look], None, list[str]]:
-    """Look at ``left``; returns the files that were in work when a process died, or none."""
-    first = list(islice(left, workers * _AHEAD))
+    """Look at ``left``, so many files at a time; returns those that were in work when a process
+    died, or none."""
+    first = list(islice(left, in_work))
     if not first:
         return []
     # spawned: a forked child would inherit the locks of our threads

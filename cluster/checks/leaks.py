@@ -84,7 +84,7 @@ def _text_findings(words: LabelWords, samples: Sequence[Sample], *, shown: bool)
         remedy = "set data.use_side_text = false, or take the label out of these texts"
         found.append(warning(Area.LEAKS, what, remedy, _ids(telling)))
     if named:
-        what = f"{len(named)} side texts hold their clip's file name, and prompts show them"
+        what = f"{len(named)} of {len(with_text)} side texts hold their clip's file name"
         remedy = "take file names out of the texts: names may tell the label, or be learnt by heart"
         found.append(warning(Area.LEAKS, what, remedy, _ids(named)))
     return found or [ok(Area.LEAKS, f"{len(with_text)} side texts do not name the label")]
@@ -108,8 +108,8 @@ def _name_findings(words: LabelWords, samples: Sequence[Sample]) -> list[Finding
         return str(Path(file_of(sample)).parent)[len(root) :]
 
     if in_folder := _telling(words, samples, folders):
-        what = f"{len(in_folder)} clips lie in a folder named as their label; no prompt shows it"
-        return [ok(Area.LEAKS, what)]
+        what = f"{len(in_folder)} of {len(samples)} clips lie in a folder named as their label"
+        return [ok(Area.LEAKS, f"{what}; no prompt shows it")]
     return [ok(Area.LEAKS, "file names do not say the label")]
 
 
@@ -128,12 +128,14 @@ def _shows_name(sample: Sample) -> bool:
     return len(stem) >= _SHORTEST_NAME and stem in (sample.text or "")
 
 
-def hint_findings(with_trace: Iterable[Sample]) -> list[Finding]:
+def hint_findings(with_trace: Sequence[Sample]) -> list[Finding]:
     """Teachers' traces that speak of a label that they were shown."""
     hinted = [sample for sample in with_trace if speaks_of_hint(sample.trace or "")]
     if not hinted:
         return []
-    what = f"{len(hinted)} traces speak of a label that their teacher was given"
+    what = (
+        f"{len(hinted)} of {len(with_trace)} traces speak of a label that their teacher was given"
+    )
     remedy = "leave them out (import: --drop-hinted-traces): the policy learns to claim the same"
     return [warning(Area.LEAKS, what, remedy, _ids(hinted))]
 

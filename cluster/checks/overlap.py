@@ -30,15 +30,15 @@ def content_findings(samples: Iterable[Sample], looks: Looks) -> list[Finding]:
     torn = [alike for alike in repeated if len({sample.label for sample in alike}) > 1]
     found = []
     if torn:
-        what = f"{len(torn)} clips have two labels: one content, several rows that disagree"
+        what = f"{len(torn)} of {len(clips)} clips have two labels: one content, rows that disagree"
         remedy = "decide on one label each, or leave these clips out"
         found.append(warning(Area.LABELS, what, remedy, _told(torn, with_label=True)))
     if crossing:
-        what = f"{len(crossing)} clips are in more than one split: the same content, by its hash"
+        what = f"{len(crossing)} of {len(clips)} clips are in more than one split, by their content"
         remedy = "keep each in one split; what was trained on cannot be measured on"
         found.append(warning(Area.SPLITS, what, remedy, _told(crossing)))
     if within:
-        what = f"{len(within)} clips are more than once in a split"
+        what = f"{len(within)} of {len(clips)} clips are more than once in a split"
         remedy = "keep one row each, unless they are to count more than others"
         found.append(warning(Area.SPLITS, what, remedy, _told(within)))
     if clips and not repeated:

@@ -142,7 +142,7 @@ def _unsuited(samples: Sequence[Sample], looks: Looks, ruler: PromptRuler) -> li
     ]
     if not where:
         return []
-    what = f"the model takes no frames of the size of {len(where)} clips"
+    what = f"the model takes no frames of the size of {len(where)} of {len(files)} clips"
     return [warning(Area.CLIPS, what, "cut or scale them; a run goes on without them", where)]
 
 
@@ -176,7 +176,7 @@ def trace_findings(
         found += _long_traces(with_trace, tokens_of, max_response_length)
     unseen = [name for name in labels.names if name not in {s.label for s in with_trace}]
     if unseen:
-        what = f"{len(unseen)} labels have no trace; GRPO seldom finds what no trace shows"
+        what = f"{len(unseen)} of {len(labels.names)} labels have no trace: GRPO seldom finds them"
         remedy = "add a few traces of each; the verdict learns such a label from its clips alone"
         found.append(warning(Area.TRACES, what, remedy, unseen))
     return found or [ok(Area.TRACES, f"{len(with_trace)} traces, each concludes with its label")]

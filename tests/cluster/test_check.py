@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from cluster.check import Report
+from cluster.check_table import print_report
+from cluster.checks.finding import Area, warning
 from cluster.cli import main
 from tests.cluster.mistakes import BAD_ROWS, BAD_SETTINGS, LACKING_DATA, Rows
 
@@ -51,6 +54,17 @@ def test_demo_data_passes_and_is_told_in_areas(
     for finding in found["findings"]:
         assert finding["what"] in said.out
         assert finding["remedy"] or finding["level"] == "ok"
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(capsys: Capture):
+    finding = warning(
+        Area.LEAKS, "a [red]b[/] :fire: c", "do :x: [d]", [f":{n}:[e]" for n in "123456"]
+    )
+    print_report(Report(recipe=Path("r.toml"), findings=(finding,), balance={"train": {"[b]": 1}}))
+    said = capsys.readouterr().out
+    for text in ("a [red]b[/] :fire: c", "-> do :x: [d]", "- :5:[e]", "[b]", "and 1 more"):
+        assert text in said
+    assert ":6:" not in said
 
 
 def test_warnings_fail_only_where_none_are_allowed(

@@ -73,7 +73,7 @@ def test_folders_named_as_the_labels_are_fine_and_said():
     ]
     findings = found(*rows)
     assert Level.WARNING not in levels(findings)
-    assert any("2 clips lie in a folder named as their label" in f.what for f in findings)
+    assert any("2 of 2 clips lie in a folder named as their label" in f.what for f in findings)
 
 
 def test_a_side_text_that_names_the_label_is_a_leak_only_where_prompts_show_it():

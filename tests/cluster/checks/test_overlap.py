@@ -16,7 +16,7 @@ def test_one_content_in_two_splits_is_found_under_any_name():
     samples = [make_sample("a"), make_sample("b", split=Split.TEST), make_sample("c")]
     looks = {**look_of(*samples), "/data/b.mp4": make_look("/data/a.mp4")}
     finding = only(content_findings(samples, looks), Level.WARNING)
-    assert "1 clips are in more than one split" in finding.what
+    assert "1 of 2 clips are in more than one split" in finding.what
     assert finding.where == ("a (train) = b (test)",)
 
 
