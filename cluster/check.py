@@ -38,8 +38,8 @@ class Asked:
     settings: list[str] = field(default_factory=list)
     """``--set`` over the recipe."""
     run_dir: Path
-    stages: Sequence[str]
-    """Those that are to run."""
+    stages: Sequence[str] | None = None
+    """Those that are to run; none: all of the recipe."""
     group_by: Sequence[str] = ()
     """Columns of which no value may be in two splits."""
 
@@ -84,6 +84,7 @@ class _Check:
 
     def __init__(self, asked: Asked, config: RunConfig) -> None:
         self.asked, self.config = asked, config
+        self.stages = config.stages if asked.stages is None else asked.stages
         self.cache_dir = config.video.cache_dir or asked.run_dir.resolve() / "cache"
         self.found: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
         self.samples: list[Sample] = []
@@ -131,7 +132,7 @@ class _Check:
             return
         with_trace = self._with_trace()
         self.found += [
-            *rows.split_findings(config, samples, self.asked.stages),
+            *rows.split_findings(config, samples, self.stages),
             *rows.label_findings(config, rows.balance_of(samples)),
             *overlap.content_findings(samples, self.looks),
             *leaks.leak_findings(
@@ -144,7 +145,7 @@ class _Check:
 
     def _with_trace(self) -> list[Sample]:
         """Those that the cold start would learn from, if it is to run."""
-        train = select(self.samples, Split.TRAIN) if "coldstart" in self.asked.stages else []
+        train = select(self.samples, Split.TRAIN) if "coldstart" in self.stages else []
         return [sample for sample in train if sample.trace]
 
     def _model(self) -> None:
@@ -182,7 +183,7 @@ class _Check:
 
     def _machine(self) -> None:
         """Memory and disk, where the model's sizes are known."""
-        config, stages = self.config, self.asked.stages
+        config, stages = self.config, self.stages
         clips = count_clips(config, self.samples) if self.samples else None
         try:
             plan = plan_of(config, stages, clips)
@@ -203,6 +204,6 @@ class _Check:
         contents = overlap.by_content(self.samples, self.looks)
         tokens = [ruler.video_tokens(clip) or 0 for clip in contents.values()]
         cache = machine.cache_bytes(shape, tokens) - machine.folder_bytes(self.cache_dir)
-        run = machine.run_bytes(self.config, shape, self.asked.stages)
+        run = machine.run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.found += machine.disk_findings({self.cache_dir: max(0, cache), run_dir: max(0, run)})

@@ -5,11 +5,11 @@ import logging
 import signal
 import sys
 
-from cluster.commands import check, compare, demo, import_data, plan, run, study
+from cluster.commands import check, compare, demo, import_data, init, plan, run, study
 from cluster.commands.base import say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (run, plan, check, compare, study, demo, import_data)
+_COMMANDS = (import_data, init, check, plan, run, compare, study, demo)
 
 _GO_ON = ("study", "controls", "check")
 """Commands that go on by themselves."""

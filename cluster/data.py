@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.config import RunConfig
 from rollout.manifest import select
-from wire.errors import DataError
+from wire.errors import ConfigError, DataError, UserError
 from wire.types import Sample, Split
 
 
@@ -29,18 +29,19 @@ class Data:
         if not found:
             raise DataError(
                 "no train sample has a trace, and the cold start learns from traces; "
-                "add a 'trace' column, or run without this stage"
+                "add a 'trace' column, or leave this stage out with coldstart.epochs = 0"
             )
         return found
 
 
 def check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
-    """Raise DataError if a stage would find no samples to work on, hours from now."""
+    """Raise UserError if a stage would find nothing to do, or no samples to work on, hours from
+    now."""
     for fault in split_faults(config, data, stages):
-        raise DataError(fault)
+        raise fault
 
 
-def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterator[str]:
+def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterator[UserError]:
     """Everything for which ``check_splits`` would raise."""
     splits = [config.evaluate.split]
     if set(stages) != {"base"}:
@@ -49,19 +50,21 @@ def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterat
         splits.append(Split(config.calibrate.split))
     for split in dict.fromkeys(splits):
         yield from _fault(lambda split=split: data.of(split))
-    if "coldstart" in stages and select(data.samples, Split.TRAIN):
+    if "coldstart" in stages and not config.coldstart.epochs:
+        yield ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
+    elif "coldstart" in stages and select(data.samples, Split.TRAIN):
         yield from _fault(lambda: data.with_trace)
     if "calibrated" in stages and "head" in config.calibrate.methods:
         labels = {s.label for s in select(data.samples, Split(config.calibrate.split))}
         if len(labels) == 1:
-            yield (
+            yield DataError(
                 f"all samples with split={config.calibrate.split!r} have the label {labels}; "
                 "a head needs two labels or more"
             )
 
 
-def _fault(find: Callable[[], object]) -> Iterator[str]:
+def _fault(find: Callable[[], object]) -> Iterator[UserError]:
     try:
         find()
-    except DataError as error:
-        yield str(error)
+    except UserError as error:
+        yield error

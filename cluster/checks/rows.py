@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from cluster.checks.finding import Area, Finding, error, ok, warning
+from cluster.checks.finding import Area, Finding, error, ok, said, warning
 from cluster.config import RunConfig
 from cluster.data import Data, split_faults
 from rollout.manifest import Fault
@@ -51,11 +51,8 @@ def split_findings(
     config: RunConfig, samples: Sequence[Sample], stages: Sequence[str]
 ) -> list[Finding]:
     """Splits that a stage needs and that have nothing for it."""
-    found = []
-    for fault in split_faults(config, Data(samples=list(samples)), stages):
-        what, _, remedy = fault.partition("; ")
-        found.append(error(Area.SPLITS, what, remedy))
-    return found
+    faults = split_faults(config, Data(samples=list(samples)), stages)
+    return [said(Area.SPLITS, str(fault)) for fault in faults]
 
 
 def balance_of(samples: Iterable[Sample]) -> Balance:

@@ -20,7 +20,7 @@ def _check(options: argparse.Namespace) -> None:
         recipe=options.recipe,
         settings=options.set,
         run_dir=options.run_dir or Path("runs") / options.recipe.stem,
-        stages=STAGES[options.stages],
+        stages=STAGES.get(options.stages),
         group_by=options.group_by,
     )
     report = check_recipe(asked)
@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--for",
         dest="stages",
-        choices=STAGES,
+        choices=("run", *STAGES),
         default="run",
         help="the command that is to run; default: run",
     )
