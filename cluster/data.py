@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cluster.config import RunConfig
 from rollout.manifest import select
@@ -49,7 +50,7 @@ def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterat
     if "calibrated" in stages:
         splits.append(Split(config.calibrate.split))
     for split in dict.fromkeys(splits):
-        yield from _fault(lambda split=split: data.of(split))
+        yield from _fault(partial(data.of, split))
     if "coldstart" in stages and not config.coldstart.epochs:
         yield ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
     elif "coldstart" in stages and select(data.samples, Split.TRAIN):
