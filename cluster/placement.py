@@ -79,7 +79,7 @@ def nodes(config: RunConfig) -> list[Bundle]:
 def _this_machine() -> Bundle:
     """As a local Ray counts it."""
     spec = ResourceAndLabelSpec().resolve(is_head=True)
-    return {"CPU": float(spec.num_cpus), "GPU": float(spec.num_gpus or 0)}
+    return {"CPU": float(spec.num_cpus or 0), "GPU": float(spec.num_gpus or 0)}
 
 
 def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:

@@ -144,7 +144,7 @@ class ClipProcessor:
             patches = videos.get_num_of_video_patches(frames, height, width, {"size": size})
         except ValueError as error:
             raise ClipError(f"the model takes no frames of {width} x {height}: {error}") from error
-        return int(patches) // videos.merge_size**2 + 2
+        return int(patches) // int(videos.merge_size) ** 2 + 2
 
     def _videos_kwargs(self, clip: DecodedClip, config: VideoConfig) -> dict[str, Any]:
         count = len(clip.frames)

@@ -61,10 +61,10 @@ def look_at_clips(samples: Iterable[Sample], config: VideoConfig, facts: Path) -
         bar.resume(len(seen))
         left = [file for file in files if file not in seen]
         workers = min(len(left), len(os.sched_getaffinity(0)))
-        for file, found in in_processes(partial(look_at, config=config), left, workers):
-            seen[file] = found
-            if isinstance(found, ClipFacts):
-                known.put(file, found)
+        for file, look in in_processes(partial(look_at, config=config), left, workers):
+            seen[file] = look
+            if isinstance(look, ClipFacts):
+                known.put(file, look)
             bar.advance()
     return seen
 
