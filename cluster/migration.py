@@ -357,8 +357,6 @@ QWEN: tuple[Moved, ...] = (
     Moved("video_max_pixels", "video.max_pixels"),
     Moved("total_pixels", "video.total_pixels"),
     Moved("video_total_pixels", "video.total_pixels"),
-    Moved("video_start", "start_s", "a column of the manifest"),
-    Moved("video_end", "end_s", "a column of the manifest"),
 )
 """qwen-vl-utils and ms-swift (environment variables), ROLL (lower case)."""
 
