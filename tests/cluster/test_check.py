@@ -150,7 +150,7 @@ def test_all_faults_are_found_at_once_without_a_model(
     settings = set_to("model=/nowhere/model", "data.use_side_text=true")
     assert check(path, "--json", str(file), *settings) == 2
     errors, warnings = found_in(file)
-    assert any("cut.mp4" in text for text in errors)
+    assert any("cut.mp4" in text for text in warnings)
     assert any("did you mean 'relapse'" in text for text in errors)
     assert any("no model directory" in text for text in errors)
     assert any("more than one split" in text and "(test)" in text for text in warnings)
