@@ -21,9 +21,9 @@ from cluster.checks.facts_file import ClipFacts, FactsFile
 from cluster.checks.finding import Area, Finding, error, ok, warning
 from cluster.config import RunConfig
 from cluster.progress import progress_bar
+from video.address import Address
 from video.config import VideoConfig
 from video.pool import DecodePool
-from video.view import split_view
 from wire.errors import ClipError
 from wire.types import Sample
 
@@ -37,12 +37,12 @@ class Unreadable:
 
 Look = ClipFacts | Unreadable
 Looks = Mapping[str, Look]
-"""By file, without the view."""
+"""By file, without time window and view."""
 
 
 def file_of(sample: Sample) -> str:
-    """The file of a sample's clip, without its view."""
-    return str(split_view(sample.video)[0])
+    """The file of a sample's clip, without its time window and view."""
+    return str(Address.parse(sample.video).path)
 
 
 def look_at_clips(samples: Iterable[Sample], config: VideoConfig, facts: Path) -> dict[str, Look]:
@@ -99,21 +99,28 @@ def in_threads(
 
 
 def clip_findings(config: RunConfig, samples: Sequence[Sample], looks: Looks) -> list[Finding]:
-    """Clips that cannot be read, and the length of the others."""
-    bad = [look.reason for look in looks.values() if isinstance(look, Unreadable)]
+    """Clips that cannot be used, and the length of the others."""
+    videos = dict.fromkeys(sample.video for sample in samples)
+    bad = [reason for video in videos if (reason := _fault(video, looks)) is not None]
     good = [look for look in looks.values() if isinstance(look, ClipFacts)]
-    findings = [_quarantined(config, samples, looks, bad)] if bad else []
+    findings = [_quarantined(config, bad, len(videos))] if bad else []
     return [*findings, ok(Area.CLIPS, _measures(good))] if good else findings
 
 
-def _quarantined(
-    config: RunConfig, samples: Sequence[Sample], looks: Looks, reasons: Sequence[str]
-) -> Finding:
-    videos = {sample.video: file_of(sample) for sample in samples}
-    lost = sum(isinstance(looks.get(file), Unreadable) for file in videos.values())
-    what = f"{len(reasons)} of {len(looks)} clips cannot be decoded"
+def _fault(video: str, looks: Looks) -> str | None:
+    address = Address.parse(video)
+    look = looks.get(str(address.path))
+    if isinstance(look, Unreadable):
+        return look.reason
+    if look and address.window and address.window.start_s >= look.seconds:
+        return f"{video}: the clip is over after {look.seconds:.3g} s"
+    return None
+
+
+def _quarantined(config: RunConfig, reasons: Sequence[str], num_clips: int) -> Finding:
+    what = f"{len(reasons)} of {num_clips} clips cannot be used"
     limit = config.data.max_quarantine_frac
-    if lost > int(limit * len(videos)):
+    if len(reasons) > int(limit * num_clips):
         return error(
             Area.CLIPS,
             f"{what}: more than data.max_quarantine_frac = {limit:g} allows, and a run ends",

@@ -12,9 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.checks.clips import Look, Unreadable, look_at, look_at_clips
+from cluster.checks.clips import Look, Unreadable, clip_findings, look_at, look_at_clips
 from cluster.checks.facts_file import ClipFacts
 from tests.cluster.checks.builders import make_sample
+from tests.cluster.session_fakes import make_config
 from video.config import VideoConfig
 from video.encode import write_mp4
 from video.pool import DecodePool
@@ -68,6 +69,15 @@ def test_a_view_looks_at_its_file_once(tmp_path: Path):
     sample = write_clip(tmp_path / "a.mp4")
     blank = make_sample("b", video=f"{sample.video}#view=blank")
     assert list(look_at_clips([sample, blank], CONFIG, tmp_path / "f")) == [sample.video]
+
+
+def test_a_window_behind_the_clip_s_end_is_found(tmp_path: Path):
+    sample = write_clip(tmp_path / "a.mp4")  # of three seconds
+    windows = [make_sample(f"s{n}", video=f"{sample.video}#t={n}") for n in (0, 2, 3)]
+    looks = look_at_clips(windows, CONFIG, tmp_path / "f")
+    finding, _ = clip_findings(make_config(), windows, looks)
+    assert "1 of 3 clips cannot be used" in finding.what
+    assert [Path(video).name.split(":")[0] for video in finding.where] == ["a.mp4#t=3"]
 
 
 def test_facts_of_another_sampling_do_not_count(tmp_path: Path):
