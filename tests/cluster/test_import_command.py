@@ -53,7 +53,10 @@ def test_it_writes_the_manifest_and_the_labels_and_says_so(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--split", "val", "--format", "csv"], "unknown --format 'csv'; known: deepintuit, rbft"),
+        (
+            ["--split", "val", "--format", "csv"],
+            "unknown --format 'csv'; known: folder, table, list,",
+        ),
         ([], "no split for the clips of"),
         (["--ratio", "train=2"], "--ratio got 'train=2'"),
         (["--split", "val", "--media-root", "/nowhere"], "10 of 10 clips have no video"),

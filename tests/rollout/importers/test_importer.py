@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.importers.importer import BROKEN_ZIP, MISSING, ImportOptions, import_records
+from rollout.importers.importer import ImportOptions, import_records
 from rollout.importers.join import CONTRADICTED
+from rollout.importers.videos import BROKEN_ZIP, MISSING
 from rollout.importers.write import write_labels
 from rollout.manifest import check_clips, read_manifest
 from tests.rollout.importers.builders import Workspace, deepintuit_row, rbft_row
