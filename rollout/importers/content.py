@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from rollout.importers.arrow_file import dataset_rows, parquet_rows
 from rollout.importers.csv_file import csv_rows
@@ -63,7 +64,7 @@ def open_content(address: str, store: MediaStore, columns: Mapping[str, str]) ->
         content = _folder(path, base, listed, store)
     else:
         rows = _file_rows(path, store, columns.values())
-        content = Content(name=path.name, base=base, rows=tuple(rows))
+        content = Content(name=_name(address), base=base, rows=tuple(rows))
     if not content.rows and not content.files:
         raise DataError(f"{address} holds no records; leave it out")
     return _renamed(content, columns)
@@ -84,6 +85,10 @@ def _fetch(address: str, listed: list[str] | None, store: MediaStore) -> Path:
             to.unlink(missing_ok=True)
             to.symlink_to(store.fetch(f"{address.rstrip('/')}/{name}", again=True).absolute())
     return mirror
+
+
+def _name(address: str) -> str:
+    return PurePosixPath(urlsplit(address).path if is_remote(address) else address).name
 
 
 def _parent(address: str, path: Path) -> str:

@@ -218,13 +218,17 @@ def _label_set(defined: Sequence[Label], clips: Any) -> LabelSet:
         raise DataError(
             f"labels {unknown[:5]} are not among the defined ones: {', '.join(list(names)[:20])}"
         )
+    if len(names or used) == 1:
+        raise DataError(
+            f"the labels {used} make no task: one label leaves nothing to tell apart; add records "
+            "of other labels, or a file that defines them"
+        )
     try:
         return LabelSet(labels=tuple(names.values()) or tuple(Label(name=name) for name in used))
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise DataError(
-            f"the labels {used[:5]} make no task: {reason}; add records of the other labels, or a "
-            "policy_info.json"
+            f"the labels {used[:5]} make no task: {reason}; mend them in the source"
         ) from error
 
 

@@ -21,7 +21,8 @@ from wire.errors import DataError
 from wire.labels import Label
 
 _NUMBER_FIRST = re.compile(r"(\d+)[\s,;:]+(\S.*)")
-_HEADER = re.compile(r"(id|index|label|number)[,;\t](name|label|id|index)", re.IGNORECASE)
+_HEADER_WORD = "(?:id|index|number|label|name|class)"
+_HEADER = re.compile(rf"{_HEADER_WORD}[,;\t]{_HEADER_WORD}", re.IGNORECASE)
 _NUMBER_LAST = re.compile(r"(.*\S)[\s,;:]+(\d+)")
 
 

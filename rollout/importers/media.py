@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
 from rollout.importers.fetch import MediaStore, is_remote, local_path
-from rollout.importers.rows import VIDEO_SUFFIXES
+from rollout.importers.rows import VIDEO_SUFFIXES, is_video
 from wire.errors import ClipError
 
 _THREADS = 4
@@ -21,6 +21,11 @@ class Root:
         self.address = local_path(str(address)).rstrip("/") or "/"
         self._store = store
         self._names: frozenset[str] | None = None
+
+    @property
+    def is_taken_at_its_word(self) -> bool:
+        """Whether a relative path is not looked for: a web server would be asked for each."""
+        return is_remote(self.address) and not self._store.can_list(self.address)
 
     def find(self, name: PurePosixPath) -> str | None:
         """The address of a file by its name in the folder; None if there is none.
@@ -56,6 +61,8 @@ def find_video(written: str, root: Root) -> str | None:
             if _is_file(Path(option)):
                 return str(Path(option))
     parts = [part for part in whole.parts if part not in ("/", "..")]
+    if root.is_taken_at_its_word and not whole.is_absolute() and is_video(whole.name):
+        return f"{root.address}/{'/'.join(parts)}"
     for start in range(len(parts)):
         for option in _options(PurePosixPath(*parts[start:])):
             if found := root.find(option):
