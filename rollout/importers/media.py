@@ -1,6 +1,7 @@
 """Where the videos of other people's records are on this machine, and mp4 files of frame zips."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ class Root:
         self.address = local_path(str(address)).rstrip("/") or "/"
         self._store = store
         self._names: frozenset[str] | None = None
+        self._folder = Path(self.address).absolute()
+        self._listed: dict[str, frozenset[str]] = {}
 
     @property
     def is_taken_at_its_word(self) -> bool:
@@ -33,8 +36,8 @@ class Root:
         A folder elsewhere is listed once, or asked for each name where it cannot be listed.
         """
         if not is_remote(self.address):
-            path = Path(self.address).joinpath(*name.parts).absolute()
-            return str(path) if _is_file(path) else None
+            path = str(self._folder / name)
+            return path if self._has(path) else None
         url = f"{self.address}/{name}"
         if not self._store.can_list(self.address):
             return url if self._store.exists(url) else None
@@ -44,6 +47,18 @@ class Root:
             except FileNotFoundError:
                 self._names = frozenset()
         return url if str(name) in self._names else None
+
+
+    def _has(self, path: str) -> bool:
+        """Folders are listed once: a list may ask for each of a hundred thousand clips by all the
+        names it can have."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(os.listdir(folder))
+            except (OSError, ValueError):  # no folder, or none that can be
+                self._listed[folder] = frozenset()
+        return name in self._listed[folder] and _is_file(Path(path))
 
 
 def find_video(written: str, root: Root) -> str | None:
