@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
-        again = "the same command" if options.command in ("study", "controls") else "--resume"
+        again = (
+            "the same command" if options.command in ("study", "controls", "import") else "--resume"
+        )
         say(f"interrupted; {again} goes on from the last checkpoint")
         return 130
     except DeepIntuitError as error:

@@ -355,7 +355,6 @@ def _report(
 ) -> Report:
     return Report(
         manifest=options.manifest,
-        labels_out=options.labels_out,
         labels=labels.names,
         recognised=tuple(recognised),
         rows=Counter((row["split"], row["label"]) for row in rows),

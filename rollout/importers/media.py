@@ -48,7 +48,6 @@ class Root:
                 self._names = frozenset()
         return url if str(name) in self._names else None
 
-
     def _has(self, path: str) -> bool:
         """Folders are listed once: a list may ask for each of a hundred thousand clips by all the
         names it can have."""

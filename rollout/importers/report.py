@@ -36,13 +36,12 @@ class Report:
     """An import that is done.
 
     Example:
-        Report(manifest=Path("m.jsonl"), labels_out=None, labels=("a", "b"),
+        Report(manifest=Path("m.jsonl"), labels=("a", "b"),
                recognised=("a.csv read as table",), rows=Counter({("train", "a"): 3}),
                traces=Counter({"train": 2}), texts=Counter(), tally=Tally(), warnings=())
     """
 
     manifest: Path
-    labels_out: Path | None
     labels: tuple[str, ...]
     recognised: tuple[str, ...]
     """What each source was read as."""
@@ -70,10 +69,9 @@ def _line(reason: str, ids: Sequence[str]) -> str:
 
 
 def _next(report: Report) -> str:
-    labels = f"{report.labels_out} in place of its labels" if report.labels_out else "the labels"
     return (
-        f"next: copy recipes/demo.toml to my.toml, with {labels} and data.manifest = "
-        f"{str(report.manifest)!r}; then\n  deepintuit check my.toml"
+        f"next: deepintuit init {report.manifest} my.toml --model MODEL\n"
+        "      deepintuit check my.toml"
     )
 
 

@@ -129,8 +129,7 @@ def test_a_folder_per_class_needs_no_option_but_the_ratio(
         "train    8    8     16       0      0",
         "  val    1    1      2       0      0",
         " test    1    1      2       0      0",
-        f"next: copy recipes/demo.toml to my.toml, with {labels} in place of its labels and "
-        f"data.manifest = '{manifest}'; then",
-        "  deepintuit check my.toml",
+        f"next: deepintuit init {manifest} my.toml --model MODEL",
+        "      deepintuit check my.toml",
     ]
     assert main([*arguments, "--overwrite"]) == 0

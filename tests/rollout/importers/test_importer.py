@@ -370,7 +370,7 @@ def test_the_report_counts_rows_by_split_and_label(workspace: Workspace) -> None
         "left out or ignored:",
         "     1  ground_truth differs from the assistant turn, which is believed (garden_0005)",
     ]
-    assert said.endswith("then\n  deepintuit check my.toml")
+    assert said.endswith("\n      deepintuit check my.toml")
 
 
 def test_the_default_media_root_is_the_folder_of_the_manifest(workspace: Workspace) -> None:
