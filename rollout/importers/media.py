@@ -1,7 +1,6 @@
 """Where the videos of other people's records are on this machine, and mp4 files of frame zips."""
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +53,7 @@ class Root:
         folder, _, name = path.rpartition("/")
         if folder not in self._listed:
             try:
-                self._listed[folder] = frozenset(os.listdir(folder))
+                self._listed[folder] = frozenset(each.name for each in Path(folder).iterdir())
             except (OSError, ValueError):  # no folder, or none that can be
                 self._listed[folder] = frozenset()
         return name in self._listed[folder] and _is_file(Path(path))

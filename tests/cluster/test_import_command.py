@@ -1,6 +1,7 @@
 """``deepintuit import``: what it prints, and one sentence with exit status 2 for each mistake."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,16 @@ def test_a_folder_per_class_needs_no_option_but_the_ratio(
         "      deepintuit check my.toml",
     ]
     assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_the_commands_of_the_documentation_parse():
+    from cluster.cli import _parser
+
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    lines = [
+        line for line in page.read_text().splitlines() if line.startswith("deepintuit import ")
+    ]
+    for line in lines[1:]:  # the first is the shape of them all
+        options = _parser().parse_args(shlex.split(line)[1:])
+        assert options.manifest.suffix in (".jsonl", ".parquet")
+    assert len(lines) > 10
