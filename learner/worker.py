@@ -86,6 +86,7 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **_gpu_memory(),
         }
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
@@ -194,6 +195,16 @@ def write_model(
     policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _gpu_memory() -> dict[str, float]:
+    """Peaks of this rank's GPU since its start; nothing without one."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "perf/max_memory_allocated_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "perf/max_memory_reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+    }
 
 
 def _reduce(values: dict[str, float], op: Any) -> dict[str, float]:
