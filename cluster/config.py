@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
+from cluster.logging_config import LoggingConfig
 from learner.config import (
     GrpoLossConfig,
     LearnerConfig,
@@ -182,6 +183,8 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     controls: ControlsConfig = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    logging: LoggingConfig = LoggingConfig()
+    """Where figures go, beside metrics.jsonl and TensorBoard."""
 
     @property
     def label_set(self) -> LabelSet:

@@ -107,7 +107,7 @@ METRICS: tuple[Metric, ...] = (
          "actor/pg_loss", "loss"),
         ("nll", "nats", "token", "negative log-likelihood of the target (supervised stages)"),
         ("kl", "nats", "token",
-         "KL to the policy before the step, estimator k3 (verl's is k1); 0 with one update per step",
+         "KL to the policy before the step by k3 (verl: k1); 0 with one update per step",
          "actor/ppo_kl", "kl"),
         ("entropy", "nats", "token", "of the policy's next-token distribution",
          "actor/entropy", "entropy"),
@@ -158,7 +158,7 @@ METRICS: tuple[Metric, ...] = (
          "perf/total_num_tokens over timing_s/step, all devices (verl: per GPU)",
          "perf/throughput"),
         ("perf/rollout_tokens_per_s", "tokens / s", "step",
-         "response tokens over timing_s/gen; too high where rollouts run ahead (max_staleness > 0)"),
+         "response tokens over timing_s/gen; too high where rollouts run ahead"),
         ("perf/train_tokens_per_s", "tokens / s", "step",
          "tokens that the learner computed (a group's prompt once) over timing_s/update_actor"),
         ("perf/cpu_memory_used_gb", "GB", "step", "memory in use on the driver's node",
@@ -229,28 +229,33 @@ def _row(metric: Metric) -> str:
 _HEAD = """\
 # Metrics
 
-Every step of a stage is one line of `metrics.jsonl` (`stage`, `step`, `attempt`, `time`, and the figures below) and one
-point of every logger. TensorBoard is always written, to `RUN/tensorboard`; the rest is a section of the recipe:
+Every step of a stage is one line of `metrics.jsonl` (`stage`, `step`, `attempt`, `time`, and the
+figures below) and one point of every logger. TensorBoard is always written, to `RUN/tensorboard`;
+the rest is a section of the recipe:
 
 ```toml
 [logging]
-wandb = { project = "shapes", entity = "lab" }        # pip install deepintuit[wandb]
-mlflow = { experiment = "shapes" }                    # pip install deepintuit[mlflow]
-prometheus = true                                     # the default: through Ray's own metrics endpoint of each node
-verl_names = true                                     # GRPO's figures under verl's names, too
+wandb = { project = "shapes", entity = "lab" }   # pip install deepintuit[wandb]
+mlflow = { experiment = "shapes" }               # pip install deepintuit[mlflow]
+prometheus = true                                # the default: through Ray's own metrics
+verl_names = true                                # GRPO's figures under verl's names, too
 ```
 
-In dashboards a figure is named `stage/name`, such as `grpo/reward/mean`; verl's names stand without a stage. A resumed
-run goes on in the same W&B and MLflow run. A logger that fails is dropped with one warning and never ends the run; W&B
-without a network writes to `RUN/wandb` for `wandb sync`. In Prometheus each figure is a gauge `ray_deepintuit_NAME` (all
-but letters and digits replaced by `_`) with the labels `run` and `stage`; the steps are the counter
-`ray_deepintuit_steps`, their seconds the histogram `ray_deepintuit_step_seconds`.
+In dashboards a figure is named `stage/name`, such as `grpo/reward/mean`; verl's names stand without
+a stage. A resumed run goes on in the same W&B and MLflow run. A logger that fails is dropped with
+one warning and never ends the run; W&B without a network writes to `RUN/wandb` for `wandb sync`.
 
-*Per* says what a mean is over, or what a figure belongs to: a token (sampled or target tokens of the step, over all
-ranks), a sequence (one trace), a group (the traces of one clip), an update of the optimiser (averaged over a step's
-updates), a step, a clip, the run. A figure without data in a step is left out, not zero.
+In Prometheus each figure is a gauge `ray_deepintuit_NAME` (all but letters and digits replaced by
+`_`) with the labels `run` and `stage`, on the metrics endpoint of every Ray node; steps are counted
+by `ray_deepintuit_steps`, their seconds are the histogram `ray_deepintuit_step_seconds`.
 
-This page is written by `python -m cluster.metric_names docs/metrics.md` from the table in `cluster/metric_names.py`.
+*Per* says what a mean is over, or what a figure belongs to: a token (sampled or target tokens of
+the step, over all ranks), a sequence (one trace), a group (the traces of one clip), an update of
+the optimiser (averaged over a step's updates), a step, a clip, the run. A figure without data in a
+step is left out, not zero.
+
+This page is written by `python -m cluster.metric_names docs/metrics.md` from the table in
+`cluster/metric_names.py`.
 """
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from learner.rows import Row, silent
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.disk import naming_full_disk
 
 Objective = Literal["grpo", "supervised"]
 
@@ -192,7 +193,8 @@ def write_model(
     for file in source.iterdir():
         if file.suffix in _KEPT and not file.name.endswith(".index.json"):
             shutil.copy2(file, partial)
-    policy.vlm.save_pretrained(partial, state_dict=tensors)
+    with naming_full_disk(partial):
+        policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
 

@@ -1,5 +1,6 @@
 """What the commands share: their arguments, and how they speak."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,25 @@ def add_recipe(command: Any) -> None:
         metavar="a.b=c",
         help="override a setting of the recipe; may be given again",
     )
+
+
+def run_path(options: argparse.Namespace) -> Path:
+    """The run directory that a command is about."""
+    given: Path | None = options.run_dir
+    return given or Path("runs") / options.recipe.stem
+
+
+def interrupted(options: argparse.Namespace) -> str:
+    """What to say after an interrupt: the command that goes on."""
+    if "recipe" not in options or "run_dir" not in options:
+        return "interrupted"
+    from cluster.resume import resume_command
+
+    started = (run_path(options) / "archive").exists()
+    command = resume_command(options.typed, started=started)
+    if options.command in ("study", "controls") or started:
+        return f"interrupted; go on from the last checkpoint with: {command}"
+    return f"interrupted before anything had started; start again with: {command}"
 
 
 def say(text: str) -> None:
