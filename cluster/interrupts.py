@@ -9,6 +9,7 @@ Either way the run can be resumed: what it has is on disk before it counts.
 import asyncio
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +93,6 @@ def _let_go_of_terminal() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
-            if os.isatty(stream.fileno()):
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # isatty() of a gone one is false
                 os.dup2(nothing, stream.fileno())
     os.close(nothing)

@@ -11,9 +11,11 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import queue
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,13 +37,18 @@ _START_S = 60.0  # for a server to answer at first
 
 
 def check_logging(config: LoggingConfig) -> None:
-    """Raise ConfigError if a logger's package is not installed, or W&B has no key."""
+    """Raise ConfigError if a logger's package is not installed, or it lacks a key or an address."""
     for package, wanted in (("wandb", config.wandb), ("mlflow", config.mlflow)):
         if wanted is not None and importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"logging.{package} is set, but the package {package} is not installed; "
                 f"pip install deepintuit[{package}], or take logging.{package} out"
             )
+    if config.mlflow is not None and not _tracking_uri(config.mlflow):
+        raise ConfigError(
+            "logging.mlflow has no place to write to; give tracking_uri, such as "
+            '"http://server:5000" or "file:///shared/mlruns", or set MLFLOW_TRACKING_URI'
+        )
     if config.wandb is not None and _wandb_mode(config.wandb) == "online":
         import wandb
 
@@ -131,12 +138,11 @@ def _start_wandb(config: WandbConfig, run_dir: Path, settings: Mapping[str, Any]
         if mode != "online":
             raise
         log.warning("W&B cannot be reached, writing to %s/wandb instead: %r", run_dir, error)
+        wandb.teardown()  # its process still has the run that did not start
         return start("offline")
 
 
 def _wandb_mode(config: WandbConfig) -> str:
-    import os
-
     return os.environ.get("WANDB_MODE") or config.mode
 
 
@@ -146,7 +152,10 @@ class MlflowSink:
     def __init__(self, config: MlflowConfig, run_dir: Path, settings: Mapping[str, Any]) -> None:
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=config.tracking_uri)
+        uri = _tracking_uri(config)
+        if "://" not in uri or uri.startswith("file:"):  # a folder: MLflow wants to be told twice
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        self._client = MlflowClient(tracking_uri=uri)
         self._run_id = _remember(run_dir, "mlflow", lambda: self._create(config, run_dir, settings))
         self._client.update_run(self._run_id, status="RUNNING")
 
@@ -164,8 +173,6 @@ class MlflowSink:
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One request per step."""
-        import time
-
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -179,6 +186,10 @@ class MlflowSink:
     def close(self) -> None:
         """Mark the run as ended."""
         self._client.set_terminated(self._run_id)
+
+
+def _tracking_uri(config: MlflowConfig) -> str:
+    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
 class Background:
@@ -202,9 +213,8 @@ class Background:
 
     def close(self) -> None:
         """Wait for what is on its way, not for ever."""
-        if self._failed:
-            return
-        self._queue.put(None)
+        if not self._failed:
+            self._queue.put(None)
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive():
             self._fail(f"it did not take everything within {_CLOSE_S:.0f} s")

@@ -28,7 +28,7 @@ class MlflowConfig(Config):
     experiment: str = Field(min_length=1)
     """Experiment that the run appears in; made if it is not there."""
     tracking_uri: str | None = None
-    """A server or store; none: MLFLOW_TRACKING_URI, or else MLflow's own default."""
+    """A server, or a folder as ``file:///...``; none: MLFLOW_TRACKING_URI."""
     name: str | None = None
     """Of the run; none: its directory's."""
 
