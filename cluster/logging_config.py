@@ -37,9 +37,9 @@ class LoggingConfig(Config):
     """Where numbers go. A logger that fails is dropped with a warning; it never ends the run."""
 
     wandb: WandbConfig | None = None
-    """Weights & Biases; none: not used."""
+    """Left out: not used."""
     mlflow: MlflowConfig | None = None
-    """MLflow; none: not used."""
+    """Left out: not used."""
     prometheus: bool = True
     """Export the main figures through Ray's metrics, on every node's own endpoint."""
     verl_names: bool = False

@@ -1,15 +1,11 @@
 """Every figure that a run writes: its name, unit, what it is per, and what others call it.
 
-    python -m cluster.metric_names docs/metrics.md      writes the page anew
-
-A test holds the table against what runs write; the page is made from it.
+A test holds the table against what runs write; docs/metrics.md is made from it (`make docs`).
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +204,7 @@ def verl_names(values: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def render_page() -> str:
+def metrics_page() -> str:
     """docs/metrics.md."""
     lines = [_HEAD]
     for area in dict.fromkeys(metric.area for metric in METRICS):
@@ -254,9 +250,5 @@ the step, over all ranks), a sequence (one trace), a group (the traces of one cl
 the optimiser (averaged over a step's updates), a step, a clip, the run. A figure without data in a
 step is left out, not zero.
 
-This page is written by `python -m cluster.metric_names docs/metrics.md` from the table in
-`cluster/metric_names.py`.
+This page is written by `make docs` from the table in `cluster/metric_names.py`.
 """
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render_page(), encoding="utf-8")

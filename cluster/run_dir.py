@@ -18,13 +18,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
-from cluster.config import RunConfig
+from cluster.config import STAGES, RunConfig
 from wire.config import validate
 from wire.errors import ConfigError, DataError
 from wire.labels import LabelSet
-
-STAGES = ("base", "coldstart", "grpo", "calibrated")
-
 
 SILENT_S = 60.0
 """A process on another machine that has given no sign for so long is taken for dead."""

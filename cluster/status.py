@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.at_work import Sign, State, read_sign
-from cluster.config import ARMS
-from cluster.run_dir import SILENT_S, STAGES, is_locked, read_result
+from cluster.config import ARMS, STAGES
+from cluster.run_dir import SILENT_S, is_locked, read_result
 from wire.errors import ConfigError
 
 _TAIL_BYTES = 200_000

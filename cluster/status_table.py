@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.at_work import State
-from cluster.run_dir import STAGES
+from cluster.config import STAGES
 from cluster.status import RunStatus, ago
 
 _COLOUR = {

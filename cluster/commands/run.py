@@ -6,8 +6,7 @@ from typing import Any
 
 from cluster.commands.base import add_run_command, run_path, say
 
-STAGES = {
-    "run": ("base", "coldstart", "grpo", "calibrated"),
+_STAGES = {
     "coldstart": ("coldstart",),
     "grpo": ("grpo",),
     "calibrate": ("calibrated",),
@@ -33,7 +32,7 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
 
-    path, stages = run_path(options), STAGES[options.command]
+    path, stages = run_path(options), _STAGES.get(options.command, config.stages)
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
         if options.resume:

@@ -41,7 +41,7 @@ def _controls(options: argparse.Namespace) -> None:
     from cluster.controls import run_controls
     from cluster.interrupts import run_interruptibly
     from cluster.resume import resume_command
-    from cluster.run_dir import STAGES, RunDir
+    from cluster.run_dir import RunDir
     from cluster.table import print_summary
 
     path = run_path(options)
@@ -52,7 +52,7 @@ def _controls(options: argparse.Namespace) -> None:
         )
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
     try:
-        work = (*STAGES, *config.controls.arms)
+        work = (*config.stages, *config.controls.arms)
         with at_work(run_dir, work, resume_command(options.typed)) as signs:
             controls = run_controls(config, run_dir, debug=options.debug)
             last = partial(signs.end, State.STOPPED, "it was interrupted twice")

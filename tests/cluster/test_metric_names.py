@@ -6,7 +6,7 @@ import torch
 
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
-from cluster.metric_names import METRICS, describe, render_page, verl_names
+from cluster.metric_names import METRICS, describe, verl_names
 from cluster.supervised import learn_from_teacher
 from learner.config import GrpoLossConfig
 from learner.loss import grpo_loss, supervised_loss
@@ -19,7 +19,6 @@ from tests.cluster.session_fakes import (
 )
 from wire.types import Split
 
-PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 # What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
 OF_WORKER = {"entropy", "grad_norm", "update_skipped", "learning_rate"}
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
@@ -88,8 +87,3 @@ def test_verls_names_add_up_what_verl_counts_together():
     )
     assert found == pytest.approx({"actor/pg_clipfrac": 0.75, "actor/ppo_kl": 0.1})
     assert math.isnan(verl_names({"kl": math.nan})["actor/ppo_kl"])
-
-
-def test_the_page_is_that_of_the_table():
-    remedy = "run: python -m cluster.metric_names docs/metrics.md"
-    assert PAGE.read_text(encoding="utf-8") == render_page(), remedy
