@@ -107,7 +107,9 @@ class GrpoLearner:
         if count > 1:
             before = time.perf_counter()
             rows = await learner.with_old_logprobs(rows)
-            self._watch.add("old_log_prob", time.perf_counter() - before)
+            spent = time.perf_counter() - before
+            self._watch.add("old_log_prob", spent)
+            self._watch.add("update_actor", -spent)  # the phase around it: phases add up
         total = grpo.num_steps * count
         parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
         figures = []

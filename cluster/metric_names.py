@@ -137,7 +137,7 @@ METRICS: tuple[Metric, ...] = (
         ("timing_s/gen", "s", "step", "waiting for rollouts and rewards", "timing_s/gen"),
         ("timing_s/old_log_prob", "s", "step", "logprobs before the first of several updates",
          "timing_s/old_log_prob"),
-        ("timing_s/update_actor", "s", "step", "updates, old_log_prob included",
+        ("timing_s/update_actor", "s", "step", "forward, backward and optimiser, of all updates",
          "timing_s/update_actor"),
         ("timing_s/update_weights", "s", "step", "weights to the engines, with the probe",
          "timing_s/update_weights"),
