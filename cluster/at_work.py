@@ -10,6 +10,7 @@ sign that nobody is at work any more.
 import asyncio
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def at_work(run_dir: RunDir, work: Sequence[str], resume: str) -> Iterator["Sign
         signs.end(State.STOPPED, "it was interrupted")
         raise
     except BaseException as error:
-        places = [run_dir.path, *run_dir.also_written]
+        places = [run_dir.path, *run_dir.also_written, Path(tempfile.gettempdir())]
         full = full_disk(error, places) if isinstance(error, Exception) else None
         signs.end(State.FAILED, " ; ".join(map(str, causes(full or error))))
         if full is not None and full is not error:

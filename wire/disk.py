@@ -16,7 +16,7 @@ from pathlib import Path
 from wire.errors import DiskFull
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_SAID = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|database or disk is")
+_SAID = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|disk is full")
 # torch says no more than this, whatever the reason: then the disk itself is asked
 _TORCH = re.compile(r"PytorchStreamWriter failed|inline_container.*(fail|unexpected pos)")
 _NEARLY_FULL_BYTES = 64 * 2**20

@@ -1,5 +1,6 @@
 """What ``--resume`` says it takes up, of a run whose files are real."""
 
+import re
 from pathlib import Path
 
 from cluster.resume import resume_lines
@@ -40,10 +41,10 @@ def test_resume_says_attempt_results_place_and_changes(tmp_path: Path):
     run_dir = RunDir.open(run_dir.path, changed, resume=True, overwrite=False)
     lines = list(resume_lines(changed, run_dir, WORK))
     run_dir.close()
-    assert lines == [
+    assert [re.sub(r"\d+ s old", "N s old", line) for line in lines] == [
         f"resuming {run_dir.path}: attempt 1",
         "finished: base 0.500, coldstart 0.500",
-        "grpo: at step 2 of 3, from a checkpoint 0 s old; 1 groups archived after it are kept, "
+        "grpo: at step 2 of 3, from a checkpoint N s old; 1 groups archived after it are kept, "
         "and written anew",
         "then: calibrated",
         "changed settings: grpo.save_every = 7 (was 1)",
@@ -59,5 +60,5 @@ def test_a_stage_without_a_checkpoint_starts_anew(tmp_path: Path):
         {"num_ranks": 1, "zero_stage": 0, "dtype": "float32", "files": {}},
     )
     lines = list(resume_lines(make_config(), run_dir, ("base", "coldstart")))
-    assert lines[-1] == "coldstart: from the checkpoint after epoch 1, 0 s old"
+    assert lines[-1].startswith("coldstart: from the checkpoint after epoch 1, ")
     run_dir.close()
