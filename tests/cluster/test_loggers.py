@@ -1,4 +1,4 @@
-"""The real packages, without a network: W"""The real packages, without a network: W&B offline, MLflow into a folder and to a local server."""B offline, MLflow into a folder, Ray's own endpoint."""
+"""The real packages, without a network: W&B offline, MLflow into a folder, Ray's endpoint."""
 
 import importlib.util
 import json
