@@ -110,7 +110,7 @@ class WandbSink:
 def _start_wandb(config: WandbConfig, run_dir: Path, settings: Mapping[str, Any]) -> Any:
     import wandb
 
-    def start(mode: str) -> Any:
+    def start(mode: Any) -> Any:  # W&B judges what WANDB_MODE holds
         return wandb.init(
             project=config.project,
             entity=config.entity,

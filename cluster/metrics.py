@@ -47,7 +47,9 @@ class MetricsLog:
     ) -> None:
         self._attempt, self._verl = attempt, verl
         self._file = _open_whole_lines(run_dir / "metrics.jsonl")
-        self._sinks = [TensorBoardSink(run_dir)] if sinks is None else list(sinks)
+        self._sinks: list[MetricsSink] = (
+            [TensorBoardSink(run_dir)] if sinks is None else list(sinks)
+        )
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers."""
