@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cluster.commands.base import GO_ON
 from cluster.config import RunConfig
 from cluster.grpo import FIRST_STEP
 from cluster.run_dir import RunDir
@@ -35,14 +36,11 @@ def resume_lines(config: RunConfig, run_dir: RunDir, work: Sequence[str]) -> Ite
 def resume_command(typed: Sequence[str], *, started: bool = True) -> str:
     """What was typed, so that it goes on with the run; ``started``: there is one to go on with."""
     words = [word for word in typed if word not in ("--overwrite", "--resume")]
-    if typed and typed[0] not in _GO_ON_BY_THEMSELVES and started:
+    if typed and typed[0] not in GO_ON and started:
         words.append("--resume")
     program = Path(sys.argv[0])
     start = ["python", "-m", "cluster.cli"] if program.suffix == ".py" else [sys.argv[0]]
     return shlex.join([*start, *words])
-
-
-_GO_ON_BY_THEMSELVES = ("study", "controls")
 
 
 def _with_accuracy(run_dir: RunDir, name: str) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 
 from wire.errors import ConfigError
 
+GO_ON = ("study", "controls", "check")
+"""Commands that go on by themselves when they are given again."""
+
 
 def add_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
     """A command that calls ``act`` with what was typed."""
@@ -45,13 +48,17 @@ def run_path(options: argparse.Namespace) -> Path:
 
 def interrupted(options: argparse.Namespace) -> str:
     """What to say after an interrupt: the command that goes on."""
+    if options.command in GO_ON:
+        from cluster.resume import resume_command
+
+        return f"interrupted; go on from what is done with: {resume_command(options.typed)}"
     if "recipe" not in options or "run_dir" not in options:
         return "interrupted"
     from cluster.resume import resume_command
 
     started = (run_path(options) / "archive").exists()
     command = resume_command(options.typed, started=started)
-    if options.command in ("study", "controls") or started:
+    if started:
         return f"interrupted; go on from the last checkpoint with: {command}"
     return f"interrupted before anything had started; start again with: {command}"
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from cluster.commands.base import add_run_command, run_path, say
 
-_STAGES = {
+STAGES = {
     "coldstart": ("coldstart",),
     "grpo": ("grpo",),
     "calibrate": ("calibrated",),
     "evaluate": ("base",),
 }
+"""Of the commands for one; `run` takes those of the recipe."""
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
     "coldstart": "stage 1: supervised fine-tuning on teacher traces",
@@ -32,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
 
-    path, stages = run_path(options), _STAGES.get(options.command, config.stages)
+    path, stages = run_path(options), STAGES.get(options.command, config.stages)
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
         if options.resume:
