@@ -158,7 +158,8 @@ def test_an_interrupt_while_engines_start_leaves_no_process(
         found = psutil.Process(driver.pid).children(recursive=True)
         return any("VLLM::" in title_of(p) or "spawn_main" in title_of(p) for p in found)
 
-    wait_for(engine_comes_up, 200, "an engine's process")
+    wait_for(lambda: driver.poll() is not None or engine_comes_up(), 200, "an engine's process")
+    assert driver.poll() is None, log.read_text()
     processes = psutil.Process(driver.pid).children(recursive=True)
     assert "step" not in log.read_text(), f"it was up after {time.monotonic() - started:.0f} s"
     for number in signals:
