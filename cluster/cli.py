@@ -5,11 +5,31 @@ import logging
 import sys
 
 from cluster import interrupts
-from cluster.commands import check, compare, demo, import_data, init, plan, run, status, study
+from cluster.commands import (
+    check,
+    compare,
+    demo,
+    import_data,
+    init,
+    plan,
+    run,
+    status,
+    study,
+)
 from cluster.commands.base import interrupted, say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (import_data, init, check, plan, run, status, compare, study, demo)
+_COMMANDS = (
+    import_data,
+    init,
+    check,
+    plan,
+    run,
+    status,
+    compare,
+    study,
+    demo,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
