@@ -2,9 +2,9 @@
 
 import argparse
 import logging
-import signal
 import sys
 
+from cluster import interrupts
 from cluster.commands import (
     check,
     compare,
@@ -13,9 +13,10 @@ from cluster.commands import (
     init,
     plan,
     run,
+    status,
     study,
 )
-from cluster.commands.base import say
+from cluster.commands.base import interrupted, say
 from wire.errors import DeepIntuitError, UserError
 
 _COMMANDS = (
@@ -24,14 +25,11 @@ _COMMANDS = (
     check,
     plan,
     run,
+    status,
     compare,
     study,
     demo,
 )
-
-
-_GO_ON = ("study", "controls", "check", "import")
-"""Commands that go on by themselves."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,15 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(typed, argparse.Namespace(typed=typed))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     try:
         options.act(options)
     except UserError as error:
         return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
-        again = "the same command" if options.command in _GO_ON else "--resume"
-        say(f"interrupted; {again} goes on from what is done")
-        return 130
+        say(interrupted(options))
+        return interrupts.STATUS
     except DeepIntuitError as error:
         return _fail(error, options.debug, 1)
     except ExceptionGroup as group:
@@ -79,10 +76,6 @@ def _causes(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

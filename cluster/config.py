@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
+from cluster.logging_config import LoggingConfig
 from cluster.migration import hint
 from learner.config import (
     GrpoLossConfig,
@@ -186,6 +187,8 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     controls: ControlsConfig = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    logging: LoggingConfig = LoggingConfig()
+    """metrics.jsonl and TensorBoard are always written."""
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -35,8 +35,8 @@ async def run_stages(
     Raises UserError for what the user can mend; what is finished stays finished.
     """
     todo = [stage for stage in stages if run_dir.result(stage) is None]
-    if done := [stage for stage in stages if stage not in todo]:
-        console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
+    if not todo:
+        console.print(f"already finished in {run_dir.path}: {', '.join(stages)}")
     _refuse_stale(run_dir, todo)
     with MemoryWatch() as memory:
         if todo:

@@ -20,6 +20,7 @@ from cluster.actors import LearnerPool, RolloutPool
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
+from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
@@ -144,6 +145,7 @@ def check(
 ) -> tuple[Data, Renderer]:
     """All that can be wrong before an engine starts; ``check_data``: what the work of this session
     needs of the data. Raises UserError (ConfigError, DataError)."""
+    check_logging(config.logging)
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
@@ -204,7 +206,7 @@ async def open_session(
         stack.callback(remove_placement_group, group)
         attempt = next_attempt(run_dir.archive)
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
-        metrics = stack.enter_context(MetricsLog(run_dir.path, attempt))
+        metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)

@@ -2,6 +2,7 @@
 out."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cluster.actors import RolloutPool
@@ -35,6 +36,8 @@ class GroupWriter:
     ) -> None:
         self._rollouts, self._scorer = rollouts, scorer
         self._archive, self._quarantine, self._version = archive, quarantine, version
+        self.token_counts: Counter[str] = Counter()
+        """Prompt tokens so far, and those of them that an engine had computed before."""
 
     async def write(
         self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
@@ -42,6 +45,9 @@ class GroupWriter:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
         too. Raises TooManyFailures once there are more bad clips than the recipe allows."""
         rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
+        if rollout.prompt is not None:
+            self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
+            self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
             outcomes = await self._scorer.score(sample, rollout.completions)
