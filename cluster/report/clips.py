@@ -3,8 +3,8 @@
     Predictions of each stage -> the most telling clips -> ClipRecord
     archive                   -> the trace, rewards and failures of each stage
 
-Most telling: failed, then changed between stages after the base model or wrong at the end, the
-surest first; then the others. Within each kind labels take turns, so that a frequent label does
+Most telling: failed, then wrong at the end, then changed between stages after the base model, then
+the others; within each kind the surest first, and labels take turns, so that a frequent label does
 not push out the rest.
 """
 
@@ -69,11 +69,10 @@ def choose_clips(
     kinds: list[list[Prediction]] = [[], [], [], []]
     for name, answer in last.items():
         changed = any(_right(a.get(name)) != _right(b.get(name)) for a, b in steps)
-        wrong = not _right(answer)
-        kind = 0 if name in all_failed else 1 if changed or wrong else 2
-        kinds[kind if kind < 2 or answer.confidence < 0.9 else 3].append(answer)
-    telling = [p for kind in kinds[:2] for p in _by_turns(kind)]
-    settled = [p for kind in kinds[2:] for p in _by_turns(kind)]
+        kind = 0 if name in all_failed else 1 if not _right(answer) else 2 if changed else 3
+        kinds[kind].append(answer)
+    telling = [p for kind in kinds[:3] for p in _by_turns(kind)]
+    settled = _by_turns(kinds[3])
     num_settled = max(round(_SHARE_OF_RIGHT * max_clips), max_clips - len(telling))
     chosen = telling[: max(0, max_clips - min(num_settled, len(settled)))]
     return [p.sample_id for p in (chosen + settled)[:max_clips]]

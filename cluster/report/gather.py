@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.arm_figures import ARM_TEXTS
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
     ArmFigures,
@@ -169,7 +170,11 @@ def gather(path: Path, max_clips: int) -> Report:
 
 def _predictions(path: Path, notes: _Notes) -> Predictions:
     found = {}
-    for name, file in prediction_files(path).items():
+    files = prediction_files(path)
+    known = ["head", *ARM_TEXTS]
+    rest = sorted(files, key=lambda name: known.index(name) if name in known else len(known))
+    for name in [*(name for name in STAGES if name in files), *(n for n in rest if n not in STAGES)]:
+        file = files[name]
         answers = notes.attempt(f"predictions of {name}", lambda file=file: read_light(file), [])  # type: ignore[misc]
         if answers:
             found[name] = answers

@@ -8,17 +8,23 @@ export function calibration(data) {
   if (!sure.length) return null;
   const main = sure.filter((arm) => arm.is_stage || arm.name === "head");
   const rest = sure.filter((arm) => !main.includes(arm));
-  const extra = el("div", { class: "grid squares" });
-  const select = el("select", { id: "reliability-arm" });
-  options(select, [["", "none"], ...rest.map((arm) => [arm.name, stageTitle(arm.name)])], "");
-  select.addEventListener("change", () => replace(extra, rest.filter((arm) => arm.name === select.value).map(reliability)));
+  const extra = el("div");
+  const select = el("select", { "aria-label": "Control arm" });
+  options(select, rest.map((arm) => [arm.name, stageTitle(arm.name)]), rest[0]?.name);
+  const show = () => replace(extra, rest.filter((arm) => arm.name === select.value).map((arm) => [el("p", { class: "unit" }, scores(arm)), diagram(arm)]));
+  select.addEventListener("change", show);
+  show();
   return section("calibration", "Calibration",
     "Is an answer of 90% confidence right nine times in ten? Of a written answer, confidence is the probability of its tokens; of a verdict, that of the label.",
-    el("div", { class: "grid squares" }, main.map(reliability), coverage(main, data)),
-    rest.length > 0 && el("div", { class: "bar" }, el("label", { for: "reliability-arm" }, "Also show control arm"), select), extra);
+    el("div", { class: "grid squares" }, main.map((arm) => card(stageTitle(arm.name), scores(arm), diagram(arm))), coverage(main),
+      rest.length > 0 && card("Control arm", select, extra)));
 }
 
-function reliability(arm) {
+function scores({ evaluation }) {
+  return `ECE ${share(evaluation.ece)}${evaluation.brier === null ? "" : ` \u00b7 Brier ${share(evaluation.brier)}`}`;
+}
+
+function diagram(arm) {
   const size = 250, left = 38, top = 10, plot = 204, strip = 44, base = top + plot;
   const x = (value) => left + value * plot;
   const y = (value) => base - value * plot;
@@ -37,17 +43,16 @@ function reliability(arm) {
     points.push(svg("circle", { cx: x(bin.confidence), cy: y(bin.accuracy), r: 3 + 5 * Math.sqrt(bin.count / most), class: "dot" }, svg("title", {}, text)));
   }
   parts.push(svg("text", { x: left - 6, y: base + strip, class: "tick", "text-anchor": "end" }, "clips"));
-  const said = arm.evaluation;
-  return card(stageTitle(arm.name), `ECE ${share(said.ece)}${said.brier === null ? "" : ` \u00b7 Brier ${share(said.brier)}`}`,
-    svg("svg", { viewBox: `0 0 ${size} ${base + strip + 36}`, class: "square", role: "img", css: { "--at": `var(--${stageColor(arm.name)})` },
+  return svg("svg", { viewBox: `0 0 ${size} ${base + strip + 36}`, class: "square", role: "img", css: { "--at": `var(--${stageColor(arm.name)})` },
       "aria-label": `Reliability of ${stageTitle(arm.name)}: ${arm.reliability.map((bin) => `confidence ${share(bin.confidence)} accuracy ${share(bin.accuracy)} of ${bin.count}`).join("; ")}` },
       parts, points,
       svg("text", { x: left + plot / 2, y: base + strip + 32, class: "tick", "text-anchor": "middle" }, "confidence"),
-      svg("text", { x: 10, y: top + plot / 2, class: "tick", "text-anchor": "middle", transform: `rotate(-90 10 ${top + plot / 2})` }, "accuracy")));
+      svg("text", { x: 10, y: top + plot / 2, class: "tick", "text-anchor": "middle", transform: `rotate(-90 10 ${top + plot / 2})` }, "accuracy"));
 }
 
-function coverage(arms, data) {
-  const x = [...new Set(arms.flatMap((arm) => arm.coverage.map(([at]) => at)))].sort((a, b) => a - b);
+function coverage(arms) {
+  // The very surest few are too few to say much, and would set the scale.
+  const x = [...new Set(arms.flatMap((arm) => arm.coverage.map(([at]) => at)))].filter((at) => at >= 0.05).sort((a, b) => a - b);
   const lines = arms.map((arm) => {
     const known = new Map(arm.coverage.map(([at, value]) => [at, value]));
     return { label: stageTitle(arm.name), values: x.map((at) => known.get(at) ?? null), color: stageColor(arm.name) };
@@ -55,7 +60,7 @@ function coverage(arms, data) {
   const low = Math.min(...lines.flatMap((line) => line.values.filter((value) => value !== null)));
   const percent = (value) => `${Math.round(value * 100)}%`;
   const figure = chart({ x, lines, height: 264, yRange: [Math.max(0, Math.floor(low * 10) / 10 - 0.02), 1.01], xRange: [0, 1], format: (v) => v.toFixed(2), xFormat: percent, xLabel: "clips answered, the surest first", xName: "answered" });
-  return card("Selective accuracy", "what if it may decline?", figure, legend(lines));
+  return card("Selective accuracy", "accuracy on the clips that it answers, if it may leave the others to a person", figure, legend(lines), true);
 }
 
 export function confusion(data, pick) {
@@ -88,7 +93,7 @@ function matrix(arm, pick) {
     const part = total ? value / total : 0;
     const answer = at < names.length ? names[at] : "";
     const text = `${names[row]} called ${answer || "nothing that can be parsed"}: ${value} of ${total}`;
-    const props = { class: `cell${part > 0.45 ? " deep" : ""}${row === at ? " right" : ""}`, css: { "--share": `${Math.round(6 + part * 94)}%` }, title: text };
+    const props = { class: `cell${part > 0.8 ? " deep" : ""}${part > 0.62 ? " bright" : ""}${row === at ? " right" : ""}`, css: { "--share": `${Math.round(6 + part * 94)}%` }, title: text };
     if (!value) return el("td", { class: `cell none${row === at ? " right" : ""}`, title: text }, wide ? "" : "0");
     return el("td", props, arm.is_stage
       ? el("button", { type: "button", "aria-label": text, on: { click: () => pick(arm.name, names[row], answer || "(not parsed)") } }, wide ? "" : value)

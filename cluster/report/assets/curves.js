@@ -35,7 +35,7 @@ export function curves(data) {
   const select = el("select", { id: "curve-stage" });
   const smooth = el("input", { type: "checkbox", id: "smooth", checked: true });
   const note = el("p", { class: "note", "aria-live": "polite" });
-  const grid = el("div", { class: "grid" });
+  const grid = el("div");
   const show = () => {
     const stage = found.find((one) => one.name === select.value);
     replace(note, describe(stage));
@@ -46,7 +46,7 @@ export function curves(data) {
   select.addEventListener("change", show);
   smooth.addEventListener("change", show);
   show();
-  return section("curves", "Training", "Each point is one step. Drag nothing, hover anything: all charts of a stage share the cursor.",
+  return section("curves", "Training", "Each point is one step; pointing at one shows its values, and the same step in all charts.",
     el("div", { class: "bar" }, el("label", { for: "curve-stage" }, "Stage"), select,
       el("label", { class: "check", for: "smooth" }, smooth, "smooth (rolling mean, raw values faint)")),
     note, grid);
@@ -64,17 +64,27 @@ function describe(stage) {
 }
 
 function panels(stage, smooth) {
-  const used = new Set();
+  const used = new Set(), quiet = [];
   const cards = PANELS.map((panel) => {
     const lines = linesOf(stage, panel);
     lines.forEach((line) => used.add(line.metric));
     if (panel.stack) used.add(panel.stack);
     if (!lines.length) return null;
+    if (isZero(stage, lines)) {
+      quiet.push([panel, lines]);
+      return null;
+    }
     return panel.stack ? stacked(stage, panel, lines) : plain(stage, panel, lines, smooth);
   });
   const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name));
   const others = rest.map((name) => plain(stage, { title: name, unit: "" }, [{ metric: name, label: name }], smooth));
-  return [cards, others];
+  return [el("div", { class: "grid" }, cards, others),
+    quiet.length > 0 && el("details", {}, el("summary", {}, `Zero at every step: ${quiet.map(([panel]) => panel.title.toLowerCase()).join("; ")}`),
+      el("div", { class: "grid" }, quiet.map(([panel, lines]) => plain(stage, panel, lines, smooth))))];
+}
+
+function isZero(stage, lines) {
+  return lines.every((line) => [...stage.kept.values[line.metric], ...(stage.superseded.values[line.metric] || [])].every((value) => !value));
 }
 
 function linesOf(stage, panel) {
@@ -96,7 +106,7 @@ function plain(stage, panel, found, smooth) {
     const tidy = (panel.log ? values.map((v) => (v > 0 ? v : null)) : values);
     const paint = COLORS[at % COLORS.length];
     const softened = smooth ? rolling(tidy) : tidy;
-    if (smooth) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
+    if (smooth && chosen.length < 4) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
     const lost = again.length && stage.superseded.values[line.metric];
     if (lost) lines.push({ label: `${line.label}, superseded`, unlisted: true, color: paint, width: 1.5, dash: [3, 3], values: onAxis(lost, again, x.length), spanGaps: false });
     lines.push({ label: line.label, values: softened, shown: softened, color: paint, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });

@@ -59,7 +59,7 @@ function settings(spec, width, box) {
   return {
     width,
     height: spec.height || 190,
-    padding: [10, 14, 0, 0],
+    padding: [10, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, sync: spec.sync ? { key: spec.sync } : undefined },
     scales: {
@@ -141,6 +141,8 @@ function marks(spec) {
           ctx.save();
           ctx.fillStyle = color("muted");
           ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
+          ctx.textAlign = "left";
+          ctx.textBaseline = "alphabetic";
           ctx.fillText(mark.text, x + 4 * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
           ctx.restore();
         }
@@ -175,8 +177,8 @@ export function withAlpha(hex, alpha) {
   return hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
 }
 
-export function card(title, unit, figure, below) {
-  return el("figure", { class: "card" },
+export function card(title, unit, figure, below, wide) {
+  return el("figure", { class: wide ? "card wide" : "card" },
     el("figcaption", {}, el("span", { class: "card-title" }, title), unit && el("span", { class: "unit" }, unit)),
     figure, below);
 }

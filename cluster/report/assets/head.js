@@ -38,8 +38,8 @@ function headline(data, stages) {
 }
 
 function forest(data, stages) {
-  const row = 46, left = 150, right = 62, width = 620, top = 12;
-  const height = top + stages.length * row + 34;
+  const row = 50, left = 158, right = 62, width = 760, top = 14;
+  const height = top + stages.length * row + 32;
   const x = (value) => left + value * (width - left - right);
   const parts = [0, 0.25, 0.5, 0.75, 1].map((at) => [
     svg("line", { x1: x(at), x2: x(at), y1: top, y2: height - 30, class: "gridline" }),
@@ -64,18 +64,23 @@ function forest(data, stages) {
     el("figcaption", {}, "Accuracy of each stage; bars are 95% intervals (Wilson)"));
 }
 
+function shortPath(path) {
+  const parts = path.split("/");
+  return parts.length > 4 ? `\u2026/${parts.slice(-3).join("/")}` : path;
+}
+
 function facts(data) {
   const { run } = data;
   const sizes = Object.entries(run.sizes).map(([name, size]) => `${count(size)} ${name}`).join(" \u00b7 ");
   const versions = Object.entries(run.versions).map(([name, version]) => `${name} ${version}`).join(" \u00b7 ");
   const time = [run.seconds_stages && `stages ${duration(run.seconds_stages)}`, run.seconds_controls && `control arms ${duration(run.seconds_controls)}`];
   const rows = [
-    ["Model", run.model],
+    ["Model", el("span", { title: run.model }, shortPath(run.model))],
     ["Seed", run.seed],
     ["Labels", `${run.labels.length}: ${run.labels.slice(0, 8).map(([name]) => name).join(", ")}${run.labels.length > 8 ? ", \u2026" : ""}`],
     ["Clips", sizes && `${sizes}${run.num_with_trace ? ` (${count(run.num_with_trace)} train clips with a teacher's trace)` : ""}`],
     ["Time", time.filter(Boolean).join(" \u00b7 ")],
-    ["Started", run.started && `${run.started}${run.num_attempts > 1 ? `, ${run.num_attempts} attempts` : ""}`],
+    ["Started", run.started && `${run.started}${run.num_attempts > 1 ? `, in ${run.num_attempts} attempts` : ""}`],
     ["Peak memory", run.peak_memory_gb && `${run.peak_memory_gb.toFixed(1)} GB on the driver's node`],
     ["Traces written", data.num_traces ? count(data.num_traces) : null],
     ["Versions", versions],

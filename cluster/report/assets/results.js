@@ -55,7 +55,7 @@ function bar(value, low, high, name, data) {
     svg("line", { x1: x(0), x2: x(1), y1: 9, y2: 9, class: "gridline" }),
     data.majority !== null && svg("line", { x1: x(data.majority), x2: x(data.majority), y1: 2, y2: 16, class: "reference" }),
     svg("line", { x1: x(low), x2: x(high), y1: 9, y2: 9, class: "interval thin" }),
-    svg("circle", { cx: x(value), cy: 9, r: 4, class: "dot" })));
+    svg("circle", { cx: x(value), cy: 9, r: 3.5, class: "dot" })));
 }
 
 function tests(data) {
