@@ -7,8 +7,7 @@ from typing import Any
 
 from cluster.commands.base import add_run_command
 
-STAGES = {
-    "run": ("base", "coldstart", "grpo", "calibrated"),
+_STAGES = {
     "coldstart": ("coldstart",),
     "grpo": ("grpo",),
     "calibrate": ("calibrated",),
@@ -27,6 +26,7 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.config import read_recipe
 
     config = read_recipe(options.recipe, options.set)
+    from cluster.report.write import report_at_end
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
@@ -34,11 +34,12 @@ def _run(options: argparse.Namespace) -> None:
     path = options.run_dir or Path("runs") / options.recipe.stem
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
-        stages = STAGES[options.command]
-        summary = asyncio.run(run_stages(config, run_dir, stages, debug=options.debug))
+        with report_at_end(run_dir.path):
+            stages = _STAGES.get(options.command, config.stages)
+            summary = asyncio.run(run_stages(config, run_dir, stages, debug=options.debug))
+            print_summary(summary, run_dir.path)
     finally:
         run_dir.close()
-    print_summary(summary, run_dir.path)
 
 
 def add(commands: Any) -> None:

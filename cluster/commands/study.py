@@ -38,6 +38,7 @@ def _controls(options: argparse.Namespace) -> None:
     only = [f"controls.arms={options.only}"] if options.only else []
     config = read_recipe(options.recipe, [*options.set, *only])
     from cluster.controls import run_controls
+    from cluster.report.write import report_at_end
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
 
@@ -49,10 +50,11 @@ def _controls(options: argparse.Namespace) -> None:
         )
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
     try:
-        summary = asyncio.run(run_controls(config, run_dir, debug=options.debug))
+        with report_at_end(run_dir.path):
+            summary = asyncio.run(run_controls(config, run_dir, debug=options.debug))
+            print_summary(summary, run_dir.path)
     finally:
         run_dir.close()
-    print_summary(summary, run_dir.path)
 
 
 def add(commands: Any) -> None:

@@ -216,7 +216,7 @@ def _run_facts(
         sizes=dict(sizes),
         num_with_trace=with_trace,
         stages_done=done,
-        stages_left=tuple(stage for stage in STAGES if stage not in done),
+        stages_left=tuple(stage for stage in recipe.get("stages", STAGES) if stage not in done),
         seconds_stages=sum(seconds for name, seconds in spent.items() if name in STAGES),
         seconds_controls=sum(seconds for name, seconds in spent.items() if name not in STAGES),
         started=_utc(min((one.first_time for one in curves), default=None)),

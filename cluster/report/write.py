@@ -3,7 +3,8 @@
     gather -> pictures of the most telling clips, until the page is full -> render -> file, by rename
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,9 +67,21 @@ def write_report(
     )
 
 
-def report_at_end(run: Path) -> None:
-    """The report of a run that just ended, well or not. Whatever goes wrong here is said, and ends
-    nothing."""
+@contextmanager
+def report_at_end(run: Path) -> Iterator[None]:
+    """Write the report when the block ends, also if it failed (not if it was interrupted).
+
+    Whatever goes wrong with the report is said, and ends nothing.
+    """
+    try:
+        yield
+    except Exception:
+        _try_report(run)
+        raise
+    _try_report(run)
+
+
+def _try_report(run: Path) -> None:
     if not (run / "archive").is_dir():
         return  # a check ended it before anything was run
     try:
