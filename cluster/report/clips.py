@@ -110,7 +110,9 @@ def clip_records(
             label=labels[name],
             video=videos.get(name),
             answers={
-                stage: _answer(said[stage][name], written.get((stage, name)), failures.get((stage, name), ()))
+                stage: _answer(
+                    said[stage][name], written.get((stage, name)), failures.get((stage, name), ())
+                )
                 for stage in stages
                 if name in said[stage]
             },

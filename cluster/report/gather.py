@@ -146,10 +146,14 @@ def gather(path: Path, max_clips: int) -> Report:
         curves=tuple(curves),
         clips=tuple(
             notes.attempt(
-                "traces", lambda: clip_records(path, predictions, chosen, archive), list[ClipRecord]()
+                "traces",
+                lambda: clip_records(path, predictions, chosen, archive),
+                list[ClipRecord](),
             )
         ),
-        num_clips=max((len(predictions[name]) for name in STAGES if name in predictions), default=0),
+        num_clips=max(
+            (len(predictions[name]) for name in STAGES if name in predictions), default=0
+        ),
         groups=tuple(
             notes.attempt(
                 "groups",
@@ -173,7 +177,10 @@ def _predictions(path: Path, notes: _Notes) -> Predictions:
     files = prediction_files(path)
     known = ["head", *ARM_TEXTS]
     rest = sorted(files, key=lambda name: known.index(name) if name in known else len(known))
-    for name in [*(name for name in STAGES if name in files), *(n for n in rest if n not in STAGES)]:
+    for name in [
+        *(name for name in STAGES if name in files),
+        *(n for n in rest if n not in STAGES),
+    ]:
         file = files[name]
         answers = notes.attempt(f"predictions of {name}", lambda file=file: read_light(file), [])  # type: ignore[misc]
         if answers:
@@ -206,6 +213,7 @@ def _run_facts(
     done = tuple(stage for stage in STAGES if stage in results)
     calibrated = results.get("calibrated", {})
     peaks = [result["peak_memory_gb"] for result in results.values() if "peak_memory_gb" in result]
+    skipped = ("coldstart",) if _section(recipe, "coldstart").get("epochs") == 0 else ()
     spent = {name: result.get("seconds", 0.0) for name, result in results.items()}
     return RunFacts(
         name=path.resolve().name,
@@ -216,7 +224,7 @@ def _run_facts(
         sizes=dict(sizes),
         num_with_trace=with_trace,
         stages_done=done,
-        stages_left=tuple(stage for stage in recipe.get("stages", STAGES) if stage not in done),
+        stages_left=tuple(stage for stage in STAGES if stage not in (*done, *skipped)),
         seconds_stages=sum(seconds for name, seconds in spent.items() if name in STAGES),
         seconds_controls=sum(seconds for name, seconds in spent.items() if name not in STAGES),
         started=_utc(min((one.first_time for one in curves), default=None)),

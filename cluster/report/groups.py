@@ -71,13 +71,15 @@ def group_records(
     found = collect(
         archive,
         lambda key: (
-            (key.purpose == Purpose.TRAIN and key.stage == "grpo")
-            and len(candidates.get((key.attempt, key.step), ())) < _MAX_CANDIDATES
-            and (key.attempt, key.step) in candidates
-        )
-        or (
-            (key.purpose == Purpose.CALIBRATION and key.stage == "calibrated")
-            and len(candidates[Purpose.CALIBRATION]) < _MAX_CANDIDATES
+            (
+                (key.purpose == Purpose.TRAIN and key.stage == "grpo")
+                and len(candidates.get((key.attempt, key.step), ())) < _MAX_CANDIDATES
+                and (key.attempt, key.step) in candidates
+            )
+            or (
+                (key.purpose == Purpose.CALIBRATION and key.stage == "calibrated")
+                and len(candidates[Purpose.CALIBRATION]) < _MAX_CANDIDATES
+            )
         ),
     )
     for group in found:

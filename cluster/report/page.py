@@ -219,7 +219,7 @@ def _scoped(name: str, text: str) -> str:
     body = _EXPORT.sub("", _IMPORT.sub(r"const \1 = modules.\2;", text))
     if re.search(r"^(import|export)\b", body, re.MULTILINE):
         raise ValueError(
-            f"{name}.js: write an import in one line, export before function, const or class"
+            f"{name}.js: import names in braces, from ./NAME.js; export a function, const or class"
         )
     inner = f"{body}return {{{', '.join(exported)}}};\n"
     start = "const modules = {};\n" if name == _MODULES[0] else ""

@@ -1,6 +1,6 @@
 """Run directory -> report.html, within a size and a time.
 
-    gather -> pictures of the most telling clips, until the page is full -> render -> file, by rename
+gather -> pictures of the most telling clips, until the page is full -> render -> file, by rename
 """
 
 from collections.abc import Iterator, Sequence

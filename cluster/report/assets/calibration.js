@@ -25,7 +25,7 @@ function scores({ evaluation }) {
 }
 
 function diagram(arm) {
-  const size = 250, left = 38, top = 10, plot = 204, strip = 44, base = top + plot;
+  const size = 250, left = 46, top = 10, plot = 194, strip = 44, base = top + plot;
   const x = (value) => left + value * plot;
   const y = (value) => base - value * plot;
   const most = Math.max(...arm.reliability.map((bin) => bin.count));
@@ -40,6 +40,7 @@ function diagram(arm) {
     const tall = Math.max(1.5, (bin.count / most) * (strip - 12));
     parts.push(svg("line", { x1: x(bin.confidence), x2: x(bin.confidence), y1: y(bin.confidence), y2: y(bin.accuracy), class: "gap" }),
       svg("rect", { x: x(bin.confidence) - 5, y: base + strip - tall, width: 10, height: tall, class: "counts" }, svg("title", {}, text)));
+    if (bin.count === most) parts.push(svg("text", { x: x(bin.confidence) - 9, y: base + strip - tall + 10, class: "tick", "text-anchor": "end" }, count(bin.count)));
     points.push(svg("circle", { cx: x(bin.confidence), cy: y(bin.accuracy), r: 3 + 5 * Math.sqrt(bin.count / most), class: "dot" }, svg("title", {}, text)));
   }
   parts.push(svg("text", { x: left - 6, y: base + strip, class: "tick", "text-anchor": "end" }, "clips"));
@@ -47,7 +48,7 @@ function diagram(arm) {
       "aria-label": `Reliability of ${stageTitle(arm.name)}: ${arm.reliability.map((bin) => `confidence ${share(bin.confidence)} accuracy ${share(bin.accuracy)} of ${bin.count}`).join("; ")}` },
       parts, points,
       svg("text", { x: left + plot / 2, y: base + strip + 32, class: "tick", "text-anchor": "middle" }, "confidence"),
-      svg("text", { x: 10, y: top + plot / 2, class: "tick", "text-anchor": "middle", transform: `rotate(-90 10 ${top + plot / 2})` }, "accuracy"));
+      svg("text", { x: 11, y: top + plot / 2, class: "tick", "text-anchor": "middle", transform: `rotate(-90 11 ${top + plot / 2})` }, "accuracy"));
 }
 
 function coverage(arms) {

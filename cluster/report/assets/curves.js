@@ -107,7 +107,7 @@ function plain(stage, panel, found, smooth) {
     const paint = COLORS[at % COLORS.length];
     const softened = smooth ? rolling(tidy) : tidy;
     if (smooth && chosen.length < 4) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
-    const lost = again.length && stage.superseded.values[line.metric];
+    const lost = again.length && chosen.length < 4 && stage.superseded.values[line.metric];
     if (lost) lines.push({ label: `${line.label}, superseded`, unlisted: true, color: paint, width: 1.5, dash: [3, 3], values: onAxis(lost, again, x.length), spanGaps: false });
     lines.push({ label: line.label, values: softened, shown: softened, color: paint, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });
   });

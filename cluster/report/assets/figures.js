@@ -67,7 +67,7 @@ function settings(spec, width, box) {
       y: spec.log ? { distr: 3 } : { range: (_, low, high) => spec.yRange || padded(low, high, spec.fromZero) },
     },
     axes: [
-      { ...axis, size: spec.xLabel ? 42 : 26, gap: 4, label: spec.xLabel, labelSize: 16, labelGap: 0,
+      { ...axis, size: 26, gap: 4, label: spec.xLabel, labelSize: 16, labelGap: 0,
         labelFont: "11px system-ui, sans-serif", space: 60, values: spec.xFormat ? (_, all) => all.map(spec.xFormat) : (_, all) => all.map((v) => Number.isInteger(v) ? String(v) : "") },
       { ...axis, size: 50, gap: 4, space: 34, values: (_, all) => all.map((v) => (v === null ? "" : format(v))) },
     ],
@@ -142,6 +142,11 @@ function marks(spec) {
           ctx.fillStyle = color("muted");
           ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
           ctx.textAlign = "left";
+          ctx.globalAlpha = 0.85;
+          ctx.fillStyle = color("card");
+          ctx.fillRect(x + 3 * devicePixelRatio, bbox.top, ctx.measureText(mark.text).width + 3 * devicePixelRatio, 14 * devicePixelRatio);
+          ctx.globalAlpha = 1;
+          ctx.fillStyle = color("muted");
           ctx.textBaseline = "alphabetic";
           ctx.fillText(mark.text, x + 4 * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
           ctx.restore();

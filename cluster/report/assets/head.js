@@ -1,5 +1,5 @@
 // What was run, and what came out of it, in one look.
-import { el, svg, count, duration, share, signed, stageTitle } from "./dom.js";
+import { el, count, duration, share, signed, stageTitle } from "./dom.js";
 import { stageColor } from "./theme.js";
 
 export function head(data) {
@@ -38,29 +38,21 @@ function headline(data, stages) {
 }
 
 function forest(data, stages) {
-  const row = 50, left = 158, right = 62, width = 760, top = 14;
-  const height = top + stages.length * row + 32;
-  const x = (value) => left + value * (width - left - right);
-  const parts = [0, 0.25, 0.5, 0.75, 1].map((at) => [
-    svg("line", { x1: x(at), x2: x(at), y1: top, y2: height - 30, class: "gridline" }),
-    svg("text", { x: x(at), y: height - 12, class: "tick", "text-anchor": "middle" }, at.toString()),
-  ]);
-  if (data.majority !== null) {
-    parts.push(svg("line", { x1: x(data.majority), x2: x(data.majority), y1: top - 4, y2: height - 30, class: "reference" }),
-      svg("text", { x: x(data.majority) + 5, y: top + 6, class: "tick" }, `majority label ${share(data.majority)}`));
-  }
-  stages.forEach((arm, at) => {
-    const y = top + row * (at + 0.5) + 6, said = arm.evaluation;
-    const paint = { css: { "--at": `var(--${stageColor(arm.name)})` } };
-    parts.push(
-      svg("text", { x: left - 14, y: y + 5, class: "row-name", "text-anchor": "end" }, stageTitle(arm.name)),
-      svg("line", { x1: x(said.accuracy_low), x2: x(said.accuracy_high), y1: y, y2: y, class: "interval", ...paint }),
-      svg("circle", { cx: x(said.accuracy), cy: y, r: 7, class: "dot", ...paint }),
-      svg("text", { x: width - right + 12, y: y + 5, class: "row-value" }, share(said.accuracy)));
+  const at = (value) => `${(value * 100).toFixed(2)}%`;
+  const rows = stages.map((arm) => {
+    const said = arm.evaluation;
+    return [el("span", { class: "row-name" }, stageTitle(arm.name)),
+      el("span", { class: "track-line", css: { "--at": `var(--${stageColor(arm.name)})` } },
+        el("i", { class: "interval-bar", css: { left: at(said.accuracy_low), width: at(said.accuracy_high - said.accuracy_low) } }),
+        el("i", { class: "interval-dot", css: { left: at(said.accuracy) } })),
+      el("span", { class: "row-value" }, share(said.accuracy))];
   });
+  const lines = [0, 0.25, 0.5, 0.75, 1].map((value) => el("i", { class: "rule", css: { left: at(value) } }, el("span", {}, value)));
+  if (data.majority !== null) lines.push(el("i", { class: "rule reference-line", css: { left: at(data.majority) } }, el("span", {}, `majority label ${share(data.majority)}`)));
   const text = stages.map((arm) => `${stageTitle(arm.name)} ${share(arm.evaluation.accuracy)}`).join(", ");
   return el("figure", { class: "forest" },
-    svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Accuracy of the stages: ${text}` }, parts),
+    el("div", { class: "forest-grid", role: "img", "aria-label": `Accuracy of the stages: ${text}` },
+      el("div", { class: "forest-rules" }, lines), rows),
     el("figcaption", {}, "Accuracy of each stage; bars are 95% intervals (Wilson)"));
 }
 
