@@ -18,7 +18,8 @@ from calibrate.compare import Comparison, compare
 from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
 from calibrate.predictions import Prediction
 from cluster.arm_figures import ARM_TEXTS
-from cluster.run_dir import STAGES, read_result
+from cluster.config import STAGES
+from cluster.run_dir import read_result
 from wire.errors import DataError
 
 _COVERAGE_POINTS = 60

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from calibrate.predictions import Prediction, read_predictions
+from cluster.config import STAGES
 from cluster.report.archived import FailureFacts, TraceFacts, collect, shortened
 from cluster.report.arms import Predictions
-from cluster.run_dir import STAGES
 from wire.types import Purpose
 
 _SHARE_OF_RIGHT = 0.15

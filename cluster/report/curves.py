@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_POINTS = 400
-"""Per curve; more steps are averaged in equal spans (of a name that ends in ``max``: the maximum)."""
+"""Per curve; more steps are averaged in equal spans, of a name that ends in ``max`` the largest is
+taken."""
 _NOT_METRICS = ("stage", "step", "attempt", "time")
 
 Values = Mapping[str, float]

@@ -15,10 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from calibrate.predictions import Prediction
 from cluster.arm_figures import ARM_TEXTS
+from cluster.config import STAGES
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
     ArmFigures,
@@ -31,7 +34,7 @@ from cluster.report.arms import (
 from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_light
 from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
-from cluster.run_dir import STAGES, prediction_files, read_label_names, read_result
+from cluster.run_dir import prediction_files, read_label_names, read_result
 from learner.config import GrpoLossConfig
 from video.config import VideoConfig
 from wire.config import Config, validate
@@ -136,7 +139,9 @@ def gather(path: Path, max_clips: int) -> Report:
     archive = path / "archive"
     index = notes.attempt("archive", lambda: index_archive(archive), ArchiveIndex())
     chosen = choose_clips(predictions, index.failed, max_clips)
-    curves = notes.attempt("metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), [])
+    curves = notes.attempt(
+        "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
+    )
     loss = _config(GrpoLossConfig, _section(_section(recipe, "grpo"), "loss"), notes)
     return Report(
         run=_run_facts(path, recipe, curves, notes),
@@ -173,16 +178,14 @@ def gather(path: Path, max_clips: int) -> Report:
 
 
 def _predictions(path: Path, notes: _Notes) -> Predictions:
+    """Of the stages in their order, then of the head and the arms in that of the tables."""
     found = {}
     files = prediction_files(path)
-    known = ["head", *ARM_TEXTS]
-    rest = sorted(files, key=lambda name: known.index(name) if name in known else len(known))
-    for name in [
-        *(name for name in STAGES if name in files),
-        *(n for n in rest if n not in STAGES),
-    ]:
-        file = files[name]
-        answers = notes.attempt(f"predictions of {name}", lambda file=file: read_light(file), [])  # type: ignore[misc]
+    order = list(dict.fromkeys([*STAGES, "head", *ARM_TEXTS, *files]))
+    for name in (name for name in order if name in files):
+        answers = notes.attempt(
+            f"predictions of {name}", partial(read_light, files[name]), list[Prediction]()
+        )
         if answers:
             found[name] = answers
     return found
@@ -191,22 +194,19 @@ def _predictions(path: Path, notes: _Notes) -> Predictions:
 def _arms(
     path: Path, predictions: Predictions, names: tuple[str, ...], split: str, notes: _Notes
 ) -> list[ArmFigures]:
-    return [
-        figures
-        for name, answers in predictions.items()
-        for figures in notes.attempt(
-            f"figures of {name}",
-            lambda one={name: answers}: arm_figures(path, one, names, split),  # type: ignore[misc]
-            [],
-        )
-    ]
+    found: list[ArmFigures] = []
+    for name, answers in predictions.items():
+        read = partial(arm_figures, path, {name: answers}, names, split)
+        found += notes.attempt(f"figures of {name}", read, list[ArmFigures]())
+    return found
 
 
 def _run_facts(
     path: Path, recipe: dict[str, Any], curves: list[StageCurves], notes: _Notes
 ) -> RunFacts:
-    results = notes.attempt("done.json", lambda: dict(_results(path)), {})
-    summary = notes.attempt("summary.json", lambda: _summary(path), {})
+    nothing: dict[str, Any] = {}
+    results = notes.attempt("done.json", lambda: dict(_results(path)), nothing)
+    summary = notes.attempt("summary.json", lambda: _summary(path), nothing)
     sizes, with_trace = notes.attempt(
         "manifest", lambda: _sizes(Path(recipe["data"]["manifest"])), (Counter[str](), 0)
     )
@@ -252,7 +252,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def _sizes(manifest: Path) -> tuple[Counter[str], int]:
-    """Clips of each split, and how many have a teacher's trace; whether files exist is not asked."""
+    """Clips of each split, and train clips with a trace; whether the files exist is not asked."""
     sizes: Counter[str] = Counter()
     with_trace = 0
     for split, has_trace in _manifest_rows(manifest):

@@ -195,7 +195,7 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _finite(value: Any) -> Any:
-    """Five digits are enough for a picture; NaN and infinity, which JSON does not know, are null."""
+    """Five digits are enough for a picture; NaN and infinity, which JSON has not, are null."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -66,7 +66,11 @@ class Browser {
   }
 
   remember() {
-    history.replaceState(null, "", toHash(this.state));
+    try {
+      history.replaceState(null, "", toHash(this.state));
+    } catch {
+      // A viewer that embeds the page may not let it write its address: then there is no link to copy.
+    }
   }
 
   pick(stage, label, answer) {

@@ -65,6 +65,7 @@ function facts(data) {
   const { run } = data;
   const sizes = Object.entries(run.sizes).map(([name, size]) => `${count(size)} ${name}`).join(" \u00b7 ");
   const versions = Object.entries(run.versions).map(([name, version]) => `${name} ${version}`).join(" \u00b7 ");
+  const made = run.calibration_traces;
   const time = [run.seconds_stages && `stages ${duration(run.seconds_stages)}`, run.seconds_controls && `control arms ${duration(run.seconds_controls)}`];
   const rows = [
     ["Model", el("span", { title: run.model }, shortPath(run.model))],
@@ -75,10 +76,12 @@ function facts(data) {
     ["Started", run.started && `${run.started}${run.num_attempts > 1 ? `, in ${run.num_attempts} attempts` : ""}`],
     ["Peak memory", run.peak_memory_gb && `${run.peak_memory_gb.toFixed(1)} GB on the driver's node`],
     ["Traces written", data.num_traces ? count(data.num_traces) : null],
+    ["Calibration traces", made && `${count(made.num_traces)} on ${count(made.num_clips)} clips, ${share(made.accuracy)} right`],
+    ["Verdict repeats its trace", run.agreement !== null && `${share(run.agreement)} of the clips`],
     ["Versions", versions],
     ["Report", run.generated],
   ];
   return el("dl", { class: "facts" }, rows
-    .filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== 0)
+    .filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== 0 && value !== false)
     .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }

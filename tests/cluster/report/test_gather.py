@@ -131,7 +131,7 @@ def test_a_group_has_advantages_and_answers_and_its_failure(tmp_path: Path) -> N
     assert half[1].advantage is None
     assert half[1].written.failure is not None
     assert half[1].written.failure.culprit == "mine.py:score"
-    assert [group.group_id for group in report.groups][0] == "grpo/00000002"  # failed first
+    assert report.groups[0].group_id == "grpo/00000002"  # failed first
 
 
 def test_groups_are_from_steps_spread_over_the_run_and_of_the_newest_attempt(
