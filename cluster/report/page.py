@@ -106,7 +106,7 @@ def to_json(value: Any) -> str:
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     # A lone surrogate has no UTF-8; JSON writes it as an escape.
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def clip_values(clip: ClipRecord, texts: Texts, videos: Mapping[str, int]) -> dict[str, Any]:

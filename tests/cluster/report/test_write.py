@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.cli import main
@@ -14,6 +14,7 @@ from tests.cluster.study_runs import make_run
 from wire.errors import ConfigError, DataError
 
 
+@example("\ud800 </script>")
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text(st.characters(codec=None), max_size=20),
