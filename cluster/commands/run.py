@@ -7,12 +7,13 @@ from typing import Any
 
 from cluster.commands.base import add_run_command
 
-_STAGES = {
+STAGES = {
     "coldstart": ("coldstart",),
     "grpo": ("grpo",),
     "calibrate": ("calibrated",),
     "evaluate": ("base",),
 }
+"""Of the commands for one; `run` takes those of the recipe."""
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
     "coldstart": "stage 1: supervised fine-tuning on teacher traces",
@@ -35,7 +36,7 @@ def _run(options: argparse.Namespace) -> None:
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
         with report_at_end(run_dir.path):
-            stages = _STAGES.get(options.command, config.stages)
+            stages = STAGES.get(options.command, config.stages)
             summary = asyncio.run(run_stages(config, run_dir, stages, debug=options.debug))
             print_summary(summary, run_dir.path)
     finally:

@@ -32,6 +32,7 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "cluster.loop",
         "cluster.plan",
         "cluster.report.write",
+        "cluster.check",
         "cluster.cli",
         "cluster.compare",
         "cluster.results_page",
