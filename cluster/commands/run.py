@@ -28,6 +28,7 @@ def _run(options: argparse.Namespace) -> None:
     config = read_recipe(options.recipe, options.set)
     from cluster.at_work import State, at_work
     from cluster.interrupts import run_interruptibly
+    from cluster.report.write import report_at_end
     from cluster.resume import resume_command, resume_lines
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
@@ -39,13 +40,15 @@ def _run(options: argparse.Namespace) -> None:
         if options.resume:
             for line in resume_lines(config, run_dir, stages):
                 say(line)
-        with at_work(run_dir, stages, resume_command(options.typed)) as signs:
+        with (
+            report_at_end(run_dir.path),
+            at_work(run_dir, stages, resume_command(options.typed)) as signs,
+        ):
             work = run_stages(config, run_dir, stages, debug=options.debug)
             last = partial(signs.end, State.STOPPED, "it was interrupted twice")
-            summary = run_interruptibly(work, say, last)
+            print_summary(run_interruptibly(work, say, last), run_dir.path)
     finally:
         run_dir.close()
-    print_summary(summary, run_dir.path)
 
 
 def add(commands: Any) -> None:

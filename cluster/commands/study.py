@@ -40,6 +40,7 @@ def _controls(options: argparse.Namespace) -> None:
     from cluster.at_work import State, at_work
     from cluster.controls import run_controls
     from cluster.interrupts import run_interruptibly
+    from cluster.report.write import report_at_end
     from cluster.resume import resume_command
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
@@ -53,13 +54,15 @@ def _controls(options: argparse.Namespace) -> None:
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
     try:
         work = (*config.stages, *config.controls.arms)
-        with at_work(run_dir, work, resume_command(options.typed)) as signs:
+        with (
+            report_at_end(run_dir.path),
+            at_work(run_dir, work, resume_command(options.typed)) as signs,
+        ):
             controls = run_controls(config, run_dir, debug=options.debug)
             last = partial(signs.end, State.STOPPED, "it was interrupted twice")
-            summary = run_interruptibly(controls, say, last)
+            print_summary(run_interruptibly(controls, say, last), run_dir.path)
     finally:
         run_dir.close()
-    print_summary(summary, run_dir.path)
 
 
 def add(commands: Any) -> None:
