@@ -127,8 +127,8 @@ def of_vllm(
     for name in ("iter_mm_grid_thw", "_get_mrope_input_positions"):
         if hasattr(model, name):  # the latter is static
             own = inspect.getattr_static(model, name)
-            bound = isinstance(own, staticmethod)
-            setattr(stand_in, name, own if bound else types.MethodType(own, stand_in))
+            method = own if isinstance(own, staticmethod) else types.MethodType(own, stand_in)
+            setattr(stand_in, name, method)
     grid, seconds = clip
     data: Any = {
         "video_grid_thw": types.SimpleNamespace(data=torch.tensor(grid)),
