@@ -8,6 +8,7 @@ tokenizer besides. Counts suppose that no clip fails.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from cluster.config import RunConfig
@@ -23,9 +24,10 @@ from cluster.model_size import (
     read_shape,
     video_tokens,
 )
+from cluster.model_source import cached_model
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, select
-from video.positions import PositionRule
+from video.families import family_of
 from wire.types import Split
 
 
@@ -185,11 +187,16 @@ def _clip_counts(config: RunConfig, stages: Sequence[str]) -> tuple[ClipCounts |
     ), []
 
 
+def _model_dir(config: RunConfig) -> Path:
+    """The model's directory, in the hub's cache too; a plan downloads nothing."""
+    return config.model if config.model.is_dir() else cached_model(config.model) or config.model
+
+
 def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
-    folder = config.model
+    folder = _model_dir(config)
     absent = f"the model is not here ({folder})"
     if folder.is_dir():
-        PositionRule.load(folder)  # names a model of another kind, and a config that is none
+        family_of(folder)  # names a model of another kind, and a config that is none
         shape = read_shape(folder)
         lacking = f"memory is not estimated: {folder / 'config.json'} does not give all sizes"
         return shape, [] if shape else [lacking]
@@ -201,8 +208,11 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
 
 def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
     video = config.video
-    max_pixels = video.max_pixels or read_max_pixels(config.model)
-    if shape is None or max_pixels is None:
+    if shape is None:
+        return None
+    folder = _model_dir(config)
+    max_pixels = video.max_pixels or read_max_pixels(folder, shape, video.max_frames)
+    if max_pixels is None:
         return None
     tokens = video_tokens(shape, video, max_pixels)
     return ClipTokens(frames=video.max_frames, max_pixels=max_pixels, tokens=tokens)

@@ -31,11 +31,11 @@ from rollout.manifest import check_clips, read_manifest
 from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
-from video.positions import PositionRule
+from video.families import family_of
 from video.processor import ClipProcessor
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
-from wire.errors import ClipError, ConfigError, DataError
+from wire.errors import ClipError, DataError
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
@@ -149,11 +149,7 @@ def check(
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
     check_data(data)
-    if not config.model.is_dir():
-        raise ConfigError(
-            f"there is no model directory {config.model}; give 'model' as the path of one"
-        )
-    PositionRule.load(config.model)
+    family_of(config.model)
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_round_trip()
     renderer.label_codes(labels)
