@@ -73,14 +73,15 @@ def run(
     address: str | None = None,
     verb: str = "run",
     timeout_s: float = 550,
+    env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe to its end, in a Ray that is up (``address``) or in one of its own."""
     words = command(verb, recipe, "--run-dir", run_dir, *more)
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    around = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | (env or {})
     if address:
-        env["RAY_ADDRESS"] = address
+        around["RAY_ADDRESS"] = address
     return subprocess.run(
-        words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s
+        words, cwd=ROOT, env=around, capture_output=True, text=True, timeout=timeout_s
     )
 
 
