@@ -76,11 +76,10 @@ def _download(name: str, cache_dir: Path | None) -> Path:
     except ConfigError as error:
         raise ConfigError(f"{name} on the Hugging Face hub: {error}") from error
     except (OSError, ValueError, httpx.HTTPError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "?"
         raise ConfigError(
-            f"there is no directory {name}, and the Hugging Face hub's model of that name cannot "
-            f"be had: {reason} ({type(error).__name__}); mend the name, give a directory, or run "
-            f"'hf download {name}' where the hub can be reached"
+            f"there is no directory {name}, and no model of that name came from the Hugging Face "
+            f"hub: {_reason(error)}; mend the name, give a directory, or run 'hf download {name}' "
+            "where the hub can be reached"
         ) from error
     if not _is_whole(folder):
         raise ConfigError(
@@ -88,6 +87,20 @@ def _download(name: str, cache_dir: Path | None) -> Path:
             f"arrive in {folder}; give a directory with a whole model"
         )
     return folder
+
+
+def _reason(error: BaseException) -> str:
+    """What the hub's client says in several lines, in a few words."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "it has none that you may read ('hf auth login' for private and gated ones)"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, and the local cache does not hold it"
+    lines = str(error).strip().splitlines()
+    return f"{lines[0].rstrip('.') if lines else 'no answer'} ({type(error).__name__})"
 
 
 def _is_whole(folder: Path) -> bool:

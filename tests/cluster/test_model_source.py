@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -107,6 +106,8 @@ class Hub(BaseHTTPRequestHandler):
         else:
             body = None
         self.send_response(404 if body is None else 200)
+        if not files:
+            self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{abs(hash(path)):x}"')
         self.send_header("Content-Length", str(len(body or b"")))
@@ -182,25 +183,22 @@ def test_weights_that_are_pickles_are_refused(tmp_path: Path):
     assert "lacks weights as safetensors" in found.stderr
 
 
-Spoil = Callable[[Path], dict[str, str]]
+def test_a_model_that_the_hub_does_not_have_is_one_sentence(tmp_path: Path):
+    (tmp_path / "hub").mkdir()
+    with hub_with(tmp_path / "hub") as (address, _):
+        found = find(tmp_path / "cache", address)
+    assert_one_sentence(found, "it has none that you may read")
 
 
-def absent(folder: Path) -> dict[str, str]:
-    shutil.rmtree(folder)
-    folder.mkdir()
-    return {}
-
-
-def offline(folder: Path) -> dict[str, str]:
-    return {"HF_HUB_OFFLINE": "1"}
-
-
-@pytest.mark.parametrize("spoil", [absent, offline])
-def test_a_model_that_cannot_be_had_is_one_sentence(tmp_path: Path, spoil: Spoil):
-    env = spoil(write_model(tmp_path / "hub"))
-    with hub_with(tmp_path / "hub") as (address, asked):
-        found = find(tmp_path / "cache", address, **env)
-    assert found.returncode == 1
+def test_offline_the_cache_is_all_there_is(tmp_path: Path):
+    with hub_with(write_model(tmp_path / "hub")) as (address, asked):
+        found = find(tmp_path / "cache", address, HF_HUB_OFFLINE="1")
     assert asked == []
-    assert found.stderr.startswith(f"there is no directory {NAME}, and the Hugging Face hub's")
+    assert_one_sentence(found, "HF_HUB_OFFLINE is set")
+
+
+def assert_one_sentence(found: subprocess.CompletedProcess[str], reason: str) -> None:
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"there is no directory {NAME}, and no model of that name")
+    assert reason in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1
