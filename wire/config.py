@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,10 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+Hint = Callable[[str, object, Sequence[str]], str | None]
+"""An unknown key (dotted), what was given for it, the keys known there -> what to say of it, if it
+is known to be called otherwise here."""
+
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -36,6 +40,7 @@ def load_recipe(
     path: Path,
     overrides: list[str],
     path_keys: Sequence[str] = (),
+    hint: Hint | None = None,
     hub_keys: Sequence[str] = (),
 ) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
@@ -46,15 +51,15 @@ def load_recipe(
     and ``$NAME`` and ``~`` stand for what they stand for in a shell. A value of ``hub_keys`` (some
     of them) that has the form org/name stays as it is, unless there is such a path.
 
-    Raises ConfigError naming every wrong key: what was got, what was expected, the nearest known
-    name.
+    Raises ConfigError naming every wrong key: what was got, what was expected, and what ``hint``
+    says of it or else the nearest known name.
     """
     keys = {key: key in hub_keys for key in path_keys}
     values = _read(path, keys, ())
     for override in overrides:
         apply_override(values, override)
     _make_absolute(values, keys, path)
-    return validate(model, values, source=str(path))
+    return validate(model, values, source=str(path), hint=hint)
 
 
 def _read(path: Path, path_keys: dict[str, bool], below: tuple[Path, ...]) -> dict[str, Any]:
@@ -135,19 +140,21 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def validate(model: type[C], values: Mapping[str, Any], source: str) -> C:
+def validate(model: type[C], values: Mapping[str, Any], source: str, hint: Hint | None = None) -> C:
     """Validate plain values as ``model``. Raises ConfigError with one line per mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, detail) for detail in error.errors()]
+        lines = [_explain(model, detail, hint) for detail in error.errors()]
         raise ConfigError(f"{source}: " + "; ".join(lines)) from error
 
 
-def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
+def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         known = _known_names(model, detail["loc"][:-1])
+        if hint and (found := hint(where, detail["input"], known)):
+            return found
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
         listed = ", ".join(sorted(set(known)))
         advice = f"did you mean {near[0]!r}?" if near else f"known here: {listed}"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.base import add_command, add_recipe, write_json_file
-from cluster.commands.run import STAGES
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -14,7 +13,8 @@ def _plan(options: argparse.Namespace) -> None:
     from cluster.config import read_recipe
     from cluster.plan import make_plan
 
-    plan = make_plan(read_recipe(options.recipe, options.set), STAGES["run"])
+    config = read_recipe(options.recipe, options.set)
+    plan = make_plan(config, config.stages)
     from cluster.plan_table import print_plan
 
     print_plan(plan, options.recipe.stem)
