@@ -132,18 +132,27 @@ class ClipProcessor:
         )
 
     def _videos_kwargs(self, clip: DecodedClip, config: VideoConfig) -> dict[str, Any]:
-        frames = len(clip.frames)
-        least, most = self.pixel_bounds(config, frames)
-        counted = frames if self.family.bounds_whole_clip else 1
         return {
             "do_sample_frames": False,  # frames are sampled already
             "fps": clip.fps,
             "video_metadata": [self._metadata(clip)],
             "input_data_format": "channels_last",  # else guessed, wrongly for clips 3 pixels high
             "cap_pixels_per_frame": self._processor.video_processor.cap_pixels_per_frame or False,
-            # transformers' words for the least and most pixels: not edges, areas
-            "size": {"shortest_edge": least * counted, "longest_edge": most * counted},
+            "size": self._size(len(clip.frames), config),
         }
+
+    def _size(self, num_frames: int, config: VideoConfig) -> dict[str, int]:
+        """transformers' words for the least and most pixels: not edges, areas.
+
+        Where the recipe says nothing it is the processor's own to the pixel, which a bound per
+        frame may not divide.
+        """
+        own = self._processor.video_processor.size
+        least, most = self.pixel_bounds(config, num_frames)
+        if self.family.bounds_whole_clip:
+            least = least * num_frames if config.min_pixels else own["shortest_edge"]
+            most = most * num_frames if config.max_pixels else own["longest_edge"]
+        return {"shortest_edge": least, "longest_edge": most}
 
     def _metadata(self, clip: DecodedClip) -> dict[str, Any]:
         """Without it the processor assumes 24 frames a second, and what it says of time is wrong.
