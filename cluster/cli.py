@@ -5,11 +5,14 @@ import logging
 import signal
 import sys
 
-from cluster.commands import compare, demo, import_data, init, plan, run, study
+from cluster.commands import check, compare, demo, import_data, init, plan, run, study
 from cluster.commands.base import say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (import_data, init, plan, run, compare, study, demo)
+_COMMANDS = (import_data, init, check, plan, run, compare, study, demo)
+
+_GO_ON = ("study", "controls", "check")
+"""Commands that go on by themselves."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
-        again = "the same command" if options.command in ("study", "controls") else "--resume"
-        say(f"interrupted; {again} goes on from the last checkpoint")
+        again = "the same command" if options.command in _GO_ON else "--resume"
+        say(f"interrupted; {again} goes on from what is done")
         return 130
     except DeepIntuitError as error:
         return _fail(error, options.debug, 1)

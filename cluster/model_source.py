@@ -27,6 +27,14 @@ def with_local_model(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": local_model(config.model)})
 
 
+def with_cached_model(config: RunConfig) -> RunConfig:
+    """As it is here now, the hub's cache included; one that is not here stays as it is named.
+    Downloads nothing."""
+    if config.model.is_dir():
+        return config
+    return config.model_copy(update={"model": cached_model(config.model) or config.model})
+
+
 def local_model(model: Path, cache_dir: Path | None = None) -> Path:
     """The directory of a model: itself, or where the hub's is after it was brought here.
 

@@ -83,7 +83,11 @@ def read_config(model_dir: Path) -> dict[str, Any]:
             f"cannot read {model_dir / 'config.json'}: {error}; give the directory of a model "
             "in Hugging Face format"
         ) from error
-    return values if isinstance(values, dict) else {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{model_dir / 'config.json'} holds no settings; download the model's files anew"
+        )
+    return values
 
 
 def family_of(model_dir: Path) -> Family:

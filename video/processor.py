@@ -26,7 +26,8 @@ PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 """The text that stands for a clip in a prompt."""
 
 _TICKS = 1_000_000  # per second: times are handed to processors that write them as whole numbers
-_TIME = "<0123456789.0 seconds>"  # all that a written time is made of
+_TIME = "<1234567890.0 seconds>"  # all that a written time is made of
+_LONG_TIME = "<9999.9 seconds>"
 
 Pixels = npt.NDArray[np.float32]
 
@@ -76,6 +77,8 @@ class ClipProcessor:
 
     def __init__(self, model_dir: str | Path) -> None:
         """Raises ConfigError if the folder holds no usable processor of a known family."""
+        import transformers
+
         self._model_dir = Path(model_dir)
         if not self._model_dir.is_dir():
             raise ConfigError(
@@ -86,8 +89,6 @@ class ClipProcessor:
         """How this model takes a clip."""
         # a fast tokenizer raises "Already borrowed" when two threads set its padding at once
         self._one_at_a_time = threading.Lock()
-        import transformers
-
         ends = self._processor.tokenizer(PLACEHOLDER)["input_ids"]
         if len(ends) != 3:
             raise ConfigError(
@@ -104,6 +105,7 @@ class ClipProcessor:
         )
         """Changes with whatever changes pixels, grid, timing or placeholder ids; a model saved
         again with the same processor keeps it, so that the stages of a run share one cache."""
+        self._time_length = len(self._processor.tokenizer(_LONG_TIME)["input_ids"]) + 2
 
     def process(self, clip: DecodedClip, config: VideoConfig, *, clip_key: str) -> ProcessedClip:
         """Process one clip. Raises ClipError if its frames do not suit the model (4000 x 1)."""
@@ -130,6 +132,18 @@ class ClipProcessor:
             fingerprint=fingerprint_of(pixels, (t, h, w), seconds, ids),
             clip_key=clip_key,
         )
+
+    def num_placeholders(self, frames: int, height: int, width: int, config: VideoConfig) -> int:
+        """How many ``placeholder_ids`` a clip of so many sampled frames of this size gets, at most
+        where times are written; no pixel is touched. Raises ClipError if such frames do not suit the model."""
+        videos = self._processor.video_processor
+        size = self._size(frames, config)
+        try:
+            patches = videos.get_num_of_video_patches(frames, height, width, {"size": size})
+        except ValueError as error:
+            raise ClipError(f"the model takes no frames of {width} x {height}: {error}") from error
+        steps = frames // int(videos.temporal_patch_size) if self.family.writes_times else 0
+        return int(patches) // int(videos.merge_size) ** 2 + 2 + steps * self._time_length
 
     def _videos_kwargs(self, clip: DecodedClip, config: VideoConfig) -> dict[str, Any]:
         return {

@@ -267,3 +267,33 @@ def test_a_processor_of_another_family_than_its_model_is_refused(
     (tmp_path / "mixed/config.json").write_text('{"model_type": "qwen2_5_vl"}')
     with pytest.raises(ConfigError, match="Qwen2VLProcessor"):
         ClipProcessor(tmp_path / "mixed")
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(8, 56, 84), (2, 30, 30), (4, 500, 300), (6, 28, 900)]
+)
+@pytest.mark.parametrize("max_pixels", [None, 20_000])
+def test_placeholders_are_counted_without_pixels_as_with_them(
+    processor: ClipProcessor, frames: int, height: int, width: int, max_pixels: int | None
+) -> None:
+    config = VideoConfig(max_pixels=max_pixels)
+    clip = processor.process(make_decoded(frames, height, width), config, clip_key="k")
+    counted = processor.num_placeholders(frames, height, width, config)
+    assert counted == len(clip.placeholder_ids)
+
+
+def test_frames_that_suit_no_model_have_no_placeholders(processor: ClipProcessor) -> None:
+    with pytest.raises(ClipError, match="no frames of 4000 x 1"):
+        processor.num_placeholders(2, 1, 4000, CONFIG)
+
+
+@pytest.mark.parametrize(("model_type", "slack"), [("qwen2_vl", 0), ("qwen3_vl", 3)])
+def test_placeholders_of_the_other_families_are_counted_too(
+    processor_dirs: dict[str, Path], model_type: str, slack: int
+) -> None:
+    """``slack``: digits of an hour's time that a short one does not have, per temporal patch."""
+    processor = ClipProcessor(processor_dirs[model_type])
+    for frames in (2, 6):
+        clip = processor.process(make_decoded(frames), CONFIG, clip_key="k")
+        spared = processor.num_placeholders(frames, 56, 84, CONFIG) - len(clip.placeholder_ids)
+        assert 0 <= spared <= slack * frames // 2
