@@ -155,16 +155,11 @@ class _Check:
         config = self.config
         renderer: Renderer | None = None
         if is_hub_name(str(config.model)) and not config.model.is_dir():
-            what = f"{config.model} is not here: model and prompts were not looked at"
-            remedy = (
-                f"'hf download {config.model}', then check again; run fetches it from the Hugging "
-                "Face hub if there is such a model"
-            )
-            self.found.append(warning(Area.MODEL, what, remedy))
-            return
-        with refusals(self.found, Area.MODEL):
-            renderer = open_model(config)
-            self.found.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
+            self.found.append(_not_fetched(config.model))
+        else:
+            with refusals(self.found, Area.MODEL):
+                renderer = open_model(config)
+                self.found.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
         if renderer is not None:
             with refusals(self.found, Area.MODEL):
                 check_context(config)
@@ -217,3 +212,12 @@ class _Check:
         run = machine.run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.found += machine.disk_findings({self.cache_dir: max(0, cache), run_dir: max(0, run)})
+
+
+def _not_fetched(model: Path) -> Finding:
+    what = f"{model} is not here: neither the model nor prompts were looked at"
+    remedy = (
+        f"'hf download {model}' and check again; run fetches it from the Hugging Face hub if there "
+        "is such a model"
+    )
+    return warning(Area.MODEL, what, remedy)

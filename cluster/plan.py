@@ -8,7 +8,6 @@ tokenizer besides. Counts suppose that no clip fails.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from cluster.config import RunConfig

@@ -135,7 +135,10 @@ class ClipProcessor:
 
     def num_placeholders(self, frames: int, height: int, width: int, config: VideoConfig) -> int:
         """How many ``placeholder_ids`` a clip of so many sampled frames of this size gets, at most
-        where times are written; no pixel is touched. Raises ClipError if such frames do not suit the model."""
+        where times are written; no pixel is touched.
+
+        Raises ClipError if such frames do not suit the model.
+        """
         videos = self._processor.video_processor
         size = self._size(frames, config)
         try:
