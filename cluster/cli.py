@@ -5,13 +5,32 @@ import logging
 import signal
 import sys
 
-from cluster.commands import check, compare, demo, import_data, init, plan, run, study
+from cluster.commands import (
+    check,
+    compare,
+    demo,
+    import_data,
+    init,
+    plan,
+    run,
+    study,
+)
 from cluster.commands.base import say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (import_data, init, check, plan, run, compare, study, demo)
+_COMMANDS = (
+    import_data,
+    init,
+    check,
+    plan,
+    run,
+    compare,
+    study,
+    demo,
+)
 
-_GO_ON = ("study", "controls", "check")
+
+_GO_ON = ("study", "controls", "check", "import")
 """Commands that go on by themselves."""
 
 
