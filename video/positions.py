@@ -56,7 +56,8 @@ class PositionRule:
 
     def is_video(self, ids: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Which tokens of a prompt stand for patches of the clip, bool [L]."""
-        return np.asarray(ids) == self.video_token_id
+        found: npt.NDArray[np.bool_] = np.asarray(ids) == self.video_token_id
+        return found
 
     def video_span(self, ids: Sequence[int]) -> tuple[int, int]:
         """Start and length of the clip in a prompt: from its first to its last video token, and
@@ -102,7 +103,8 @@ class PositionRule:
 
     def _block_starts(self, ids: Sequence[int], num_blocks: int, length: int) -> list[int]:
         edges = np.diff(self.is_video(ids).astype(np.int8), prepend=0, append=0)
-        starts, ends = np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist()
+        starts: list[int] = np.flatnonzero(edges == 1).tolist()
+        ends: list[int] = np.flatnonzero(edges == -1).tolist()
         found = [end - start for start, end in zip(starts, ends, strict=True)]
         if found != [length] * num_blocks:
             raise ValueError(
