@@ -168,7 +168,8 @@ class RunConfig(Config):
     """A whole run."""
 
     model: Path
-    """The base model: a directory in Hugging Face format."""
+    """The base model (Qwen2-VL, Qwen2.5-VL or Qwen3-VL): a directory in Hugging Face format, or a
+    model of the Hugging Face hub such as ``Qwen/Qwen2.5-VL-7B-Instruct``."""
     labels: tuple[Label, ...] = Field(min_length=2)
     """The classes, with definitions for the prompt."""
     data: DataConfig
@@ -229,11 +230,13 @@ class RunConfig(Config):
 
 
 _PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
+_HUB_KEYS = ("model",)
 
 
 def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
     """A recipe with its paths made absolute: they are relative to the folder of their own file.
 
-    ``$NAME`` in a path is taken from the environment. Raises ConfigError.
+    ``$NAME`` in a path is taken from the environment. A ``model`` of the Hugging Face hub stays the
+    name it is (cluster/model_source.py finds it). Raises ConfigError.
     """
-    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint)
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint, hub_keys=_HUB_KEYS)

@@ -23,10 +23,11 @@ from cluster.model_size import (
     read_shape,
     video_tokens,
 )
+from cluster.model_source import with_cached_model
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, select
 from video.config import total_per_frame
-from video.positions import PositionRule
+from video.families import family_of
 from wire.types import Sample, Split
 
 
@@ -195,10 +196,10 @@ def count_clips(config: RunConfig, samples: Sequence[Sample]) -> ClipCounts:
 
 
 def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
-    folder = config.model
+    folder = with_cached_model(config).model
     absent = f"the model is not here ({folder})"
     if folder.is_dir():
-        PositionRule.load(folder)  # names a model of another kind, and a config that is none
+        family_of(folder)  # names a model of another kind, and a config that is none
         shape = read_shape(folder)
         lacking = f"memory is not estimated: {folder / 'config.json'} does not give all sizes"
         return shape, [] if shape else [lacking]
@@ -210,8 +211,11 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
 
 def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
     video = config.video
-    max_pixels = video.max_pixels or read_max_pixels(config.model)
-    if shape is None or max_pixels is None:
+    if shape is None:
+        return None
+    folder = with_cached_model(config).model
+    max_pixels = video.max_pixels or read_max_pixels(folder, shape, video.max_frames)
+    if max_pixels is None:
         return None
     if video.total_pixels is not None:
         max_pixels = min(max_pixels, total_per_frame(video.total_pixels, video.max_frames))

@@ -15,7 +15,7 @@ from cluster.config import RunConfig
 from rollout.prompt import trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
-from video.positions import PositionRule
+from video.families import family_of
 from video.processor import ClipProcessor
 from wire.errors import ClipError, ConfigError, DataError
 from wire.types import Sample
@@ -31,7 +31,7 @@ def open_model(config: RunConfig) -> Renderer:
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
-    PositionRule.load(config.model)
+    family_of(config.model)
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_template()
     renderer.check_round_trip()

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,31 +27,42 @@ Hint = Callable[[str, object, Sequence[str]], str | None]
 is known to be called otherwise here."""
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def is_hub_name(value: str) -> bool:
+    """Whether a value has the form org/name, as models of the Hugging Face hub are called."""
+    return _HUB_NAME.fullmatch(value) is not None
+
+
 def load_recipe(
     model: type[C],
     path: Path,
     overrides: list[str],
     path_keys: Sequence[str] = (),
     hint: Hint | None = None,
+    hub_keys: Sequence[str] = (),
 ) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
 
     ``extends = "other.toml"`` at the top of a recipe takes everything from there that it does not
     set itself, table by table; a list is replaced whole. The values of ``path_keys`` (``a.b``) are
     made absolute: they are relative to the file that holds them, those of overrides to ``path``,
-    and ``$NAME`` and ``~`` stand for what they stand for in a shell.
+    and ``$NAME`` and ``~`` stand for what they stand for in a shell. A value of ``hub_keys`` (some
+    of them) that has the form org/name stays as it is, unless there is such a path.
 
     Raises ConfigError naming every wrong key: what was got, what was expected, and what ``hint``
     says of it or else the nearest known name.
     """
-    values = _read(path, path_keys, ())
+    keys = {key: key in hub_keys for key in path_keys}
+    values = _read(path, keys, ())
     for override in overrides:
         apply_override(values, override)
-    _make_absolute(values, path_keys, path)
+    _make_absolute(values, keys, path)
     return validate(model, values, source=str(path), hint=hint)
 
 
-def _read(path: Path, path_keys: Sequence[str], below: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, path_keys: dict[str, bool], below: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe's values over those of the recipe that it extends; ``below`` are those over it."""
     chain = (*below, path.resolve())
     values = _parse(path, f"the recipe {path}" + (f" that {below[-1]} extends" if below else ""))
@@ -89,14 +101,17 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _make_absolute(values: dict[str, Any], path_keys: Sequence[str], recipe: Path) -> None:
-    for key in path_keys:
+def _make_absolute(values: dict[str, Any], path_keys: dict[str, bool], recipe: Path) -> None:
+    """``path_keys``: each with whether a name of the hub may stand there."""
+    for key, may_be_name in path_keys.items():
         *parents, last = key.split(".")
         place: Any = values
         for name in parents:
             place = place.get(name) if isinstance(place, dict) else None
-        if isinstance(place, dict) and isinstance(place.get(last), str):
-            place[last] = str(_absolute(place[last], recipe))
+        if isinstance(place, dict) and isinstance(value := place.get(last), str):
+            found = _absolute(value, recipe)
+            if not (may_be_name and is_hub_name(value) and not found.exists()):
+                place[last] = str(found)
 
 
 def _absolute(path: str, recipe: Path) -> Path:

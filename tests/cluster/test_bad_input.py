@@ -77,6 +77,17 @@ def test_a_bad_setting_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_a_model_of_another_kind_is_refused_with_the_kinds_that_can_be_trained(
+    recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"model_type": "qwen3_vl_moe"}')
+    assert run(recipe(), f"model={tmp_path / 'other'}") == 2
+    said = capsys.readouterr().err
+    assert "'qwen3_vl_moe'" in said
+    assert "use one of: qwen2_vl, qwen2_5_vl, qwen3_vl" in said
+
+
 def test_a_missing_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(tmp_path / "nothing.toml") == 2
     assert "nothing.toml" in capsys.readouterr().err

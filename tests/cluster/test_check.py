@@ -254,6 +254,15 @@ def test_a_model_folder_with_a_bad_file_is_an_error_and_the_rest_is_checked(
     assert "accuracy gives 1" in said.out
 
 
+def test_a_model_of_the_hub_is_not_fetched_but_said_to_be_absent(
+    check: Callable[..., int], recipe: Recipe, capsys: Capture
+):
+    assert check(recipe(), *set_to("model=no-such-org/no-such-model")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no-such-org/no-such-model is not here: neither the model nor prompts" in said
+    assert "hf download no-such-org/no-such-model" in said
+
+
 def test_only_what_the_command_needs_is_asked_for(check: Callable[..., int], recipe: Recipe):
     def only_test(rows: Rows) -> None:
         rows[:] = [row for row in rows if row["split"] == "test"]
