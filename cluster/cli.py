@@ -5,11 +5,11 @@ import logging
 import signal
 import sys
 
-from cluster.commands import compare, demo, import_data, plan, run, study
+from cluster.commands import compare, demo, doctor, import_data, plan, run, study
 from cluster.commands.base import say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (run, plan, compare, study, demo, import_data)
+_COMMANDS = (run, plan, doctor, compare, study, demo, import_data)
 
 
 def main(arguments: list[str] | None = None) -> int:
