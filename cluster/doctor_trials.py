@@ -143,7 +143,9 @@ def _use_gpus(host: str) -> Outcome:
         found.append(f"{name} ({free / _GB:.0f} of {total / _GB:.0f} GB free)")
     listed = f"{host}; {', '.join(found)}"
     if busy:
-        remedy = "see by nvidia-smi who holds the memory, and end it or lower gpu_memory_utilization"
+        remedy = (
+            "see by nvidia-smi who holds the memory, and end it or lower gpu_memory_utilization"
+        )
         return Outcome(status="warning", found=listed, remedy=remedy)
     return Outcome(status="ok", found=listed)
 
