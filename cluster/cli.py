@@ -1,15 +1,21 @@
 """The command line. Heavy imports come after parsing, so that ``--help`` answers at once."""
 
 import argparse
+import errno
 import logging
 import signal
 import sys
+from typing import NoReturn
 
 from cluster.commands import compare, demo, doctor, import_data, plan, run, study
 from cluster.commands.base import say
 from wire.errors import DeepIntuitError, UserError
 
 _COMMANDS = (run, plan, doctor, compare, study, demo, import_data)
+
+# What the system says about a place, not about us: full, read-only, not ours, no directory.
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,23 +26,26 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         options.act(options)
-    except UserError as error:
-        return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
         again = "the same command" if options.command in ("study", "controls") else "--resume"
         say(f"interrupted; {again} goes on from the last checkpoint")
         return 130
-    except DeepIntuitError as error:
-        return _fail(error, options.debug, 1)
-    except ExceptionGroup as group:
-        if group.split(DeepIntuitError)[1] is not None:
-            raise  # a bug of ours: with its traceback
-        return _fail(group, options.debug, 1 if group.split(UserError)[1] else 2)
+    except Exception as error:
+        if options.debug:
+            raise
+        return _fail(error, options)
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deepintuit", description="Reinforcement learning that teaches video models to reason."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -45,18 +54,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(error: BaseException, debug: bool, status: int) -> int:
-    if debug:
-        raise error
-    for cause in _causes(error):
-        say(f"error: {cause}")
-    return status
+def _fail(error: Exception, options: argparse.Namespace) -> int:
+    """A line per cause, and the exit status; what nobody foresaw is a bug of ours."""
+    causes = _causes(error)
+    foreseen = [text for cause in causes if (text := _foreseen(cause)) is not None]
+    if len(foreseen) < len(causes):
+        from cluster.bug_report import report_bug
+
+        say(f"error: {_one_line(report_bug(error, options))}")
+        return 1
+    for text in foreseen:
+        say(f"error: {_one_line(text)}")
+    return (
+        1
+        if any(isinstance(c, DeepIntuitError) and not isinstance(c, UserError) for c in causes)
+        else 2
+    )
 
 
 def _causes(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [cause for inner in error.exceptions for cause in _causes(inner)]
     return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised
+
+
+def _foreseen(error: BaseException) -> str | None:
+    """What to say of an error that is not a bug; None for one that is."""
+    if isinstance(error, DeepIntuitError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    place = error.filename or "its file (the system does not say which)"
+    if error.errno in _FULL:
+        return f"the disk is full: cannot write {place}; free some space, then --resume"
+    if error.errno in _DENIED and error.filename:
+        return f"cannot use {place}: {error.strerror}; give a place that you may write to"
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).strip()
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
+from cluster.foreign_keys import own_name
 from learner.config import (
     GrpoLossConfig,
     LearnerConfig,
@@ -228,4 +229,4 @@ def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
 
     ``$NAME`` in a path is taken from the environment. Raises ConfigError.
     """
-    return load_recipe(RunConfig, path, overrides, _PATH_KEYS)
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, own_name)

@@ -70,7 +70,7 @@ def try_ray() -> Outcome:
     placement.connect(config, debug=False)
     try:
         started = time.monotonic() - before
-        task: Any = ray.remote(num_cpus=0.5)(os.getpid)
+        task: Any = ray.remote(num_cpus=0.5)(_process_id)
         pid = ray.get(task.remote(), timeout=90)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -81,6 +81,11 @@ def try_ray() -> Outcome:
     where = os.environ.get("RAY_ADDRESS") or "a local Ray"
     found = f"{where} up in {started:.0f} s, a task ran; {len(nodes)} node(s), "
     return Outcome(status="ok", found=f"{found}{cpus:g} CPUs, {gpus:g} GPUs")
+
+
+def _process_id() -> int:
+    """Of the Ray worker that it runs in."""
+    return os.getpid()
 
 
 def try_deepspeed() -> Outcome:

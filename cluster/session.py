@@ -26,7 +26,7 @@ from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.rows import supervised_row
-from reward.scorer import Scorer
+from reward.scorer import Scorer, try_functions
 from rollout.manifest import check_clips, read_manifest
 from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import PromptTooLong, Renderer
@@ -157,7 +157,7 @@ def check(
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_round_trip()
     renderer.label_codes(labels)
-    Scorer(config.reward, labels)
+    asyncio.run(try_functions(config.reward, labels))
     if config.data.check_clips:
         check_clips(samples, config.video)
     _check_prompt(config, samples, renderer, cache_dir)

@@ -21,6 +21,7 @@ from wire.types import Sample, Split
 _REQUIRED = ("id", "video", "label", "split")
 _OPTIONAL = ("trace", "text")
 _REMEDY = "give the path of a .jsonl or .parquet file"
+_OTHER_FORMATS = (".csv", ".tsv", ".txt", ".json")
 _SHOWN = 5
 _THREADS = 4
 
@@ -162,6 +163,10 @@ def _unknown(what: str, value: str, known: Iterable[str]) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise DataError(
+            f"{path} is no manifest, which is .jsonl or .parquet; deepintuit import makes one of it"
+        )
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

@@ -2,8 +2,9 @@
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +22,20 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+OwnName = Callable[[str], str | None]
+"""The name here of a key that other systems have; None for any other key."""
+
+
+def _no_other_names(key: str) -> str | None:
+    return None
+
 
 def load_recipe(
-    model: type[C], path: Path, overrides: list[str], path_keys: Sequence[str] = ()
+    model: type[C],
+    path: Path,
+    overrides: list[str],
+    path_keys: Sequence[str] = (),
+    own_name: OwnName = _no_other_names,
 ) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
 
@@ -32,14 +44,14 @@ def load_recipe(
     made absolute: they are relative to the file that holds them, those of overrides to ``path``,
     and ``$NAME`` and ``~`` stand for what they stand for in a shell.
 
-    Raises ConfigError naming every wrong key: what was got, what was expected, the nearest known
-    name.
+    Raises ConfigError naming every wrong key: what was got, what was expected, the name here of a
+    key that ``own_name`` knows, else the nearest known name.
     """
     values = _read(path, path_keys, ())
     for override in overrides:
         apply_override(values, override)
     _make_absolute(values, path_keys, path)
-    return validate(model, values, source=str(path))
+    return validate(model, values, source=str(path), own_name=own_name)
 
 
 def _read(path: Path, path_keys: Sequence[str], below: tuple[Path, ...]) -> dict[str, Any]:
@@ -69,7 +81,12 @@ def _parse(path: Path, what: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line") from error
+        advice = _OTHER_FORMATS.get(path.suffix.lower(), "mend that line")
+        raise ConfigError(f"{path} is not valid TOML: {error}; {advice}") from error
+
+
+_ASK = "recipes are TOML ([section], key = value): begin with a copy of recipes/demo.toml"
+_OTHER_FORMATS = dict.fromkeys((".yaml", ".yml", ".json", ".py", ".sh"), _ASK)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -117,18 +134,31 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def validate(model: type[C], values: Mapping[str, Any], source: str) -> C:
-    """Validate plain values as ``model``. Raises ConfigError with one line per mistake."""
+def validate(
+    model: type[C], values: Mapping[str, Any], source: str, own_name: OwnName = _no_other_names
+) -> C:
+    """Validate plain values as ``model``. Raises ConfigError that names every mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, detail) for detail in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+        details = error.errors()
+        faults = [_explain(model, d, own_name) for d in details if not _follows(d, details)]
+        raise ConfigError(f"{source}: " + "; ".join(faults)) from error
 
 
-def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
+def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because of a mistake in one of its entries."""
+    where = detail["loc"]
+    inside = any(len(d["loc"]) > len(where) and d["loc"][: len(where)] == where for d in details)
+    return detail["type"] == "too_short" and inside
+
+
+def _explain(model: type[BaseModel], detail: ErrorDetails, own_name: OwnName) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
+        foreign = {key: ours for key in _leaves(where, detail["input"]) if (ours := own_name(key))}
+        if foreign:
+            return "; ".join(f"unknown key {key!r}; here it is {foreign[key]}" for key in foreign)
         known = _known_names(model, detail["loc"][:-1])
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
         listed = ", ".join(sorted(set(known)))
@@ -137,7 +167,31 @@ def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{where!r} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{where} = {_short(detail['input'])}: {message}"
+    message = message.replace("Input should be a valid", "expected a valid")
+    message = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
+    message = message.replace("Input should be", "expected")
+    return f"{where} = {_short(detail['input'])}: {message}{_meaning(model, detail['loc'])}"
+
+
+def _leaves(where: str, value: object) -> list[str]:
+    """The dotted names of all values in a section that nobody knows."""
+    if not isinstance(value, dict) or not value:
+        return [where]
+    return [leaf for key, inner in value.items() for leaf in _leaves(f"{where}.{key}", inner)]
+
+
+def _meaning(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """What the setting is, as its section says; empty for what is no setting."""
+    section: type[BaseModel] = model
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        inner = _section_types(field.annotation) if field else []
+        if len(inner) != 1:
+            return ""
+        (section,) = inner
+    field = section.model_fields.get(str(location[-1])) if location else None
+    text = " ".join((field.description or "").split()) if field else ""
+    return f" ({text.rstrip('.')})" if text else ""
 
 
 def _short(value: object) -> str:
