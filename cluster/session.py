@@ -17,6 +17,7 @@ from ray.util.placement_group import remove_placement_group
 
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
+from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
@@ -195,7 +196,7 @@ async def open_session(
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await asyncio.to_thread(check, config, cache_dir, check_data)
+    data, renderer = await in_background(check, config, cache_dir, check_data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
