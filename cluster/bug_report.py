@@ -8,6 +8,8 @@ import time
 import traceback
 from pathlib import Path
 
+from cluster.commands.base import run_dir_of
+
 
 def report_bug(error: BaseException, options: argparse.Namespace) -> str:
     """Write the traceback to the run directory, or to a temporary file if there is none. Returns
@@ -18,22 +20,15 @@ def report_bug(error: BaseException, options: argparse.Namespace) -> str:
     text = f"{command}\nPython {platform.python_version()}, {platform.platform()}\n\n"
     text += "".join(traceback.format_exception(error))
     try:
-        file = _write(text, _run_dir(options))
+        file = _write(text, run_dir_of(options))
     except OSError:
         return f"{said}; --debug shows where; please report it with that"
     return f"{said}; please report it with {file} (--debug shows the traceback here)"
 
 
-def _run_dir(options: argparse.Namespace) -> Path | None:
-    """The run that the command is about; None if it has begun none."""
-    recipe = getattr(options, "recipe", None)
-    path = getattr(options, "run_dir", None) or (recipe and Path("runs") / recipe.stem)
-    return path if path is not None and (path / "run.json").is_file() else None
-
-
 def _write(text: str, run_dir: Path | None) -> Path:
     name = f"bug-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-    if run_dir is not None:
+    if run_dir is not None and (run_dir / "run.json").is_file():
         file = run_dir / name
     else:
         file = Path(tempfile.mkdtemp(prefix="deepintuit-")) / name

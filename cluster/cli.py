@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from cluster.commands import compare, demo, doctor, import_data, plan, run, study
-from cluster.commands.base import say
+from cluster.commands.base import run_dir_of, say
 from wire.errors import DeepIntuitError, UserError
 
 _COMMANDS = (run, plan, doctor, compare, study, demo, import_data)
@@ -27,8 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.act(options)
     except KeyboardInterrupt:
-        again = "the same command" if options.command in ("study", "controls") else "--resume"
-        say(f"interrupted; {again} goes on from the last checkpoint")
+        say(f"interrupted; {_going_on(options)}")
         return 130
     except Exception as error:
         if options.debug:
@@ -52,6 +51,20 @@ def _parser() -> argparse.ArgumentParser:
     for module in _COMMANDS:
         module.add(commands)
     return parser
+
+
+# Commands that go on by themselves.
+_GO_ON = ("study", "controls", "check")
+
+
+def _going_on(options: argparse.Namespace) -> str:
+    """What to do after an interruption."""
+    if options.command in _GO_ON:
+        return "the same command goes on from what is done"
+    run_dir = run_dir_of(options)
+    if run_dir is not None and (run_dir / "archive").exists():
+        return "--resume goes on from the last checkpoint"
+    return "nothing was begun: the same command starts anew"
 
 
 def _fail(error: Exception, options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """What the commands share: their arguments, and how they speak."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,13 @@ def add_recipe(command: Any) -> None:
         metavar="a.b=c",
         help="override a setting of the recipe; may be given again",
     )
+
+
+def run_dir_of(options: argparse.Namespace) -> Path | None:
+    """The run directory that was typed, or the default of the recipe; None: it is about no run."""
+    recipe = getattr(options, "recipe", None)
+    path: Path | None = getattr(options, "run_dir", None)
+    return path or (recipe and Path("runs") / recipe.stem)
 
 
 def say(text: str) -> None:
