@@ -7,6 +7,7 @@
 #                    goes on where it stopped; SEEDS="1 2 3 4 5"
 #   make test        what a change must pass; test-all adds the slow tests
 #   make lint        format, types: one check each. .ci/run is all of them
+#   make docs        write the pages of docs/ that come from code
 #   make lock        resolve requirements/*.in again; FLAGS=--upgrade moves every version
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
@@ -14,7 +15,7 @@ BIN := .venv/bin
 SEEDS ?= 1 2 3
 RUN_DIR := runs/demo$(if $(SEED),-$(SEED))
 
-.PHONY: setup demo study test test-all lint format types lock clean
+.PHONY: setup demo study test test-all lint format types docs lock clean
 
 setup:
 	@$(PYTHON) requirements/setup.py
@@ -52,6 +53,9 @@ format: setup
 
 types: setup
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m cluster.docs_pages
 
 lock: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python requirements/lock.py $(FLAGS)

@@ -14,8 +14,8 @@ from typing import Any
 
 from calibrate.metrics import evaluate, wilson_interval
 from calibrate.predictions import Prediction, read_predictions
-from cluster.config import RunConfig
-from cluster.run_dir import STAGES, read_result
+from cluster.config import STAGES, RunConfig
+from cluster.run_dir import read_result
 from rollout.manifest import read_manifest, select
 from wire.config import validate
 from wire.errors import DataError

@@ -7,11 +7,11 @@ import signal
 import sys
 from typing import NoReturn
 
-from cluster.commands import compare, demo, doctor, import_data, plan, run, study
+from cluster.commands import compare, demo, doctor, import_data, init, plan, run, study
 from cluster.commands.base import run_dir_of, say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (run, plan, doctor, compare, study, demo, import_data)
+_COMMANDS = (import_data, init, plan, doctor, run, compare, study, demo)
 
 # What the system says about a place, not about us: full, read-only, not ours, no directory.
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)

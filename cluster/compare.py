@@ -16,7 +16,8 @@ from pathlib import Path
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, read_predictions
-from cluster.run_dir import STAGES, prediction_files, read_label_names
+from cluster.config import STAGES
+from cluster.run_dir import prediction_files, read_label_names
 from wire.errors import ConfigError, DataError
 
 

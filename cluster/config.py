@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
-from cluster.foreign_keys import own_name
+from cluster.migration import hint
 from learner.config import (
     GrpoLossConfig,
     LearnerConfig,
@@ -22,6 +22,9 @@ from wire.config import Config, load_recipe
 from wire.labels import Label, LabelSet
 from wire.types import Split
 
+STAGES = ("base", "coldstart", "grpo", "calibrated")
+"""All stages that a run may have, in their order."""
+
 
 class DataConfig(Config):
     """Where the labelled clips are."""
@@ -36,23 +39,29 @@ class DataConfig(Config):
     """Open every clip before an engine starts, and refuse to run with one that cannot be read."""
 
 
-class ColdstartConfig(Config):
+class TrainedConfig(Config):
+    """A training with an optimiser of its own."""
+
+    @field_validator("optim", mode="before", check_fields=False)
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        """A stage's own defaults stay where a recipe sets only some keys of its optimiser."""
+        default = cls.model_fields["optim"].default.model_dump()
+        return {**default, **values} if isinstance(values, dict) else values
+
+
+class ColdstartConfig(TrainedConfig):
     """Stage 1: supervised fine-tuning on the train samples that have a trace."""
 
-    epochs: int = Field(default=5, ge=1)
-    """Passes over the traces."""
+    epochs: int = Field(default=5, ge=0)
+    """Passes over the traces; 0 leaves the stage out: GRPO starts from the base model."""
     batch_size: int = Field(default=64, ge=1)
     """Traces per update, over all ranks."""
     optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
     """DeepIntuit: 2e-5, linear decay."""
 
-    @field_validator("optim", mode="before")
-    @classmethod
-    def _keep_defaults(cls, values: Any) -> Any:
-        return _over(cls.model_fields["optim"].default, values)
 
-
-class GrpoConfig(Config):
+class GrpoConfig(TrainedConfig):
     """Stage 2: GRPO on the train samples."""
 
     num_steps: int = Field(default=240, ge=1)
@@ -69,11 +78,6 @@ class GrpoConfig(Config):
     """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
     loss: GrpoLossConfig = GrpoLossConfig()
     """The clipped surrogate."""
-
-    @field_validator("optim", mode="before")
-    @classmethod
-    def _keep_defaults(cls, values: Any) -> Any:
-        return _over(cls.model_fields["optim"].default, values)
 
     @property
     def updates_per_step(self) -> int:
@@ -122,7 +126,7 @@ ARMS: tuple[ArmName, ...] = get_args(ArmName)
 """Control arms in the order in which they run: engines change their weights least so."""
 
 
-class RejectionConfig(Config):
+class RejectionConfig(TrainedConfig):
     """Fine-tuning on the cold start's own traces that earned the full reward."""
 
     epochs: int = Field(default=3, ge=1)
@@ -131,11 +135,6 @@ class RejectionConfig(Config):
     """Traces per update, over all ranks."""
     optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
     """As the cold start's."""
-
-    @field_validator("optim", mode="before")
-    @classmethod
-    def _keep_defaults(cls, values: Any) -> Any:
-        return _over(cls.model_fields["optim"].default, values)
 
 
 class ControlsConfig(Config):
@@ -185,6 +184,12 @@ class RunConfig(Config):
     cluster: ClusterConfig = ClusterConfig()
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """Those of a whole run, in their order."""
+        without = () if self.coldstart.epochs else ("coldstart",)
+        return tuple(stage for stage in STAGES if stage not in without)
+
+    @property
     def label_set(self) -> LabelSet:
         """The labels as a set."""
         return LabelSet(labels=self.labels)
@@ -216,11 +221,6 @@ class RunConfig(Config):
         return self
 
 
-def _over(default: OptimConfig, values: Any) -> Any:
-    """A stage's own defaults stay where a recipe sets only some keys of its optimiser."""
-    return {**default.model_dump(), **values} if isinstance(values, dict) else values
-
-
 _PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
 
 
@@ -229,4 +229,4 @@ def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
 
     ``$NAME`` in a path is taken from the environment. Raises ConfigError.
     """
-    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, own_name)
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.config import RunConfig
 from rollout.manifest import select
-from wire.errors import DataError
+from wire.errors import ConfigError, DataError
 from wire.types import Sample, Split
 
 
@@ -29,17 +29,20 @@ class Data:
         if not found:
             raise DataError(
                 "no train sample has a trace, and the cold start learns from traces; "
-                "add a 'trace' column, or run without this stage"
+                "add a 'trace' column, or leave this stage out with coldstart.epochs = 0"
             )
         return found
 
 
 def check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
-    """Raise DataError if a stage would find no samples to work on, hours from now."""
+    """Raise UserError if a stage would find nothing to do, or no samples to work on, hours from
+    now."""
     data.of(config.evaluate.split)
     if set(stages) != {"base"}:
         data.of(Split.TRAIN)
     if "coldstart" in stages:
+        if not config.coldstart.epochs:
+            raise ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
         _ = data.with_trace
     if "calibrated" in stages:
         labels = {sample.label for sample in data.of(Split(config.calibrate.split))}

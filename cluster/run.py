@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.calibration import run_calibration
-from cluster.config import ARMS, RunConfig
+from cluster.config import ARMS, STAGES, RunConfig
 from cluster.data import check_splits
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.memory import MemoryWatch
 from cluster.progress import console
-from cluster.run_dir import STAGES, RunDir, write_json
+from cluster.run_dir import RunDir, write_json
 from cluster.session import Session, open_session
 from cluster.supervised import learn_from_teacher
 from cluster.work import Act, Weights, Work, run_work

@@ -13,12 +13,10 @@ import shutil
 from pathlib import Path
 from typing import IO, Any, Self
 
-from cluster.config import RunConfig
+from cluster.config import STAGES, RunConfig
 from wire.config import validate
 from wire.errors import ConfigError, DataError
 from wire.labels import LabelSet
-
-STAGES = ("base", "coldstart", "grpo", "calibrated")
 
 
 class RunDir:

@@ -29,7 +29,7 @@ from cluster.data import Data, check_splits
 from cluster.progress import console
 from cluster.results import About, study_results
 from cluster.results_page import render_page
-from cluster.run_dir import STAGES, RunDir, read_result, write_json
+from cluster.run_dir import RunDir, read_result, write_json
 from rollout.manifest import read_manifest
 from wire.config import apply_override
 from wire.errors import ConfigError, StudyFailed
@@ -196,7 +196,7 @@ def _check_arms(arms: Sequence[str]) -> None:
 def _check_data(plan: SeedPlan, group_by: str | None) -> None:
     data = plan.config.data
     samples = read_manifest(data.manifest, plan.config.label_set, data.media_root)
-    check_splits(plan.config, Data(samples=samples), STAGES)
+    check_splits(plan.config, Data(samples=samples), plan.config.stages)
     without = [sample for sample in samples if group_by and group_by not in sample.extra]
     if without:
         raise ConfigError(
@@ -232,7 +232,7 @@ def _only_one(directory: Path) -> Iterator[None]:
 def _run_seed(study: Study, plan: SeedPlan, command: Callable[[Child], list[str]]) -> str | None:
     """Stages, then controls. Returns what failed, or None."""
     verbs = ["run", "controls"]
-    if all(read_result(plan.run_dir, stage) is not None for stage in STAGES):
+    if all(read_result(plan.run_dir, stage) is not None for stage in plan.config.stages):
         verbs.remove("run")
     for verb in verbs:
         child = Child(study=study, plan=plan, verb=verb)

@@ -121,6 +121,7 @@ class VllmEngine:
             weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls="rollout.vllm_extension.Extension",
             disable_log_stats=True,
+            distributed_executor_backend=_executor(config),
         )
         async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
             loop = asyncio.get_running_loop()
@@ -269,6 +270,15 @@ class VllmEngine:
             mm_hashes={"video": [clip.fingerprint]},
             mm_placeholders={"video": [PlaceholderRange(offset=start, length=length)]},
         )
+
+
+def _executor(config: RolloutConfig) -> str | None:
+    """vLLM's choice, but on a CPU: there it starts its only worker as one more process, and both
+    sides poll for a second after each message. In one process an engine is up 20 s sooner and
+    takes 1 GB less (demo model, 2 cores); what it generates is the same."""
+    if config.num_gpus == 0 and config.tensor_parallel_size == 1:
+        return "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    return None
 
 
 @contextlib.asynccontextmanager

@@ -37,13 +37,18 @@ def read_manifest(
     """
     manifest = Path(path)
     reader = _Reader(labels, Path(media_root) if media_root is not None else manifest.parent)
-    rows = _parquet_rows(manifest) if manifest.suffix == ".parquet" else _json_rows(manifest)
-    for where, row in rows:
+    for where, row in read_rows(manifest):
         reader.read(where, row)
     if not reader.samples and not reader.faults:
         reader.faults.append("no samples in it; add at least one row")
     raise_if_any(str(manifest), reader.faults)
     return reader.samples
+
+
+def read_rows(manifest: Path) -> Iterator[tuple[str, Row | str]]:
+    """Where each row is, and the row, or the reason why it is none. Raises DataError if the file
+    cannot be read."""
+    return _parquet_rows(manifest) if manifest.suffix == ".parquet" else _json_rows(manifest)
 
 
 def select(samples: Iterable[Sample], split: Split) -> list[Sample]:

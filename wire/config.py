@@ -22,12 +22,9 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
-OwnName = Callable[[str], str | None]
-"""The name here of a key that other systems have; None for any other key."""
-
-
-def _no_other_names(key: str) -> str | None:
-    return None
+Hint = Callable[[str, object, Sequence[str]], str | None]
+"""An unknown key (dotted), what was given for it, the keys known there -> what to say of it, if it
+is known to be called otherwise here."""
 
 
 def load_recipe(
@@ -35,7 +32,7 @@ def load_recipe(
     path: Path,
     overrides: list[str],
     path_keys: Sequence[str] = (),
-    own_name: OwnName = _no_other_names,
+    hint: Hint | None = None,
 ) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
 
@@ -44,14 +41,14 @@ def load_recipe(
     made absolute: they are relative to the file that holds them, those of overrides to ``path``,
     and ``$NAME`` and ``~`` stand for what they stand for in a shell.
 
-    Raises ConfigError naming every wrong key: what was got, what was expected, the name here of a
-    key that ``own_name`` knows, else the nearest known name.
+    Raises ConfigError naming every wrong key: what was got, what was expected, and what ``hint``
+    says of it or else the nearest known name.
     """
     values = _read(path, path_keys, ())
     for override in overrides:
         apply_override(values, override)
     _make_absolute(values, path_keys, path)
-    return validate(model, values, source=str(path), own_name=own_name)
+    return validate(model, values, source=str(path), hint=hint)
 
 
 def _read(path: Path, path_keys: Sequence[str], below: tuple[Path, ...]) -> dict[str, Any]:
@@ -134,15 +131,13 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def validate(
-    model: type[C], values: Mapping[str, Any], source: str, own_name: OwnName = _no_other_names
-) -> C:
+def validate(model: type[C], values: Mapping[str, Any], source: str, hint: Hint | None = None) -> C:
     """Validate plain values as ``model``. Raises ConfigError that names every mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        faults = [_explain(model, d, own_name) for d in details if not _follows(d, details)]
+        faults = [_explain(model, d, hint) for d in details if not _follows(d, details)]
         raise ConfigError(f"{source}: " + "; ".join(faults)) from error
 
 
@@ -153,13 +148,12 @@ def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
     return detail["type"] == "too_short" and inside
 
 
-def _explain(model: type[BaseModel], detail: ErrorDetails, own_name: OwnName) -> str:
+def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
-        foreign = {key: ours for key in _leaves(where, detail["input"]) if (ours := own_name(key))}
-        if foreign:
-            return "; ".join(f"unknown key {key!r}; here it is {foreign[key]}" for key in foreign)
         known = _known_names(model, detail["loc"][:-1])
+        if hint and (found := hint(where, detail["input"], known)):
+            return found
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
         listed = ", ".join(sorted(set(known)))
         advice = f"did you mean {near[0]!r}?" if near else f"known here: {listed}"
@@ -171,13 +165,6 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, own_name: OwnName) ->
     message = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
     message = message.replace("Input should be", "expected")
     return f"{where} = {_short(detail['input'])}: {message}{_meaning(model, detail['loc'])}"
-
-
-def _leaves(where: str, value: object) -> list[str]:
-    """The dotted names of all values in a section that nobody knows."""
-    if not isinstance(value, dict) or not value:
-        return [where]
-    return [leaf for key, inner in value.items() for leaf in _leaves(f"{where}.{key}", inner)]
 
 
 def _meaning(model: type[BaseModel], location: tuple[int | str, ...]) -> str:

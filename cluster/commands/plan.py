@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.base import add_command, add_recipe, write_json_file
-from cluster.commands.run import STAGES
 from wire.errors import ConfigError
 
 
@@ -16,7 +15,7 @@ def _plan(options: argparse.Namespace) -> None:
     from cluster.plan import make_plan
 
     config = read_recipe(options.recipe, options.set)
-    plan = make_plan(config, STAGES["run"])
+    plan = make_plan(config, config.stages)
     from cluster.plan_cost import estimate
     from cluster.plan_table import print_cost, print_plan
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from cluster.commands.base import add_run_command
 
-STAGES = {
-    "run": ("base", "coldstart", "grpo", "calibrated"),
+_STAGES = {
     "coldstart": ("coldstart",),
     "grpo": ("grpo",),
     "calibrate": ("calibrated",),
@@ -34,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     path = options.run_dir or Path("runs") / options.recipe.stem
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
-        stages = STAGES[options.command]
+        stages = _STAGES.get(options.command, config.stages)
         summary = asyncio.run(run_stages(config, run_dir, stages, debug=options.debug))
     finally:
         run_dir.close()

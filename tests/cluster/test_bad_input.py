@@ -166,6 +166,15 @@ def test_data_that_a_later_stage_needs_is_missed_at_once(
     assert message in capsys.readouterr().err
 
 
+def test_a_cold_start_of_no_epochs_is_refused(
+    recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    path = recipe()
+    words = ("--run-dir", str(path.parent / "run"), "--set", "coldstart.epochs=0")
+    assert main(["coldstart", str(path), *words]) == 2
+    assert "leaves the cold start out" in capsys.readouterr().err
+
+
 def controls(recipe: Path, *words: str) -> int:
     return main(["controls", str(recipe), "--run-dir", str(recipe.parent / "run"), *words])
 

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from calibrate.predictions import read_predictions
 from cluster.calibration import run_calibration
-from cluster.config import ARMS, ArmName
+from cluster.config import ARMS, STAGES, ArmName
 from cluster.controls import check_arms, run_arms, run_controls
 from cluster.controls_data import archived, own_step, trained_clips
 from cluster.data import Data
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP
-from cluster.run import STAGES
 from cluster.sampler import Sampler
 from rollout.prompt import VerdictOn
 from tests.cluster.session_fakes import (

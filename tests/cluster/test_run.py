@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import RunConfig
+from cluster.config import ColdstartConfig, RunConfig
 from cluster.run import FIRST_STEP, model_before, run_stages, summarise_run
 from cluster.run_dir import RunDir
 from cluster.table import print_summary
@@ -37,6 +37,16 @@ def test_each_stage_starts_from_the_last_weights_before_it(tmp_path: Path):
 def test_a_stage_without_a_stage_before_it_starts_from_the_recipes_model(tmp_path: Path):
     config, run_dir = make(tmp_path)
     assert model_before(config, run_dir, "grpo") == (Path("base-model"), 0)
+
+
+def test_a_run_without_cold_start_trains_the_recipes_model(tmp_path: Path):
+    config, _ = make(tmp_path)
+    assert config.stages == ("base", "coldstart", "grpo", "calibrated")
+    without = config.model_copy(update={"coldstart": ColdstartConfig(epochs=0)})
+    assert without.stages == ("base", "grpo", "calibrated")
+    done = RunDir.open(tmp_path / "other", without, resume=False, overwrite=False)
+    done.finish("base", {"seconds": 1.0})
+    assert model_before(without, done, "grpo") == (Path("base-model"), 0)
 
 
 async def test_a_stage_is_not_run_again_under_results_that_came_from_it(tmp_path: Path):

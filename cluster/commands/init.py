@@ -1,0 +1,39 @@
+"""A first recipe."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cluster.commands.base import add_command, say
+from wire.errors import ConfigError
+
+
+def _init(options: argparse.Namespace) -> None:
+    from cluster.starter import count_manifest, starter_recipe
+
+    recipe: Path = options.recipe
+    if recipe.suffix != ".toml":
+        raise ConfigError(
+            f"got {recipe} as the recipe to write, expected a name that ends in .toml"
+        )
+    if recipe.exists() and not options.overwrite:
+        raise ConfigError(f"{recipe} is there already; give --overwrite to replace it")
+    counts = count_manifest(options.manifest)
+    import torch
+
+    num_gpus = torch.cuda.device_count() if options.num_gpus is None else options.num_gpus
+    text = starter_recipe(counts, options.manifest, recipe, options.model, num_gpus)
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(text, encoding="utf-8")
+    say(f"wrote {recipe}; define its labels, then: deepintuit check {recipe}")
+
+
+def add(commands: Any) -> None:
+    """Register on the parser's sub-commands."""
+    text = "write a first recipe for a manifest, with settings that fit it and this machine"
+    command = add_command(commands, "init", text, _init)
+    command.add_argument("manifest", type=Path, help="as `import` writes it")
+    command.add_argument("recipe", type=Path, help="the .toml to write")
+    command.add_argument("--model", required=True, help="a directory in Hugging Face format")
+    command.add_argument("--num-gpus", type=int, metavar="N", help="default: those of this machine")
+    command.add_argument("--overwrite", action="store_true", help="replace the recipe")

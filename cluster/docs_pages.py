@@ -1,0 +1,52 @@
+"""The pages of docs/ that code writes: ``python -m cluster.docs_pages``, or ``--check`` to change
+nothing and fail where one differs.
+
+PAGES -> text of each -> docs/*.md
+
+To add one: a function from the page as it is to what it should be (most need not look at it), and
+a line in PAGES.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cluster.migration_page import migration_page
+from cluster.recipes_page import recipes_page
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PAGES: Mapping[str, Callable[[str], str]] = {
+    "docs/recipes.md": lambda _: recipes_page(),
+    "docs/migration.md": migration_page,
+}
+
+
+def outdated(root: Path = ROOT) -> dict[str, str]:
+    """The pages below ``root`` that the code would write otherwise today, with their new text."""
+    pages = {name: _read(root / name) for name in PAGES}
+    texts = {name: PAGES[name](page) for name, page in pages.items()}
+    return {name: text for name, text in texts.items() if text != pages[name]}
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 1 if ``--check`` found a page that differs."""
+    parser = argparse.ArgumentParser(description="Write the pages of docs/ that code writes.")
+    parser.add_argument("--check", action="store_true", help="only say which pages differ")
+    check = parser.parse_args(arguments).check
+    pages = outdated()
+    for name, text in pages.items():
+        if not check:
+            (ROOT / name).write_text(text, encoding="utf-8")
+        word = "differs from the code, run `make docs`" if check else "written"
+        sys.stdout.write(f"{name}: {word}\n")
+    return int(check and bool(pages))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,436 @@
+"""What settings of verl, TRL, OpenRLHF and Qwen's video tools are called here: data, and the hint
+that a recipe's unknown key gets.
+
+    a key as typed elsewhere -> Moved -> our key, or why there is none
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One setting of another system.
+
+    Example:
+        Moved("actor_rollout_ref.rollout.n", "rollout.group_size", "traces per clip")
+    """
+
+    theirs: str
+    """Dotted, as it is typed there; ``a.b.*`` stands for all below it."""
+    ours: str
+    """Our recipe key; empty: there is none."""
+    note: str = ""
+    """What differs; where there is no key, what is done instead, or why it is not there."""
+
+
+_NO_KL = "no KL term and no reference model"
+_NO_LORA = "no LoRA: the language model is trained whole"
+_NO_CRITIC = "GRPO has no critic"
+_WHOLE = "sampling is never cut short: that would bias the logprobs"
+_ALL_KEPT = "every trace is kept in RUN/archive"
+_STEPS = "in steps: epochs x train clips / grpo.groups_per_step"
+_TOKENS = "in padded tokens, not in rows"
+_AT_THE_END = "no measurement during GRPO; every stage is measured at its end"
+_TWO_KEPT = "the last two checkpoints are kept"
+_ONE_MANIFEST = "one manifest for all splits; its column split says train, val, cal or test"
+_LOGS = "metrics.jsonl and TensorBoard are always written; see docs/metrics.md"
+_PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_gpus of both"
+_VOTES = "one trace per clip measures a stage; a majority vote is the control arm vote"
+_NO_RESAMPLING = "no dynamic sampling: groups of equal rewards are counted (reward/frac_zero_std)"
+_NO_SLEEP = "engines and learner keep their memory; nothing sleeps"
+_SHARED = "engines and learner are workers of their own; num_gpus = 0.5 of both shares a GPU"
+_CONSTANT = "constant or linear; no cosine"
+
+_A, _R = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
+VERL: tuple[Moved, ...] = (
+    Moved("data.train_files", "data.manifest", _ONE_MANIFEST),
+    Moved("data.val_files", "data.manifest", "rows with split test, or see evaluate.split"),
+    Moved("data.train_batch_size", "grpo.groups_per_step", "in clips, as in verl"),
+    Moved("data.val_batch_size", "", "not needed: rollout.max_concurrency bounds what is in work"),
+    Moved("data.max_prompt_length", "rollout.max_prompt_length", "video tokens count; never cut"),
+    Moved("data.max_response_length", "rollout.max_response_length"),
+    Moved("data.prompt_key", "", "prompts are made from the labels (rollout/prompt.py)"),
+    Moved("data.image_key", "", "video only"),
+    Moved("data.video_key", "", "the manifest's column is called video: one path per row"),
+    Moved("data.reward_fn_key", "", "a manifest column data_source reaches reward functions"),
+    Moved("data.shuffle", "", "train clips are always shuffled, from seed"),
+    Moved("data.seed", "seed"),
+    Moved("data.truncation", "", "a prompt that is too long is refused, never cut"),
+    Moved("data.filter_overlong_prompts", "", "such a prompt is a typed failure, and not trained"),
+    Moved("data.custom_cls.*", "", "write an importer (rollout/importers) that makes a manifest"),
+    Moved("data.dataloader_num_workers", "", "rollout workers decode; clips are cached"),
+    Moved("data.trust_remote_code", "", "code that comes with a model is never run"),
+    Moved("actor_rollout_ref.model.path", "model"),
+    Moved(
+        "actor_rollout_ref.model.enable_gradient_checkpointing", "learner.gradient_checkpointing"
+    ),
+    Moved("actor_rollout_ref.model.lora_rank", "", _NO_LORA),
+    Moved("actor_rollout_ref.model.lora_alpha", "", _NO_LORA),
+    Moved("actor_rollout_ref.model.target_modules", "", _NO_LORA),
+    Moved("actor_rollout_ref.model.use_remove_padding", "", "the traces of a group share one row"),
+    Moved(
+        "actor_rollout_ref.model.trust_remote_code", "", "code that comes with a model is never run"
+    ),
+    Moved(f"{_A}.strategy", "", "always DeepSpeed; see learner.zero_stage"),
+    Moved(f"{_A}.ppo_mini_batch_size", "grpo.groups_per_update", "in clips, as in verl"),
+    Moved(f"{_A}.ppo_micro_batch_size", "learner.max_tokens_per_batch", _TOKENS),
+    Moved(f"{_A}.ppo_micro_batch_size_per_gpu", "learner.max_tokens_per_batch", _TOKENS),
+    Moved(f"{_A}.ppo_max_token_len_per_gpu", "learner.max_tokens_per_batch"),
+    Moved(f"{_A}.use_dynamic_bsz", "", "always: learner.max_tokens_per_batch"),
+    Moved(f"{_A}.ppo_epochs", "", "one pass; for more updates a step, grpo.groups_per_update"),
+    Moved(f"{_A}.clip_ratio", "grpo.loss.clip_ratio_low", "and grpo.loss.clip_ratio_high"),
+    Moved(f"{_A}.clip_ratio_low", "grpo.loss.clip_ratio_low"),
+    Moved(f"{_A}.clip_ratio_high", "grpo.loss.clip_ratio_high", "0.28 here, 0.2 in verl"),
+    Moved(f"{_A}.clip_ratio_c", "grpo.loss.clip_ratio_c"),
+    Moved(f"{_A}.policy_loss.*", "", "only the clipped surrogate; it is in learner/loss.py"),
+    Moved(f"{_A}.loss_agg_mode", "", "always token-mean, over the tokens of a whole update"),
+    Moved(f"{_A}.entropy_coeff", "", "no entropy bonus; entropy is logged"),
+    Moved(f"{_A}.use_kl_loss", "", _NO_KL),
+    Moved(f"{_A}.kl_loss_coef", "", _NO_KL),
+    Moved(f"{_A}.kl_loss_type", "", _NO_KL),
+    Moved(f"{_A}.optim.lr", "grpo.optim.learning_rate"),
+    Moved(f"{_A}.optim.lr_warmup_steps", "grpo.optim.warmup_steps", "in updates, not steps"),
+    Moved(f"{_A}.optim.lr_warmup_steps_ratio", "grpo.optim.warmup_frac"),
+    Moved(f"{_A}.optim.weight_decay", "grpo.optim.weight_decay", "0.1 here, 0.01 in verl"),
+    Moved(f"{_A}.optim.betas", "grpo.optim.betas"),
+    Moved(f"{_A}.optim.warmup_style", "grpo.optim.decay", _CONSTANT),
+    Moved(f"{_A}.optim.lr_scheduler_type", "grpo.optim.decay", _CONSTANT),
+    Moved(f"{_A}.optim.total_training_steps", "grpo.num_steps"),
+    Moved(f"{_A}.grad_clip", "grpo.optim.grad_clip"),
+    Moved(f"{_A}.freeze_vision_tower", "learner.freeze_vision_tower", "true here"),
+    Moved(f"{_A}.fsdp_config.*", "", "DeepSpeed ZeRO: learner.zero_stage; no offload to CPU"),
+    Moved(f"{_A}.ulysses_sequence_parallel_size", "", "no sequence parallelism"),
+    Moved(f"{_A}.checkpoint.*", "", "a checkpoint is always whole: weights, optimiser, step"),
+    Moved("actor_rollout_ref.ref.*", "", _NO_KL),
+    Moved(f"{_R}.name", "", "always vLLM"),
+    Moved(f"{_R}.mode", "", "always vLLM's AsyncLLM; rollouts run ahead by grpo.max_staleness"),
+    Moved(f"{_R}.n", "rollout.group_size"),
+    Moved(f"{_R}.temperature", "rollout.temperature"),
+    Moved(f"{_R}.top_p", "", _WHOLE),
+    Moved(f"{_R}.top_k", "", _WHOLE),
+    Moved(f"{_R}.prompt_length", "rollout.max_prompt_length"),
+    Moved(f"{_R}.response_length", "rollout.max_response_length"),
+    Moved(f"{_R}.dtype", "rollout.dtype"),
+    Moved(f"{_R}.gpu_memory_utilization", "rollout.gpu_memory_utilization"),
+    Moved(f"{_R}.tensor_model_parallel_size", "rollout.tensor_parallel_size"),
+    Moved(f"{_R}.data_parallel_size", "rollout.num_workers", "an engine each"),
+    Moved(f"{_R}.max_num_batched_tokens", "rollout.max_batched_tokens"),
+    Moved(f"{_R}.max_num_seqs", "rollout.max_num_seqs"),
+    Moved(f"{_R}.max_model_len", "", "rollout.max_prompt_length + rollout.max_response_length"),
+    Moved(f"{_R}.enforce_eager", "rollout.enforce_eager"),
+    Moved(f"{_R}.free_cache_engine", "", _NO_SLEEP),
+    Moved(f"{_R}.calculate_log_probs", "", "always; see grpo.loss.rollout_is_threshold"),
+    Moved(f"{_R}.log_prob_micro_batch_size_per_gpu", "learner.max_tokens_per_batch", _TOKENS),
+    Moved(f"{_R}.val_kwargs.temperature", "evaluate.temperature"),
+    Moved(f"{_R}.val_kwargs.n", "controls.num_votes", _VOTES),
+    Moved(f"{_R}.val_kwargs.*", "", _WHOLE),
+    Moved(f"{_R}.multi_turn.*", "", "one turn: a clip, a question, a trace"),
+    Moved(f"{_R}.agent.*", "", "one turn: a clip, a question, a trace"),
+    Moved(f"{_R}.engine_kwargs.*", "", "what is no key here is set in rollout/engine.py"),
+    Moved(f"{_R}.update_weights_bucket_megabytes", "transfer.bucket_mb"),
+    Moved(f"{_R}.checkpoint_engine.backend", "transfer.kind", "object_store, nccl or ipc"),
+    Moved("actor_rollout_ref.nccl_timeout", "learner.timeout_s"),
+    Moved("actor_rollout_ref.hybrid_engine", "", _SHARED),
+    Moved("algorithm.adv_estimator", "", "always grpo"),
+    Moved("algorithm.norm_adv_by_std_in_grpo", "", "always; see grpo.loss.adv_epsilon"),
+    Moved("algorithm.gamma", "", _NO_CRITIC),
+    Moved("algorithm.lam", "", _NO_CRITIC),
+    Moved("algorithm.use_kl_in_reward", "", _NO_KL),
+    Moved("algorithm.kl_penalty", "", _NO_KL),
+    Moved("algorithm.kl_ctrl.*", "", _NO_KL),
+    Moved("algorithm.rollout_correction.rollout_is", "", "always token-level truncated weights"),
+    Moved("algorithm.rollout_correction.rollout_is_threshold", "grpo.loss.rollout_is_threshold"),
+    Moved(
+        "algorithm.rollout_correction.*", "", "an engine off by parity.tolerance answers nothing"
+    ),
+    Moved("algorithm.filter_groups.*", "", _NO_RESAMPLING),
+    Moved("trainer.nnodes", "", _PLACED),
+    Moved("trainer.n_gpus_per_node", "", _PLACED),
+    Moved("trainer.total_epochs", "grpo.num_steps", _STEPS),
+    Moved("trainer.total_training_steps", "grpo.num_steps"),
+    Moved("trainer.save_freq", "grpo.save_every"),
+    Moved("trainer.test_freq", "", _AT_THE_END),
+    Moved("trainer.val_before_train", "", "always: the stage base"),
+    Moved("trainer.val_only", "", "`deepintuit evaluate`"),
+    Moved("trainer.logger", "", _LOGS),
+    Moved("trainer.project_name", "", "`--run-dir`"),
+    Moved("trainer.experiment_name", "", "`--run-dir`"),
+    Moved("trainer.default_local_dir", "", "`--run-dir`"),
+    Moved("trainer.resume_mode", "", "`--resume`"),
+    Moved("trainer.resume_from_path", "", "`--run-dir` with `--resume`: the last whole checkpoint"),
+    Moved("trainer.max_actor_ckpt_to_keep", "", _TWO_KEPT),
+    Moved("trainer.rollout_data_dir", "", _ALL_KEPT),
+    Moved("trainer.validation_data_dir", "", _ALL_KEPT),
+    Moved("trainer.log_val_generations", "", _ALL_KEPT),
+    Moved("trainer.critic_warmup", "", _NO_CRITIC),
+    Moved("trainer.balance_batch", "", "always: rows are dealt to ranks by tokens"),
+    Moved("trainer.ray_wait_register_center_timeout", "cluster.start_timeout_s"),
+    Moved("trainer.device", "", "DEEPINTUIT_DEVICE at `make setup`, and num_gpus of both sections"),
+    Moved("custom_reward_function.path", "reward.terms.function", "path/to/file.py:function"),
+    Moved("custom_reward_function.name", "reward.terms.function", "path/to/file.py:function"),
+    Moved(
+        "reward.custom_reward_function.path", "reward.terms.function", "path/to/file.py:function"
+    ),
+    Moved(
+        "reward.custom_reward_function.name", "reward.terms.function", "path/to/file.py:function"
+    ),
+    Moved("reward.reward_manager.*", "", "terms are summed: reward.terms and their weight"),
+    Moved("reward.sandbox_fusion.*", "", "a process per function with a deadline; no sandbox"),
+    Moved("reward_model.reward_manager", "", "terms are summed: reward.terms and their weight"),
+    Moved("reward_model.*", "", "no reward model; a function in reward.terms may ask one"),
+    Moved("critic.*", "", _NO_CRITIC),
+    Moved("ray_kwargs.ray_init.address", "cluster.address"),
+    Moved("ray_kwargs.*", "", "cluster.address joins a Ray; without it there is a local one"),
+    Moved("global_profiler.*", "", "no profiler; timing_s/* has seconds per phase"),
+)
+"""verl 0.9 (Hydra), with the older places of the reward's keys."""
+
+TRL: tuple[Moved, ...] = (
+    Moved("model_name_or_path", "model"),
+    Moved("dataset_name", "data.manifest", "`deepintuit import` makes one"),
+    Moved("reward_funcs", "reward.terms", "one table per function"),
+    Moved("reward_weights", "reward.terms.weight"),
+    Moved("num_generations", "rollout.group_size"),
+    Moved("num_generations_eval", "controls.num_votes", _VOTES),
+    Moved("max_prompt_length", "rollout.max_prompt_length", "video tokens count; never cut"),
+    Moved("max_completion_length", "rollout.max_response_length"),
+    Moved("generation_batch_size", "grpo.groups_per_step", "in clips here, in completions there"),
+    Moved("steps_per_generation", "grpo.groups_per_update", "clips per update, not their number"),
+    Moved("num_iterations", "", "one pass; for more updates a step, grpo.groups_per_update"),
+    Moved("temperature", "rollout.temperature"),
+    Moved("top_p", "", _WHOLE),
+    Moved("top_k", "", _WHOLE),
+    Moved("min_p", "", _WHOLE),
+    Moved("repetition_penalty", "", _WHOLE),
+    Moved("generation_kwargs", "", "what is no key here is set in rollout/engine.py"),
+    Moved("beta", "", _NO_KL),
+    Moved("sync_ref_model", "", _NO_KL),
+    Moved("ref_model_mixup_alpha", "", _NO_KL),
+    Moved("ref_model_sync_steps", "", _NO_KL),
+    Moved("epsilon", "grpo.loss.clip_ratio_low"),
+    Moved("epsilon_high", "grpo.loss.clip_ratio_high", "0.28 here"),
+    Moved("delta", "grpo.loss.clip_ratio_c", "the dual clip; 3 here, off in TRL"),
+    Moved("loss_type", "", "always as dapo: mean over the tokens of a whole update"),
+    Moved("scale_rewards", "", "always group; see grpo.loss.adv_epsilon"),
+    Moved("importance_sampling_level", "", "always token"),
+    Moved("mask_truncated_completions", "", "a cut trace keeps its reward; see truncated_frac"),
+    Moved("top_entropy_quantile", "", "every sampled token trains"),
+    Moved("vllm_importance_sampling_correction", "", "always on"),
+    Moved("vllm_importance_sampling_mode", "", "always token_truncate"),
+    Moved("vllm_importance_sampling_cap", "grpo.loss.rollout_is_threshold", "2 here, 3 in TRL"),
+    Moved("use_vllm", "", "always"),
+    Moved("vllm_mode", "", "engines are Ray workers: rollout.num_workers"),
+    Moved("vllm_server_base_url", "", "engines are Ray workers: rollout.num_workers"),
+    Moved("vllm_server_host", "", "engines are Ray workers: rollout.num_workers"),
+    Moved("vllm_server_port", "", "engines are Ray workers: rollout.num_workers"),
+    Moved("vllm_server_timeout", "cluster.start_timeout_s"),
+    Moved("vllm_group_port", "transfer.port", "with transfer.kind = nccl"),
+    Moved("vllm_gpu_memory_utilization", "rollout.gpu_memory_utilization"),
+    Moved("vllm_tensor_parallel_size", "rollout.tensor_parallel_size"),
+    Moved("vllm_max_model_length", "", "rollout.max_prompt_length + rollout.max_response_length"),
+    Moved("vllm_enable_sleep_mode", "", _NO_SLEEP),
+    Moved("ds3_gather_for_generation", "", "vLLM writes; weights are gathered to be sent to it"),
+    Moved("shuffle_dataset", "", "train clips are always shuffled, from seed"),
+    Moved("log_completions", "", _ALL_KEPT),
+    Moved("output_dir", "", "`--run-dir`"),
+    Moved("overwrite_output_dir", "", "`--overwrite`"),
+    Moved("resume_from_checkpoint", "", "`--resume`"),
+    Moved("learning_rate", "grpo.optim.learning_rate"),
+    Moved("lr_scheduler_type", "grpo.optim.decay", _CONSTANT),
+    Moved("warmup_steps", "grpo.optim.warmup_steps"),
+    Moved("warmup_ratio", "grpo.optim.warmup_frac"),
+    Moved("weight_decay", "grpo.optim.weight_decay", "0.1 here, 0 in TRL"),
+    Moved("max_grad_norm", "grpo.optim.grad_clip"),
+    Moved("adam_beta1", "grpo.optim.betas"),
+    Moved("adam_beta2", "grpo.optim.betas"),
+    Moved("num_train_epochs", "grpo.num_steps", _STEPS),
+    Moved("max_steps", "grpo.num_steps"),
+    Moved("per_device_train_batch_size", "learner.max_tokens_per_batch", _TOKENS),
+    Moved("gradient_accumulation_steps", "", "follows from grpo.groups_per_update"),
+    Moved("save_steps", "grpo.save_every"),
+    Moved("save_total_limit", "", _TWO_KEPT),
+    Moved("eval_strategy", "", _AT_THE_END),
+    Moved("eval_steps", "", _AT_THE_END),
+    Moved("logging_steps", "", "every step is logged"),
+    Moved("report_to", "", _LOGS),
+    Moved("run_name", "", "`--run-dir`"),
+    Moved("bf16", "learner.dtype", "and rollout.dtype"),
+    Moved("fp16", "learner.dtype", "and rollout.dtype; bfloat16 or float32"),
+    Moved("gradient_checkpointing", "learner.gradient_checkpointing"),
+    Moved("deepspeed", "learner.zero_stage"),
+    Moved("use_peft", "", _NO_LORA),
+    Moved("lora_r", "", _NO_LORA),
+    Moved("lora_alpha", "", _NO_LORA),
+    Moved("lora_target_modules", "", _NO_LORA),
+    Moved("max_tool_calling_iterations", "", "one turn: a clip, a question, a trace"),
+)
+"""GRPOConfig of TRL 1.9 to 1.14, with what its scripts take from transformers."""
+
+OPENRLHF: tuple[Moved, ...] = (
+    Moved("actor.model_name_or_path", "model"),
+    Moved("data.prompt_dataset", "data.manifest", _ONE_MANIFEST),
+    Moved("eval.dataset", "data.manifest", "rows with split test, or see evaluate.split"),
+    Moved("data.input_key", "", "prompts are made from the labels (rollout/prompt.py)"),
+    Moved("data.label_key", "", "the manifest's column is called label"),
+    Moved("data.max_len", "rollout.max_prompt_length", "here without the response"),
+    Moved("rollout.n_samples_per_prompt", "rollout.group_size"),
+    Moved("rollout.batch_size", "grpo.groups_per_step"),
+    Moved("rollout.max_new_tokens", "rollout.max_response_length"),
+    Moved("rollout.top_p", "", _WHOLE),
+    Moved("train.batch_size", "grpo.groups_per_update", "in clips here, in samples there"),
+    Moved("train.micro_batch_size", "learner.max_tokens_per_batch", _TOKENS),
+    Moved("train.max_tokens_per_gpu", "learner.max_tokens_per_batch"),
+    Moved("train.num_episodes", "grpo.num_steps", _STEPS),
+    Moved("train.max_epochs", "", "one pass; for more updates a step, grpo.groups_per_update"),
+    Moved("train.seed", "seed"),
+    Moved("train.async_enable", "grpo.max_staleness", "above 0, rollouts run ahead"),
+    Moved("train.async_queue_size", "grpo.max_staleness", "in versions of the weights"),
+    Moved("train.colocate_all", "", _SHARED),
+    Moved("train.agent_func_path", "", "one turn: a clip, a question, a trace"),
+    Moved("actor.num_nodes", "learner.num_ranks", "ranks; Ray places them"),
+    Moved("actor.num_gpus_per_node", "learner.num_ranks", "ranks; Ray places them"),
+    Moved("actor.adam.lr", "grpo.optim.learning_rate"),
+    Moved("actor.adam.betas", "grpo.optim.betas"),
+    Moved("actor.adam.weight_decay", "grpo.optim.weight_decay"),
+    Moved("actor.lr_scheduler", "grpo.optim.decay", _CONSTANT),
+    Moved("actor.lr_warmup_ratio", "grpo.optim.warmup_frac"),
+    Moved("actor.max_norm", "grpo.optim.grad_clip"),
+    Moved("actor.eps_clip", "grpo.loss.clip_ratio_low", "and grpo.loss.clip_ratio_high"),
+    Moved("actor.eps_clip_low_high", "grpo.loss.clip_ratio_low", "and grpo.loss.clip_ratio_high"),
+    Moved("actor.dual_clip", "grpo.loss.clip_ratio_c"),
+    Moved("actor.entropy_coef", "", "no entropy bonus; entropy is logged"),
+    Moved("actor.gradient_checkpointing_enable", "learner.gradient_checkpointing"),
+    Moved("algo.advantage.estimator", "", "always as group_norm"),
+    Moved("algo.advantage.is_correction_enable", "", "always on"),
+    Moved("algo.advantage.is_correction_threshold", "grpo.loss.rollout_is_threshold"),
+    Moved("algo.advantage.*", "", _NO_CRITIC),
+    Moved("algo.kl.*", "", _NO_KL),
+    Moved("algo.dynamic_filtering_enable", "", _NO_RESAMPLING),
+    Moved("algo.dynamic_filtering_range", "", _NO_RESAMPLING),
+    Moved("reward.remote_url", "reward.terms.function", "a .py file; no URL"),
+    Moved(
+        "reward.model_name_or_path", "", "no reward model; a function in reward.terms may ask one"
+    ),
+    Moved("ref.*", "", _NO_KL),
+    Moved("vllm.num_engines", "rollout.num_workers"),
+    Moved("vllm.tensor_parallel_size", "rollout.tensor_parallel_size"),
+    Moved("vllm.gpu_memory_utilization", "rollout.gpu_memory_utilization"),
+    Moved("vllm.enforce_eager", "rollout.enforce_eager"),
+    Moved("vllm.enable_prefix_caching", "", "always"),
+    Moved("vllm.enable_sleep", "", _NO_SLEEP),
+    Moved("vllm.sync_backend", "transfer.kind", "object_store, nccl or ipc"),
+    Moved("ds.zero_stage", "learner.zero_stage"),
+    Moved("ds.param_dtype", "learner.dtype"),
+    Moved("ds.adam_offload", "", "no offload to CPU"),
+    Moved("ds.packing_samples", "", "the traces of a group share one row"),
+    Moved("ds.ring_attn_size", "", "no sequence parallelism"),
+    Moved("ds.lora.*", "", _NO_LORA),
+    Moved("ckpt.save_steps", "grpo.save_every"),
+    Moved("ckpt.output_dir", "", "`--run-dir`"),
+    Moved("ckpt.path", "", "`--run-dir`"),
+    Moved("ckpt.load_enable", "", "`--resume`"),
+    Moved("ckpt.save_hf", "", "each stage leaves RUN/stages/STAGE/model"),
+    Moved("ckpt.max_num", "", _TWO_KEPT),
+    Moved("ckpt.best_metric_key", "", "a stage ends with its last weights"),
+    Moved("eval.steps", "", _AT_THE_END),
+    Moved("eval.temperature", "evaluate.temperature"),
+    Moved("eval.n_samples_per_prompt", "controls.num_votes", _VOTES),
+    Moved("logger.*", "", _LOGS),
+)
+"""OpenRLHF 0.10's dotted flags, without the dashes."""
+
+QWEN: tuple[Moved, ...] = (
+    Moved("FPS", "video.fps"),
+    Moved("FPS_MIN_FRAMES", "video.min_frames"),
+    Moved("FPS_MAX_FRAMES", "video.max_frames"),
+    Moved("VIDEO_MIN_PIXELS", "video.min_pixels"),
+    Moved("VIDEO_MAX_PIXELS", "video.max_pixels"),
+    Moved("nframes", "video.max_frames", "without video.fps, frames are spread over the clip"),
+    Moved("video_fps", "video.fps"),
+    Moved("video_min_frames", "video.min_frames"),
+    Moved("video_max_frames", "video.max_frames"),
+    Moved("video_min_pixels", "video.min_pixels"),
+    Moved("video_max_pixels", "video.max_pixels"),
+)
+"""qwen-vl-utils and ms-swift (environment variables), ROLL (lower case)."""
+
+SYSTEMS: Mapping[str, tuple[Moved, ...]] = {
+    "verl": VERL,
+    "TRL": TRL,
+    "OpenRLHF": OPENRLHF,
+    "Qwen": QWEN,
+}
+
+
+def hint(key: str, value: object, known: Sequence[str]) -> str | None:
+    """What to say of an unknown key that another system has, or None.
+
+    ``key`` is dotted, as typed; ``value`` may be a table, whose keys are then looked up;
+    ``known`` are the keys of the section in which it was typed.
+    """
+    lines = [line for name in _leaves(key, value) if (line := _line(name, known))]
+    if not lines:
+        return None
+    more = len(lines) - _SHOWN
+    rest = [f"and {more} more, see docs/migration.md"] if more > 0 else []
+    return "; ".join([*lines[:_SHOWN], *rest])
+
+
+def _leaves(key: str, value: object) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        yield key
+        return
+    for name, inner in value.items():
+        yield from _leaves(f"{key}.{name}", inner)
+
+
+def _line(key: str, known: Sequence[str]) -> str | None:
+    found = _find(key)
+    if found is None:
+        return None
+    system, moved = found
+    own = _in_section(key, moved.ours, known)
+    if own and own != moved.ours:
+        advice = f"here it is {own}"
+    elif moved.ours:
+        advice = f"here it is {moved.ours}" + (f" ({moved.note})" if moved.note else "")
+    else:
+        advice = f"not here: {moved.note}"
+    return f"unknown key {key!r} ({system}): {advice}"
+
+
+def _in_section(key: str, ours: str, known: Sequence[str]) -> str:
+    """``calibrate.lr`` is calibrate.learning_rate, though the table names GRPO's."""
+    section = key.rpartition(".")[0]
+    parts = ours.split(".")
+    tails = [parts[start:] for start in range(1, len(parts)) if parts[start] in known]
+    return ".".join([section, *tails[0]]) if section and tails else ""
+
+
+def _find(key: str) -> tuple[str, Moved] | None:
+    """The setting that ``key`` names: whole, else below a ``.*``, else by its last parts."""
+    bare = key.lstrip("+~-")
+    every = [(system, moved) for system, table in SYSTEMS.items() for moved in table]
+    whole = (pair for pair in every if pair[1].theirs == bare)
+    below = (p for p in every if p[1].theirs.endswith(".*") and bare.startswith(p[1].theirs[:-1]))
+    return next(whole, None) or next(below, None) or _by_last_parts(bare, every)
+
+
+def _by_last_parts(key: str, every: Sequence[tuple[str, Moved]]) -> tuple[str, Moved] | None:
+    """``optim.lr`` and ``grpo.num_generations`` are understood, too, where they mean one thing."""
+    parts = key.split(".")
+    for start in range(len(parts)):
+        tail = ".".join(parts[start:])
+        same = [p for p in every if p[1].theirs == tail or p[1].theirs.endswith("." + tail)]
+        if same and (start < len(parts) - 1 or _tells(tail, same)):
+            return same[0] if len({moved.ours or moved.note for _, moved in same}) == 1 else None
+    return None
+
+
+def _tells(word: str, same: Sequence[tuple[str, Moved]]) -> bool:
+    """Whether a single word says which setting is meant: ``steps`` and ``path`` do not."""
+    return "_" in word or word == "lr" or any(moved.theirs == word for _, moved in same)
