@@ -1,8 +1,10 @@
 """The command line. Heavy imports come after parsing, so that ``--help`` answers at once."""
 
 import argparse
+import difflib
 import errno
 import logging
+import re
 import signal
 import sys
 from typing import NoReturn
@@ -40,7 +42,14 @@ class _Parser(argparse.ArgumentParser):
     """One line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {message}; {_nearest(message)}see {self.prog} --help\n")
+
+
+def _nearest(message: str) -> str:
+    """Advice from argparse's "invalid choice: 'runn' (choose from 'run', 'plan')"."""
+    typed, *known = re.findall(r"'([^']*)'", message)[:50] or [""]
+    near = difflib.get_close_matches(typed, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,7 +77,7 @@ def refused_run(refused: Refused, recipe: Write, tmp_path: Path) -> Refused:
 
 
 def test_01_a_mistyped_command(refused: Refused):
-    assert "'runn' (choose from 'run'," in refused("runn", "recipes/demo.toml")
+    assert "did you mean 'run'? see deepintuit --help" in refused("runn", "recipes/demo.toml")
 
 
 def test_02_no_recipe(refused: Refused):
