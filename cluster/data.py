@@ -1,11 +1,12 @@
 """The samples of a run by use, and the check that every stage finds some. Loads no engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cluster.config import RunConfig
 from rollout.manifest import select
-from wire.errors import ConfigError, DataError
+from wire.errors import ConfigError, DataError, UserError
 from wire.types import Sample, Split
 
 
@@ -37,17 +38,34 @@ class Data:
 def check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
     """Raise UserError if a stage would find nothing to do, or no samples to work on, hours from
     now."""
-    data.of(config.evaluate.split)
+    for fault in split_faults(config, data, stages):
+        raise fault
+
+
+def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterator[UserError]:
+    """Everything for which ``check_splits`` would raise."""
+    splits = [config.evaluate.split]
     if set(stages) != {"base"}:
-        data.of(Split.TRAIN)
-    if "coldstart" in stages:
-        if not config.coldstart.epochs:
-            raise ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
-        _ = data.with_trace
+        splits.append(Split.TRAIN)
     if "calibrated" in stages:
-        labels = {sample.label for sample in data.of(Split(config.calibrate.split))}
-        if "head" in config.calibrate.methods and len(labels) < 2:
-            raise DataError(
+        splits.append(Split(config.calibrate.split))
+    for split in dict.fromkeys(splits):
+        yield from _fault(partial(data.of, split))
+    if "coldstart" in stages and not config.coldstart.epochs:
+        yield ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
+    elif "coldstart" in stages and select(data.samples, Split.TRAIN):
+        yield from _fault(lambda: data.with_trace)
+    if "calibrated" in stages and "head" in config.calibrate.methods:
+        labels = {s.label for s in select(data.samples, Split(config.calibrate.split))}
+        if len(labels) == 1:
+            yield DataError(
                 f"all samples with split={config.calibrate.split!r} have the label {labels}; "
                 "a head needs two labels or more"
             )
+
+
+def _fault(find: Callable[[], object]) -> Iterator[UserError]:
+    try:
+        find()
+    except UserError as error:
+        yield error

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cluster.doctor import Outcome
+from cluster.ray_address import answers, ray_answers
 
 _GB = 1e9
 _TRIAL_BYTES = 64 * 2**20
@@ -231,7 +232,7 @@ def try_ports() -> Outcome:
     found = f"port {port} of {host} answered"
     if address and address not in ("auto", "local"):
         return _reach_ray(address, found)
-    busy = _answers("127.0.0.1", _RAY_PORT)
+    busy = answers("127.0.0.1", _RAY_PORT)
     return Outcome(
         status="ok",
         found=f"{found}; port {_RAY_PORT} is {'in use (by a Ray?)' if busy else 'free'}; "
@@ -240,22 +241,13 @@ def try_ports() -> Outcome:
 
 
 def _reach_ray(address: str, found: str) -> Outcome:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal() and _answers(host, int(port)):
+    if ray_answers(address):
         return Outcome(status="ok", found=f"{found}; RAY_ADDRESS={address} answers")
     return Outcome(
         status="failed",
         found=f"nothing answers at RAY_ADDRESS={address}",
         remedy="start Ray there (ray start --head), mend RAY_ADDRESS, or unset it for a local Ray",
     )
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def _own_address() -> str:

@@ -16,7 +16,7 @@ from rollout.config import RolloutConfig
 from video.config import VideoConfig
 from wire.errors import ConfigError
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -180,7 +180,7 @@ def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) ->
     ZeRO. Gradients have the model's precision; in bfloat16 float32 from ZeRO 2 on.
     """
     trained = shape.num_trained(config.freeze_vision_tower)
-    size, stage, ranks = _BYTES[config.dtype], config.zero_stage, config.num_ranks
+    size, stage, ranks = BYTES[config.dtype], config.zero_stage, config.num_ranks
     copy = _FLOAT32 if config.dtype == "bfloat16" or stage >= 1 else 0
     moments = 2 * _FLOAT32 if optim.kind == "adamw" else 0
     gradient = _FLOAT32 if stage >= 2 else size
@@ -212,7 +212,7 @@ class EngineMemory:
 
 def engine_memory(shape: ModelShape, config: RolloutConfig) -> EngineMemory:
     """Weights and cache. Tensor parallelism divides both, but no key/value head is split."""
-    size, split = _BYTES[config.dtype], config.tensor_parallel_size
+    size, split = BYTES[config.dtype], config.tensor_parallel_size
     per_token = size * shape.cached_values_per_token // min(split, shape.num_key_value_heads)
     cache = max(1, round(config.kv_cache_gb)) * 2**30  # rollout/engine_environment.py: whole GiB
     return EngineMemory(

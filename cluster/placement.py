@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from cluster.config import RunConfig
+from cluster.ray_address import ray_answers
 from wire.errors import DeadlineExceeded, PlacementError
 
 Bundle = dict[str, float]
@@ -25,7 +27,7 @@ def connect(config: RunConfig, *, debug: bool) -> None:
     try:
         _init(config, debug=debug)
     except ConnectionError as error:
-        address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+        address = address_of(config)
         raise PlacementError(
             f"no Ray answers at {address}: {error}; "
             "mend cluster.address or RAY_ADDRESS, or leave both out for a local Ray"
@@ -34,7 +36,9 @@ def connect(config: RunConfig, *, debug: bool) -> None:
 
 
 def _init(config: RunConfig, *, debug: bool) -> None:
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(config)
+    if address and not ray_answers(address):
+        raise ConnectionError("no connection to it")
     if address:
         ray.init(address=address, log_to_driver=True)
         return
@@ -51,11 +55,34 @@ def _init(config: RunConfig, *, debug: bool) -> None:
     )
 
 
+def address_of(config: RunConfig) -> str | None:
+    """The Ray to join; None: a local one for the time of the run."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def bundles(config: RunConfig) -> list[Bundle]:
     """Resources per actor: rollout workers first, then learner ranks."""
     rollout = _bundle(config.rollout.num_cpus, config.rollout.num_gpus)
     learner = _bundle(config.learner.num_cpus, config.learner.num_gpus)
     return [rollout] * config.rollout.num_workers + [learner] * config.learner.num_ranks
+
+
+def nodes(config: RunConfig) -> list[Bundle]:
+    """Resources of each node that a run would find; a local Ray is asked for its count, not
+    started. Raises PlacementError if the Ray that the recipe names does not answer."""
+    if address_of(config) is None:
+        return [_this_machine()]
+    connect(config, debug=False)
+    try:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def _this_machine() -> Bundle:
+    """As a local Ray counts it."""
+    spec = ResourceAndLabelSpec().resolve(is_head=True)
+    return {"CPU": float(spec.num_cpus or 0), "GPU": float(spec.num_gpus or 0)}
 
 
 def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:

@@ -26,7 +26,7 @@ from cluster.model_size import (
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, select
 from video.positions import PositionRule
-from wire.types import Split
+from wire.types import Sample, Split
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -148,7 +148,20 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
 
     Raises UserError (ConfigError, DataError) as `run` does for what is here and wrong.
     """
-    clips, notes = _clip_counts(config, stages)
+    Scorer(config.reward, config.label_set)  # names a missing reward function
+    manifest = config.data.manifest
+    if not manifest.exists():
+        note = f"there is no manifest {manifest}: counts that depend on it are unknown"
+        return plan_of(config, stages, None, note)
+    samples = read_manifest(manifest, config.label_set, config.data.media_root)
+    check_splits(config, Data(samples=samples), stages)
+    return plan_of(config, stages, count_clips(config, samples))
+
+
+def plan_of(
+    config: RunConfig, stages: Sequence[str], clips: ClipCounts | None, *notes: str
+) -> Plan:
+    """Plan the named stages over so many clips. Raises ConfigError for a model of another kind."""
     shape, more = _model_shape(config)
     tokens = _clip_tokens(config, shape)
     if shape and not tokens:
@@ -170,20 +183,15 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
     )
 
 
-def _clip_counts(config: RunConfig, stages: Sequence[str]) -> tuple[ClipCounts | None, list[str]]:
-    Scorer(config.reward, config.label_set)  # names a missing reward function
-    manifest = config.data.manifest
-    if not manifest.exists():
-        return None, [f"there is no manifest {manifest}: counts that depend on it are unknown"]
-    samples = read_manifest(manifest, config.label_set, config.data.media_root)
-    check_splits(config, Data(samples=samples), stages)
+def count_clips(config: RunConfig, samples: Sequence[Sample]) -> ClipCounts:
+    """The clips of a manifest, by use."""
     train = select(samples, Split.TRAIN)
     return ClipCounts(
         train=len(train),
         with_trace=sum(bool(sample.trace) for sample in train),
         calibration=len(select(samples, Split(config.calibrate.split))),
         evaluation=len(select(samples, config.evaluate.split)),
-    ), []
+    )
 
 
 def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
@@ -266,7 +274,7 @@ def _grpo(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
         config,
         "grpo",
         clips=clips and clips.train,
-        epochs=clips and groups / clips.train,
+        epochs=groups / clips.train if clips and clips.train else None,
         groups=groups,
         rollouts=rollouts,
         examples=rollouts,
@@ -349,18 +357,33 @@ def _warnings(
             f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
             "asks about a clip more than once; lower groups_per_step or add clips"
         )
-    if tokens and tokens.tokens + 2 > rollout.max_prompt_length:  # 2: vision start and end
-        found.append(
-            f"a clip of {tokens.frames} frames of {tokens.max_pixels} pixels is {tokens.tokens} "
-            f"video tokens, with text more than rollout.max_prompt_length = "
-            f"{rollout.max_prompt_length}, and would be refused; raise it, or lower "
-            "video.max_frames or video.max_pixels"
-        )
-    room = memory.engine.kv_cache_tokens if memory else None
-    if room is not None and room < rollout.max_model_len:
-        found.append(
-            f"rollout.kv_cache_gb = {rollout.kv_cache_gb:g} holds {room} tokens, and one sequence "
-            f"may have {rollout.max_model_len}: the engine refuses to start; raise kv_cache_gb, or "
-            "lower max_prompt_length or max_response_length"
-        )
+    if large := large_clip_warning(config, tokens):
+        found.append(large)
+    if fault := kv_cache_fault(config, memory):
+        found.append(fault)
     return found
+
+
+def large_clip_warning(config: RunConfig, tokens: ClipTokens | None) -> str | None:
+    """What is said where the largest clip that the recipe allows makes too long a prompt."""
+    limit = config.rollout.max_prompt_length
+    if tokens is None or tokens.tokens + 2 <= limit:  # 2: vision start and end
+        return None
+    return (
+        f"a clip of {tokens.frames} frames of {tokens.max_pixels} pixels is {tokens.tokens} "
+        f"video tokens, with text more than rollout.max_prompt_length = {limit}, and would be "
+        "refused; raise it, or lower video.max_frames or video.max_pixels"
+    )
+
+
+def kv_cache_fault(config: RunConfig, memory: Memory | None) -> str | None:
+    """Why the engine would refuse its cache; None if it holds a sequence, or is not known."""
+    rollout = config.rollout
+    room = memory.engine.kv_cache_tokens if memory else None
+    if room is None or room >= rollout.max_model_len:
+        return None
+    return (
+        f"rollout.kv_cache_gb = {rollout.kv_cache_gb:g} holds {room} tokens, and one sequence "
+        f"may have {rollout.max_model_len}: the engine refuses to start; raise kv_cache_gb, or "
+        "lower max_prompt_length or max_response_length"
+    )

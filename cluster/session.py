@@ -22,6 +22,7 @@ from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
 from cluster.metrics import MetricsLog
+from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
@@ -29,14 +30,11 @@ from learner.config import OptimConfig
 from learner.rows import supervised_row
 from reward.scorer import Scorer, try_functions
 from rollout.manifest import check_clips, read_manifest
-from rollout.prompt import Ask, VerdictOn, trace_prompt
-from rollout.render import PromptTooLong, Renderer
-from video.cache import ClipStore
-from video.positions import PositionRule
-from video.processor import ClipProcessor
+from rollout.prompt import Ask, VerdictOn
+from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
-from wire.errors import ClipError, ConfigError, DataError
+from wire.errors import DataError
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
@@ -150,37 +148,14 @@ def check(
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
     check_data(data)
-    if not config.model.is_dir():
-        raise ConfigError(
-            f"there is no model directory {config.model}; give 'model' as the path of one"
-        )
-    PositionRule.load(config.model)
-    renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
-    renderer.check_round_trip()
-    renderer.label_codes(labels)
+    renderer = open_model(config)
+    check_context(config)
     asyncio.run(try_functions(config.reward, labels))
     if config.data.check_clips:
         check_clips(samples, config.video)
-    _check_prompt(config, samples, renderer, cache_dir)
+    open_cache(cache_dir)
+    check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
-
-
-def _check_prompt(
-    config: RunConfig, samples: list[Sample], renderer: Renderer, cache_dir: Path
-) -> None:
-    """Raise DataError if the prompt of the first readable clip, with the longest side text, does
-    not fit. (Other clips may be longer: those become prompt failures of the run.)"""
-    clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
-    texts = [sample.text or "" for sample in samples] if config.data.use_side_text else [""]
-    messages = trace_prompt(config.label_set, max(texts, key=len) or None)
-    for sample in samples[:8]:
-        try:
-            renderer.prompt(messages, clips.get(sample.video))
-        except PromptTooLong as error:
-            raise DataError(f"sample {sample.id}: {error}") from error
-        except ClipError:
-            continue
-        return
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,27 @@ from wire.types import Sample, Split
 
 _REQUIRED = ("id", "video", "label", "split")
 _OPTIONAL = ("trace", "text")
+_SPLITS = tuple(split.value for split in Split)
 _REMEDY = "give the path of a .jsonl or .parquet file"
 _OTHER_FORMATS = (".csv", ".tsv", ".txt", ".json")
 _SHOWN = 5
 _THREADS = 4
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a row."""
+
+    where: str
+    """``line 7`` or ``row 7``; empty for the manifest as a whole."""
+    column: str
+    """The column that is wrong; empty where it is the row."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
 
 
 def read_manifest(
@@ -35,14 +52,23 @@ def read_manifest(
 
     Raises DataError with the first five faults and the number of the others.
     """
+    samples, faults = scan_manifest(path, labels, media_root)
+    raise_if_any(str(path), [str(fault) for fault in faults])
+    return samples
+
+
+def scan_manifest(
+    path: str | Path, labels: LabelSet, media_root: str | Path | None = None
+) -> tuple[list[Sample], list[Fault]]:
+    """The samples of the good rows, and the faults of the others; without a fault, it is a
+    manifest that ``read_manifest`` takes. Raises DataError if the file cannot be read."""
     manifest = Path(path)
     reader = _Reader(labels, Path(media_root) if media_root is not None else manifest.parent)
     for where, row in read_rows(manifest):
         reader.read(where, row)
     if not reader.samples and not reader.faults:
-        reader.faults.append("no samples in it; add at least one row")
-    raise_if_any(str(manifest), reader.faults)
-    return reader.samples
+        reader.faults.append(Fault("", "", "no samples in it; add at least one row"))
+    return reader.samples, reader.faults
 
 
 def read_rows(manifest: Path) -> Iterator[tuple[str, Row | str]]:
@@ -63,19 +89,22 @@ def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
     Costs some milliseconds per clip: for large data the caller may check a part, and leave the
     rest to quarantine.
     """
-    from video.decode import probe
-
-    def fault(video: str) -> str | None:
-        try:
-            probe(split_view(video)[0], config)
-        except ClipError as error:
-            return str(error)
-        return None
-
     videos = list(dict.fromkeys(sample.video for sample in samples))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check-clips") as pool:
-        faults = [found for found in pool.map(fault, videos) if found is not None]
+        found = pool.map(partial(clip_fault, config=config), videos)
+        faults = [fault for fault in found if fault is not None]
     raise_if_any(f"{len(faults)} of {len(videos)} clips cannot be read", faults)
+
+
+def clip_fault(video: str, config: VideoConfig) -> str | None:
+    """Why a run would refuse to start with a clip; None if its first frame can be decoded."""
+    from video.decode import probe
+
+    try:
+        probe(split_view(video)[0], config)
+    except ClipError as error:
+        return str(error)
+    return None
 
 
 def raise_if_any(source: str, faults: list[str]) -> None:
@@ -92,32 +121,34 @@ class _Reader:
 
     def __init__(self, labels: LabelSet, media_root: Path) -> None:
         self.samples: list[Sample] = []
-        self.faults: list[str] = []
-        self._labels = labels
+        self.faults: list[Fault] = []
+        self._names = labels.names
         self._media_root = media_root
         self._first_use: dict[str, str] = {}
         self._file_faults: dict[Path, str | None] = {}
 
     def read(self, where: str, row: Row | str) -> None:
         """Turn a row into a sample, or into faults; a str is the reason why it is no row."""
-        faults = [row] if isinstance(row, str) else self._faults(where, row)
-        self.faults += [f"{where}: {fault}" for fault in faults]
+        faults = [("", row)] if isinstance(row, str) else self._faults(where, row)
+        self.faults += [Fault(where, column, what) for column, what in faults]
         if not faults and not isinstance(row, str):
             self.samples.append(self._sample(row))
 
-    def _faults(self, where: str, row: Row) -> list[str]:
+    def _faults(self, where: str, row: Row) -> list[tuple[str, str]]:
+        """Column and what is wrong with it."""
         faults = _type_faults(row)
         if faults:
             return faults
         if row["id"] in self._first_use:
-            faults.append(f"id {row['id']!r} is already used in {self._first_use[row['id']]}")
+            used = self._first_use[row["id"]]
+            faults.append(("id", f"id {row['id']!r} is already used in {used}"))
         self._first_use.setdefault(row["id"], where)
-        if row["label"] not in self._labels.names:
-            faults.append(_unknown("label", row["label"], self._labels.names))
-        if row["split"] not in list(Split):
-            faults.append(_unknown("split", row["split"], [split.value for split in Split]))
+        if row["label"] not in self._names:
+            faults.append(("label", _unknown("label", row["label"], self._names)))
+        if row["split"] not in _SPLITS:
+            faults.append(("split", _unknown("split", row["split"], _SPLITS)))
         file_fault = self._file_fault(self._video(row))
-        return faults if file_fault is None else [*faults, file_fault]
+        return faults if file_fault is None else [*faults, ("video", file_fault)]
 
     def _sample(self, row: Row) -> Sample:
         return Sample(
@@ -148,22 +179,22 @@ def _check_file(video: Path) -> str | None:
     return None if path.is_file() else f"video file {path} does not exist"
 
 
-def _type_faults(row: Row) -> list[str]:
+def _type_faults(row: Row) -> list[tuple[str, str]]:
     missing = [name for name in _REQUIRED if row.get(name) is None]
-    faults = [f"no {name!r}; every row needs {', '.join(_REQUIRED)}" for name in missing]
+    faults = [(name, f"no {name!r}; every row needs {', '.join(_REQUIRED)}") for name in missing]
     for name in (*_REQUIRED, *_OPTIONAL):
         value = row.get(name)
         if value is not None and not isinstance(value, str):
-            faults.append(f"{name!r} is {value!r}, expected text")
+            faults.append((name, f"{name!r} is {value!r}, expected text"))
         elif name in _REQUIRED and value is not None and not value.strip():
-            faults.append(f"{name!r} is empty")
+            faults.append((name, f"{name!r} is empty"))
     return faults
 
 
-def _unknown(what: str, value: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(value.casefold(), names, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+@lru_cache(maxsize=1024)  # a mistake in a label is seldom alone, and label sets may be large
+def _unknown(what: str, value: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(value.casefold(), known, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return f"unknown {what} {value!r}; {advice}"
 
 

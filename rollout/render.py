@@ -35,10 +35,16 @@ class Renderer:
 
     @classmethod
     def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
-        """With the tokenizer of a model directory."""
+        """With the tokenizer of a model directory. Raises ConfigError if there is none."""
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(model_dir), max_prompt_length)
+        try:
+            return cls(AutoTokenizer.from_pretrained(model_dir), max_prompt_length)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # whatever the files lack
+            raise ConfigError(
+                f"cannot load the tokenizer in {model_dir}: {error!r}; "
+                "the folder must hold the tokenizer files that came with the model"
+            ) from error
 
     @property
     def end_of_turn(self) -> int:
@@ -66,6 +72,11 @@ class Renderer:
             fingerprint=clip.fingerprint,
             version=PROMPT_VERSION,
         )
+
+    def num_text_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt around its clip; the clip's are its ``placeholder_ids``."""
+        before, after = self._text(messages).split(PLACEHOLDER)
+        return len(self._ids(before)) + len(self._ids(after))
 
     def target(self, text: str) -> tuple[int, ...]:
         """Token ids of an assistant turn, its end included."""
@@ -154,6 +165,23 @@ class Renderer:
                 "use a tokenizer that keeps <think> and <answer> tags"
             )
 
+    def check_template(self) -> None:
+        """Raise ConfigError unless the chat template can be used and shows a video once."""
+        from jinja2 import TemplateError
+
+        try:
+            shown = self._text([Message("user", "a", has_video=True)])
+        except (TemplateError, ValueError) as error:
+            raise ConfigError(
+                f"the model's chat template cannot be used: {_first_line(error)}; "
+                "the folder must hold the chat_template file that came with the model"
+            ) from error
+        if shown.count(PLACEHOLDER) != 1:
+            raise ConfigError(
+                f"the model's chat template shows a video as {shown!r}, without {PLACEHOLDER}; "
+                "use the template that came with the model"
+            )
+
     def blocked_tokens(self) -> tuple[int, ...]:
         """Vision tokens, which a policy must not write: no trace with one could be trained on."""
         kinds = ("video_pad", "image_pad", "vision_pad", "vision_start", "vision_end")
@@ -174,3 +202,7 @@ class Renderer:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]

@@ -51,6 +51,10 @@ class PositionRule:
                 f"cannot read {model_dir / 'config.json'}: {error}; give the directory of a model "
                 "in Hugging Face format"
             ) from error
+        if not isinstance(config, dict):
+            raise ConfigError(
+                f"{model_dir / 'config.json'} holds no settings; download the model's files anew"
+            )
         vision = config.get("vision_config", {})
         return cls(
             model_type=str(config.get("model_type")),

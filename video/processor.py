@@ -134,6 +134,18 @@ class ClipProcessor:
             clip_key=clip_key,
         )
 
+    def num_placeholders(self, frames: int, height: int, width: int, config: VideoConfig) -> int:
+        """How many ``placeholder_ids`` a clip of so many sampled frames of this size gets; no pixel
+        is touched. Raises ClipError if such frames do not suit the model."""
+        least, most = self.pixel_bounds(config)
+        videos = self._processor.video_processor
+        size = {"shortest_edge": least, "longest_edge": most}
+        try:
+            patches = videos.get_num_of_video_patches(frames, height, width, {"size": size})
+        except ValueError as error:
+            raise ClipError(f"the model takes no frames of {width} x {height}: {error}") from error
+        return int(patches) // int(videos.merge_size) ** 2 + 2
+
     def _videos_kwargs(self, clip: DecodedClip, config: VideoConfig) -> dict[str, Any]:
         count = len(clip.frames)
         least, most = self.pixel_bounds(config)

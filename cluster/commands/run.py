@@ -7,12 +7,13 @@ from typing import Any
 
 from cluster.commands.base import add_run_command
 
-_STAGES = {
+STAGES = {
     "coldstart": ("coldstart",),
     "grpo": ("grpo",),
     "calibrate": ("calibrated",),
     "evaluate": ("base",),
 }
+"""Of the commands for one; `run` takes those of the recipe."""
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
     "coldstart": "stage 1: supervised fine-tuning on teacher traces",
@@ -33,7 +34,7 @@ def _run(options: argparse.Namespace) -> None:
     path = options.run_dir or Path("runs") / options.recipe.stem
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
-        stages = _STAGES.get(options.command, config.stages)
+        stages = STAGES.get(options.command, config.stages)
         summary = asyncio.run(run_stages(config, run_dir, stages, debug=options.debug))
     finally:
         run_dir.close()

@@ -31,6 +31,7 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "cluster.data",
         "cluster.loop",
         "cluster.plan",
+        "cluster.check",
         "cluster.cli",
         "cluster.compare",
         "cluster.results_page",

@@ -6,15 +6,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import cluster.session
 from cluster.cli import main
 from cluster.config import read_recipe
-
-Rows = list[dict[str, Any]]
+from tests.cluster.mistakes import (
+    BAD_ROWS,
+    BAD_SETTINGS,
+    LACKING_DATA,
+    Rows,
+    drop_traces,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,36 +36,7 @@ def run(recipe: Path, *settings: str) -> int:
     return main(["run", str(recipe), "--run-dir", str(recipe.parent / "run"), *overrides])
 
 
-def spoil_label(rows: Rows) -> None:
-    rows[0]["label"] = "relaps"
-
-
-def spoil_id(rows: Rows) -> None:
-    rows[1]["id"] = rows[0]["id"]
-
-
-def spoil_path(rows: Rows) -> None:
-    rows[0]["video"] = "nowhere.mp4"
-
-
-def spoil_split(rows: Rows) -> None:
-    rows[0]["split"] = "training"
-
-
-def spoil_column(rows: Rows) -> None:
-    del rows[0]["label"]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (spoil_label, "did you mean 'relapse'"),
-        (spoil_id, "duplicate|twice|already"),
-        (spoil_path, "nowhere.mp4"),
-        (spoil_split, "'training'"),
-        (spoil_column, "label"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "message"), BAD_ROWS)
 def test_a_bad_manifest_is_named(
     recipe: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -88,18 +63,7 @@ def test_an_unreadable_clip_is_named(
     assert "broken.mp4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("grpo.num_step=3", "did you mean 'num_steps'"),
-        ("grpo.num_steps=many", "grpo.num_steps = 'many'"),
-        ("data.manifest=/nowhere/m.jsonl", "/nowhere/m.jsonl"),
-        ("model=/nowhere/model", "no model directory /nowhere/model"),
-        ("rollout.max_prompt_length=64", "rollout.max_prompt_length is 64"),
-        ("reward.terms=[{function='mine.py:score'}]", "mine.py"),
-        ("seed", "expected key=value"),
-    ],
-)
+@pytest.mark.parametrize(("setting", "message"), BAD_SETTINGS)
 def test_a_bad_setting_is_named(
     recipe: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -135,27 +99,7 @@ def test_help_answers_within_a_second():
     assert time.monotonic() - before < 1.0
 
 
-def drop_split(split: str) -> Callable[[Rows], None]:
-    def change(rows: Rows) -> None:
-        rows[:] = [row for row in rows if row["split"] != split]
-
-    return change
-
-
-def drop_traces(rows: Rows) -> None:
-    for row in rows:
-        row["trace"] = None
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (drop_split("test"), "no samples with split='test'"),
-        (drop_split("cal"), "no samples with split='cal'"),
-        (drop_split("train"), "no samples with split='train'"),
-        (drop_traces, "no train sample has a trace"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), LACKING_DATA)
 def test_data_that_a_later_stage_needs_is_missed_at_once(
     recipe: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],

@@ -159,3 +159,21 @@ def test_a_folder_without_a_model_is_a_config_error(tmp_path: Path) -> None:
         ClipProcessor(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="cannot load the processor"):
         ClipProcessor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(8, 56, 84), (2, 30, 30), (4, 500, 300), (6, 28, 900)]
+)
+@pytest.mark.parametrize("max_pixels", [None, 20_000])
+def test_placeholders_are_counted_without_pixels_as_with_them(
+    processor: ClipProcessor, frames: int, height: int, width: int, max_pixels: int | None
+) -> None:
+    config = VideoConfig(max_pixels=max_pixels)
+    clip = processor.process(make_decoded(frames, height, width), config, clip_key="k")
+    counted = processor.num_placeholders(frames, height, width, config)
+    assert counted == len(clip.placeholder_ids)
+
+
+def test_frames_that_suit_no_model_have_no_placeholders(processor: ClipProcessor) -> None:
+    with pytest.raises(ClipError, match="no frames of 4000 x 1"):
+        processor.num_placeholders(2, 1, 4000, CONFIG)

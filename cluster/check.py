@@ -1,0 +1,209 @@
+"""A recipe checked in full before anything starts: every finding at once, none stops the others.
+
+    recipe -> rows -> clips (decoded, hashed) -> labels, splits, leaks, traces
+           -> model -> prompt lengths         -> reward, placement, memory, disk -> Report
+
+What `run` refuses is an error here, because it is refused by the same functions
+(rollout/manifest.py, cluster/data.py, cluster/preflight.py, cluster/placement.py). What would let
+it go through, and mean less than it seems, is a warning.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.checks import leaks, machine, overlap, prompts, rows
+from cluster.checks.clips import Looks, clip_findings, look_at_clips
+from cluster.checks.finding import Area, Finding, Level, error, ok, refusals, warning
+from cluster.checks.reward import reward_findings
+from cluster.config import RunConfig, read_recipe
+from cluster.model_size import read_shape
+from cluster.plan import count_clips, plan_of
+from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
+from rollout.manifest import scan_manifest, select
+from rollout.render import Renderer
+from video.processor import ClipProcessor
+from wire.errors import ConfigError, UserError
+from wire.types import Sample, Split
+
+FACTS = "checked.sqlite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be checked."""
+
+    recipe: Path
+    settings: list[str] = field(default_factory=list)
+    """``--set`` over the recipe."""
+    run_dir: Path
+    stages: Sequence[str] | None = None
+    """Those that are to run; none: all of the recipe."""
+    group_by: Sequence[str] = ()
+    """Columns of which no value may be in two splits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A check that is done."""
+
+    recipe: Path
+    findings: tuple[Finding, ...]
+    """By area."""
+    balance: rows.Balance
+    """Split -> label -> clips."""
+
+    def of(self, level: Level) -> list[Finding]:
+        """The findings of a level."""
+        return [finding for finding in self.findings if finding.level is level]
+
+
+def check_recipe(asked: Asked) -> Report:
+    """Look at everything. Raises nothing for what it finds: that is in the report."""
+    try:
+        config = read_recipe(asked.recipe, asked.settings)
+    except ConfigError as refused:
+        remedy = "mend the recipe or --set; the rest was not looked at"
+        return _report(asked, [error(Area.RECIPE, str(refused), remedy)], [])
+    check = _Check(asked, config)
+    for step in check.steps:
+        step()
+    return _report(asked, check.found, check.samples)
+
+
+def _report(asked: Asked, found: Sequence[Finding], samples: Sequence[Sample]) -> Report:
+    order = list(Area)
+    by_area = sorted(found, key=lambda finding: order.index(finding.area))
+    balance = rows.balance_of(samples)
+    return Report(recipe=asked.recipe, findings=tuple(by_area), balance=balance)
+
+
+class _Check:
+    """The steps of a check, and what the earlier ones leave to the later ones."""
+
+    def __init__(self, asked: Asked, config: RunConfig) -> None:
+        self.asked, self.config = asked, config
+        self.stages = config.stages if asked.stages is None else asked.stages
+        self.cache_dir = config.video.cache_dir or asked.run_dir.resolve() / "cache"
+        self.found: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
+        self.samples: list[Sample] = []
+        self.looks: Looks = {}
+        self.cache_is_open = False
+        self.ruler: prompts.PromptRuler | None = None
+        self.steps: tuple[Callable[[], None], ...] = (
+            self._manifest,
+            self._clips,
+            self._rows,
+            self._model,
+            self._reward,
+            self._placement,
+            self._machine,
+        )
+
+    def _manifest(self) -> None:
+        data = self.config.data
+        with refusals(self.found, Area.MANIFEST):
+            manifest = data.manifest, self.config.label_set, data.media_root
+            self.samples, faults = scan_manifest(*manifest)
+            self.found += rows.row_findings(self.samples, faults)
+        if (self.asked.run_dir / "archive").exists():
+            what = f"{self.asked.run_dir} holds a run"
+            remedy = "give run --resume or --overwrite, or another --run-dir"
+            self.found.append(warning(Area.DISK, what, remedy))
+
+    def _clips(self) -> None:
+        with refusals(self.found, Area.DISK):
+            open_cache(self.cache_dir)
+            self.cache_is_open = True
+        if not self.cache_is_open:
+            return
+        try:
+            self.looks = look_at_clips(self.samples, self.config.video, self.cache_dir / FACTS)
+        except OSError as problem:
+            remedy = "make room there; the clips were not all looked at"
+            self.found.append(error(Area.DISK, str(problem), remedy))
+        self.found += clip_findings(self.config, self.samples, self.looks)
+
+    def _rows(self) -> None:
+        """All that follows from rows and contents alone."""
+        samples, config = self.samples, self.config
+        if not samples:
+            return
+        with_trace = self._with_trace()
+        self.found += [
+            *rows.split_findings(config, samples, self.stages),
+            *rows.label_findings(config, rows.balance_of(samples)),
+            *overlap.content_findings(samples, self.looks),
+            *leaks.leak_findings(
+                config.label_set, samples, use_side_text=config.data.use_side_text
+            ),
+            *leaks.hint_findings(with_trace),
+        ]
+        with refusals(self.found, Area.SPLITS):
+            self.found += overlap.group_findings(samples, self.asked.group_by)
+
+    def _with_trace(self) -> list[Sample]:
+        """Those that the cold start would learn from, if it is to run."""
+        train = select(self.samples, Split.TRAIN) if "coldstart" in self.stages else []
+        return [sample for sample in train if sample.trace]
+
+    def _model(self) -> None:
+        """What needs the model's own tokenizer and processor."""
+        config = self.config
+        renderer: Renderer | None = None
+        with refusals(self.found, Area.MODEL):
+            renderer = open_model(config)
+            self.found.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
+        if renderer is not None:
+            with refusals(self.found, Area.MODEL):
+                check_context(config)
+            with refusals(self.found, Area.PROMPTS):
+                self._prompts(renderer)
+        self.found += prompts.trace_findings(
+            config.label_set,
+            self._with_trace(),
+            (lambda trace: len(renderer.target(trace))) if renderer else None,
+            config.rollout.max_response_length,
+        )
+
+    def _prompts(self, renderer: Renderer) -> None:
+        self.ruler = prompts.PromptRuler(self.config, renderer, ClipProcessor(self.config.model))
+        self.found += prompts.prompt_findings(self.config, self.samples, self.looks, self.ruler)
+        if self.cache_is_open:
+            check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
+
+    def _reward(self) -> None:
+        sample = next(iter(self.samples), None)
+        self.found += asyncio.run(reward_findings(self.config, sample))
+
+    def _placement(self) -> None:
+        with refusals(self.found, Area.PLACEMENT):
+            self.found += machine.placement_findings(self.config)
+
+    def _machine(self) -> None:
+        """Memory and disk, where the model's sizes are known."""
+        config, stages = self.config, self.stages
+        clips = count_clips(config, self.samples) if self.samples else None
+        try:
+            plan = plan_of(config, stages, clips)
+        except UserError:
+            return  # a model of another kind, which is said already
+        self.found += machine.plan_findings(config, plan, measured=self.ruler is not None)
+        if plan.memory is not None and machine.is_local(config):
+            wants_gpu = bool(config.rollout.num_gpus or config.learner.num_gpus)
+            there = machine.this_machine(with_gpus=wants_gpu)
+            self.found += machine.memory_findings(config, plan.memory, there)
+        if self.ruler is not None:
+            self._disk(self.ruler)
+
+    def _disk(self, ruler: prompts.PromptRuler) -> None:
+        shape, run_dir = read_shape(self.config.model), self.asked.run_dir.resolve()
+        if shape is None:
+            return
+        contents = overlap.by_content(self.samples, self.looks)
+        tokens = [ruler.video_tokens(clip) or 0 for clip in contents.values()]
+        cache = machine.cache_bytes(shape, tokens) - machine.folder_bytes(self.cache_dir)
+        run = machine.run_bytes(self.config, shape, self.stages)
+        run -= machine.folder_bytes(run_dir)  # of a run that is to go on
+        self.found += machine.disk_findings({self.cache_dir: max(0, cache), run_dir: max(0, run)})

@@ -1,0 +1,1 @@
+"""What `deepintuit check` looks at, one module an area: what a run is given -> findings."""

@@ -1,0 +1,138 @@
+"""What earlier checks saw of each clip, in one SQLite file.
+
+    path + sampling -> size, time of change, and what was seen when the file had these
+
+Safe under crashes and several checks at a time; a damaged file is begun anew.
+"""
+
+import contextlib
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from video.config import VideoConfig
+from wire.types import stable_hash
+
+_LAYOUT = "1"
+"""Change it with the columns, or with what they mean."""
+_SAVE_S = 1.0
+_WAIT_S = 30.0
+_TABLE = """CREATE TABLE IF NOT EXISTS facts (
+    path TEXT, spec TEXT, size INTEGER, changed INTEGER, digest TEXT,
+    frames INTEGER, height INTEGER, width INTEGER, seconds REAL, PRIMARY KEY (path, spec)
+) WITHOUT ROWID"""
+_INSERT = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+Stat = tuple[int, int]
+"""Bytes, and time of change in nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFacts:
+    """A clip that can be decoded.
+
+    Example:
+        ClipFacts(stat=(4096, 17), digest="9f0c...", frames=12, height=56, width=56, seconds=1.5)
+    """
+
+    stat: Stat
+    digest: str
+    """SHA-256 of the file."""
+    frames: int
+    """Frames sampled for the model."""
+    height: int
+    width: int
+    seconds: float
+
+
+def stat_of(path: str) -> Stat:
+    """Raises OSError."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
+
+
+class FactsFile:
+    """The facts of clips under one sampling."""
+
+    def __init__(self, path: Path, config: VideoConfig) -> None:
+        """Raises OSError if there can be no file at ``path``."""
+        sampling = {"fps", "min_frames", "max_frames"}
+        self._spec = stable_hash(_LAYOUT, config.model_dump(include=sampling))[:16]
+        try:
+            self._database = _open(path)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
+        self._path, self._saved = path, time.monotonic()
+        self._unsaved: list[tuple[object, ...]] = []
+
+    def get(self, path: str) -> ClipFacts | None:
+        """What was seen of a file; None if it was never looked at, is gone, or has changed."""
+        columns = "size, changed, digest, frames, height, width, seconds"
+        query = f"SELECT {columns} FROM facts WHERE path = ? AND spec = ?"
+        row = self._database.execute(query, (path, self._spec)).fetchone()
+        if row is None:
+            return None
+        try:
+            stat = stat_of(path)
+        except OSError:
+            return None
+        if (row[0], row[1]) != stat:
+            return None
+        _, _, digest, frames, height, width, seconds = row
+        return ClipFacts(
+            stat=stat, digest=digest, frames=frames, height=height, width=width, seconds=seconds
+        )
+
+    def put(self, path: str, facts: ClipFacts) -> None:
+        """Remember a file. On disk within a second of work, or on leaving. Raises OSError."""
+        size, changed = facts.stat
+        seen = (facts.digest, facts.frames, facts.height, facts.width, facts.seconds)
+        self._unsaved.append((path, self._spec, size, changed, *seen))
+        if time.monotonic() - self._saved > _SAVE_S:
+            self._save()
+
+    def _save(self) -> None:
+        """One short transaction: another check need not wait for the next clip."""
+        try:
+            with self._database:
+                self._database.executemany(_INSERT, self._unsaved)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"cannot write {self._path}: {error}") from error
+        self._unsaved.clear()
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.closing(self._database):
+            self._save()  # also when interrupted
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connect(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # damaged, or no database at all
+        path.unlink()
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_WAIT_S)
+    try:
+        database.execute(_TABLE)
+    except BaseException:
+        database.close()
+        raise
+    return database

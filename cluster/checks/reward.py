@@ -1,0 +1,42 @@
+"""Reward functions: imported as a run imports them, and asked about one trace each."""
+
+from cluster.checks.finding import Area, Finding, ok, refusals, warning
+from cluster.config import RunConfig
+from reward.config import RewardConfig, RewardTerm
+from reward.scorer import Scorer
+from wire.types import Completion, Failure, FinishReason, PolicyVersion, Sample
+
+_NO_VERSION = PolicyVersion(attempt=0, step=0)
+
+
+async def reward_findings(config: RunConfig, sample: Sample | None) -> list[Finding]:
+    """Each term on its own, so that one that fails hides no other. ``sample``: to ask about."""
+    found: list[Finding] = []
+    for term in config.reward.terms:
+        with refusals(found, Area.REWARD):
+            found.append(await _try(config, term, sample))
+    return found
+
+
+async def _try(config: RunConfig, term: RewardTerm, sample: Sample | None) -> Finding:
+    """Raises ConfigError if the function cannot be loaded."""
+    alone = RewardConfig(terms=(term,))
+    async with Scorer(alone, config.label_set) as scorer:
+        if sample is None:
+            return ok(Area.REWARD, f"{term.part} can be loaded; there is no row to try it on")
+        (score,) = await scorer.score(sample, [_right_answer(sample)])
+    if isinstance(score, Failure):
+        what = f"{term.part} failed on a trace that answers right: {score.reason}"
+        remedy = "mend the function; too many failures (reward.max_failure_frac) end a run"
+        return warning(Area.REWARD, what, remedy, [sample.id])
+    return ok(Area.REWARD, f"{term.part} gives {score.parts[term.part]:g} to a right answer")
+
+
+def _right_answer(sample: Sample) -> Completion:
+    return Completion(
+        token_ids=(0,),
+        logprobs=(0.0,),
+        text=f"<think>The video shows it.</think><answer>{sample.label}</answer>",
+        finish_reason=FinishReason.STOP,
+        policy_version=_NO_VERSION,
+    )

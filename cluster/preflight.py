@@ -1,0 +1,94 @@
+"""What must hold before an engine starts, said by `run` and by `check` in the same words.
+
+    recipe -> manifest and splits, model folder, context, first prompt -> (cluster/session.py)
+
+Each function raises UserError for what it is about, and starts nothing.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.config import RunConfig
+from rollout.prompt import trace_prompt
+from rollout.render import PromptTooLong, Renderer
+from video.cache import ClipStore
+from video.positions import PositionRule
+from video.processor import ClipProcessor
+from wire.errors import ClipError, ConfigError, DataError
+from wire.types import Sample
+
+_TRIED = 8
+# vLLM's: with these, max_position_embeddings is the scaled length already
+_SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+
+
+def open_model(config: RunConfig) -> Renderer:
+    """The renderer of a model folder that can be used. Raises ConfigError."""
+    if not config.model.is_dir():
+        raise ConfigError(
+            f"there is no model directory {config.model}; give 'model' as the path of one"
+        )
+    PositionRule.load(config.model)
+    renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
+    renderer.check_template()
+    renderer.check_round_trip()
+    renderer.label_codes(config.label_set)
+    return renderer
+
+
+def check_context(config: RunConfig) -> int | None:
+    """The most tokens that the model has positions for; None if its ``config.json`` does not say.
+
+    Raises ConfigError if prompt and response may be longer: vLLM refuses to start then.
+    """
+    values: dict[str, Any] = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
+    text = values.get("text_config") or values
+    limit = text.get("max_position_embeddings") or values.get("max_position_embeddings")
+    if not isinstance(limit, int):
+        return None
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    most = limit if kind in _SCALED else int(limit * (rope.get("factor") or 1))
+    rollout = config.rollout
+    if rollout.max_model_len > most:
+        raise ConfigError(
+            f"rollout.max_prompt_length = {rollout.max_prompt_length} and max_response_length = "
+            f"{rollout.max_response_length} make {rollout.max_model_len} tokens, and the model has "
+            f"positions for {most}; lower one of them"
+        )
+    return most
+
+
+def open_cache(cache_dir: Path) -> None:
+    """Make the folder of the clip cache, if it is not there. Raises ConfigError if it cannot be
+    written."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the clip cache {cache_dir}: {error.strerror}; "
+            "set video.cache_dir or --run-dir to a folder that can be written"
+        ) from error
+
+
+def check_first_prompt(
+    config: RunConfig, samples: Sequence[Sample], renderer: Renderer, cache_dir: Path
+) -> None:
+    """Raise DataError if the prompt of the first readable clip, with the longest side text, does
+    not fit. (Other clips may be longer: those become prompt failures of the run.)"""
+    clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
+    texts = [sample.text or "" for sample in samples] if config.data.use_side_text else [""]
+    messages = trace_prompt(config.label_set, max(texts, key=len) or None)
+    for sample in samples[:_TRIED]:
+        try:
+            renderer.prompt(messages, clips.get(sample.video))
+        except PromptTooLong as error:
+            raise DataError(f"sample {sample.id}: {error}") from error
+        except ClipError:
+            continue
+        return
