@@ -166,11 +166,11 @@ def try_nccl() -> Outcome:
 
 def all_reduce(num_ranks: int, backend: str) -> None:
     """A sum over ranks in processes of their own. Raises RuntimeError if it fails or is wrong."""
-    import torch.multiprocessing as multiprocessing
+    from torch.multiprocessing.spawn import spawn
 
     port = free_port()
     try:
-        multiprocessing.spawn(_reduce_rank, (num_ranks, port, backend), nprocs=num_ranks)
+        spawn(_reduce_rank, (num_ranks, port, backend), nprocs=num_ranks)  # type: ignore[no-untyped-call]
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise RuntimeError(f"all-reduce over {num_ranks} by {backend}: {lines[-1]}") from error

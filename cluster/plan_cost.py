@@ -86,7 +86,7 @@ class _Taken(NamedTuple):
     work: str
     unit: str
     seconds: float
-    count: int
+    amount: int
 
 
 class _Run(NamedTuple):
@@ -157,7 +157,9 @@ def _parsed(line: str) -> Row | None:
 
 def _measured_base(run: _Run) -> list[_Taken] | None:
     result = read_result(run.path, "base")
-    return result and [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
+    if result is None:
+        return None
+    return [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
 
 
 def _measured_coldstart(run: _Run) -> list[_Taken] | None:
@@ -253,21 +255,21 @@ def _evaluated(result: dict[str, Any]) -> int:
 
 def _scale(stage: StagePlan, taken: _Taken, plan: Plan) -> Part:
     count = _planned(stage, taken.unit, plan)
-    known = count is not None and (taken.count or not count)
-    per_unit = taken.seconds / taken.count if taken.count else 0.0
+    known = count is not None and (taken.amount or not count)
+    per_unit = taken.seconds / taken.amount if taken.amount else 0.0
     return Part(
         stage=stage.name,
         work=taken.work,
         unit=taken.unit,
         measured_seconds=taken.seconds,
-        measured_count=taken.count,
+        measured_count=taken.amount,
         count=count,
         seconds=per_unit * count if known and count is not None else None,
     )
 
 
 def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
-    clips = plan.measurement and plan.measurement.clips
+    clips = None if plan.measurement is None else plan.measurement.clips
     step = plan.step
     if unit == "clips":
         return clips
