@@ -9,11 +9,35 @@ import signal
 import sys
 from typing import NoReturn
 
-from cluster.commands import check, compare, demo, doctor, import_data, init, plan, run, study
+from cluster.commands import (
+    check,
+    compare,
+    demo,
+    doctor,
+    import_data,
+    init,
+    plan,
+    run,
+    study,
+)
 from cluster.commands.base import run_dir_of, say
 from wire.errors import DeepIntuitError, UserError
 
-_COMMANDS = (import_data, init, check, plan, doctor, run, compare, study, demo)
+_COMMANDS = (
+    import_data,
+    init,
+    check,
+    plan,
+    doctor,
+    run,
+    compare,
+    study,
+    demo,
+)
+
+
+_GO_ON = ("study", "controls", "check", "import")
+"""Commands that go on by themselves."""
 
 # What the system says about a place, not about us: full, read-only, not ours, no directory.
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -60,10 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     for module in _COMMANDS:
         module.add(commands)
     return parser
-
-
-# Commands that go on by themselves.
-_GO_ON = ("study", "controls", "check")
 
 
 def _going_on(options: argparse.Namespace) -> str:

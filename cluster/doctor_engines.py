@@ -170,7 +170,7 @@ def all_reduce(num_ranks: int, backend: str) -> None:
 
     port = free_port()
     try:
-        spawn(_reduce_rank, (num_ranks, port, backend), nprocs=num_ranks)  # type: ignore[no-untyped-call]
+        spawn(_reduce_rank, (num_ranks, port, backend), nprocs=num_ranks)
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise RuntimeError(f"all-reduce over {num_ranks} by {backend}: {lines[-1]}") from error

@@ -42,7 +42,8 @@ import sys
 
 from cluster.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes started by multiprocessing read this file, too
+    sys.exit(main())
 """
 
 

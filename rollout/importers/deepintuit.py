@@ -10,13 +10,11 @@ files that have them nowhere else. The "ASR transcript" is a person's descriptio
 """
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from rollout.importers.json_file import Row, read_records, text_in, turns_in
 from rollout.importers.record import Reasoning, Record
 from rollout.importers.reply import has_tags, is_label_word, parse_trace
+from rollout.importers.rows import Row, text_in, turns_in
 from rollout.importers.text import mend
 from wire.errors import DataError
 
@@ -29,12 +27,8 @@ _SHOWN = {"title": "title", "asr_text": "transcript", "sticker": "text in the pi
 _MATERIAL = r"^{name}:(.*?)(?=^(?:" + "|".join(_SIDE.values()) + r"):|\Z)"
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The records of one file. Raises DataError gathering those that cannot be read."""
-    return read_records(path, _parse)
-
-
-def _parse(where: str, row: Row) -> Record:
+def parse(where: str, row: Row) -> Record:
+    """One record. Raises DataError if it is none."""
     turns = turns_in(row, where)
     label = mend(text_in(row, "policy_title", where))
     item_id = text_in(row, "item_id", where)
@@ -44,7 +38,7 @@ def _parse(where: str, row: Row) -> Record:
     return Record(
         id=item_id,
         where=where,
-        video=_video(row, turns[0], where),
+        videos=(_video(row, turns[0], where),),
         label=label,
         reasoning=reasoning,
         side_text=_side_text(row, _text(turns[0].get("content")), item_id),

@@ -1,36 +1,97 @@
-"""The formats by name.
+"""The formats by name, and which of them a source is in.
 
-To add one: a module with ``read(path) -> Iterator[Record]``, and a line in FORMATS.
+To add one: a function ``parse(where, row)`` or ``read(content)``, one that says whether a source is
+its own, and a line in FORMATS.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from rollout.importers import deepintuit, rbft
-from rollout.importers.record import Record
-from wire.types import Split
+from rollout.importers import answers, deepintuit, folder, kinetics, rbft, ssv2, table
+from rollout.importers.content import Content
+from rollout.importers.record import LeftOut, Record
+from rollout.importers.rows import Row
+from rollout.manifest import raise_if_any
+from wire.errors import ConfigError, DataError
 
-FORMATS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
-    "deepintuit": deepintuit.read,
-    "rbft": rbft.read,
+Parse = Callable[[str, Row], Record | LeftOut]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a source is recognised and read.
+
+    Example:
+        Format("a table", is_its_own, read)
+    """
+
+    words: str
+    """What it is, in a few words."""
+    is_its_own: Callable[[Content], bool]
+    read: Callable[[Content], Iterator[Record | LeftOut]]
+    """Raises DataError gathering what cannot be read."""
+
+
+def _of_rows(words: str, is_its_own: Callable[[Row], bool], parse: Parse) -> Format:
+    def recognise(content: Content) -> bool:
+        return bool(content.rows) and is_its_own(content.rows[0][1])
+
+    def read(content: Content) -> Iterator[Record | LeftOut]:
+        return _parse_all(content, parse)
+
+    return Format(words, recognise, read)
+
+
+def _has(*columns: str) -> Callable[[Row], bool]:
+    return lambda row: set(columns) <= set(row)
+
+
+FORMATS: Mapping[str, Format] = {
+    "folder": Format("a folder per class", folder.is_folder_per_class, folder.read_folders),
+    "table": _of_rows("a table with video and label", table.is_table, table.parse),
+    "list": _of_rows("lines 'path label'", table.is_list, table.parse_list),
+    "kinetics": _of_rows("Kinetics", kinetics.is_kinetics, kinetics.parse),
+    "ssv2": _of_rows("Something-Something", ssv2.is_ssv2, ssv2.parse),
+    "swift": _of_rows("ms-swift", answers.is_swift, answers.parse_swift),
+    "verl": _of_rows("verl", answers.is_verl, answers.parse_verl),
+    "easyr1": _of_rows("EasyR1", answers.is_easyr1, answers.parse_easyr1),
+    "video-r1": _of_rows("Video-R1", answers.is_video_r1, answers.parse_video_r1),
+    "deepintuit": _of_rows("DeepIntuit", _has("item_id", "conversations"), deepintuit.parse),
+    "rbft": _of_rows("RB-FT", _has("id", "video", "conversations"), rbft.parse),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A file to import, and the split its clips belong to.
+def recognise(content: Content) -> str:
+    """The name of the one format that a source can be in. Raises ConfigError if it is not one."""
+    found = [name for name, each in FORMATS.items() if each.is_its_own(content)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        told = " or ".join(f"{name} ({FORMATS[name].words})" for name in found)
+        raise ConfigError(f"{content.name} can be {told}; say which with --format")
+    seen = (
+        f"columns {', '.join(content.columns)}" if content.rows else f"{len(content.files)} files"
+    )
+    raise ConfigError(
+        f"{content.name} is in no known format: it has {seen}; name the columns with --columns "
+        f"video=NAME,label=NAME, or give one of --format {', '.join(FORMATS)}"
+    )
 
-    Example:
-        Source(path=Path("test.json"), format="rbft", split=Split.TEST)
-    """
 
-    path: Path
-    format: str
-    split: Split | None = None
-    """None: divided by ratio."""
-
-
-def read(source: Source) -> Iterator[Record]:
+def read(content: Content, name: str) -> Iterable[Record | LeftOut]:
     """The records of a source. Raises DataError gathering those that cannot be read."""
-    return FORMATS[source.format](source.path)
+    each = FORMATS[name]
+    if (name == "folder" and not content.files) or (name != "folder" and not content.rows):
+        what = "a folder of videos" if content.files else "a file of rows"
+        raise ConfigError(f"{content.name} is {what}, which --format {name} does not read")
+    return each.read(content)
+
+
+def _parse_all(content: Content, parse: Parse) -> Iterator[Record | LeftOut]:
+    faults = []
+    for where, row in content.rows:
+        try:
+            yield parse(where, row)
+        except DataError as error:
+            faults.append(str(error))
+    raise_if_any(content.name, faults)

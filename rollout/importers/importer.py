@@ -1,38 +1,47 @@
 """The main flow of an import.
 
-    sources -> records -> clips (join) -> videos on this machine -> splits -> rows -> manifest
+    sources -> content -> records -> clips (join) -> videos on this machine -> splits -> rows
+            -> manifest
 
-Everything is checked before anything is written. Opens no clip, except zips of frames to convert.
+Labels and splits are checked before anything is fetched, everything before the manifest is
+written. Opens no clip, except zips of frames to convert.
 """
 
+import functools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from rollout.importers.formats import Source, read
-from rollout.importers.join import Clip, Found, OnConflict, join, settle_conflicts
-from rollout.importers.media import convert_zips, find_video, is_zip
-from rollout.importers.policy_info import read_labels
+from rollout.importers import videos
+from rollout.importers.content import open_content
+from rollout.importers.fetch import MediaStore, Progress, is_remote, local_path
+from rollout.importers.formats import FORMATS, read, recognise
+from rollout.importers.join import Clip, Found, OnConflict, Source, join
+from rollout.importers.labels import are_numbers, read_labels, read_names, with_name
+from rollout.importers.media import Root
+from rollout.importers.record import LeftOut, Record
 from rollout.importers.reply import speaks_of_hint
 from rollout.importers.report import Report, Tally
-from rollout.importers.split import divide
+from rollout.importers.split import divide, link
 from rollout.importers.write import write_labels, write_manifest
-from rollout.manifest import raise_if_any
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
 from wire.types import Split
 
-MISSING = "clips left out: their video is missing"
-BROKEN_ZIP = "clips left out: their zip of frames cannot be read"
 HINTED = "traces dropped: they mention a label or text they were given"
 TEST_TEXT = "side texts left out: a test clip gets none"
+LATE_TEST_TRACE = "traces dropped: the ratio made it a test clip"
+
+_SUFFIXES = (".jsonl", ".parquet")
+# More labels than this, and less than two clips for most of them, is no closed set.
+_MANY_LABELS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +49,36 @@ class ImportOptions:
     """What the user asked for.
 
     Example:
-        ImportOptions(sources=("train=labels.json", "test=test.json"), manifest=Path("m.jsonl"),
-                      format="rbft")
+        ImportOptions(sources=("train=labels.json", "test=test.json"), manifest=Path("m.jsonl"))
     """
 
     sources: tuple[str, ...]
-    """Files, each ``PATH`` or ``SPLIT=PATH``; a policy_info.json among them defines the labels."""
+    """Files, folders and URLs, each ``ADDRESS`` or ``SPLIT=ADDRESS``; a file that defines labels
+    among them says what the labels are."""
     manifest: Path
-    format: str
-    media_root: Path | None = None
-    """Where videos are looked for; none: the folder of the manifest."""
+    format: str | None = None
+    """None: recognised, for each source by itself."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Name to be -> name in the source."""
+    media_root: str | Path | None = None
+    """Where videos are, here or elsewhere; none: beside the source, or else the manifest."""
+    download: Path | None = None
+    """Folder for what is fetched; none: MANIFEST-media beside the manifest."""
+    timeout_s: float = 60.0
+    """How long a place elsewhere may be silent."""
     split: Split | None = None
     """Of sources that name none."""
     ratio: Mapping[Split, float] | None = None
     """Divides the clips of sources that name no split."""
+    divide: Split | None = None
+    """A split of the sources that ``ratio`` divides too."""
+    group_by: str | None = None
+    """A column: clips with one value of it stay together."""
     seed: int = 0
+    label_names: Path | None = None
+    """Names of labels that are numbers in the source."""
+    windows: bool = False
+    """The videos are untrimmed: the sources' times become ``start_s`` and ``end_s``."""
     on_conflict: OnConflict = "error"
     skip_missing: bool = False
     with_side_text: bool = False
@@ -66,35 +90,49 @@ class ImportOptions:
     overwrite: bool = False
 
 
-def import_records(options: ImportOptions) -> Report:
-    """Write the manifest; returns what was done. Raises UserError, and has then written none."""
+def import_records(options: ImportOptions, progress: Progress | None = None) -> Report:
+    """Write the manifest; returns what was done. Raises UserError, and has then written none.
+
+    ``progress`` is told of the videos that are fetched.
+    """
     _refuse_existing(options)
     tally = Tally()
-    defined, found = _read(options)
+    store = MediaStore(
+        options.download or options.manifest.parent / f"{options.manifest.stem}-media",
+        options.timeout_s,
+    )
+    with _writable():
+        defined, found, recognised = _read(options, store, tally)
     names = [label.name for label in defined]
     clips = {clip.id: clip for clip in join(found, names, options.on_conflict, tally)}
+    _refuse_empty(clips, tally)
     labels = _label_set(defined, clips.values())
-    videos = _find_videos(clips, options, tally)
-    _check_shared_videos(clips, videos, options, tally)
-    splits = _splits(clips, videos, options)
-    clips = {name: _final_texts(clip, splits[name], options, tally) for name, clip in clips.items()}
+    places = videos.locate(clips, _roots(options, store), options.skip_missing, tally)
+    if not options.convert_frames:
+        videos.refuse_zips(places)
+    videos.check_shared(clips, places, options.on_conflict, tally)
+    groups = _groups(clips, places, options)
     with _writable():
-        videos = _convert(clips, videos, options, tally)
-    if not clips:
-        raise DataError("no clip is left to write: " + "; ".join(map(str.strip, tally.lines())))
-    rows = [_row(clip, splits[name], videos[name], options) for name, clip in clips.items()]
-    with _writable():
+        files = videos.fetch(clips, places, store, options.skip_missing, tally, progress)
+        splits = _splits(clips, groups, options) if clips else {}
+        clips = {
+            key: _final_texts(clip, splits[key], options, tally) for key, clip in clips.items()
+        }
+        out = options.manifest.parent / f"{options.manifest.stem}-clips"
+        files = videos.convert(clips, files, out, options.fps, options.skip_missing, tally)
+        _refuse_empty(clips, tally)
+        rows = [_row(clip, splits[key], files[key], options) for key, clip in clips.items()]
         write_manifest(options.manifest, rows)
         if options.labels_out:
             write_labels(options.labels_out, labels)
-    return _report(rows, clips, labels, options, tally)
+    return _report(rows, labels, recognised, options, tally)
 
 
 def _refuse_existing(options: ImportOptions) -> None:
-    if options.manifest.suffix != ".jsonl":
+    if options.manifest.suffix not in _SUFFIXES:
         raise ConfigError(
-            f"the manifest {options.manifest} must end in .jsonl; it is the last path given, after "
-            "all sources"
+            f"the manifest {options.manifest} must end in .jsonl or .parquet; it is the last path "
+            "given, after all sources"
         )
     for path in (options.manifest, options.labels_out):
         if path and path.is_dir():
@@ -103,127 +141,169 @@ def _refuse_existing(options: ImportOptions) -> None:
             raise ConfigError(f"{path} is there already; give --overwrite to replace it")
 
 
-def _read(options: ImportOptions) -> tuple[list[Label], list[Found]]:
-    """The labels that a vocabulary file defines, and the records of all other sources."""
-    defined: list[Label] = []
+def _refuse_empty(clips: Mapping[str, Clip], tally: Tally) -> None:
+    if not clips:
+        raise DataError("no clip is left to write: " + "; ".join(map(str.strip, tally.lines())))
+
+
+def _read(
+    options: ImportOptions, store: MediaStore, tally: Tally
+) -> tuple[list[Label], list[Found], list[str]]:
+    """The labels that are defined, the records of all other sources, what each was read as."""
+    numbers = read_names(options.label_names) if options.label_names else {}
+    defined = [Label(name=name) for name in numbers.values()]
     found: list[Found] = []
-    outputs = {path.resolve() for path in (options.manifest, options.labels_out) if path}
+    recognised: list[str] = []
     for argument in options.sources:
-        split, path = _split_and_path(argument)
-        if path.resolve() in outputs:
-            raise ConfigError(f"{path} is a source and would be overwritten; write to another file")
-        if labels := read_labels(path):
-            defined += labels
+        split, address = _split_and_address(argument)
+        _refuse_output(address, options)
+        if labels := read_labels(address):
+            defined += [label for label in labels if label not in defined]
             continue
-        split = split or options.split
-        if split is None and options.ratio is None:
-            known = ", ".join(each.value for each in Split)
-            raise ConfigError(
-                f"no split for the clips of {path}; write such as train={path} ({known}), or give "
-                "--split or --ratio"
-            )
-        source = Source(path=path, format=options.format, split=split)
-        found += [Found(source, record) for record in read(source)]
-    if not found:
-        raise DataError("no records to import; give a file of them")
-    return defined, found
+        content = open_content(address, store, options.columns)
+        name = options.format or recognise(content)
+        recognised.append(f"{content.name} read as {name} ({FORMATS[name].words})")
+        source = Source(address=address, name=content.name, split=split)
+        for record in read(content, name):
+            if isinstance(record, LeftOut):
+                tally.add(record.reason, record.id)
+            else:
+                record = _settled(with_name(record, numbers), source, options)
+                found.append(Found(source, record, content.base))
+    if not found and not tally.lines():
+        raise DataError("no records to import; give a file or folder of them")
+    return defined, found, recognised
 
 
-def _split_and_path(argument: str) -> tuple[Split | None, Path]:
-    name, equals, path = argument.partition("=")
+def _refuse_output(address: str, options: ImportOptions) -> None:
+    outputs = {path.resolve() for path in (options.manifest, options.labels_out) if path}
+    if not is_remote(address) and Path(local_path(address)).resolve() in outputs:
+        raise ConfigError(f"{address} is a source and would be overwritten; write to another file")
+
+
+def _split_and_address(argument: str) -> tuple[Split | None, str]:
+    name, equals, address = argument.partition("=")
     if equals and name in list(Split):
-        return Split(name), Path(path)
-    return None, Path(argument)
+        return Split(name), address
+    return None, argument
+
+
+def _settled(record: Record, source: Source, options: ImportOptions) -> Record:
+    """The record with its final split, none if the ratio decides, and with its window if asked."""
+    if source.split and record.split not in (None, source.split):
+        raise ConfigError(
+            f"{record.where} says split {record.split}, but the source was given as "
+            f"{source.split}={source.address}; write it without {source.split}= to keep its own"
+        )
+    split = record.split or source.split or options.split
+    if options.ratio is not None and split is options.divide:
+        split = None
+    elif split is None and options.ratio is None:
+        known = ", ".join(each.value for each in Split)
+        raise ConfigError(
+            f"no split for the clips of {source.address}; write such as train={source.address} "
+            f"({known}), or give --split or --ratio"
+        )
+    if not options.windows:
+        return replace(record, split=split, window=None)
+    if record.window is None:
+        return replace(record, split=split)
+    return replace(record, split=split, videos=record.untrimmed or record.videos)
 
 
 def _label_set(defined: Sequence[Label], clips: Any) -> LabelSet:
     names = {label.name: label for label in defined}
     used = sorted({clip.label for clip in clips})
     if unknown := [name for name in used if defined and name not in names]:
-        raise DataError(f"labels {unknown} are not among the defined ones: {', '.join(names)}")
+        raise DataError(
+            f"labels {unknown[:5]} are not among the defined ones: {', '.join(list(names)[:20])}"
+        )
+    if len(names or used) == 1:
+        raise DataError(
+            f"the labels {used} make no task: one label leaves nothing to tell apart; add records "
+            "of other labels, or a file that defines them"
+        )
     try:
         return LabelSet(labels=tuple(names.values()) or tuple(Label(name=name) for name in used))
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise DataError(
-            f"the labels {used} make no task: {reason}; add records of the other labels, or a "
-            "policy_info.json"
+            f"the labels {used[:5]} make no task: {reason}; mend them in the source"
         ) from error
 
 
-def _find_videos(clips: dict[str, Clip], options: ImportOptions, tally: Tally) -> dict[str, Path]:
-    """Clip id -> its file; clips without one are removed if the user allows it."""
-    root = options.media_root or options.manifest.parent
-    videos, missing = {}, {}
-    for name, clip in clips.items():
-        paths = (find_video(written, root) for written in clip.videos)
-        if path := next((path for path in paths if path), None):
-            videos[name] = path
-        else:
-            missing[name] = f"{name}: {clip.videos[0]}"
-    _remove(clips, missing, MISSING, options.skip_missing, tally, f"have no video under {root}")
-    zips = [str(path) for path in videos.values() if is_zip(path)]
-    if zips and not options.convert_frames:
-        raise DataError(
-            f"{len(zips)} of {len(videos)} videos are zips of frames, such as {zips[0]}; give "
-            "--convert-frames to make mp4 files of them, or a --media-root with video files"
+def _roots(options: ImportOptions, store: MediaStore) -> Callable[[Clip], list[Root]]:
+    """Clip -> the folders where its video is looked for, in order."""
+    if options.media_root is not None:
+        only = [Root(options.media_root, store)]
+        return lambda clip: only
+    beside_manifest = Root(options.manifest.parent, store)
+    beside_source = functools.cache(lambda base: Root(base, store))
+    return lambda clip: [beside_source(clip.base), beside_manifest]
+
+
+def _groups(
+    clips: Mapping[str, Clip], places: Mapping[str, str], options: ImportOptions
+) -> dict[str, str]:
+    """Clip id -> what must stay together: clips of one file, and of one value of a column."""
+    ties = [{name: places[name] for name in clips}]
+    if options.group_by:
+        ties.append({name: _group(clip, options.group_by) for name, clip in clips.items()})
+    return link(clips, ties)
+
+
+def _group(clip: Clip, column: str) -> str:
+    value = clip.id if column == "id" else clip.columns.get(column)
+    if value is None:
+        known = ", ".join(["id", *clip.columns])
+        raise ConfigError(
+            f"clip {clip.id} has no value in {column!r}, which --group-by names; its columns: "
+            f"{known}"
         )
-    return videos
-
-
-def _remove(
-    clips: dict[str, Clip],
-    faults: Mapping[str, str],
-    reason: str,
-    allowed: bool,
-    tally: Tally,
-    what: str,
-) -> None:
-    if not allowed:
-        remedy = "give another --media-root, or leave them out with --skip-missing"
-        raise_if_any(f"{len(faults)} of {len(clips)} clips {what}; {remedy}", list(faults.values()))
-    for name in faults:
-        tally.add(reason, name)
-        del clips[name]
-
-
-def _check_shared_videos(
-    clips: dict[str, Clip], videos: Mapping[str, Path], options: ImportOptions, tally: Tally
-) -> None:
-    """One file under two ids is in one split, and has one label."""
-    users = defaultdict(list)
-    for name in clips:
-        users[videos[name]].append(name)
-    leaks: list[str] = []
-    conflicts: dict[str, list[str]] = {}
-    for path, names in users.items():
-        told = " and ".join(
-            f"{n} ({clips[n].label}, {clips[n].split or 'by ratio'})" for n in names
-        )
-        if len({clips[name].split for name in names}) > 1:
-            leaks.append(f"{path} is {told}")
-        if len({clips[name].label for name in names}) > 1:
-            conflicts |= {name: [f"{path} is {told}"] for name in names}
-    raise_if_any("a clip must be in one split only", leaks)
-    settle_conflicts(clips, conflicts, options.on_conflict, tally)
+    return str(value)
 
 
 def _splits(
-    clips: Mapping[str, Clip], videos: Mapping[str, Path], options: ImportOptions
+    clips: Mapping[str, Clip], groups: Mapping[str, str], options: ImportOptions
 ) -> dict[str, Split]:
-    """Clip id -> split; ids that share a file stay together."""
+    """Clip id -> split. What is to be divided follows its group into a split that is given."""
     splits = {name: clip.split for name, clip in clips.items() if clip.split}
-    rest = {name: clip for name, clip in clips.items() if not clip.split}
+    rest = [name for name, clip in clips.items() if not clip.split]
+    if options.ratio and not rest:
+        raise ConfigError(
+            "--ratio has nothing to divide: every clip has a split of its source; leave it out, "
+            "or give --divide train to divide that split further"
+        )
+    given = _given(splits, groups, options)
+    splits |= {name: given[groups[name]] for name in rest if groups[name] in given}
+    rest = [name for name in rest if groups[name] not in given]
     if rest and options.ratio:
-        first = {videos[name]: name for name in reversed(rest)}  # speaks for all ids of its file
-        labels = {name: rest[name].label for name in first.values()}
-        found = divide(labels, options.ratio, options.seed)
-        splits |= {name: found[first[videos[name]]] for name in rest}
+        labels = {name: clips[name].label for name in rest}
+        splits |= divide(labels, options.ratio, options.seed, groups)
     return splits
+
+
+def _given(
+    splits: Mapping[str, Split], groups: Mapping[str, str], options: ImportOptions
+) -> dict[str, Split]:
+    """Group -> the split that its source gives. Raises DataError if --group-by finds it in two."""
+    found: dict[str, set[Split]] = defaultdict(set)
+    for name, split in splits.items():
+        found[groups[name]].add(split)
+    crossing = sorted(group for group, each in found.items() if len(each) > 1)
+    if crossing and options.group_by:
+        raise DataError(
+            f"{len(crossing)} groups of --group-by {options.group_by} are in several splits of the "
+            f"source, such as that of {crossing[0]}; drop the source's splits, or --group-by"
+        )
+    return {group: min(each, key=list(Split).index) for group, each in found.items()}
 
 
 def _final_texts(clip: Clip, split: Split, options: ImportOptions, tally: Tally) -> Clip:
     """Without what must not be shown: hinted traces if asked for, side text unless asked for."""
+    if clip.trace and split is Split.TEST:
+        tally.add(LATE_TEST_TRACE, clip.id)
+        clip = replace(clip, trace=None)
     if clip.trace and options.drop_hinted_traces and speaks_of_hint(clip.trace):
         tally.add(HINTED, clip.id)
         clip = replace(clip, trace=None)
@@ -233,17 +313,6 @@ def _final_texts(clip: Clip, split: Split, options: ImportOptions, tally: Tally)
         tally.add(TEST_TEXT, clip.id)
         clip = replace(clip, side_text={})
     return clip
-
-
-def _convert(
-    clips: dict[str, Clip], videos: Mapping[str, Path], options: ImportOptions, tally: Tally
-) -> dict[str, Path]:
-    zips = {name: videos[name] for name in clips if is_zip(videos[name])}
-    out = options.manifest.parent / f"{options.manifest.stem}-clips"
-    made, faults = convert_zips(zips, out, options.fps)
-    what = "have a zip of frames that cannot be read"
-    _remove(clips, faults, BROKEN_ZIP, options.skip_missing, tally, what)
-    return {**videos, **made}
 
 
 @contextmanager
@@ -260,28 +329,34 @@ def _writable() -> Iterator[None]:
 def _row(clip: Clip, split: Split, video: Path, options: ImportOptions) -> dict[str, Any]:
     folder = options.manifest.parent.absolute()
     inside = video.absolute().is_relative_to(folder)
-    text = "\n".join(f"{name}: {text}" for name, text in clip.side_text.items())
+    text = "\n".join(
+        value if name == "text" else f"{name}: {value}" for name, value in clip.side_text.items()
+    )
+    window = {"start_s": clip.window.start_s, "end_s": clip.window.end_s} if clip.window else {}
     return {
         "id": clip.id,
-        "video": (video.absolute().relative_to(folder) if inside else video).as_posix(),
+        "video": (video.absolute().relative_to(folder) if inside else video.absolute()).as_posix(),
         "label": clip.label,
         "split": split.value,
         "trace": clip.trace,
         "text": text or None,
         "source": ", ".join(clip.sources),
+        **window,
+        **clip.columns,
     }
 
 
 def _report(
     rows: Sequence[Mapping[str, Any]],
-    clips: Mapping[str, Clip],
     labels: LabelSet,
+    recognised: Sequence[str],
     options: ImportOptions,
     tally: Tally,
 ) -> Report:
     return Report(
         manifest=options.manifest,
         labels=labels.names,
+        recognised=tuple(recognised),
         rows=Counter((row["split"], row["label"]) for row in rows),
         traces=Counter(row["split"] for row in rows if row["trace"]),
         texts=Counter(row["split"] for row in rows if row["text"]),
@@ -291,7 +366,7 @@ def _report(
 
 
 def _warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> list[str]:
-    warnings = []
+    warnings = [*_label_warnings(rows, labels)]
     traces = [row["trace"] for row in rows if row["trace"]]
     if hinted := sum(map(speaks_of_hint, traces)):
         warnings.append(
@@ -306,3 +381,20 @@ def _warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> list[str]:
             "such texts can give the label away: measure without them too"
         )
     return warnings
+
+
+def _label_warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> Iterator[str]:
+    counts = Counter(row["label"] for row in rows)
+    if are_numbers(labels.names):
+        yield "the labels are numbers, which tell a model nothing; give --label-names FILE"
+    once = sum(count == 1 for count in counts.values())
+    if len(counts) > _MANY_LABELS and once > len(counts) / 2:
+        yield (
+            f"{len(counts)} labels, {once} of them for one clip only: these look like answers to "
+            "questions; a classifier needs a closed set of labels"
+        )
+    if any(row["split"] == Split.TRAIN for row in rows):
+        trained = {row["label"] for row in rows if row["split"] == Split.TRAIN}
+        if absent := [name for name in labels.names if name not in trained]:
+            told = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            yield f"{len(absent)} of {len(labels.names)} labels have no train clip: {told}"

@@ -9,10 +9,9 @@ says which way out: ``skip`` leaves the clip out, ``keep`` believes the first th
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from rollout.importers.formats import Source
-from rollout.importers.record import Reasoning, Record
+from rollout.importers.record import Reasoning, Record, Window
 from rollout.importers.report import Tally
 from rollout.manifest import raise_if_any
 from wire.errors import DataError
@@ -34,6 +33,20 @@ _CONSTANT_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a record stands, and the split that the user gave to all of it.
+
+    Example:
+        Source(address="data/test.json", name="test.json", split=Split.TEST)
+    """
+
+    address: str
+    name: str
+    split: Split | None = None
+    """None: the records' own, or divided by ratio."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
     """One clip, joined from all records about it.
 
@@ -48,10 +61,14 @@ class Clip:
     label: str
     videos: tuple[str, ...]
     """As written in the sources, the first first."""
+    base: str = "."
+    """Folder or URL of the first source, where its relative paths start."""
     sources: tuple[str, ...]
     """Names of the files that describe it."""
     trace: str | None = None
     side_text: Mapping[str, str] = field(default_factory=dict)
+    window: Window | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,12 @@ class Found:
 
     source: Source
     record: Record
+    base: str = "."
+
+    @property
+    def split(self) -> Split | None:
+        """The source's own or the user's; settled before, they are never two."""
+        return self.record.split or self.source.split
 
 
 def join(
@@ -107,7 +130,7 @@ def settle_conflicts(
 def _leaks(groups: Mapping[str, Sequence[Found]]) -> list[str]:
     faults = []
     for name, group in groups.items():
-        splits = {item.source.split or _RATIO: item.record.where for item in group}
+        splits = {item.split or _RATIO: item.record.where for item in group}
         if len(splits) > 1:
             told = [f"{split} ({where})" for split, where in splits.items()]
             faults.append(f"{name} is in {' and '.join(told)}")
@@ -124,7 +147,7 @@ def _conflicts(group: Sequence[Found]) -> list[str]:
     ]
     first: dict[object, str] = {}
     for item in group:
-        before = first.setdefault(item.source.path, item.record.where)
+        before = first.setdefault(item.source.address, item.record.where)
         if before != item.record.where:
             told.append(f"it is in {before} and again in {item.record.where}")
     labels = _labels(records)
@@ -148,7 +171,7 @@ def _refuse_constant_truth(groups: Iterable[Sequence[Found]]) -> None:
     for group in groups:
         if not any(item.record.label for item in group):
             for item in group:
-                by_source[item.source.path].append(item.record)
+                by_source[item.source.address].append(item.record)
     for path, records in by_source.items():
         truths = {(record.fallback_label or "").casefold() for record in records}
         answers = [r.reasoning.answer.casefold() for r in records if r.reasoning]
@@ -175,7 +198,7 @@ def _clip(group: Sequence[Found], spelling: Mapping[str, str], tally: Tally) -> 
     if not labels:  # kept, although it is a conflict: there is nothing to keep
         raise DataError(f"{records[0].where} gives no label; leave it out with --on-conflict skip")
     label = spelling[labels[0][1].casefold()]
-    split = group[0].source.split
+    split = group[0].split
     trace = _trace(records, label, spelling, tally)
     if trace is not None and split is Split.TEST:
         tally.add(TEST_TRACE, records[0].id)
@@ -184,20 +207,22 @@ def _clip(group: Sequence[Found], spelling: Mapping[str, str], tally: Tally) -> 
         id=records[0].id,
         split=split,
         label=label,
-        videos=tuple(dict.fromkeys(record.video for record in records)),
-        sources=tuple(dict.fromkeys(item.source.path.name for item in group)),
+        videos=tuple(dict.fromkeys(video for record in records for video in record.videos)),
+        base=group[0].base,
+        sources=tuple(dict.fromkeys(item.source.name for item in group)),
         trace=trace,
-        side_text=_side_text(records),
+        side_text=_merged(record.side_text for record in records),
+        window=next((record.window for record in records if record.window), None),
+        columns=_merged(record.columns for record in records),
     )
 
 
-def _side_text(records: Iterable[Record]) -> dict[str, str]:
-    """All side texts; of two with one name the first."""
-    texts: dict[str, str] = {}
-    for record in records:
-        for name, text in record.side_text.items():
-            texts.setdefault(name, text)
-    return texts
+def _merged(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    """All entries; of two with one name the first."""
+    found: dict[str, T] = {}
+    for part in parts:
+        found = {**part, **found}
+    return found
 
 
 def _trace(

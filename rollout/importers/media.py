@@ -2,34 +2,90 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
+from rollout.importers.fetch import MediaStore, is_remote, local_path
+from rollout.importers.rows import VIDEO_SUFFIXES, is_video
 from wire.errors import ClipError
 
-_VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _THREADS = 4
 
 
-def find_video(written: str, root: Path) -> Path | None:
-    """The file that a record means, or None.
+class Root:
+    """A folder where videos are looked for, here or on another machine."""
 
-    A path that is not there is looked for under ``root`` by its last parts, the longest match
-    first; for a zip of frames, a video file of its name is taken before the zip.
+    def __init__(self, address: str | Path, store: MediaStore) -> None:
+        self.address = local_path(str(address)).rstrip("/") or "/"
+        self._store = store
+        self._names: frozenset[str] | None = None
+        self._folder = Path(self.address).absolute()
+        self._listed: dict[str, frozenset[str]] = {}
+
+    @property
+    def is_taken_at_its_word(self) -> bool:
+        """Whether a relative path is not looked for: a web server would be asked for each."""
+        return is_remote(self.address) and not self._store.can_list(self.address)
+
+    def find(self, name: PurePosixPath) -> str | None:
+        """The address of a file by its name in the folder; None if there is none.
+
+        A folder elsewhere is listed once, or asked for each name where it cannot be listed.
+        """
+        if not is_remote(self.address):
+            path = str(self._folder / name)
+            return path if self._has(path) else None
+        url = f"{self.address}/{name}"
+        if not self._store.can_list(self.address):
+            return url if self._store.exists(url) else None
+        if self._names is None:
+            try:
+                self._names = frozenset(self._store.listing(self.address) or ())
+            except FileNotFoundError:
+                self._names = frozenset()
+        return url if str(name) in self._names else None
+
+    def _has(self, path: str) -> bool:
+        """Folders are listed once: a list may ask for each of a hundred thousand clips by all the
+        names it can have."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(each.name for each in Path(folder).iterdir())
+            except (OSError, ValueError):  # no folder, or none that can be
+                self._listed[folder] = frozenset()
+        return name in self._listed[folder] and _is_file(Path(path))
+
+
+def find_video(written: str, root: Root) -> str | None:
+    """The path or URL of the file that a record means, or None.
+
+    A URL is taken as it is. A path that is not there is looked for under ``root`` by its last
+    parts, the longest match first. A name without a suffix gets those of videos; for a zip of
+    frames, a video file of its name is taken before the zip.
     """
-    for path in _places(PurePosixPath(written.replace("\\", "/")), root):
-        options = [path.with_suffix(suffix) for suffix in _VIDEO_SUFFIXES] if is_zip(path) else []
-        for option in (*options, path):
-            if _is_file(option):
-                return option.absolute()
+    if is_remote(written):
+        return written
+    whole = PurePosixPath(local_path(written).replace("\\", "/"))
+    if whole.is_absolute():
+        for option in _options(whole):
+            if _is_file(Path(option)):
+                return str(Path(option))
+    parts = [part for part in whole.parts if part not in ("/", "..")]
+    if root.is_taken_at_its_word and not whole.is_absolute() and is_video(whole.name):
+        return f"{root.address}/{'/'.join(parts)}"
+    for start in range(len(parts)):
+        for option in _options(PurePosixPath(*parts[start:])):
+            if found := root.find(option):
+                return found
     return None
 
 
-def is_zip(path: Path) -> bool:
+def is_zip(path: PurePosixPath | Path | str) -> bool:
     """Whether a video is a zip of frames."""
-    return path.suffix.lower() == ".zip"
+    return str(path).lower().endswith(".zip")
 
 
 def convert_zips(
@@ -57,12 +113,13 @@ def convert_zips(
     return made, faults
 
 
-def _places(written: PurePosixPath, root: Path) -> Iterator[Path]:
-    if written.is_absolute():
-        yield Path(written)
-    parts = [part for part in written.parts if part not in ("/", "..")]
-    for start in range(len(parts)):
-        yield root.joinpath(*parts[start:])
+def _options(path: PurePosixPath) -> list[PurePosixPath]:
+    """A path, and what else the file may be called."""
+    if is_zip(path):
+        return [*(path.with_suffix(suffix) for suffix in VIDEO_SUFFIXES if path.stem), path]
+    if path.suffix.lower() in VIDEO_SUFFIXES or not path.name:
+        return [path]
+    return [path, *(path.with_name(path.name + suffix) for suffix in VIDEO_SUFFIXES)]
 
 
 def _is_file(path: Path) -> bool:

@@ -8,21 +8,15 @@ is, unless another file has the clip's label. The human turn is not read: in the
 tells the label.
 """
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from rollout.importers.json_file import Row, read_records, text_in, turns_in
 from rollout.importers.record import Record
 from rollout.importers.reply import has_tags, is_label_word, parse_rationale, parse_trace
+from rollout.importers.rows import Row, text_in, turns_in
 from rollout.importers.text import mend
 from wire.errors import DataError
 
 WRONG_FIELD = "ground_truth differs from the assistant turn, which is believed"
-
-
-def read(path: Path) -> Iterator[Record]:
-    """The records of one file. Raises DataError gathering those that cannot be read."""
-    return read_records(path, _parse)
 
 
 def clip_id(record_id: str, video: str) -> str:
@@ -31,7 +25,8 @@ def clip_id(record_id: str, video: str) -> str:
     return stem if stem and record_id.startswith(stem + "-") else record_id
 
 
-def _parse(where: str, row: Row) -> Record:
+def parse(where: str, row: Row) -> Record:
+    """One record. Raises DataError if it is none."""
     reply = _reply(row, where)
     video = text_in(row, "video", where)
     name = clip_id(text_in(row, "id", where), video)
@@ -40,12 +35,12 @@ def _parse(where: str, row: Row) -> Record:
     if not has_tags(reply) and is_label_word(reply):
         wrong = truth is not None and truth.casefold() != reply.casefold()
         notes = (WRONG_FIELD,) if wrong else ()
-        return Record(id=name, where=where, video=video, label=reply, notes=notes)
+        return Record(id=name, where=where, videos=(video,), label=reply, notes=notes)
     found = parse_trace(reply) if has_tags(reply) else parse_rationale(reply)
     return Record(
         id=name,
         where=where,
-        video=video,
+        videos=(video,),
         fallback_label=truth,
         reasoning=None if isinstance(found, str) else found,
         notes=(found,) if isinstance(found, str) else (),

@@ -1,10 +1,13 @@
-"""What every format is read into: one clip as one file describes it.
+"""What every format is read into: one clip as one source describes it, or why there is none.
 
-format module: read(path) -> Iterator[Record] -> (join.py) -> Clip
+format module: parse(where, row) -> Record | LeftOut -> (join.py) -> Clip
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from wire.types import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +23,27 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of a longer video, in seconds from its start.
+
+    Example:
+        Window(start_s=12.0, end_s=22.0)
+    """
+
+    start_s: float
+    end_s: float
+
+    def overlaps(self, other: "Window") -> bool:
+        """Whether both show some of the same moments."""
+        return self.start_s < other.end_s and other.start_s < self.end_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One clip as one source describes it.
 
     Example:
-        Record(id="porch_0007", where="labels.json record 3", video="/data/porch_0007.mp4",
+        Record(id="porch_0007", where="labels.json record 3", videos=("/data/porch_0007.mp4",),
                label="normal")
     """
 
@@ -32,8 +51,14 @@ class Record:
     """The clip's, without what a task appends to it: records of one clip are joined by it."""
     where: str
     """File and place, for messages."""
-    video: str
-    """As written in the source; often a path of another machine."""
+    videos: tuple[str, ...]
+    """As written in the source, the likeliest first; often paths of another machine."""
+    untrimmed: tuple[str, ...] = ()
+    """Names of the longer video that ``window`` is a part of."""
+    window: Window | None = None
+    """Used only if the user says that the videos are untrimmed."""
+    split: Split | None = None
+    """The source's own; none: what the user says."""
     label: str | None = None
     """What the source is believed to say."""
     fallback_label: str | None = None
@@ -41,7 +66,22 @@ class Record:
     reasoning: Reasoning | None = None
     side_text: Mapping[str, str] = field(default_factory=dict)
     """Name -> text that came with the clip. Often tells the label: used only if asked for."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else the source says, kept as further columns of the manifest."""
     conflicts: tuple[str, ...] = ()
     """What in the record contradicts ``label``."""
     notes: tuple[str, ...] = ()
     """What was left out or ignored, in words to be counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A row that is no clip to classify, which is no mistake of the source.
+
+    Example:
+        LeftOut(id="12", reason="rows left out: 'image' rows show no video")
+    """
+
+    id: str
+    reason: str
+    """In words to be counted."""

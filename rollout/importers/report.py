@@ -8,6 +8,7 @@ from pathlib import Path
 from wire.types import Split
 
 _EXAMPLES = 3
+_MAX_COLUMNS = 12
 
 
 @dataclass(slots=True)
@@ -35,12 +36,15 @@ class Report:
     """An import that is done.
 
     Example:
-        Report(manifest=Path("m.jsonl"), labels=("a", "b"), rows=Counter({("train", "a"): 3}),
+        Report(manifest=Path("m.jsonl"), labels=("a", "b"),
+               recognised=("a.csv read as table",), rows=Counter({("train", "a"): 3}),
                traces=Counter({"train": 2}), texts=Counter(), tally=Tally(), warnings=())
     """
 
     manifest: Path
     labels: tuple[str, ...]
+    recognised: tuple[str, ...]
+    """What each source was read as."""
     rows: Counter[tuple[str, str]]
     """(split, label) -> rows."""
     traces: Counter[str]
@@ -51,10 +55,12 @@ class Report:
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"wrote {self.manifest}: {self.rows.total()} clips", *_table(self)]
+        lines = [*self.recognised, f"wrote {self.manifest}: {self.rows.total()} clips"]
+        lines += _table(self)
         if told := self.tally.lines():
             lines += ["left out or ignored:", *told]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([*lines, _next(self)])
 
 
 def _line(reason: str, ids: Sequence[str]) -> str:
@@ -62,13 +68,42 @@ def _line(reason: str, ids: Sequence[str]) -> str:
     return f"{len(ids):>6}  {reason} ({', '.join(ids[:_EXAMPLES])}{more})"
 
 
+def _next(report: Report) -> str:
+    return (
+        f"next: deepintuit init {report.manifest} my.toml --model MODEL\n"
+        "      deepintuit check my.toml"
+    )
+
+
 def _table(report: Report) -> list[str]:
+    """A row a split; with many labels a column for all, and how many of them occur."""
+    if len(report.labels) > _MAX_COLUMNS:
+        return _long_table(report)
     cells = [["split", *report.labels, "clips", "traces", "texts"]]
     for split in Split:
         counts = [report.rows[(split.value, label)] for label in report.labels]
         if sum(counts):
             extras = [report.traces[split.value], report.texts[split.value]]
             cells.append([split.value, *map(str, [*counts, sum(counts), *extras])])
+    return _aligned(cells)
+
+
+def _long_table(report: Report) -> list[str]:
+    cells = [["split", "labels", "fewest", "most", "clips", "traces", "texts"]]
+    for split in Split:
+        counts = [report.rows[(split.value, label)] for label in report.labels]
+        if used := sum(map(bool, counts)):
+            extras = [sum(counts), report.traces[split.value], report.texts[split.value]]
+            cells.append(
+                [
+                    split.value,
+                    *map(str, [f"{used}/{len(counts)}", min(counts), max(counts), *extras]),
+                ]
+            )
+    return _aligned(cells)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))

@@ -82,6 +82,23 @@ class Workspace:
         for number in numbers:
             (self.folder / "clips" / f"garden_{number:04d}.mp4").write_bytes(b"video")
 
+    def write_text(self, name: str, text: str) -> str:
+        """Write a text file, with the folders above it; returns its path."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def files(self, *names: str) -> None:
+        """Files with these names, which nothing opens."""
+        for name in names:
+            self.write_text(name, f"video {name}")
+
+    def read(self, *sources: str, **options: Any) -> Report:
+        """Import what recognises itself, with videos beside the source."""
+        options.setdefault("manifest", self.manifest)
+        return import_records(ImportOptions(sources=sources, **options))
+
     def run(self, *sources: str, format: str = "deepintuit", **options: Any) -> Report:
         """Import with the clips' folder as media root."""
         options.setdefault("media_root", self.folder / "clips")

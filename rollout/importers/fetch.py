@@ -1,0 +1,251 @@
+"""Files of other machines -> files of a folder here, each fetched once.
+
+    URL -> NAME-HASH.part (fsspec) -> size as announced? -> NAME-HASH -> a line in fetched.jsonl
+
+A file is whole or not there. Interrupted, the same import goes on: what ``fetched.jsonl`` lists
+with the size the file still has is not fetched again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from wire.errors import ConfigError, DataError
+
+_THREADS = 8
+_TRIES = 3
+_INDEX = "fetched.jsonl"
+_REMOTE = re.compile(r"(?!file://)[a-z][a-z0-9+]+://", re.IGNORECASE)
+_PACKAGES = {"s3": "pip install 'deepintuit[s3]'", "s3a": "pip install 'deepintuit[s3]'"}
+
+Progress = Callable[[int, int], None]
+"""Called with the files that are here, and all that are wanted."""
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is one of another machine: a URL, but not ``file://``."""
+    return _REMOTE.match(address) is not None
+
+
+def local_path(address: str) -> str:
+    """``file:///x`` as ``/x``; anything else as it is."""
+    if not address.lower().startswith("file://"):
+        return address
+    return "/" + address[len("file://") :].removeprefix("localhost").lstrip("/")
+
+
+class MediaStore:
+    """A folder for files that came from elsewhere; made when the first one comes."""
+
+    def __init__(self, folder: Path, timeout_s: float = 60.0) -> None:
+        self.folder = folder
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] | None = None
+
+    def fetch(self, url: str, again: bool = False) -> Path:
+        """The file of a URL, fetched unless it is here; ``again``: even then.
+
+        Raises FileNotFoundError if there is none, DataError if it cannot be fetched.
+        """
+        path = self.folder / _file_name(url)
+        with self._lock:
+            known = self._index().get(path.name)
+        if not again and known is not None and path.is_file() and path.stat().st_size == known:
+            return path
+        system, inner = self._open(url)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            size = self._copy(url, system, inner, partial)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._note(url, path, size)
+        return path
+
+    def fetch_all(
+        self, urls: Iterable[str], progress: Progress | None = None
+    ) -> tuple[dict[str, Path], dict[str, str]]:
+        """Several at a time. Returns the files, and for each URL without one the reason."""
+        wanted = list(dict.fromkeys(urls))
+        made: dict[str, Path] = {}
+        faults: dict[str, str] = {}
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
+            tasks = {pool.submit(self.fetch, url): url for url in wanted}
+            try:
+                for count, task in enumerate(as_completed(tasks), start=1):
+                    url = tasks[task]
+                    try:
+                        made[url] = task.result()
+                    except FileNotFoundError:
+                        faults[url] = f"{url} does not exist"
+                    except DataError as error:
+                        faults[url] = str(error)
+                    if progress:
+                        progress(count, len(wanted))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return made, faults
+
+    def keep(self, data: bytes, name: str) -> Path:
+        """A file of these bytes, named by them. ``name``: for its suffix."""
+        suffix = _safe(PurePosixPath(name).suffix) or ".mp4"
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
+        if not path.is_file() or path.stat().st_size != len(data):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+            partial.write_bytes(data)
+            partial.rename(path)
+        return path
+
+    def listing(self, url: str) -> list[str] | None:
+        """The files under a URL, relative to it, sorted; None if it is a file itself.
+
+        Raises FileNotFoundError if there is nothing, DataError if it cannot be listed.
+        """
+        system, inner = self._open(url)
+        try:
+            if not self.can_list(url) or system.isfile(inner):
+                return None
+            top = inner.rstrip("/") + "/"
+            names = [str(name).removeprefix(top) for name in system.find(inner)]
+        except FileNotFoundError:
+            raise
+        except _failures() as error:
+            raise DataError(_reason(url, error, self._timeout_s)) from error
+        if not names:
+            raise FileNotFoundError(url)
+        return sorted(names)
+
+    def can_list(self, url: str) -> bool:
+        """Whether the folders of a place can be listed; those of a web server cannot."""
+        return urlsplit(url).scheme.lower() not in ("http", "https")
+
+    def exists(self, url: str) -> bool:
+        """Whether a web server has a file. Raises DataError if it does not answer."""
+        import httpx
+
+        try:
+            answer = httpx.head(url, follow_redirects=True, timeout=self._timeout_s)
+        except httpx.HTTPError as error:
+            raise DataError(_reason(url, error, self._timeout_s)) from error
+        return answer.status_code not in (404, 410)  # others: fetching it says what is wrong
+
+    def _copy(self, url: str, system: Any, inner: str, partial: Path) -> int:
+        """Returns the size. Tries again what may pass: all but a file that is not there."""
+        for left in reversed(range(_TRIES)):
+            try:
+                # a web server's is compared as it arrives; asking would hide why it is closed
+                announced = system.info(inner).get("size") if self.can_list(url) else None
+                system.get_file(inner, str(partial))
+                size = partial.stat().st_size
+                if announced is not None and size != announced:
+                    raise OSError(f"got {size} bytes of {announced}")
+                return size
+            except FileNotFoundError:
+                raise
+            except PermissionError as error:
+                raise DataError(_reason(url, error, self._timeout_s)) from error
+            except _failures() as error:
+                if not left:
+                    raise DataError(_reason(url, error, self._timeout_s)) from error
+        raise AssertionError("the last try returns or raises")
+
+    def _open(self, url: str) -> tuple[Any, str]:
+        import fsspec
+
+        scheme = urlsplit(url).scheme.lower()
+        try:
+            system, inner = fsspec.core.url_to_fs(url, **_options(scheme, self._timeout_s))
+        except ImportError as error:
+            remedy = _PACKAGES.get(scheme, str(error))
+            raise ConfigError(
+                f"{url} needs a package for {scheme}:// that is not installed; {remedy}"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(
+                f"{url}: {error}; expected file://, s3://, https:// or another of fsspec's"
+            ) from error
+        return system, inner
+
+    def _index(self) -> dict[str, int]:
+        """File name -> size when it was fetched."""
+        if self._sizes is None:
+            self._sizes = {}
+            index = self.folder / _INDEX
+            for line in index.read_text().splitlines() if index.is_file() else []:
+                try:
+                    entry = json.loads(line)
+                    self._sizes[entry["name"]] = entry["size"]
+                except (ValueError, KeyError):  # a line cut by a crash: its file is fetched again
+                    continue
+        return self._sizes
+
+    def _note(self, url: str, path: Path, size: int) -> None:
+        with self._lock, (self.folder / _INDEX).open("a") as file:
+            self._index()[path.name] = size
+            plain = urlsplit(url)._replace(query="").geturl()  # a query may be a signature
+            file.write(json.dumps({"name": path.name, "size": size, "url": plain}) + "\n")
+
+
+def _options(scheme: str, timeout_s: float) -> dict[str, Any]:
+    """Deadlines, in each file system's own words. Silence counts, not the whole download."""
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
+        # identity: the announced size is then that of what arrives
+        return {
+            "client_kwargs": {"timeout": timeout},
+            "headers": {"Accept-Encoding": "identity"},
+        }
+    if scheme in ("s3", "s3a"):
+        waits = {"connect_timeout": timeout_s, "read_timeout": timeout_s}
+        return {"config_kwargs": {**waits, "retries": {"max_attempts": 1}}}
+    return {}
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the file systems raise when a place does not answer as it should."""
+    import aiohttp
+    from fsspec.exceptions import FSTimeoutError
+
+    found: list[type[Exception]] = [OSError, TimeoutError, FSTimeoutError, aiohttp.ClientError]
+    try:
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        return tuple(found)
+    return (*found, BotoCoreError)
+
+
+def _reason(url: str, error: Exception, timeout_s: float) -> str:
+    from fsspec.exceptions import FSTimeoutError
+
+    if isinstance(error, TimeoutError | FSTimeoutError) or "imeout" in type(error).__name__:
+        return f"{url} sent nothing for {timeout_s:g} s; try again, or give a longer --timeout"
+    if "Credentials" in type(error).__name__ or isinstance(error, PermissionError):
+        return (
+            f"{url} is closed to you ({error}); give credentials such as AWS_PROFILE, or "
+            "FSSPEC_S3_ANON=1 for a public bucket"
+        )
+    return f"{url} cannot be fetched: {error or type(error).__name__}"
+
+
+def _file_name(url: str) -> str:
+    """The end of a URL's path and a hash of the whole, so that two never share a name."""
+    path = PurePosixPath(urlsplit(url).path)
+    stem = _safe(path.stem)[:60] or "file"
+    return f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:12]}{_safe(path.suffix)}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)

@@ -1,0 +1,112 @@
+"""Any table with a column for the video and one for the label, and lists ``path label``.
+
+    video | path | file_name | ..., label | class | ..., split, trace, text, any more -> Record
+
+``--columns`` gives other columns these names. ``id`` is made of the path where there is none. A
+``trace`` counts if it concludes with the clip's label; ``text`` is side text.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rollout.importers.csv_file import FIRST, SECOND
+from rollout.importers.record import Reasoning, Record, Window
+from rollout.importers.reply import parse_trace
+from rollout.importers.rows import (
+    Row,
+    further,
+    id_of,
+    is_video,
+    label_in,
+    short,
+    split_in,
+    videos_in,
+    window_in,
+)
+from wire.errors import DataError
+
+VIDEO_COLUMNS = (
+    "video", "path", "file_name", "filename", "file", "filepath", "file_path", "video_path", "clip",
+    "url", "video_id",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "class", "class_name", "category", "action", "target")
+
+_WINDOWS = (("start_s", "end_s"), ("time_start", "time_end"), ("start", "end"))
+
+
+def is_table(row: Row) -> bool:
+    """Whether a row has a column for the video and one for the label."""
+    return _first(row, VIDEO_COLUMNS) is not None and _first(row, LABEL_COLUMNS) is not None
+
+
+def is_list(row: Row) -> bool:
+    """Whether a row is a line of a list without header that begins with a path."""
+    return set(row) == {FIRST, SECOND} and not is_numbered(row)
+
+
+def is_numbered(row: Row) -> bool:
+    """Whether a line without header is ``id;label``, and the id a number as in SSv2."""
+    first, second = str(row.get(FIRST)), str(row.get(SECOND))
+    return set(row) == {FIRST, SECOND} and first.isdigit() and not second.isdigit()
+
+
+def parse(where: str, row: Row) -> Record:
+    """One row of a table. Raises DataError if it names no video."""
+    video_column = _first(row, VIDEO_COLUMNS) or "video"
+    label_column = _first(row, LABEL_COLUMNS) or "label"
+    videos = videos_in(row.get(video_column))
+    if len(videos) != 1:
+        raise DataError(
+            f"{where}: {video_column!r} is {short(row.get(video_column))}, expected one path; give "
+            "--columns video=NAME if the path is in another column"
+        )
+    reasoning, notes = _trace(row.get("trace"))
+    text = row.get("text")
+    window, window_columns = _window(row, where)
+    used = (video_column, label_column, "split", "id", "trace", "text", *window_columns)
+    return Record(
+        id=_id(row.get("id"), videos[0]),
+        where=where,
+        videos=(videos[0],),
+        untrimmed=(videos[0],),
+        window=window,
+        split=split_in(row.get("split"), where),
+        label=label_in(row.get(label_column), where, label_column),
+        reasoning=reasoning,
+        side_text={"text": text} if isinstance(text, str) and text.strip() else {},
+        columns=further(row, used),
+        notes=notes,
+    )
+
+
+def parse_list(where: str, row: Row) -> Record:
+    """One line ``path label``. Raises DataError if it has no path."""
+    if row.get(FIRST) is None:
+        raise DataError(f"{where}: no path before the label, expected such as 'clips/a.mp4 label'")
+    path = str(row[FIRST])
+    return Record(
+        id=id_of(path), where=where, videos=(path,), label=label_in(row.get(SECOND), where)
+    )
+
+
+def _first(row: Row, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
+def _id(value: Any, video: str) -> str:
+    plain = str(value).strip() if isinstance(value, str | int) else ""
+    return plain or (id_of(video) if is_video(video) else video)
+
+
+def _trace(value: Any) -> tuple[Reasoning | None, tuple[str, ...]]:
+    if not isinstance(value, str) or not value.strip():
+        return None, ()
+    found = parse_trace(value)
+    return (None, (found,)) if isinstance(found, str) else (found, ())
+
+
+def _window(row: Row, where: str) -> tuple[Window | None, tuple[str, ...]]:
+    for start, end in _WINDOWS:
+        if start in row and end in row:
+            return window_in(row, start, end, where), (start, end)
+    return None, ()

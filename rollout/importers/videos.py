@@ -1,0 +1,142 @@
+"""From what the sources call a video to a file of this machine.
+
+    clips -> path or URL (locate) -> no file under two labels or in two splits (check_shared)
+          -> fetched -> zips of frames converted -> clip id -> Path
+
+A clip without a video is an error, unless the user lets such clips be left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+
+from rollout.importers.fetch import MediaStore, Progress, is_remote
+from rollout.importers.join import Clip, OnConflict, settle_conflicts
+from rollout.importers.media import Root, convert_zips, find_video, is_zip
+from rollout.importers.report import Tally
+from rollout.manifest import raise_if_any
+from wire.errors import DataError
+
+MISSING = "clips left out: their video is missing"
+UNFETCHED = "clips left out: their video cannot be fetched"
+BROKEN_ZIP = "clips left out: their zip of frames cannot be read"
+APART = "clips in another split than other windows of their file"
+
+_ROOT = "give another --media-root, or leave them out with --skip-missing"
+_AGAIN = "try again (what is here is not fetched again), or leave them out with --skip-missing"
+
+
+def locate(
+    clips: dict[str, Clip],
+    roots: Callable[[Clip], Sequence[Root]],
+    skip_missing: bool,
+    tally: Tally,
+) -> dict[str, str]:
+    """Clip id -> path or URL. ``roots``: where the video of a clip is looked for, in order."""
+    found: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    searched: dict[str, None] = {}
+    for name, clip in clips.items():
+        options = roots(clip)
+        places = (find_video(video, root) for root in options for video in clip.videos)
+        if place := next((place for place in places if place), None):
+            found[name] = place
+        else:
+            missing[name] = f"{name}: {clip.videos[0]}"
+            searched |= {root.address: None for root in options}
+    what = f"have no video under {' or '.join(searched)}; {_ROOT}"
+    _remove(clips, missing, MISSING, skip_missing, tally, what)
+    return found
+
+
+def refuse_zips(places: Mapping[str, str]) -> None:
+    """Raises DataError if a video is a zip of frames."""
+    if zips := [place for place in places.values() if is_zip(place)]:
+        raise DataError(
+            f"{len(zips)} of {len(places)} videos are zips of frames, such as {zips[0]}; give "
+            "--convert-frames to make mp4 files of them, or a --media-root with video files"
+        )
+
+
+def check_shared(
+    clips: dict[str, Clip], places: Mapping[str, str], on_conflict: OnConflict, tally: Tally
+) -> None:
+    """Clips that show the same moments of one file are in one split, and have one label."""
+    users = defaultdict(list)
+    for name in clips:
+        users[places[name]].append(name)
+    leaks: list[str] = []
+    conflicts: dict[str, list[str]] = {}
+    for place, names in users.items():
+        for one, other in combinations(names, 2) if len(names) > 1 else ():
+            first, second = clips[one], clips[other]
+            if not _share_moments(first, second):
+                if first.split != second.split:
+                    tally.add(APART, other)
+                continue
+            told = f"{place} is {_told(first)} and {_told(second)}"
+            if first.split != second.split:
+                leaks.append(told)
+            if first.label != second.label:
+                conflicts.setdefault(one, []).append(told)
+                conflicts.setdefault(other, []).append(told)
+    raise_if_any("a clip must be in one split only", leaks)
+    settle_conflicts(clips, conflicts, on_conflict, tally)
+
+
+def fetch(
+    clips: dict[str, Clip],
+    places: Mapping[str, str],
+    store: MediaStore,
+    skip_missing: bool,
+    tally: Tally,
+    progress: Progress | None,
+) -> dict[str, Path]:
+    """Clip id -> file of this machine."""
+    urls = [places[name] for name in clips if is_remote(places[name])]
+    made, reasons = store.fetch_all(urls, progress) if urls else ({}, {})
+    faults = {name: reasons[places[name]] for name in clips if places[name] in reasons}
+    what = f"have a video that cannot be fetched; {_AGAIN}"
+    _remove(clips, faults, UNFETCHED, skip_missing, tally, what)
+    return {name: made.get(places[name]) or Path(places[name]) for name in clips}
+
+
+def convert(
+    clips: dict[str, Clip],
+    videos: Mapping[str, Path],
+    out: Path,
+    fps: Fraction,
+    skip_missing: bool,
+    tally: Tally,
+) -> dict[str, Path]:
+    """The files, with an mp4 in ``out`` for each zip of frames taken at ``fps``."""
+    zips = {name: videos[name] for name in clips if is_zip(videos[name])}
+    made, faults = convert_zips(zips, out, fps)
+    what = f"have a zip of frames that cannot be read; {_ROOT}"
+    _remove(clips, faults, BROKEN_ZIP, skip_missing, tally, what)
+    return {**videos, **made}
+
+
+def _share_moments(one: Clip, other: Clip) -> bool:
+    return one.window is None or other.window is None or one.window.overlaps(other.window)
+
+
+def _told(clip: Clip) -> str:
+    return f"{clip.id} ({clip.label}, {clip.split or 'by ratio'})"
+
+
+def _remove(
+    clips: dict[str, Clip],
+    faults: Mapping[str, str],
+    reason: str,
+    allowed: bool,
+    tally: Tally,
+    what: str,
+) -> None:
+    if not allowed:
+        raise_if_any(f"{len(faults)} of {len(clips)} clips {what}", list(faults.values()))
+    for name in faults:
+        tally.add(reason, name)
+        del clips[name]
