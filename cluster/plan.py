@@ -98,6 +98,7 @@ class StepPlan:
     groups: int
     rollouts: int
     updates: int
+    steps_between_saves: int
     longest_row_tokens: int
     """A prompt and all responses to it at full length: one row of the learner."""
 
@@ -245,6 +246,7 @@ def _step(config: RunConfig) -> StepPlan:
         groups=grpo.groups_per_step,
         rollouts=grpo.groups_per_step * rollout.group_size,
         updates=grpo.updates_per_step,
+        steps_between_saves=grpo.save_every,
         longest_row_tokens=rollout.max_prompt_length + responses,
     )
 

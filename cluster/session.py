@@ -17,6 +17,7 @@ from ray.util.placement_group import remove_placement_group
 
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
+from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
@@ -28,7 +29,7 @@ from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.rows import supervised_row
-from reward.scorer import Scorer
+from reward.scorer import Scorer, try_functions
 from rollout.manifest import read_manifest, unreadable_clips
 from rollout.prompt import Ask, VerdictOn
 from rollout.render import Renderer
@@ -152,7 +153,7 @@ def check(
     check_data(data)
     renderer = open_model(config)
     check_context(config)
-    Scorer(config.reward, labels)
+    asyncio.run(try_functions(config.reward, labels))
     open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
@@ -197,8 +198,8 @@ async def open_session(
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await asyncio.to_thread(check, config, cache_dir, check_data)
-    quarantine = await asyncio.to_thread(open_quarantine, config, run_dir, data)
+    data, renderer = await in_background(check, config, cache_dir, check_data)
+    quarantine = await in_background(open_quarantine, config, run_dir, data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)

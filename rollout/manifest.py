@@ -29,6 +29,7 @@ _OPTIONAL = ("trace", "text")
 _TIMES = ("start_s", "end_s")
 _SPLITS = tuple(split.value for split in Split)
 _REMEDY = "give the path of a .jsonl or .parquet file"
+_OTHER_FORMATS = (".csv", ".tsv", ".txt", ".json")
 _SHOWN = 5
 
 Row = Mapping[str, Any]
@@ -248,6 +249,10 @@ def _unknown(what: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise DataError(
+            f"{path} is no manifest, which is .jsonl or .parquet; deepintuit import makes one of it"
+        )
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

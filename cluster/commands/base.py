@@ -8,7 +8,7 @@ from typing import Any
 
 from wire.errors import ConfigError
 
-GO_ON = ("study", "controls", "check")
+GO_ON = ("study", "controls", "check", "import")
 """Commands that go on by themselves when they are given again."""
 
 
