@@ -178,7 +178,7 @@ export function withAlpha(hex, alpha) {
 }
 
 export function card(title, unit, figure, below, wide) {
-  return el("figure", { class: wide ? "card wide" : "card" },
+  return el("figure", { class: `card ${wide || ""}` },
     el("figcaption", {}, el("span", { class: "card-title" }, title), unit && el("span", { class: "unit" }, unit)),
     figure, below);
 }
