@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.metric_names import EVALUATION
+
 MAX_POINTS = 400
 """Per curve; more steps are averaged in equal spans, of a name that ends in ``max`` the largest is
 taken."""
@@ -56,11 +58,16 @@ class StageCurves:
 
 
 def read_curves(path: Path) -> list[StageCurves]:
-    """The curves in a metrics.jsonl, stages in the order of their first line; [] without a file."""
+    """The curves in a metrics.jsonl, stages in the order of their first line; [] without a file.
+
+    Evaluations are left out: the report has their figures in its table.
+    """
     stages: dict[str, dict[tuple[int, int], Values]] = {}
     times: dict[str, list[float]] = {}
     for row in _rows(path):
         name = str(row["stage"])
+        if name == EVALUATION:
+            continue
         place = (int(row["attempt"]), int(row["step"]))
         stages.setdefault(name, {})[place] = {
             key: float(value)

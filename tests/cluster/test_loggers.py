@@ -199,12 +199,13 @@ def test_a_server_that_is_not_there_is_one_warning(caplog: pytest.LogCaptureFixt
 
 @pytest.fixture
 def local_ray() -> Iterator[Callable[[], str]]:
-    """A Ray of this test's own; gives what its node's metrics agent exports."""
+    """A Ray, of this test's own if none is up; gives what its node's metrics agent exports."""
     import ray
 
-    if ray.is_initialized():
-        pytest.skip("another test's Ray is up in this process")
-    ray.init(address="local", include_dashboard=False, num_cpus=1, object_store_memory=100 * 2**20)
+    own = not ray.is_initialized()
+    if own:
+        memory = 100 * 2**20
+        ray.init(address="local", include_dashboard=False, num_cpus=1, object_store_memory=memory)
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
@@ -213,7 +214,8 @@ def local_ray() -> Iterator[Callable[[], str]]:
             return str(answer.read().decode())
 
     yield scrape
-    ray.shutdown()
+    if own:
+        ray.shutdown()
 
 
 @pytest.mark.ray

@@ -10,9 +10,9 @@ const seconds = (value) => `${number(value)}`;
 const PANELS = [
   { title: "Reward", unit: "per trace, mean", names: ["reward/mean", "reward/std"], labels: ["mean", "std"], zero: true },
   { title: "Reward parts", unit: "per trace, mean", pattern: /^reward\/(.+)\/mean$/, zero: true },
-  { title: "Accuracy per label", unit: "share of traces", pattern: /^accuracy\/(.+)$/, range: [0, 1.02], format: share, average: true },
+  { title: "Accuracy per label", unit: "share of traces", pattern: /^label\/(.+)\/accuracy$/, range: [0, 1.02], format: share, average: true },
   { title: "Groups without signal", unit: "share of groups", names: ["reward/frac_zero_std"], labels: ["all rewards equal"], range: [0, 1.02], format: share },
-  { title: "Response length", unit: "tokens", names: ["response_length/mean", "response_length/max"], labels: ["mean", "max"], zero: true },
+  { title: "Response length", unit: "tokens", names: ["response_length/mean", "response_length/max", "response_length/min"], labels: ["mean", "max", "min"], zero: true },
   { title: "Truncated and failed", unit: "share", names: ["truncated_frac", "reward/failed_frac", "rollout/failed_groups_frac"], labels: ["truncated traces", "scores failed", "groups failed"], zero: true, format: number, calm: [0, 0.05] },
   { title: "Seconds per step", unit: "by phase, stacked", pattern: /^timing_s\/(.+)$/, stack: "timing_s/step" },
   { title: "Negative log-likelihood", unit: "nats per token", names: ["nll"], labels: ["nll"], log: true },
@@ -26,6 +26,13 @@ const PANELS = [
   { title: "Rollout vs trainer", unit: "difference of probabilities", names: ["rollout_probs_diff/max", "rollout_probs_diff/mean"], labels: ["max", "mean"], log: true },
   { title: "Importance of rollouts", unit: "ratio", names: ["rollout_is/mean", "rollout_is/capped_frac"], labels: ["mean", "share capped"], zero: true },
   { title: "Staleness", unit: "policy versions", names: ["staleness/mean", "staleness/max"], labels: ["mean", "max"], zero: true, calm: [0, 1] },
+  { title: "Reward per label", unit: "per trace, mean", pattern: /^label\/(.+)\/reward$/, zero: true },
+  { title: "Spread of rewards", unit: "per trace", pattern: /^reward\/(.+)\/std$/, zero: true },
+  { title: "Range of rewards", unit: "per step", names: ["reward/max", "reward/min"], labels: ["max", "min"], zero: true },
+  { title: "Prompt length", unit: "tokens", names: ["prompt_length/mean", "prompt_length/max"], labels: ["mean", "max"], zero: true },
+  { title: "Ends of traces", unit: "share of traces", pattern: /^finish_reason\/(.+)$/, range: [0, 1.02], format: share },
+  { title: "Throughput", unit: "tokens per second", names: ["perf/throughput", "perf/rollout_tokens_per_s", "perf/train_tokens_per_s"], labels: ["whole step", "rollouts", "training"], zero: true },
+  { title: "Cache hits", unit: "share", names: ["cache/clip_hit_rate", "cache/prefix_hit_rate"], labels: ["clips", "prompt tokens"], range: [0, 1.02], format: share },
   { title: "Skipped updates, engines out of service", unit: "count", names: ["update_skipped", "rollout/num_out_of_service"], labels: ["skipped updates", "engines out"], zero: true, calm: [0, 1] },
 ];
 

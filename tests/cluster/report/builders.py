@@ -162,8 +162,8 @@ def write_run(path: Path, hostile: str | None = None) -> RunDir:
     curves: dict[str, Any] = {
         "reward/mean": lambda step: step / 10,
         "reward/accuracy/mean": 0.5,
-        "accuracy/a": 0.4,
-        "accuracy/b": lambda step: step / 10,
+        "label/a/accuracy": 0.4,
+        "label/b/accuracy": lambda step: step / 10,
         "timing_s/step": 3.0,
         "timing_s/update_actor": 1.0,
         "kl": 0.0,

@@ -336,7 +336,7 @@ def test_many_labels_fit(opened: Opened, tmp_path: Path) -> None:
     ]
     for stage in ("base", "grpo"):
         write_predictions(run.predictions(stage), answers)
-    values = {f"accuracy/{name}": index / 80 for index, name in enumerate(names)}
+    values = {f"label/{name}/accuracy": index / 80 for index, name in enumerate(names)}
     write_metrics(run, "grpo", range(1, 5), **values)
     page = opened.go(write_report(run.path).path)
     see_all(page)
