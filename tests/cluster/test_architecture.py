@@ -31,6 +31,7 @@ HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
         "cluster.data",
         "cluster.loop",
         "cluster.plan",
+        "cluster.report.write",
         "cluster.check",
         "cluster.cli",
         "cluster.compare",

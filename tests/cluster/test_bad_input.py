@@ -50,7 +50,7 @@ def test_a_bad_manifest_is_named(
     assert "Traceback" not in said
 
 
-def test_an_unreadable_clip_is_named(
+def test_an_unreadable_clip_is_named_where_none_is_allowed(
     recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     broken = tmp_path / "broken.mp4"
@@ -59,8 +59,11 @@ def test_an_unreadable_clip_is_named(
     def spoil(rows: Rows) -> None:
         rows[0]["video"] = str(broken)
 
-    assert run(recipe(spoil)) == 2
-    assert "broken.mp4" in capsys.readouterr().err
+    assert run(recipe(spoil), "data.max_quarantine_frac=0") == 2
+    assert re.search(
+        "1 clips cannot be used, data.max_quarantine_frac allows 0.*broken.mp4",
+        capsys.readouterr().err,
+    )
 
 
 @pytest.mark.parametrize(("setting", "message"), BAD_SETTINGS)

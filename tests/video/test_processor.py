@@ -93,6 +93,18 @@ def test_min_pixels_of_the_recipe_wins(processor: ClipProcessor) -> None:
     assert (t, h * 14 * w * 14 >= 110 * 110) == (4, True)
 
 
+def test_total_pixels_makes_frames_smaller_the_more_there_are(processor: ClipProcessor) -> None:
+    config = VideoConfig(max_frames=16, total_pixels=16 * 28 * 28)
+    assert processor.pixel_bounds(config) == (28 * 28, 2 * 28 * 28)
+    assert processor.pixel_bounds(config, 4) == (28 * 28, 8 * 28 * 28)
+    assert processor.pixel_bounds(config, 2) == (28 * 28, 112 * 112)  # never above the processor's
+    for frames in (2, 4, 8, 16):
+        t, h, w = processor.process(make_decoded(frames), config, clip_key="key").grid_thw
+        assert t * h * w // 4 <= 16  # tokens of 28 x 28 pixels
+    with pytest.raises(ConfigError, match="total_pixels=12543"):
+        processor.pixel_bounds(VideoConfig(max_frames=32, total_pixels=16 * 28 * 28 - 1))
+
+
 def test_a_bound_that_contradicts_the_processors_own_is_a_config_error(
     processor: ClipProcessor,
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wire.archive import Archive, next_attempt, read_groups, read_table
+from wire.archive import Archive, next_attempt, read_groups, read_table, read_tables
 from wire.errors import ArchiveError
 from wire.journal import read_journal
 from wire.trace_rows import SCHEMA, SCHEMA_VERSION, group_id_of, groups_in, rows_of
@@ -654,3 +654,16 @@ def test_each_run_gets_an_attempt_of_its_own(tmp_path: Path) -> None:
     (directory / "journal-11.bin").unlink()
     (directory / "traces" / "attempt=1002-step=000001.parquet").touch()
     assert next_attempt(directory) == 1003
+
+
+def test_parts_of_the_archive_make_its_table_and_keep_groups_whole(tmp_path: Path) -> None:
+    with Archive(tmp_path, 0) as archive:
+        for index in range(3):
+            archive.append(make_group(f"g{index}"))
+        archive.compact(step=1)
+        archive.append(make_group("g3"))
+        parts = list(read_tables(tmp_path, ["group_id", "text"]))
+        assert len(parts) == 2
+        assert pa.concat_tables(parts).equals(read_table(tmp_path, ["group_id", "text"]))
+        with pytest.raises(ArchiveError, match="no trace column"):
+            read_tables(tmp_path, ["txt"])

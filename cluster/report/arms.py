@@ -1,0 +1,168 @@
+"""What each stage and control arm said of its clips -> the figures that the page shows.
+
+    predictions/NAME.parquet -> evaluate -> ArmFigures     (with reliability bins, coverage curve)
+                             -> compare  -> PairedFigures  (stage after stage, arms with the last)
+
+Figures come from the predictions, so a stage counts as soon as it has left some.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibrate.compare import Comparison, compare
+from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
+from calibrate.predictions import Prediction
+from cluster.arm_figures import ARM_TEXTS
+from cluster.config import STAGES
+from cluster.run_dir import read_result
+from wire.errors import DataError
+
+_COVERAGE_POINTS = 60
+
+Predictions = Mapping[str, Sequence[Prediction]]
+"""Arm -> what it said; stages first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Answers of similar confidence."""
+
+    confidence: float
+    """Mean of them."""
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmFigures:
+    """One stage or control arm; shares in [0, 1]."""
+
+    name: str
+    text: str
+    """What it is; empty for a name of the user's."""
+    is_stage: bool
+    split: str
+    finished: bool
+    """False: it left predictions, and is still busy or was stopped."""
+    seconds: float | None
+    num_failed: int
+    evaluation: Evaluation
+    reliability: tuple[Bin, ...]
+    """Empty where no answer has a confidence."""
+    coverage: tuple[tuple[float, float], ...]
+    """(share of the clips that is answered, accuracy on those), the surest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedFigures:
+    """The second arm against the first, on the same clips."""
+
+    before: str
+    after: str
+    is_stage_step: bool
+    """A stage against the stage before it; else a control arm against the last stage."""
+    comparison: Comparison
+
+
+def arm_figures(
+    path: Path, predictions: Predictions, label_names: Sequence[str], default_split: str
+) -> list[ArmFigures]:
+    """The figures of all arms. Raises DataError if predictions do not fit the labels."""
+    found = []
+    for name, answers in predictions.items():
+        if not answers:
+            continue
+        result = read_result(path, "calibrated" if name == "head" else name)
+        found.append(_figures(name, answers, label_names, result, default_split))
+    return found
+
+
+def paired_figures(predictions: Predictions) -> list[PairedFigures]:
+    """Tests of neighbouring stages, and of each other arm with the last stage; only of arms that
+    answered the same clips."""
+    found = []
+    for before, after, is_step in _pairs(predictions):
+        try:
+            comparison = compare(predictions[before], predictions[after])
+        except DataError:
+            continue  # other clips, as of an arm that is measured on val: nothing to pair
+        found.append(
+            PairedFigures(before=before, after=after, is_stage_step=is_step, comparison=comparison)
+        )
+    return found
+
+
+def majority(path: Path, arms: Sequence[ArmFigures]) -> float | None:
+    """Accuracy of the most frequent train label on the evaluated clips, as the stages noted it."""
+    for arm in arms:
+        result = read_result(path, arm.name) or {}
+        said = result.get("evaluation") or result.get("verdict") or {}
+        if arm.is_stage and said.get("majority_baseline") is not None:
+            return float(said["majority_baseline"])
+    return None
+
+
+def _pairs(predictions: Predictions) -> Iterator[tuple[str, str, bool]]:
+    stages = [name for name in STAGES if name in predictions]
+    yield from ((before, after, True) for before, after in pairwise(stages))
+    if stages:
+        others = [name for name in _ordered(predictions) if name not in stages]
+        yield from ((name, stages[-1], False) for name in others)
+
+
+def _ordered(predictions: Predictions) -> list[str]:
+    known = [name for name in ARM_TEXTS if name in predictions]
+    return known + [name for name in predictions if name not in known]
+
+
+def _figures(
+    name: str,
+    answers: Sequence[Prediction],
+    label_names: Sequence[str],
+    result: dict[str, Any] | None,
+    default_split: str,
+) -> ArmFigures:
+    confidence = np.array([p.confidence for p in answers], dtype=np.float64)
+    right = np.array([p.predicted == p.label for p in answers])
+    told = result or {}
+    return ArmFigures(
+        name=name,
+        text=ARM_TEXTS.get(name, ""),
+        is_stage=name in STAGES,
+        split=told.get("split") or default_split,
+        finished=result is not None,
+        seconds=None if name == "head" else told.get("seconds"),
+        num_failed=told.get("num_failed", 0),
+        evaluation=evaluate(answers, label_names),
+        reliability=_bins(confidence, right) if confidence.any() else (),
+        coverage=_coverage(confidence, right) if confidence.any() else (),
+    )
+
+
+def _bins(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> tuple[Bin, ...]:
+    """The bins of the ECE that have answers; confidences [N], right [N]."""
+    places = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    return tuple(
+        Bin(
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(right[inside].mean()),
+            count=int(inside.sum()),
+        )
+        for place in range(NUM_BINS)
+        if (inside := places == place).any()
+    )
+
+
+def _coverage(
+    confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]
+) -> tuple[tuple[float, float], ...]:
+    values = selective_accuracies(confidence, right)
+    kept = np.unique(
+        np.linspace(1, len(values), min(_COVERAGE_POINTS, len(values))).round().astype(np.int64)
+    )
+    return tuple((float(count / len(values)), float(values[count - 1])) for count in kept)

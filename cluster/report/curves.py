@@ -1,0 +1,134 @@
+"""metrics.jsonl -> one curve per stage and metric, whatever was interrupted and taken up again.
+
+    lines -> stage -> step -> the newest attempt's values -> at most MAX_POINTS points
+                           -> what it superseded (steps lost in a crash, drawn faintly)
+
+Reads the file line by line, also while it is being written.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_POINTS = 400
+"""Per curve; more steps are averaged in equal spans, of a name that ends in ``max`` the largest is
+taken."""
+_NOT_METRICS = ("stage", "step", "attempt", "time")
+
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """Where a later attempt took up a stage."""
+
+    step: int
+    """Its first step."""
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """Several metrics over the same steps; None where a step has no value."""
+
+    steps: tuple[int, ...]
+    values: dict[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCurves:
+    """All metrics of a stage or control arm."""
+
+    name: str
+    num_steps: int
+    """Steps in the file, before thinning."""
+    kept: Curves
+    superseded: Curves
+    """Steps that a later attempt did again."""
+    resumed: tuple[Resumption, ...]
+    last_attempt: int
+    first_time: float
+    """When its first line was written, seconds since 1970; 0: unknown."""
+    last_time: float
+
+
+def read_curves(path: Path) -> list[StageCurves]:
+    """The curves in a metrics.jsonl, stages in the order of their first line; [] without a file."""
+    stages: dict[str, dict[tuple[int, int], Values]] = {}
+    times: dict[str, list[float]] = {}
+    for row in _rows(path):
+        name = str(row["stage"])
+        place = (int(row["attempt"]), int(row["step"]))
+        stages.setdefault(name, {})[place] = {
+            key: float(value)
+            for key, value in row.items()
+            if key not in _NOT_METRICS and isinstance(value, int | float)
+        }
+        times.setdefault(name, []).append(float(row.get("time", 0.0)))
+    return [_stage(name, rows, times[name]) for name, rows in stages.items()]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the line that is being written, or that a crash cut
+            if isinstance(row, dict) and {"stage", "step", "attempt"} <= row.keys():
+                yield row
+
+
+def _stage(
+    name: str, rows: Mapping[tuple[int, int], Values], times: Sequence[float]
+) -> StageCurves:
+    newest: dict[int, int] = {}
+    for attempt, step in sorted(rows):
+        newest[step] = attempt
+    steps = sorted(newest)
+    attempts = [newest[step] for step in steps]
+    lost = sorted((step, attempt) for attempt, step in rows if newest[step] != attempt)
+    return StageCurves(
+        name=name,
+        num_steps=len(steps),
+        kept=_curves(steps, [rows[newest[step], step] for step in steps]),
+        superseded=_curves([step for step, _ in lost], [rows[a, step] for step, a in lost]),
+        resumed=tuple(
+            Resumption(step=step, attempt=attempt)
+            for step, attempt, before in zip(steps[1:], attempts[1:], attempts, strict=False)
+            if attempt != before
+        ),
+        last_attempt=max(attempt for attempt, _ in rows),
+        first_time=min(times),
+        last_time=max(times),
+    )
+
+
+def _curves(steps: Sequence[int], rows: Sequence[Values]) -> Curves:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    spans = list(_spans(len(steps)))
+    return Curves(
+        steps=tuple(steps[span.stop - 1] for span in spans),
+        values={
+            name: tuple(_pooled(name, (row.get(name) for row in rows[span])) for span in spans)
+            for name in names
+        },
+    )
+
+
+def _spans(count: int) -> Iterator[slice]:
+    """Equal spans of consecutive steps, at most MAX_POINTS."""
+    width = max(1, math.ceil(count / MAX_POINTS))
+    yield from (slice(start, min(start + width, count)) for start in range(0, count, width))
+
+
+def _pooled(name: str, values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return None
+    return max(known) if name.endswith("max") else math.fsum(known) / len(known)

@@ -1,0 +1,307 @@
+"""A run directory -> everything that the page says, as plain data. Reads only, and locks nothing.
+
+    run.json, stages/*/done.json, summary.json -> RunFacts
+    predictions/*.parquet                      -> arms, paired tests, clips (cluster/report/arms.py)
+    metrics.jsonl                              -> curves
+    archive                                    -> traces of clips, groups of the training
+    quarantine.jsonl                           -> clips left out
+
+The run may still be going on, may have failed, may have finished one stage only. A part that cannot
+be read is left out, and a note on the page says why.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from calibrate.predictions import Prediction
+from cluster.arm_figures import ARM_TEXTS
+from cluster.config import STAGES
+from cluster.report.archived import ArchiveIndex, index_archive
+from cluster.report.arms import (
+    ArmFigures,
+    PairedFigures,
+    Predictions,
+    arm_figures,
+    majority,
+    paired_figures,
+)
+from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_light
+from cluster.report.curves import StageCurves, read_curves
+from cluster.report.groups import GroupRecord, group_records
+from cluster.run_dir import prediction_files, read_label_names, read_result
+from learner.config import GrpoLossConfig
+from video.config import VideoConfig
+from wire.config import Config, validate
+from wire.errors import DeepIntuitError
+from wire.labels import LabelSet
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What was run."""
+
+    name: str
+    model: str
+    seed: int | None
+    labels: tuple[tuple[str, str], ...]
+    """(name, definition), sorted by name: the order of every matrix and probability."""
+    split: str
+    """What the stages were measured on."""
+    sizes: dict[str, int]
+    """Clips in the manifest by split; empty where the manifest is not there."""
+    num_with_trace: int
+    """Train clips that have a teacher's trace."""
+    stages_done: tuple[str, ...]
+    stages_left: tuple[str, ...]
+    seconds_stages: float
+    """Of the finished stages, engine starts not included."""
+    seconds_controls: float
+    started: str | None
+    """First line of metrics.jsonl, UTC."""
+    last_sign: str | None
+    """Last line of metrics.jsonl, UTC."""
+    num_attempts: int
+    peak_memory_gb: float | None
+    versions: dict[str, str]
+    calibration_traces: dict[str, Any] | None
+    agreement: float | None
+    """Share of verdicts that repeat the answer of the trace they were shown."""
+    generated: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A clip that was left out."""
+
+    sample_id: str
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All of the page but its pictures."""
+
+    run: RunFacts
+    arms: tuple[ArmFigures, ...]
+    tests: tuple[PairedFigures, ...]
+    majority: float | None
+    curves: tuple[StageCurves, ...]
+    clips: tuple[ClipRecord, ...]
+    num_clips: int
+    """Evaluated clips, of which ``clips`` are the most telling."""
+    groups: tuple[GroupRecord, ...]
+    num_groups: int
+    """Training groups in the archive."""
+    num_traces: int
+    """In the whole archive."""
+    quarantined: tuple[Quarantined, ...]
+    recipe: dict[str, Any]
+    video: VideoConfig
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What could not be read."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except (DeepIntuitError, OSError, ValueError, KeyError, TypeError) as error:
+            self.lines.append(f"{what}: {error or type(error).__name__}")
+            return otherwise
+
+
+def gather(path: Path, max_clips: int) -> Report:
+    """Read the run in ``path``. Raises UserError if there is no run, or its labels are unreadable.
+
+    At most ``max_clips`` evaluated clips are kept.
+    """
+    names = read_label_names(path)
+    recipe: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    labels = validate(LabelSet, {"labels": recipe["labels"]}, str(path / "run.json"))
+    notes = _Notes()
+    split = _section(recipe, "evaluate").get("split", "test")
+    predictions = _predictions(path, notes)
+    arms = _arms(path, predictions, names, split, notes)
+    archive = path / "archive"
+    index = notes.attempt("archive", lambda: index_archive(archive), ArchiveIndex())
+    chosen = choose_clips(predictions, index.failed, max_clips)
+    curves = notes.attempt(
+        "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
+    )
+    loss = _config(GrpoLossConfig, _section(_section(recipe, "grpo"), "loss"), notes)
+    return Report(
+        run=_run_facts(path, recipe, curves, notes),
+        arms=tuple(arms),
+        tests=tuple(paired_figures(predictions)),
+        majority=majority(path, arms),
+        curves=tuple(curves),
+        clips=tuple(
+            notes.attempt(
+                "traces",
+                lambda: clip_records(path, predictions, chosen, archive),
+                list[ClipRecord](),
+            )
+        ),
+        num_clips=max(
+            (len(predictions[name]) for name in STAGES if name in predictions), default=0
+        ),
+        groups=tuple(
+            notes.attempt(
+                "groups",
+                lambda: group_records(archive, index, labels, loss.adv_epsilon),
+                list[GroupRecord](),
+            )
+        ),
+        num_groups=index.num_training,
+        num_traces=index.num_traces,
+        quarantined=tuple(
+            notes.attempt("quarantine.jsonl", lambda: list(_quarantined(path)), list[Quarantined]())
+        ),
+        recipe=recipe,
+        video=_config(VideoConfig, _section(recipe, "video"), notes),
+        notes=tuple(notes.lines),
+    )
+
+
+def _predictions(path: Path, notes: _Notes) -> Predictions:
+    """Of the stages in their order, then of the head and the arms in that of the tables."""
+    found = {}
+    files = prediction_files(path)
+    order = list(dict.fromkeys([*STAGES, "head", *ARM_TEXTS, *files]))
+    for name in (name for name in order if name in files):
+        answers = notes.attempt(
+            f"predictions of {name}", partial(read_light, files[name]), list[Prediction]()
+        )
+        if answers:
+            found[name] = answers
+    return found
+
+
+def _arms(
+    path: Path, predictions: Predictions, names: tuple[str, ...], split: str, notes: _Notes
+) -> list[ArmFigures]:
+    found: list[ArmFigures] = []
+    for name, answers in predictions.items():
+        read = partial(arm_figures, path, {name: answers}, names, split)
+        found += notes.attempt(f"figures of {name}", read, list[ArmFigures]())
+    return found
+
+
+def _run_facts(
+    path: Path, recipe: dict[str, Any], curves: list[StageCurves], notes: _Notes
+) -> RunFacts:
+    nothing: dict[str, Any] = {}
+    results = notes.attempt("done.json", lambda: dict(_results(path)), nothing)
+    summary = notes.attempt("summary.json", lambda: _summary(path), nothing)
+    sizes, with_trace = notes.attempt(
+        "manifest", lambda: _sizes(Path(recipe["data"]["manifest"])), (Counter[str](), 0)
+    )
+    done = tuple(stage for stage in STAGES if stage in results)
+    calibrated = results.get("calibrated", {})
+    peaks = [result["peak_memory_gb"] for result in results.values() if "peak_memory_gb" in result]
+    skipped = ("coldstart",) if _section(recipe, "coldstart").get("epochs") == 0 else ()
+    spent = {name: result.get("seconds", 0.0) for name, result in results.items()}
+    return RunFacts(
+        name=path.resolve().name,
+        model=str(recipe.get("model", "")),
+        seed=recipe.get("seed"),
+        labels=tuple(sorted((one["name"], one.get("definition", "")) for one in recipe["labels"])),
+        split=_section(recipe, "evaluate").get("split", "test"),
+        sizes=dict(sizes),
+        num_with_trace=with_trace,
+        stages_done=done,
+        stages_left=tuple(stage for stage in STAGES if stage not in (*done, *skipped)),
+        seconds_stages=sum(seconds for name, seconds in spent.items() if name in STAGES),
+        seconds_controls=sum(seconds for name, seconds in spent.items() if name not in STAGES),
+        started=_utc(min((one.first_time for one in curves), default=None)),
+        last_sign=_utc(max((one.last_time for one in curves), default=None)),
+        num_attempts=1 + max((one.last_attempt for one in curves), default=0),
+        peak_memory_gb=max(peaks, default=None),
+        versions=summary.get("versions", {}),
+        calibration_traces=calibrated.get("traces"),
+        agreement=calibrated.get("agreement"),
+        generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """done.json of every finished stage and arm."""
+    for folder in sorted((path / "stages").glob("*")):
+        result = read_result(path, folder.name)
+        if result is not None:
+            yield folder.name, result
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    file = path / "summary.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _sizes(manifest: Path) -> tuple[Counter[str], int]:
+    """Clips of each split, and train clips with a trace; whether the files exist is not asked."""
+    sizes: Counter[str] = Counter()
+    with_trace = 0
+    for split, has_trace in _manifest_rows(manifest):
+        sizes[split] += 1
+        with_trace += has_trace and split == "train"
+    return sizes, with_trace
+
+
+def _manifest_rows(manifest: Path) -> Iterator[tuple[str, bool]]:
+    if manifest.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(manifest) as file:
+            columns = [name for name in ("split", "trace") if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=columns):
+                yield from ((row["split"], bool(row.get("trace"))) for row in batch.to_pylist())
+        return
+    with manifest.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                row = json.loads(line)
+                yield row["split"], bool(row.get("trace"))
+
+
+def _quarantined(path: Path) -> Iterator[Quarantined]:
+    file = path / "quarantine.jsonl"
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            yield Quarantined(
+                sample_id=str(row["sample_id"]), video=str(row["video"]), reason=str(row["reason"])
+            )
+        except (ValueError, KeyError, TypeError):
+            continue  # the line that is being written
+
+
+def _config(model: type[C], values: dict[str, Any], notes: _Notes) -> C:
+    """A section of the recipe; its defaults where another version wrote it."""
+    return notes.attempt("run.json", lambda: validate(model, values, "run.json"), model())
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _utc(seconds: float | None) -> str | None:
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
