@@ -6,6 +6,7 @@ LearnerPool   deals rows to ranks and calls all ranks together
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -103,6 +104,15 @@ class RolloutPool:
             self._config.rollout.request_timeout_s,
             f"{name} to answer the parity probe",
         )
+
+    async def cache_counts(self) -> dict[str, int]:
+        """Clip cache hits and misses of all workers since their start."""
+        timeout_s = self._config.rollout.request_timeout_s
+        waits = [
+            _within(actor.cache_counts.remote(), timeout_s, f"{name} to count its cache's hits")
+            for name, actor in self._actors.items()
+        ]
+        return dict(sum(map(Counter, await asyncio.gather(*waits)), Counter[str]()))
 
     def client(self) -> EngineClient:
         """What the learner sends weights through."""

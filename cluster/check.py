@@ -19,11 +19,13 @@ from cluster.checks.finding import Area, Finding, Level, error, ok, refusals, wa
 from cluster.checks.reward import reward_findings
 from cluster.config import RunConfig, read_recipe
 from cluster.model_size import read_shape
+from cluster.model_source import with_cached_model
 from cluster.plan import count_clips, plan_of
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from rollout.manifest import scan_manifest, select
 from rollout.render import Renderer
 from video.processor import ClipProcessor
+from wire.config import is_hub_name
 from wire.errors import ConfigError, UserError
 from wire.types import Sample, Split
 
@@ -83,7 +85,7 @@ class _Check:
     """The steps of a check, and what the earlier ones leave to the later ones."""
 
     def __init__(self, asked: Asked, config: RunConfig) -> None:
-        self.asked, self.config = asked, config
+        self.asked, self.config = asked, with_cached_model(config)
         self.stages = config.stages if asked.stages is None else asked.stages
         self.cache_dir = config.video.cache_dir or asked.run_dir.resolve() / "cache"
         self.found: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
@@ -152,9 +154,12 @@ class _Check:
         """What needs the model's own tokenizer and processor."""
         config = self.config
         renderer: Renderer | None = None
-        with refusals(self.found, Area.MODEL):
-            renderer = open_model(config)
-            self.found.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
+        if is_hub_name(str(config.model)) and not config.model.is_dir():
+            self.found.append(_not_fetched(config.model))
+        else:
+            with refusals(self.found, Area.MODEL):
+                renderer = open_model(config)
+                self.found.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
         if renderer is not None:
             with refusals(self.found, Area.MODEL):
                 check_context(config)
@@ -207,3 +212,12 @@ class _Check:
         run = machine.run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.found += machine.disk_findings({self.cache_dir: max(0, cache), run_dir: max(0, run)})
+
+
+def _not_fetched(model: Path) -> Finding:
+    what = f"{model} is not here: neither the model nor prompts were looked at"
+    remedy = (
+        f"'hf download {model}' and check again; run fetches it from the Hugging Face hub if there "
+        "is such a model"
+    )
+    return warning(Area.MODEL, what, remedy)

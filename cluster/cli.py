@@ -1,22 +1,30 @@
 """The command line. Heavy imports come after parsing, so that ``--help`` answers at once."""
 
 import argparse
+import difflib
+import errno
 import logging
-import signal
+import re
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
+from cluster import interrupts
 from cluster.commands import (
     check,
     compare,
     demo,
+    doctor,
     import_data,
     init,
     plan,
     report,
     run,
+    status,
     study,
 )
-from cluster.commands.base import say
+from cluster.commands.base import interrupted, say
+from wire.disk import full_disk
 from wire.errors import DeepIntuitError, UserError
 
 _COMMANDS = (
@@ -24,7 +32,9 @@ _COMMANDS = (
     init,
     check,
     plan,
+    doctor,
     run,
+    status,
     report,
     compare,
     study,
@@ -32,8 +42,8 @@ _COMMANDS = (
 )
 
 
-_GO_ON = ("study", "controls", "check", "import")
-"""Commands that go on by themselves."""
+# What the system says about a place, not about us: read-only, not ours, no directory.
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,26 +51,35 @@ def main(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(typed, argparse.Namespace(typed=typed))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     try:
         options.act(options)
-    except UserError as error:
-        return _fail(error, options.debug, 2)
     except KeyboardInterrupt:
-        again = "the same command" if options.command in _GO_ON else "--resume"
-        say(f"interrupted; {again} goes on from what is done")
-        return 130
-    except DeepIntuitError as error:
-        return _fail(error, options.debug, 1)
-    except ExceptionGroup as group:
-        if group.split(DeepIntuitError)[1] is not None:
-            raise  # a bug of ours: with its traceback
-        return _fail(group, options.debug, 1 if group.split(UserError)[1] else 2)
+        say(interrupted(options))
+        return interrupts.STATUS
+    except Exception as error:
+        if options.debug:
+            raise
+        return _fail(error, options)
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {_nearest(message)}see {self.prog} --help\n")
+
+
+def _nearest(message: str) -> str:
+    """Advice from argparse's "invalid choice: 'runn' (choose from 'run', 'plan')"."""
+    typed, *known = re.findall(r"'([^']*)'", message)[:50] or [""]
+    near = difflib.get_close_matches(typed, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deepintuit", description="Reinforcement learning that teaches video models to reason."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -69,12 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(error: BaseException, debug: bool, status: int) -> int:
-    if debug:
-        raise error
-    for cause in _causes(error):
-        say(f"error: {cause}")
-    return status
+def _fail(error: Exception, options: argparse.Namespace) -> int:
+    """A line per cause, and the exit status; what nobody foresaw is a bug of ours."""
+    causes: Sequence[BaseException] = _causes(error)
+    if (full := full_disk(error, [])) is not None:
+        causes = [full]
+    foreseen = [text for cause in causes if (text := _foreseen(cause)) is not None]
+    if len(foreseen) < len(causes):
+        from cluster.bug_report import report_bug
+
+        say(f"error: {_one_line(report_bug(error, options))}")
+        return 1
+    for text in foreseen:
+        say(f"error: {_one_line(text)}")
+    return (
+        1
+        if any(isinstance(c, DeepIntuitError) and not isinstance(c, UserError) for c in causes)
+        else 2
+    )
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -83,8 +114,19 @@ def _causes(error: BaseException) -> list[BaseException]:
     return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _foreseen(error: BaseException) -> str | None:
+    """What to say of an error that is not a bug; None for one that is."""
+    if isinstance(error, DeepIntuitError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _DENIED and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}; give a place that you may write to"
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).strip()
 
 
 if __name__ == "__main__":

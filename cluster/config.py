@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
+from cluster.logging_config import LoggingConfig
 from cluster.migration import hint
 from learner.config import (
     GrpoLossConfig,
@@ -30,13 +31,17 @@ class DataConfig(Config):
     """Where the labelled clips are."""
 
     manifest: Path
-    """JSONL or Parquet with the columns id, video, label, split (and trace, text, any others)."""
+    """JSONL or Parquet with the columns id, video, label, split (and trace, text, start_s, end_s,
+    any others)."""
     media_root: Path | None = None
     """Relative video paths start here; none: at the manifest's folder."""
     use_side_text: bool = False
     """Show a sample's ``text`` in prompts. Off: side text often gives the label away."""
     check_clips: bool = True
-    """Open every clip before an engine starts, and refuse to run with one that cannot be read."""
+    """Open every clip before an engine starts. Those that cannot be read are left out, and listed
+    in ``quarantine.jsonl``."""
+    max_quarantine_frac: float = Field(default=0.1, ge=0, le=1)
+    """Share of the clips that may be left out before the run ends with TooManyFailures."""
 
 
 class TrainedConfig(Config):
@@ -163,7 +168,8 @@ class RunConfig(Config):
     """A whole run."""
 
     model: Path
-    """The base model: a directory in Hugging Face format."""
+    """The base model (Qwen2-VL, Qwen2.5-VL or Qwen3-VL): a directory in Hugging Face format, or a
+    model of the Hugging Face hub such as ``Qwen/Qwen2.5-VL-7B-Instruct``."""
     labels: tuple[Label, ...] = Field(min_length=2)
     """The classes, with definitions for the prompt."""
     data: DataConfig
@@ -182,6 +188,8 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     controls: ControlsConfig = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    logging: LoggingConfig = LoggingConfig()
+    """metrics.jsonl and TensorBoard are always written."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -222,11 +230,13 @@ class RunConfig(Config):
 
 
 _PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
+_HUB_KEYS = ("model",)
 
 
 def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
     """A recipe with its paths made absolute: they are relative to the folder of their own file.
 
-    ``$NAME`` in a path is taken from the environment. Raises ConfigError.
+    ``$NAME`` in a path is taken from the environment. A ``model`` of the Hugging Face hub stays the
+    name it is (cluster/model_source.py finds it). Raises ConfigError.
     """
-    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint)
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint, hub_keys=_HUB_KEYS)

@@ -6,6 +6,7 @@ An arm leaves what a stage leaves, except a model, and touches nothing of the st
 measures is said where it is defined (cluster/controls_policy.py, cluster/controls_verdict.py).
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from cluster.config import ARMS, ArmName, RunConfig
 from cluster.controls_data import calibration_clips
 from cluster.data import Data
 from cluster.memory import MemoryWatch
+from cluster.model_source import with_local_model
 from cluster.progress import console
 from cluster.run import model_after, summarise_run
 from cluster.run_dir import RunDir, write_json
@@ -120,6 +122,7 @@ async def run_controls(
 async def _run(
     config: RunConfig, run_dir: RunDir, todo: Sequence[ArmName], memory: MemoryWatch, *, debug: bool
 ) -> None:
+    config = await asyncio.to_thread(with_local_model, config)
     check_data = partial(check_arms, config, todo)
     start = model_after(config, run_dir, _ARM[todo[0]].start)
     async with open_session(config, run_dir, check_data, *start, debug=debug) as session:

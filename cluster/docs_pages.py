@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cluster.metric_names import metrics_page
 from cluster.migration_page import migration_page
 from cluster.recipes_page import recipes_page
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/recipes.md": lambda _: recipes_page(),
     "docs/migration.md": migration_page,
+    "docs/metrics.md": lambda _: metrics_page(),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
 from cluster.failures import refuse_failures
+from cluster.metric_names import EVALUATION
 from cluster.progress import progress_bar
 from cluster.session import Session
 from rollout.engine import Sampling
@@ -18,6 +19,8 @@ from rollout.manifest import select
 from rollout.render import Renderer
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
+
+_FIGURES = ("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac")
 
 
 async def evaluate_policy(
@@ -76,7 +79,15 @@ def measure(session: Session, stage: str, predictions: Sequence[Prediction]) -> 
     """All figures of a stage; its predictions are kept."""
     write_predictions(session.run_dir.predictions(stage), predictions)
     train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
-    return evaluate(predictions, session.config.label_set.names, train)
+    found = evaluate(predictions, session.config.label_set.names, train)
+    session.metrics.write(EVALUATION, session.engines_step, evaluation_figures(stage, found))
+    return found
+
+
+def evaluation_figures(stage: str, found: Evaluation) -> dict[str, float]:
+    """The main figures of an evaluation; those that the method does not give are left out."""
+    values = {name: getattr(found, name) for name in _FIGURES}
+    return {f"{stage}/{name}": value for name, value in values.items() if value is not None}
 
 
 def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Prediction:

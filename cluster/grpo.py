@@ -4,10 +4,13 @@ version of the weights after step s of the stage = FIRST_STEP + s
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+
+import psutil
 
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
@@ -20,7 +23,7 @@ from cluster.session import Session
 from learner.rows import Row, grpo_rows
 from reward.stats import summarise
 from rollout.engine import Sampling
-from wire.types import Purpose, Sample, TraceGroup, stable_seed
+from wire.types import FinishReason, Purpose, Sample, TraceGroup, stable_seed
 
 FIRST_STEP = 1
 """Version step of the weights that GRPO starts from: 0 is the base, 1 the cold start."""
@@ -69,13 +72,16 @@ class GrpoLearner:
         self._checkpoints, self._bar = checkpoints, bar
         self._watch = Stopwatch()
         self._since = time.perf_counter()
+        self._hits = HitRates(session)
 
     async def train(self, groups: Sequence[TraceGroup], step: int) -> None:
         """Train on groups and publish the version after ``step`` (counted from 1)."""
         session, config, watch = self._session, self._session.config, self._watch
+        watch.add("gen", time.perf_counter() - self._since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
         figures = {**summarise(groups), **trace_figures(groups, version - 1)}
+        figures |= await self._hits.of_step()
         rows = grpo_rows(groups, config.grpo.loss.adv_epsilon)
         if rows:
             with watch("update_actor"):
@@ -89,6 +95,8 @@ class GrpoLearner:
                 await self._checkpoints.save(step)
         now = time.perf_counter()
         watch.seconds["timing_s/step"], self._since = now - self._since, now
+        figures |= throughput(groups, watch.seconds)
+        figures["quarantine/num_clips"] = float(len(session.quarantine))
         session.metrics.write(self._plan.name, step, {**figures, **watch.seconds})
         self._watch = Stopwatch()
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
@@ -97,7 +105,11 @@ class GrpoLearner:
         grpo, learner = self._session.config.grpo, self._session.learner
         count = grpo.updates_per_step
         if count > 1:
+            before = time.perf_counter()
             rows = await learner.with_old_logprobs(rows)
+            spent = time.perf_counter() - before
+            self._watch.add("old_log_prob", spent)
+            self._watch.add("update_actor", -spent)  # the phase around it: phases add up
         total = grpo.num_steps * count
         parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
         figures = []
@@ -111,6 +123,27 @@ class GrpoLearner:
 def _combine(name: str) -> Callable[[Iterable[float]], float]:
     """How the figures of a step's updates become one."""
     return max if name.rpartition("/")[2].startswith("max") else fmean
+
+
+class HitRates:
+    """What the rollout workers' clip caches and the engines' prefix caches spared, by step."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._before: Counter[str] = Counter()
+
+    async def of_step(self) -> dict[str, float]:
+        """Since the last call. A rate without a request is left out."""
+        now = Counter(await self._session.rollouts.cache_counts())
+        now += self._session.writer.token_counts
+        new, self._before = now - self._before, now
+        clips, tokens = new["clip_hits"] + new["clip_misses"], new["prompt_tokens"]
+        figures = {}
+        if clips:
+            figures["cache/clip_hit_rate"] = new["clip_hits"] / clips
+        if tokens:
+            figures["cache/prefix_hit_rate"] = new["cached_prompt_tokens"] / tokens
+        return figures
 
 
 async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
@@ -135,18 +168,51 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
 
 
 def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, float]:
-    """Lengths, truncation, failures and staleness of a step's traces. Staleness is in versions."""
+    """Lengths, ends, failures and staleness of a step's traces. Staleness is in versions."""
     completions = [trace.completion for group in groups for trace in group.traces]
     failed = [group for group in groups if not group.traces]
     figures = {"rollout/failed_groups_frac": len(failed) / len(groups)}
     if not completions:
         return figures
     lengths = [len(completion.token_ids) for completion in completions]
+    prompts = [len(group.prompt.token_ids) for group in groups if group.prompt and group.traces]
     lags = [trained_from - completion.policy_version.step for completion in completions]
-    return figures | {
-        "response_length/mean": fmean(lengths),
-        "response_length/max": float(max(lengths)),
-        "truncated_frac": fmean(c.finish_reason.is_truncated for c in completions),
-        "staleness/mean": fmean(lags),
-        "staleness/max": float(max(lags)),
+    ends = [completion.finish_reason for completion in completions]
+    return (
+        figures
+        | {f"finish_reason/{end}": fmean(e is end for e in ends) for end in FinishReason}
+        | {
+            "response_length/mean": fmean(lengths),
+            "response_length/min": float(min(lengths)),
+            "response_length/max": float(max(lengths)),
+            "prompt_length/mean": fmean(prompts),
+            "prompt_length/max": float(max(prompts)),
+            "truncated_frac": fmean(end.is_truncated for end in ends),
+            "staleness/mean": fmean(lags),
+            "staleness/max": float(max(lags)),
+        }
+    )
+
+
+def throughput(groups: Sequence[TraceGroup], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Tokens per second of a step, from its traces and its phases; memory of this node."""
+    responses = sum(len(t.completion.token_ids) for group in groups for t in group.traces)
+    prompts = [(group.prompt, len(group.traces)) for group in groups if group.prompt]
+    every = responses + sum(len(prompt.token_ids) * count for prompt, count in prompts)
+    computed = sum(
+        len(group.prompt.token_ids) + sum(len(t.completion.token_ids) for t in group.scored)
+        for group in groups
+        if group.prompt and group.scored
+    )
+    step = seconds["timing_s/step"]
+    figures = {
+        "perf/time_per_step": step,
+        "perf/total_num_tokens": float(every),
+        "perf/throughput": every / max(step, 1e-9),
+        "perf/rollout_tokens_per_s": responses / max(seconds["timing_s/gen"], 1e-9),
+        "perf/cpu_memory_used_gb": psutil.virtual_memory().used / 1e9,
     }
+    if "timing_s/update_actor" in seconds:
+        rate = computed / max(seconds["timing_s/update_actor"], 1e-9)
+        figures["perf/train_tokens_per_s"] = rate
+    return figures

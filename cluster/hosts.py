@@ -30,12 +30,14 @@ class RolloutHost:
         self._config, self._name, self._cache_dir = config, name, cache_dir
         self._engine: VllmEngine | None = None
         self._worker: RolloutWorker | None = None
+        self._clips: ClipStore | None = None
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Bring the engine up with a model's weights."""
         config, folder = self._config, Path(model_dir)
         renderer = Renderer.load(folder, config.rollout.max_prompt_length)
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
+        self._clips = clips
         blocked = renderer.blocked_tokens()
         engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
         self._engine = engine
@@ -60,6 +62,11 @@ class RolloutHost:
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         """See RolloutWorker."""
         return await self._started.logprobs(video, prompt, response)
+
+    async def cache_counts(self) -> dict[str, int]:
+        """Clips found processed, and clips decoded, since the start."""
+        assert self._clips is not None, "start() comes first"
+        return {"clip_hits": self._clips.hits, "clip_misses": self._clips.misses}
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Rendezvous of the weight-transfer backend."""

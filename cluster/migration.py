@@ -36,7 +36,7 @@ _TOKENS = "in padded tokens, not in rows"
 _AT_THE_END = "no measurement during GRPO; every stage is measured at its end"
 _TWO_KEPT = "the last two checkpoints are kept"
 _ONE_MANIFEST = "one manifest for all splits; its column split says train, val, cal or test"
-_LOGS = "metrics.jsonl and TensorBoard are always written; see docs/metrics.md"
+_LOGS = "TensorBoard is always written; [logging] adds W&B, MLflow, verl's names: docs/metrics.md"
 _PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_gpus of both"
 _VOTES = "one trace per clip measures a stage; a majority vote is the control arm vote"
 _NO_RESAMPLING = "no dynamic sampling: groups of equal rewards are counted (reward/frac_zero_std)"
@@ -355,6 +355,8 @@ QWEN: tuple[Moved, ...] = (
     Moved("video_max_frames", "video.max_frames"),
     Moved("video_min_pixels", "video.min_pixels"),
     Moved("video_max_pixels", "video.max_pixels"),
+    Moved("total_pixels", "video.total_pixels"),
+    Moved("video_total_pixels", "video.total_pixels"),
 )
 """qwen-vl-utils and ms-swift (environment variables), ROLL (lower case)."""
 

@@ -1,4 +1,4 @@
-"""How large a Qwen2.5-VL is: parameters, video tokens of a clip, bytes in the learner and in vLLM.
+"""How large a model is: parameters, video tokens of a clip, bytes in the learner and in vLLM.
 
     config.json -> ModelShape -> parameters, tokens -> bytes per learner rank, bytes per engine
 
@@ -14,10 +14,12 @@ from typing import Any
 from learner.config import LearnerConfig, OptimConfig
 from rollout.config import RolloutConfig
 from video.config import VideoConfig
+from video.families import family_named
 from wire.errors import ConfigError
 
 BYTES = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
+_TIME_TOKENS = 12  # "<1234.5 seconds>", start and end of the patch
 _PROCESSOR_FILES = (
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -36,12 +38,19 @@ class ModelShape:
     num_attention_heads: int
     num_key_value_heads: int
     tie_word_embeddings: bool
+    head_dim: int | None = None
+    """None: hidden size / number of heads."""
+    model_type: str = "qwen2_5_vl"
     vision_depth: int = 32
     vision_hidden_size: int = 1280
     vision_intermediate_size: int = 3420
     patch_size: int = 14
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
+    num_position_embeddings: int = 0
+    """Learnt positions of the tower (Qwen3-VL)."""
+    num_deepstack: int = 0
+    """Layers of the tower whose features enter the text's layers too (Qwen3-VL)."""
 
     @property
     def num_parameters(self) -> int:
@@ -58,13 +67,20 @@ class ModelShape:
         return 2 * self.num_hidden_layers * self._key_value_size
 
     @property
+    def _head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
     def _key_value_size(self) -> int:
-        return self.num_key_value_heads * (self.hidden_size // self.num_attention_heads)
+        return self.num_key_value_heads * self._head_size
 
     @property
     def _num_text(self) -> int:
         hidden, keys = self.hidden_size, self._key_value_size
-        attention = 2 * hidden * hidden + hidden + 2 * (hidden * keys + keys)  # no bias on output
+        queries = self.num_attention_heads * self._head_size
+        # biases on queries, keys and values, or (Qwen3) norms of a head's queries and keys
+        more = 2 * self._head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
+        attention = 2 * hidden * queries + 2 * hidden * keys + more
         layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
         embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * layer + hidden
@@ -75,9 +91,33 @@ class ModelShape:
         merged = hidden * self.spatial_merge_size**2
         patches = 3 * self.temporal_patch_size * self.patch_size**2 * hidden
         attention = 4 * (hidden * hidden + hidden)
-        block = attention + 3 * hidden * inner + 2 * inner + hidden + 2 * hidden
-        merger = hidden + merged * merged + merged + merged * self.hidden_size + self.hidden_size
-        return patches + self.vision_depth * block + merger
+        out = merged * merged + merged + merged * self.hidden_size + self.hidden_size
+        if self.model_type == "qwen2_5_vl":  # gated, and norms without bias
+            block = attention + 3 * hidden * inner + 2 * inner + hidden + 2 * hidden
+            return patches + self.vision_depth * block + hidden + out
+        block = attention + 2 * hidden * inner + inner + hidden + 4 * hidden
+        found = patches + self.vision_depth * block + 2 * hidden + out
+        if self.model_type == "qwen3_vl":  # a bias on patches, and mergers with wider norms
+            found += hidden + self.num_position_embeddings * hidden
+            found += self.num_deepstack * (2 * merged + out)
+        return found
+
+
+def _qwen3(**sizes: Any) -> ModelShape:
+    tower = (24, 1024, 4096) if sizes["hidden_size"] < 4096 else (27, 1152, 4304)
+    return ModelShape(
+        model_type="qwen3_vl",
+        vocab_size=151_936,
+        num_key_value_heads=8,
+        head_dim=128,
+        vision_depth=tower[0],
+        vision_hidden_size=tower[1],
+        vision_intermediate_size=tower[2],
+        patch_size=16,
+        num_position_embeddings=2304,
+        num_deepstack=3,
+        **sizes,
+    )
 
 
 KNOWN = {
@@ -99,37 +139,93 @@ KNOWN = {
         num_key_value_heads=4,
         tie_word_embeddings=False,
     ),
+    "Qwen2-VL-2B-Instruct": ModelShape(
+        model_type="qwen2_vl",
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        vision_intermediate_size=5120,
+    ),
+    "Qwen2-VL-7B-Instruct": ModelShape(
+        model_type="qwen2_vl",
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+        vision_intermediate_size=5120,
+    ),
+    "Qwen3-VL-2B-Instruct": _qwen3(
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        tie_word_embeddings=True,
+    ),
+    "Qwen3-VL-4B-Instruct": _qwen3(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        tie_word_embeddings=True,
+    ),
+    "Qwen3-VL-8B-Instruct": _qwen3(
+        hidden_size=4096,
+        intermediate_size=12_288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        tie_word_embeddings=False,
+    ),
 }
 """Models that people name before they have downloaded them."""
 
 
 def read_shape(model_dir: Path) -> ModelShape | None:
-    """From a model directory's ``config.json``, which must be there; None if it lacks a size."""
+    """From a model directory's ``config.json``, which must be there; None if it lacks a size.
+
+    Raises ConfigError for a model of another kind.
+    """
     config = _read_json(model_dir / "config.json")
+    model_type = family_named(str(config.get("model_type"))).model_type
     vision = config.get("vision_config", {})
     text = config.get("text_config", config)  # older files have the text's sizes at the top
     try:
+        if model_type == "qwen2_vl":  # there "hidden_size" is that of the text
+            inner = vision["embed_dim"] * vision.get("mlp_ratio", 4)
+            vision = {**vision, "hidden_size": vision["embed_dim"], "intermediate_size": inner}
+        qwen3 = model_type == "qwen3_vl"
         return ModelShape(
+            model_type=model_type,
             vocab_size=text["vocab_size"],
             hidden_size=text["hidden_size"],
             intermediate_size=text["intermediate_size"],
             num_hidden_layers=text["num_hidden_layers"],
             num_attention_heads=text["num_attention_heads"],
             num_key_value_heads=text["num_key_value_heads"],
+            head_dim=text["head_dim"] if qwen3 else None,
             tie_word_embeddings=config.get("tie_word_embeddings", False),
             vision_depth=vision["depth"],
             vision_hidden_size=vision["hidden_size"],
             vision_intermediate_size=vision["intermediate_size"],
-            patch_size=vision.get("patch_size", 14),
+            patch_size=vision.get("patch_size", 16 if qwen3 else 14),
             temporal_patch_size=vision.get("temporal_patch_size", 2),
             spatial_merge_size=vision.get("spatial_merge_size", 2),
+            num_position_embeddings=vision["num_position_embeddings"] if qwen3 else 0,
+            num_deepstack=len(vision["deepstack_visual_indexes"]) if qwen3 else 0,
         )
     except KeyError:
         return None
 
 
-def read_max_pixels(model_dir: Path) -> int | None:
-    """Most pixels per frame by the model's own processor; None if its files do not say.
+def read_max_pixels(model_dir: Path, shape: ModelShape, num_frames: int) -> int | None:
+    """Most pixels per frame of a clip of so many, by the model's own processor; None if its files
+    do not say.
 
     Raises ConfigError for a file that is no JSON.
     """
@@ -138,7 +234,8 @@ def read_max_pixels(model_dir: Path) -> int | None:
             values = _read_json(path)
             values = values.get("video_processor", values)
             if most := (values.get("size") or {}).get("longest_edge") or values.get("max_pixels"):
-                return int(most)
+                whole_clip = family_named(shape.model_type).bounds_whole_clip
+                return int(most) // (num_frames if whole_clip else 1)
     return None
 
 
@@ -153,9 +250,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def video_tokens(shape: ModelShape, config: VideoConfig, max_pixels: int) -> int:
-    """Tokens of the longest and largest clip: patches in time x merged patches of a frame."""
+    """Tokens of the longest and largest clip: patches in time x merged patches of a frame, and the
+    times that are written between them (a dozen tokens each, at most)."""
     merged = (shape.patch_size * shape.spatial_merge_size) ** 2
-    return config.max_frames // shape.temporal_patch_size * (max_pixels // merged)
+    written = _TIME_TOKENS if family_named(shape.model_type).writes_times else 0
+    return config.max_frames // shape.temporal_patch_size * (max_pixels // merged + written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

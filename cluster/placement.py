@@ -15,6 +15,7 @@ from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from cluster.config import RunConfig
+from cluster.ray_address import ray_answers
 from wire.errors import DeadlineExceeded, PlacementError
 
 Bundle = dict[str, float]
@@ -36,6 +37,8 @@ def connect(config: RunConfig, *, debug: bool) -> None:
 
 def _init(config: RunConfig, *, debug: bool) -> None:
     address = address_of(config)
+    if address and not ray_answers(address):
+        raise ConnectionError("no connection to it")
     if address:
         ray.init(address=address, log_to_driver=True)
         return

@@ -23,9 +23,11 @@ from cluster.model_size import (
     read_shape,
     video_tokens,
 )
+from cluster.model_source import with_cached_model
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, select
-from video.positions import PositionRule
+from video.config import total_per_frame
+from video.families import family_of
 from wire.types import Sample, Split
 
 
@@ -96,6 +98,7 @@ class StepPlan:
     groups: int
     rollouts: int
     updates: int
+    steps_between_saves: int
     longest_row_tokens: int
     """A prompt and all responses to it at full length: one row of the learner."""
 
@@ -194,10 +197,10 @@ def count_clips(config: RunConfig, samples: Sequence[Sample]) -> ClipCounts:
 
 
 def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
-    folder = config.model
+    folder = with_cached_model(config).model
     absent = f"the model is not here ({folder})"
     if folder.is_dir():
-        PositionRule.load(folder)  # names a model of another kind, and a config that is none
+        family_of(folder)  # names a model of another kind, and a config that is none
         shape = read_shape(folder)
         lacking = f"memory is not estimated: {folder / 'config.json'} does not give all sizes"
         return shape, [] if shape else [lacking]
@@ -209,9 +212,14 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
 
 def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
     video = config.video
-    max_pixels = video.max_pixels or read_max_pixels(config.model)
-    if shape is None or max_pixels is None:
+    if shape is None:
         return None
+    folder = with_cached_model(config).model
+    max_pixels = video.max_pixels or read_max_pixels(folder, shape, video.max_frames)
+    if max_pixels is None:
+        return None
+    if video.total_pixels is not None:
+        max_pixels = min(max_pixels, total_per_frame(video.total_pixels, video.max_frames))
     tokens = video_tokens(shape, video, max_pixels)
     return ClipTokens(frames=video.max_frames, max_pixels=max_pixels, tokens=tokens)
 
@@ -238,6 +246,7 @@ def _step(config: RunConfig) -> StepPlan:
         groups=grpo.groups_per_step,
         rollouts=grpo.groups_per_step * rollout.group_size,
         updates=grpo.updates_per_step,
+        steps_between_saves=grpo.save_every,
         longest_row_tokens=rollout.max_prompt_length + responses,
     )
 

@@ -4,6 +4,7 @@ from rich import box
 from rich.table import Table
 
 from cluster.plan import Memory, Plan, StagePlan, Workers
+from cluster.plan_cost import Cost
 from cluster.progress import console
 
 
@@ -95,6 +96,34 @@ def _print_memory(memory: Memory) -> None:
         f"values {_size(engine.kv_bytes_per_token)} per token, "
         f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )
+
+
+def print_cost(cost: Cost) -> None:
+    """Expected seconds by kind of work, in all, and what they rest on."""
+    table = Table(title=f"expected, measured by {cost.measured_run}", box=box.SIMPLE)
+    for name in ("stage", "work", "counted in"):
+        table.add_column(name, no_wrap=True)
+    for name in ("there", "seconds there", "here", "seconds here"):
+        table.add_column(name, justify="right")
+    for part in cost.parts:
+        there = (_count(part.measured_count), f"{part.measured_seconds:,.0f}")
+        here = (_count(part.count), _seconds(part.seconds))
+        table.add_row(part.stage, part.work, part.unit, *there, *here)
+    console.print(table)
+    for stage in cost.stages:
+        _say(f"{stage.name}: {_seconds(stage.seconds)} s")
+    bound = "" if cost.is_whole else "at least "
+    price = "" if cost.price is None else f", price {cost.price:,.2f}"
+    _say(
+        f"in all: {bound}{_seconds(cost.seconds)} s = {cost.seconds / 3600:.2f} h; "
+        f"{cost.gpus:g} GPU(s), {cost.gpu_hours:.2f} GPU-hours{price}"
+    )
+    for assumption in cost.assumptions:
+        _say(f"assumed: {assumption}")
+
+
+def _seconds(number: float | None) -> str:
+    return "?" if number is None else f"{number:,.0f}"
 
 
 def _count(number: int | None) -> str:

@@ -15,7 +15,7 @@ from cluster.config import RunConfig
 from rollout.prompt import trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
-from video.positions import PositionRule
+from video.families import family_of
 from video.processor import ClipProcessor
 from wire.errors import ClipError, ConfigError, DataError
 from wire.types import Sample
@@ -31,7 +31,7 @@ def open_model(config: RunConfig) -> Renderer:
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
-    PositionRule.load(config.model)
+    family_of(config.model)
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_template()
     renderer.check_round_trip()
@@ -39,19 +39,26 @@ def open_model(config: RunConfig) -> Renderer:
     return renderer
 
 
-def check_context(config: RunConfig) -> int | None:
-    """The most tokens that the model has positions for; None if its ``config.json`` does not say.
-
-    Raises ConfigError if prompt and response may be longer: vLLM refuses to start then.
-    """
-    values: dict[str, Any] = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
+def read_context(model: Path) -> int | None:
+    """The most tokens that a model has positions for; None if its ``config.json`` does not say."""
+    values: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
     text = values.get("text_config") or values
     limit = text.get("max_position_embeddings") or values.get("max_position_embeddings")
     if not isinstance(limit, int):
         return None
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type"))
-    most = limit if kind in _SCALED else int(limit * (rope.get("factor") or 1))
+    return limit if kind in _SCALED else int(limit * (rope.get("factor") or 1))
+
+
+def check_context(config: RunConfig) -> int | None:
+    """The most tokens that the model has positions for; None if its ``config.json`` does not say.
+
+    Raises ConfigError if prompt and response may be longer: vLLM refuses to start then.
+    """
+    most = read_context(config.model)
+    if most is None:
+        return None
     rollout = config.rollout
     if rollout.max_model_len > most:
         raise ConfigError(

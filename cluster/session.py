@@ -17,9 +17,11 @@ from ray.util.placement_group import remove_placement_group
 
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
+from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
+from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
@@ -27,13 +29,13 @@ from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.rows import supervised_row
-from reward.scorer import Scorer
-from rollout.manifest import check_clips, read_manifest
+from reward.scorer import Scorer, try_functions
+from rollout.manifest import read_manifest, unreadable_clips
 from rollout.prompt import Ask, VerdictOn
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
-from wire.errors import DataError
+from wire.errors import DataError, TooManyFailures
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ class Session:
                 usable.append((sample, prompt))
             elif prompt.kind is FailureKind.DECODE:
                 self.quarantine.add(sample.video, sample.id, prompt.reason)
+                self.quarantine.refuse_too_many()
         if not usable:
             raise DataError(
                 f"none of {len(samples)} clips could be read; see "
@@ -143,18 +146,43 @@ def check(
 ) -> tuple[Data, Renderer]:
     """All that can be wrong before an engine starts; ``check_data``: what the work of this session
     needs of the data. Raises UserError (ConfigError, DataError)."""
+    check_logging(config.logging)
     labels = config.label_set
     samples = read_manifest(config.data.manifest, labels, config.data.media_root)
     data = Data(samples=samples)
     check_data(data)
     renderer = open_model(config)
     check_context(config)
-    Scorer(config.reward, labels)
-    if config.data.check_clips:
-        check_clips(samples, config.video)
+    asyncio.run(try_functions(config.reward, labels))
     open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
+
+
+def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantine:
+    """The clips to leave out: those that earlier attempts found, and those that cannot be opened.
+
+    Raises DataError if these are more than the recipe allows.
+    """
+    path = run_dir.path / "quarantine.jsonl"
+    if not run_dir.archive.exists():
+        path.unlink(missing_ok=True)  # of a check that ended; the clips may have been mended
+    videos = {sample.video: sample.id for sample in reversed(data.samples)}
+    allowed = int(config.data.max_quarantine_frac * len(videos))
+    quarantine = Quarantine(path, allowed)
+    if config.data.check_clips:
+        found = unreadable_clips(data.samples, config.video)
+        for video, reason in found.items():
+            quarantine.add(video, videos[video], reason)
+        if found:
+            console.print(
+                f"{len(found)} of {len(videos)} clips cannot be read and are left out; see {path}"
+            )
+    try:
+        quarantine.refuse_too_many()
+    except TooManyFailures as error:
+        raise DataError(str(error)) from error
+    return quarantine
 
 
 @asynccontextmanager
@@ -170,7 +198,8 @@ async def open_session(
     """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
     version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await asyncio.to_thread(check, config, cache_dir, check_data)
+    data, renderer = await in_background(check, config, cache_dir, check_data)
+    quarantine = await in_background(open_quarantine, config, run_dir, data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
@@ -178,9 +207,8 @@ async def open_session(
         stack.callback(remove_placement_group, group)
         attempt = next_attempt(run_dir.archive)
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
-        metrics = stack.enter_context(MetricsLog(run_dir.path, attempt))
+        metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
-        quarantine = Quarantine(run_dir.path / "quarantine.jsonl")
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from rollout.config import RolloutConfig
 from rollout.manifest import read_rows
 from wire.errors import DataError
 from wire.types import Split
@@ -23,7 +24,7 @@ _CPU = """
 [rollout]
 dtype = "float32"  # no GPU here: exact parity with the learner
 block_size = 32
-
+{lengths}
 [learner]
 dtype = "float32"
 """
@@ -31,7 +32,7 @@ _ONE_GPU = """
 [rollout]  # engine and learner share the GPU
 num_gpus = 0.5
 gpu_memory_utilization = 0.4
-
+{lengths}
 [learner]
 num_gpus = 0.5
 
@@ -42,7 +43,7 @@ _GPUS = """
 [rollout]
 num_workers = {workers}
 num_gpus = 1
-
+{lengths}
 [learner]
 num_ranks = {ranks}
 num_gpus = 1
@@ -92,8 +93,13 @@ def count_manifest(manifest: Path) -> Counts:
     return Counts(labels=tuple(sorted(labels)), splits=splits, train_traces=traces)
 
 
-def starter_recipe(counts: Counts, manifest: Path, recipe: Path, model: str, num_gpus: int) -> str:
-    """The text of ``recipe``. Paths in it start at its own folder."""
+def starter_recipe(
+    counts: Counts, manifest: Path, recipe: Path, model: str, num_gpus: int, context: int | None
+) -> str:
+    """The text of ``recipe``. Paths in it start at its own folder.
+
+    ``context``: tokens that the model has positions for, if that is known.
+    """
     found = ", ".join(f"{count} {split}" for split, count in counts.splits.items())
     tables = [
         f'[[labels]]\nname = {_toml(name)}\ndefinition = ""  # one sentence, for the prompt\n'
@@ -107,7 +113,7 @@ def starter_recipe(counts: Counts, manifest: Path, recipe: Path, model: str, num
         f"[data]\nmanifest = {_toml(_relative(str(manifest), recipe))}",
         "",
         "[video]\nmax_frames = 16  # spread over the clip; fps = 2 samples by time instead",
-        _engines(num_gpus),
+        _engines(num_gpus, context),
         _coldstart(counts),
         _grpo(counts.splits[Split.TRAIN]),
         _calibrate(counts),
@@ -115,12 +121,22 @@ def starter_recipe(counts: Counts, manifest: Path, recipe: Path, model: str, num
     return "\n".join(parts)
 
 
-def _engines(num_gpus: int) -> str:
-    if num_gpus == 0:
-        return _CPU
-    if num_gpus == 1:
-        return _ONE_GPU
-    return _GPUS.format(workers=num_gpus - num_gpus // 2, ranks=num_gpus // 2)
+def _engines(num_gpus: int, context: int | None) -> str:
+    placed = {0: _CPU, 1: _ONE_GPU}.get(num_gpus, _GPUS)
+    placed = placed.format(
+        lengths=_lengths(context), workers=num_gpus - num_gpus // 2, ranks=num_gpus // 2
+    )
+    return placed
+
+
+def _lengths(context: int | None) -> str:
+    """Nothing where the defaults fit; else a quarter of the model's context is the response's."""
+    default = RolloutConfig()
+    if context is None or default.max_model_len <= context:
+        return ""
+    response = min(default.max_response_length, context // 4)
+    prompt = context - response - 1  # one more is drawn by the parity probe
+    return f"max_prompt_length = {prompt}\nmax_response_length = {response}\n"
 
 
 def _coldstart(counts: Counts) -> str:

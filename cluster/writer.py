@@ -2,6 +2,7 @@
 out."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cluster.actors import RolloutPool
@@ -35,13 +36,18 @@ class GroupWriter:
     ) -> None:
         self._rollouts, self._scorer = rollouts, scorer
         self._archive, self._quarantine, self._version = archive, quarantine, version
+        self.token_counts: Counter[str] = Counter()
+        """Prompt tokens so far, and those of them that an engine had computed before."""
 
     async def write(
         self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
     ) -> TraceGroup:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
-        too."""
+        too. Raises TooManyFailures once there are more bad clips than the recipe allows."""
         rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
+        if rollout.prompt is not None:
+            self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
+            self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
             outcomes = await self._scorer.score(sample, rollout.completions)
@@ -50,6 +56,7 @@ class GroupWriter:
                 self._quarantine.add(sample.video, sample.id, failure.reason)
         group = _join(sample, rollout, outcomes, purpose, group_id)
         await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
+        self._quarantine.refuse_too_many()
         return group
 
     def _refused(self, sample: Sample) -> Rollout | None:

@@ -19,7 +19,8 @@ from typing import Any
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
 
-from wire.errors import ConfigError, UserError
+from wire.disk import naming_full_disk
+from wire.errors import ConfigError, DiskFull, UserError
 
 MANIFEST = "manifest.json"
 _STATE = "state"  # what DeepSpeed wrote; it leaves scripts beside it
@@ -58,8 +59,18 @@ _ADAPTER = TypeAdapter(Manifest)
 def save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
     """Write ``directory/tag``; it appears by rename, whole. All ranks call.
 
-    Raises ConfigError on all ranks if they do not share the directory.
+    Raises ConfigError on all ranks if they do not share the directory, DiskFull on the rank whose
+    disk is full. What an earlier save has left stays.
     """
+    try:
+        with naming_full_disk(directory):
+            _save(write, directory, tag, zero_stage, dtype)
+    except DiskFull:
+        shutil.rmtree(directory / f".{tag}.partial", ignore_errors=True)  # room to go on with
+        raise
+
+
+def _save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
     partial, rank = directory / f".{tag}.partial", dist.get_rank()
     if rank == 0:
         for abandoned in directory.glob(".*.partial"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.batch import TrainBatch
+from video.families import family_of
 from wire.errors import ConfigError
 
 _HEAD_CHUNK = 4096  # places per call of the output head; bounds the logits held at once
@@ -60,7 +61,7 @@ class TokenHead(nn.Module):
 
 
 class Policy(nn.Module):
-    """A Qwen2.5-VL model with a forward pass over shared-prefix rows."""
+    """A Qwen-VL model (video/families.py) with a forward pass over shared-prefix rows."""
 
     def __init__(self, vlm: Any) -> None:
         super().__init__()
@@ -69,12 +70,15 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, model_dir: Path, dtype: str, freeze_vision_tower: bool) -> "Policy":
-        """From a Hugging Face directory. Raises ConfigError unless it is a whole Qwen2.5-VL."""
+        """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
+        family."""
+        import transformers
         from safetensors import SafetensorError
-        from transformers import Qwen2_5_VLForConditionalGeneration
 
+        family = family_of(model_dir)
+        model_class: Any = getattr(transformers, family.model_class)
         try:
-            vlm, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            vlm, report = model_class.from_pretrained(
                 model_dir,
                 dtype=getattr(torch, dtype),
                 use_safetensors=True,
@@ -83,7 +87,7 @@ class Policy(nn.Module):
             )
         except (OSError, SafetensorError) as error:
             raise ConfigError(
-                f"cannot load a Qwen2.5-VL model from {model_dir}: {error}; "
+                f"cannot load a {family.model_type} model from {model_dir}: {error}; "
                 "give a directory in Hugging Face format with safetensors weights"
             ) from error
         if report["missing_keys"]:
@@ -112,7 +116,7 @@ class Policy(nn.Module):
         output = self.vlm.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            attention_mask={"full_attention": batch.attention},
+            attention_mask=batch.attention,
             pixel_values_videos=batch.pixel_values.to(self.vlm.dtype),
             video_grid_thw=batch.grid_thw,
             use_cache=False,

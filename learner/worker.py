@@ -26,6 +26,7 @@ from learner.rows import Row, silent
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.disk import naming_full_disk
 
 Objective = Literal["grpo", "supervised"]
 
@@ -86,6 +87,7 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **_gpu_memory(),
         }
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
@@ -191,9 +193,20 @@ def write_model(
     for file in source.iterdir():
         if file.suffix in _KEPT and not file.name.endswith(".index.json"):
             shutil.copy2(file, partial)
-    policy.vlm.save_pretrained(partial, state_dict=tensors)
+    with naming_full_disk(partial):
+        policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _gpu_memory() -> dict[str, float]:
+    """Peaks of this rank's GPU since its start; nothing without one."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "perf/max_memory_allocated_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "perf/max_memory_reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+    }
 
 
 def _reduce(values: dict[str, float], op: Any) -> dict[str, float]:

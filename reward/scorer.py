@@ -101,6 +101,12 @@ class Scorer:
         return Score(total=total, parts=parts)
 
 
+async def try_functions(config: RewardConfig, labels: LabelSet) -> None:
+    """Load every user function once, in its process, and let it go. Raises ConfigError."""
+    async with Scorer(config, labels):
+        return
+
+
 def _question(sample: Sample, completion: Completion) -> Question:
     """verl's arguments; ``extra_info``: the manifest's further columns and the trace's origin."""
     own = {

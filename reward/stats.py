@@ -14,14 +14,14 @@ from wire.types import Failure, FailureKind, Score, Trace, TraceGroup
 def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     """Figures of one step. A figure without data (no trace scored) is left out, not zero.
 
-    reward/mean, reward/std    over scored traces (population deviation)
-    reward/<part>/mean         over scored traces, before weighting
+    reward/mean, reward/std    over scored traces (population deviation); reward/min, reward/max
+    reward/<part>/mean, std    over scored traces, before weighting
     reward/frac_zero_std       share of groups, of those with a scored trace, whose rewards are all
     equal:
                                they teach nothing
     reward/failed_frac         share of traces whose scoring failed
-    accuracy/<label>           over scored traces of that label, if the reward has an ``accuracy``
-    part
+    label/<label>/reward       over scored traces of that label
+    label/<label>/accuracy     the same of the ``accuracy`` part, if the reward has one
     """
     traces = [trace for group in groups for trace in group.traces]
     if not traces:
@@ -33,16 +33,21 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     totals = [score.total for _, score in scored]
     figures["reward/mean"] = fmean(totals)
     figures["reward/std"] = pstdev(totals)
+    figures |= {"reward/min": min(totals), "reward/max": max(totals)}
     rewards = [{score.total for score in _scores(group)} for group in groups if group.scored]
     figures["reward/frac_zero_std"] = fmean(len(distinct) == 1 for distinct in rewards)
 
-    columns: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, list[float]] = defaultdict(list)
+    labels: dict[str, list[float]] = defaultdict(list)
     for label, score in scored:
-        for part, value in score.parts.items():
-            columns[f"reward/{part}/mean"].append(value)
+        labels[f"label/{label}/reward"].append(score.total)
         if "accuracy" in score.parts:
-            columns[f"accuracy/{label}"].append(score.parts["accuracy"])
-    return figures | {name: fmean(values) for name, values in sorted(columns.items())}
+            labels[f"label/{label}/accuracy"].append(score.parts["accuracy"])
+        for part, value in score.parts.items():
+            parts[part].append(value)
+    for part, values in sorted(parts.items()):
+        figures |= {f"reward/{part}/mean": fmean(values), f"reward/{part}/std": pstdev(values)}
+    return figures | {name: fmean(values) for name, values in sorted(labels.items())}
 
 
 def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:

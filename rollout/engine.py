@@ -263,12 +263,16 @@ class VllmEngine:
         one = Field.batched("video", keep_on_cpu=True)
         pixels = Field.flat_from_sizes("video", rows, keep_on_cpu=True)
         fields = dict(zip(tensors, (pixels, one, one), strict=True))
-        start, length = self._rule.video_range(token_ids)
+        start, length = self._rule.video_span(token_ids)
+        is_embed = torch.from_numpy(self._rule.is_video(token_ids[start : start + length]))
+        place = PlaceholderRange(
+            offset=start, length=length, is_embed=None if is_embed.all() else is_embed
+        )
         return mm_input(
             prompt_token_ids=list(token_ids),
             mm_kwargs=MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields),
             mm_hashes={"video": [clip.fingerprint]},
-            mm_placeholders={"video": [PlaceholderRange(offset=start, length=length)]},
+            mm_placeholders={"video": [place]},
         )
 
 

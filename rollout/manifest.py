@@ -1,31 +1,36 @@
 """A manifest file -> samples, or one DataError that gathers all its faults.
 
-    JSONL or Parquet: id, video, label, split (+ trace, text, any more) -> checks -> list[Sample]
+    JSONL or Parquet: id, video, label, split (+ trace, text, start_s, end_s, any more)
+        -> checks -> list[Sample]
 
-Runs before any engine starts, so it imports neither a decoder nor a model.
+``start_s`` and ``end_s`` cut a time window out of the video; either may be left out. Runs before
+any engine starts, so it imports neither a decoder nor a model.
 """
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from video.address import Address, Window
 from video.config import VideoConfig
-from video.view import split_view
 from wire.errors import ClipError, DataError
 from wire.labels import LabelSet
 from wire.types import Sample, Split
 
 _REQUIRED = ("id", "video", "label", "split")
 _OPTIONAL = ("trace", "text")
+_TIMES = ("start_s", "end_s")
 _SPLITS = tuple(split.value for split in Split)
 _REMEDY = "give the path of a .jsonl or .parquet file"
+_OTHER_FORMATS = (".csv", ".tsv", ".txt", ".json")
 _SHOWN = 5
-_THREADS = 4
 
 Row = Mapping[str, Any]
 
@@ -81,29 +86,40 @@ def select(samples: Iterable[Sample], split: Split) -> list[Sample]:
     return [sample for sample in samples if sample.split is split]
 
 
-def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
-    """Open each distinct clip, decode its first frame. Raises DataError naming the unreadable ones
-    and those of which an unknown view is asked.
+def unreadable_clips(samples: Iterable[Sample], config: VideoConfig) -> dict[str, str]:
+    """Open each distinct clip, decode its first frame: those that cannot be read, and why.
 
-    Costs some milliseconds per clip: for large data the caller may check a part, and leave the
-    rest to quarantine.
+    A view or a time window that is not there counts too. Costs some milliseconds per clip.
     """
-    videos = list(dict.fromkeys(sample.video for sample in samples))
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="check-clips") as pool:
-        found = pool.map(partial(clip_fault, config=config), videos)
-        faults = [fault for fault in found if fault is not None]
-    raise_if_any(f"{len(faults)} of {len(videos)} clips cannot be read", faults)
+    from video.pool import DecodePool
+
+    def fault(address: Address) -> str | None:
+        try:
+            pool.probe(address.path, address.window)
+        except ClipError as error:
+            return str(error)
+        return None
+
+    found: dict[str, str] = {}
+    known: dict[str, Address] = {}
+    for video in dict.fromkeys(sample.video for sample in samples):
+        try:
+            known[video] = Address.parse(video)
+        except ClipError as error:
+            found[video] = str(error)
+    shown = list(dict.fromkeys(replace(address, view=None) for address in known.values()))
+    with closing(DecodePool(config)) as pool, ThreadPoolExecutor(config.decode_workers) as threads:
+        faults = dict(zip(shown, threads.map(fault, shown), strict=True))
+    reasons = {video: faults[replace(address, view=None)] for video, address in known.items()}
+    return found | {video: reason for video, reason in reasons.items() if reason is not None}
 
 
-def clip_fault(video: str, config: VideoConfig) -> str | None:
-    """Why a run would refuse to start with a clip; None if its first frame can be decoded."""
-    from video.decode import probe
-
-    try:
-        probe(split_view(video)[0], config)
-    except ClipError as error:
-        return str(error)
-    return None
+def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
+    """Raise DataError naming the clips that cannot be read."""
+    samples = list(samples)
+    faults = list(unreadable_clips(samples, config).values())
+    number = len({sample.video for sample in samples})
+    raise_if_any(f"{len(faults)} of {number} clips cannot be read", faults)
 
 
 def raise_if_any(source: str, faults: list[str]) -> None:
@@ -146,23 +162,30 @@ class _Reader:
             faults.append(("label", _unknown("label", row["label"], self._names)))
         if row["split"] not in _SPLITS:
             faults.append(("split", _unknown("split", row["split"], _SPLITS)))
-        file_fault = self._file_fault(self._video(row))
-        return faults if file_fault is None else [*faults, ("video", file_fault)]
+        path = self._path(row)
+        found = {"video": self._file_fault(path), "start_s": _window_fault(path, row)}
+        return faults + [(column, fault) for column, fault in found.items() if fault is not None]
 
     def _sample(self, row: Row) -> Sample:
         return Sample(
             id=row["id"],
-            video=str(self._video(row)),
+            video=self._video(row),
             label=row["label"],
             split=Split(row["split"]),
             trace=row.get("trace"),
             text=row.get("text"),
-            extra={k: v for k, v in row.items() if k not in (*_REQUIRED, *_OPTIONAL)},
+            extra={k: v for k, v in row.items() if k not in (*_REQUIRED, *_OPTIONAL, *_TIMES)},
         )
 
-    def _video(self, row: Row) -> Path:
+    def _path(self, row: Row) -> Path:
         path: Path = self._media_root / row["video"]  # an absolute path stays as it is
         return path.absolute()
+
+    def _video(self, row: Row) -> str:
+        path, window = self._path(row), _window(row)
+        if window is None:
+            return str(path)
+        return str(replace(Address.parse(path), window=window))
 
     def _file_fault(self, video: Path) -> str | None:
         if video not in self._file_faults:
@@ -172,10 +195,33 @@ class _Reader:
 
 def _check_file(video: Path) -> str | None:
     try:
-        path, _ = split_view(video)
+        path = Address.parse(video).path
     except ClipError as error:
         return str(error)
     return None if path.is_file() else f"video file {path} does not exist"
+
+
+def _window(row: Row) -> Window | None:
+    """Raises ValueError if there is no such window."""
+    start, end = (_seconds(row.get(name)) for name in _TIMES)
+    return None if start is None and end is None else Window(start or 0.0, end)
+
+
+def _window_fault(video: Path, row: Row) -> str | None:
+    try:
+        window = _window(row)
+    except ValueError as error:
+        return f"start_s={row.get('start_s')!r}, end_s={row.get('end_s')!r}: {error}"
+    try:
+        twice = window is not None and Address.parse(video).window is not None
+    except ClipError:
+        return None  # said of the file
+    return f"start_s and end_s beside the time window of {video}; give one" if twice else None
+
+
+def _seconds(value: Any) -> float | None:
+    """Parquet has null or NaN where a row has no window."""
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def _type_faults(row: Row) -> list[tuple[str, str]]:
@@ -187,7 +233,12 @@ def _type_faults(row: Row) -> list[tuple[str, str]]:
             faults.append((name, f"{name!r} is {value!r}, expected text"))
         elif name in _REQUIRED and value is not None and not value.strip():
             faults.append((name, f"{name!r} is empty"))
-    return faults
+    times = {name: row.get(name) for name in _TIMES}
+    return faults + [
+        (name, f"{name!r} is {seconds!r}, expected seconds as a number")
+        for name, seconds in times.items()
+        if seconds is not None and type(seconds) not in (int, float)
+    ]
 
 
 @lru_cache(maxsize=1024)  # a mistake in a label is seldom alone, and label sets may be large
@@ -198,6 +249,10 @@ def _unknown(what: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise DataError(
+            f"{path} is no manifest, which is .jsonl or .parquet; deepintuit import makes one of it"
+        )
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

@@ -1,42 +1,46 @@
 """Processed clips, made once per content, sampling and processor, and kept on local disk.
 
-    address -> content hash + view -> clip key -> recent clips -> file in cache_dir
-                                                       -> decode, view, process
+    address -> content hash + window + view -> clip key -> recent clips -> file in cache_dir
+                                                               -> decode, view, process
 
-An address is a path, or a path and a view (video/view.py) that is shown instead of the clip.
+An address is a path, perhaps with a time window and a view (video/address.py).
 Workers on one machine share the folder: whoever wants a clip that another is just making waits for
-it; a maker that is killed releases its lock with its death. Leaves out: a bound on the disk used.
+it; a maker that is killed releases its lock with its death. Clips are decoded in processes of their
+own (video/pool.py), and the disk used is bounded (video/eviction.py). Where the disk is full, clips
+are made anew each time instead.
 """
 
-import fcntl
+import errno
 import hashlib
 import logging
-import os
+import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from video import clip_file
+from video.address import Address
 from video.config import VideoConfig
-from video.decode import DecodedClip, decode
+from video.decode import DecodedClip
+from video.eviction import Eviction
+from video.locked_file import locked
+from video.pool import DecodePool
 from video.processor import ProcessedClip
-from video.view import View, apply_view, split_view
-from wire.errors import ClipError, DeadlineExceeded, ParityError
+from video.view import apply_view
+from wire.errors import ClipError, ParityError
 from wire.types import stable_hash
 
 _log = logging.getLogger(__name__)
 
-_LAYOUT = "1"
-"""Part of every key: change it with anything that changes pixels and has no other part in it."""
+_LAYOUT = "2"
+"""Part of every key: change it with anything that changes pixels and has no other part in it. 2:
+frames of files with open GOPs and of transport streams are those at their times."""
 _RECENT_CLIPS = 16
 _RECENT_BYTES = 512 * 2**20
 _PROCESSING_S = 60.0
-_POLL_S = 0.02
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Processor(Protocol):
@@ -59,16 +63,28 @@ class Processor(Protocol):
 class ClipStore:
     """The clip cache of one process. Safe to call from several threads."""
 
-    def __init__(self, cache_dir: str | Path, processor: Processor, config: VideoConfig) -> None:
-        """Raises ConfigError if the recipe's pixel bounds contradict the processor's."""
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        processor: Processor,
+        config: VideoConfig,
+        pool: DecodePool | None = None,
+    ) -> None:
+        """``pool``: to decode in; none: one of its own. Raises ConfigError if the recipe's pixel
+        bounds contradict the processor's."""
         processor.pixel_bounds(config)
         self._dir = Path(cache_dir)
         self._dir.mkdir(parents=True, exist_ok=True)
+        self._pool = pool or DecodePool(config)
+        self._eviction = Eviction(self._dir, int(config.cache_max_gb * 2**30))
+        self._disk_is_full = False
         self._processor = processor
         self._config = config
         self._spec = config.model_dump(
             include={"fps", "min_frames", "max_frames", "min_pixels", "max_pixels"}
         )
+        if config.total_pixels is not None:
+            self._spec["total_pixels"] = config.total_pixels
         self._recent = _Recent()
         self._content = _ContentHashes()
         self._counting = threading.Lock()
@@ -78,15 +94,27 @@ class ClipStore:
         """Clips decoded and processed here."""
 
     def key_of(self, address: str | Path) -> str:
-        """The clip key. Raises ClipError if the file cannot be read, or the view is unknown."""
-        return self._key(self._source(address))
+        """The clip key. Raises ClipError if the file cannot be read, or there is no such
+        window or view."""
+        source = Address.parse(address)
+        return self._key(source, self._content.of(source.path))
 
     def get(self, address: str | Path) -> ProcessedClip:
-        """The processed clip at an address. Raises ClipError if the file cannot be decoded, or the
-        view is unknown."""
-        source = self._source(address)
-        key = self._key(source)
-        return self._find(key) or self._make_once(key, source)
+        """The processed clip at an address.
+
+        Raises ClipError if the file cannot be decoded, or there is no such window or view.
+        """
+        source = Address.parse(address)
+        content_hash = self._content.of(source.path)
+        key = self._key(source, content_hash)
+        try:
+            return self._find(key) or self._make_once(key, source, content_hash)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._no_room(error)  # not even for the file's name
+            decoded = self._pool.decode(source.path, source.window)
+            return self._process(decoded, key, source, content_hash)
 
     def load(self, clip_key: str, address: str | Path, fingerprint: str) -> ProcessedClip:
         """What the rollout saw under ``clip_key``; made anew from ``address`` if it is not here.
@@ -102,20 +130,19 @@ class ClipStore:
             )
         return clip
 
-    def _source(self, address: str | Path) -> "_Source":
-        path, view = split_view(address)
-        return _Source(path=path, content_hash=self._content.of(path), view=view)
-
-    def _key(self, source: "_Source") -> str:
-        # a plain clip has no part for the view: caches from before there were views stay valid
-        view = () if source.view is None else (source.view,)
+    def _key(self, source: Address, content_hash: str) -> str:
+        # what is not there has no part in the key: it need not change for other clips
+        window = source.window
+        parts: list[object] = [] if window is None else [["t", window.start_s, window.end_s]]
+        parts += [] if source.view is None else [source.view]
         processor = self._processor.processor_hash
-        return stable_hash(_LAYOUT, source.content_hash, self._spec, processor, *view)[:40]
+        return stable_hash(_LAYOUT, content_hash, self._spec, processor, *parts)[:40]
 
     def _find(self, key: str) -> ProcessedClip | None:
         clip = self._recent.get(key) or self._read(key)
         if clip is not None:
             self._recent.put(clip)
+            self._eviction.used(self._file(key))
             with self._counting:
                 self.hits += 1
         return clip
@@ -130,84 +157,67 @@ class ClipStore:
             _log.warning("%s; making it anew", error)
             return None
 
-    def _make_once(self, key: str, source: "_Source") -> ProcessedClip:
-        partial = self._file(key).with_suffix(".partial")
-        deadline = time.monotonic() + self._config.decode_timeout_s + _PROCESSING_S
-        with _locked(partial, deadline) as file:
+    def _make_once(self, key: str, source: Address, content_hash: str) -> ProcessedClip:
+        file = self._file(key)
+        partial = file.with_suffix(".partial")
+        patience = self._config.decode_timeout_s + _PROCESSING_S
+        # a helper first: who holds the lock never waits in the queue for one
+        with (
+            self._pool.helper() as helper,
+            locked(partial, time.monotonic() + patience) as opened,
+        ):
             made_meanwhile = self._find(key)
             if made_meanwhile is not None:
                 partial.unlink()
                 return made_meanwhile
-            clip = self._make(key, source)
-            file.truncate(0)  # a writer that died may have left some
-            clip_file.write(clip, file)
-            partial.rename(self._file(key))
+            decoded = helper.decode(source.path, source.window)
+            clip = self._process(decoded, key, source, content_hash)
+            if self._write(clip, opened):
+                partial.rename(file)
+            else:
+                partial.unlink()
         self._recent.put(clip)
         with self._counting:
             self.misses += 1
+        self._eviction.wrote(clip.pixel_values.nbytes)
         return clip
 
-    def _make(self, key: str, source: "_Source") -> ProcessedClip:
-        decoded = decode(source.path, self._config)
+    def _process(
+        self, decoded: DecodedClip, key: str, source: Address, content_hash: str
+    ) -> ProcessedClip:
         if source.view is not None:
-            decoded = apply_view(source.view, decoded, source.content_hash)
+            decoded = apply_view(source.view, decoded, content_hash)
         try:
             return self._processor.process(decoded, self._config, clip_key=key)
         except ClipError as error:
             raise ClipError(f"cannot use {source.path}: {error}") from error
 
+    def _write(self, clip: ProcessedClip, file: BinaryIO) -> bool:
+        """False if there is no room: the clip can be used all the same."""
+        try:
+            file.truncate(0)  # a writer that died may have left some
+            clip_file.write(clip, file)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._no_room(error)
+            return False
+        self._disk_is_full = False
+        return True
+
+    def _no_room(self, error: OSError) -> None:
+        self._eviction.make_room()
+        if not self._disk_is_full:
+            _log.warning(
+                "no room for clips in %s (%s): until there is, they are decoded anew each time "
+                "they are used; free some, or set video.cache_dir to another disk",
+                self._dir,
+                error.strerror,
+            )
+        self._disk_is_full = True
+
     def _file(self, key: str) -> Path:
         return self._dir / key[:2] / f"{key}.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """What a processed clip is made from."""
-
-    path: Path
-    content_hash: str
-    view: View | None
-
-
-@contextmanager
-def _locked(partial: Path, deadline: float) -> Iterator[BinaryIO]:
-    """The partial file, opened and locked by nobody else; removed if the body fails.
-
-    The kernel drops the lock of a process that dies.
-    """
-    partial.parent.mkdir(exist_ok=True)
-    while True:
-        with partial.open("ab") as file:
-            if not _try_lock(file):
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded(
-                        f"another process holds {partial} and has not finished its clip; "
-                        "end it if it hangs"
-                    )
-                time.sleep(_POLL_S)
-            elif _same_file(file, partial):
-                try:
-                    yield file
-                except BaseException:
-                    partial.unlink(missing_ok=True)
-                    raise
-                return
-            # else its last owner renamed or removed it while this one waited: open the new one
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _same_file(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 class _Recent:
@@ -241,6 +251,8 @@ class _ContentHashes:
     def of(self, path: Path) -> str:
         try:
             status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                raise ClipError(f"cannot read {path}: not a file")
             seen = (str(path), status.st_size, status.st_mtime_ns)
             if seen not in self._known:
                 with path.open("rb") as file:

@@ -1,38 +1,44 @@
-"""A video file -> the sampled frames and their times. The only module that knows the decoders.
+"""A video file -> the sampled frames and their times. The only module that knows the decoder.
 
-    path -> decord, or PyAV where decord fails -> DecodedClip
+    packets, not decoded -> times of all frames -> indices -> jumps to key frames -> DecodedClip
 
-Both failing is a ClipError that gives both reasons. The deadline is kept by a thread: a decoder
-that hangs is reported in time, but its thread lives on until the process ends (a helper process
-could be killed; not built yet).
+The times are exact: they come from the file's own time stamps, as fractions. A frame counts as
+found only if it carries the time it was looked for: decord, which does not tell, gives neighbours
+of the frames asked for after jumps in files with open GOPs (tests/video/test_formats.py). Nothing
+here keeps a deadline: video/pool.py calls it in processes that it can kill.
 """
 
+import bisect
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from video.config import VideoConfig
-from video.sampling import effective_fps, frame_indices
+from video.address import Window
+from video.sampling import FrameChoice, effective_fps, frame_indices
 from wire.errors import ClipError
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
+    from av.container import InputContainer
 
 Frames = npt.NDArray[np.uint8]
 
-T = TypeVar("T")
+# FFmpeg would follow these into other files and onto the network.
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
+_VARIABLE_RATE = 0.05
+"""A header whose frame rate is off by a larger share is not believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodedClip:
-    """The sampled frames of one clip.
+    """The sampled frames of one clip, or of a time window of it.
 
     Example:
         DecodedClip(frames=np.zeros((8, 56, 56, 3), np.uint8), timestamps_s=(0.0, 0.25, ...),
@@ -42,11 +48,12 @@ class DecodedClip:
     frames: Frames
     """[T, H, W, 3], RGB."""
     timestamps_s: tuple[float, ...]
-    """Presentation time of each sampled frame."""
+    """Presentation time of each sampled frame, from the clip's first frame or the window's start;
+    a frame that is repeated has the same time again."""
     fps: float
     """Sampled frames per second, from ``timestamps_s``."""
     total_frames: int
-    """Frames in the file."""
+    """Frames in the file, or in the window."""
     native_fps: float
     """Average frames per second of the file."""
 
@@ -63,171 +70,279 @@ class DecodedClip:
             )
 
 
-def decode(path: str | Path, config: VideoConfig) -> DecodedClip:
+def decode(path: str | Path, config: FrameChoice, window: Window | None = None) -> DecodedClip:
     """Decode the frames that ``config`` samples. Raises ClipError naming the file and reason."""
-    return _first_that_works(Path(path), config, _decode_decord, _decode_av)
-
-
-def probe(path: str | Path, config: VideoConfig) -> None:
-    """Open a clip and decode its first frame. Raises ClipError naming the file and the reason."""
-    _first_that_works(Path(path), config, _probe_decord, _probe_av)
-
-
-def _first_that_works(
-    path: Path,
-    config: VideoConfig,
-    first: Callable[[Path, VideoConfig], T],
-    second: Callable[[Path, VideoConfig], T],
-) -> T:
-    _check_file(path)
-
-    def work() -> T:
+    file = Path(path)
+    with _named(file):
         try:
-            return first(path, config)
-        except _Undecodable as error:
-            reason = str(error)
-        try:
-            return second(path, config)
-        except _Undecodable as error:
-            raise ClipError(f"cannot decode {path}: decord: {reason}; PyAV: {error}") from error
-
-    return _with_deadline(work, path, config.decode_timeout_s)
+            choice = _choose(index := _index(file), config, window)
+            return _clip(_jump(file, index, choice.indices), choice)
+        except _Lost:
+            choice = _choose(_index_by_decoding(file), config, window)
+            return _clip(_read_through(file, choice.indices), choice)
 
 
-class _Undecodable(Exception):
-    """One decoder's reason; never leaves this module."""
+def probe(path: str | Path, window: Window | None = None) -> None:
+    """Open a clip, decode its first frame, look for frames in the window. Raises ClipError naming
+    the file and the reason."""
+    file = Path(path)
+    with _named(file):
+        with _open(file) as (container, stream):
+            if next(container.decode(stream), None) is None:
+                raise _Undecodable("no frame in it")
+        if window is not None:
+            _inside(_index_of_any(file), window)
 
 
-def _check_file(path: Path) -> None:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Reasons become errors that name the file."""
     try:
-        if not path.exists():
-            raise ClipError(f"cannot decode {path}: no such file")
-        if not path.is_file():
-            raise ClipError(f"cannot decode {path}: not a file")
-        if path.stat().st_size == 0:
-            raise ClipError(f"cannot decode {path}: the file is empty (0 bytes)")
-        with path.open("rb") as file:
-            file.read(1)
+        _check_file(path)
+        yield
+    except _Undecodable as error:
+        raise ClipError(f"cannot decode {path}: {error}") from error
     except OSError as error:
         raise ClipError(f"cannot decode {path}: {error.strerror}") from error
 
 
-def _with_deadline(work: Callable[[], T], path: Path, seconds: float) -> T:
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)  # re-raised in the caller's thread
-
-    thread = threading.Thread(target=target, name=f"decode {path.name}", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise ClipError(f"cannot decode {path}: no result within decode_timeout_s={seconds:g}")
-    return results[0]
+class _Undecodable(Exception):
+    """Why there is no clip; never leaves this module."""
 
 
-def _decode_decord(path: Path, config: VideoConfig) -> DecodedClip:
-    with _open_decord(path) as reader:
-        total = len(reader)
-        native_fps = _native_fps(reader.get_avg_fps(), total)
-        indices = frame_indices(total, native_fps, config)
-        times = reader.get_frame_timestamp(indices)[:, 0].tolist()
-        return _clip(reader.get_batch(indices).asnumpy(), indices, times, total, native_fps)
+class _Lost(Exception):
+    """Frames are not where the packets say; never leaves this module."""
 
 
-def _probe_decord(path: Path, config: VideoConfig) -> None:
-    with _open_decord(path) as reader:
-        reader.get_batch([0])
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise _Undecodable("no such file")
+    if not path.is_file():
+        raise _Undecodable("not a file")
+    if path.stat().st_size == 0:
+        raise _Undecodable("the file is empty (0 bytes)")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(_PLAYLISTS):
+        raise _Undecodable("a playlist, not a video; give the video itself")
 
 
-@contextmanager
-def _open_decord(path: Path) -> Iterator[Any]:
-    """A decord reader; whatever decord raises while it is open becomes a reason."""
-    import decord
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    """When the frames of a file are shown, and where decoding can start. Times are in ticks."""
 
-    decord.logging.set_level(decord.logging.FATAL)  # its reasons come with the exceptions
-    errors = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError)
+    pts: list[int]
+    """Of all frames, in order."""
+    keys: list[tuple[int, int]]
+    """(shown, decoded) of the key frames, in order."""
+    tick: Fraction
+    """Seconds."""
+    native_fps: float
+
+    def seconds(self, frame: int) -> float:
+        """From the first frame."""
+        return float((self.pts[frame] - self.pts[0]) * self.tick)
+
+
+def _index(path: Path) -> _Index:
+    """Reads all packets, decodes none: a second for hours of video. Raises _Lost if packets do not
+    tell when frames are shown (AVI and MPEG program streams with B-frames)."""
+    with _open(path) as (container, stream):
+        pts, keys, count = [], [], 0
+        for packet in container.demux(stream):
+            count += packet.size > 0
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.pts is None:
+                raise _Lost
+            pts.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        if count < stream.frames:
+            raise _Undecodable(
+                f"it lists {stream.frames} frames, only {count} are there; is it cut?"
+            )
+        if len(set(pts)) < len(pts):
+            raise _Lost
+        return _make_index(stream, pts, keys)
+
+
+def _index_by_decoding(path: Path) -> _Index:
+    """For files whose packets do not tell. Decoders give frames in the order in which they are
+    shown, also where they give them each other's times (H.264 in AVI); frames without times of
+    their own (raw streams) are taken to be shown at the stream's rate."""
+    with _open(path) as (container, stream):
+        pts = [frame.pts for frame in container.decode(stream)]
+        if len(pts) < stream.frames:
+            raise _Undecodable(
+                f"it lists {stream.frames} frames, only {len(pts)} can be decoded; is it cut?"
+            )
+        known = {one for one in pts if one is not None}
+        if len(known) == len(pts):
+            return _make_index(stream, list(known), [])
+        rate = stream.average_rate or stream.guessed_rate
+        if not rate:
+            raise _Undecodable("frames have no timestamps; write the file anew with ffmpeg")
+        return _Index(
+            pts=list(range(len(pts))), keys=[], tick=1 / Fraction(rate), native_fps=float(rate)
+        )
+
+
+def _index_of_any(path: Path) -> _Index:
     try:
-        # any frame that decord had to make up from a neighbour is an error (fault_tol is a share)
-        yield decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)
-    except (*errors, ValueError) as error:
-        raise _Undecodable(_first_line(error)) from error
+        return _index(path)
+    except _Lost:
+        return _index_by_decoding(path)
 
 
-def _decode_av(path: Path, config: VideoConfig) -> DecodedClip:
-    """Two passes, since headers may not tell the count: time all frames, then keep some."""
-    with _frames_av(path) as (stream, frames):
-        every = [frame.time for frame in frames]
-        listed, rate = stream.frames, stream.average_rate
-    if len(every) < listed:
-        raise _Undecodable(f"it lists {listed} frames, only {len(every)} are there; is it cut?")
-    native_fps = _native_fps(rate or 0, len(every))
-    indices = frame_indices(len(every), native_fps, config)
-    times = [time for index in indices if (time := every[index]) is not None]
-    if len(times) < len(indices):
-        raise _Undecodable("frames have no timestamps; write the file anew with ffmpeg")
-    wanted = set(indices)
-    with _frames_av(path) as (_, frames):
-        kept = {i: _upright(frame) for i, frame in enumerate(frames) if i in wanted}
-        pixels = np.stack([kept[index] for index in indices])
-    return _clip(pixels, indices, times, len(every), native_fps)
-
-
-def _probe_av(path: Path, config: VideoConfig) -> None:
-    with _frames_av(path) as (_, frames):
-        if next(frames, None) is None:
-            raise _Undecodable("no frame in it")
-
-
-@contextmanager
-def _frames_av(path: Path) -> "Iterator[tuple[VideoStream, Iterator[VideoFrame]]]":
-    """The video stream and its frames; whatever PyAV raises while it is open becomes a reason."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise _Undecodable("no video stream in it")
-            stream = container.streams.video[0]
-            yield stream, container.decode(stream)
-    except (av.FFmpegError, ValueError) as error:
-        raise _Undecodable(_first_line(error)) from error
-
-
-def _upright(frame: "VideoFrame") -> Frames:
-    """RGB pixels with the file's display rotation applied, as decord does."""
-    pixels: Frames = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
-    return pixels
-
-
-def _clip(
-    pixels: Frames, indices: list[int], times: list[float], total: int, native_fps: float
-) -> DecodedClip:
-    return DecodedClip(
-        frames=np.ascontiguousarray(pixels),
-        timestamps_s=tuple(times),
-        fps=effective_fps(indices, times, native_fps),
-        total_frames=total,
-        native_fps=native_fps,
+def _make_index(stream: "VideoStream", pts: list[int], keys: list[tuple[int, int]]) -> _Index:
+    if not pts:
+        raise _Undecodable("no frame in it")
+    assert stream.time_base is not None, "FFmpeg gives every stream one"
+    ordered = sorted(pts)
+    seconds = float((ordered[-1] - ordered[0]) * stream.time_base)
+    return _Index(
+        pts=ordered,
+        keys=sorted(keys),
+        tick=stream.time_base,
+        native_fps=_native_fps(stream.average_rate or 0, len(ordered), seconds),
     )
 
 
-def _native_fps(header: Any, total_frames: int) -> float:
+def _native_fps(header: Any, total_frames: int, seconds: float) -> float:
+    """The header's, unless the time stamps say otherwise (a variable rate)."""
     fps = float(header)
-    if math.isfinite(fps) and fps > 0:
-        return fps
-    if total_frames == 1:
-        return 1.0  # a still picture has no rate, and one temporal patch needs none
-    raise _Undecodable(f"its header gives {fps:g} frames per second; write it anew with ffmpeg")
+    believed = math.isfinite(fps) and fps > 0
+    if total_frames == 1 or seconds == 0:
+        return fps if believed else 1.0  # a still picture needs none
+    measured = (total_frames - 1) / seconds
+    return fps if believed and abs(fps / measured - 1) <= _VARIABLE_RATE else measured
 
 
-def _first_line(error: Exception) -> str:
-    """decord's messages hold a C++ stack trace; the first line with text says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """The frames to decode."""
+
+    indices: list[int]
+    times_s: list[float]
+    total: int
+    native_fps: float
+
+
+def _choose(index: _Index, config: FrameChoice, window: Window | None) -> _Choice:
+    inside = _inside(index, window)
+    start = 0.0 if window is None else window.start_s
+    indices = [inside.start + i for i in frame_indices(len(inside), index.native_fps, config)]
+    return _Choice(
+        indices=indices,
+        times_s=[index.seconds(i) - start for i in indices],
+        total=len(inside),
+        native_fps=index.native_fps,
+    )
+
+
+def _inside(index: _Index, window: Window | None) -> range:
+    """The frames of a window."""
+    if window is None:
+        return range(len(index.pts))
+    first = bisect.bisect_left(range(len(index.pts)), window.start_s, key=index.seconds)
+    end = len(index.pts)
+    if window.end_s is not None:
+        end = bisect.bisect_left(range(len(index.pts)), window.end_s, key=index.seconds)
+    if first >= end:
+        raise _Undecodable(
+            f"no frame in the time window {window} s; its frames are from 0 to "
+            f"{index.seconds(len(index.pts) - 1):g} s"
+        )
+    return range(first, end)
+
+
+def _clip(pixels: Frames, choice: _Choice) -> DecodedClip:
+    try:
+        fps = effective_fps(choice.indices, choice.times_s, choice.native_fps)
+    except ValueError as error:
+        raise _Undecodable(str(error)) from error
+    return DecodedClip(
+        frames=np.ascontiguousarray(pixels),
+        timestamps_s=tuple(choice.times_s),
+        fps=fps,
+        total_frames=choice.total,
+        native_fps=choice.native_fps,
+    )
+
+
+def _jump(path: Path, index: _Index, indices: Sequence[int]) -> Frames:
+    """[T, H, W, 3]. Raises _Lost if a frame is not met where the index says."""
+    wanted = [index.pts[i] for i in indices]
+    with _open(path) as (container, stream):
+        return _pictures(_met_by_jumps(container, stream, index, wanted), wanted)
+
+
+def _met_by_jumps(
+    container: "InputContainer", stream: "VideoStream", index: _Index, wanted: Sequence[int]
+) -> "Iterator[tuple[int, VideoFrame]]":
+    frames, at = container.decode(stream), index.pts[0] - 1
+    for pts in sorted(set(wanted)):
+        key = bisect.bisect_right(index.keys, pts, key=lambda times: times[0]) - 1
+        if key > 0 and index.keys[key][0] > at:
+            # to where the key frame is decoded, which may be before it is shown
+            container.seek(min(index.keys[key]), stream=stream)
+            frames, at = container.decode(stream), index.pts[0] - 1
+        for frame in frames:
+            if frame.pts is None or frame.pts <= at:
+                raise _Lost
+            at = frame.pts
+            if at >= pts:
+                break
+        if at != pts:
+            raise _Lost
+        yield pts, frame
+
+
+def _read_through(path: Path, indices: Sequence[int]) -> Frames:
+    """[T, H, W, 3], by decoding everything."""
+    wanted = set(indices)
+    with _open(path) as (container, stream):
+        frames = enumerate(container.decode(stream))
+        return _pictures(((i, frame) for i, frame in frames if i in wanted), indices)
+
+
+def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) -> Frames:
+    """RGB pixels in the order of ``wanted``, which does not fall, with the file's display rotation
+    applied; all of the first one's size."""
+    pictures: Frames | None = None
+    size: dict[str, Any] = {}
+    filled = 0
+    for key, frame in met:
+        size = size or {"width": frame.width, "height": frame.height}
+        # a whole number of quarter turns, as a phone writes it
+        picture = np.rot90(frame.to_ndarray(format="rgb24", **size), k=round(frame.rotation / 90))
+        if pictures is None:
+            pictures = np.empty((len(wanted), *picture.shape), np.uint8)
+        end = bisect.bisect_right(wanted, key)
+        pictures[filled:end] = picture
+        filled = end
+    if pictures is None or filled < len(wanted):
+        raise _Undecodable("it changed while it was read")
+    return pictures
+
+
+@contextmanager
+def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
+    """A file and its video stream; whatever PyAV raises while it is open becomes a reason."""
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise _Undecodable("no video stream in it")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise _Undecodable("its codec is unknown")
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: streams come and go
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise _Undecodable(reason) from error
+    except MemoryError as error:
+        raise _Undecodable("its frames need more memory than decode_memory_gb") from error

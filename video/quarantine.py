@@ -1,22 +1,30 @@
 """Clips that could not be used, one JSON line each, so that a resumed run does not try them again.
 
 ClipError -> {video, sample_id, reason} -> quarantine.jsonl
+
+One bad clip ends no run; too many do, because a run without them is not the run that was asked for.
 """
 
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
-from wire.errors import DataError
+from video.address import Address
+from wire.errors import ClipError, DataError, TooManyFailures
 
 
 class Quarantine:
     """The clips to leave out. One process writes; an entry is on disk when ``add`` returns."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Reads what an earlier run wrote. Raises DataError if a line of it cannot be read."""
+    def __init__(self, path: str | Path, max_clips: int | None = None) -> None:
+        """Reads what an earlier run wrote. ``max_clips``: see ``refuse_too_many``.
+
+        Raises DataError if a line of it cannot be read.
+        """
         self._path = Path(path)
+        self._max_clips = max_clips
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._reasons = self._reload()
@@ -33,6 +41,18 @@ class Quarantine:
                 os.fsync(file.fileno())
             self._reasons[video] = reason
         return True
+
+    def refuse_too_many(self) -> None:
+        """Raise TooManyFailures if more than ``max_clips`` are left out."""
+        count = len({_clip_of(video) for video in list(self._reasons)})
+        if self._max_clips is None or count <= self._max_clips:
+            return
+        video, reason = next(iter(self._reasons.items()))
+        raise TooManyFailures(
+            f"{count} clips cannot be used, data.max_quarantine_frac allows {self._max_clips}; all "
+            f"are in {self._path}, the first is {video}: {reason}; mend them, take them out of the "
+            "manifest, or allow more"
+        )
 
     def __contains__(self, video: object) -> bool:
         return video in self._reasons
@@ -61,3 +81,11 @@ class Quarantine:
                     f"{self._path} line {number} is not a quarantine entry; remove the line"
                 ) from error
         return reasons
+
+
+def _clip_of(video: str) -> str:
+    """Views of a clip are one clip."""
+    try:
+        return str(replace(Address.parse(video), view=None))
+    except ClipError:
+        return video

@@ -1,6 +1,6 @@
 """Which frames of a clip the model sees. Pure arithmetic: no file is opened here.
 
-    total frames, native fps, VideoConfig -> frame indices
+    total frames, native fps, settings -> frame indices
     timestamps of the chosen frames       -> effective fps (sets ``second_per_grid_ts``)
 
 The count is always even, because two frames make one temporal patch. An odd ``max_frames``
@@ -9,13 +9,34 @@ therefore counts as the even number below it.
 
 import itertools
 from collections.abc import Sequence
-
-from video.config import VideoConfig
+from dataclasses import dataclass
+from typing import Protocol
 
 _TEMPORAL_PATCH = 2
 
 
-def frame_indices(total_frames: int, native_fps: float, config: VideoConfig) -> list[int]:
+class FrameChoice(Protocol):
+    """The settings that choose frames: ``VideoConfig``, or ``FrameSpec`` where that is too heavy to
+    import."""
+
+    @property
+    def fps(self) -> float | None: ...
+    @property
+    def min_frames(self) -> int: ...
+    @property
+    def max_frames(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSpec:
+    """The settings that choose frames, alone: what a decoder process is told."""
+
+    fps: float | None
+    min_frames: int
+    max_frames: int
+
+
+def frame_indices(total_frames: int, native_fps: float, config: FrameChoice) -> list[int]:
     """Indices of the sampled frames, in order, an even number of them.
 
     With ``config.fps``, Qwen's rule: so many frames per second, spread evenly, but at least
@@ -53,7 +74,7 @@ def effective_fps(
     return round((len(times) - 1) / (times[-1] - times[0]), 3)
 
 
-def _spread_whole(total_frames: int, config: VideoConfig) -> list[int]:
+def _spread_whole(total_frames: int, config: FrameChoice) -> list[int]:
     limit = _even_down(config.max_frames)
     if total_frames > limit:
         return [i * (total_frames - 1) // (limit - 1) for i in range(limit)]
@@ -61,7 +82,7 @@ def _spread_whole(total_frames: int, config: VideoConfig) -> list[int]:
 
 
 def _spread_by_fps(
-    total_frames: int, native_fps: float, fps: float, config: VideoConfig
+    total_frames: int, native_fps: float, fps: float, config: FrameChoice
 ) -> list[int]:
     """The rule of transformers' Qwen2-VL ``sample_frames``; one frame stays one here."""
     limit = min(_even_down(config.max_frames), total_frames)

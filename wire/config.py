@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,31 +27,42 @@ Hint = Callable[[str, object, Sequence[str]], str | None]
 is known to be called otherwise here."""
 
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def is_hub_name(value: str) -> bool:
+    """Whether a value has the form org/name, as models of the Hugging Face hub are called."""
+    return _HUB_NAME.fullmatch(value) is not None
+
+
 def load_recipe(
     model: type[C],
     path: Path,
     overrides: list[str],
     path_keys: Sequence[str] = (),
     hint: Hint | None = None,
+    hub_keys: Sequence[str] = (),
 ) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
 
     ``extends = "other.toml"`` at the top of a recipe takes everything from there that it does not
     set itself, table by table; a list is replaced whole. The values of ``path_keys`` (``a.b``) are
     made absolute: they are relative to the file that holds them, those of overrides to ``path``,
-    and ``$NAME`` and ``~`` stand for what they stand for in a shell.
+    and ``$NAME`` and ``~`` stand for what they stand for in a shell. A value of ``hub_keys`` (some
+    of them) that has the form org/name stays as it is, unless there is such a path.
 
     Raises ConfigError naming every wrong key: what was got, what was expected, and what ``hint``
     says of it or else the nearest known name.
     """
-    values = _read(path, path_keys, ())
+    keys = {key: key in hub_keys for key in path_keys}
+    values = _read(path, keys, ())
     for override in overrides:
         apply_override(values, override)
-    _make_absolute(values, path_keys, path)
+    _make_absolute(values, keys, path)
     return validate(model, values, source=str(path), hint=hint)
 
 
-def _read(path: Path, path_keys: Sequence[str], below: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, path_keys: dict[str, bool], below: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe's values over those of the recipe that it extends; ``below`` are those over it."""
     chain = (*below, path.resolve())
     values = _parse(path, f"the recipe {path}" + (f" that {below[-1]} extends" if below else ""))
@@ -77,7 +89,12 @@ def _parse(path: Path, what: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; mend that line") from error
+        advice = _OTHER_FORMATS.get(path.suffix.lower(), "mend that line")
+        raise ConfigError(f"{path} is not valid TOML: {error}; {advice}") from error
+
+
+_ASK = "recipes are TOML ([section], key = value): begin with a copy of recipes/demo.toml"
+_OTHER_FORMATS = dict.fromkeys((".yaml", ".yml", ".json", ".py", ".sh"), _ASK)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -89,14 +106,17 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _make_absolute(values: dict[str, Any], path_keys: Sequence[str], recipe: Path) -> None:
-    for key in path_keys:
+def _make_absolute(values: dict[str, Any], path_keys: dict[str, bool], recipe: Path) -> None:
+    """``path_keys``: each with whether a name of the hub may stand there."""
+    for key, may_be_name in path_keys.items():
         *parents, last = key.split(".")
         place: Any = values
         for name in parents:
             place = place.get(name) if isinstance(place, dict) else None
-        if isinstance(place, dict) and isinstance(place.get(last), str):
-            place[last] = str(_absolute(place[last], recipe))
+        if isinstance(place, dict) and isinstance(value := place.get(last), str):
+            found = _absolute(value, recipe)
+            if not (may_be_name and is_hub_name(value) and not found.exists()):
+                place[last] = str(found)
 
 
 def _absolute(path: str, recipe: Path) -> Path:
@@ -126,12 +146,20 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def validate(model: type[C], values: Mapping[str, Any], source: str, hint: Hint | None = None) -> C:
-    """Validate plain values as ``model``. Raises ConfigError with one line per mistake."""
+    """Validate plain values as ``model``. Raises ConfigError that names every mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, detail, hint) for detail in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+        details = error.errors()
+        faults = [_explain(model, d, hint) for d in details if not _follows(d, details)]
+        raise ConfigError(f"{source}: " + "; ".join(faults)) from error
+
+
+def _follows(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because of a mistake in one of its entries."""
+    where = detail["loc"]
+    inside = any(len(d["loc"]) > len(where) and d["loc"][: len(where)] == where for d in details)
+    return detail["type"] == "too_short" and inside
 
 
 def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) -> str:
@@ -147,7 +175,24 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
     if detail["type"] == "missing":
         return f"{where!r} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{where} = {_short(detail['input'])}: {message}"
+    message = message.replace("Input should be a valid", "expected a valid")
+    message = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
+    message = message.replace("Input should be", "expected")
+    return f"{where} = {_short(detail['input'])}: {message}{_meaning(model, detail['loc'])}"
+
+
+def _meaning(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """What the setting is, as its section says; empty for what is no setting."""
+    section: type[BaseModel] = model
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        inner = _section_types(field.annotation) if field else []
+        if len(inner) != 1:
+            return ""
+        (section,) = inner
+    field = section.model_fields.get(str(location[-1])) if location else None
+    text = " ".join((field.description or "").split()) if field else ""
+    return f" ({text.rstrip('.')})" if text else ""
 
 
 def _short(value: object) -> str:

@@ -6,6 +6,7 @@
             ConfigError                 a recipe or --set value
             DataError                   a manifest, a label, a clip named in it
             PlacementError              more CPUs, GPUs or memory asked for than the cluster has
+            DiskFull                    a file could not be written for want of room
         ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
         itself
         GenerationError (RuntimeError)  an engine that could not answer a request
@@ -41,6 +42,10 @@ class DataError(UserError):
 
 class PlacementError(UserError):
     """The cluster has not what the recipe asks for."""
+
+
+class DiskFull(UserError):
+    """A disk has no room left; the message names it (wire/disk.py)."""
 
 
 class ClipError(DeepIntuitError, RuntimeError):

@@ -86,8 +86,8 @@ class Sample:
 
     id: str
     video: str
-    """Absolute path, or a path that every node can open; ``#view=...`` at its end shows a view
-    instead (video/view.py)."""
+    """Absolute path, or a path that every node can open; ``#t=START,END`` and ``#view=...`` at
+    its end show a part or a view of it (video/address.py)."""
     label: str
     split: Split
     trace: str | None = None
@@ -109,7 +109,8 @@ class Prompt:
     token_ids: tuple[int, ...]
     """Video placeholders expanded: one id per merged patch."""
     clip_key: str
-    """Names the processed clip in the clip cache: content + view + sampling + processor."""
+    """Names the processed clip in the clip cache: content + window + view + sampling +
+    processor."""
     fingerprint: str
     """Hash of pixels, grid and timing; the learner compares it with what it loads."""
     version: str = ""

@@ -1,11 +1,15 @@
 """What the commands share: their arguments, and how they speak."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wire.errors import ConfigError
+
+GO_ON = ("study", "controls", "check", "import")
+"""Commands that go on by themselves when they are given again."""
 
 
 def add_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
@@ -34,6 +38,29 @@ def add_recipe(command: Any) -> None:
         metavar="a.b=c",
         help="override a setting of the recipe; may be given again",
     )
+
+
+def run_path(options: argparse.Namespace) -> Path:
+    """The run directory that a command is about."""
+    given: Path | None = options.run_dir
+    return given or Path("runs") / options.recipe.stem
+
+
+def interrupted(options: argparse.Namespace) -> str:
+    """What to say after an interrupt: the command that goes on."""
+    if options.command in GO_ON:
+        from cluster.resume import resume_command
+
+        return f"interrupted; go on from what is done with: {resume_command(options.typed)}"
+    if "recipe" not in options or "run_dir" not in options:
+        return "interrupted"
+    from cluster.resume import resume_command
+
+    started = (run_path(options) / "archive").exists()
+    command = resume_command(options.typed, started=started)
+    if started:
+        return f"interrupted; go on from the last checkpoint with: {command}"
+    return f"interrupted before anything had started; start again with: {command}"
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from wire.errors import ConfigError
 
 
 def _init(options: argparse.Namespace) -> None:
+    from cluster.preflight import read_context
     from cluster.starter import count_manifest, starter_recipe
 
     recipe: Path = options.recipe
@@ -22,7 +23,9 @@ def _init(options: argparse.Namespace) -> None:
     import torch
 
     num_gpus = torch.cuda.device_count() if options.num_gpus is None else options.num_gpus
-    text = starter_recipe(counts, options.manifest, recipe, options.model, num_gpus)
+    folder = Path(options.model)
+    context = read_context(folder) if (folder / "config.json").is_file() else None
+    text = starter_recipe(counts, options.manifest, recipe, options.model, num_gpus, context)
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text, encoding="utf-8")
     say(f"wrote {recipe}; define its labels, then: deepintuit check {recipe}")

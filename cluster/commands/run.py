@@ -1,11 +1,10 @@
 """The stages, all or one at a time."""
 
 import argparse
-import asyncio
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from cluster.commands.base import add_run_command
+from cluster.commands.base import add_run_command, run_path, say
 
 STAGES = {
     "coldstart": ("coldstart",),
@@ -27,18 +26,27 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.config import read_recipe
 
     config = read_recipe(options.recipe, options.set)
+    from cluster.at_work import State, at_work
+    from cluster.interrupts import run_interruptibly
     from cluster.report.write import report_at_end
+    from cluster.resume import resume_command, resume_lines
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
 
-    path = options.run_dir or Path("runs") / options.recipe.stem
+    path, stages = run_path(options), STAGES.get(options.command, config.stages)
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
     try:
-        with report_at_end(run_dir.path):
-            stages = STAGES.get(options.command, config.stages)
-            summary = asyncio.run(run_stages(config, run_dir, stages, debug=options.debug))
-            print_summary(summary, run_dir.path)
+        if options.resume:
+            for line in resume_lines(config, run_dir, stages):
+                say(line)
+        with (
+            report_at_end(run_dir.path),
+            at_work(run_dir, stages, resume_command(options.typed)) as signs,
+        ):
+            work = run_stages(config, run_dir, stages, debug=options.debug)
+            last = partial(signs.end, State.STOPPED, "it was interrupted twice")
+            print_summary(run_interruptibly(work, say, last), run_dir.path)
     finally:
         run_dir.close()
 

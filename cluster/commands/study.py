@@ -1,11 +1,11 @@
 """Control arms beside a run, and a study of several seeds."""
 
 import argparse
-import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, add_recipe, add_run_command, say
+from cluster.commands.base import add_command, add_recipe, add_run_command, run_path, say
 from wire.errors import ConfigError
 
 _CONTROLS = "control arms beside the stages of a finished run; those that have finished are skipped"
@@ -37,12 +37,15 @@ def _controls(options: argparse.Namespace) -> None:
 
     only = [f"controls.arms={options.only}"] if options.only else []
     config = read_recipe(options.recipe, [*options.set, *only])
+    from cluster.at_work import State, at_work
     from cluster.controls import run_controls
+    from cluster.interrupts import run_interruptibly
     from cluster.report.write import report_at_end
+    from cluster.resume import resume_command
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
 
-    path = options.run_dir or Path("runs") / options.recipe.stem
+    path = run_path(options)
     if not (path / "archive").exists():
         raise ConfigError(
             f"there is no run in {path}, and control arms stand beside one; start it with "
@@ -50,9 +53,14 @@ def _controls(options: argparse.Namespace) -> None:
         )
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
     try:
-        with report_at_end(run_dir.path):
-            summary = asyncio.run(run_controls(config, run_dir, debug=options.debug))
-            print_summary(summary, run_dir.path)
+        work = (*config.stages, *config.controls.arms)
+        with (
+            report_at_end(run_dir.path),
+            at_work(run_dir, work, resume_command(options.typed)) as signs,
+        ):
+            controls = run_controls(config, run_dir, debug=options.debug)
+            last = partial(signs.end, State.STOPPED, "it was interrupted twice")
+            print_summary(run_interruptibly(controls, say, last), run_dir.path)
     finally:
         run_dir.close()
 

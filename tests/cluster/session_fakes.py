@@ -75,6 +75,9 @@ class FakeEngines:
     def client(self) -> None:
         return None
 
+    async def cache_counts(self) -> dict[str, int]:
+        return {"clip_hits": len(self.wrote) - 1, "clip_misses": 1}
+
     async def prompt(self, sample: Sample, ask: Ask) -> Prompt:
         self.asked.append(ask)
         ids = (1, stable_seed(sample.video, str(ask)), 2)
@@ -157,13 +160,17 @@ class FakeLearner:
 
 
 class FakeMetrics:
-    """Keeps (stage, step) of every line."""
+    """Keeps (stage, step) of every line but evaluations, and all names."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, int]] = []
+        self.names: set[tuple[str, str]] = set()
+        """Stage and name of every figure."""
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        self.lines.append((stage, step))
+        self.names |= {(stage, name) for name in values}
+        if stage != "eval":
+            self.lines.append((stage, step))
 
 
 class FakeMemory:

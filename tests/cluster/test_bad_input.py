@@ -50,7 +50,7 @@ def test_a_bad_manifest_is_named(
     assert "Traceback" not in said
 
 
-def test_an_unreadable_clip_is_named(
+def test_an_unreadable_clip_is_named_where_none_is_allowed(
     recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     broken = tmp_path / "broken.mp4"
@@ -59,8 +59,11 @@ def test_an_unreadable_clip_is_named(
     def spoil(rows: Rows) -> None:
         rows[0]["video"] = str(broken)
 
-    assert run(recipe(spoil)) == 2
-    assert "broken.mp4" in capsys.readouterr().err
+    assert run(recipe(spoil), "data.max_quarantine_frac=0") == 2
+    assert re.search(
+        "1 clips cannot be used, data.max_quarantine_frac allows 0.*broken.mp4",
+        capsys.readouterr().err,
+    )
 
 
 @pytest.mark.parametrize(("setting", "message"), BAD_SETTINGS)
@@ -72,6 +75,17 @@ def test_a_bad_setting_is_named(
 ):
     assert run(recipe(), setting) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_of_another_kind_is_refused_with_the_kinds_that_can_be_trained(
+    recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"model_type": "qwen3_vl_moe"}')
+    assert run(recipe(), f"model={tmp_path / 'other'}") == 2
+    said = capsys.readouterr().err
+    assert "'qwen3_vl_moe'" in said
+    assert "use one of: qwen2_vl, qwen2_5_vl, qwen3_vl" in said
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

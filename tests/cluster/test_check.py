@@ -150,7 +150,7 @@ def test_all_faults_are_found_at_once_without_a_model(
     settings = set_to("model=/nowhere/model", "data.use_side_text=true")
     assert check(path, "--json", str(file), *settings) == 2
     errors, warnings = found_in(file)
-    assert any("cut.mp4" in text for text in errors)
+    assert any("cut.mp4" in text for text in warnings)
     assert any("did you mean 'relapse'" in text for text in errors)
     assert any("no model directory" in text for text in errors)
     assert any("more than one split" in text and "(test)" in text for text in warnings)
@@ -184,7 +184,7 @@ def found_in(file: Path) -> tuple[list[str], list[str]]:
     )
 
 
-def test_a_clip_that_only_later_fails_does_not_stop_a_run_unless_there_are_many(
+def test_a_bad_clip_does_not_stop_a_run_unless_there_are_many(
     check: Callable[..., int], recipe: Recipe, tmp_path: Path, capsys: Capture
 ):
     def spoil(rows: Rows) -> None:
@@ -194,8 +194,9 @@ def test_a_clip_that_only_later_fails_does_not_stop_a_run_unless_there_are_many(
         test["video"] = str(bad)
 
     path = recipe(spoil)
-    assert check(path) == 2
-    assert check(path, *set_to("data.check_clips=false")) == 0
+    assert check(path, *set_to("data.max_quarantine_frac=0")) == 2
+    assert "more than data.max_quarantine_frac = 0 allows" in capsys.readouterr().out
+    assert check(path) == 0
     assert "a run goes on without them" in capsys.readouterr().out
 
 
@@ -251,6 +252,15 @@ def test_a_model_folder_with_a_bad_file_is_an_error_and_the_rest_is_checked(
     said = capsys.readouterr()
     assert "would stop this run" in said.err
     assert "accuracy gives 1" in said.out
+
+
+def test_a_model_of_the_hub_is_not_fetched_but_said_to_be_absent(
+    check: Callable[..., int], recipe: Recipe, capsys: Capture
+):
+    assert check(recipe(), *set_to("model=no-such-org/no-such-model")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no-such-org/no-such-model is not here: neither the model nor prompts" in said
+    assert "hf download no-such-org/no-such-model" in said
 
 
 def test_only_what_the_command_needs_is_asked_for(check: Callable[..., int], recipe: Recipe):

@@ -85,6 +85,25 @@ def test_paths_start_at_the_recipes_folder_and_know_the_environment(
     assert config.grpo.num_steps == 7
 
 
+@pytest.mark.parametrize("by_setting", [False, True])
+def test_a_model_of_the_hub_keeps_its_name_unless_there_is_such_a_directory(
+    tmp_path: Path, by_setting: bool
+):
+    model = "Qwen/Qwen2.5-VL-7B-Instruct"
+    text = 'labels = [{name = "a"}, {name = "b"}]\n[data]\nmanifest = "m.jsonl"\n'
+    written, override = ("x", [f"model={model}"]) if by_setting else (model, [])
+    (tmp_path / "r.toml").write_text(f'model = "{written}"\n{text}')
+    assert read_recipe(tmp_path / "r.toml", override).model == Path(model)
+    (tmp_path / model).mkdir(parents=True)
+    assert read_recipe(tmp_path / "r.toml", override).model == tmp_path / model
+
+
+def test_only_a_model_may_be_a_name_of_the_hub(tmp_path: Path):
+    text = 'model = "m"\nlabels = [{name = "a"}, {name = "b"}]\n[data]\nmanifest = "d/m.jsonl"\n'
+    (tmp_path / "r.toml").write_text(text)
+    assert read_recipe(tmp_path / "r.toml", []).data.manifest == tmp_path / "d/m.jsonl"
+
+
 def test_a_step_is_split_into_whole_updates():
     config = validate(
         RunConfig, make(grpo={"groups_per_step": 64, "groups_per_update": 32}), "recipe"

@@ -16,6 +16,7 @@ from cluster.model_size import (
 )
 from learner.config import LearnerConfig, OptimConfig
 from rollout.config import RolloutConfig
+from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.config import VideoConfig
 from wire.errors import ConfigError
 
@@ -49,7 +50,39 @@ def test_parameters_are_those_in_the_weights_of_the_demo_model():
 
 def test_parameters_of_the_known_models_are_those_on_the_hub():
     sizes = {name: shape.num_parameters for name, shape in KNOWN.items()}
-    assert sizes == {"Qwen2.5-VL-3B-Instruct": 3_754_622_976, "Qwen2.5-VL-7B-Instruct": ALL}
+    assert sizes == {
+        "Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+        "Qwen2.5-VL-7B-Instruct": ALL,
+        "Qwen2-VL-2B-Instruct": 2_208_985_600,
+        "Qwen2-VL-7B-Instruct": 8_291_375_616,
+        "Qwen3-VL-2B-Instruct": 2_127_532_032,
+        "Qwen3-VL-4B-Instruct": 4_437_815_808,
+        "Qwen3-VL-8B-Instruct": 8_767_123_696,
+    }
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_parameters_are_counted_in_every_family(model_type: str, tmp_path: Path):
+    write_tiny_model(tmp_path, model_type)
+    shape, weights = read_shape(tmp_path), tmp_path / "model.safetensors"
+    assert shape is not None
+    visual = stored_parameters(weights, "visual")
+    assert shape.num_parameters == stored_parameters(weights)
+    assert shape.num_trained(freeze_vision_tower=True) == shape.num_parameters - visual
+
+
+def test_a_model_of_another_kind_is_refused_with_the_list(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl_moe"}')
+    with pytest.raises(ConfigError, match=r"qwen3_vl_moe.*qwen2_vl, qwen2_5_vl, qwen3_vl"):
+        read_shape(tmp_path)
+
+
+def test_qwen3_shares_its_pixels_among_the_frames_and_writes_times_between_them(tmp_path: Path):
+    qwen3 = KNOWN["Qwen3-VL-2B-Instruct"]
+    (tmp_path / "video_preprocessor_config.json").write_text('{"size": {"longest_edge": 65536}}')
+    assert read_max_pixels(tmp_path, qwen3, 16) == 4096
+    assert read_max_pixels(tmp_path, SEVEN, 16) == 65536
+    assert video_tokens(qwen3, VideoConfig(max_frames=16), 4096) == 8 * (4 + 12)
 
 
 def test_older_files_have_the_texts_sizes_at_the_top(tmp_path: Path):
@@ -74,13 +107,13 @@ def test_two_frames_and_28_by_28_pixels_are_a_token(frames: int, pixels: int, to
 
 
 def test_pixels_come_from_the_models_own_processor_in_either_format(tmp_path: Path):
-    assert read_max_pixels(DEMO) == 12_544
-    assert read_max_pixels(tmp_path) is None
+    assert read_max_pixels(DEMO, SEVEN, 8) == 12_544
+    assert read_max_pixels(tmp_path, SEVEN, 8) is None
     (tmp_path / "preprocessor_config.json").write_text('{"max_pixels": 99}')
-    assert read_max_pixels(tmp_path) == 99
+    assert read_max_pixels(tmp_path, SEVEN, 8) == 99
     (tmp_path / "processor_config.json").write_text("{")
     with pytest.raises(ConfigError, match="processor_config"):
-        read_max_pixels(tmp_path)
+        read_max_pixels(tmp_path, SEVEN, 8)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,13 @@ def test_a_model_that_is_not_here_may_be_known_by_name(manifest: Path, tmp_path:
     assert [note.partition(":")[0] for note in plan.notes][1] == "video tokens are unknown"
 
 
+def test_a_model_of_the_hub_is_planned_by_its_name_and_not_downloaded(manifest: Path):
+    plan = planned(manifest, "model=Qwen/Qwen3-VL-8B-Instruct")
+    assert plan.model == "Qwen/Qwen3-VL-8B-Instruct"
+    assert plan.memory is not None
+    assert plan.memory.parameters == 8_767_123_696
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

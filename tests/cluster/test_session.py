@@ -35,6 +35,8 @@ class Quarantined:
         self.videos.append(video)
         return True
 
+    def refuse_too_many(self) -> None: ...
+
 
 def make_session(rollouts: Prompts) -> Session:
     none: Any = None

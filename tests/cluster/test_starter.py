@@ -5,6 +5,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.config import RunConfig, read_recipe
+from cluster.preflight import check_context
 from wire.types import Split
 
 MODEL = Path(__file__).parents[2] / "cluster/demo/base"
@@ -49,6 +50,12 @@ def test_data_without_traces_or_cal_clips_is_planned_without(tmp_path: Path):
     assert config.stages == ("base", "grpo", "calibrated")
     assert config.calibrate.split == Split.TRAIN
     assert (config.grpo.groups_per_step, config.grpo.num_steps) == (64, 156)
+
+
+def test_lengths_fit_the_models_context(tmp_path: Path):
+    config = init(tmp_path, write(tmp_path / "m.jsonl", train=8, cal=2, test=4), "--num-gpus", "0")
+    assert config.rollout.max_response_length == 1024
+    assert check_context(config) == config.rollout.max_model_len == 4096
 
 
 def test_traces_are_learnt_from(tmp_path: Path):

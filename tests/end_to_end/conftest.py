@@ -7,6 +7,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,57 +238,85 @@ def _gap(found: Any, expected: Any) -> float:
 
 
 @pytest.fixture(scope="session")
-def place(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Model, clips and labels on disk."""
+def make_place(
+    ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], SimpleNamespace]:
+    """``make_place("qwen3_vl")``: an untrained model of that family, clips and labels on disk."""
     import ray
 
     from cluster.demo.clips import make_demo_data
     from cluster.demo.events import DEFINITIONS
-    from cluster.demo.tiny_model import build_model, build_processor
     from rollout.manifest import read_manifest
+    from tests.tiny_models import write_tiny_model
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # tests are no package
     root = tmp_path_factory.mktemp("end_to_end")
     labels = LabelSet(labels=tuple(Label(name=n, definition=d) for n, d in DEFINITIONS.items()))
     manifest = make_demo_data(root / "data", train=40, traces=1, val=1, cal=1, test=1)
     samples = [replace(s, text=SIDE_TEXT) for s in read_manifest(manifest, labels, None)]
-    # not the trained base: there, rounding to float32 alone moves logprobs by up to 5e-5
-    processor = build_processor()
-    build_model(processor.tokenizer, seed=0).save_pretrained(root / "model")
-    processor.save_pretrained(root / "model")
-    return SimpleNamespace(
-        root=root,
-        model=root / "model",
-        cache=root / "cache",
-        labels=labels,
-        samples=samples,
-        silent_client=SilentClient,
-    )
+
+    def make(model_type: str) -> SimpleNamespace:
+        folder = root / model_type
+        # not the trained base: there, rounding to float32 alone moves logprobs by up to 5e-5
+        return SimpleNamespace(
+            root=folder,
+            model=write_tiny_model(folder / "model", model_type),
+            cache=folder / "cache",
+            labels=labels,
+            samples=samples,
+            silent_client=SilentClient,
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def start_rollouts(place: Any) -> Callable[[], Any]:
-    def start() -> Any:
+def place(make_place: Callable[[str], SimpleNamespace]) -> SimpleNamespace:
+    """A Qwen2.5-VL, clips and labels on disk."""
+    return make_place("qwen2_5_vl")
+
+
+def start_in(place: SimpleNamespace) -> Any:
+    """A rollout worker with its engine, in an actor."""
+    import ray
+
+    rollouts = ray.remote(Rollouts).options(num_cpus=0).remote()
+    ray.get(rollouts.start.remote(place.model, place.cache, place.labels), timeout=300)
+    return rollouts
+
+
+@pytest.fixture(scope="session")
+def start_rollouts(place: SimpleNamespace) -> Callable[[], Any]:
+    return lambda: start_in(place)
+
+
+@pytest.fixture(scope="session")
+def open_stage() -> Callable[[SimpleNamespace], AbstractContextManager[Stage]]:
+    """``with open_stage(place) as stage``: one engine and one learner."""
+
+    @contextmanager
+    def opened(place: SimpleNamespace) -> Iterator[Stage]:
         import ray
 
-        rollouts = ray.remote(Rollouts).options(num_cpus=0).remote()
-        ray.get(rollouts.start.remote(place.model, place.cache, place.labels), timeout=300)
-        return rollouts
+        learner = ray.remote(Learner).options(num_cpus=0).remote(place.model, place.cache)
+        rollouts = start_in(place)
+        yield Stage(rollouts, learner, place.samples, place)
+        ray.get(rollouts.stop.remote(), timeout=60)
+        ray.kill(rollouts)
+        ray.kill(learner)
 
-    return start
+    return opened
 
 
 @pytest.fixture(scope="module")
 def stage(
-    place: Any, start_rollouts: Callable[[], Any], request: pytest.FixtureRequest
+    place: SimpleNamespace,
+    open_stage: Callable[[SimpleNamespace], AbstractContextManager[Stage]],
+    request: pytest.FixtureRequest,
 ) -> Iterator[Stage]:
     """One engine and one learner for a module's tests."""
     import ray
 
     ray.cloudpickle.register_pickle_by_value(request.module)
-    learner = ray.remote(Learner).options(num_cpus=0).remote(place.model, place.cache)
-    rollouts = start_rollouts()
-    yield Stage(rollouts, learner, place.samples, place)
-    ray.get(rollouts.stop.remote(), timeout=60)
-    ray.kill(rollouts)
-    ray.kill(learner)
+    with open_stage(place) as stage:
+        yield stage

@@ -1,17 +1,14 @@
 """The real engine and the real learner compute the same logprobs, and no broken update passes."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rollout.prompt import trace_prompt
+from tests.end_to_end.runs import plain_vllm, write_clip
 from wire.errors import WeightUpdateError
 
 pytestmark = pytest.mark.ray
@@ -195,19 +192,7 @@ def test_plain_vllm_opens_an_exported_model_and_writes_the_same(stage: Any) -> N
     stage.publish()
     stage.get(stage.learner.export.remote(exported))
     (rollout,) = stage.answer([sample], n=1, temperature=0.0)
-    (message,) = trace_prompt(stage.where.labels, sample.text)
-    request = {"model": str(exported), "video": sample.video, "text": message.text}
-    script = Path(__file__).with_name("plain_vllm.py")
-    done = subprocess.run(
-        [sys.executable, script, json.dumps(request)],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-        cwd=script.parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
+    answer = plain_vllm(exported, sample.video, trace_prompt(stage.where.labels, sample.text))
     assert answer["prompt"] == list(rollout.prompt.token_ids)
     assert answer["response"] == list(rollout.completions[0].token_ids)
 
@@ -229,19 +214,3 @@ def test_a_killed_actor_leaves_no_process_of_its_engine(
 
 def tokens_of(rollouts: list[Any]) -> list[Any]:
     return [completion.token_ids for r in rollouts for completion in r.completions]
-
-
-def write_clip(path: Path, width: int, height: int, fps: int, frames: int) -> Path:
-    """A moving gradient."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        y, x = np.mgrid[:height, :width]
-        for index in range(frames):
-            planes = (x * 3 + 20 * index, y * 3 - 10 * index, x + y + 5 * index)
-            picture = np.stack([plane % 256 for plane in planes], -1).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path

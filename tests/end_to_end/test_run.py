@@ -1,5 +1,6 @@
 """All stages on the real engines, as a user runs them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from calibrate.predictions import read_predictions
 from cluster.demo.clips import make_demo_data
 from cluster.demo.tiny_model import make_demo_model
+from cluster.metric_names import describe
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
 from wire.archive import read_groups, read_table
 from wire.types import Purpose
@@ -52,6 +54,27 @@ def test_every_step_is_on_policy_and_in_parity(finished: Path):
         assert row["staleness/max"] == 0
         assert row["timing_s/step"] > 0
         assert row["reward/failed_frac"] == 0
+
+
+def test_every_figure_is_documented_and_says_what_the_caches_spared(finished: Path):
+    lines = (finished / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    known = {"stage", "step", "attempt", "time"}
+    unknown = [
+        (row["stage"], name)
+        for row in rows
+        for name in row.keys() - known
+        if describe(name, row["stage"]) is None
+    ]
+    assert not unknown
+    last = metrics(finished, "grpo")[-1]
+    assert 0 < last["cache/prefix_hit_rate"] < 1
+    assert 0 < last["cache/clip_hit_rate"] <= 1
+    assert last["timing_s/gen"] > 0
+    phases = sum(value for name, value in last.items() if name.startswith("timing_s/"))
+    assert phases <= 2 * last["timing_s/step"] + 0.05, "the phases are parts of the step"
+    assert [row["stage"] for row in rows if "grpo/accuracy" in row] == ["eval"]
+    assert json.loads((finished / "status.json").read_text())["state"] == "finished"
 
 
 def test_the_archive_holds_every_trace_with_its_version(finished: Path):

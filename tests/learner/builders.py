@@ -8,6 +8,7 @@ import numpy as np
 from learner.config import GrpoLossConfig, LearnerConfig
 from learner.rows import Response, Row
 from learner.worker import LearnerWorker
+from video.families import FAMILIES
 from video.processor import ProcessedClip
 from wire.types import (
     Completion,
@@ -34,25 +35,34 @@ VERSION = PolicyVersion(attempt=0, step=0)
 class RandomClips:
     """Stands in for ClipStore: random pixels by clip key, no file and no decoder."""
 
+    def __init__(self, model_type: str = "qwen2_5_vl") -> None:
+        self._model_type = model_type
+
     def load(self, clip_key: str, path: str, fingerprint: str) -> ProcessedClip:
-        return make_clip(int(clip_key))
+        return make_clip(int(clip_key), self._model_type)
 
 
-def make_clip(seed: int = 0) -> ProcessedClip:
+def make_clip(seed: int = 0, model_type: str = "qwen2_5_vl") -> ProcessedClip:
     pixels = np.random.default_rng(seed).normal(size=(4 * NUM_VIDEO_TOKENS, 1176))
+    start, end = 3, 4
+    ids: list[int] = [VIDEO_TOKEN] * NUM_VIDEO_TOKENS
+    if FAMILIES[model_type].writes_times:  # two temporal patches, a text before each
+        block = [start, *ids[: NUM_VIDEO_TOKENS // 2], end]
+        ids = [41, 42, *block, 43, *block]
     return ProcessedClip(
         pixel_values=pixels.astype(np.float32),
         grid_thw=GRID,
-        seconds_per_grid=0.5,
-        placeholder_ids=(4, *[VIDEO_TOKEN] * NUM_VIDEO_TOKENS, 5),
+        seconds_per_grid=0.5 if model_type == "qwen2_5_vl" else 1.0,
+        placeholder_ids=(start, *ids, end),
         fingerprint=f"pixels-{seed}",
         clip_key=str(seed),
     )
 
 
-def make_prompt(seed: int = 0, num_text: int = 3) -> Prompt:
+def make_prompt(seed: int = 0, num_text: int = 3, model_type: str = "qwen2_5_vl") -> Prompt:
     text = np.random.default_rng(100 + seed).choice(TEXT_TOKENS, size=num_text + 2)
-    ids = (int(text[0]), *make_clip().placeholder_ids, *(int(token) for token in text[1:]))
+    clip = make_clip(seed, model_type)
+    ids = (int(text[0]), *clip.placeholder_ids, *(int(token) for token in text[1:]))
     return Prompt(token_ids=ids, clip_key=str(seed), fingerprint=f"pixels-{seed}")
 
 
@@ -66,9 +76,15 @@ def make_response(seed: int = 0, length: int = 3, **changed: Any) -> Response:
     return Response(**{**values, **changed})
 
 
-def make_row(seed: int = 0, lengths: Sequence[int] = (3, 5), num_text: int = 3) -> Row:
+def make_row(
+    seed: int = 0,
+    lengths: Sequence[int] = (3, 5),
+    num_text: int = 3,
+    model_type: str = "qwen2_5_vl",
+) -> Row:
     responses = tuple(make_response(10 * seed + i, n) for i, n in enumerate(lengths))
-    return Row(prompt=make_prompt(seed, num_text), video=f"{seed}.mp4", responses=responses)
+    prompt = make_prompt(seed, num_text, model_type)
+    return Row(prompt=prompt, video=f"{seed}.mp4", responses=responses)
 
 
 def make_learner(**changed: Any) -> LearnerWorker:

@@ -1,7 +1,7 @@
 """Shared prefix is exact: a row of G responses is G rows of one response, and is transformers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,46 @@ from learner.batch import make_batch
 from learner.loss import supervised_loss
 from learner.policy import Policy, TokenHead
 from learner.rows import Row
-from tests.learner.builders import RandomClips, make_row
+from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
+from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError
 
 CLIPS = RandomClips()
-ROWS = [make_row(0, (3, 6, 1), num_text=4), make_row(1, (4, 2), num_text=9)]
-APART = [replace(row, responses=(response,)) for row in ROWS for response in row.responses]
+
+
+def rows_of(model_type: str) -> list[Row]:
+    sizes = [((3, 6, 1), 4), ((4, 2), 9)]
+    return [make_row(i, *size, model_type=model_type) for i, size in enumerate(sizes)]
+
+
+def each_apart(rows: Sequence[Row]) -> list[Row]:
+    return [replace(row, responses=(response,)) for row in rows for response in row.responses]
+
+
+ROWS = rows_of("qwen2_5_vl")
+APART = each_apart(ROWS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family's tiny model, and rows about clips as the family lays them out."""
+
+    policy: Policy
+    rule: PositionRule
+    clips: RandomClips
+    rows: list[Row]
+
+    def scores(self, parts: Sequence[Sequence[Row]]) -> tuple[torch.Tensor, torch.Tensor]:
+        return logprobs_and_gradient(self.policy, parts, self.rule, self.clips)
+
+
+@pytest.fixture(scope="module", params=MODEL_TYPES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = write_tiny_model(tmp_path_factory.mktemp("model"), request.param)
+    policy = Policy.load(folder, "float32", freeze_vision_tower=False)
+    clips = RandomClips(request.param)
+    return Case(policy, PositionRule.load(folder), clips, rows_of(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +63,21 @@ def rule(model_dir: Path) -> PositionRule:
     return PositionRule.load(model_dir)
 
 
-def batch_of(rows: Sequence[Row], rule: PositionRule):
-    return make_batch(rows, lambda row: CLIPS.load(row.prompt.clip_key, "", ""), rule)
+def batch_of(rows: Sequence[Row], rule: PositionRule, clips: RandomClips = CLIPS):
+    return make_batch(rows, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
 
 
 def logprobs_and_gradient(
-    policy: Policy, parts: Sequence[Sequence[Row]], rule: PositionRule
+    policy: Policy,
+    parts: Sequence[Sequence[Row]],
+    rule: PositionRule,
+    clips: RandomClips = CLIPS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of micro-batches: logprobs [N], gradient of the weighted sum, flat."""
     policy.zero_grad()
     found = []
     for part in parts:
-        batch = batch_of(part, rule)
+        batch = batch_of(part, rule, clips)
         logp = policy(batch).logp
         supervised_loss(logp, batch.advantage, batch.mask, 16).loss.backward()
         found.append(logp.detach())
@@ -49,15 +85,19 @@ def logprobs_and_gradient(
     return torch.cat(found), torch.cat(gradient)
 
 
-def plain_transformers(policy: Policy, row: Row, rule: PositionRule) -> torch.Tensor:
+def plain_transformers(case: Case, row: Row) -> torch.Tensor:
     """Logprobs of a row's one response by an ordinary causal forward pass."""
     (response,) = row.responses
-    clip = CLIPS.load(row.prompt.clip_key, "", "")
+    clip = case.clips.load(row.prompt.clip_key, "", "")
     ids = torch.tensor([row.prompt.token_ids + response.token_ids])
-    positions = torch.from_numpy(rule.of_prompt(ids[0].tolist(), clip.grid_thw, 0.5))
-    logits = policy.vlm(
+    if case.rule.family.writes_times:  # transformers' own positions; elsewhere they ignore time
+        positions = {"mm_token_type_ids": 2 * (ids == VIDEO_TOKEN).int()}
+    else:
+        ours = case.rule.of_prompt(ids[0].tolist(), clip.grid_thw, clip.seconds_per_grid)
+        positions = {"position_ids": torch.from_numpy(ours)[:, None]}
+    logits = case.policy.vlm(
         input_ids=ids,
-        position_ids=positions[:, None],
+        **positions,
         pixel_values_videos=torch.from_numpy(clip.pixel_values),
         video_grid_thw=torch.tensor([clip.grid_thw]),
     ).logits[0, -len(response.token_ids) - 1 : -1]
@@ -65,25 +105,43 @@ def plain_transformers(policy: Policy, row: Row, rule: PositionRule) -> torch.Te
     return logits.log_softmax(-1)[torch.arange(len(targets)), targets]
 
 
-def test_responses_behind_one_prompt_equal_responses_apart(policy: Policy, rule: PositionRule):
-    logp, gradient = logprobs_and_gradient(policy, [ROWS], rule)
-    for parts in ([APART], [[row] for row in APART]):
-        logp_apart, gradient_apart = logprobs_and_gradient(policy, parts, rule)
+def test_responses_behind_one_prompt_equal_responses_apart(case: Case):
+    logp, gradient = case.scores([case.rows])
+    apart = each_apart(case.rows)
+    for parts in ([apart], [[row] for row in apart]):
+        logp_apart, gradient_apart = case.scores(parts)
         assert (logp - logp_apart).abs().max() < 1e-5
         assert (gradient - gradient_apart).norm() / gradient.norm() < 1e-5
 
 
-def test_logprobs_and_gradient_equal_plain_transformers(policy: Policy, rule: PositionRule):
-    logp, gradient = logprobs_and_gradient(policy, [ROWS], rule)
-    policy.zero_grad()
-    plain = torch.cat([plain_transformers(policy, row, rule) for row in APART])
+def test_logprobs_and_gradient_equal_plain_transformers(case: Case):
+    logp, gradient = case.scores([case.rows])
+    case.policy.zero_grad()
+    apart = each_apart(case.rows)
+    plain = torch.cat([plain_transformers(case, row) for row in apart])
     weight = torch.cat(
-        [torch.full((len(r.token_ids),), r.advantage) for row in APART for r in row.responses]
+        [torch.full((len(r.token_ids),), r.advantage) for row in apart for r in row.responses]
     )
     (-(plain * weight).sum() / 16).backward()
-    expected = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    expected = torch.cat([p.grad.flatten() for p in case.policy.parameters() if p.grad is not None])
     assert (logp - plain).abs().max() < 1e-5
     assert (gradient - expected).norm() / expected.norm() < 1e-5
+
+
+def test_pixels_and_deepstack_features_reach_every_family(case: Case):
+    """Else the comparisons above would hold of a model that does not see."""
+    logp, _ = case.scores([case.rows])
+    untrained = [
+        name
+        for name, parameter in case.policy.vlm.model.visual.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum()
+    ]
+    assert untrained == []
+    other = [
+        replace(row, prompt=replace(row.prompt, clip_key=str(7 + i)))
+        for i, row in enumerate(case.rows)
+    ]
+    assert (case.scores([other])[0] - logp).abs().max() > 1e-2
 
 
 def test_chunks_of_the_head_change_nothing(policy: Policy, rule: PositionRule):

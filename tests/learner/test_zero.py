@@ -16,15 +16,14 @@ from learner.policy import Policy
 from learner.rows import Row, silent
 from tests.learner.builders import RandomClips, make_row
 from tests.learner.ranks import SGD, TestRank
+from tests.tiny_models import write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError, UserError
 
 pytestmark = pytest.mark.ray
 
-ROWS = [
-    make_row(seed, lengths)
-    for seed, lengths in enumerate([(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)])
-]
+LENGTHS = [(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)]
+ROWS = [make_row(seed, lengths) for seed, lengths in enumerate(LENGTHS)]
 NUM_TOKENS = sum(row.num_trained for row in ROWS)
 ADAMW = OptimConfig(learning_rate=1e-3)
 STAGES = [0, 1, 2, 3]
@@ -81,10 +80,16 @@ def pair(ray_session: None) -> Iterator[Ranks]:
 
 @pytest.fixture(scope="module")
 def true_gradient(model_dir: Path) -> dict[str, dict[str, np.ndarray]]:
+    return autograds(model_dir, ROWS, freeze_vision_tower=True)
+
+
+def autograds(
+    model_dir: Path, rows: Sequence[Row], *, freeze_vision_tower: bool
+) -> dict[str, dict[str, np.ndarray]]:
     """By autograd over the whole batch at once, without DeepSpeed; per objective."""
-    policy = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    policy = Policy.load(model_dir, "float32", freeze_vision_tower)
     clips, rule = RandomClips(), PositionRule.load(model_dir)
-    batch = make_batch(ROWS, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
+    batch = make_batch(rows, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
     found = {}
     for objective in ("grpo", "supervised"):
         policy.zero_grad()
@@ -151,6 +156,21 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
     # the same stage goes on: NaN and infinity change nothing
     poisoned = pair.each("poisoned_step", [(hand,) for hand in UNEVEN], NUM_TOKENS)
     assert poisoned == [(True, 1.0)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "checkpointing"), [(2, True), (3, False), (3, True)])
+def test_qwen3_and_its_tower_have_autograds_gradient(
+    pair: Ranks, tmp_path: Path, stage: int, checkpointing: bool
+):
+    """Features of the tower enter layers of the text, whose forward pass runs twice then."""
+    model_dir = write_tiny_model(tmp_path, "qwen3_vl")
+    rows = [make_row(seed, sizes, model_type="qwen3_vl") for seed, sizes in enumerate(LENGTHS)]
+    expected = autograds(model_dir, rows, freeze_vision_tower=False)["grpo"]
+    config = {"freeze_vision_tower": False, "gradient_checkpointing": checkpointing}
+    pair.start(model_dir, SGD, zero_stage=stage, max_tokens_per_batch=80, **config)
+    gradient, _ = gradient_of(pair, (rows[:5], rows[5:]), "grpo")
+    assert difference(gradient, expected) < 1e-5
 
 
 @pytest.mark.parametrize("stage", STAGES)

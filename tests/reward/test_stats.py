@@ -55,12 +55,18 @@ def test_a_step_worked_by_hand() -> None:
         {
             "reward/mean": 1.25,
             "reward/std": 0.75**0.5 / 2,
+            "reward/min": 1.0,
+            "reward/max": 2.0,
             "reward/accuracy/mean": 0.25,
+            "reward/accuracy/std": 0.75**0.5 / 2,
             "reward/format/mean": 1.0,
+            "reward/format/std": 0.0,
             "reward/frac_zero_std": 0.5,
             "reward/failed_frac": 0.2,
-            "accuracy/normal": 0.5,
-            "accuracy/abnormal": 0.0,
+            "label/normal/accuracy": 0.5,
+            "label/normal/reward": 1.5,
+            "label/abnormal/accuracy": 0.0,
+            "label/abnormal/reward": 1.0,
         }
     )
 
@@ -73,7 +79,8 @@ def test_figures_without_data_are_left_out() -> None:
 
 def test_a_reward_without_accuracy_has_no_accuracy_per_label() -> None:
     figures = summarise([make_group("normal", Score(total=1.0, parts={"brevity": 1.0}))])
-    assert not any(name.startswith("accuracy/") for name in figures)
+    assert not any(name.endswith("/accuracy") for name in figures)
+    assert figures["label/normal/reward"] == 1.0
 
 
 def test_failures_up_to_the_share_pass() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from video.quarantine import Quarantine
-from wire.errors import DataError
+from wire.errors import DataError, TooManyFailures
 
 
 def test_a_clip_is_written_once(tmp_path: Path) -> None:
@@ -41,3 +41,25 @@ def test_a_foreign_line_is_named(tmp_path: Path) -> None:
     path.write_text("hello\n")
     with pytest.raises(DataError, match="line 1"):
         Quarantine(path)
+
+
+def test_more_clips_than_allowed_end_the_run(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl", max_clips=2)
+    for video in ("a.mp4", "a.mp4#view=blank", "b.mp4#t=1,2"):
+        quarantine.add(video, "s", "cut")
+        quarantine.refuse_too_many()  # two clips, one of them under two views
+    quarantine.add("b.mp4#t=2,3", "s", "cut")
+    with pytest.raises(
+        TooManyFailures, match=r"3 clips .*max_quarantine_frac allows 2.*a\.mp4: cut"
+    ):
+        quarantine.refuse_too_many()
+    assert len(Quarantine(tmp_path / "quarantine.jsonl")) == 4
+
+
+def test_none_may_be_allowed_and_all_may_be(tmp_path: Path) -> None:
+    strict = Quarantine(tmp_path / "a.jsonl", max_clips=0)
+    strict.refuse_too_many()
+    strict.add("a.mp4", "s", "cut")
+    with pytest.raises(TooManyFailures):
+        strict.refuse_too_many()
+    Quarantine(tmp_path / "a.jsonl").refuse_too_many()

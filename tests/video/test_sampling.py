@@ -1,7 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from video.config import VideoConfig
+from video.config import VideoConfig, total_per_frame
 from video.sampling import effective_fps, frame_indices
 
 
@@ -57,19 +61,56 @@ def test_fps_agrees_with_transformers() -> None:
         assert frame_indices(total, 25.0, config) == expected, total
 
 
-def test_the_count_is_always_even_and_within_bounds() -> None:
-    for total in range(1, 50):
-        for minimum in range(2, 9):
-            for maximum in range(minimum, 12):
-                for fps in (None, 0.5, 3.0, 30.0):
-                    config = VideoConfig(fps=fps, min_frames=minimum, max_frames=maximum)
-                    indices = frame_indices(total, 10.0, config)
-                    assert len(indices) % 2 == 0
-                    assert 2 <= len(indices) <= maximum
-                    assert len(indices) >= min(minimum, maximum - maximum % 2)
-                    assert indices == sorted(indices)
-                    assert indices[0] >= 0
-                    assert indices[-1] < total
+@st.composite
+def configs(draw: st.DrawFn) -> VideoConfig:
+    least = draw(st.integers(2, 40))
+    return VideoConfig(
+        fps=draw(st.none() | st.floats(0.01, 240)),
+        min_frames=least,
+        max_frames=draw(st.integers(least, 800)),
+    )
+
+
+@given(total=st.integers(1, 200_000), native_fps=st.floats(0.1, 240), config=configs())
+def test_frames_are_even_in_number_in_order_and_within_bounds(
+    total: int, native_fps: float, config: VideoConfig
+) -> None:
+    indices = frame_indices(total, native_fps, config)
+    assert len(indices) % 2 == 0
+    assert 2 <= len(indices) <= config.max_frames
+    assert len(indices) >= min(config.min_frames, config.max_frames - config.max_frames % 2)
+    assert indices == sorted(indices)
+    assert (indices[0], indices[-1] < total) == (0, True)
+    distinct = len(set(indices))
+    assert indices[distinct:] == [indices[-1]] * (len(indices) - distinct)  # only the last repeats
+
+
+@given(total=st.integers(2, 10_000), config=configs())
+def test_frames_are_spread_evenly(total: int, config: VideoConfig) -> None:
+    distinct = sorted(set(frame_indices(total, 30.0, config)))
+    steps = {later - earlier for earlier, later in itertools.pairwise(distinct)}
+    assert not steps or max(steps) - min(steps) <= 1
+
+
+@given(fps=st.floats(0.1, 60), total=st.integers(200, 5000), native_fps=st.floats(5, 60))
+def test_fps_gives_that_many_frames_a_second(fps: float, total: int, native_fps: float) -> None:
+    config = VideoConfig(fps=fps, min_frames=2, max_frames=5000)
+    wanted = min(total / native_fps * fps, total)
+    assert wanted - 2 < len(frame_indices(total, native_fps, config)) <= max(wanted, 2)
+
+
+@given(total_pixels=st.integers(10_000, 10**9), num_frames=st.integers(2, 768))
+def test_total_pixels_bounds_the_tokens_of_a_clip(total_pixels: int, num_frames: int) -> None:
+    num_frames -= num_frames % 2
+    each = total_per_frame(total_pixels, num_frames)
+    assert num_frames // 2 * each <= total_pixels < num_frames // 2 * (each + 1) + 1
+
+
+def test_total_pixels_below_min_pixels_is_refused() -> None:
+    fitting = VideoConfig(max_frames=8, min_pixels=100, total_pixels=400)
+    assert total_per_frame(400, fitting.max_frames) == 100
+    with pytest.raises(ValueError, match="leaves 99 pixels for each of max_frames=8"):
+        VideoConfig(max_frames=8, min_pixels=100, total_pixels=399)
 
 
 def test_a_clip_without_frames_is_refused() -> None:

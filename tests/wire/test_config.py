@@ -97,14 +97,14 @@ def test_an_unknown_key_that_resembles_none_gets_the_list() -> None:
 
 def test_every_mistake_is_named_at_once() -> None:
     message = refused({"rollout": {"group_size": "many", "timout_s": 1}, "transfer": {"kind": "x"}})
-    assert "rollout.group_size = 'many': Input should be a valid integer" in message
+    assert "rollout.group_size = 'many': expected a valid integer" in message
     assert "did you mean 'timeout_s'?" in message
     assert "'files', 'nccl'" in message
 
 
 def test_a_wrong_type_says_what_was_got_and_expected() -> None:
-    assert refused({"rollout": 3}).startswith("a.toml: rollout = 3: Input should be a valid dict")
-    assert "rollout.group_size = 1: Input should be greater than or equal to 2" in refused(
+    assert refused({"rollout": 3}).startswith("a.toml: rollout = 3: expected a valid dict")
+    assert "rollout.group_size = 1: expected a number greater than or equal to 2" in refused(
         {"rollout": {"group_size": 1}}
     )
 

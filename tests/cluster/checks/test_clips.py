@@ -12,11 +12,13 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.checks.clips import Look, Unreadable, in_processes, look_at, look_at_clips
+from cluster.checks.clips import Look, Unreadable, clip_findings, look_at, look_at_clips
 from cluster.checks.facts_file import ClipFacts
-from tests.cluster.checks.builders import make_look, make_sample
+from tests.cluster.checks.builders import make_sample
+from tests.cluster.session_fakes import make_config
 from video.config import VideoConfig
 from video.encode import write_mp4
+from video.pool import DecodePool
 from wire.types import Sample
 
 CONFIG = VideoConfig(max_frames=4)
@@ -32,7 +34,7 @@ def write_clip(path: Path, seed: int = 0, frames: int = 12) -> Sample:
 
 def test_a_clip_that_decodes_gives_its_facts(tmp_path: Path):
     sample = write_clip(tmp_path / "a.mp4")
-    seen = look_at(sample.video, config=CONFIG)
+    seen = look_at(sample.video, pool=DecodePool(CONFIG))
     assert isinstance(seen, ClipFacts)
     assert (seen.frames, seen.height, seen.width, seen.seconds) == (4, 32, 48, 3.0)
 
@@ -44,10 +46,9 @@ def test_a_cut_clip_and_a_file_that_is_none_are_unreadable(tmp_path: Path):
     text = tmp_path / "b.mp4"
     text.write_text("no video")
     for file in (sample.video, str(text)):
-        seen = look_at(file, config=CONFIG)
+        seen = look_at(file, pool=DecodePool(CONFIG))
         assert isinstance(seen, Unreadable)
         assert file in seen.reason
-        assert seen.refused
 
 
 def test_a_second_look_decodes_only_what_has_changed(tmp_path: Path):
@@ -68,6 +69,15 @@ def test_a_view_looks_at_its_file_once(tmp_path: Path):
     sample = write_clip(tmp_path / "a.mp4")
     blank = make_sample("b", video=f"{sample.video}#view=blank")
     assert list(look_at_clips([sample, blank], CONFIG, tmp_path / "f")) == [sample.video]
+
+
+def test_a_window_behind_the_clip_s_end_is_found(tmp_path: Path):
+    sample = write_clip(tmp_path / "a.mp4")  # of three seconds
+    windows = [make_sample(f"s{n}", video=f"{sample.video}#t={n}") for n in (0, 2, 3)]
+    looks = look_at_clips(windows, CONFIG, tmp_path / "f")
+    finding, _ = clip_findings(make_config(), windows, looks)
+    assert "1 of 3 clips cannot be used" in finding.what
+    assert [Path(video).name.split(":")[0] for video in finding.where] == ["a.mp4#t=3"]
 
 
 def test_facts_of_another_sampling_do_not_count(tmp_path: Path):
@@ -94,20 +104,6 @@ def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path: Path):
         look_at_clips([], CONFIG, tmp_path / "file" / "facts.sqlite")
 
 
-def die_on_bad(file: str) -> Look:
-    """A decoder that takes its process down."""
-    if file == "bad":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return make_look(file)
-
-
-def test_a_decoder_that_crashes_is_found_out_and_the_others_are_looked_at():
-    files = [*map(str, range(10)), "bad", *map(str, range(10, 20))]
-    seen = dict(in_processes(die_on_bad, files, 2))
-    assert set(seen) == set(files)
-    assert [file for file, look in seen.items() if isinstance(look, Unreadable)] == ["bad"]
-
-
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
@@ -121,9 +117,9 @@ if __name__ == "__main__":
 """
 
 
-def slow_look(file: str, *, config: VideoConfig) -> Look:
+def slow_look(file: str, *, pool: DecodePool) -> Look:
     time.sleep(0.2)
-    return look_at(file, config=config)
+    return look_at(file, pool=pool)
 
 
 def test_an_interrupted_look_keeps_what_it_had_and_leaves_no_process(tmp_path: Path):

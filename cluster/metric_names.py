@@ -1,0 +1,254 @@
+"""Every figure that a run writes: its name, unit, what it is per, and what others call it.
+
+A test holds the table against what runs write; docs/metrics.md is made from it (`make docs`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One name, or a family of names.
+
+    Example:
+        Metric(area="Reward", name="reward/<part>/mean", unit="reward", per="sequence",
+               meaning="mean of one reward function, before weighting", trl="rewards/<part>/mean")
+    """
+
+    area: str
+    name: str
+    """``<word>`` stands for a name of the recipe or the code."""
+    unit: str
+    per: str
+    """What it is a figure of: token, sequence, group, update, step, clip or run."""
+    meaning: str
+    verl: str | None = None
+    """verl's name for it. Figures that share one are added up."""
+    trl: str | None = None
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches whole names."""
+        parts = re.split(r"<\w+>", self.name)
+        return re.compile("(.+)".join(map(re.escape, parts)))
+
+
+def _area(area: str, *rows: tuple[str, ...]) -> Iterator[Metric]:
+    for name, unit, per, meaning, *others in rows:
+        verl, trl = (*others, "", "")[:2]
+        yield Metric(
+            area=area,
+            name=name,
+            unit=unit,
+            per=per,
+            meaning=meaning,
+            verl=verl or None,
+            trl=trl or None,
+        )
+
+
+METRICS: tuple[Metric, ...] = (
+    *_area(
+        "Reward",
+        ("reward/mean", "reward", "sequence", "total reward, of scored traces",
+         "critic/rewards/mean", "reward"),
+        ("reward/std", "reward", "sequence", "its population deviation over the step",
+         "", "reward_std"),
+        ("reward/min", "reward", "step", "lowest total reward", "critic/rewards/min"),
+        ("reward/max", "reward", "step", "highest total reward", "critic/rewards/max"),
+        ("reward/frac_zero_std", "share", "group",
+         "groups whose rewards are all equal: they teach nothing", "", "frac_reward_zero_std"),
+        ("reward/failed_frac", "share", "sequence",
+         "traces that a reward function failed on: masked, not zero"),
+        ("reward/<part>/mean", "reward", "sequence", "one reward function, before weighting",
+         "", "rewards/<part>/mean"),
+        ("reward/<part>/std", "reward", "sequence", "its population deviation over the step",
+         "", "rewards/<part>/std"),
+        ("label/<label>/accuracy", "share", "sequence",
+         "right answers on clips of this label, if there is an accuracy reward"),
+        ("label/<label>/reward", "reward", "sequence", "total reward on clips of this label"),
+    ),
+    *_area(
+        "Rollout",
+        ("response_length/mean", "tokens", "sequence", "length of the traces",
+         "response_length/mean", "completions/mean_length"),
+        ("response_length/min", "tokens", "step", "shortest trace",
+         "response_length/min", "completions/min_length"),
+        ("response_length/max", "tokens", "step", "longest trace",
+         "response_length/max", "completions/max_length"),
+        ("prompt_length/mean", "tokens", "group", "length of the prompts, video included",
+         "prompt_length/mean"),
+        ("prompt_length/max", "tokens", "step", "longest prompt", "prompt_length/max"),
+        ("truncated_frac", "share", "sequence", "traces cut at rollout.max_response_length",
+         "response_length/clip_ratio", "completions/clipped_ratio"),
+        ("finish_reason/<reason>", "share", "sequence", "why traces ended"),
+        ("rollout/failed_groups_frac", "share", "group",
+         "groups without a trace: decode, prompt or generation failed"),
+        ("rollout/num_out_of_service", "workers", "step",
+         "engines that did not prove the new weights"),
+        ("quarantine/num_clips", "clips", "run", "clips left out so far (quarantine.jsonl)"),
+        ("staleness/mean", "versions", "sequence",
+         "how far the weights that wrote a trace lie behind those it trains"),
+        ("staleness/max", "versions", "step", "the furthest"),
+        ("cache/clip_hit_rate", "share", "clip",
+         "clips that rollout workers found processed, of those they asked for in the step"),
+        ("cache/prefix_hit_rate", "share", "token",
+         "prompt tokens that the engine had computed before"),
+    ),
+    *_area(
+        "Policy",
+        ("policy_loss", "loss", "token", "clipped surrogate, over the step's tokens",
+         "actor/pg_loss", "loss"),
+        ("nll", "nats", "token", "negative log-likelihood of the target (supervised stages)"),
+        ("kl", "nats", "token",
+         "KL to the policy before the step by k3 (verl: k1); 0 with one update per step",
+         "actor/ppo_kl", "kl"),
+        ("entropy", "nats", "token", "of the policy's next-token distribution",
+         "actor/entropy", "entropy"),
+        ("clip_frac/low", "share", "token", "clipped at 1 - clip_ratio_low",
+         "actor/pg_clipfrac", "clip_ratio/low_mean"),
+        ("clip_frac/high", "share", "token", "clipped at 1 + clip_ratio_high",
+         "actor/pg_clipfrac", "clip_ratio/high_mean"),
+        ("clip_frac/dual", "share", "token", "bounded by clip_ratio_c, negative advantages only",
+         "actor/pg_clipfrac_lower"),
+        ("grad_norm", "norm", "update", "of the whole gradient, before clipping",
+         "actor/grad_norm", "grad_norm"),
+        ("learning_rate", "rate", "update", "of this update", "actor/lr", "learning_rate"),
+        ("update_skipped", "share", "update", "updates left out, their gradient not finite"),
+    ),
+    *_area(
+        "Mismatch of engine and learner",
+        ("rollout_is/mean", "ratio", "token", "importance weight learner / engine, before the cap",
+         "rollout_corr/rollout_is_mean", "sampling/importance_sampling_ratio/mean"),
+        ("rollout_is/capped_frac", "share", "token", "weights above rollout_is_threshold"),
+        ("rollout_probs_diff/mean", "probability", "token", "|learner - engine| of sampled tokens",
+         "training/rollout_probs_diff_mean"),
+        ("rollout_probs_diff/max", "probability", "step", "the largest",
+         "training/rollout_probs_diff_max"),
+        ("parity/max_logprob_diff", "nats", "step", "largest |learner - engine| of a sampled token",
+         "", "sampling/sampling_logp_difference/max"),
+        ("parity/probe_max_logprob_diff", "nats / max(1, |logprob|)", "step",
+         "of the probe after the weight update: engines beyond the limit do not serve"),
+    ),
+    *_area(
+        "Time and throughput",
+        ("timing_s/gen", "s", "step", "waiting for rollouts and rewards", "timing_s/gen"),
+        ("timing_s/old_log_prob", "s", "step", "logprobs before the first of several updates",
+         "timing_s/old_log_prob"),
+        ("timing_s/update_actor", "s", "step", "forward, backward and optimiser, of all updates",
+         "timing_s/update_actor"),
+        ("timing_s/update_weights", "s", "step", "weights to the engines, with the probe",
+         "timing_s/update_weights"),
+        ("timing_s/archive", "s", "step", "compacting the trace archive"),
+        ("timing_s/save", "s", "step", "checkpoint, on steps that save one",
+         "timing_s/save_checkpoint"),
+        ("timing_s/step", "s", "step", "from the end of the step before to the end of this one",
+         "timing_s/step", "step_time"),
+        ("perf/time_per_step", "s", "step", "the same, under verl's name for it",
+         "perf/time_per_step"),
+        ("perf/total_num_tokens", "tokens", "step", "prompt and response of every trace",
+         "perf/total_num_tokens", "num_tokens"),
+        ("perf/throughput", "tokens / s", "step",
+         "perf/total_num_tokens over timing_s/step, all devices (verl: per GPU)",
+         "perf/throughput"),
+        ("perf/rollout_tokens_per_s", "tokens / s", "step",
+         "response tokens over timing_s/gen; too high where rollouts run ahead"),
+        ("perf/train_tokens_per_s", "tokens / s", "step",
+         "tokens that the learner computed (a group's prompt once) over timing_s/update_actor"),
+        ("perf/cpu_memory_used_gb", "GB", "step", "memory in use on the driver's node",
+         "perf/cpu_memory_used_gb"),
+        ("perf/max_memory_allocated_gb", "GB", "run", "peak of the learner's tensors, per GPU",
+         "perf/max_memory_allocated_gb"),
+        ("perf/max_memory_reserved_gb", "GB", "run", "peak that torch has reserved, per GPU",
+         "perf/max_memory_reserved_gb"),
+    ),
+    *_area(
+        "Evaluation (stage ``eval``; step: version of the weights)",
+        *(
+            (f"<stage>/{name}", unit, "clip", meaning)
+            for name, unit, meaning in (
+                ("accuracy", "share", "right answers; an unparsed one is wrong"),
+                ("macro_f1", "share", "mean F1 of the labels"),
+                ("balanced_accuracy", "share", "mean recall of the labels"),
+                ("ece", "share", "expected calibration error"),
+                ("brier", "score", "Brier score, where there are probabilities"),
+                ("unparsed_frac", "share", "answers that name no label"),
+            )
+        ),
+    ),
+)  # fmt: skip
+"""In the order of the page; the first that matches a name is its description."""
+
+EVALUATION = "eval"
+"""The stage under which evaluations are written: ``eval/<stage>/accuracy`` in dashboards."""
+
+
+def describe(name: str, stage: str = "") -> Metric | None:
+    """What is known of a figure; None: it is in no table, which a test refuses."""
+    of_eval = stage == EVALUATION
+    known = [metric for metric in METRICS if metric.area.startswith("Evaluation") == of_eval]
+    exact = (metric for metric in known if metric.name == name)
+    matching = (metric for metric in known if metric.pattern.fullmatch(name))
+    return next(exact, None) or next(matching, None)
+
+
+def verl_names(values: Mapping[str, float]) -> dict[str, float]:
+    """The figures that verl has, under its names."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        metric = describe(name)
+        if metric is not None and metric.verl is not None:
+            found[metric.verl] = found.get(metric.verl, 0.0) + value
+    return found
+
+
+def metrics_page() -> str:
+    """docs/metrics.md."""
+    lines = [_HEAD]
+    for area in dict.fromkeys(metric.area for metric in METRICS):
+        lines += [f"## {area.replace('``', '`')}", ""]
+        lines += ["| name | unit | per | meaning | verl | TRL |", "|---|---|---|---|---|---|"]
+        lines += [_row(metric) for metric in METRICS if metric.area == area]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(metric: Metric) -> str:
+    others = (f"`{name}`" if name else "" for name in (metric.verl, metric.trl))
+    meaning = metric.meaning.replace("|", "\\|")
+    unit = metric.unit.replace("|", "\\|")
+    return f"| `{metric.name}` | {unit} | {metric.per} | {meaning} | " + " | ".join(others) + " |"
+
+
+_HEAD = """\
+# Metrics
+
+Every step of a stage is one line of `metrics.jsonl` (`stage`, `step`, `attempt`, `time`, and the
+figures below) and one point of every logger. TensorBoard is always written, to `RUN/tensorboard`;
+the rest is a section of the recipe:
+
+```toml
+[logging]
+wandb = { project = "shapes", entity = "lab" }   # pip install deepintuit[wandb]
+mlflow = { experiment = "shapes" }               # pip install deepintuit[mlflow]
+prometheus = true                                # the default: through Ray's own metrics
+verl_names = true                                # GRPO's figures under verl's names, too
+```
+
+In dashboards a figure is named `stage/name`, such as `grpo/reward/mean`; verl's names stand without
+a stage. A resumed run goes on in the same W&B and MLflow run. A logger that fails is dropped with
+one warning and never ends the run; W&B without a network writes to `RUN/wandb` for `wandb sync`.
+
+In Prometheus each figure is a gauge `ray_deepintuit_NAME` (all but letters and digits replaced by
+`_`) with the labels `run` and `stage`, on the metrics endpoint of every Ray node; steps are counted
+by `ray_deepintuit_steps`, their seconds are the histogram `ray_deepintuit_step_seconds`.
+
+*Per* says what a mean is over, or what a figure belongs to: a token (sampled or target tokens of
+the step, over all ranks), a sequence (one trace), a group (the traces of one clip), an update of
+the optimiser (averaged over a step's updates), a step, a clip, the run. A figure without data in a
+step is left out, not zero.
+
+This page is written by `make docs` from the table in `cluster/metric_names.py`.
+"""

@@ -1,0 +1,146 @@
+"""What decoding in other processes costs, and what the cache and jumps save.
+
+    python -m tests.benchmarks.video [--json FILE]
+
+Prints one row per figure: name, value, unit, limit, and whether the goal is to be above or below
+it. Ends with status 1 if a limit is missed. Under a minute on two cores.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tests.video.formats import Format, write_long, write_video
+from video.cache import ClipStore
+from video.config import VideoConfig
+from video.decode import DecodedClip, decode
+from video.pool import DecodePool
+from video.processor import ProcessedClip, fingerprint_of
+
+_CONFIG = VideoConfig(max_frames=16, decode_workers=2)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    value: float
+    unit: str
+    limit: float
+    goal: Literal["above", "below"]
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.limit if self.goal == "above" else self.value <= self.limit
+
+
+class PlainProcessor:
+    """As many numbers as a model's processor makes, without loading one."""
+
+    processor_hash = "plain"
+
+    def pixel_bounds(self, config: VideoConfig) -> tuple[int, int]:
+        return 1, 10**9
+
+    def process(self, clip: DecodedClip, config: VideoConfig, *, clip_key: str) -> ProcessedClip:
+        pixels = clip.frames.reshape(len(clip.frames), -1).astype(np.float32)
+        grid, ids = (len(clip.frames), 1, 1), (1, *[2] * len(clip.frames), 3)
+        return ProcessedClip(
+            pixel_values=pixels,
+            grid_thw=grid,
+            seconds_per_grid=1.0,
+            placeholder_ids=ids,
+            fingerprint=fingerprint_of(pixels, grid, 1.0, ids),
+            clip_key=clip_key,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    target = parser.parse_args().json
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            *measure_pool(Path(folder)),
+            *measure_cache(Path(folder)),
+            *measure_hour(Path(folder)),
+        ]
+    for row in rows:
+        sign = ">=" if row.goal == "above" else "<="
+        verdict = "ok" if row.holds else "MISSED"
+        sys.stdout.write(
+            f"{row.name:32} {row.value:10.3f} {row.unit:8} {sign} {row.limit:g}  {verdict}\n"
+        )
+    if target is not None:
+        target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+def measure_pool(folder: Path) -> list[Row]:
+    """The same clips in this process, one after another, and in two helpers."""
+    paths = [
+        write_video(folder / f"{i}.mp4", Format(f"{i}.mp4", size=(480, 360)), range(150))
+        for i in range(12)
+    ]
+    with (
+        closing(DecodePool(_CONFIG)) as pool,
+        ThreadPoolExecutor(_CONFIG.decode_workers) as threads,
+    ):
+        start = seconds(lambda: pool.decode(paths[0]))
+        together = fastest(lambda: list(threads.map(pool.decode, paths)))
+        alone = fastest(lambda: [decode(path, _CONFIG) for path in paths])
+        return [
+            Row("pool/first_clip", start, "s", 5.0, "below"),
+            Row("pool/clips_per_s", len(paths) / together, "clips/s", 1.0, "above"),
+            Row("pool/throughput_to_in_process", alone / together, "ratio", 0.9, "above"),
+        ]
+
+
+def measure_cache(folder: Path) -> list[Row]:
+    """A clip from disk, checked against its fingerprint, and the same clip made."""
+    path = write_video(folder / "c.mp4", Format("c.mp4", size=(480, 360)), range(300))
+    with closing(DecodePool(_CONFIG)) as pool:
+        pool.decode(path)
+
+        def new_store(name: str) -> ClipStore:
+            return ClipStore(folder / name, PlainProcessor(), _CONFIG, pool)
+
+        made = min(seconds(lambda name=str(i): new_store(name).get(path)) for i in range(3))
+        found = fastest(lambda: new_store("0").get(path))
+    return [
+        Row("cache/hit", found * 1000, "ms", 250.0, "below"),
+        Row("cache/hit_to_making", found / made, "ratio", 0.5, "below"),
+    ]
+
+
+def measure_hour(folder: Path) -> list[Row]:
+    """32 frames out of an hour."""
+    rows = []
+    for ending in ("mp4", "mkv", "ts"):
+        path = write_long(folder / f"hour.{ending}", seconds=3600)
+        spent = fastest(lambda path=path: decode(path, VideoConfig(max_frames=32)))
+        rows.append(Row(f"hour/{ending}", spent, "s", 5.0, "below"))
+    return rows
+
+
+def fastest(act: Callable[[], object]) -> float:
+    return min(seconds(act) for _ in range(3))
+
+
+def seconds(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())

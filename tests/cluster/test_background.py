@@ -1,0 +1,29 @@
+import asyncio
+import threading
+import time
+
+import pytest
+
+from cluster.background import in_background
+
+
+async def test_it_gives_the_result_and_raises_what_the_work_raised():
+    assert await in_background(max, 3, 7) == 7
+    with pytest.raises(ValueError, match="nine"):
+        await in_background(int, "nine")
+
+
+def test_whoever_stops_waiting_does_not_wait_for_the_work():
+    """asyncio.run joins the threads of to_thread before it returns."""
+    release = threading.Event()
+
+    async def impatient() -> None:
+        async with asyncio.timeout(0.05):
+            await in_background(release.wait, 30)
+
+    before = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(impatient())
+    assert time.monotonic() - before < 5
+    release.set()  # its answer finds a loop that has ended
+    time.sleep(0.05)

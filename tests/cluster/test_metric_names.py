@@ -1,0 +1,89 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.evaluation import evaluate_policy
+from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
+from cluster.metric_names import METRICS, describe, verl_names
+from cluster.supervised import learn_from_teacher
+from learner.config import GrpoLossConfig
+from learner.loss import grpo_loss, supervised_loss
+from tests.cluster.session_fakes import (
+    NAMES,
+    make_config,
+    make_run_dir,
+    make_samples,
+    open_fakes,
+)
+from wire.types import Split
+
+# What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
+OF_WORKER = {"entropy", "grad_norm", "update_skipped", "learning_rate"}
+ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
+
+
+async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
+    """Stage and name of all that a cold start, GRPO and evaluations write; engines are fakes."""
+    samples = make_samples()
+    config = make_config(grpo={"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2})
+    run_dir = make_run_dir(path, config)
+    with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as (session, _, _, metrics):
+        await learn_from_teacher(session, "coldstart", Path("base"), 1)
+        train = [sample for sample in samples if sample.split is Split.TRAIN]
+        await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=train))
+        await evaluate_policy(session, "grpo")
+    run_dir.close()
+    return metrics.names
+
+
+def names_of_losses() -> set[str]:
+    """All that the real losses report."""
+    ones, mask = torch.ones(2), torch.ones(2, dtype=torch.bool)
+    of_grpo = grpo_loss(-ones, -ones, -ones, ones, mask, 2, GrpoLossConfig())
+    of_sft = supervised_loss(-ones, ones, mask, 2)
+    return {*of_grpo.sums, *of_grpo.maxima, *of_sft.sums, *of_sft.maxima}
+
+
+async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
+    written = await names_of_a_run(tmp_path)
+    assert ("grpo", "reward/mean") in written
+    assert ("eval", "grpo/accuracy") in written
+    unknown = [(stage, name) for stage, name in written if describe(name, stage) is None]
+    assert not unknown
+    assert not [name for name in names_of_losses() | OF_WORKER if describe(name) is None]
+
+
+async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
+    written = await names_of_a_run(tmp_path)
+    found = {describe(name, stage) for stage, name in written}
+    found |= {describe(name) for name in names_of_losses() | OF_WORKER | ON_GPU}
+    brier = describe("base/brier", "eval")  # of classifiers that give probabilities
+    assert [metric.name for metric in METRICS if metric not in found | {brier}] == []
+
+
+async def test_what_the_issue_asks_for_is_written(tmp_path: Path):
+    names = {name for stage, name in await names_of_a_run(tmp_path) if stage == "grpo"}
+    wanted = {f"label/{label}/accuracy" for label in NAMES[:1]} | {"cache/prefix_hit_rate"}
+    wanted |= {"finish_reason/stop", "finish_reason/length", "timing_s/gen", "perf/throughput"}
+    assert wanted <= names
+
+
+def test_an_exact_name_is_described_before_a_family():
+    metric = describe("reward/std")
+    assert metric is not None
+    assert metric.name == "reward/std"
+    family = describe("reward/a/b/std")
+    assert family is not None
+    assert family.name == "reward/<part>/std"
+    assert describe("no/such") is None
+    assert describe("grpo/accuracy") is None, "only evaluations have it"
+
+
+def test_verls_names_add_up_what_verl_counts_together():
+    found = verl_names(
+        {"clip_frac/low": 0.25, "clip_frac/high": 0.5, "kl": 0.1, "staleness/max": 1}
+    )
+    assert found == pytest.approx({"actor/pg_clipfrac": 0.75, "actor/ppo_kl": 0.1})
+    assert math.isnan(verl_names({"kl": math.nan})["actor/ppo_kl"])

@@ -1,0 +1,246 @@
+"""Helpers that hang, crash, eat memory or are killed; the real one, and small bad ones."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from video.address import Window
+from video.config import VideoConfig
+from video.decode import decode
+from video.pool import DecodePool
+from wire.errors import ClipError, WorkerDied
+
+MakeClip = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+QUICK = VideoConfig(max_frames=8, decode_timeout_s=1.0, decode_workers=1)
+
+BAD_HELPER = """
+import ctypes, os, sys, time
+sys.path.insert(0, {root!r})
+from video.pool_child import act, serve
+
+def bad(question):
+    name = os.path.basename(question["path"])
+    if name.startswith("hang"):
+        if os.fork() == 0:
+            open(question["path"] + ".grandchild", "w").write(str(os.getpid()))
+        ctypes.CDLL(None).sleep(600)
+    elif name.startswith("crash"):
+        os.write(2, b"free(): invalid pointer\\n")
+        os.abort()
+    elif name.startswith("killed"):
+        with open(question["path"] + ".tries", "a") as file:
+            file.write("x")
+        if os.path.getsize(question["path"] + ".tries") <= os.path.getsize(question["path"]):
+            os.kill(os.getpid(), 9)
+    elif name.startswith("memory"):
+        bytearray(3 * 2**30)
+    elif name.startswith("quit"):
+        os._exit(7)
+    elif name.startswith("odd"):
+        raise ZeroDivisionError("in a decoder")
+    return act({{**question, "path": {clip!r}}})
+
+serve(bad)
+"""
+
+
+@pytest.fixture
+def bad_pool(tmp_path: Path, make_clip: MakeClip) -> Iterator[DecodePool]:
+    """What it does depends on the name of the file it is given."""
+    script = tmp_path / "helper.py"
+    script.write_text(BAD_HELPER.format(root=str(ROOT), clip=str(make_clip("good.mp4"))))
+    config = QUICK.model_copy(update={"decode_memory_gb": 2.0})
+    with contextlib.closing(DecodePool(config, (sys.executable, str(script)))) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool() -> Iterator[DecodePool]:
+    with contextlib.closing(DecodePool(VideoConfig(max_frames=8))) as made:
+        yield made
+
+
+def ask(pool: DecodePool, path: Path, content: bytes = b"x") -> None:
+    path.write_bytes(content)
+    assert len(pool.decode(path).frames) == 8
+
+
+def is_alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_helper_gives_what_decoding_here_gives(pool: DecodePool, make_clip: MakeClip) -> None:
+    path = make_clip(frames=40)
+    for window in (None, Window(1.0, 3.5)):
+        here, there = decode(path, VideoConfig(max_frames=8), window), pool.decode(path, window)
+        assert np.array_equal(here.frames, there.frames)
+        assert here.timestamps_s == there.timestamps_s
+        assert (here.fps, here.total_frames, here.native_fps) == (
+            there.fps,
+            there.total_frames,
+            there.native_fps,
+        )
+    pool.probe(path)
+
+
+def test_frames_can_be_written_to_and_outlive_the_pool(make_clip: MakeClip) -> None:
+    with contextlib.closing(DecodePool(QUICK)) as pool:
+        clip = pool.decode(make_clip())
+    clip.frames[0] = 7
+    assert (clip.frames[0] == 7).all()
+
+
+def test_what_is_wrong_with_a_file_comes_back(pool: DecodePool, tmp_path: Path) -> None:
+    path = tmp_path / "text.mp4"
+    path.write_text("no video")
+    for call in (pool.decode, pool.probe):
+        with pytest.raises(ClipError, match=r"cannot decode .*text\.mp4: Invalid data"):
+            call(path)
+    with pytest.raises(ClipError, match="no such file"):
+        pool.decode(tmp_path / "missing.mp4")
+
+
+def test_a_hanging_decoder_is_killed_with_all_it_started(
+    bad_pool: DecodePool, tmp_path: Path
+) -> None:
+    ask(bad_pool, tmp_path / "fine.mp4")  # it is up: the deadline is all that takes time
+    path = tmp_path / "hang.mp4"
+    start = time.monotonic()
+    with pytest.raises(ClipError, match=r"hang\.mp4: no result within decode_timeout_s=1"):
+        ask(bad_pool, path)
+    assert time.monotonic() - start < 5
+    grandchild = int(Path(f"{path}.grandchild").read_text())
+    wait_for(lambda: not is_alive(grandchild))
+    ask(bad_pool, tmp_path / "fine.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("crash.mp4", r"crash\.mp4: its decoder crashed with SIGABRT: free\(\): invalid pointer"),
+        ("quit.mp4", r"quit\.mp4: its decoder ended with exit code 7"),
+        ("memory.mp4", r"memory\.mp4: it needs more than decode_memory_gb"),
+        ("odd.mp4", r"odd\.mp4: ZeroDivisionError\('in a decoder'\)"),
+    ],
+)
+def test_a_decoder_that_fails_costs_its_clip_and_no_other(
+    bad_pool: DecodePool, tmp_path: Path, name: str, words: str
+) -> None:
+    with pytest.raises(ClipError, match=words):
+        ask(bad_pool, tmp_path / name)
+    ask(bad_pool, tmp_path / "fine.mp4")
+
+
+def test_a_helper_that_was_killed_from_outside_gets_another_try(
+    bad_pool: DecodePool, tmp_path: Path
+) -> None:
+    ask(bad_pool, tmp_path / "killed once.mp4", content=b"1")
+    with pytest.raises(
+        ClipError, match=r"killed twice\.mp4: its decoder was ended twice by SIGKILL"
+    ):
+        ask(bad_pool, tmp_path / "killed twice.mp4", content=b"12")
+    ask(bad_pool, tmp_path / "fine.mp4")
+
+
+def test_waiting_for_a_helper_is_not_the_clip_s_time(bad_pool: DecodePool, tmp_path: Path) -> None:
+    ask(bad_pool, tmp_path / "fine.mp4")
+    with ThreadPoolExecutor(3) as threads:
+        hanging = [threads.submit(ask, bad_pool, tmp_path / f"hang{i}.mp4") for i in range(2)]
+        wait_for(lambda: (tmp_path / "hang0.mp4.grandchild").exists())
+        threads.submit(ask, bad_pool, tmp_path / "fine.mp4").result()
+    assert all(isinstance(future.exception(), ClipError) for future in hanging)
+
+
+def test_a_helper_that_cannot_start_is_no_clip_s_fault(tmp_path: Path, make_clip: MakeClip) -> None:
+    script = tmp_path / "helper.py"
+    script.write_text("import no_such_module")
+    pool = DecodePool(QUICK, (sys.executable, str(script)))
+    with pytest.raises(WorkerDied, match="exit code 1: ModuleNotFoundError"):
+        pool.decode(make_clip())
+
+
+def test_threads_share_the_helpers(make_clip: MakeClip) -> None:
+    paths = [make_clip(f"{i}.mp4", frames=8 + i) for i in range(6)]
+    with contextlib.closing(DecodePool(VideoConfig(max_frames=8, decode_workers=2))) as pool:
+        with ThreadPoolExecutor(6) as threads:
+            clips = list(threads.map(pool.decode, paths * 3))
+        assert [clip.total_frames for clip in clips] == [8 + i for i in range(6)] * 3
+        children = Path(f"/proc/self/task/{threading.main_thread().native_id}/children")
+        assert len(find_helpers(os.getpid())) <= 2, children
+
+
+def find_helpers(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            status = (entry / "stat").read_text().rsplit(")")[-1].split()
+            if int(status[1]) == parent and "pool_child" in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "os.kill(os.getpid(), 9)"])
+def test_helpers_die_with_their_parent(make_clip: MakeClip, tmp_path: Path, ending: str) -> None:
+    script = f"""
+        import os, sys, threading, time
+        from pathlib import Path
+        from video.config import VideoConfig
+        from video.pool import DecodePool
+        from tests.video.test_pool import find_helpers
+        pool = DecodePool(VideoConfig(max_frames=8))
+        thread = threading.Thread(target=pool.decode, args=(Path(sys.argv[1]),))
+        thread.start()
+        thread.join()
+        time.sleep(0.2)  # the thread that first asked has ended, and its helper has not
+        sys.stdout.write(str(find_helpers(os.getpid())[0]))
+        sys.stdout.flush()
+        {ending}
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(make_clip())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.isdecimal(), done.stderr
+    wait_for(lambda: not is_alive(int(done.stdout)))
+
+
+def test_a_helper_that_ended_meanwhile_is_replaced(pool: DecodePool, make_clip: MakeClip) -> None:
+    path = make_clip()
+    pool.decode(path)
+    (helper,) = find_helpers(os.getpid())
+    os.kill(helper, signal.SIGKILL)
+    wait_for(lambda: not is_alive(helper))
+    assert len(pool.decode(path).frames) == 8
+
+
+def test_a_helper_imports_nothing_of_the_engines() -> None:
+    heavy = "{'torch', 'transformers', 'ray', 'pydantic', 'decord', 'vllm'}"
+    script = f"import sys, video.pool_child; assert not {heavy} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)

@@ -1,0 +1,150 @@
+"""What a sample's ``video`` names: a file, and perhaps a part or a view of it.
+
+    clip.mp4                        the whole clip
+    clip.mp4#t=3.5,9                from 3.5 s to before 9 s (``#t=3.5`` to its end, ``#t=,9``)
+    clip.mp4#view=blank             another view of it (video/view.py)
+    clip.mp4#t=3.5,9&view=shuffled  both
+
+The times are those of W3C Media Fragments: seconds from the clip's first frame, the end excluded.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from wire.errors import ClipError
+from wire.types import Sample
+
+_KEYS = ("t", "view")
+
+Addressed = TypeVar("Addressed", str, Sample)
+
+
+class View(StrEnum):
+    """What is shown instead of the clip. The name is part of the clip key: a view that comes to
+    show other pixels needs another name."""
+
+    BLANK = "blank"
+    """Grey frames: nothing to see but size and length."""
+    SHUFFLED = "shuffled"
+    """The same frames in another order, which follows from the file's content alone."""
+    REVERSED = "reversed"
+    """The last frame first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Seconds of a clip, counted from its first frame.
+
+    Example:
+        str(Window(3.5, 9.0)) == "3.5,9"
+    """
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    """The first moment that is not shown; None: to the end."""
+
+    def __post_init__(self) -> None:
+        end = math.inf if self.end_s is None else self.end_s
+        if not 0 <= self.start_s < end:
+            raise ValueError(
+                f"a window from {self.start_s:g} s to {end:g} s holds no frame; "
+                "give 0 <= start < end"
+            )
+
+    def __str__(self) -> str:
+        end = "" if self.end_s is None else f",{_number(self.end_s)}"
+        return f"{_number(self.start_s)}{end}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Window":
+        """The inverse of ``str``; also ``,9``. Raises ValueError."""
+        start, comma, end = text.partition(",")
+        if not start and not end:
+            raise ValueError("no time in it; write t=START,END in seconds")
+        return cls(float(start or 0), float(end) if comma else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A file and what is shown of it."""
+
+    path: Path
+    window: Window | None = None
+    view: View | None = None
+
+    def __str__(self) -> str:
+        window = [] if self.window is None else [f"t={self.window}"]
+        view = [] if self.view is None else [f"view={self.view}"]
+        parts = "&".join(window + view)
+        return f"{self.path}#{parts}" if parts else str(self.path)
+
+    @classmethod
+    def parse(cls, address: str | Path) -> "Address":
+        """Take an address apart. A file whose own name is the whole address wins.
+
+        Raises ClipError if the window or the view is none.
+        """
+        whole = Path(address)
+        name, _, fragment = whole.name.rpartition("#")
+        values = dict(part.partition("=")[::2] for part in fragment.split("&"))
+        if not name or not set(values) <= set(_KEYS) or "=" not in fragment or _is_file(whole):
+            return cls(path=whole)
+        if len(values) <= fragment.count("&"):
+            raise ClipError(f"{address} names a part twice; give t= and view= once each")
+        window = _window(address, values["t"]) if "t" in values else None
+        view = _view(address, values["view"]) if "view" in values else None
+        return cls(path=whole.parent / name, window=window, view=view)
+
+
+def split_view(address: str | Path) -> tuple[Path, View | None]:
+    """The file and the view of an address; without a view, the clip is shown as it is.
+
+    Raises ClipError if there is no such view.
+    """
+    parsed = Address.parse(address)
+    return parsed.path, parsed.view
+
+
+def with_view(of: Addressed, view: View | None) -> Addressed:
+    """An address, or a sample with its clip, under another view than it has now; none: as it is.
+
+    Its window stays. Raises ClipError if its present view is unknown.
+    """
+    if isinstance(of, Sample):
+        return replace(of, video=with_view(of.video, view))
+    return str(replace(Address.parse(of), view=view))
+
+
+def _window(address: str | Path, text: str) -> Window:
+    try:
+        return Window.parse(text)
+    except ValueError as error:
+        raise ClipError(
+            f"{address} asks for the time window {text!r}: {error}; "
+            "expected #t=START,END in seconds"
+        ) from error
+
+
+def _view(address: str | Path, name: str) -> View:
+    try:
+        return View(name)
+    except ValueError as error:
+        raise ClipError(
+            f"{address} asks for the view {name!r}; known: {', '.join(View)}; "
+            f"leave view={name} away to see the clip as it is"
+        ) from error
+
+
+def _number(seconds: float) -> str:
+    """As short as it can be and still the same number: 9 for 9.0."""
+    return repr(seconds).removesuffix(".0")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # who reads the file says why it cannot be read
+        return False

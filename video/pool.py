@@ -1,0 +1,272 @@
+"""Decoding in processes that can be killed: a file that hangs or crashes a decoder costs a process.
+
+    decode() -> a free helper -> socket -> helper process (video/pool_child.py) -> video/decode.py
+                                        <- numbers, and a file in memory with the pixels
+
+A helper that is past the clip's deadline is killed with all it has started, one that died is
+replaced, and the caller gets a ClipError with file and reason. Time spent waiting for a free helper
+is not the clip's. Helpers start anew from the Python executable (the engines' processes have
+threads, and must not be forked), import a decoder and nothing of the engines, end when idle, and
+die with the process that they serve.
+"""
+
+import contextlib
+import json
+import math
+import mmap
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video.address import Window
+from video.config import VideoConfig
+from video.decode import DecodedClip
+from video.pool_child import ERROR, MAX_MESSAGE, READY
+from wire.errors import ClipError, WorkerDied
+
+_START_TIMEOUT_S = 120.0
+"""A cold import of the decoder from a network disk takes tens of seconds."""
+_STARTER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from video.pool_child import main
+main()
+"""
+_ROOT = Path(__file__).resolve().parent.parent
+_COMMAND = (sys.executable, "-c", _STARTER, str(_ROOT))
+_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""Signals that no decoder sends to itself: the clip gets another try."""
+
+
+class DecodePool:
+    """At most ``decode_workers`` helpers. Safe to call from several threads."""
+
+    def __init__(self, config: VideoConfig, command: Sequence[str] = _COMMAND) -> None:
+        """Starts nothing yet. ``command``: what a helper is; it gets its socket's number, the
+        parent's id and the memory limit as further arguments."""
+        self._config = config
+        limit = str(int(config.decode_memory_gb * 2**30))
+        # a helper dies with the thread that started it (PR_SET_PDEATHSIG): this one stays
+        starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
+        helpers = [
+            _Helper([*command], limit, starter, config) for _ in range(config.decode_workers)
+        ]
+        self._free: queue.LifoQueue[_Helper] = queue.LifoQueue()
+        for helper in helpers:
+            self._free.put(helper)
+        self._end = weakref.finalize(self, _end_all, helpers, starter)
+
+    def decode(self, path: Path, window: Window | None = None) -> DecodedClip:
+        """See video.decode. Raises ClipError naming the file and the reason."""
+        with self.helper() as helper:
+            return helper.decode(path, window)
+
+    def probe(self, path: Path, window: Window | None = None) -> None:
+        """See video.decode. Raises ClipError naming the file and the reason."""
+        with self.helper() as helper:
+            helper.probe(path, window)
+
+    @contextlib.contextmanager
+    def helper(self) -> "Iterator[_Helper]":
+        """A helper for oneself, started; waits until one is free."""
+        helper = self._free.get()
+        try:
+            helper.start()
+            yield helper
+        finally:
+            self._free.put(helper)
+
+    def close(self) -> None:
+        """Kill all helpers; they would also end with this object."""
+        self._end()
+
+
+def _end_all(helpers: "Sequence[_Helper]", starter: ThreadPoolExecutor) -> None:
+    for helper in helpers:
+        helper.end()
+    starter.shutdown(wait=False)
+
+
+class _Broken(Exception):
+    """The helper gave no usable reply; the message is the reason. Never leaves this module."""
+
+
+class _Ended(Exception):
+    """The helper ended, but not by the clip's fault. Never leaves this module."""
+
+
+class _Helper:
+    """One process, started when it is first needed and again after its death."""
+
+    def __init__(
+        self, command: list[str], limit: str, starter: ThreadPoolExecutor, config: VideoConfig
+    ) -> None:
+        self._command, self._limit, self._starter = command, limit, starter
+        self._timeout_s = config.decode_timeout_s
+        self._spec = config.model_dump(include={"fps", "min_frames", "max_frames"})
+        self._child: _Child | None = None
+
+    def decode(self, path: Path, window: Window | None) -> DecodedClip:
+        """See DecodePool."""
+        reply, files = self._ask("decode", path, window)
+        return _receive(reply, files)
+
+    def probe(self, path: Path, window: Window | None) -> None:
+        """See DecodePool."""
+        self._ask("probe", path, window)
+
+    def start(self) -> None:
+        """Raises WorkerDied if the process does not come up: no clip's fault."""
+        if self._child is not None and self._child.process.poll() is None:
+            return
+        self.end()
+        self._child = child = self._starter.submit(_launch, self._command, self._limit).result()
+        try:
+            ready, _ = child.receive(_START_TIMEOUT_S)
+        except (_Broken, _Ended, TimeoutError) as error:
+            self.end()
+            raise WorkerDied(
+                f"a decoder process did not start: {error}; "
+                "is PyAV installed and is there memory for a process?"
+            ) from error
+        assert ready == READY, "pool_child says this first"
+
+    def end(self) -> None:
+        """Kill the process and all that it has started."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+
+    def _ask(
+        self, what: str, path: Path, window: Window | None
+    ) -> tuple[dict[str, Any], list[int]]:
+        span = None if window is None else [window.start_s, window.end_s]
+        question = {"what": what, "path": str(path), "spec": self._spec, "window": span}
+        message = json.dumps(question).encode()
+        try:
+            try:
+                reply, files = self._exchange(message)
+            except _Ended:
+                reply, files = self._exchange(message)
+        except (_Broken, _Ended) as error:
+            self.end()
+            raise ClipError(f"cannot decode {path}: {error}") from error
+        if ERROR in reply:
+            raise ClipError(reply[ERROR])
+        return reply, files
+
+    def _exchange(self, message: bytes) -> tuple[dict[str, Any], list[int]]:
+        self.start()
+        child = self._child
+        assert child is not None, "start() leaves one or raises"
+        child.send(message)
+        try:
+            return child.receive(self._timeout_s)
+        except TimeoutError as error:
+            raise _Broken(
+                f"no result within decode_timeout_s={self._timeout_s:g}; its decoder was killed"
+            ) from error
+
+
+class _Child:
+    """A running helper process and the line to it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", line: socket.socket, log: int) -> None:
+        self.process, self._line, self._log = process, line, log
+
+    def send(self, message: bytes) -> None:
+        os.ftruncate(self._log, 0)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # receive() says why
+            self._line.send(message)
+
+    def receive(self, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
+        """A message and the files that came with it. Raises TimeoutError, _Broken or _Ended."""
+        self._line.settimeout(timeout_s)
+        try:
+            message, files, _, _ = socket.recv_fds(self._line, MAX_MESSAGE, 1)
+            reply = json.loads(message) if message else None
+        except ConnectionResetError:
+            reply, files = None, []
+        except ValueError as error:
+            raise _Broken("its decoder wrote nonsense, and was killed") from error
+        if not isinstance(reply, dict):
+            raise self._ending()
+        return reply, files
+
+    def kill(self) -> None:
+        """With its process group, of which it is the leader."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: a dead disk
+            self.process.wait(5)
+        self._line.close()
+        os.close(self._log)
+
+    def _ending(self) -> Exception:
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            return _Broken("its decoder closed the line, and was killed")
+        if code == 0:
+            return _Ended("its decoder had been idle")
+        if code > 0:
+            return _Broken(f"its decoder ended with exit code {code}{self._last_words()}")
+        name = signal.Signals(-code).name
+        if -code in _OUTSIDE:
+            return _Ended(f"its decoder was ended twice by {name}; out of memory?")
+        return _Broken(f"its decoder crashed with {name}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        text = os.pread(self._log, 4096, max(0, os.fstat(self._log).st_size - 4096))
+        lines = text.decode(errors="replace").strip().splitlines()
+        return f": {lines[-1][:300]}" if lines else ""
+
+
+def _launch(command: Sequence[str], limit: str) -> _Child:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # appended to and emptied before each clip, so that it neither blocks nor grows
+    log = os.memfd_create("decoder-log")
+    with theirs:
+        errors = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND)
+        try:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(os.getpid()), limit],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        finally:
+            os.close(errors)
+    return _Child(process, ours, log)
+
+
+def _receive(reply: dict[str, Any], files: list[int]) -> DecodedClip:
+    """The pixels stay where the helper put them; the pages are this process's from now on."""
+    shape = tuple(reply["shape"])
+    try:
+        shared = mmap.mmap(files[0], 8 * shape[0] + math.prod(shape))
+    finally:
+        for file in files:
+            os.close(file)
+    times = np.frombuffer(shared, np.float64, shape[0])
+    return DecodedClip(
+        frames=np.frombuffer(shared, np.uint8, offset=times.nbytes).reshape(shape),
+        timestamps_s=tuple(times.tolist()),
+        fps=reply["fps"],
+        total_frames=reply["total_frames"],
+        native_fps=reply["native_fps"],
+    )

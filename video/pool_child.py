@@ -1,0 +1,121 @@
+"""A helper process of video/pool.py: told a file, answers with its frames; ends when idle.
+
+    {"what", "path", "spec", "window"} -> {"shape", "fps", ...} + a file in memory | {"error"}
+
+The file holds the times (float64 [T]) and then the pixels (uint8 [T, H, W, 3]); it has no name, so
+nothing is left behind. Imports neither torch nor pydantic, so that it starts in a moment.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from video.address import Window
+from video.decode import DecodedClip, decode, probe
+from video.sampling import FrameSpec
+from wire.errors import ClipError
+
+ERROR = "error"
+READY = {"ready": True}
+MAX_MESSAGE = 64 * 1024
+_MAX_REASON = 2000
+_IDLE_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+Question = Mapping[str, Any]
+Act = Callable[[Question], DecodedClip | None]
+
+
+def main() -> None:
+    """Arguments, the last three: number of the socket, id of the parent, memory limit in bytes."""
+    serve(act)
+
+
+def serve(act: Act) -> None:
+    """Answer until the other side is gone, or there was nothing to do for a minute."""
+    number, parent, limit = map(int, sys.argv[-3:])
+    _confine(parent, limit)
+    line = socket.socket(fileno=number)
+    line.send(json.dumps(READY).encode())
+    line.settimeout(_IDLE_S)
+    while question := _next(line):
+        if not _answer(line, json.loads(question), act):
+            break
+    os._exit(0)
+
+
+def act(question: Question) -> DecodedClip | None:
+    """Raises ClipError."""
+    window = None if question["window"] is None else Window(*question["window"])
+    if question["what"] == "probe":
+        probe(question["path"], window)
+        return None
+    return decode(question["path"], FrameSpec(**question["spec"]), window)
+
+
+def _confine(parent: int, limit: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _next(line: socket.socket) -> bytes:
+    try:
+        return line.recv(MAX_MESSAGE)
+    except (TimeoutError, ConnectionResetError):
+        return b""
+
+
+def _answer(line: socket.socket, question: Question, act: Act) -> bool:
+    """False if this process should be replaced."""
+    try:
+        clip = act(question)
+    except ClipError as error:
+        return _refuse(line, str(error))
+    except MemoryError:
+        _refuse(line, f"cannot decode {question['path']}: it needs more than decode_memory_gb")
+        return False
+    except Exception as error:  # noqa: BLE001  whatever a file brings out in a decoder
+        return _refuse(line, f"cannot decode {question['path']}: {error!r}")
+    if clip is None:
+        line.send(b"{}")
+        return True
+    described = {
+        "shape": clip.frames.shape,
+        "fps": clip.fps,
+        "total_frames": clip.total_frames,
+        "native_fps": clip.native_fps,
+    }
+    file = _in_memory(clip)
+    try:
+        socket.send_fds(line, [json.dumps(described).encode()], [file])
+    finally:
+        os.close(file)
+    return True
+
+
+def _refuse(line: socket.socket, reason: str) -> bool:
+    line.send(json.dumps({ERROR: reason[:_MAX_REASON]}).encode())
+    return True
+
+
+def _in_memory(clip: DecodedClip) -> int:
+    times = np.asarray(clip.timestamps_s, np.float64)
+    file = os.memfd_create(Path(__file__).stem)
+    os.ftruncate(file, times.nbytes + clip.frames.nbytes)
+    with mmap.mmap(file, times.nbytes + clip.frames.nbytes) as shared:
+        shared[: times.nbytes] = times.tobytes()
+        np.frombuffer(shared, np.uint8, offset=times.nbytes)[:] = clip.frames.reshape(-1)
+    return file
