@@ -1,15 +1,11 @@
-"""What ``--resume`` takes up, said before anything starts; and the command that resumes.
+"""What ``--resume`` takes up, said before anything starts.
 
 run.json, done.json, checkpoints, archive -> lines for the person
 """
 
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from cluster.commands.base import GO_ON
 from cluster.config import RunConfig
 from cluster.grpo import FIRST_STEP
 from cluster.run_dir import RunDir
@@ -31,16 +27,6 @@ def resume_lines(config: RunConfig, run_dir: RunDir, work: Sequence[str]) -> Ite
     if run_dir.changes:
         changed = (f"{c.name} = {c.now!r} (was {c.before!r})" for c in run_dir.changes)
         yield "changed settings: " + ", ".join(changed)
-
-
-def resume_command(typed: Sequence[str], *, started: bool = True) -> str:
-    """What was typed, so that it goes on with the run; ``started``: there is one to go on with."""
-    words = [word for word in typed if word not in ("--overwrite", "--resume")]
-    if typed and typed[0] not in GO_ON and started:
-        words.append("--resume")
-    program = Path(sys.argv[0])
-    start = ["python", "-m", "cluster.cli"] if program.suffix == ".py" else [sys.argv[0]]
-    return shlex.join([*start, *words])
 
 
 def _with_accuracy(run_dir: RunDir, name: str) -> str:

@@ -1,8 +1,9 @@
 """What the commands share: their arguments, and how they speak."""
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,22 @@ def run_path(options: argparse.Namespace) -> Path:
     return given or Path("runs") / options.recipe.stem
 
 
+def resume_command(typed: Sequence[str], *, started: bool = True) -> str:
+    """What was typed, so that it goes on with the run; ``started``: there is one to go on with."""
+    words = [word for word in typed if word not in ("--overwrite", "--resume")]
+    if typed and typed[0] not in GO_ON and started:
+        words.append("--resume")
+    program = Path(sys.argv[0])
+    start = ["python", "-m", "cluster.cli"] if program.suffix == ".py" else [sys.argv[0]]
+    return shlex.join([*start, *words])
+
+
 def interrupted(options: argparse.Namespace) -> str:
     """What to say after an interrupt: the command that goes on."""
     if options.command in GO_ON:
-        from cluster.resume import resume_command
-
         return f"interrupted; go on from what is done with: {resume_command(options.typed)}"
     if "recipe" not in options or "run_dir" not in options:
         return "interrupted"
-    from cluster.resume import resume_command
-
     started = (run_path(options) / "archive").exists()
     command = resume_command(options.typed, started=started)
     if started:

@@ -34,7 +34,7 @@ def _import(options: argparse.Namespace) -> None:
     values["sources"] = tuple(options.sources)
     values["split"] = Split(options.split) if options.split else None
     values["divide"] = Split(options.divide) if options.divide else None
-    values["ratio"] = parse_ratio(options.ratio) if options.ratio else None
+    values["ratio"] = parse_ratio(options.ratio) if options.ratio is not None else None
     values["columns"] = _columns(options.columns)
     _refuse_lone(options)
     sys.stdout.write(f"{import_records(ImportOptions(**values), _progress)}\n")
@@ -42,7 +42,7 @@ def _import(options: argparse.Namespace) -> None:
 
 def _refuse_lone(options: argparse.Namespace) -> None:
     for name in ("divide", "group_by"):
-        if getattr(options, name) and not options.ratio:
+        if getattr(options, name) is not None and options.ratio is None:
             flag = name.replace("_", "-")
             raise ConfigError(
                 f"--{flag} says how --ratio divides, and none is given; give --ratio "

@@ -26,9 +26,20 @@ def _init(options: argparse.Namespace) -> None:
     folder = Path(options.model)
     context = read_context(folder) if (folder / "config.json").is_file() else None
     text = starter_recipe(counts, options.manifest, recipe, options.model, num_gpus, context)
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(text, encoding="utf-8")
+    try:
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {recipe}: {error.strerror}; give a place that you may write to"
+        ) from error
     say(f"wrote {recipe}; define its labels, then: deepintuit check {recipe}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of GPUs from 0")
+    return int(text)
 
 
 def add(commands: Any) -> None:
@@ -38,5 +49,7 @@ def add(commands: Any) -> None:
     command.add_argument("manifest", type=Path, help="as `import` writes it")
     command.add_argument("recipe", type=Path, help="the .toml to write")
     command.add_argument("--model", required=True, help="a directory in Hugging Face format")
-    command.add_argument("--num-gpus", type=int, metavar="N", help="default: those of this machine")
+    command.add_argument(
+        "--num-gpus", type=_count, metavar="N", help="default: those of this machine"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace the recipe")

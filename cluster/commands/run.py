@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from cluster.commands.base import add_run_command, run_path, say
+from cluster.commands.base import add_run_command, resume_command, run_path, say
 
 STAGES = {
     "coldstart": ("coldstart",),
@@ -29,7 +29,7 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.at_work import State, at_work
     from cluster.interrupts import run_interruptibly
     from cluster.report.write import report_at_end
-    from cluster.resume import resume_command, resume_lines
+    from cluster.resume import resume_lines
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
     from cluster.table import print_summary

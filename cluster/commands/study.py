@@ -5,7 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, add_recipe, add_run_command, run_path, say
+from cluster.commands.base import (
+    add_command,
+    add_recipe,
+    add_run_command,
+    resume_command,
+    run_path,
+    say,
+)
 from wire.errors import ConfigError
 
 _CONTROLS = "control arms beside the stages of a finished run; those that have finished are skipped"
@@ -41,7 +48,6 @@ def _controls(options: argparse.Namespace) -> None:
     from cluster.controls import run_controls
     from cluster.interrupts import run_interruptibly
     from cluster.report.write import report_at_end
-    from cluster.resume import resume_command
     from cluster.run_dir import RunDir
     from cluster.table import print_summary
 

@@ -62,14 +62,15 @@ def csv_rows(path: Path, headers: Iterable[str] = ()) -> list[tuple[str, Row]]:
 
 def _cells(path: Path, text: str) -> Iterator[tuple[str, list[str]]]:
     """(place, cells) of each line that is not empty."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    lines = text.split("\n")  # not splitlines: a cell may hold other separators of lines
+    first = next((line for line in lines if line.strip()), "")
     delimiter = next((mark for mark in _DELIMITERS if mark in first), None)
     if delimiter is None:
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield f"{path.name} line {number}", _split_line(line.strip())
         return
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader([f"{line}\n" for line in lines], delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             if any(map(str.strip, cells)):

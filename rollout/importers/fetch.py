@@ -9,10 +9,11 @@ with the size the file still has is not fetched again.
 import hashlib
 import json
 import os
+import queue
 import re
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +49,7 @@ class MediaStore:
         self.folder = folder
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._ended = False
         self._sizes: dict[str, int] | None = None
 
     def fetch(self, url: str, again: bool = False) -> Path:
@@ -78,23 +80,47 @@ class MediaStore:
         wanted = list(dict.fromkeys(urls))
         made: dict[str, Path] = {}
         faults: dict[str, str] = {}
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
-            tasks = {pool.submit(self.fetch, url): url for url in wanted}
-            try:
-                for count, task in enumerate(as_completed(tasks), start=1):
-                    url = tasks[task]
-                    try:
-                        made[url] = task.result()
-                    except FileNotFoundError:
-                        faults[url] = f"{url} does not exist"
-                    except DataError as error:
-                        faults[url] = str(error)
-                    if progress:
-                        progress(count, len(wanted))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for count, (url, outcome) in enumerate(self._each(wanted), start=1):
+            if isinstance(outcome, Path):
+                made[url] = outcome
+            elif isinstance(outcome, FileNotFoundError):
+                faults[url] = f"{url} does not exist"
+            elif isinstance(outcome, DataError):
+                faults[url] = str(outcome)
+            else:
+                raise outcome
+            if progress:
+                progress(count, len(wanted))
         return made, faults
+
+    def _each(self, urls: Iterable[str]) -> Iterator[tuple[str, Path | Exception]]:
+        """URLs and what came of them, as they end. The threads are daemons: an interrupt waits for
+        no place that is silent, and its half files are removed."""
+        todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[str, Path | Exception]] = queue.SimpleQueue()
+        wanted = list(urls)
+        for url in wanted:
+            todo.put(url)
+
+        def work() -> None:
+            while not (self._ended or todo.empty()):
+                with suppress(queue.Empty):
+                    url = todo.get_nowait()
+                    try:
+                        done.put((url, self.fetch(url)))
+                    except Exception as error:  # noqa: BLE001  (raised again by who asked)
+                        done.put((url, error))
+
+        for number in range(min(_THREADS, len(wanted))):
+            threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
+        try:
+            for _ in wanted:
+                yield done.get()
+        except BaseException:
+            self._ended = True
+            for partial in self.folder.glob(f"*.{os.getpid()}.part"):
+                partial.unlink(missing_ok=True)
+            raise
 
     def keep(self, data: bytes, name: str) -> Path:
         """A file of these bytes, named by them. ``name``: for its suffix."""
@@ -156,7 +182,7 @@ class MediaStore:
             except PermissionError as error:
                 raise DataError(_reason(url, error, self._timeout_s)) from error
             except _failures() as error:
-                if not left:
+                if not left or self._ended:
                     raise DataError(_reason(url, error, self._timeout_s)) from error
         raise AssertionError("the last try returns or raises")
 

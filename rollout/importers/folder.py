@@ -13,6 +13,7 @@ from rollout.importers.rows import is_video, label_in, split_named
 from wire.errors import DataError
 
 NO_CLASS = "files left out: they are in no class's folder"
+NO_TEXT = "files left out: their names are not UTF-8"
 NO_VIDEO = "files left out: they are no videos by their suffix"
 
 _LABELLED = 2  # folders above a clip in SPLIT/CLASS
@@ -40,7 +41,9 @@ def read_folders(content: Content) -> Iterator[Record | LeftOut]:
         )
     for name in content.files:
         path = PurePosixPath(name)
-        if is_video(name):
+        if not _is_text(name):
+            yield LeftOut(id=ascii(name), reason=NO_TEXT)
+        elif is_video(name):
             yield _record(content, path, bool(splits))
         else:
             yield LeftOut(id=name, reason=NO_VIDEO)
@@ -57,3 +60,12 @@ def _record(content: Content, path: PurePosixPath, has_splits: bool) -> Record |
         split=split_named(folders[0]) if has_splits else None,
         label=label_in(folders[1 if has_splits else 0], str(path)),
     )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can stand in a manifest: the system allows any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

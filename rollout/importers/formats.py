@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rollout.importers import answers, deepintuit, folder, kinetics, rbft, ssv2, table
 from rollout.importers.content import Content
 from rollout.importers.record import LeftOut, Record
-from rollout.importers.rows import Row
+from rollout.importers.rows import Row, is_video
 from rollout.manifest import raise_if_any
 from wire.errors import ConfigError, DataError
 
@@ -69,6 +69,12 @@ def recognise(content: Content) -> str:
     if found:
         told = " or ".join(f"{name} ({FORMATS[name].words})" for name in found)
         raise ConfigError(f"{content.name} can be {told}; say which with --format")
+    if videos := [name for name in content.files if is_video(name)]:
+        raise ConfigError(
+            f"{content.name} has videos, {len(videos)} of them, but not in the folders of two classes or "
+            f"more, such as {content.name}/CLASS/clip.mp4; give a folder per class, or a table of "
+            "videos and labels with --media-root"
+        )
     seen = (
         f"columns {', '.join(content.columns)}" if content.rows else f"{len(content.files)} files"
     )

@@ -30,7 +30,7 @@ from rollout.importers.record import LeftOut, Record
 from rollout.importers.reply import speaks_of_hint
 from rollout.importers.report import Report, Tally
 from rollout.importers.split import divide, link
-from rollout.importers.write import write_labels, write_manifest
+from rollout.importers.write import write_import
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
 from wire.types import Split
@@ -122,9 +122,7 @@ def import_records(options: ImportOptions, progress: Progress | None = None) -> 
         files = videos.convert(clips, files, out, options.fps, options.skip_missing, tally)
         _refuse_empty(clips, tally)
         rows = [_row(clip, splits[key], files[key], options) for key, clip in clips.items()]
-        write_manifest(options.manifest, rows)
-        if options.labels_out:
-            write_labels(options.labels_out, labels)
+        write_import(options.manifest, rows, options.labels_out, labels)
     return _report(rows, labels, recognised, options, tally)
 
 
@@ -133,6 +131,10 @@ def _refuse_existing(options: ImportOptions) -> None:
         raise ConfigError(
             f"the manifest {options.manifest} must end in .jsonl or .parquet; it is the last path "
             "given, after all sources"
+        )
+    if options.labels_out and options.labels_out.resolve() == options.manifest.resolve():
+        raise ConfigError(
+            f"--labels-out {options.labels_out} is the manifest, too; give it a file of its own"
         )
     for path in (options.manifest, options.labels_out):
         if path and path.is_dir():
@@ -183,9 +185,11 @@ def _refuse_output(address: str, options: ImportOptions) -> None:
 
 def _split_and_address(argument: str) -> tuple[Split | None, str]:
     name, equals, address = argument.partition("=")
-    if equals and name in list(Split):
-        return Split(name), address
-    return None, argument
+    split = Split(name) if equals and name in list(Split) else None
+    address = address if split else argument
+    if not address.strip():
+        raise ConfigError(f"the source {argument!r} is empty; give the path of a file or folder")
+    return split, address
 
 
 def _settled(record: Record, source: Source, options: ImportOptions) -> Record:
@@ -247,7 +251,7 @@ def _groups(
 ) -> dict[str, str]:
     """Clip id -> what must stay together: clips of one file, and of one value of a column."""
     ties = [{name: places[name] for name in clips}]
-    if options.group_by:
+    if options.group_by is not None:
         ties.append({name: _group(clip, options.group_by) for name, clip in clips.items()})
     return link(clips, ties)
 
@@ -323,6 +327,11 @@ def _writable() -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot write {error.filename}: {error.strerror}; give another place to write to"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text {ascii(error.object)[:60]} holds half a character (a lone surrogate), which "
+            "no manifest can; mend it in the source"
         ) from error
 
 

@@ -1,11 +1,14 @@
 """JSON files of other people: a list of objects, or one object a line."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rollout.importers.rows import Row
+from rollout.importers.rows import Row, is_video
 from wire.errors import DataError
+
+_GZIP = b"\x1f\x8b"
 
 
 def load(path: Path) -> Any:
@@ -13,11 +16,25 @@ def load(path: Path) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply; expected a list of records") from error
     except ValueError as whole:
+        lines = [line.strip() for line in text.split("\n")]
+        return _values(path, lines, whole)
+
+
+def _values(path: Path, lines: Sequence[str], whole: ValueError) -> list[Any]:
+    """Of JSON Lines; ``whole``: why the text is no single value, said if its first line is none."""
+    found = []
+    for number, line in enumerate(lines, start=1):
         try:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
-            raise DataError(f"{path} is not valid JSON: {whole}") from whole
+            found += [json.loads(line)] if line else []
+        except (ValueError, RecursionError) as error:
+            told = f"line {number}: {error}" if found else str(whole)
+            raise DataError(
+                f"{path} is not valid JSON: {told}; mend it, or leave that line out"
+            ) from error
+    return found
 
 
 def read_text(path: Path) -> str:
@@ -29,7 +46,15 @@ def read_text(path: Path) -> str:
             f"cannot read {path}: {error.strerror}; give the path of a file or folder"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+        raise DataError(f"{path} is not UTF-8 text: {error}; {_remedy(path)}") from error
+
+
+def _remedy(path: Path) -> str:
+    if is_video(path.name):
+        return "it is a video; give the folder above its class"
+    with path.open("rb") as file:
+        is_packed = file.read(len(_GZIP)) == _GZIP
+    return "it is compressed; unpack it with gunzip" if is_packed else "save it as UTF-8"
 
 
 def json_rows(path: Path) -> list[tuple[str, Row]]:

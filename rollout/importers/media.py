@@ -68,6 +68,9 @@ def find_video(written: str, root: Root) -> str | None:
     """
     if is_remote(written):
         return written
+    literal = Path(local_path(written))
+    if literal.is_absolute() and "\\" in written and _is_file(literal):
+        return str(literal)  # a backslash is part of a name here
     whole = PurePosixPath(local_path(written).replace("\\", "/"))
     if whole.is_absolute():
         for option in _options(whole):

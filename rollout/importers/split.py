@@ -29,7 +29,9 @@ def parse_ratio(text: str) -> dict[Split, float]:
                 f"--ratio got {part.strip()!r}, expected such as {_EXAMPLE} with splits {known}"
             ) from error
         if not 0 < share <= 1 or split in shares:
-            raise ConfigError(f"--ratio got {text!r}; give each split once, a share above 0")
+            raise ConfigError(
+                f"--ratio got {text!r}; give each split once, a share above 0 and at most 1"
+            )
         shares[split] = share
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ConfigError(f"--ratio {text} sums to {sum(shares.values()):g}, expected 1")

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +11,41 @@ from wire.errors import DataError
 from wire.labels import LabelSet
 
 
-def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as Parquet or JSON lines, by suffix.
+def write_import(
+    manifest: Path,
+    rows: Sequence[Mapping[str, Any]],
+    labels_out: Path | None,
+    labels: LabelSet,
+) -> None:
+    """Write the rows as Parquet or JSON lines, by suffix, and the labels if asked for.
 
-    Raises DataError if a column's values are of several types, which Parquet cannot hold.
+    Both or neither. Raises DataError if a column's values are of several types, which Parquet
+    cannot hold.
     """
-    if path.suffix == ".parquet":
-        _write_whole(path, lambda partial: _write_parquet(partial, rows))
-    else:
-        _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    with ExitStack() as both:
+        if manifest.suffix == ".parquet":
+            both.enter_context(_whole(manifest, lambda partial: _write_parquet(partial, rows)))
+        else:
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            both.enter_context(_whole(manifest, lambda partial: _write_text(partial, text)))
+        if labels_out:
+            lines = labels_toml(labels)
+            both.enter_context(_whole(labels_out, lambda partial: _write_text(partial, lines)))
 
 
-def write_labels(path: Path, labels: LabelSet) -> None:
-    """Write ``[[labels]]`` tables, in the order of the label indices, to be pasted in a recipe."""
+def labels_toml(labels: LabelSet) -> str:
+    """``[[labels]]`` tables, in the order of the label indices, to be pasted in a recipe."""
     ordered = sorted(labels.labels, key=lambda label: label.name)
-    tables = [
+    return "".join(
         f"[[labels]]\nname = {_toml(label.name)}\ndefinition = {_toml(label.definition)}\n"
         for label in ordered
-    ]
-    _write(path, "".join(tables))
+    )
 
 
-def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {}
     for name in names:
@@ -52,18 +62,20 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def _write(path: Path, text: str) -> None:
-    _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8", newline=""))
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """``write`` beside the place, and move there what is whole and on disk."""
+@contextmanager
+def _whole(path: Path, write: Callable[[Path], object]) -> Iterator[None]:
+    """``write`` beside the place; at the end without an error, move there what is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         write(partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        yield
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

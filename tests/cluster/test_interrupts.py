@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.commands.base import interrupted
-from cluster.resume import resume_command
+from cluster.commands.base import interrupted, resume_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,3 +188,12 @@ def test_before_a_run_has_started_the_same_command_starts_it(
     )
     assert interrupted(options).endswith("start again with: deepintuit run a.toml")
     assert interrupted(argparse.Namespace(command="ls")) == "interrupted"
+
+
+def test_the_last_words_import_nothing_heavy() -> None:
+    script = (
+        "import argparse, sys; from cluster.commands.base import interrupted; "
+        "interrupted(argparse.Namespace(command='import', typed=['import', 'a', 'b.jsonl'])); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

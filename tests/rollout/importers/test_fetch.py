@@ -2,7 +2,10 @@
 
 import http.server
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -272,3 +275,25 @@ def test_a_videofolder_in_a_bucket_is_read_by_its_metadata(
 def test_a_bucket_that_is_not_there_is_told(workspace: Workspace, bucket: str) -> None:
     with pytest.raises(DataError, match=r"s3://nowhere/t\.csv: nothing is there"):
         workspace.read("s3://nowhere/t.csv", split=Split.TRAIN)
+
+
+def test_an_interrupt_waits_for_no_silent_place(workspace: Workspace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        source = workspace.write_text("t.csv", f"path,label\n{url}/a.mp4,x\n{url}/b.mp4,y\n")
+        typed = ["import", source, str(workspace.manifest), "--split", "train"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", *typed], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGTERM)
+                _, said = process.communicate(timeout=30)  # it would wait 3 x 60 s for an answer
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said.startswith("interrupted; go on from what is done with:")
+    assert list(workspace.folder.rglob("*.part")) == []
+    assert not workspace.manifest.exists()

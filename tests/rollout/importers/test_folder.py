@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from rollout.importers.folder import NO_CLASS, NO_VIDEO
+from rollout.importers.folder import NO_CLASS, NO_TEXT, NO_VIDEO
 from tests.rollout.importers.builders import Workspace
 from wire.errors import ConfigError, DataError
 from wire.types import Split
@@ -83,7 +84,7 @@ def test_a_linked_class_is_followed_and_a_circle_is_not(workspace: Workspace) ->
     [
         ([], "holds no records"),
         (["a/1.txt"], "is in no known format: it has 1 files"),
-        (["a/1.mp4"], "is in no known format"),
+        (["a/1.mp4"], "but not in the folders of two classes"),
     ],
 )
 def test_a_folder_that_is_none_is_named(workspace: Workspace, names: list[str], words: str) -> None:
@@ -91,3 +92,28 @@ def test_a_folder_that_is_none_is_named(workspace: Workspace, names: list[str], 
     workspace.files(*(f"d/{name}" for name in names))
     with pytest.raises((DataError, ConfigError), match=words):
         workspace.read(str(workspace.folder / "d"), split=Split.TRAIN)
+
+
+@pytest.mark.parametrize("names", [("d/cat/1.mp4", "d/cat/2.mp4"), ("d/1.mp4", "d/2.mp4")])
+def test_videos_without_two_classes_are_told_what_a_folder_per_class_is(
+    workspace: Workspace, names: tuple[str, ...]
+) -> None:
+    workspace.files(*names)
+    with pytest.raises(
+        ConfigError, match="videos, 2 of them, but not in the folders of two classes"
+    ):
+        workspace.read(str(workspace.folder / "d"), ratio=RATIO)
+
+
+def test_a_backslash_is_part_of_a_files_name(workspace: Workspace) -> None:
+    workspace.files("d/a/x\\y.mp4", "d/b/x.mp4")
+    workspace.read(str(workspace.folder / "d"), split=Split.TRAIN)
+    assert Path(workspace.rows["a/x\\y"]["video"]) == workspace.folder / "d/a/x\\y.mp4"
+
+
+def test_a_name_that_is_no_text_is_left_out_and_told(workspace: Workspace) -> None:
+    workspace.files("d/a/x.mp4", "d/b/x.mp4")
+    Path(os.fsdecode(bytes(workspace.folder / "d/b") + b"/\xff.mp4")).write_bytes(b"video")
+    report = workspace.read(str(workspace.folder / "d"), split=Split.TRAIN)
+    assert report.tally.examples == {NO_TEXT: ["'b/\\udcff.mp4'"]}
+    assert len(workspace.rows) == 2

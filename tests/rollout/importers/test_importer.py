@@ -1,3 +1,4 @@
+import gzip
 import json
 import tomllib
 import zipfile
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rollout.importers.importer import ImportOptions, import_records
 from rollout.importers.join import CONTRADICTED
 from rollout.importers.videos import BROKEN_ZIP, MISSING
-from rollout.importers.write import write_labels
+from rollout.importers.write import labels_toml
 from rollout.manifest import check_clips, read_manifest
 from tests.rollout.importers.builders import Workspace, deepintuit_row, rbft_row
 from video.config import VideoConfig
@@ -261,15 +262,10 @@ any_text = st.text(st.characters(codec="utf-8"), max_size=20)
 @settings(deadline=None)
 @given(any_text, any_text)
 def test_any_definition_survives_toml(first: str, second: str) -> None:
-    import tempfile
-
     labels = LabelSet(
         labels=(Label(name='b "x"\\', definition=first), Label(name="a", definition=second))
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "labels.toml"
-        write_labels(path, labels)
-        found = tomllib.loads(path.read_bytes().decode())["labels"]
+    found = tomllib.loads(labels_toml(labels))["labels"]
     assert found == [
         {"name": "a", "definition": second},
         {"name": 'b "x"\\', "definition": first},
@@ -385,3 +381,67 @@ def test_a_place_that_cannot_be_written_is_named(workspace: Workspace) -> None:
     source = f"train={workspace.write('a.json', make_rows(1, 2))}"
     with pytest.raises(DataError, match=r"cannot write .*file.*give another place"):
         workspace.run(source, format="rbft", manifest=workspace.folder / "file" / "m.jsonl")
+
+
+def test_the_labels_file_is_never_the_manifest(workspace: Workspace) -> None:
+    source = f"train={workspace.write('a.json', make_rows(1, 2))}"
+    with pytest.raises(ConfigError, match="is the manifest, too; give it a file of its own"):
+        workspace.run(source, format="rbft", labels_out=workspace.manifest)
+    assert not workspace.manifest.exists()
+
+
+def test_no_manifest_is_written_where_the_labels_cannot_be(workspace: Workspace) -> None:
+    (workspace.folder / "file").write_text("x")
+    source = f"train={workspace.write('a.json', make_rows(1, 2))}"
+    with pytest.raises(DataError, match="cannot write"):
+        workspace.run(source, format="rbft", labels_out=workspace.folder / "file" / "l.toml")
+    assert list(workspace.manifest.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["", "train=", " "])
+def test_an_empty_source_is_not_the_working_directory(workspace: Workspace, source: str) -> None:
+    with pytest.raises(ConfigError, match="is empty; give the path"):
+        workspace.read(source, split=Split.TRAIN)
+
+
+def test_half_a_character_in_an_id_is_the_sources_fault(workspace: Workspace) -> None:
+    rows = [{"id": f"{n}\udcff", "path": f"clips/garden_000{n}.mp4", "label": n} for n in (1, 2)]
+    with pytest.raises(DataError, match="half a character"):
+        workspace.read(workspace.write("a.json", rows), ratio={Split.TRAIN: 1.0})
+
+
+def test_json_lines_may_hold_other_separators_of_lines(workspace: Workspace) -> None:
+    rows = [
+        {"path": f"clips/garden_000{n}.mp4", "label": f"l{n}", "note": "a\u2028b"} for n in (1, 2)
+    ]
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    workspace.read(workspace.write_text("a.jsonl", text), split=Split.TRAIN)
+    assert [row["note"] for row in workspace.rows.values()] == ["a\u2028b"] * 2
+
+
+def test_a_broken_line_of_json_lines_is_named(workspace: Workspace) -> None:
+    source = workspace.write_text("a.jsonl", '{"path": "a.mp4", "label": "x"}\n{"path": "b.m')
+    with pytest.raises(DataError, match=r"a\.jsonl is not valid JSON: line 2: Unterminated"):
+        workspace.read(source, split=Split.TRAIN)
+
+
+def test_json_nested_without_end_is_named(workspace: Workspace) -> None:
+    with pytest.raises(DataError, match="nested too deeply"):
+        workspace.read(workspace.write_text("a.json", "[" * 100_000), split=Split.TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "remedy"),
+    [
+        ("a.csv.gz", gzip.compress(b"path,label\n"), "unpack it with gunzip"),
+        ("a.csv", b"path,label\na.mp4,\xe9\n", "save it as UTF-8"),
+        ("a.mp4", b"\x00\xff", "it is a video; give the folder"),
+    ],
+)
+def test_what_is_no_text_is_told_with_its_remedy(
+    workspace: Workspace, name: str, data: bytes, remedy: str
+) -> None:
+    path = workspace.folder / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=remedy):
+        workspace.read(str(path), split=Split.TRAIN)

@@ -302,3 +302,9 @@ def test_an_import_of_a_manifest_is_that_manifest(workspace: Workspace) -> None:
     assert [[row[k] for k in same] for row in after] == [
         [row[k] for k in same] for row in before.values()
     ]
+
+
+def test_a_cell_may_hold_other_separators_of_lines(workspace: Workspace) -> None:
+    text = "path,label,note\nclips/garden_0001.mp4,x,a\u2028b\nclips/garden_0002.mp4,y,c\n"
+    workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN)
+    assert [row["note"] for row in workspace.rows.values()] == ["a\u2028b", "c"]
