@@ -23,7 +23,7 @@ from cluster.run import finish_all, model_after
 from cluster.run_dir import RunDir
 from cluster.session import Session, bring_model, open_session
 from cluster.work import Act, Work, run_work
-from video.view import View
+from video.address import View
 from wire.errors import ConfigError, DataError
 from wire.types import Sample, Split
 
