@@ -21,9 +21,6 @@ from wire.errors import ConfigError
 
 ROOT = docs_pages.ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMING = {"check", "doctor", "report"}
-"""Commands that the pages name and that may not be there yet."""
-COMING_PAGES = {"data.md", "report.md", "video.md"}
 
 
 def test_the_pages_that_code_writes_are_up_to_date():
@@ -131,8 +128,6 @@ def test_every_relative_link_leads_somewhere(page: Path):
 def _leads(page: Path, target: str) -> bool:
     name, _, anchor = target.partition("#")
     file = page.parent / name if name else page
-    if file.name in COMING_PAGES and not file.exists():
-        return True
     return file.exists() and (not anchor or anchor in _anchors(file))
 
 
@@ -162,7 +157,7 @@ def test_every_command_and_flag_that_a_page_names_is_there(page: Path):
 def _unknown(command: str) -> list[str]:
     name, *rest = shlex.split(command.replace("...", ""))
     known = _subcommands()
-    if name.startswith("-") or (name in COMING and name not in known):
+    if name.startswith("-"):
         return []
     if name not in known:
         return [name]

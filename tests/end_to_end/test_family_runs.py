@@ -76,7 +76,7 @@ def test_each_stage_moves_the_language_model_and_not_the_frozen_tower(finished: 
     for before, after in itertools.pairwise(weights):
         assert before.keys() == after.keys()
         changed = {name for name in before if not before[name].equal(after[name])}
-        assert any("language_model.layers" in name for name in changed)
+        assert any(".layers." in name for name in changed)  # Qwen2-VL is saved under older names
         assert not [name for name in changed if "visual" in name]
 
 

@@ -309,3 +309,10 @@ def test_placeholders_of_the_other_families_are_counted_too(
         clip = processor.process(make_decoded(frames), CONFIG, clip_key="k")
         spared = processor.num_placeholders(frames, 56, 84, CONFIG) - len(clip.placeholder_ids)
         assert 0 <= spared <= slack * frames // 2
+
+
+def test_a_total_of_pixels_bounds_qwen3s_frames_too(processor_dirs: dict[str, Path]) -> None:
+    processor = ClipProcessor(processor_dirs["qwen3_vl"])
+    config = VideoConfig(max_frames=8, min_pixels=1, total_pixels=6 * 28 * 28)
+    assert processor.process(make_decoded(), config, clip_key="k").grid_thw == (4, 2, 2)
+    assert processor.process(make_decoded(frames=2), config, clip_key="k").grid_thw == (1, 4, 6)

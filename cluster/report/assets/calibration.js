@@ -16,7 +16,7 @@ export function calibration(data) {
   show();
   return section("calibration", "Calibration",
     "Is an answer of 90% confidence right nine times in ten? Of a written answer, confidence is the probability of its tokens; of a verdict, that of the label.",
-    el("div", { class: "grid squares" }, main.map((arm) => card(stageTitle(arm.name), scores(arm), diagram(arm))), coverage(main),
+    el("div", { class: "grid squares" }, main.map((arm) => card(stageTitle(arm.name), scores(arm), diagram(arm))), coverage(main, rest.length === 0),
       rest.length > 0 && card("Control arm", select, extra)));
 }
 
@@ -37,10 +37,10 @@ function diagram(arm) {
   const points = [];
   for (const bin of arm.reliability) {
     const text = `confidence ${share(bin.confidence)}: ${share(bin.accuracy)} right of ${count(bin.count)}`;
-    const tall = Math.max(1.5, (bin.count / most) * (strip - 12));
+    const tall = Math.max(1.5, (bin.count / most) * (strip - 16));
     parts.push(svg("line", { x1: x(bin.confidence), x2: x(bin.confidence), y1: y(bin.confidence), y2: y(bin.accuracy), class: "gap" }),
       svg("rect", { x: x(bin.confidence) - 5, y: base + strip - tall, width: 10, height: tall, class: "counts" }, svg("title", {}, text)));
-    if (bin.count === most) parts.push(svg("text", { x: x(bin.confidence) - 9, y: base + strip - tall + 10, class: "tick", "text-anchor": "end" }, count(bin.count)));
+    if (bin.count === most) parts.push(svg("text", { x: x(bin.confidence), y: base + strip - tall - 3, class: "tick", "text-anchor": "middle" }, count(bin.count)));
     points.push(svg("circle", { cx: x(bin.confidence), cy: y(bin.accuracy), r: 3 + 5 * Math.sqrt(bin.count / most), class: "dot" }, svg("title", {}, text)));
   }
   parts.push(svg("text", { x: left - 6, y: base + strip, class: "tick", "text-anchor": "end" }, "clips"));
@@ -51,7 +51,7 @@ function diagram(arm) {
       svg("text", { x: 11, y: top + plot / 2, class: "tick", "text-anchor": "middle", transform: `rotate(-90 11 ${top + plot / 2})` }, "accuracy"));
 }
 
-function coverage(arms) {
+function coverage(arms, alone) {
   // The very surest few are too few to say much, and would set the scale.
   const x = [...new Set(arms.flatMap((arm) => arm.coverage.map(([at]) => at)))].filter((at) => at >= 0.05).sort((a, b) => a - b);
   const lines = arms.map((arm) => {
@@ -61,7 +61,7 @@ function coverage(arms) {
   const low = Math.min(...lines.flatMap((line) => line.values.filter((value) => value !== null)));
   const percent = (value) => `${Math.round(value * 100)}%`;
   const figure = chart({ x, lines, height: 264, yRange: [Math.max(0, Math.floor(low * 10) / 10 - 0.02), 1.01], xRange: [0, 1], format: (v) => v.toFixed(2), xFormat: percent, xLabel: "clips answered, the surest first", xName: "answered" });
-  return card("Selective accuracy", "accuracy on the clips that it answers, if it may leave the others to a person", figure, legend(lines), true);
+  return card("Selective accuracy", "accuracy on the clips that it answers, if it may leave the others to a person", figure, legend(lines), alone ? "full" : "wide");
 }
 
 export function confusion(data, pick) {

@@ -59,7 +59,7 @@ function settings(spec, width, box) {
   return {
     width,
     height: spec.height || 190,
-    padding: [10, 20, 0, 0],
+    padding: [spec.marks?.length ? 16 : 10, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, sync: spec.sync ? { key: spec.sync } : undefined },
     scales: {
@@ -142,13 +142,8 @@ function marks(spec) {
           ctx.fillStyle = color("muted");
           ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
           ctx.textAlign = "left";
-          ctx.globalAlpha = 0.85;
-          ctx.fillStyle = color("card");
-          ctx.fillRect(x + 3 * devicePixelRatio, bbox.top, ctx.measureText(mark.text).width + 3 * devicePixelRatio, 14 * devicePixelRatio);
-          ctx.globalAlpha = 1;
-          ctx.fillStyle = color("muted");
           ctx.textBaseline = "alphabetic";
-          ctx.fillText(mark.text, x + 4 * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
+          ctx.fillText(mark.text, x - 2 * devicePixelRatio, bbox.top - 4 * devicePixelRatio);
           ctx.restore();
         }
       },
@@ -183,7 +178,7 @@ export function withAlpha(hex, alpha) {
 }
 
 export function card(title, unit, figure, below, wide) {
-  return el("figure", { class: wide ? "card wide" : "card" },
+  return el("figure", { class: `card ${wide || ""}` },
     el("figcaption", {}, el("span", { class: "card-title" }, title), unit && el("span", { class: "unit" }, unit)),
     figure, below);
 }

@@ -39,20 +39,20 @@ function headline(data, stages) {
 
 function forest(data, stages) {
   const at = (value) => `${(value * 100).toFixed(2)}%`;
-  const rows = stages.map((arm) => {
-    const said = arm.evaluation;
-    return [el("span", { class: "row-name" }, stageTitle(arm.name)),
-      el("span", { class: "track-line", css: { "--at": `var(--${stageColor(arm.name)})` } },
+  const rows = stages.map((arm, place) => {
+    const said = arm.evaluation, row = { "grid-row": String(place + 1) };
+    return [el("span", { class: "row-name", css: row }, stageTitle(arm.name)),
+      el("span", { class: "track-line", css: { ...row, "--at": `var(--${stageColor(arm.name)})` } },
         el("i", { class: "interval-bar", css: { left: at(said.accuracy_low), width: at(said.accuracy_high - said.accuracy_low) } }),
         el("i", { class: "interval-dot", css: { left: at(said.accuracy) } })),
-      el("span", { class: "row-value" }, share(said.accuracy))];
+      el("span", { class: "row-value", css: row }, share(said.accuracy))];
   });
   const lines = [0, 0.25, 0.5, 0.75, 1].map((value) => el("i", { class: "rule", css: { left: at(value) } }, el("span", {}, value)));
   if (data.majority !== null) lines.push(el("i", { class: "rule reference-line", css: { left: at(data.majority) } }, el("span", {}, `majority label ${share(data.majority)}`)));
   const text = stages.map((arm) => `${stageTitle(arm.name)} ${share(arm.evaluation.accuracy)}`).join(", ");
   return el("figure", { class: "forest" },
     el("div", { class: "forest-grid", role: "img", "aria-label": `Accuracy of the stages: ${text}` },
-      el("div", { class: "forest-rules" }, lines), rows),
+      el("div", { class: "forest-rules", css: { "grid-row": `1 / span ${stages.length}` } }, lines), rows),
     el("figcaption", {}, "Accuracy of each stage; bars are 95% intervals (Wilson)"));
 }
 
@@ -83,5 +83,5 @@ function facts(data) {
   ];
   return el("dl", { class: "facts" }, rows
     .filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== 0 && value !== false)
-    .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+    .map(([name, value]) => el("div", { class: name === "Versions" ? "twice" : null }, el("dt", {}, name), el("dd", {}, value))));
 }
