@@ -1,4 +1,4 @@
-"""What decoding in other processes costs, and what the cache and jumps save; how fast decord would be.
+"""What decoding in other processes costs, what the cache and jumps save, how fast decord would be.
 
     python -m tests.benchmarks.video [--json FILE]
 
