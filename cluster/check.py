@@ -18,6 +18,7 @@ from cluster.checks.clips import Looks, clip_findings, look_at_clips
 from cluster.checks.finding import Area, Finding, Level, error, ok, refusals, warning
 from cluster.checks.reward import reward_findings
 from cluster.config import RunConfig, read_recipe
+from cluster.loggers import check_logging
 from cluster.model_size import read_shape
 from cluster.model_source import with_cached_model
 from cluster.plan import count_clips, plan_of
@@ -94,6 +95,7 @@ class _Check:
         self.cache_is_open = False
         self.ruler: prompts.PromptRuler | None = None
         self.steps: tuple[Callable[[], None], ...] = (
+            self._logging,
             self._manifest,
             self._clips,
             self._rows,
@@ -102,6 +104,10 @@ class _Check:
             self._placement,
             self._machine,
         )
+
+    def _logging(self) -> None:
+        with refusals(self.found, Area.RECIPE):
+            check_logging(self.config.logging)
 
     def _manifest(self) -> None:
         data = self.config.data

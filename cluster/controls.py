@@ -6,7 +6,6 @@ An arm leaves what a stage leaves, except a model, and touches nothing of the st
 measures is said where it is defined (cluster/controls_policy.py, cluster/controls_verdict.py).
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,17 +13,17 @@ from typing import Any, Literal
 
 from cluster import controls_policy as policy
 from cluster import controls_verdict as verdict
+from cluster.background import in_background
 from cluster.config import ARMS, ArmName, RunConfig
 from cluster.controls_data import calibration_clips
 from cluster.data import Data
 from cluster.memory import MemoryWatch
-from cluster.model_source import with_local_model
 from cluster.progress import console
-from cluster.run import model_after, summarise_run
-from cluster.run_dir import RunDir, write_json
-from cluster.session import Session, open_session
+from cluster.run import finish_all, model_after
+from cluster.run_dir import RunDir
+from cluster.session import Session, bring_model, open_session
 from cluster.work import Act, Work, run_work
-from video.view import View
+from video.address import View
 from wire.errors import ConfigError, DataError
 from wire.types import Sample, Split
 
@@ -107,26 +106,19 @@ async def run_controls(
     Raises UserError for what the user can mend; what is finished stays finished.
     """
     wanted = [arm for arm in ARMS if arm in config.controls.arms]
-    todo = [arm for arm in wanted if run_dir.result(arm) is None]
-    if done := [arm for arm in wanted if arm not in todo]:
-        console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
-    _check_stages(run_dir, todo)
-    with MemoryWatch() as memory:
-        if todo:
-            await _run(config, run_dir, todo, memory, debug=debug)
-    summary = summarise_run(config, run_dir)
-    write_json(run_dir.summary, summary)
-    return summary
+    _check_stages(run_dir, [arm for arm in wanted if run_dir.result(arm) is None])
+    return await finish_all(config, run_dir, wanted, partial(_run, config, run_dir, debug=debug))
 
 
 async def _run(
-    config: RunConfig, run_dir: RunDir, todo: Sequence[ArmName], memory: MemoryWatch, *, debug: bool
+    config: RunConfig, run_dir: RunDir, todo: Sequence[str], memory: MemoryWatch, *, debug: bool
 ) -> None:
-    config = await asyncio.to_thread(with_local_model, config)
-    check_data = partial(check_arms, config, todo)
-    start = model_after(config, run_dir, _ARM[todo[0]].start)
+    arms = [arm for arm in ARMS if arm in todo]
+    check_data = partial(check_arms, config, arms)
+    config = await in_background(bring_model, config, check_data)
+    start = model_after(config, run_dir, _ARM[arms[0]].start)
     async with open_session(config, run_dir, check_data, *start, debug=debug) as session:
-        await run_arms(session, todo, memory)
+        await run_arms(session, arms, memory)
 
 
 async def run_arms(session: Session, arms: Sequence[ArmName], memory: MemoryWatch) -> None:

@@ -33,7 +33,7 @@ from cluster.verdict import PolicyTraces, code_logprobs, code_row
 from learner.config import OptimConfig
 from learner.rows import Row, supervised_row
 from reward.config import RewardTerm
-from video.view import View, with_view
+from video.address import View, with_view
 from wire.errors import DataError
 from wire.types import Purpose, Score, Split, Trace, TraceGroup
 

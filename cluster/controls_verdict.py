@@ -26,7 +26,7 @@ from cluster.failures import refuse_failures
 from cluster.session import Session
 from cluster.verdict import PolicyTraces, PolicyVerdict
 from learner.config import OptimConfig
-from video.view import View, with_view
+from video.address import View, with_view
 from wire.types import Purpose, Sample, TraceGroup
 
 Result = dict[str, Any]

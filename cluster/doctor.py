@@ -130,7 +130,7 @@ def all_checks(run_dir: Path) -> tuple[Check, ...]:
             name="decoder",
             trial=f"{light}:try_decoder",
             deadline_s=120,
-            remedy="run make setup: av and decord2 come with all four codecs",
+            remedy="run make setup: av comes with all four codecs",
         ),
         Check(
             name="ray",

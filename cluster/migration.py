@@ -62,7 +62,7 @@ VERL: tuple[Moved, ...] = (
     Moved("data.truncation", "", "a prompt that is too long is refused, never cut"),
     Moved("data.filter_overlong_prompts", "", "such a prompt is a typed failure, and not trained"),
     Moved("data.custom_cls.*", "", "write an importer (rollout/importers) that makes a manifest"),
-    Moved("data.dataloader_num_workers", "", "rollout workers decode; clips are cached"),
+    Moved("data.dataloader_num_workers", "video.decode_workers", "clips are cached"),
     Moved("data.trust_remote_code", "", "code that comes with a model is never run"),
     Moved("actor_rollout_ref.model.path", "model"),
     Moved(
@@ -157,7 +157,7 @@ VERL: tuple[Moved, ...] = (
     Moved("trainer.val_before_train", "", "always: the stage base"),
     Moved("trainer.val_only", "", "`deepintuit evaluate`"),
     Moved("trainer.logger", "", _LOGS),
-    Moved("trainer.project_name", "", "`--run-dir`"),
+    Moved("trainer.project_name", "logging.wandb.project"),
     Moved("trainer.experiment_name", "", "`--run-dir`"),
     Moved("trainer.default_local_dir", "", "`--run-dir`"),
     Moved("trainer.resume_mode", "", "`--resume`"),

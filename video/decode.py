@@ -3,12 +3,13 @@
     packets, not decoded -> times of all frames -> indices -> jumps to key frames -> DecodedClip
 
 The times are exact: they come from the file's own time stamps, as fractions. A frame counts as
-found only if it carries the time it was looked for: decord, which does not tell, gives neighbours
-of the frames asked for after jumps in files with open GOPs (tests/video/test_formats.py). Nothing
-here keeps a deadline: video/pool.py calls it in processes that it can kill.
+found only if it carries the time it was looked for. decord does not tell, and after jumps it gives
+neighbours of the frames asked for (docs/video.md). Nothing here keeps a deadline: video/pool.py
+calls it in processes that it can kill.
 """
 
 import bisect
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -285,9 +286,7 @@ def _met_by_jumps(
     for pts in sorted(set(wanted)):
         key = bisect.bisect_right(index.keys, pts, key=lambda times: times[0]) - 1
         if key > 0 and index.keys[key][0] > at:
-            # to where the key frame is decoded, which may be before it is shown
-            container.seek(min(index.keys[key]), stream=stream)
-            frames, at = container.decode(stream), index.pts[0] - 1
+            frames, at = _from_key(container, stream, index.keys[key]), index.pts[0] - 1
         for frame in frames:
             if frame.pts is None or frame.pts <= at:
                 raise _Lost
@@ -297,6 +296,22 @@ def _met_by_jumps(
         if at != pts:
             raise _Lost
         yield pts, frame
+
+
+def _from_key(
+    container: "InputContainer", stream: "VideoStream", key: tuple[int, int]
+) -> "Iterator[VideoFrame]":
+    """Frames from a key frame (shown, decoded) on, or from one before it."""
+    # Where a container looks for times of showing (mp4, mkv), the time of decoding is a GOP too
+    # early and doubles the work; where for times of decoding, the time of showing may be too late.
+    shown, _ = key
+    container.seek(shown, stream=stream)
+    frames = container.decode(stream)
+    first = next(frames, None)
+    if first is not None and first.pts is not None and first.pts <= shown:
+        return itertools.chain([first], frames)
+    container.seek(min(key), stream=stream)
+    return container.decode(stream)
 
 
 def _read_through(path: Path, indices: Sequence[int]) -> Frames:
@@ -310,13 +325,17 @@ def _read_through(path: Path, indices: Sequence[int]) -> Frames:
 def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) -> Frames:
     """RGB pixels in the order of ``wanted``, which does not fall, with the file's display rotation
     applied; all of the first one's size."""
+    from av.video.reformatter import VideoReformatter
+
     pictures: Frames | None = None
-    size: dict[str, Any] = {}
+    size: dict[str, int] = {}
     filled = 0
+    to_rgb = VideoReformatter()  # one for all frames: a new one costs as much as its conversion
     for key, frame in met:
         size = size or {"width": frame.width, "height": frame.height}
+        rgb = to_rgb.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
         # a whole number of quarter turns, as a phone writes it
-        picture = np.rot90(frame.to_ndarray(format="rgb24", **size), k=round(frame.rotation / 90))
+        picture = np.rot90(rgb, k=round(frame.rotation / 90))
         if pictures is None:
             pictures = np.empty((len(wanted), *picture.shape), np.uint8)
         end = bisect.bisect_right(wanted, key)

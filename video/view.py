@@ -11,11 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from video.address import View, split_view, with_view
+from video.address import View
 from video.decode import DecodedClip
 from wire.types import stable_hash
-
-__all__ = ["View", "apply_view", "split_view", "with_view"]
 
 _GREY = 128
 

@@ -10,15 +10,16 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from video.address import Address
 from video.config import VideoConfig
-from video.decode import DecodedClip, decode
-from video.view import split_view
+from video.decode import DecodedClip
+from video.pool import DecodePool
 from wire.errors import ClipError
 
 _SIDE_PX = 96
@@ -28,7 +29,6 @@ _MAX_SAMPLED = 64
 """A recipe that samples more is decoded with so many: the page needs no more."""
 _QUALITY = 62
 _DECODE_TIMEOUT_S = 10.0
-_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,25 +52,29 @@ def strips(
 ) -> Iterator[tuple[str, Strip]]:
     """Each video with its strip, in their order; after ``seconds`` those left say so."""
     end = time.monotonic() + seconds
+    short = _short(config)
 
     def work(video: str) -> Strip:
         if time.monotonic() > end:
             return _missing(f"not decoded: the time for pictures, {seconds:.0f} s, was over")
-        return strip(video, config)
+        return strip(video, decoders)
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="strips") as pool:
+    with (
+        closing(DecodePool(short)) as decoders,
+        ThreadPoolExecutor(short.decode_workers, thread_name_prefix="strips") as pool,
+    ):
         for start in range(0, len(videos), 16):  # the caller may stop: little is done in vain
             some = videos[start : start + 16]
             yield from zip(some, pool.map(work, some), strict=True)
 
 
-def strip(video: str, config: VideoConfig) -> Strip:
+def strip(video: str, decoders: DecodePool) -> Strip:
     """The strip of one clip; never raises for a clip that cannot be shown."""
     try:
-        path, _ = split_view(video)
-        if not Path(path).is_file():
-            return _missing(f"clip not found: {path}")
-        return _draw(decode(path, _short(config)))
+        address = Address.parse(video)
+        if not address.path.is_file():
+            return _missing(f"clip not found: {address.path}")
+        return _draw(decoders.decode(address.path, address.window))
     except ClipError as error:
         return _missing(str(error))
 

@@ -1,4 +1,4 @@
-"""What decoding in other processes costs, and what the cache and jumps save.
+"""What decoding in other processes costs, what the cache and jumps save, how fast decord would be.
 
     python -m tests.benchmarks.video [--json FILE]
 
@@ -8,6 +8,7 @@ it. Ends with status 1 if a limit is missed. Under a minute on two cores.
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +75,7 @@ def main() -> int:
             *measure_pool(Path(folder)),
             *measure_cache(Path(folder)),
             *measure_hour(Path(folder)),
+            *measure_decord(Path(folder)),
         ]
     for row in rows:
         sign = ">=" if row.goal == "above" else "<="
@@ -130,6 +133,33 @@ def measure_hour(folder: Path) -> list[Row]:
         spent = fastest(lambda path=path: decode(path, VideoConfig(max_frames=32)))
         rows.append(Row(f"hour/{ending}", spent, "s", 5.0, "below"))
     return rows
+
+
+def measure_decord(folder: Path) -> list[Row]:
+    """Ours against decord, 16 frames out of 10 s and out of 10 min: processor time, in pairs."""
+    rows = []
+    for name, length in (("10s", 10), ("10min", 600)):
+        path = write_long(
+            folder / f"{name}.mp4", length, rate=30, seconds_per_gop=2, size=(640, 480)
+        )
+        indices = [i * (30 * length - 1) // 15 for i in range(16)]
+        ours, theirs = partial(decode, path, _CONFIG), partial(by_decord, path, indices)
+        pairs = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(7)]
+        ratio = statistics.median(one / other for one, other in pairs)
+        rows.append(Row(f"decord/{name}_ours_to_decord", ratio, "ratio", 1.1, "below"))
+    return rows
+
+
+def by_decord(path: Path, indices: list[int]) -> object:
+    import decord
+
+    return decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()
+
+
+def cpu_seconds(act: Callable[[], object]) -> float:
+    start = time.process_time()
+    act()
+    return time.process_time() - start
 
 
 def fastest(act: Callable[[], object]) -> float:

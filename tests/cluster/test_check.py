@@ -56,6 +56,14 @@ def test_demo_data_passes_and_is_told_in_areas(
         assert finding["remedy"] or finding["level"] == "ok"
 
 
+def test_a_logger_without_a_place_to_write_to_is_an_error(
+    check: Callable[..., int], recipe: Recipe, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert check(recipe(), *set_to('logging.mlflow={experiment="a"}')) == 2
+    assert "tracking_uri" in capsys.readouterr().out
+
+
 def test_what_looks_like_markup_is_printed_as_it_is(capsys: Capture):
     finding = warning(
         Area.LEAKS, "a [red]b[/] :fire: c", "do :x: [d]", [f":{n}:[e]" for n in "123456"]

@@ -60,6 +60,8 @@ def test_it_writes_the_manifest_and_the_labels_and_says_so(
         ),
         ([], "no split for the clips of"),
         (["--ratio", "train=2"], "--ratio got 'train=2'"),
+        (["--ratio", ""], "--ratio got ''"),
+        (["--ratio", "train=0.5,val=0.5", "--group-by", ""], "no value in '', which"),
         (["--split", "val", "--media-root", "/nowhere"], "10 of 10 clips have no video"),
         (["--split", "val", "--format", "deepintuit"], "'policy_title' is None, expected text"),
         (["--split", "val", "--format", "folder"], "is a file of rows, which --format folder does"),

@@ -204,6 +204,13 @@ def test_15_a_video_that_is_not_there_or_is_none(refused_run: Refused, tmp_path:
     assert "broken.mp4" in refused_run(allow_none, change=set_in_first_row(video=str(broken)))
 
 
+def test_15_faults_of_the_data_are_said_before_a_model_is_fetched(refused_run: Refused):
+    hub = "model=nobody/no-such-model"
+    found = refused_run(hub, change=set_in_first_row(video="nowhere.mp4"))
+    assert "nowhere.mp4 does not exist" in found
+    assert "nobody" not in found
+
+
 def test_16_no_trace_for_the_cold_start(refused_run: Refused):
     assert "no train sample has a trace" in refused_run(change=drop_traces)
 

@@ -101,3 +101,19 @@ def test_a_recipe_is_not_replaced_by_accident(tmp_path: Path, capsys: pytest.Cap
     assert main(words) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("place", ["file/my.toml", "file/deep/my.toml"])
+def test_a_place_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+):
+    manifest = write(tmp_path / "m.jsonl", train=4, cal=2, test=4)
+    (tmp_path / "file").write_text("x")
+    assert main(["init", str(manifest), str(tmp_path / place), "--model", str(MODEL)]) == 2
+    assert "give a place that you may write to" in capsys.readouterr().err
+
+
+def test_a_number_of_gpus_is_none_below_zero(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["init", "m.jsonl", "my.toml", "--model", "m", "--num-gpus", "-1"])
+    assert "got '-1', expected a number of GPUs from 0" in capsys.readouterr().err

@@ -82,12 +82,18 @@ def container_options(form: Format) -> dict[str, str]:
     return {k: v for k, v in form.options.items() if k == "movflags"}
 
 
-def write_long(path: Path, seconds: int, rate: int = 10, seconds_per_gop: int = 10) -> Path:
+def write_long(
+    path: Path,
+    seconds: int,
+    rate: int = 10,
+    seconds_per_gop: int = 10,
+    size: tuple[int, int] = (64, 48),
+) -> Path:
     """A clip of hours in a moment: one encoded GOP, repeated with other times."""
     gop = rate * seconds_per_gop
     part = write_video(
         path.with_name("part.mp4"),
-        Format("part.mp4", rate=rate, options={"g": str(gop)}),
+        Format("part.mp4", rate=rate, options={"g": str(gop)}, size=size),
         range(gop),
     )
     with av.open(str(part)) as source, av.open(str(path), "w") as container:

@@ -15,11 +15,11 @@ import pytest
 from safetensors import safe_open
 
 from video import cache
+from video.address import View, with_view
 from video.cache import ClipStore
 from video.config import VideoConfig
 from video.locked_file import locked
 from video.processor import ClipProcessor, ProcessedClip
-from video.view import View, with_view
 from wire.errors import ClipError, DeadlineExceeded, ParityError
 
 MakeClip = Callable[..., Path]

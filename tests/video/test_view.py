@@ -7,11 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from video.address import Address, View, with_view
 from video.cache import ClipStore
 from video.config import VideoConfig
 from video.decode import DecodedClip
 from video.processor import ClipProcessor, ProcessedClip
-from video.view import View, apply_view, split_view, with_view
+from video.view import apply_view
 from wire.errors import ClipError, ParityError
 from wire.types import Sample, Split
 
@@ -52,13 +53,14 @@ def order_of(clip: DecodedClip) -> list[int]:
 
 
 def test_a_plain_address_has_no_view() -> None:
-    assert split_view("clips/a.mp4") == (Path("clips/a.mp4"), None)
-    assert split_view(Path("clips/a#1.mp4")) == (Path("clips/a#1.mp4"), None)
+    assert Address.parse("clips/a.mp4") == Address(path=Path("clips/a.mp4"))
+    assert Address.parse(Path("clips/a#1.mp4")) == Address(path=Path("clips/a#1.mp4"))
 
 
 @pytest.mark.parametrize("view", View)
 def test_an_address_with_a_view_is_taken_apart_again(view: View) -> None:
-    assert split_view(with_view("clips/a.mp4", view)) == (Path("clips/a.mp4"), view)
+    address = Address(path=Path("clips/a.mp4"), view=view)
+    assert Address.parse(with_view("clips/a.mp4", view)) == address
     assert with_view(with_view("clips/a.mp4", view), None) == "clips/a.mp4"
 
 
@@ -76,7 +78,7 @@ def test_the_view_of_a_sample_changes_nothing_but_its_clip() -> None:
 @pytest.mark.parametrize("name", ["", "Blank", "blank ", "upside down"])
 def test_an_unknown_view_is_an_error_that_lists_the_known(name: str) -> None:
     with pytest.raises(ClipError, match="known: blank, shuffled, reversed") as caught:
-        split_view(f"clips/a.mp4#view={name}")
+        Address.parse(f"clips/a.mp4#view={name}")
     assert repr(name) in str(caught.value)
 
 
@@ -84,12 +86,14 @@ def test_a_file_that_is_named_like_a_view_is_found(tmp_path: Path) -> None:
     for name in ("a.mp4#view=blank", "a#view=x.mp4"):
         file = tmp_path / name
         file.write_bytes(b"")
-        assert split_view(file) == (file, None)
-        assert split_view(with_view(str(file), View.REVERSED)) == (file, View.REVERSED)
+        assert Address.parse(file) == Address(path=file)
+        assert Address.parse(with_view(str(file), View.REVERSED)) == Address(
+            path=file, view=View.REVERSED
+        )
 
 
 def test_a_folder_that_is_named_like_a_view_asks_for_none() -> None:
-    assert split_view("/data#view=x/a.mp4") == (Path("/data#view=x/a.mp4"), None)
+    assert Address.parse("/data#view=x/a.mp4") == Address(path=Path("/data#view=x/a.mp4"))
 
 
 def test_an_address_that_no_system_could_open_is_a_clip_error(store: ClipStore) -> None:

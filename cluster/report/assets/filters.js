@@ -90,7 +90,7 @@ const haystacks = new WeakMap();
 function haystack(item, data) {
   if (!haystacks.has(item)) {
     const traces = item.traces || Object.values(item.answers);
-    const parts = [item.id, item.sample, item.label, item.video,
+    const parts = [item.id, item.sample, item.label, item.video?.split("/").pop(), // a folder is that of all
       ...traces.flatMap((one) => [one.predicted, one.answer, one.text === null ? "" : data.texts[one.text], one.failure?.reason, ...(one.failures || []).map((f) => `${f.kind} ${f.reason}`)]),
       ...(item.failures || []).map((f) => `${f.kind} ${f.reason}`)];
     haystacks.set(item, parts.filter(Boolean).join("\n").toLowerCase());

@@ -10,7 +10,7 @@ from cluster.report.clips import choose_clips
 from cluster.report.curves import MAX_POINTS, read_curves
 from cluster.report.gather import gather
 from cluster.report.groups import choose_steps
-from cluster.report.thumbs import strip, strips
+from cluster.report.thumbs import Strip, strips
 from tests.cluster.report.builders import (
     make_group,
     make_trace,
@@ -270,8 +270,13 @@ def test_a_long_trace_is_cut_and_says_so(tmp_path: Path) -> None:
 # Pictures
 
 
+def strip_of(video: str, **settings: int) -> Strip:
+    ((_, found),) = strips([video], VideoConfig(**settings), seconds=60)
+    return found
+
+
 def test_a_strip_has_the_frames_that_the_model_is_shown_with_their_times(tmp_path: Path) -> None:
-    found = strip(str(write_clip(tmp_path / "c.mp4")), VideoConfig(max_frames=4))
+    found = strip_of(str(write_clip(tmp_path / "c.mp4")), max_frames=4)
     assert found.picture.startswith("data:image/webp;base64,")
     assert (found.width, found.height, found.num_sampled) == (32, 24, 4)
     assert found.times_s[0] == 0.0
@@ -280,13 +285,19 @@ def test_a_strip_has_the_frames_that_the_model_is_shown_with_their_times(tmp_pat
 
 def test_a_view_is_shown_as_its_clip(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "c.mp4")
-    assert strip(f"{path}#view=blank", VideoConfig()) == strip(str(path), VideoConfig())
+    assert strip_of(f"{path}#view=blank") == strip_of(str(path))
+
+
+def test_a_time_window_is_all_that_is_shown(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "c.mp4", num_frames=12)
+    found = strip_of(f"{path}#t=1,2")
+    assert (found.num_sampled, found.times_s) == (4, (0.0, 0.25, 0.5, 0.75))
 
 
 def test_a_clip_that_is_gone_or_damaged_says_so(tmp_path: Path) -> None:
-    assert "clip not found" in strip(str(tmp_path / "gone.mp4"), VideoConfig()).missing
+    assert "clip not found" in strip_of(str(tmp_path / "gone.mp4")).missing
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    assert "cannot decode" in strip(str(tmp_path / "bad.mp4"), VideoConfig()).missing
+    assert "cannot decode" in strip_of(str(tmp_path / "bad.mp4")).missing
 
 
 def test_after_its_time_no_clip_is_decoded(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from rollout.manifest import check_clips, read_manifest
+from rollout.manifest import read_manifest, unreadable_clips
 from tests.rollout.importers.builders import Workspace
 from video.config import VideoConfig
 from video.encode import write_mp4
@@ -60,7 +60,7 @@ def test_videos_inside_a_parquet_file_become_files_that_open(workspace: Workspac
     Dataset.from_list(rows).to_parquet(str(path))
     workspace.read(str(path), split=Split.TRAIN)
     samples = read_manifest(workspace.manifest, LABELS)
-    check_clips(samples, VideoConfig())
+    assert unreadable_clips(samples, VideoConfig()) == {}
     assert [Path(sample.video).parent.name for sample in samples] == ["manifest-media"] * 2
     assert len({sample.video for sample in samples}) == 2
 

@@ -99,9 +99,7 @@ def test_videos_without_two_classes_are_told_what_a_folder_per_class_is(
     workspace: Workspace, names: tuple[str, ...]
 ) -> None:
     workspace.files(*names)
-    with pytest.raises(
-        ConfigError, match="videos, 2 of them, but not in the folders of two classes"
-    ):
+    with pytest.raises(ConfigError, match="2 of them, but not in the folders of two classes"):
         workspace.read(str(workspace.folder / "d"), ratio=RATIO)
 
 

@@ -15,7 +15,7 @@ from rollout.importers.importer import ImportOptions, import_records
 from rollout.importers.join import CONTRADICTED
 from rollout.importers.videos import BROKEN_ZIP, MISSING
 from rollout.importers.write import labels_toml
-from rollout.manifest import check_clips, read_manifest
+from rollout.manifest import read_manifest, unreadable_clips
 from tests.rollout.importers.builders import Workspace, deepintuit_row, rbft_row
 from video.config import VideoConfig
 from video.decode import decode
@@ -71,7 +71,7 @@ def test_an_imported_manifest_is_read_and_its_clips_open(workspace: Workspace) -
     )
     workspace.run(f"train={source}", with_side_text=True)
     samples = read_manifest(workspace.manifest, LABELS)
-    check_clips(samples, VideoConfig())
+    assert unreadable_clips(samples, VideoConfig()) == {}
     assert [(s.id, s.label, s.split, s.trace) for s in samples] == [
         ("garden_0001", "normal", Split.TRAIN, trace),
         ("garden_0002", "abnormal", Split.TRAIN, None),
@@ -105,7 +105,7 @@ def test_a_zip_of_frames_becomes_an_mp4_beside_the_manifest(workspace: Workspace
     workspace.run(f"train={source}", convert_frames=True, fps=Fraction(2))
     assert workspace.rows["garden_0030"]["video"] == "manifest-clips/garden_0030.mp4"
     samples = read_manifest(workspace.manifest, LABELS)
-    check_clips(samples, VideoConfig())
+    assert unreadable_clips(samples, VideoConfig()) == {}
     clip = decode(samples[0].video, VideoConfig(max_frames=4))
     assert (clip.native_fps, clip.total_frames) == (2.0, 5)
     assert abs(clip.frames.mean(axis=(1, 2, 3)) - [0, 40, 80, 160]).max() < 3
