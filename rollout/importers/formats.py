@@ -72,8 +72,8 @@ def recognise(content: Content) -> str:
     if videos := [name for name in content.files if is_video(name)]:
         raise ConfigError(
             f"{content.name} has videos, {len(videos)} of them, but not in the folders of two "
-            f"classes or more, such as {content.name}/CLASS/clip.mp4; give a folder per class, or a table of "
-            "videos and labels with --media-root"
+            f"classes or more, such as {content.name}/CLASS/clip.mp4; give a folder per class, or "
+            "a table of videos and labels with --media-root"
         )
     seen = (
         f"columns {', '.join(content.columns)}" if content.rows else f"{len(content.files)} files"
