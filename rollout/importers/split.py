@@ -133,12 +133,14 @@ def _by_group(
     labels it brings nearest to their share."""
     totals = Counter(labels.values())
     has: dict[Split, Counter[str]] = {split: Counter() for split in shares}
+    size = dict.fromkeys(shares, 0)
     found: dict[str, Split] = {}
     for keys in sorted(members, key=lambda keys: (-len(keys), _hash(seed, keys[0]))):
         counts = Counter(labels[key] for key in keys)
-        open_splits = [s for s in shares if has[s].total() < shares[s] * len(labels) - 1e-9]
+        open_splits = [s for s in shares if size[s] < shares[s] * len(labels) - 1e-9]
         best = max(open_splits, key=lambda split: _need(counts, has[split], totals, shares[split]))
-        has[best] += counts
+        has[best].update(counts)
+        size[best] += len(keys)
         found |= dict.fromkeys(keys, best)
     return found
 
