@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from cluster.doctor import Outcome
+from cluster.doctor import Outcome, Status
 from cluster.ray_address import answers, ray_answers
 
 _GB = 1e9
@@ -167,7 +167,8 @@ def try_shared_memory() -> Outcome:
 
 def try_disk(folders: dict[str, str]) -> Outcome:
     """Room and fsynced speed where runs, caches and temporary files go."""
-    found, worst = [], "ok"
+    found: list[str] = []
+    worst: Status = "ok"
     for use, folder in folders.items():
         place = _existing(Path(folder))
         try:
@@ -182,7 +183,7 @@ def try_disk(folders: dict[str, str]) -> Outcome:
             worst = "failed"
         elif worst == "ok" and (free < _LITTLE_DISK_GB or speed < _SLOW_MB_S):
             worst = "warning"
-    return Outcome(status=worst, found="; ".join(found))  # type: ignore[arg-type]
+    return Outcome(status=worst, found="; ".join(found))
 
 
 def _existing(folder: Path) -> Path:
@@ -301,5 +302,5 @@ def try_decoder() -> Outcome:
             notes.append(f"{codec}: {total} frames read, {by_av} by PyAV, {NUM_FRAMES} written")
         else:
             notes.append(f"{codec} works")
-    status = "failed" if "h264" in bad else "warning" if bad else "ok"
-    return Outcome(status=status, found=", ".join(notes))  # type: ignore[arg-type]
+    status: Status = "failed" if "h264" in bad else "warning" if bad else "ok"
+    return Outcome(status=status, found=", ".join(notes))

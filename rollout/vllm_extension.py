@@ -120,10 +120,6 @@ class Extension:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
 
-    def weight_digest(self) -> float:
-        """Sum of absolute values over all parameters, for tests and for debugging."""
-        return float(sum(p.double().abs().sum() for p in self.model_runner.model.parameters()))
-
 
 def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
     """In place of vLLM's CPU packing: the weight stays where updates write it."""
