@@ -22,7 +22,7 @@ from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from cluster.hosts import LearnerHost, RolloutHost
 from learner.config import OptimConfig
-from learner.rows import Row, deal, with_old_logprobs
+from learner.rows import Row, StepCounts, deal, with_old_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -177,9 +177,8 @@ class LearnerPool:
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
-        num_tokens = sum(row.num_trained for row in rows)
         hands = deal(rows, len(self._ranks))
-        found = await self._each("train_step", hands, num_tokens, objective, learning_rate)
+        found = await self._each("train_step", hands, StepCounts.of(rows), objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:

@@ -91,7 +91,7 @@ def _process_id() -> int:
 def try_deepspeed() -> Outcome:
     """Two updates of the embedded model by our learner under ZeRO 1; the loss must fall."""
     from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
-    from learner.rows import supervised_row
+    from learner.rows import StepCounts, supervised_row
     from learner.worker import LearnerWorker
 
     scene = make_scene(Path.cwd())
@@ -100,9 +100,9 @@ def try_deepspeed() -> Outcome:
     worker.join(0, "127.0.0.1", free_port())
     worker.begin(str(scene.model), OptimConfig(learning_rate=1e-3))
     row = supervised_row(scene.prompt, scene.video, scene.renderer.target(_TRACE))
-    losses = []
+    counts, losses = StepCounts.of([row]), []
     for _ in range(2):
-        losses.append(worker.train_step([row], row.num_trained, "supervised", 1e-3)["nll"])
+        losses.append(worker.train_step([row], counts, "supervised", 1e-3)["nll"])
     if not (math.isfinite(losses[1]) and losses[1] < losses[0]):
         raise RuntimeError(f"an update took the loss from {losses[0]:.3f} to {losses[1]:.3f}")
     found = f"an update under ZeRO 1 took the loss from {losses[0]:.2f} to {losses[1]:.2f}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
-from learner.rows import Row
+from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
 from rollout.prompt import Ask
@@ -138,10 +138,10 @@ class LearnerHost:
         return self._client.failures
 
     def train_step(
-        self, rows: Sequence[Row], num_tokens: int, objective: Objective, learning_rate: float
+        self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """See LearnerWorker."""
-        return self._worker.train_step(rows, num_tokens, objective, learning_rate)
+        return self._worker.train_step(rows, counts, objective, learning_rate)
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """See LearnerWorker."""

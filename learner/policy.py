@@ -6,6 +6,7 @@ The full logits of a row never exist: the head is applied to the predicting plac
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,16 @@ class TokenScores(NamedTuple):
 
     logp: Float[Tensor, " N"]
     entropy: Float[Tensor, " N"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFeatures:
+    """What the vision tower makes of clips, for the V video tokens of a batch in their order."""
+
+    embeds: Float[Tensor, "V H"]
+    """Take the place of the video tokens' embeddings."""
+    deepstack: tuple[Float[Tensor, "V H"], ...] = ()
+    """Qwen3-VL: added to the hidden states after the first layers of the text model."""
 
 
 class TokenHead(nn.Module):
@@ -112,16 +123,38 @@ class Policy(nn.Module):
         assert len(ends) == batch.input_ids.shape[0], "features needs one response per row"
         return hidden[batch.predict_at[ends - 1] + 1]
 
+    def look(
+        self, pixel_values: Float[Tensor, "P D"], grid_thw: Int[Tensor, "C 3"]
+    ) -> ClipFeatures:
+        """The vision tower's view of C clips, once each."""
+        seen = self.vlm.model.get_video_features(
+            pixel_values.to(self.vlm.dtype), grid_thw, return_dict=True
+        )
+        layers = getattr(seen, "deepstack_features", None) or []
+        return ClipFeatures(torch.cat(seen.pooler_output), tuple(torch.cat(x) for x in layers))
+
     def _hidden(self, batch: TrainBatch) -> Float[Tensor, "BL H"]:
+        return self.read(batch, self.look(batch.pixel_values, batch.grid_thw))
+
+    def read(self, batch: TrainBatch, seen: ClipFeatures) -> Float[Tensor, "BL H"]:
+        """Hidden states of the text model over what the tower has seen."""
+        video = _Seen(pooler_output=[seen.embeds], deepstack_features=[[x] for x in seen.deepstack])
         output = self.vlm.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             attention_mask=batch.attention,
-            pixel_values_videos=batch.pixel_values.to(self.vlm.dtype),
-            video_grid_thw=batch.grid_thw,
+            mm_encoder_outputs={"video": video},
             use_cache=False,
         )
         return output.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """As transformers' models take what a tower has seen."""
+
+    pooler_output: list[Tensor]
+    deepstack_features: list[list[Tensor]]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ A row keeps all responses of a group behind one prompt, so that the clip's visio
 prompt are computed once per group (shared prefix). Rows are plain values and cross process borders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from learner.advantage import group_advantages
@@ -56,6 +56,22 @@ class Row:
     def num_trained(self) -> int:
         """Tokens that count in the loss's global denominator."""
         return sum(response.num_trained for response in self.responses)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """What a whole update trains, over all ranks and micro-batches: the losses' denominators, so
+    that no split of the rows changes the gradient."""
+
+    num_tokens: int
+    """Response tokens."""
+    num_responses: int
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "StepCounts":
+        """Of all ranks' rows; fillers count nothing."""
+        trained = [r for row in rows for r in row.responses if r.trains]
+        return cls(sum(len(response.token_ids) for response in trained), len(trained))
 
 
 def grpo_rows(groups: Sequence[TraceGroup], epsilon: float) -> list[Row]:

@@ -22,7 +22,7 @@ from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferC
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.policy import Policy, TokenScores
-from learner.rows import Row, silent
+from learner.rows import Row, StepCounts, silent
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -60,19 +60,19 @@ class LearnerWorker:
         self._engine = DeepSpeedEngine(policy, self._config, optim)
 
     def train_step(
-        self, rows: Sequence[Row], num_tokens: int, objective: Objective, learning_rate: float
+        self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
-        """One update from this rank's rows. ``num_tokens``: trained tokens of all ranks' rows.
+        """One update from this rank's rows. ``counts``: of all ranks' rows.
 
         Returns the step's metrics, the same on every rank: means are sums over all tokens divided
-        by ``num_tokens``. A gradient that is not finite changes nothing (``update_skipped`` = 1).
+        by their count. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
-        assert num_tokens > 0, "a step without a trained token; leave it out"
+        assert counts.num_tokens > 0, "a step without a trained token; leave it out"
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
         for batch in self._in_step(rows):
             scores = self.engine.forward(batch)
-            output = self._objective(objective, batch, scores, num_tokens)
+            output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
             entropy = {"entropy": float(scores.entropy.where(batch.mask, 0.0).sum())}
             for name, value in {**output.sums, **entropy}.items():
@@ -82,7 +82,7 @@ class LearnerWorker:
         norm = self.engine.step(learning_rate)
         totals = _reduce(sums, dist.ReduceOp.SUM)
         return {
-            **{name: total / num_tokens for name, total in totals.items()},
+            **{name: total / counts.num_tokens for name, total in totals.items()},
             **_reduce(maxima, dist.ReduceOp.MAX),
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
@@ -157,10 +157,10 @@ class LearnerWorker:
         return self._engine
 
     def _objective(
-        self, objective: Objective, batch: TrainBatch, scores: TokenScores, num_tokens: int
+        self, objective: Objective, batch: TrainBatch, scores: TokenScores, counts: StepCounts
     ) -> LossOutput:
         if objective == "supervised":
-            return supervised_loss(scores.logp, batch.advantage, batch.mask, num_tokens)
+            return supervised_loss(scores.logp, batch.advantage, batch.mask, counts.num_tokens)
         own, old = scores.logp.detach(), batch.logp_old
         return grpo_loss(
             logp_new=scores.logp,
@@ -168,7 +168,7 @@ class LearnerWorker:
             logp_rollout=batch.logp_rollout,
             advantage=batch.advantage,
             mask=batch.mask,
-            num_tokens=num_tokens,
+            num_tokens=counts.num_tokens,
             config=self._loss,
         )
 

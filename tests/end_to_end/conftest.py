@@ -21,7 +21,7 @@ from learner.config import (
     ObjectStoreConfig,
     OptimConfig,
 )
-from learner.rows import Response, Row
+from learner.rows import Response, Row, StepCounts
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
 from rollout.worker import Rollout
@@ -141,8 +141,7 @@ class Learner:
         return self.worker.logprobs(rows)
 
     def train(self, rows: list[Row]) -> None:
-        num_tokens = sum(row.num_trained for row in rows)
-        self.worker.train_step(rows, num_tokens, "supervised", 1e-3)
+        self.worker.train_step(rows, StepCounts.of(rows), "supervised", 1e-3)
 
     def publish(self, client: Client, alter: Callable, bucket_mb: float) -> None:
         """Through the real sender; ``alter`` may change the stream of parameters."""

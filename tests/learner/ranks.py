@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from learner.config import OptimConfig
-from learner.rows import Row
+from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner
 
@@ -46,25 +46,25 @@ class TestRank:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
 
     def train(
-        self, rows: Sequence[Row], num_tokens: int, objective: Objective, rates: Sequence[float]
+        self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rates: Sequence[float]
     ) -> list[dict[str, float]]:
-        return [self._worker.train_step(rows, num_tokens, objective, rate) for rate in rates]
+        return [self._worker.train_step(rows, counts, objective, rate) for rate in rates]
 
     def gradient(
-        self, rows: Sequence[Row], num_tokens: int, objective: Objective, rate: float
+        self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rate: float
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """(weights before - weights after) / rate, and the step's metrics."""
         before = self.weights()
-        metrics = self._worker.train_step(rows, num_tokens, objective, rate)
+        metrics = self._worker.train_step(rows, counts, objective, rate)
         after = self.weights()
         return {name: (before[name] - after[name]) / rate for name in before}, metrics
 
-    def poisoned_step(self, rows: Sequence[Row], num_tokens: int) -> tuple[bool, float]:
+    def poisoned_step(self, rows: Sequence[Row], counts: StepCounts) -> tuple[bool, float]:
         """Whether a gradient that is not finite left the weights alone, and what was reported."""
         first = replace(rows[0].responses[0], advantage=float("inf"))
         poisoned = [replace(rows[0], responses=(first,)), *rows[1:]]
         before = self.weights()
-        metrics = self._worker.train_step(poisoned, num_tokens, "grpo", 1.0)
+        metrics = self._worker.train_step(poisoned, counts, "grpo", 1.0)
         after = self.weights()
         same = all(np.array_equal(before[name], after[name]) for name in before)
         return same, metrics["update_skipped"]

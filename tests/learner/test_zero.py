@@ -13,7 +13,7 @@ from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.loss import grpo_loss, supervised_loss
 from learner.policy import Policy
-from learner.rows import Row, silent
+from learner.rows import Row, StepCounts, silent
 from tests.learner.builders import RandomClips, make_row
 from tests.learner.ranks import SGD, TestRank
 from tests.tiny_models import write_tiny_model
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.ray
 
 LENGTHS = [(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)]
 ROWS = [make_row(seed, lengths) for seed, lengths in enumerate(LENGTHS)]
-NUM_TOKENS = sum(row.num_trained for row in ROWS)
+COUNTS = StepCounts.of(ROWS)
+NUM_TOKENS = COUNTS.num_tokens
 ADAMW = OptimConfig(learning_rate=1e-3)
 STAGES = [0, 1, 2, 3]
 UNEVEN = (ROWS[:5], ROWS[5:])
@@ -56,7 +57,7 @@ class Ranks:
     def train(self, *rates: float, split: Sequence[list[Row]] = UNEVEN) -> dict[str, np.ndarray]:
         """The weights after these steps."""
         hands = [(hand,) for hand in split]
-        self.each("train", hands, NUM_TOKENS, "supervised", rates)
+        self.each("train", hands, COUNTS, "supervised", rates)
         return self.all("weights")[0]
 
     def stop(self) -> None:
@@ -126,7 +127,7 @@ def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 
 def gradient_of(ranks: Ranks, split: Sequence[list[Row]], objective: str) -> tuple[Any, Any]:
     """Gradient (from rank 0) and metrics (equal on all ranks)."""
-    found = ranks.each("gradient", [(hand,) for hand in split], NUM_TOKENS, objective, 4.0)
+    found = ranks.each("gradient", [(hand,) for hand in split], COUNTS, objective, 4.0)
     for _, metrics in found[1:]:
         assert metrics == pytest.approx(found[0][1], rel=1e-6)
     return found[0]
@@ -154,7 +155,7 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
     assert metrics["grad_norm"] == pytest.approx(norm(expected), rel=1e-5)
     assert all(not gradient[name].any() for name in gradient if ".visual." in name)
     # the same stage goes on: NaN and infinity change nothing
-    poisoned = pair.each("poisoned_step", [(hand,) for hand in UNEVEN], NUM_TOKENS)
+    poisoned = pair.each("poisoned_step", [(hand,) for hand in UNEVEN], COUNTS)
     assert poisoned == [(True, 1.0)] * 2
 
 
