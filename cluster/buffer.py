@@ -36,6 +36,8 @@ class GroupBuffer:
     def __init__(self, capacity: int, first_index: int = 0, end: int | None = None) -> None:
         self._free = asyncio.Semaphore(capacity)
         self._order: asyncio.Queue[Place] = asyncio.Queue()
+        self.next_index = first_index
+        """The sampler's cursor: the place of the next group that nobody has taken."""
         self._indices: Iterator[int] = (
             itertools.count(first_index) if end is None else iter(range(first_index, end))
         )
@@ -52,7 +54,9 @@ class GroupBuffer:
 
     async def take(self, count: int) -> list[TraceGroup]:
         """The next ``count`` groups in the order of their places; waits for each."""
-        return [await (await self._order.get()).group() for _ in range(count)]
+        groups = [await (await self._order.get()).group() for _ in range(count)]
+        self.next_index += count
+        return groups
 
     def release(self, count: int) -> None:
         """Free places: new weights are loaded."""
