@@ -83,11 +83,13 @@ class RolloutPool:
         )
 
     async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write traces with the least busy worker in service.
+        """Write traces with the least busy worker in service; in a deterministic run, with the one
+        whose turn it is.
 
         Raises GenerationError if that worker's process died.
         """
-        async with self._worker() as actor:
+        turn = sampling.turn if self._config.deterministic else None
+        async with self._worker(turn) as actor:
             return await actor.answer.remote(sample, sampling)  # type: ignore[no-any-return]
 
     async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
@@ -122,11 +124,16 @@ class RolloutPool:
         return EngineClient(self._actors, ranks, patience_s)
 
     @asynccontextmanager
-    async def _worker(self) -> AsyncIterator[Any]:
-        """The least busy worker in service, for the time of one request."""
+    async def _worker(self, turn: int | None = None) -> AsyncIterator[Any]:
+        """The least busy worker in service, or by turns, for the time of one request."""
         async with self._slots:
             await self._serving.wait()
-            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
+            able = sorted(self.in_service)
+            if turn is None:
+                name = min(able, key=lambda n: self._busy[n])
+            else:
+                own = self.names[turn % len(self.names)]
+                name = own if own in able else able[turn % len(able)]
             self._busy[name] += 1
             try:
                 yield self._actors[name]

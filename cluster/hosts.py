@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
+from learner.determinism import be_repeatable, seed_all
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
@@ -20,7 +21,7 @@ from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
-from wire.types import Failure, PolicyVersion, Prompt, Sample
+from wire.types import Failure, PolicyVersion, Prompt, Sample, stable_seed
 
 
 class RolloutHost:
@@ -39,7 +40,13 @@ class RolloutHost:
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
         self._clips = clips
         blocked = renderer.blocked_tokens()
-        engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
+        engine = await VllmEngine.start(
+            folder,
+            config.rollout,
+            blocked,
+            config.transfer.kind,
+            deterministic=config.deterministic,
+        )
         self._engine = engine
         self._worker = RolloutWorker(
             self._name,
@@ -118,11 +125,15 @@ class LearnerHost:
 
     def join(self, address: str, port: int) -> None:
         """See LearnerWorker."""
+        if self._config.deterministic:
+            be_repeatable()
         self._worker.join(self._rank, address, port)
 
     def begin(self, model_dir: str, optim: OptimConfig) -> None:
-        """See LearnerWorker."""
+        """See LearnerWorker. What a stage draws at random comes from the run's seed."""
+        seed_all(stable_seed("learner", self._config.seed))  # what it makes anew: equal on all
         self._worker.begin(model_dir, optim)
+        seed_all(stable_seed("learner", self._config.seed, self._rank))
 
     def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:
         """Meet the rollout engines."""

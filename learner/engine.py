@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from learner import fragments
 from learner.batch import TrainBatch
 from learner.config import LearnerConfig, OptimConfig
 from learner.policy import Policy, TokenHead, TokenScores
@@ -161,14 +162,14 @@ class DeepSpeedEngine:
             else:
                 yield name, parameter.detach()
 
-    def save(self, directory: Path, tag: str) -> None:
-        """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
-        self._engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+    def save(self, folder: Path) -> None:
+        """Trained weights, optimiser state and step counts: this rank's files in ``folder``."""
+        fragments.write(self._engine, folder)
 
-    def load(self, directory: Path, tag: str) -> None:
-        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
-        path, _ = self._engine.load_checkpoint(str(directory), tag=tag)
-        assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
+    def load(self, folder: Path) -> None:
+        """The inverse of :meth:`save`, of any number of ranks and ZeRO stage. Raises ConfigError
+        if it is of other parameters."""
+        fragments.read(self._engine, folder)
 
     def close(self) -> None:
         """Free hooks and memory, so that another engine can take this one's place."""

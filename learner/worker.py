@@ -130,21 +130,26 @@ class LearnerWorker:
         """
         config = self._config
 
-        def write(folder: Path, name: str) -> None:
-            self.engine.save(folder, name)
+        def write(folder: Path) -> None:
+            self.engine.save(folder)
+            checkpoint.write_random_state(folder)
             if dist.get_rank() == 0:
-                for note, text in notes.items():
-                    (folder / note).write_text(text)
+                for name, text in notes.items():
+                    (folder / name).write_text(text)
 
         checkpoint.save(write, Path(directory), tag, config.zero_stage, config.dtype)
 
     def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint of the same stage; :meth:`begin` comes first.
 
-        Raises ConfigError or UserError on all ranks: another kind of learner, or damaged files.
+        Raises CheckpointDamaged or ConfigError on all ranks, before anything is changed.
         """
-        config = self._config
-        checkpoint.load(self.engine.load, Path(directory), tag, config.zero_stage, config.dtype)
+
+        def read(folder: Path) -> None:
+            self.engine.load(folder)
+            checkpoint.read_random_state(folder)
+
+        checkpoint.load(read, Path(directory), tag)
 
     def export(self, directory: str) -> None:
         """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes."""

@@ -143,13 +143,17 @@ def cache_bytes(shape: ModelShape, video_tokens: Sequence[int]) -> int:
 
 def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:
     """Bytes that models and checkpoints of a whole run take: a model each stage that trains, and
-    two checkpoints (cluster/checkpoints.py) of each."""
-    trains = [stage for stage in stages if stage in ("coldstart", "grpo")]
-    rank = rank_memory(shape, config.learner, config.grpo.optim)
+    the checkpoints (cluster/checkpoints.py) that it keeps at once, with the one being written."""
+    from cluster.checkpoints import KEEP_LAST
+
+    grpo = config.grpo
+    kept = {"coldstart": KEEP_LAST, "grpo": grpo.keep_last + grpo.keep_best}
+    trains = [stage for stage in stages if stage in kept]
+    rank = rank_memory(shape, config.learner, grpo.optim)
     model = BYTES[config.learner.dtype] * shape.num_parameters
     ranks = config.learner.num_ranks
     checkpoint = model + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
-    return len(trains) * (model + 2 * checkpoint)
+    return sum(model + (kept[stage] + 1) * checkpoint for stage in trains)
 
 
 def disk_findings(needs: Mapping[Path, int]) -> list[Finding]:

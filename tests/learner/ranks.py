@@ -1,6 +1,7 @@
 """A learner rank in a Ray actor, with the questions that the tests of DeepSpeed ask of it."""
 
 import gc
+import random
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from learner.config import OptimConfig
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner
+
+_TIMEOUT_S = 300  # of one call; importing DeepSpeed takes most of it on a busy machine
 
 SGD = OptimConfig(kind="sgd", grad_clip=0)
 
@@ -76,8 +79,45 @@ class TestRank:
         self._worker.begin(str(model_dir), SGD)
         return _bytes_of_tensors() - num_bytes, len(groups) - num_groups
 
+    def draw(self) -> list[float]:
+        """The next number of every generator."""
+        return [random.random(), float(np.random.normal()), float(torch.rand(()))]
+
     def stop(self) -> None:
         torch.distributed.destroy_process_group()
+
+
+class Ranks:
+    """Actors that form one learner."""
+
+    def __init__(self, num_ranks: int) -> None:
+        import ray
+
+        self.num_ranks = num_ranks
+        actor = ray.remote(num_cpus=1)(TestRank)
+        self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
+        self._port = ray.get(self._actors[0].free_port.remote(), timeout=_TIMEOUT_S)
+
+    def start(self, model_dir: Path, optim: OptimConfig, **config: Any) -> None:
+        self.all("start", self._port, model_dir, optim, config)
+
+    def all(self, method: str, *values: Any) -> list[Any]:
+        return self.each(method, [()] * len(self._actors), *values)
+
+    def each(self, method: str, firsts: Sequence[tuple[Any, ...]], *values: Any) -> list[Any]:
+        import ray
+
+        calls = [
+            getattr(actor, method).remote(*first, *values)
+            for actor, first in zip(self._actors, firsts, strict=True)
+        ]
+        return ray.get(calls, timeout=_TIMEOUT_S)
+
+    def stop(self) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
 
 
 def _bytes_of_tensors() -> int:
