@@ -7,7 +7,7 @@ LearnerPool   deals rows to ranks and calls all ranks together
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -128,12 +128,7 @@ class RolloutPool:
         """The least busy worker in service, or by turns, for the time of one request."""
         async with self._slots:
             await self._serving.wait()
-            able = sorted(self.in_service)
-            if turn is None:
-                name = min(able, key=lambda n: self._busy[n])
-            else:
-                own = self.names[turn % len(self.names)]
-                name = own if own in able else able[turn % len(able)]
+            name = choose_worker(turn, self.names, self.in_service, self._busy)
             self._busy[name] += 1
             try:
                 yield self._actors[name]
@@ -246,6 +241,16 @@ class LearnerPool:
             for rank, call in enumerate(calls)
         ]
         return list(await asyncio.gather(*waits))
+
+
+def choose_worker(
+    turn: int | None, names: Sequence[str], able: Set[str], busy: Mapping[str, int]
+) -> str:
+    """Whose turn it is, if it is able; without a turn the least busy of those that are."""
+    if turn is None:
+        return min(sorted(able), key=lambda name: busy[name])
+    own = names[turn % len(names)]
+    return own if own in able else sorted(able)[turn % len(able)]
 
 
 async def _within(call: Awaitable[T], timeout_s: float, what: str) -> T:

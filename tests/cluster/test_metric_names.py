@@ -27,7 +27,8 @@ ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     """Stage and name of all that a cold start, GRPO and evaluations write; engines are fakes."""
     samples = make_samples()
-    config = make_config(grpo={"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2})
+    grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2, "save_every": 1}
+    config = make_config(grpo=grpo, deterministic=True)
     run_dir = make_run_dir(path, config)
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as (session, _, _, metrics):
         await learn_from_teacher(session, "coldstart", Path("base"), 1)
