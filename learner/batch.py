@@ -9,14 +9,18 @@ are those of the prompt followed by that response alone. The mask is dense: a ro
 B rows, L tokens of the longest row, N response tokens in all.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from learner.clip_features import ClipFeatures
 from learner.rows import Row
 from video.positions import PositionRule, of_response
 from video.processor import ProcessedClip
@@ -32,7 +36,11 @@ class TrainBatch:
     position_ids: Int[Tensor, "3 B L"]
     attention: Bool[Tensor, "B 1 L L"]
     pixel_values: Float[Tensor, "P D"]
-    grid_thw: Int[Tensor, "B 3"]
+    """Patches of the batch's distinct clips; none where ``seen`` is given."""
+    grid_thw: Int[Tensor, "C 3"]
+    """Of the distinct clips, in the order in which they first occur."""
+    patch_at: Int[Tensor, " V"]
+    """Which merged patch of the distinct clips each video token of the batch stands for."""
     predict_at: Int[Tensor, " N"]
     """Index into B * L of the token whose output predicts each response token."""
     target: Int[Tensor, " N"]
@@ -44,6 +52,17 @@ class TrainBatch:
     """False for tokens of fillers."""
     lengths: tuple[int, ...]
     """Tokens of each response, in the order of rows and responses; they add up to N."""
+    seen: ClipFeatures | None = None
+    """What the vision tower makes of the distinct clips; None: it has to look at them."""
+
+    def to(self, device: torch.device | str) -> "TrainBatch":
+        """The batch where the model is."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if torch.is_tensor(value := getattr(self, field.name))
+        }
+        return replace(self, **moved, seen=self.seen and self.seen.to(device))
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
@@ -62,17 +81,25 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
 
 
 def make_batch(
-    rows: Sequence[Row], clip_of: Callable[[Row], ProcessedClip], rule: PositionRule
+    rows: Sequence[Row],
+    clip_of: Callable[[Row], ProcessedClip],
+    rule: PositionRule,
+    seen_of: Callable[[Row], ClipFeatures] | None = None,
 ) -> TrainBatch:
     """Tensors of one micro-batch.
 
     ``clip_of`` loads a row's clip and raises ParityError if it is not what the rollout saw.
+    ``seen_of`` gives what the vision tower makes of it, where that is known already; then the batch
+    holds no pixels. Both are called once per distinct clip.
     """
     length = max(row.num_tokens for row in rows)
     shape = (len(rows), length)
     ids, segments = np.zeros(shape, np.int64), np.full(shape, _PADDING)
     positions = np.zeros((3, *shape), np.int64)
-    clips = [clip_of(row) for row in rows]
+    first_of = {row.prompt.clip_key: row for row in reversed(rows)}
+    order = list(dict.fromkeys(row.prompt.clip_key for row in rows))
+    clip_at = {key: clip_of(first_of[key]) for key in order}
+    clips = [clip_at[row.prompt.clip_key] for row in rows]
     predict_at = []
     for number, (row, clip) in enumerate(zip(rows, clips, strict=True)):
         prompt = rule.of_prompt(row.prompt.token_ids, clip.grid_thw, clip.seconds_per_grid)
@@ -93,8 +120,12 @@ def make_batch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
         attention=shared_prefix_mask(torch.from_numpy(segments)),
-        pixel_values=torch.from_numpy(np.concatenate([clip.pixel_values for clip in clips])),
-        grid_thw=torch.tensor([clip.grid_thw for clip in clips]),
+        pixel_values=torch.from_numpy(
+            np.concatenate([clip_at[key].pixel_values[: 0 if seen_of else None] for key in order])
+        ),
+        grid_thw=torch.tensor([clip_at[key].grid_thw for key in order]),
+        patch_at=_patches(rows, clip_at, order, rule.merge_size),
+        seen=seen_of and ClipFeatures.join([seen_of(first_of[key]) for key in order]),
         predict_at=torch.tensor(predict_at),
         target=torch.tensor([token for r in responses for token in r.token_ids]),
         advantage=_per_token([[r.advantage] * len(r.token_ids) for r in responses]),
@@ -103,6 +134,15 @@ def make_batch(
         mask=torch.tensor([r.trains for r in responses for _ in r.token_ids]),
         lengths=tuple(len(r.token_ids) for r in responses),
     )
+
+
+def _patches(
+    rows: Sequence[Row], clip_at: dict[str, ProcessedClip], order: Sequence[str], merge_size: int
+) -> Int[Tensor, " V"]:
+    sizes = {key: math.prod(clip_at[key].grid_thw) // merge_size**2 for key in order}
+    starts = dict(zip(order, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    keys = [row.prompt.clip_key for row in rows]
+    return torch.cat([torch.arange(sizes[key]) + starts[key] for key in keys])
 
 
 def shared_prefix_mask(segments: Int[Tensor, "B L"]) -> Bool[Tensor, "B 1 L L"]:

@@ -15,7 +15,6 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -97,12 +96,7 @@ class DeepSpeedEngine:
 
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
-        moved: dict[str, Any] = {
-            field.name: value.to(self._engine.device, non_blocking=True)
-            for field in fields(batch)
-            if torch.is_tensor(value := getattr(batch, field.name))
-        }
-        return replace(batch, **moved)
+        return batch.to(self._engine.device)
 
     def forward(self, batch: TrainBatch) -> TokenScores:
         """With gradient."""

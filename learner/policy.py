@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.batch import TrainBatch
+from learner.clip_features import ClipFeatures
 from video.families import family_of
 from wire.errors import ConfigError
 
@@ -27,16 +28,6 @@ class TokenScores(NamedTuple):
 
     logp: Float[Tensor, " N"]
     entropy: Float[Tensor, " N"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFeatures:
-    """What the vision tower makes of clips, for the V video tokens of a batch in their order."""
-
-    embeds: Float[Tensor, "V H"]
-    """Take the place of the video tokens' embeddings."""
-    deepstack: tuple[Float[Tensor, "V H"], ...] = ()
-    """Qwen3-VL: added to the hidden states after the first layers of the text model."""
 
 
 class TokenHead(nn.Module):
@@ -134,10 +125,13 @@ class Policy(nn.Module):
         return ClipFeatures(torch.cat(seen.pooler_output), tuple(torch.cat(x) for x in layers))
 
     def _hidden(self, batch: TrainBatch) -> Float[Tensor, "BL H"]:
-        return self.read(batch, self.look(batch.pixel_values, batch.grid_thw))
+        seen = batch.seen
+        if seen is None:
+            seen = self.look(batch.pixel_values, batch.grid_thw)
+        return self.read(batch, seen.at(batch.patch_at))
 
     def read(self, batch: TrainBatch, seen: ClipFeatures) -> Float[Tensor, "BL H"]:
-        """Hidden states of the text model over what the tower has seen."""
+        """Hidden states of the text model; ``seen``: of the batch's video tokens, in order."""
         video = _Seen(pooler_output=[seen.embeds], deepstack_features=[[x] for x in seen.deepstack])
         output = self.vlm.model(
             input_ids=batch.input_ids,
