@@ -67,6 +67,12 @@ class LearnerConfig(Config):
     """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
     freeze_vision_tower: bool = True
     """Train the language model alone, as DeepIntuit does; the merger belongs to the tower."""
+    embedding_cache: bool = True
+    """Keep what a frozen vision tower makes of each clip, beside the clips (``video.cache_dir``):
+    it looks at a clip once in all epochs and runs. A tower that is trained is not cached."""
+    embedding_cache_max_gb: float = Field(default=50.0, gt=0)
+    """Embeddings beyond this are deleted, those not used for longest first; sooner where the disk
+    is nearly full."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     timeout_s: float = Field(default=1800.0, gt=0)

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learner.batch import TrainBatch
+from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
 from learner.policy import Policy, TokenHead, TokenScores
 
@@ -115,6 +116,12 @@ class DeepSpeedEngine:
         self._engine.eval()
         return self._engine(batch, features=True).float()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def look(self, pixels: Pixels) -> ClipFeatures:
+        """The tower alone, without gradient."""
+        self._engine.eval()
+        return self._engine(pixels.to(self._engine.device))  # type: ignore[no-any-return]
+
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
         self._engine.backward(loss * self._world, scale_wrt_gas=False)
@@ -153,6 +160,16 @@ class DeepSpeedEngine:
                     whole = parameter.detach().clone()
                 yield name, whole
             else:
+                yield name, parameter.detach()
+
+    def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of the vision tower, each as it computes, whole while it is looked at. All ranks
+        iterate."""
+        import deepspeed
+
+        for name, parameter in self.policy.tower.named_parameters():
+            sharded = hasattr(parameter, "ds_id")
+            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
                 yield name, parameter.detach()
 
     def save(self, directory: Path, tag: str) -> None:

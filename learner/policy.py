@@ -5,6 +5,7 @@
 The full logits of a row never exist: the head is applied to the predicting places alone, in chunks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.batch import TrainBatch
-from learner.clip_features import ClipFeatures
+from learner.clip_features import ClipFeatures, Pixels
 from video.families import family_of
 from wire.errors import ConfigError
 
@@ -101,12 +102,39 @@ class Policy(nn.Module):
             vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 
-    def forward(self, batch: TrainBatch, *, features: bool = False) -> TokenScores | Tensor:
-        """Scores of every response token, or ``features``: hidden states [R, H].
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower with its mergers."""
+        return self.vlm.model.visual  # type: ignore[no-any-return]
+
+    @property
+    def tower_config(self) -> dict[str, Any]:
+        """What of the tower is no weight: sizes, and the kernel of its attention."""
+        config = self.tower.config
+        return {**config.to_dict(), "attention": config._attn_implementation}
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether any parameter of the tower is trained, an adapter's too."""
+        return any(parameter.requires_grad for parameter in self.tower.parameters())
+
+    def blank_clip(self, grid_thw: tuple[int, int, int]) -> Pixels:
+        """A clip of this size that shows nothing."""
+        patch = self.tower.patch_embed
+        width = patch.in_channels * patch.temporal_patch_size * patch.patch_size**2
+        return Pixels(torch.zeros(math.prod(grid_thw), width), torch.tensor([grid_thw]))
+
+    def forward(
+        self, batch: TrainBatch | Pixels, *, features: bool = False
+    ) -> TokenScores | Tensor | ClipFeatures:
+        """Scores of every response token, or ``features``: hidden states [R, H]. Of pixels alone:
+        what the tower makes of them.
 
         Features are those at the last token of each of the R rows, which the head classifier reads;
-        they need one response per row. Both go through here, because ZeRO-3 hooks this call.
+        they need one response per row. All go through here, because ZeRO-3 hooks this call.
         """
+        if isinstance(batch, Pixels):
+            return self.look(batch.values, batch.grid_thw)
         hidden = self._hidden(batch)
         if not features:
             return self.head(hidden[batch.predict_at], batch.target)  # type: ignore[no-any-return]

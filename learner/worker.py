@@ -19,6 +19,8 @@ import torch.distributed as dist
 from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
+from learner.embedding_store import EmbeddingStore
+from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.policy import Policy, TokenScores
@@ -27,19 +29,30 @@ from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.disk import naming_full_disk
+from wire.errors import ParityError
 
 Objective = Literal["grpo", "supervised"]
 
+_BATCHES_PER_LOOK = 32  # micro-batches whose clips the tower looks at, and memory holds, at once
 _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
 
 
 class LearnerWorker:
     """A rank of the learner. :meth:`join` comes first, then :meth:`begin` once per stage."""
 
-    def __init__(self, config: LearnerConfig, loss: GrpoLossConfig, clips: ClipStore) -> None:
+    def __init__(
+        self,
+        config: LearnerConfig,
+        loss: GrpoLossConfig,
+        clips: ClipStore,
+        embeddings: EmbeddingStore | None = None,
+    ) -> None:
+        """``embeddings``: where a frozen tower's are kept; none: it looks at every clip anew."""
         self._config = config
         self._loss = loss
         self._clips = clips
+        self._embeddings = embeddings
+        self._seen: EmbeddingCache | None = None
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
         self._sender: Any = None
@@ -58,6 +71,7 @@ class LearnerWorker:
         self._model_dir = folder
         policy = Policy.load(folder, self._config.dtype, self._config.freeze_vision_tower)
         self._engine = DeepSpeedEngine(policy, self._config, optim)
+        self._seen = self._open_embeddings()
 
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
@@ -87,6 +101,7 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **self._hit_rate(),
             **_gpu_memory(),
         }
 
@@ -132,6 +147,7 @@ class LearnerWorker:
         """
         config = self._config
         checkpoint.load(self.engine.load, Path(directory), tag, config.zero_stage, config.dtype)
+        self._seen = self._open_embeddings()  # the checkpoint may hold another tower
 
     def export(self, directory: str) -> None:
         """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes."""
@@ -175,9 +191,45 @@ class LearnerWorker:
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
         mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
-        most = int(_reduce({"n": float(len(mine))}, dist.ReduceOp.MAX)["n"])
-        for part in mine + [[silent(rows[0])]] * (most - len(mine)):
-            yield self.engine.to_device(make_batch(part, self._clip, self.rule))
+        most = _most(len(mine))
+        mine += [[silent(rows[0])]] * (most - len(mine))
+        for start in range(0, most, _BATCHES_PER_LOOK):
+            parts = mine[start : start + _BATCHES_PER_LOOK]
+            if self._seen is not None:
+                self._seen.fill([row for part in parts for row in part])
+            for part in parts:
+                yield self.engine.to_device(self._batch(part))
+
+    def _batch(self, rows: Sequence[Row]) -> TrainBatch:
+        if self._seen is None:
+            return make_batch(rows, self._clip, self.rule)
+        return make_batch(rows, self._seen.clip_of, self.rule, self._seen.seen_of)
+
+    def _open_embeddings(self) -> EmbeddingCache | None:
+        """Under the tower's present weights; none where they are trained. All ranks call."""
+        policy, merge = self.engine.policy, self.rule.merge_size
+        if self._embeddings is None or policy.trains_tower:
+            return None
+        device = "cuda" if self._config.num_gpus else "cpu"
+        tower = tower_hash(self.engine.tower_parameters(), policy.tower_config, device)
+        _same_on_all_ranks(tower)
+        return EmbeddingCache(
+            self._embeddings,
+            tower,
+            self.rule,
+            look=self.engine.look,
+            blank=policy.blank_clip((1, merge, merge)),
+            clip_of=self._clip,
+            most=_most,
+        )
+
+    def _hit_rate(self) -> dict[str, float]:
+        """Of all ranks since the last update; nothing without clips or without a cache."""
+        if self._seen is None:
+            return {}
+        counts = _reduce(self._seen.take_counts(), dist.ReduceOp.SUM)
+        wanted = counts["hits"] + counts["misses"]
+        return {"cache/embedding_hit_rate": counts["hits"] / wanted} if wanted else {}
 
     def _clip(self, row: Row) -> ProcessedClip:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
@@ -218,3 +270,19 @@ def _reduce(values: dict[str, float], op: Any) -> dict[str, float]:
     tensor = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
     dist.all_reduce(tensor, op=op)
     return dict(zip(names, tensor.tolist(), strict=True))
+
+
+def _most(number: int) -> int:
+    """The largest of all ranks' numbers."""
+    return int(_reduce({"n": float(number)}, dist.ReduceOp.MAX)["n"])
+
+
+def _same_on_all_ranks(tower: str) -> None:
+    """Raises ParityError on all ranks unless they hold the same tower."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, tower)
+    if len(set(found)) > 1:
+        raise ParityError(
+            f"the learner's ranks hold different vision towers (hashes {', '.join(found)}); "
+            "give all nodes the same model directory"
+        )
