@@ -26,7 +26,8 @@ from torch import Tensor
 from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
-from learner.policy import Policy, TokenHead, TokenScores
+from learner.policy import Policy
+from learner.token_head import TokenHead, TokenScores
 
 _NO_CLIPPING = float(2**60)
 
