@@ -32,7 +32,9 @@ class ClipFeatures:
 
     @classmethod
     def join(cls, parts: Sequence["ClipFeatures"]) -> "ClipFeatures":
-        """Of clips one after another."""
+        """Of clips one after another; of none: no patch."""
+        if not parts:
+            return cls(torch.empty(0, 0))
         layers = zip(*(part.deepstack for part in parts), strict=True)
         embeds = torch.cat([part.embeds for part in parts])
         return cls(embeds, tuple(torch.cat(layer) for layer in layers))

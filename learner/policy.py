@@ -122,7 +122,9 @@ class Policy(nn.Module):
             )
         # The tower runs all the same, and enters with weight 0: under ZeRO-3 its weights are
         # gathered from all ranks, which would wait for this one forever.
-        seen = self.look(*self._blank_clip(batch.input_ids.device))
+        side = self.vlm.config.vision_config.spatial_merge_size
+        blank = self.blank_clip((1, side, side)).to(batch.input_ids.device)
+        seen = self.look(blank.values, blank.grid_thw)
         nothing = sum(layer.sum() for layer in (seen.embeds, *seen.deepstack))
         return self.read(batch, seen.at(batch.patch_at)) + 0.0 * nothing
 
@@ -137,14 +139,6 @@ class Policy(nn.Module):
             **layout_keywords(batch.layout, batch.input_ids.device),
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
-
-    def _blank_clip(self, device: torch.device) -> tuple[Float[Tensor, "P D"], Int[Tensor, "1 3"]]:
-        """The smallest clip that the tower takes: one merged patch."""
-        vision = self.vlm.config.vision_config
-        side = vision.spatial_merge_size
-        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        pixels = torch.zeros(side**2, patch, device=device)
-        return pixels, torch.tensor([[1, side, side]], device=device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,19 @@ def test_a_row_without_a_clip_asks_for_nothing(qwen: Case, tmp_path: Path):
     assert cache.take_counts() == {"hits": 0.0, "misses": 0.0}
 
 
+def test_a_batch_of_text_alone_runs_no_tower_beside_batches_whose_clips_are_known(case: Case):
+    """Under ZeRO-3 the other ranks, which have seen their clips, would never come to its call."""
+    (row,) = case.rows(1)
+    text = replace(row, prompt=replace(row.prompt, token_ids=(5, 6), clip_key="", fingerprint=""))
+    batch = case.cached([text], case.cache(EmbeddingStore(None, 0)))
+    calls = []
+    expected = case.scores(case.plain([text]))
+    with case.policy.tower.register_forward_pre_hook(lambda *_: calls.append(1)):
+        found = case.scores(batch)
+    assert calls == []
+    assert torch.equal(found[0], expected[0])
+
+
 # -- nothing stale --
 
 
