@@ -152,6 +152,14 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     await session.begin(model_dir, grpo.optim)
     checkpoints = Checkpoints(session, plan.name)
     done = await checkpoints.resume()
+    rollout = session.config.rollout
+    await session.preflight(
+        plan.name,
+        prompt=rollout.max_prompt_length,
+        response=rollout.max_response_length,
+        group_size=rollout.group_size,
+        groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
+    )
     await session.publish(plan.first_step + done)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
     first, end = done * grpo.groups_per_step, grpo.num_steps * grpo.groups_per_step

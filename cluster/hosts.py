@@ -13,6 +13,7 @@ from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
 from learner.embedding_store import EmbeddingStore
+from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
@@ -147,6 +148,10 @@ class LearnerHost:
     ) -> dict[str, float]:
         """See LearnerWorker."""
         return self._worker.train_step(rows, counts, objective, learning_rate)
+
+    def preflight(self, largest: LargestBatch) -> float:
+        """See LearnerWorker."""
+        return self._worker.preflight(largest)
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """See LearnerWorker."""

@@ -75,6 +75,9 @@ class LearnerConfig(Config):
     is nearly full."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    preflight: bool = True
+    """Before a stage's first update, see whether its largest batch fits into memory, and end the
+    run with the settings to lower if it does not."""
     timeout_s: float = Field(default=1800.0, gt=0)
     """A step, a save or a load that takes longer has failed."""
 

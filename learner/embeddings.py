@@ -104,6 +104,19 @@ class EmbeddingCache:
         """What the tower makes of a row's clip. The row was in the last :meth:`fill`."""
         return self._held[self._key(row)].features
 
+    def rehearsal(self, clip_of: Callable[[Row], ProcessedClip]) -> "EmbeddingCache":
+        """Another one with the same tower, which finds nothing and keeps nothing."""
+        return EmbeddingCache(
+            EmbeddingStore(None, 0, recent_bytes=0),
+            self._tower,
+            self._rule,
+            look=self._look,
+            blank=self._blank,
+            clip_of=clip_of,
+            most=self._most,
+            tokens_per_call=self._tokens_per_call,
+        )
+
     def take_counts(self) -> dict[str, float]:
         """Clips found and clips looked at by this rank since the last call."""
         counts = {"hits": float(self._hits), "misses": float(self._misses)}

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,11 @@ from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferC
 from learner.embedding_store import EmbeddingStore
 from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
+from learner.free_memory import free_bytes, free_gpu_bytes
+from learner.largest_batch import LargestBatch
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.policy import Policy
+from learner.preflight import Preflight
 from learner.rows import Row, StepCounts, silent
 from learner.token_head import TokenScores
 from video.cache import ClipStore
@@ -31,6 +34,8 @@ from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.disk import naming_full_disk
 from wire.errors import ParityError
+
+T = TypeVar("T")
 
 Objective = Literal["grpo", "supervised"]
 
@@ -105,6 +110,33 @@ class LearnerWorker:
             **self._hit_rate(),
             **_gpu_memory(),
         }
+
+    def preflight(self, largest: LargestBatch) -> float:
+        """GB that this rank takes at its peak for such a batch. Nothing of the stage changes.
+
+        Raises UserError that says what to lower, on all ranks or (GPU) on the one without room.
+        """
+        gpu = self._config.num_gpus > 0
+        trial = Preflight(
+            self._config,
+            self._rehearse,
+            self.engine.optimizer_bytes_to_come,
+            free=free_gpu_bytes if gpu else free_bytes,
+            gather=_gather,
+        )
+        return trial.run(largest)
+
+    def _rehearse(self, largest: LargestBatch) -> None:
+        merge = self.rule.merge_size
+        width = self.engine.policy.blank_clip((1, merge, merge)).values.shape[1]
+        rows, clip_of = largest.rows(self.rule), largest.clips(self.rule, width)
+        if self._seen is None:
+            batch = make_batch(rows, clip_of, self.rule)
+        else:
+            seen = self._seen.rehearsal(clip_of)
+            seen.fill(rows)
+            batch = make_batch(rows, seen.clip_of, self.rule, seen.seen_of)
+        self.engine.rehearse(self.engine.to_device(batch))
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
@@ -278,10 +310,16 @@ def _most(number: int) -> int:
     return int(_reduce({"n": float(number)}, dist.ReduceOp.MAX)["n"])
 
 
+def _gather(value: T) -> list[T]:
+    """Every rank's value, on every rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def _same_on_all_ranks(tower: str) -> None:
     """Raises ParityError on all ranks unless they hold the same tower."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, tower)
+    found = _gather(tower)
     if len(set(found)) > 1:
         raise ParityError(
             f"the learner's ranks hold different vision towers (hashes {', '.join(found)}); "
