@@ -80,7 +80,7 @@ class Policy(nn.Module):
         self.head = TokenHead(vlm.lm_head, _HEAD_CHUNK)
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: str, freeze_vision_tower: bool) -> "Policy":
+    def load(cls, model_dir: Path, dtype: str) -> "Policy":
         """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
         family."""
         import transformers
@@ -106,8 +106,6 @@ class Policy(nn.Module):
                 f"the weights in {model_dir} lack {_few(sorted(report['missing_keys']))}; "
                 "transformers would make them up: give a whole model"
             )
-        if freeze_vision_tower:
-            vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 
     def forward(self, batch: TrainBatch, *, features: bool = False) -> TokenScores | Tensor:

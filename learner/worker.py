@@ -21,6 +21,7 @@ from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.loss import LossOutput, grpo_loss, supervised_loss
+from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy, TokenScores
 from learner.rows import Row, StepCounts, silent
 from video.cache import ClipStore
@@ -56,7 +57,8 @@ class LearnerWorker:
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        policy = Policy.load(folder, self._config.dtype, self._config.freeze_vision_tower)
+        policy = Policy.load(folder, self._config.dtype)
+        freeze(policy, frozen_parts(self._config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
 
     def train_step(
@@ -87,6 +89,7 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **_vision_rates(self.engine.learning_rates(learning_rate)),
             **_gpu_memory(),
         }
 
@@ -197,6 +200,12 @@ def write_model(
         policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
+    """Of merger and tower, where they train."""
+    rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
+    return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
 def _gpu_memory() -> dict[str, float]:
