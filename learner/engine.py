@@ -15,10 +15,8 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +25,8 @@ from torch import Tensor
 from learner.batch import TrainBatch
 from learner.config import LearnerConfig, OptimConfig
 from learner.parts import Part, parameter_groups
-from learner.policy import Policy, TokenHead, TokenScores
+from learner.policy import Policy
+from learner.token_head import TokenHead, TokenScores
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
 
 log = logging.getLogger(__name__)
@@ -103,12 +102,7 @@ class DeepSpeedEngine:
 
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
-        moved: dict[str, Any] = {
-            field.name: value.to(self._engine.device, non_blocking=True)
-            for field in fields(batch)
-            if torch.is_tensor(value := getattr(batch, field.name))
-        }
-        return replace(batch, **moved)
+        return batch.to(self._engine.device)
 
     def forward(self, batch: TrainBatch) -> TokenScores:
         """With gradient."""

@@ -22,8 +22,9 @@ from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferC
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
-from learner.policy import Policy, TokenScores
+from learner.policy import Policy
 from learner.rows import Row, StepCounts, silent
+from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip

@@ -10,8 +10,9 @@ import torch
 from learner.batch import make_batch
 from learner.loss import supervised_loss
 from learner.parts import Part, freeze
-from learner.policy import Policy, TokenHead
+from learner.policy import Policy
 from learner.rows import Row
+from learner.token_head import TokenHead
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
@@ -147,9 +148,9 @@ def test_pixels_and_deepstack_features_reach_every_family(case: Case):
 
 def test_chunks_of_the_head_change_nothing(policy: Policy, rule: PositionRule):
     whole, gradient = logprobs_and_gradient(policy, [ROWS], rule)
-    policy.head = TokenHead(policy.vlm.lm_head, chunk=3)
+    policy.head = TokenHead(policy.vlm.lm_head, places=3, words=50)
     in_chunks, gradient_in_chunks = logprobs_and_gradient(policy, [ROWS], rule)
-    policy.head = TokenHead(policy.vlm.lm_head, chunk=4096)
+    policy.head = TokenHead(policy.vlm.lm_head)
     assert (whole - in_chunks).abs().max() < 1e-5
     assert (gradient - gradient_in_chunks).norm() / gradient.norm() < 1e-5
 
