@@ -33,7 +33,7 @@ class Policy(nn.Module):
         use_shared_prefix(vlm)
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: str, freeze_vision_tower: bool) -> "Policy":
+    def load(cls, model_dir: Path, dtype: str) -> "Policy":
         """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
         family."""
         import transformers
@@ -59,8 +59,6 @@ class Policy(nn.Module):
                 f"the weights in {model_dir} lack {_few(sorted(report['missing_keys']))}; "
                 "transformers would make them up: give a whole model"
             )
-        if freeze_vision_tower:
-            vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 
     @property

@@ -130,6 +130,7 @@ def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]
         (largest.num_tokens > whole, f"learner.max_tokens_per_batch = {largest.max_tokens}"),
         (not config.gradient_checkpointing, "learner.gradient_checkpointing = true"),
         (config.zero_stage < 3, f"learner.zero_stage = 3, now {config.zero_stage}{more_ranks}"),
+        (gpu and config.offload == "none", "learner.offload = 'optimizer', from ZeRO stage 1 on"),
         (True, f"rollout.max_response_length = {largest.response_length}"),
         (largest.group_size > 1, f"rollout.group_size = {largest.group_size}"),
         (True, f"rollout.max_prompt_length = {largest.prompt_length}, with video.max_frames"),

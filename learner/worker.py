@@ -25,6 +25,7 @@ from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
 from learner.loss import LossOutput, grpo_loss, supervised_loss
+from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
 from learner.rows import Row, StepCounts, silent
@@ -75,7 +76,8 @@ class LearnerWorker:
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        policy = Policy.load(folder, self._config.dtype, self._config.freeze_vision_tower)
+        policy = Policy.load(folder, self._config.dtype)
+        freeze(policy, frozen_parts(self._config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
         self._seen = self._open_embeddings()
 
@@ -107,6 +109,7 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **_vision_rates(self.engine.learning_rates(learning_rate)),
             **self._hit_rate(),
             **_gpu_memory(),
         }
@@ -120,7 +123,7 @@ class LearnerWorker:
         trial = Preflight(
             self._config,
             self._rehearse,
-            self.engine.optimizer_bytes_to_come,
+            0 if gpu and self._config.offload != "none" else self.engine.optimizer_bytes_to_come,
             free=free_gpu_bytes if gpu else free_bytes,
             gather=_gather,
         )
@@ -282,6 +285,12 @@ def write_model(
         policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
+    """Of merger and tower, where they train."""
+    rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
+    return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
 def _gpu_memory() -> dict[str, float]:

@@ -90,7 +90,8 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load_case(folder: Path) -> Case:
-    policy = Policy.load(folder, "float32", freeze_vision_tower=True)
+    policy = Policy.load(folder, "float32")
+    policy.tower.requires_grad_(False)
     rule = PositionRule.load(folder)
     return Case(policy, rule, RandomClips(rule.model_type))
 

@@ -208,7 +208,7 @@ def test_it_is_one_micro_batch_as_full_as_it_can_be(
 def test_every_family_takes_it_and_no_gradient_comes_of_it(model_type: str, tmp_path: Path):
     torch.set_num_threads(1)
     folder = write_tiny_model(tmp_path, model_type)
-    policy = Policy.load(folder, "float32", freeze_vision_tower=False)
+    policy = Policy.load(folder, "float32")
     rule = PositionRule.load(folder)
     largest = replace(LARGEST, prompt_length=60, max_tokens=300)
     width = policy.blank_clip((1, 2, 2)).values.shape[1]
