@@ -147,6 +147,10 @@ class LearnerHost:
         """See LearnerWorker."""
         return self._worker.logprobs(rows)
 
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """See LearnerWorker."""
+        return self._worker.ref_logprobs(rows)
+
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """See LearnerWorker."""
         return self._worker.features(rows)

@@ -52,6 +52,8 @@ class TokenHead(nn.Module):
         super().__init__()
         self.lm_head = lm_head
         self.chunk = chunk
+        self.entropy_has_gradient = False
+        """Costs another pass over the vocabulary; an entropy bonus needs it."""
 
     def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
         """Logprob of each target, and the entropy of the distribution it was drawn from (nats)."""
@@ -66,7 +68,7 @@ class TokenHead(nn.Module):
         self, hidden: Float[Tensor, "C H"], target: Int[Tensor, " C"]
     ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
         logp = self.lm_head(hidden).float().log_softmax(-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.entropy_has_gradient and torch.is_grad_enabled()):
             entropy = -(logp.exp() * logp).sum(-1)
         return logp.gather(-1, target[:, None])[:, 0], entropy
 
