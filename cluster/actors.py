@@ -200,9 +200,9 @@ class LearnerPool:
         """Hidden states [len(rows), hidden], in the order of ``rows``."""
         return np.concatenate([part for part in await self._blocks("features", rows) if len(part)])
 
-    async def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks."""
-        await self._all("save", directory, tag)
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
+        """Checkpoint of all ranks; ``notes``: files of the caller's that belong to it."""
+        await self._all("save", directory, tag, notes)
 
     async def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint."""

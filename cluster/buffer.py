@@ -40,7 +40,7 @@ class GroupBuffer:
         self._left = math.inf if num_places is None else num_places
         """Places that were never free yet."""
         self.next_index = first_index
-        """Of the first place that is not taken yet: where a resumed run goes on."""
+        """The sampler's cursor: the place of the next group that nobody has taken."""
         self.release(capacity)
 
     async def reserve(self) -> Place:

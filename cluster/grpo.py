@@ -17,6 +17,7 @@ from cluster.checkpoints import Checkpoints
 from cluster.config import GrpoConfig
 from cluster.failures import refuse_failures
 from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
+from cluster.loop_state import LoopState
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, progress_bar
 from cluster.sampler import Sampler
@@ -68,9 +69,14 @@ class GrpoLearner:
     """One step: rows, updates, weights to the engines, archive compacted, numbers logged."""
 
     def __init__(
-        self, session: Session, plan: GrpoPlan, checkpoints: Checkpoints, bar: Bar
+        self,
+        session: Session,
+        plan: GrpoPlan,
+        buffer: GroupBuffer,
+        checkpoints: Checkpoints,
+        bar: Bar,
     ) -> None:
-        self._session, self._plan = session, plan
+        self._session, self._plan, self._buffer = session, plan, buffer
         self._checkpoints, self._bar = checkpoints, bar
         self._watch = Stopwatch()
         self._since = time.perf_counter()
@@ -97,7 +103,9 @@ class GrpoLearner:
             session.archive.compact(version)
         if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
             with watch("save"):
-                await self._checkpoints.save(step)
+                await self._checkpoints.save(
+                    LoopState(step=step, next_index=self._buffer.next_index)
+                )
         now = time.perf_counter()
         watch.seconds["timing_s/step"], self._since = now - self._since, now
         figures |= throughput(groups, watch.seconds)
@@ -164,17 +172,17 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     grpo = session.config.grpo
     await session.begin(model_dir, grpo.optim)
     checkpoints = Checkpoints(session, plan.name)
-    done = await checkpoints.resume()
-    await session.publish(plan.first_step + done)
+    state = await checkpoints.resume()
+    await session.publish(plan.first_step + state.step)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    num_places = (grpo.num_steps - done) * grpo.groups_per_step  # and those of replaced groups
-    buffer = GroupBuffer(capacity, done * grpo.groups_per_step, num_places)
+    num_places = (grpo.num_steps - state.step) * grpo.groups_per_step  # and those of replaced groups
+    buffer = GroupBuffer(capacity, state.next_index, num_places)
     sampler = Sampler(plan.samples, session.config.seed, balanced=grpo.class_balanced)
     writer = TrainingGroups(session, plan.name)
     with progress_bar(plan.name, grpo.num_steps) as bar:
-        bar.resume(done)
-        learner = GrpoLearner(session, plan, checkpoints, bar)
-        steps = range(done + 1, grpo.num_steps + 1)
+        bar.resume(state.step)
+        learner = GrpoLearner(session, plan, buffer, checkpoints, bar)
+        steps = range(state.step + 1, grpo.num_steps + 1)
         train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)

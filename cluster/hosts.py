@@ -155,9 +155,9 @@ class LearnerHost:
         """See LearnerWorker."""
         return self._worker.features(rows)
 
-    def save(self, directory: str, tag: str) -> None:
+    def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """See LearnerWorker."""
-        self._worker.save(directory, tag)
+        self._worker.save(directory, tag, notes)
 
     def load(self, directory: str, tag: str) -> None:
         """See LearnerWorker."""

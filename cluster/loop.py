@@ -34,14 +34,12 @@ class Taken:
     """The groups of one step, in the order of their places.
 
     Example:
-        Taken(trained=[a, c], replaced=[b], next_index=3)
+        Taken(trained=[a, c], replaced=[b])
     """
 
     trained: Sequence[TraceGroup]
     replaced: Sequence[TraceGroup] = ()
     """Without signal; others were written in their stead, up to the bound."""
-    next_index: int
-    """Of the first place that the next step takes."""
 
     @property
     def every(self) -> Sequence[TraceGroup]:
@@ -96,7 +94,7 @@ async def _take(buffer: GroupBuffer, count: int, filtering: Filter | None) -> Ta
     were freed beyond the bound could be trained a step too late.
     """
     if filtering is None:
-        return Taken(trained=await buffer.take(count), next_index=buffer.next_index)
+        return Taken(trained=await buffer.take(count))
     trained: list[TraceGroup] = []
     replaced: list[TraceGroup] = []
     while len(trained) < count and len(trained) + len(replaced) < filtering.max_groups:
@@ -107,7 +105,7 @@ async def _take(buffer: GroupBuffer, count: int, filtering: Filter | None) -> Ta
             replaced.append(group)
             if count + len(replaced) <= filtering.max_groups:
                 buffer.replace()
-    return Taken(trained=trained, replaced=replaced, next_index=buffer.next_index)
+    return Taken(trained=trained, replaced=replaced)
 
 
 async def run_until_trained(train: Awaitable[None], rollouts: Sequence[Awaitable[None]]) -> None:

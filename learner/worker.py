@@ -7,8 +7,9 @@ Every rank gets the same calls in the same order.
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -126,10 +127,22 @@ class LearnerWorker:
         assert self._sender is not None, "connect() comes before publish()"
         self._sender.send_weights()
 
-    def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call."""
+    def save(
+        self, directory: str, tag: str, notes: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call.
+
+        ``notes``: texts of the caller's by file name, that belong to it.
+        """
         config = self._config
-        checkpoint.save(self.engine.save, Path(directory), tag, config.zero_stage, config.dtype)
+
+        def write(folder: Path, name: str) -> None:
+            self.engine.save(folder, name)
+            if dist.get_rank() == 0:
+                for note, text in notes.items():
+                    (folder / note).write_text(text)
+
+        checkpoint.save(write, Path(directory), tag, config.zero_stage, config.dtype)
 
     def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint of the same stage; :meth:`begin` comes first.

@@ -147,8 +147,10 @@ class FakeLearner:
         self.scored += rows
         return [[self._logprobs(row, r.token_ids) for r in row.responses] for row in rows]
 
-    async def save(self, directory: str, tag: str) -> None:
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         (Path(directory) / tag).mkdir(parents=True)
+        for name, text in notes.items():
+            (Path(directory) / tag / name).write_text(text)
 
     async def export(self, directory: str) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)

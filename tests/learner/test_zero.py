@@ -195,7 +195,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
 ):
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.train(1e-3, 1e-3)
-    pair.all("call", "save", str(tmp_path), "step-000002")
+    pair.all("call", "save", str(tmp_path), "step-000002", {})
     expected = pair.train(1e-3)
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.all("call", "load", str(tmp_path), "step-000002")
@@ -208,7 +208,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     pair: Ranks, solo: Ranks, model_dir: Path, tmp_path: Path
 ):
     pair.start(model_dir, SGD, zero_stage=0)
-    pair.all("call", "save", str(tmp_path), "step-000001")
+    pair.all("call", "save", str(tmp_path), "step-000001", {})
     solo.start(model_dir, SGD, zero_stage=1)
     with pytest.raises(ConfigError, match=r"num_ranks=1, the checkpoint has 2.*zero_stage=1"):
         solo.all("call", "load", str(tmp_path), "step-000001")
