@@ -67,8 +67,8 @@ class ColdstartConfig(TrainedConfig):
 
 
 class FilterGroupsConfig(Config):
-    """Dynamic sampling (DAPO): a group whose rewards are all equal teaches nothing, and another clip
-    is asked in its stead."""
+    """Dynamic sampling (DAPO): a group whose rewards are all equal teaches nothing, and another
+    clip is asked in its stead."""
 
     enable: bool = False
     """Whether to."""

@@ -97,8 +97,8 @@ class GrpoLearner:
         if rows:
             with watch("update_actor"):
                 figures |= await self._update(rows, step)
-            with watch("update_weights"):
-                figures |= await session.publish(version)
+        with watch("update_weights"):  # without an update, too: versions count steps
+            figures |= await session.publish(version)
         with watch("archive"):
             session.archive.compact(version)
         if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
@@ -175,7 +175,9 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     state = await checkpoints.resume()
     await session.publish(plan.first_step + state.step)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    num_places = (grpo.num_steps - state.step) * grpo.groups_per_step  # and those of replaced groups
+    num_places = (
+        grpo.num_steps - state.step
+    ) * grpo.groups_per_step  # and those of replaced groups
     buffer = GroupBuffer(capacity, state.next_index, num_places)
     sampler = Sampler(plan.samples, session.config.seed, balanced=grpo.class_balanced)
     writer = TrainingGroups(session, plan.name)

@@ -1,8 +1,8 @@
 """Rewards of a group -> advantages. Pure.
 
-grpo    DeepSeekMath, arXiv 2402.03300, section 4.1.2, with DeepIntuit's sample standard deviation and
-        epsilon; without the deviation: Dr.GRPO, arXiv 2503.20783, eq. 3
-rloo    arXiv 2402.14740, section 3.3
+grpo    DeepSeekMath, arXiv 2402.03300, section 4.1.2, with DeepIntuit's sample standard deviation
+        and epsilon; without the deviation: Dr.GRPO, arXiv 2503.20783, section 3.2
+rloo    arXiv 2402.14740, section 2.2
 """
 
 import math

@@ -1,8 +1,9 @@
 """Values per token -> one number, by the counts of the whole update. Pure.
 
-Every mode is a weighted sum over this process's tokens, whose weights depend only on the token's own
-response and on the update's global counts: any split over ranks, micro-batches or packed rows adds
-up to the same number. (verl's ``agg_loss``; averaging over ranks is undone in learner/engine.py.)
+Every mode is a weighted sum over this process's tokens, whose weights depend only on the token's
+own response and on the update's global counts: any split over ranks, micro-batches or packed rows
+adds up to the same number. As verl's ``agg_loss``; averaging over ranks is undone in
+learner/engine.py.
 
 N is the number of response tokens in a micro-batch, R of its responses.
 """
@@ -21,10 +22,10 @@ def aggregate(
 ) -> Float[Tensor, ""]:
     """This process's part of the aggregate of ``values``, which are 0 where masked.
 
-        token-mean                 sum of v_t / tokens
-        seq-mean-token-sum         sum of v_t / responses
-        seq-mean-token-mean        sum of v_t / (length of its response * responses)
-        seq-mean-token-sum-norm    sum of v_t / (longest allowed response * responses)
+    token-mean                 sum of v_t / tokens
+    seq-mean-token-sum         sum of v_t / responses
+    seq-mean-token-mean        sum of v_t / (length of its response * responses)
+    seq-mean-token-sum-norm    sum of v_t / (longest allowed response * responses)
     """
     if mode == "token-mean":
         return values.sum() / counts.num_tokens

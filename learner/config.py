@@ -75,8 +75,8 @@ class LearnerConfig(Config):
 
 
 class GrpoLossConfig(Config):
-    """What GRPO optimises; verl's names, DeepIntuit's settings (seeds.md 1.5). Every formula with its
-    source is in docs/objectives.md."""
+    """What GRPO optimises; verl's names, DeepIntuit's settings (seeds.md 1.5). The formulas and
+    their sources are in docs/objectives.md."""
 
     adv_estimator: Literal["grpo", "rloo"] = "grpo"
     """Baseline of a trace's reward: its group's mean (GRPO), or that of its group's others (RLOO).
@@ -86,8 +86,8 @@ class GrpoLossConfig(Config):
     adv_epsilon: float = Field(default=1e-6, ge=0)
     """Added to a group's standard deviation."""
     loss_mode: Literal["vanilla", "gspo", "cispo"] = "vanilla"
-    """The policy loss: clipped surrogate with dual clip, GSPO's ratio of whole responses, or CISPO's
-    clipped weight without a gradient."""
+    """The policy loss: clipped surrogate with dual clip, GSPO's ratio of whole responses, or
+    CISPO's clipped weight without a gradient."""
     clip_ratio_low: float = Field(default=0.2, gt=0, le=1)
     """The ratio of a token with negative advantage counts down to 1 - this. GSPO's paper: 3e-4;
     CISPO clips whatever the advantage, its paper not at all below (1)."""
@@ -123,7 +123,7 @@ class GrpoLossConfig(Config):
     """Bonus for the entropy of the next-token distributions; its gradient takes another pass over
     the vocabulary."""
     mask_truncated: bool = False
-    """Traces cut at rollout.max_response_length do not train; their rewards stay in the baseline."""
+    """Traces cut at rollout.max_response_length do not train; their rewards enter the baseline."""
 
     @property
     def needs_reference(self) -> bool:

@@ -1,8 +1,8 @@
 """Importance weights between the rollout engine, which sampled, and the trainer. Pure.
 
-truncated importance sampling   Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy
-                                RL Training", 2025
-IcePop                          Ling Team, arXiv 2510.18855, section 3.2
+truncated importance sampling    Yao et al., "Your Efficient RL Framework Secretly Brings You
+                                 Off-Policy RL Training", 2025
+IcePop                           Ling Team, arXiv 2510.18855
 
 As verl's ``rollout_correction``: a weight multiplies a token's policy loss and has no gradient; a
 weight of 0 leaves the denominators as they are.
@@ -39,9 +39,9 @@ def rollout_correction(
 ) -> Correction:
     """``log_ratio``: trainer's minus engine's logprob, 0 where masked; no gradient.
 
-        raw_t = exp(clip(log_ratio_t, -20, 20)); of a response: of the sum over its tokens
-        weight = min(raw, threshold)                      a number: truncated
-        weight = raw where low <= raw <= high, else 0     a pair: IcePop
+    raw_t = exp(clip(log_ratio_t, -20, 20)); of a response: of the sum over its tokens
+    weight = min(raw, threshold)                      a number: truncated
+    weight = raw where low <= raw <= high, else 0     a pair: IcePop
     """
     raw = torch.exp(log_ratio.clamp(-20.0, 20.0))
     raw_sequence = torch.exp(sums(log_ratio, lengths).clamp(-20.0, 20.0))

@@ -1,6 +1,6 @@
 """Rewards -> advantages, over whole groups and before any row is split. Pure.
 
-    rows with rewards -> KL taken off -> advantages -> truncated responses left out -> rows to train
+rows with rewards -> KL taken off -> advantages -> truncated responses left out -> rows to train
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ def has_signal(group: TraceGroup, config: GrpoLossConfig) -> bool:
     scored = group.scored
     advantages = advantages_of([trace.reward for trace in scored], config)
     return any(
-        advantage != 0 and not (config.mask_truncated and trace.completion.finish_reason.is_truncated)
+        advantage != 0
+        and not (config.mask_truncated and trace.completion.finish_reason.is_truncated)
         for trace, advantage in zip(scored, advantages, strict=True)
     )
 
@@ -56,5 +57,7 @@ def _penalised(response: Response, config: GrpoLossConfig) -> float | None:
     old = response.rollout_logprobs if by_engine else response.old_logprobs
     assert old is not None, "KL in the reward needs the policy's logprobs"
     assert response.ref_logprobs is not None, "KL in the reward needs the reference's logprobs"
-    pair = (torch.tensor(values, dtype=torch.float64) for values in (old, response.ref_logprobs))
-    return response.reward - config.kl_coef * float(kl_estimate(*pair, config.kl_penalty).sum())
+    logp, logp_ref = torch.tensor([old, response.ref_logprobs], dtype=torch.float64)
+    return response.reward - config.kl_coef * float(
+        kl_estimate(logp, logp_ref, config.kl_penalty).sum()
+    )

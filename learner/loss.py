@@ -72,8 +72,9 @@ def grpo_loss(inputs: LossInputs, counts: StepCounts, config: GrpoLossConfig) ->
         loss  = aggregate(surrogate(rho_t, A_t) * weight_t)
               + kl_loss_coef * aggregate(KL_t) - entropy_coeff * aggregate(entropy_t)
 
-    with the surrogate of learner/surrogate.py and the weight of learner/correction.py. Masked tokens
-    are cut out before the first exponential, because NaN times 0 is NaN, in the backward pass too.
+    with the surrogate of learner/surrogate.py, the weight of learner/correction.py and the KL of
+    learner/kl.py. Masked tokens are cut out before the first exponential, because NaN times 0 is
+    NaN, in the backward pass too.
     """
     mask, lengths = inputs.mask, inputs.lengths
     logp = inputs.logp.where(mask, 0.0)
@@ -100,9 +101,7 @@ def grpo_loss(inputs: LossInputs, counts: StepCounts, config: GrpoLossConfig) ->
         kl = kl_estimate(logp, inputs.logp_ref.where(mask, 0.0), config.kl_loss_type)
         sums["kl_ref"] = kl.detach().sum()
         if config.kl_loss_coef:
-            loss = loss + config.kl_loss_coef * aggregate(
-                kl, lengths, counts, config.loss_agg_mode
-            )
+            loss = loss + config.kl_loss_coef * aggregate(kl, lengths, counts, config.loss_agg_mode)
     if config.entropy_coeff:
         assert inputs.entropy is not None, "the bonus needs the entropy, with its gradient"
         entropy = inputs.entropy.where(mask, 0.0)

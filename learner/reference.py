@@ -1,6 +1,6 @@
 """The reference model of a KL term: the model that the stage started from, frozen.
 
-    TrainBatch -> logprobs of its responses, without a gradient
+TrainBatch -> logprobs of its responses, without a gradient
 """
 
 from pathlib import Path
@@ -23,8 +23,8 @@ class Reference(Protocol):
 
 
 class FrozenPolicy:
-    """A second copy of the weights, whole on every rank whatever the ZeRO stage, in the precision of
-    training; no optimiser knows it."""
+    """A second copy of the weights, whole on every rank whatever the ZeRO stage, in the precision
+    of training; no optimiser knows it."""
 
     def __init__(self, policy: Policy, device: torch.device) -> None:
         self._policy = policy.requires_grad_(False).eval().to(device)

@@ -15,7 +15,7 @@ from cluster.data import Data
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
-from learner.rows import Row
+from learner.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -119,6 +119,8 @@ class FakeLearner:
         self.memory: list[tuple[int, ...]] = []
         """Prompts and responses, in one, that are likely."""
         self.scored: list[Row] = []
+        self.referred: list[Row] = []
+        """Those that the reference model was asked about."""
         self._engines = engines
 
     async def begin(self, model_dir: str, optim: OptimConfig) -> None:
@@ -141,7 +143,15 @@ class FakeLearner:
         return {"nll": 0.0}
 
     async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
+        return with_old_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        self.referred += rows
+        return with_ref_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    @staticmethod
+    def _of(response: Response) -> list[float]:
+        return [-1.0] * len(response.token_ids)
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         self.scored += rows

@@ -11,7 +11,7 @@ import torch
 
 from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.loss import grpo_loss, supervised_loss
+from learner.loss import LossInputs, grpo_loss, supervised_loss
 from learner.policy import Policy
 from learner.rows import Row, StepCounts, silent
 from tests.learner.builders import RandomClips, make_row
@@ -98,15 +98,15 @@ def autograds(
         if objective == "supervised":
             output = supervised_loss(logp, batch.advantage, batch.mask, NUM_TOKENS)
         else:
-            output = grpo_loss(
-                logp_new=logp,
+            inputs = LossInputs(
+                logp=logp,
                 logp_old=logp.detach(),
                 logp_rollout=batch.logp_rollout,
                 advantage=batch.advantage,
                 mask=batch.mask,
-                num_tokens=NUM_TOKENS,
-                config=GrpoLossConfig(),
+                lengths=batch.lengths,
             )
+            output = grpo_loss(inputs, COUNTS, GrpoLossConfig())
         output.loss.backward()
         found[objective] = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy().copy()
