@@ -36,9 +36,7 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     samples = make_samples()
     grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2}
     filtering = {"enable": True, "max_num_gen_batches": 2}
-    config = make_config(
-        grpo={**grpo, "loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering}
-    )
+    config = make_config(grpo={**grpo, "loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering})
     run_dir = make_run_dir(path, config)
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened
