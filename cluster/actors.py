@@ -23,7 +23,7 @@ from cluster.engine_client import EngineClient
 from cluster.hosts import LearnerHost, RolloutHost
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
-from learner.rows import Row, StepCounts, deal, with_old_logprobs
+from learner.rows import Row, StepCounts, deal, with_old_logprobs, with_ref_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -150,6 +150,7 @@ class LearnerPool:
     def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
         first = config.rollout.num_workers
         self._timeout_s = config.learner.timeout_s
+        self._max_response_length = config.rollout.max_response_length
         self._ranks: list[Any] = [
             LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
             for rank in range(config.learner.num_ranks)
@@ -179,7 +180,8 @@ class LearnerPool:
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
         hands = deal(rows, len(self._ranks))
-        found = await self._each("train_step", hands, StepCounts.of(rows), objective, learning_rate)
+        counts = StepCounts.of(rows, self._max_response_length)
+        found = await self._each("train_step", hands, counts, objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
 
     async def preflight(self, largest: LargestBatch) -> float:
@@ -195,13 +197,18 @@ class LearnerPool:
         """Rows that carry the present policy's logprobs, for a step of several updates."""
         return with_old_logprobs(rows, await self.logprobs(rows))
 
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that carry the logprobs of the model that the stage started from."""
+        found = await self._blocks("ref_logprobs", rows)
+        return with_ref_logprobs(rows, [values for part in found for values in part])
+
     async def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden states [len(rows), hidden], in the order of ``rows``."""
         return np.concatenate([part for part in await self._blocks("features", rows) if len(part)])
 
-    async def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks."""
-        await self._all("save", directory, tag)
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
+        """Checkpoint of all ranks; ``notes``: files of the caller's that belong to it."""
+        await self._all("save", directory, tag, notes)
 
     async def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint."""

@@ -157,13 +157,17 @@ class LearnerHost:
         """See LearnerWorker."""
         return self._worker.logprobs(rows)
 
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """See LearnerWorker."""
+        return self._worker.ref_logprobs(rows)
+
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """See LearnerWorker."""
         return self._worker.features(rows)
 
-    def save(self, directory: str, tag: str) -> None:
+    def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """See LearnerWorker."""
-        self._worker.save(directory, tag)
+        self._worker.save(directory, tag, notes)
 
     def load(self, directory: str, tag: str) -> None:
         """See LearnerWorker."""

@@ -49,6 +49,8 @@ class TrainBatch:
     logp_rollout: Float[Tensor, " N"]
     logp_old: Float[Tensor, " N"]
     """NaN where the forward pass's own logprob is to be taken."""
+    logp_ref: Float[Tensor, " N"]
+    """NaN where no reference model was asked."""
     mask: Bool[Tensor, " N"]
     """False for tokens of fillers."""
     lengths: tuple[int, ...]
@@ -122,6 +124,7 @@ def make_batch(
         advantage=_per_token([[r.advantage] * len(r.token_ids) for r in responses]),
         logp_rollout=_per_token([r.rollout_logprobs or _unknown(r.token_ids) for r in responses]),
         logp_old=_per_token([r.old_logprobs or _unknown(r.token_ids) for r in responses]),
+        logp_ref=_per_token([r.ref_logprobs or _unknown(r.token_ids) for r in responses]),
         mask=torch.tensor([r.trains for r in responses for _ in r.token_ids]),
         lengths=tuple(len(r.token_ids) for r in responses),
         seen=ClipFeatures.join(seen) if seen_of else None,

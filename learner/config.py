@@ -1,8 +1,9 @@
 """How the policy is trained: optimiser, engine, GRPO's loss."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from learner.schedule import schedule
 from wire.config import Config
@@ -149,18 +150,90 @@ class LearnerConfig(Config):
 
 
 class GrpoLossConfig(Config):
-    """The clipped surrogate with DeepIntuit's settings (seeds.md 1.5); verl's names."""
+    """What GRPO optimises; verl's names, DeepIntuit's settings (seeds.md 1.5). The formulas and
+    their sources are in docs/objectives.md."""
 
-    clip_ratio_low: float = Field(default=0.2, gt=0, lt=1)
-    """The ratio of a token with negative advantage counts down to 1 - this."""
-    clip_ratio_high: float = Field(default=0.28, gt=0)
-    """The ratio of a token with positive advantage counts up to 1 + this (clip-higher)."""
-    clip_ratio_c: float = Field(default=3.0, gt=1)
-    """Dual clip: a token with negative advantage A loses at most -c A."""
-    rollout_is_threshold: float = Field(default=2.0, gt=0)
-    """Truncated importance sampling: cap of a token's weight between rollout engine and trainer."""
+    adv_estimator: Literal["grpo", "rloo"] = "grpo"
+    """Baseline of a trace's reward: its group's mean (GRPO), or that of its group's others (RLOO).
+    Traces whose scoring failed are in none."""
+    norm_adv_by_std_in_grpo: bool = True
+    """Divide by the group's standard deviation; false: Dr.GRPO. RLOO never does."""
     adv_epsilon: float = Field(default=1e-6, ge=0)
     """Added to a group's standard deviation."""
+    loss_mode: Literal["vanilla", "gspo", "cispo"] = "vanilla"
+    """The policy loss: clipped surrogate with dual clip, GSPO's ratio of whole responses, or
+    CISPO's clipped weight without a gradient."""
+    clip_ratio_low: float = Field(default=0.2, gt=0, le=1)
+    """The ratio of a token with negative advantage counts down to 1 - this. GSPO's paper: 3e-4;
+    CISPO clips whatever the advantage, its paper not at all below (1)."""
+    clip_ratio_high: float = Field(default=0.28, gt=0)
+    """The ratio of a token with positive advantage counts up to 1 + this (clip-higher). GSPO's
+    paper: 4e-4."""
+    clip_ratio_c: float = Field(default=3.0, gt=1)
+    """Dual clip: a token with negative advantage A loses at most -c A. Vanilla only."""
+    loss_agg_mode: Literal[
+        "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+    ] = "token-mean"
+    """How tokens become one loss: their mean over the update; the mean over responses of a
+    response's sum, mean, or sum / rollout.max_response_length (Dr.GRPO)."""
+    old_logprobs: Literal["trainer", "engine"] = "trainer"
+    """Whose logprobs the ratio is taken to: the trainer's own before the step's first update, or
+    those of the engine that wrote the trace (verl: bypass_mode), which spares a pass where a step
+    has several updates; there is then nothing left to correct."""
+    rollout_is: Literal["token", "sequence", "none"] = "token"
+    """Importance weights between rollout engine and trainer: of each token, of whole responses, or
+    none. The raw ratios are logged whatever this says."""
+    rollout_is_threshold: float | tuple[float, float] = 2.0
+    """A number: weights are cut off there (truncated importance sampling). A pair such as
+    `[0.5, 5.0]`: weights outside count 0 (IcePop)."""
+    kl_loss_coef: float = Field(default=0.0, ge=0)
+    """KL to the model that the stage started from, added to the loss. 0: not computed."""
+    kl_loss_type: Literal["k1", "k2", "k3"] = "k3"
+    """Its estimator. The gradient of k1 is 0 in the mean: it bounds nothing in a loss."""
+    kl_coef: float = Field(default=0.0, ge=0)
+    """The same KL, summed over a trace and taken off its reward before the advantages."""
+    kl_penalty: Literal["k1", "k2", "k3"] = "k1"
+    """Its estimator."""
+    entropy_coeff: float = Field(default=0.0, ge=0)
+    """Bonus for the entropy of the next-token distributions; its gradient takes another pass over
+    the vocabulary."""
+    mask_truncated: bool = False
+    """Traces cut at rollout.max_response_length do not train; their rewards enter the baseline."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the logprobs of the model that the stage started from are asked for."""
+        return self.kl_loss_coef > 0 or self.kl_coef > 0
+
+    @field_validator("rollout_is_threshold")
+    @classmethod
+    def _is_band(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        low, high = value if isinstance(value, tuple) else (0.0, value)
+        if not 0 <= low < high < math.inf:
+            raise ValueError(
+                f"rollout_is_threshold={value} must be a number above 0, where weights are cut "
+                "off, or a pair [low, high] of such numbers outside which they count 0"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _engine_needs_no_correction(self) -> "GrpoLossConfig":
+        if self.old_logprobs == "engine" and self.rollout_is != "none":
+            raise ValueError(
+                "old_logprobs='engine' takes the ratio to the engine's logprobs, so that "
+                f"rollout_is={self.rollout_is!r} would correct nothing; set rollout_is = 'none', "
+                "or old_logprobs = 'trainer'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gspo_weighs_responses(self) -> "GrpoLossConfig":
+        if self.loss_mode == "gspo" and self.rollout_is == "token":
+            raise ValueError(
+                "loss_mode='gspo' takes one ratio for a whole response, which rollout_is='token' "
+                "would take apart again; set rollout_is = 'sequence' or 'none'"
+            )
+        return self
 
 
 class ObjectStoreConfig(Config):

@@ -101,6 +101,11 @@ class DeepSpeedEngine:
         """The model itself; under ZeRO-3 its parameters are shards."""
         return self._engine.module  # type: ignore[no-any-return]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self._engine.device)
+
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
         return batch.to(self._engine.device)

@@ -7,8 +7,9 @@ Every rank gets the same calls in the same order.
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -24,10 +25,11 @@ from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
-from learner.loss import LossOutput, grpo_loss, supervised_loss
+from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
+from learner.reference import FrozenPolicy, Reference
 from learner.rows import Row, StepCounts, silent
 from learner.token_head import TokenScores
 from video.cache import ClipStore
@@ -62,6 +64,7 @@ class LearnerWorker:
         self._seen: EmbeddingCache | None = None
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
+        self._reference: Reference | None = None
         self._sender: Any = None
 
     def join(self, rank: int, address: str, port: int) -> None:
@@ -73,6 +76,7 @@ class LearnerWorker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        self._reference = None
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
@@ -96,7 +100,7 @@ class LearnerWorker:
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
-            entropy = {"entropy": float(scores.entropy.where(batch.mask, 0.0).sum())}
+            entropy = {"entropy": float(scores.entropy.detach().where(batch.mask, 0.0).sum())}
             for name, value in {**output.sums, **entropy}.items():
                 sums[name] = sums.get(name, 0.0) + value
             for name, value in output.maxima.items():
@@ -143,12 +147,14 @@ class LearnerWorker:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        found: list[list[float]] = []
-        for batch in self._in_step(rows):
-            logp = self.engine.score(batch).logp
-            found += [part.tolist() for part in logp.split(batch.lengths)]
-        parts = iter(found)
-        return [[next(parts) for _ in row.responses] for row in rows]
+        return self._per_response(rows, lambda batch: self.engine.score(batch).logp)
+
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """The same of the reference model, which the first call of a stage loads."""
+        if self._reference is None:
+            device = self.engine.device
+            self._reference = FrozenPolicy.load(self._model_dir, self._config.dtype, device)
+        return self._per_response(rows, self._reference.logprobs)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -171,10 +177,22 @@ class LearnerWorker:
         assert self._sender is not None, "connect() comes before publish()"
         self._sender.send_weights()
 
-    def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call."""
+    def save(
+        self, directory: str, tag: str, notes: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call.
+
+        ``notes``: texts of the caller's by file name, that belong to it.
+        """
         config = self._config
-        checkpoint.save(self.engine.save, Path(directory), tag, config.zero_stage, config.dtype)
+
+        def write(folder: Path, name: str) -> None:
+            self.engine.save(folder, name)
+            if dist.get_rank() == 0:
+                for note, text in notes.items():
+                    (folder / note).write_text(text)
+
+        checkpoint.save(write, Path(directory), tag, config.zero_stage, config.dtype)
 
     def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint of the same stage; :meth:`begin` comes first.
@@ -213,16 +231,26 @@ class LearnerWorker:
     ) -> LossOutput:
         if objective == "supervised":
             return supervised_loss(scores.logp, batch.advantage, batch.mask, counts.num_tokens)
-        own, old = scores.logp.detach(), batch.logp_old
-        return grpo_loss(
-            logp_new=scores.logp,
-            logp_old=torch.where(old.isnan(), own, old),
+        inputs = LossInputs(
+            logp=scores.logp,
+            logp_old=batch.logp_old,
             logp_rollout=batch.logp_rollout,
+            logp_ref=batch.logp_ref if self._loss.needs_reference else None,
+            entropy=scores.entropy if self._loss.entropy_coeff else None,
             advantage=batch.advantage,
             mask=batch.mask,
-            num_tokens=counts.num_tokens,
-            config=self._loss,
+            lengths=batch.lengths,
         )
+        return grpo_loss(inputs, counts, self._loss)
+
+    def _per_response(
+        self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
+    ) -> list[list[list[float]]]:
+        found: list[list[float]] = []
+        for batch in self._in_step(rows):
+            found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
+        parts = iter(found)
+        return [[next(parts) for _ in row.responses] for row in rows]
 
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""

@@ -10,7 +10,7 @@ import torch
 
 from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.loss import grpo_loss, supervised_loss
+from learner.loss import LossInputs, grpo_loss, supervised_loss
 from learner.parts import Part, freeze
 from learner.policy import Policy
 from learner.rows import Row, silent
@@ -62,15 +62,15 @@ def autograds(
         if objective == "supervised":
             output = supervised_loss(logp, batch.advantage, batch.mask, NUM_TOKENS)
         else:
-            output = grpo_loss(
-                logp_new=logp,
+            inputs = LossInputs(
+                logp=logp,
                 logp_old=logp.detach(),
                 logp_rollout=batch.logp_rollout,
                 advantage=batch.advantage,
                 mask=batch.mask,
-                num_tokens=NUM_TOKENS,
-                config=GrpoLossConfig(),
+                lengths=batch.lengths,
             )
+            output = grpo_loss(inputs, COUNTS, GrpoLossConfig())
         output.loss.backward()
         found[objective] = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy().copy()
@@ -159,7 +159,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
 ):
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.train(1e-3, 1e-3)
-    pair.all("call", "save", str(tmp_path), "step-000002")
+    pair.all("call", "save", str(tmp_path), "step-000002", {})
     expected = pair.train(1e-3)
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.all("call", "load", str(tmp_path), "step-000002")
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     pair: Ranks, solo: Ranks, model_dir: Path, tmp_path: Path
 ):
     pair.start(model_dir, SGD, zero_stage=0)
-    pair.all("call", "save", str(tmp_path), "step-000001")
+    pair.all("call", "save", str(tmp_path), "step-000001", {})
     solo.start(model_dir, SGD, zero_stage=1)
     with pytest.raises(ConfigError, match=r"num_ranks=1, the checkpoint has 2.*zero_stage=1"):
         solo.all("call", "load", str(tmp_path), "step-000001")
