@@ -110,6 +110,11 @@ class Policy(nn.Module):
             vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 
+    def weights(self) -> list[tuple[str, nn.Parameter]]:
+        """What the rollout engines and an export get: every parameter by its Hugging Face name,
+        tied ones once. Under ZeRO-3 they are shards."""
+        return list(self.vlm.named_parameters())
+
     def forward(self, batch: TrainBatch, *, features: bool = False) -> TokenScores | Tensor:
         """Scores of every response token, or ``features``: hidden states [R, H].
 
