@@ -216,7 +216,7 @@ def test_where_the_time_went_is_told() -> None:
     weights = Weights()
     made = sender(weights, Client(weights, pause_s=0.1))
     made.send_weights()
-    assert 0.4 <= made.seconds["send"]
+    assert made.seconds["send"] >= 0.4
     assert 0.3 <= made.seconds["wait"] <= made.seconds["send"] + 0.1
     assert set(made.seconds) == {"gather", "pack", "wait", "send"}
 
