@@ -29,6 +29,7 @@ from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenHead, TokenScores
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
+from wire.weights import split_by_size
 
 log = logging.getLogger(__name__)
 
@@ -182,20 +183,28 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter whole, by its Hugging Face name, tied ones once. All ranks iterate.
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and whole shapes of the policy's weights, in the order of full_parameters."""
+        return [(name, _whole_shape(parameter)) for name, parameter in self.policy.weights()]
 
-        Under ZeRO-3 each is a copy; else it is the model's own: never write into it.
+    def full_parameters(self, bucket_bytes: int = 1 << 28) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights, each whole, by their names. All ranks iterate, in step.
+
+        ZeRO-3 shards are gathered by buckets of about ``bucket_bytes``, one collective call each;
+        a bucket's memory is free once its tensors are dropped and the next one is asked for. Never
+        write into a tensor: it may be the model's own.
         """
         import deepspeed
 
-        for name, parameter in self.policy.vlm.named_parameters():
-            if hasattr(parameter, "ds_id"):
-                with deepspeed.zero.GatheredParameters([parameter]):
-                    whole = parameter.detach().clone()
-                yield name, whole
-            else:
-                yield name, parameter.detach()
+        def num_bytes(pair: tuple[str, torch.nn.Parameter]) -> int:
+            return math.prod(_whole_shape(pair[1])) * pair[1].element_size()
+
+        for bucket in split_by_size(self.policy.weights(), num_bytes, bucket_bytes):
+            with deepspeed.zero.GatheredParameters([parameter for _, parameter in bucket]):
+                # on leaving, DeepSpeed drops its reference to the gathered memory; these keep it
+                whole = [(name, parameter.detach()) for name, parameter in bucket]
+            yield from whole
+            del whole
 
     def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the vision tower, each as it computes, whole while it is looked at. All ranks
@@ -228,3 +237,8 @@ class DeepSpeedEngine:
         gc.collect()  # DeepSpeed's engine and its optimiser point at each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """Also of a ZeRO-3 shard, which is empty."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -61,6 +61,11 @@ class Policy(nn.Module):
             )
         return cls(vlm)
 
+    def weights(self) -> list[tuple[str, nn.Parameter]]:
+        """What the rollout engines and an export get: every parameter by its Hugging Face name,
+        tied ones once. Under ZeRO-3 they are shards."""
+        return list(self.vlm.named_parameters())
+
     @property
     def tower(self) -> nn.Module:
         """The vision tower with its mergers."""

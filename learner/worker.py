@@ -7,6 +7,7 @@ Every rank gets the same calls in the same order.
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -168,14 +169,20 @@ class LearnerWorker:
         """Meet the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
         from learner.transfer import PolicySource, connect
 
-        dtype = getattr(torch, self._config.dtype)
-        source = PolicySource(lambda: self.engine.full_parameters(), dtype)
-        self._sender = connect(transfer, client, source, dist.get_rank(), address, num_engine_ranks)
+        config = self._config
+        dtype = getattr(torch, config.dtype)
+        source = PolicySource(lambda: self.engine, dtype, transfer.bucket_bytes)
+        rank = dist.get_rank()
+        self._sender = connect(
+            transfer, client, source, rank, address, num_engine_ranks, config.timeout_s
+        )
 
-    def publish(self) -> None:
-        """Send the present weights to the rollout engines, whole."""
+    def publish(self) -> dict[str, float]:
+        """Send the present weights to the rollout engines, whole. Returns metrics (of rank 0)."""
         assert self._sender is not None, "connect() comes before publish()"
+        start = time.perf_counter()
         self._sender.send_weights()
+        return _transfer_figures(self._sender, time.perf_counter() - start)
 
     def save(
         self, directory: str, tag: str, notes: Mapping[str, str] = MappingProxyType({})
@@ -319,6 +326,18 @@ def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
     """Of merger and tower, where they train."""
     rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
     return {f"learning_rate/{part}": rate for part, rate in rates.items()}
+
+
+def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
+    """Of one update. vLLM's own trainer engines do not say where their time went."""
+    metadata = sender.source.metadata()
+    gigabytes = sum(math.prod(m.shape) * m.dtype.itemsize for m in metadata) / 1e9
+    parts = getattr(sender, "seconds", {})
+    return {
+        "weights/gb": gigabytes,
+        "weights/gb_per_s": gigabytes / seconds,
+        **{f"weights/{name}_s": value for name, value in parts.items()},
+    }
 
 
 def _gpu_memory() -> dict[str, float]:
