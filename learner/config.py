@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from wire.config import Config
+
+MAX_ADAPTER_RANK = 512
+"""The largest rank that vLLM serves as an adapter."""
 
 
 class OptimConfig(Config):
@@ -47,6 +50,43 @@ class OptimConfig(Config):
         return self
 
 
+class LoraConfig(Config):
+    """Additions of low rank to linear layers are trained, the model itself stays (LoRA, through
+    peft). The vision tower gets them only with ``learner.freeze_vision_tower = false``."""
+
+    rank: int = Field(default=32, ge=1)
+    """Rank of each addition (verl: lora_rank)."""
+    alpha: int = Field(default=32, ge=1)
+    """An addition is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of an addition's input, while training. Above 0 the trained policy is not quite the one that
+    wrote the traces."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Layers that get an addition: all linear ones, or those whose name ends so, such as
+    ``["q_proj", "v_proj"]``."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732)."""
+    handoff: Literal["adapter", "merged"] = "adapter"
+    """What goes to the engines after a step: the additions alone, which vLLM applies beside the
+    model without pausing; or the whole model with them added in."""
+
+    @model_validator(mode="after")
+    def _fits_vllm(self) -> "LoraConfig":
+        if self.handoff == "adapter" and self.rank > MAX_ADAPTER_RANK:
+            raise ValueError(
+                f"rank={self.rank} is more than vLLM serves as an adapter ({MAX_ADAPTER_RANK}); "
+                "lower it, or set handoff = 'merged'"
+            )
+        return self
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("target_modules names no layer; give 'all-linear' or some names")
+        return value
+
+
 class LearnerConfig(Config):
     """Learner ranks and the DeepSpeed engine; the same for all stages."""
 
@@ -69,8 +109,25 @@ class LearnerConfig(Config):
     """Train the language model alone, as DeepIntuit does; the merger belongs to the tower."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    lora: LoraConfig | None = None
+    """Train additions of low rank instead of the weights; none: full training."""
     timeout_s: float = Field(default=1800.0, gt=0)
     """A step, a save or a load that takes longer has failed."""
+
+    @property
+    def hands_off_adapters(self) -> bool:
+        """Whether engines get adapters instead of whole models."""
+        return self.lora is not None and self.lora.handoff == "adapter"
+
+    @model_validator(mode="after")
+    def _tower_is_merged(self) -> "LearnerConfig":
+        if self.hands_off_adapters and not self.freeze_vision_tower:
+            raise ValueError(
+                "lora with freeze_vision_tower = false adapts the vision tower too, which vLLM's "
+                "caches of clips do not follow as an adapter; set lora.handoff = 'merged', or "
+                "freeze_vision_tower = true"
+            )
+        return self
 
 
 class GrpoLossConfig(Config):

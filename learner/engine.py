@@ -26,6 +26,7 @@ from torch import Tensor
 
 from learner.batch import TrainBatch
 from learner.config import LearnerConfig, OptimConfig
+from learner.lora import What, adapter_off, pieces
 from learner.policy import Policy, TokenHead, TokenScores
 
 _NO_CLIPPING = float(2**60)
@@ -75,6 +76,7 @@ class DeepSpeedEngine:
         if config.zero_stage == 3:
             deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
         trained = [p for p in policy.parameters() if p.requires_grad]
+        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
         self._clip_at = optim.grad_clip or _NO_CLIPPING
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
@@ -115,6 +117,11 @@ class DeepSpeedEngine:
         self._engine.eval()
         return self._engine(batch)  # type: ignore[no-any-return]
 
+    def reference(self, batch: TrainBatch) -> TokenScores:
+        """Without gradient, by the model that the adapter was added to."""
+        with adapter_off(self.policy.vlm):
+            return self.score(batch)
+
     @torch.no_grad()
     def features(self, batch: TrainBatch) -> Tensor:
         """Hidden states, float32 [rows, hidden size]."""
@@ -146,28 +153,32 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def full_parameters(self, what: What = "merged") -> Iterator[tuple[str, Tensor]]:
         """Every parameter whole, by its Hugging Face name, tied ones once. All ranks iterate.
 
-        Under ZeRO-3 each is a copy; else it is the model's own: never write into it.
+        Under ZeRO-3 each is a copy; else it may be the model's own: never write into it.
         """
         import deepspeed
 
-        for name, parameter in self.policy.vlm.named_parameters():
-            if hasattr(parameter, "ds_id"):
-                with deepspeed.zero.GatheredParameters([parameter]):
-                    whole = parameter.detach().clone()
+        for name, parameters, make in pieces(self.policy.vlm, what):
+            if hasattr(parameters[0], "ds_id"):
+                with deepspeed.zero.GatheredParameters(list(parameters)):
+                    whole = make().clone()
                 yield name, whole
             else:
-                yield name, parameter.detach()
+                yield name, make()
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
-        self._engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        self._engine.save_checkpoint(
+            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._only_adapter
+        )
 
     def load(self, directory: Path, tag: str) -> None:
         """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
-        path, _ = self._engine.load_checkpoint(str(directory), tag=tag)
+        path, _ = self._engine.load_checkpoint(
+            str(directory), tag=tag, load_module_strict=not self._only_adapter
+        )
         assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
 
     def close(self) -> None:

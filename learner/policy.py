@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.batch import TrainBatch
+from learner.config import LoraConfig
+from learner.lora import adapt
 from video.families import family_of
 from wire.errors import ConfigError
 
@@ -80,9 +82,15 @@ class Policy(nn.Module):
         self.head = TokenHead(vlm.lm_head, _HEAD_CHUNK)
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: str, freeze_vision_tower: bool) -> "Policy":
-        """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
-        family."""
+    def load(
+        cls,
+        model_dir: Path,
+        dtype: str,
+        freeze_vision_tower: bool,
+        lora: LoraConfig | None = None,
+    ) -> "Policy":
+        """From a Hugging Face directory, with a new adapter if ``lora`` is given. Raises
+        ConfigError unless it is a whole model of a known family that has the adapter's targets."""
         import transformers
         from safetensors import SafetensorError
 
@@ -106,7 +114,9 @@ class Policy(nn.Module):
                 f"the weights in {model_dir} lack {_few(sorted(report['missing_keys']))}; "
                 "transformers would make them up: give a whole model"
             )
-        if freeze_vision_tower:
+        if lora is not None:
+            adapt(vlm, lora, with_tower=not freeze_vision_tower)
+        elif freeze_vision_tower:
             vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 

@@ -7,7 +7,7 @@ Every rank gets the same calls in the same order.
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,20 @@ from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, join_ranks
+from learner.lora import What, adapter_config
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.policy import Policy, TokenScores
 from learner.rows import Row, StepCounts, silent
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.adapters import AdapterFiles
 from wire.disk import naming_full_disk
 
 Objective = Literal["grpo", "supervised"]
+
+ADAPTER_FOLDER = "adapter"
+"""Beside an exported model, what LoRA added to the one that the stage began with."""
 
 _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
 
@@ -56,7 +61,8 @@ class LearnerWorker:
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        policy = Policy.load(folder, self._config.dtype, self._config.freeze_vision_tower)
+        config = self._config
+        policy = Policy.load(folder, config.dtype, config.freeze_vision_tower, config.lora)
         self._engine = DeepSpeedEngine(policy, self._config, optim)
 
     def train_step(
@@ -92,12 +98,12 @@ class LearnerWorker:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        found: list[list[float]] = []
-        for batch in self._in_step(rows):
-            logp = self.engine.score(batch).logp
-            found += [part.tolist() for part in logp.split(batch.lengths)]
-        parts = iter(found)
-        return [[next(parts) for _ in row.responses] for row in rows]
+        return self._scored(rows, self.engine.score)
+
+    def reference_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """As :meth:`logprobs`, of the model that the stage began with: the adapter is off."""
+        assert self._config.lora is not None, "full training keeps no reference in its weights"
+        return self._scored(rows, self.engine.reference)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -112,11 +118,12 @@ class LearnerWorker:
         from learner.transfer import PolicySource, connect
 
         dtype = getattr(torch, self._config.dtype)
-        source = PolicySource(lambda: self.engine.full_parameters(), dtype)
+        what: What = "base" if self._config.hands_off_adapters else "merged"
+        source = PolicySource(lambda: self.engine.full_parameters(what), dtype)
         self._sender = connect(transfer, client, source, dist.get_rank(), address, num_engine_ranks)
 
     def publish(self) -> None:
-        """Send the present weights to the rollout engines, whole."""
+        """Send the present weights to the rollout engines, whole; the adapter goes on its own."""
         assert self._sender is not None, "connect() comes before publish()"
         self._sender.send_weights()
 
@@ -134,15 +141,34 @@ class LearnerWorker:
         checkpoint.load(self.engine.load, Path(directory), tag, config.zero_stage, config.dtype)
 
     def export(self, directory: str) -> None:
-        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes."""
-        writes = dist.get_rank() == 0
-        tensors = {}
-        for name, tensor in self.engine.full_parameters():
-            if writes:  # the others only take part in gathering
-                tensors[name] = tensor.cpu().contiguous()
+        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes.
+
+        With LoRA the additions are added in; beside the directory, ``adapter`` has them alone.
+        """
+        writes, folder = dist.get_rank() == 0, Path(directory)
+        tensors = self._gathered("merged")
         if writes:
-            write_model(self.engine.policy, tensors, self._model_dir, Path(directory))
+            write_model(self.engine.policy, tensors, self._model_dir, folder)
+        if (adapter := self.adapter()) is not None and writes:
+            adapter.write(folder.with_name(ADAPTER_FOLDER))
         dist.barrier()
+
+    def adapter(self) -> AdapterFiles | None:
+        """The adapter in peft's format; None in full training. All ranks call, rank 0's is
+        whole."""
+        if self._config.lora is None:
+            return None
+        config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
+        return AdapterFiles.of(config, self._gathered("adapter"))
+
+    def _gathered(self, what: What) -> dict[str, torch.Tensor]:
+        """Empty on other ranks than 0: those only take part in gathering."""
+        writes = dist.get_rank() == 0
+        found = {}
+        for name, tensor in self.engine.full_parameters(what):
+            if writes:
+                found[name] = tensor.cpu().contiguous()
+        return found
 
     @property
     def rule(self) -> PositionRule:
@@ -171,6 +197,15 @@ class LearnerWorker:
             num_tokens=counts.num_tokens,
             config=self._loss,
         )
+
+    def _scored(
+        self, rows: Sequence[Row], score: Callable[[TrainBatch], TokenScores]
+    ) -> list[list[list[float]]]:
+        found: list[list[float]] = []
+        for batch in self._in_step(rows):
+            found += [part.tolist() for part in score(batch).logp.split(batch.lengths)]
+        parts = iter(found)
+        return [[next(parts) for _ in row.responses] for row in rows]
 
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
