@@ -69,6 +69,20 @@ class RolloutPool:
         self.in_service.add(name)
         self._serving.set()
 
+    def withdraw(self, name: str) -> None:
+        """A worker's weights are not right: it gets no new request until it is admitted."""
+        self.in_service.discard(name)
+        if not self.in_service:
+            self._serving.clear()
+
+    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+        """New requests to a worker get an adapter that it has loaded."""
+        await _within(
+            self._actors[name].serve_adapter.remote(version),
+            self._config.rollout.update_timeout_s,
+            f"{name} to serve version {version}",
+        )
+
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Bring every engine up. Raises DeadlineExceeded naming the worker."""
         await asyncio.gather(
@@ -96,11 +110,16 @@ class RolloutPool:
             return await actor.prompt.remote(sample, ask)  # type: ignore[no-any-return]
 
     async def logprobs(
-        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+        self,
+        name: str,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
     ) -> list[float]:
         """The parity probe of one worker, in service or not."""
         return await _within(
-            self._actors[name].logprobs.remote(video, prompt, tuple(response)),
+            self._actors[name].logprobs.remote(video, prompt, tuple(response), adapter_of),
             self._config.rollout.request_timeout_s,
             f"{name} to answer the parity probe",
         )
@@ -171,6 +190,14 @@ class LearnerPool:
     async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
         """Send the weights to the named workers. Returns those that failed, and why."""
         failures = await self._all("publish", version, list(names))
+        return failures[0]  # type: ignore[no-any-return]
+
+    async def publish_adapter(
+        self, version: PolicyVersion, names: Sequence[str]
+    ) -> dict[str, str]:
+        """Load the adapter beside those of the named workers. Returns those that failed, and
+        why."""
+        failures = await self._all("publish_adapter", version, list(names))
         return failures[0]  # type: ignore[no-any-return]
 
     async def train_step(

@@ -14,12 +14,13 @@ from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from rollout.engine import Sampling, VllmEngine
+from rollout.engine import AdapterRoom, Sampling, VllmEngine
 from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
+from wire.adapters import AdapterFiles
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
 
@@ -39,7 +40,9 @@ class RolloutHost:
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
         self._clips = clips
         blocked = renderer.blocked_tokens()
-        engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
+        engine = await VllmEngine.start(
+            folder, config.rollout, blocked, config.transfer.kind, _adapter_room(config)
+        )
         self._engine = engine
         self._worker = RolloutWorker(
             self._name,
@@ -59,9 +62,15 @@ class RolloutHost:
         """See RolloutWorker."""
         return await self._started.prompt(sample, ask)
 
-    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+    async def logprobs(
+        self,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
         """See RolloutWorker."""
-        return await self._started.logprobs(video, prompt, response)
+        return await self._started.logprobs(video, prompt, response, adapter_of)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clips found processed, and clips decoded, since the start."""
@@ -84,6 +93,14 @@ class RolloutHost:
     async def finish_update(self, version: PolicyVersion) -> None:
         """See RolloutWorker."""
         await self._started.finish_update(version)
+
+    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
+        """See RolloutWorker."""
+        await self._started.load_adapter(version, files)
+
+    async def serve_adapter(self, version: PolicyVersion) -> None:
+        """See RolloutWorker."""
+        await self._started.serve_adapter(version)
 
     async def stop(self) -> None:
         """End the engine's process."""
@@ -137,6 +154,16 @@ class LearnerHost:
         self._worker.publish()
         return self._client.failures
 
+    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
+        """As :meth:`publish`, the adapter alone."""
+        assert self._client is not None, "connect() comes first"
+        self._client.open(version, names)
+        files = self._worker.adapter()  # all ranks gather
+        assert files is not None, "only a learner with LoRA has an adapter"
+        if self._rank == 0:
+            self._client.load_adapter(files)
+        return self._client.failures
+
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
@@ -162,3 +189,11 @@ class LearnerHost:
     def export(self, directory: str) -> None:
         """See LearnerWorker."""
         self._worker.export(directory)
+
+
+def _adapter_room(config: RunConfig) -> AdapterRoom | None:
+    """For a version per step of staleness, and one more while the next is proven."""
+    lora = config.learner.lora
+    if lora is None or not config.learner.hands_off_adapters:
+        return None
+    return AdapterRoom(rank=lora.rank, count=config.grpo.max_staleness + 2)

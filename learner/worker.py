@@ -98,12 +98,12 @@ class LearnerWorker:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        return self._scored(rows, self.engine.score)
+        return self._per_response(rows, lambda batch: self.engine.score(batch).logp)
 
-    def reference_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """As :meth:`logprobs`, of the model that the stage began with: the adapter is off."""
         assert self._config.lora is not None, "full training keeps no reference in its weights"
-        return self._scored(rows, self.engine.reference)
+        return self._per_response(rows, lambda batch: self.engine.reference(batch).logp)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -198,12 +198,12 @@ class LearnerWorker:
             config=self._loss,
         )
 
-    def _scored(
-        self, rows: Sequence[Row], score: Callable[[TrainBatch], TokenScores]
+    def _per_response(
+        self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
     ) -> list[list[list[float]]]:
         found: list[list[float]] = []
         for batch in self._in_step(rows):
-            found += [part.tolist() for part in score(batch).logp.split(batch.lengths)]
+            found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
         parts = iter(found)
         return [[next(parts) for _ in row.responses] for row in rows]
 
