@@ -192,9 +192,7 @@ class LearnerPool:
         failures = await self._all("publish", version, list(names))
         return failures[0]  # type: ignore[no-any-return]
 
-    async def publish_adapter(
-        self, version: PolicyVersion, names: Sequence[str]
-    ) -> dict[str, str]:
+    async def publish_adapter(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
         """Load the adapter beside those of the named workers. Returns those that failed, and
         why."""
         failures = await self._all("publish_adapter", version, list(names))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.config import RunConfig
 from learner.config import OptimConfig
@@ -259,7 +260,7 @@ def seen(
 
     class Host(RolloutHost):
         async def held_adapters(self) -> set[int]:
-            return await self._engine._llm.list_loras()  # type: ignore[union-attr]
+            return set(await self._engine._llm.list_loras())  # type: ignore[union-attr]
 
     place, folder = make_place(request.param), tmp_path_factory.mktemp("lora")
     with pytest.MonkeyPatch.context() as patch:
@@ -309,3 +310,65 @@ def test_a_faulty_adapter_is_refused_and_the_old_one_goes_on(seen: Seen):
     assert "no place for" in astray
     assert "max_lora_rank" in large
     assert seen.after_faults < EXACT
+
+
+REWARD = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    return solution_str.count("e") / 8  # what an untrained model can get better at
+"""
+SETTINGS = {
+    "adapter": ["learner.lora={rank=8, alpha=16}", "grpo.max_staleness=1"],
+    "merged": [
+        "learner.lora={rank=8, alpha=16, handoff='merged'}",
+        "learner.freeze_vision_tower=false",
+    ],
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> Path:
+    """The directory of a small run with LoRA."""
+    import ray
+
+    from cluster.demo.clips import make_demo_data
+
+    folder = tmp_path_factory.mktemp("run")
+    write_tiny_model(folder / "model", "qwen2_5_vl")
+    (folder / "mine.py").write_text(REWARD)
+    manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=6, test=6)
+    recipe = write_recipe(folder, Path("model"), manifest, LABELS)
+    reward = f"reward.terms=[{{function='{folder / 'mine.py'}:compute_score'}}]"
+    settings = [reward, "rollout.max_prompt_length=512", *SETTINGS[request.param]]
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = run(recipe, folder / "out", *words, address=ray.get_runtime_context().gcs_address)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "out"
+
+
+def test_every_stage_of_a_run_finishes_in_parity(finished: Path):
+    names = [stage["name"] for stage in summary(finished)["stages"]]
+    assert names == ["base", "coldstart", "grpo", "calibrated"]
+    for row in metrics(finished, "grpo"):
+        assert row["parity/probe_max_logprob_diff"] < 1e-5
+        assert row["parity/max_logprob_diff"] < 1e-2  # a step of staleness; the next line is exact
+        assert row["rollout/num_out_of_service"] == 0
+
+
+def test_a_stage_leaves_a_whole_model_and_its_adapter(finished: Path):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText as Auto
+
+    stages = finished / "stages"
+    for stage, before in (("coldstart", finished.parent / "model"), ("grpo", None)):
+        base = Auto.from_pretrained(before or stages / "coldstart/model")
+        whole = Auto.from_pretrained(stages / stage / "model")
+        opened = PeftModel.from_pretrained(base, str(stages / stage / "adapter"))
+        ids = torch.tensor([[50, 61, 72, 83]])
+        with torch.no_grad(), opened.disable_adapter():
+            start = opened(input_ids=ids).logits
+        with torch.no_grad():
+            added, merged = opened(input_ids=ids).logits, whole(input_ids=ids).logits
+        assert (added - merged).abs().max() < 1e-5
+        assert (added - start).abs().max() > 1e-4
