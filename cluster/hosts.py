@@ -192,8 +192,7 @@ class LearnerHost:
 
 
 def _adapter_room(config: RunConfig) -> AdapterRoom | None:
-    """For a version per step of staleness, and one more while the next is proven."""
     lora = config.learner.lora
     if lora is None or not config.learner.hands_off_adapters:
         return None
-    return AdapterRoom(rank=lora.rank, count=config.grpo.max_staleness + 2)
+    return AdapterRoom(rank=lora.rank, count=config.adapters_per_engine)
