@@ -45,6 +45,11 @@ class TestRank:
     def weights(self) -> dict[str, np.ndarray]:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
 
+    def pieces(self, what: str) -> dict[str, np.ndarray]:
+        """Of the engine's full_parameters: adapter, base or merged."""
+        found = self._worker.engine.full_parameters(what)
+        return {name: tensor.float().numpy().copy() for name, tensor in found}
+
     def train(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rates: Sequence[float]
     ) -> list[dict[str, float]]:
