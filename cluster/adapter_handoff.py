@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from cluster.actors import LearnerPool, RolloutPool
 from cluster.handoff import HandoffReport, largest_difference
+from cluster.hosts import Published
 from learner.rows import Row
 from wire.errors import (
     DeadlineExceeded,
@@ -53,12 +54,14 @@ class AdapterHandoff:
     async def publish(self, version: PolicyVersion) -> HandoffReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
         rollouts = self._rollouts
-        waiting, failures, worst = rollouts.names, dict[str, str](), 0.0
+        waiting, failures = rollouts.names, dict[str, str]()
+        worst, figures = 0.0, dict[str, float]()
         expected = (await self._learner.logprobs([self._probe]))[0][0]
         for _ in range(_TRIES):
             if not waiting:
                 break
-            failures = await self._send(version, waiting)
+            sent = await self._send(version, waiting)
+            failures, figures = dict(sent.failures), figures or sent.figures
             for name in [n for n in waiting if n not in failures]:
                 try:
                     worst = max(worst, await self._verify(name, version, expected))
@@ -66,31 +69,38 @@ class AdapterHandoff:
                     rollouts.admit(name)
                 except _FAILURES as error:
                     failures[name] = str(error)
-            waiting = sorted(failures)
             for name, why in failures.items():
                 log.warning("%s did not come to version %s: %s", name, version, why)
                 rollouts.withdraw(name)
                 self._have_model.discard(name)
+            waiting = await rollouts.find_alive(sorted(failures))
         if not rollouts.in_service:
             raise WeightUpdateError(
                 f"no engine came to version {version} after {_TRIES} tries: {failures}"
             )
-        return HandoffReport(max_logprob_diff=worst, num_out_of_service=len(waiting))
+        return HandoffReport(
+            max_logprob_diff=worst,
+            num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
+            figures=figures,
+        )
 
-    async def _send(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
-        """Model, where it is lacking, and adapter. Returns who failed, and why."""
+    async def _send(self, version: PolicyVersion, names: list[str]) -> Published:
+        """Model, where it is lacking, and adapter."""
         lacking = [name for name in names if name not in self._have_model]
-        failures = dict[str, str]()
+        sent = Published(failures={}, figures={})
         try:
             if lacking:
                 for name in lacking:
                     self._rollouts.withdraw(name)
-                failures = await self._learner.publish(version, lacking)
-                self._have_model.update(name for name in lacking if name not in failures)
-            ready = [name for name in names if name not in failures]
-            return failures | await self._learner.publish_adapter(version, ready)
+                sent = await self._learner.publish(version, lacking)
+                self._have_model.update(name for name in lacking if name not in sent.failures)
+            ready = [name for name in names if name not in sent.failures]
+            adapter = await self._learner.publish_adapter(version, ready)
         except WeightUpdateError as error:
-            return dict.fromkeys(names, str(error))
+            return Published(failures=dict.fromkeys(names, str(error)), figures={})
+        return Published(
+            failures=sent.failures | adapter.failures, figures=adapter.figures | sent.figures
+        )
 
     async def _verify(self, name: str, version: PolicyVersion, expected: list[float]) -> float:
         """Largest difference of the probe. Raises ParityError beyond the tolerance."""

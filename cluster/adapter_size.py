@@ -1,6 +1,6 @@
 """How large a LoRA adapter of a model is: arithmetic on its configuration, as in model_size.
 
-    ModelShape + LoraConfig -> linear layers -> parameters of the additions, bytes in an engine
+ModelShape + LoraConfig -> linear layers -> parameters of the additions, bytes in an engine
 """
 
 from collections.abc import Iterator

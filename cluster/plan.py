@@ -31,7 +31,6 @@ from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
 
-
 _LORA_RATE = 5e-6
 
 

@@ -102,6 +102,7 @@ class Session:
         return {
             "parity/probe_max_logprob_diff": report.max_logprob_diff,
             "rollout/num_out_of_service": float(report.num_out_of_service),
+            **report.figures,
         }
 
     async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:

@@ -145,15 +145,25 @@ class GrpoLossConfig(Config):
     """Added to a group's standard deviation."""
 
 
-class ObjectStoreConfig(Config):
-    """Checked buckets through Ray's object store and shared memory: any machine, no NCCL."""
+class _Bucketed(Config):
+    bucket_mb: float = Field(default=256.0, gt=0)
+    """ZeRO-3 shards are gathered in pieces of about this size; ``object_store`` also sends these,
+    from two such pieces of shared memory."""
+
+    @property
+    def bucket_bytes(self) -> int:
+        """The size of a piece."""
+        return int(self.bucket_mb * 2**20)
+
+
+class ObjectStoreConfig(_Bucketed):
+    """Checked buckets through shared memory, between nodes through Ray's object store: any
+    machine, no NCCL."""
 
     kind: Literal["object_store"] = "object_store"
-    bucket_mb: float = Field(default=256.0, gt=0)
-    """Weights are gathered and sent in pieces of about this size."""
 
 
-class NcclConfig(Config):
+class NcclConfig(_Bucketed):
     """vLLM's NCCL backend: learner and engines on GPUs of their own."""
 
     kind: Literal["nccl"]
@@ -161,7 +171,7 @@ class NcclConfig(Config):
     """Where rank 0 of the learner waits for the engines."""
 
 
-class IpcConfig(Config):
+class IpcConfig(_Bucketed):
     """vLLM's CUDA IPC backend: learner and engines share GPUs."""
 
     kind: Literal["ipc"]

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from learner.batch import TrainBatch
 from learner.config import LearnerConfig, OptimConfig
-from learner.lora import What, adapter_off, pieces
+from learner.lora import Piece, What, adapter_off, pieces
 from learner.policy import Policy, TokenHead, TokenScores
+from wire.weights import split_by_size
 
 _NO_CLIPPING = float(2**60)
 
@@ -153,20 +154,32 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def full_parameters(self, what: What = "merged") -> Iterator[tuple[str, Tensor]]:
-        """Every parameter whole, by its Hugging Face name, tied ones once. All ranks iterate.
+    def weight_shapes(self, what: What = "merged") -> list[tuple[str, tuple[int, ...]]]:
+        """Names and whole shapes of the policy's weights, in the order of full_parameters."""
+        found = pieces(self.policy.vlm, what)
+        return [(name, _whole_shape(parameters[0])) for name, parameters, _ in found]
 
-        Under ZeRO-3 each is a copy; else it may be the model's own: never write into it.
+    def full_parameters(
+        self, bucket_bytes: int = 1 << 28, what: What = "merged"
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights, each whole, by their names. All ranks iterate, in step.
+
+        ZeRO-3 shards are gathered by buckets of about ``bucket_bytes``, one collective call each;
+        a bucket's memory is free once its tensors are dropped and the next one is asked for. Never
+        write into a tensor: it may be the model's own.
         """
         import deepspeed
 
-        for name, parameters, make in pieces(self.policy.vlm, what):
-            if hasattr(parameters[0], "ds_id"):
-                with deepspeed.zero.GatheredParameters(list(parameters)):
-                    whole = make().clone()
-                yield name, whole
-            else:
-                yield name, make()
+        def num_bytes(piece: Piece) -> int:
+            return sum(math.prod(_whole_shape(p)) * p.element_size() for p in piece.parameters)
+
+        for bucket in split_by_size(pieces(self.policy.vlm, what), num_bytes, bucket_bytes):
+            needed = [parameter for piece in bucket for parameter in piece.parameters]
+            with deepspeed.zero.GatheredParameters(needed):
+                # on leaving, DeepSpeed drops its reference to the gathered memory; these keep it
+                whole = [(piece.name, piece.make()) for piece in bucket]
+            yield from whole
+            del whole
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
@@ -193,6 +206,11 @@ class DeepSpeedEngine:
         gc.collect()  # DeepSpeed's engine and its optimiser point at each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """Also of a ZeRO-3 shard, which is empty."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:

@@ -7,7 +7,9 @@ Every rank gets the same calls in the same order.
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,15 +119,26 @@ class LearnerWorker:
         """Meet the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
         from learner.transfer import PolicySource, connect
 
-        dtype = getattr(torch, self._config.dtype)
-        what: What = "base" if self._config.hands_off_adapters else "merged"
-        source = PolicySource(lambda: self.engine.full_parameters(what), dtype)
-        self._sender = connect(transfer, client, source, dist.get_rank(), address, num_engine_ranks)
+        config = self._config
+        dtype = getattr(torch, config.dtype)
+        source = PolicySource(lambda: self._outgoing, dtype, transfer.bucket_bytes)
+        rank = dist.get_rank()
+        self._sender = connect(
+            transfer, client, source, rank, address, num_engine_ranks, config.timeout_s
+        )
 
-    def publish(self) -> None:
-        """Send the present weights to the rollout engines, whole; the adapter goes on its own."""
+    @property
+    def _outgoing(self) -> "_Outgoing":
+        """Where adapters go on their own, engines get the model without."""
+        return _Outgoing(self.engine, "base" if self._config.hands_off_adapters else "merged")
+
+    def publish(self) -> dict[str, float]:
+        """Send the present weights to the rollout engines, whole; an adapter goes on its own.
+        Returns metrics (of rank 0)."""
         assert self._sender is not None, "connect() comes before publish()"
+        start = time.perf_counter()
         self._sender.send_weights()
+        return _transfer_figures(self._sender, time.perf_counter() - start)
 
     def save(self, directory: str, tag: str) -> None:
         """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call."""
@@ -165,7 +178,7 @@ class LearnerWorker:
         """Empty on other ranks than 0: those only take part in gathering."""
         writes = dist.get_rank() == 0
         found = {}
-        for name, tensor in self.engine.full_parameters(what):
+        for name, tensor in self.engine.full_parameters(what=what):
             if writes:
                 found[name] = tensor.cpu().contiguous()
         return found
@@ -218,6 +231,20 @@ class LearnerWorker:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
 
 
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """The engine's weights of one kind, as learner/transfer.py asks for them."""
+
+    engine: DeepSpeedEngine
+    what: What
+
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return self.engine.weight_shapes(self.what)
+
+    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
+        return self.engine.full_parameters(bucket_bytes, self.what)
+
+
 def write_model(
     policy: Policy, tensors: dict[str, torch.Tensor], source: Path, directory: Path
 ) -> None:
@@ -232,6 +259,18 @@ def write_model(
         policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
+    """Of one update. vLLM's own trainer engines do not say where their time went."""
+    metadata = sender.source.metadata()
+    gigabytes = sum(math.prod(m.shape) * m.dtype.itemsize for m in metadata) / 1e9
+    parts = getattr(sender, "seconds", {})
+    return {
+        "weights/gb": gigabytes,
+        "weights/gb_per_s": gigabytes / seconds,
+        **{f"weights/{name}_s": value for name, value in parts.items()},
+    }
 
 
 def _gpu_memory() -> dict[str, float]:

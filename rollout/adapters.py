@@ -1,6 +1,6 @@
 """The policy's versions that one engine holds as LoRA adapters.
 
-    load (beside the others, unused) -> probe -> serve (new requests) -> the last request ends -> drop
+    load (beside the others) -> probe -> serve (new requests) -> its last request ends -> drop
 
 A request keeps the adapter that it began with, so nothing pauses and no trace mixes two versions.
 """
@@ -8,20 +8,43 @@ A request keeps the adapter that it began with, so nothing pauses and no trace m
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import numpy as np
+
 from rollout.engine import Adapter, Engine
-from rollout.shared_memory import shared
 from wire.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterFiles
 from wire.errors import DeadlineExceeded, WeightUpdateError
+from wire.shared_memory import SharedBuffer
 from wire.types import PolicyVersion
+
+
+class _Folder:
+    """A folder with the two files. Their bytes are in memory and have no name, so that a process
+    that is killed leaves no more than two dead links."""
+
+    def __init__(self, files: AdapterFiles) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="deepintuit-adapter-")
+        self.path = self._folder.name
+        self._buffers = []
+        for name, data in ((CONFIG_NAME, files.config), (WEIGHTS_NAME, files.weights)):
+            buffer = SharedBuffer(len(data))
+            buffer.data[:] = np.frombuffer(data, dtype=np.uint8)
+            Path(self.path, name).symlink_to(buffer.path)
+            self._buffers.append(buffer)
+
+    def close(self) -> None:
+        """The adapter is not read any more."""
+        self._buffers.clear()
+        self._folder.cleanup()
 
 
 class _Held:
     """A loaded adapter, the requests that use it, and its files."""
 
-    def __init__(self, adapter: Adapter, files: contextlib.ExitStack) -> None:
-        self.adapter, self.files = adapter, files
+    def __init__(self, adapter: Adapter, folder: _Folder) -> None:
+        self.adapter, self.folder = adapter, folder
         self.requests = 0
 
 
@@ -46,14 +69,14 @@ class Adapters:
         """
         files.check()
         self._count += 1
-        stack = contextlib.ExitStack()
-        adapter = Adapter(number=self._count, version=version, path=_folder(stack, files))
+        folder = _Folder(files)
+        adapter = Adapter(number=self._count, version=version, path=folder.path)
         try:
             await self._engine.load_adapter(adapter)
         except BaseException:
-            stack.close()
+            folder.close()
             raise
-        self._held.append(_Held(adapter, stack))
+        self._held.append(_Held(adapter, folder))
         await self._drop_unused()  # such as one whose probe failed
 
     async def serve(self, version: PolicyVersion) -> None:
@@ -61,17 +84,13 @@ class Adapters:
         self._serving = self._loaded(version)
         await self._drop_unused()
 
-    @contextlib.asynccontextmanager
-    async def newest(self) -> AsyncIterator[Adapter | None]:
+    def newest(self) -> AbstractAsyncContextManager[Adapter | None]:
         """The adapter for one request, kept until the block ends; None before the first."""
-        async with self._in_use(self._serving) as adapter:
-            yield adapter
+        return self._in_use(self._serving)
 
-    @contextlib.asynccontextmanager
-    async def of(self, version: PolicyVersion) -> AsyncIterator[Adapter | None]:
-        """The adapter of a version, served or not: for the probe."""
-        async with self._in_use(self._loaded(version)) as adapter:
-            yield adapter
+    def of(self, version: PolicyVersion) -> AbstractAsyncContextManager[Adapter | None]:
+        """The adapter of a version, served or not: for the probe. Raises WeightUpdateError."""
+        return self._in_use(self._loaded(version))
 
     @contextlib.asynccontextmanager
     async def _in_use(self, held: _Held | None) -> AsyncIterator[Adapter | None]:
@@ -97,16 +116,7 @@ class Adapters:
         unused = [h for h in self._held[:-1] if h is not self._serving and not h.requests]
         self._held = [held for held in self._held if held not in unused]
         for held in unused:
-            held.files.close()
+            held.folder.close()
             with contextlib.suppress(WeightUpdateError, DeadlineExceeded):
                 # vLLM itself drops the least used where it lacks room; nothing asks for this one
                 await self._engine.drop_adapter(held.adapter)
-
-
-def _folder(stack: contextlib.ExitStack, files: AdapterFiles) -> str:
-    """A folder with the two files. Their bytes are in memory and have no name, so that a process
-    that is killed leaves no more than two dead links."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepintuit-adapter-")))
-    for name, data in ((CONFIG_NAME, files.config), (WEIGHTS_NAME, files.weights)):
-        (folder / name).symlink_to(stack.enter_context(shared(data)))
-    return str(folder)

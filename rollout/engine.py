@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
 from rollout.engine_environment import set_engine_environment
-from rollout.shared_memory import shared
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
@@ -241,15 +240,11 @@ class VllmEngine:
             await self._llm.start_weight_update()
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """One chunk, in the form of the transfer backend. Bytes go through shared memory."""
+        """One chunk, in the form of the transfer backend."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating("load weights"):
-            with contextlib.ExitStack() as stack:
-                if "data" in update:
-                    rest = {key: value for key, value in update.items() if key != "data"}
-                    update = {**rest, "path": stack.enter_context(shared(update["data"]))}
-                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Rendezvous of the transfer backend (NCCL's process group, say)."""

@@ -36,6 +36,7 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
 from rollout.engine_environment import OWNER
 from wire.errors import WeightUpdateError
+from wire.shared_memory import SharedReader
 from wire.weights import unpack
 
 BACKEND = "object_store"
@@ -48,7 +49,7 @@ class ObjectStoreInit(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdate(WeightTransferUpdateInfo):
-    """One bucket: its header, and the shared-memory file with its bytes."""
+    """One bucket: its header, and where in shared memory its bytes are."""
 
     header: dict[str, Any]
     path: str
@@ -66,6 +67,7 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
         self._seen: set[int] = set()
         self._expected = 0
         self._loaded: set[str] = set()
+        self._memory = SharedReader()
 
     def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
         """Nothing to open."""
@@ -82,7 +84,13 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
 
     def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
         """Check a bucket's bytes and load its tensors."""
-        data = np.fromfile(update_info.path, dtype=np.uint8)
+        try:
+            data = self._memory.view(update_info.path)
+        except OSError as error:
+            raise WeightUpdateError(
+                f"the learner's memory {update_info.path} cannot be read ({error.strerror}): its "
+                "process ended, or runs as another user or in another container"
+            ) from error
         tensors = unpack(update_info.header, data)
         self._loaded |= self.model.load_weights(tensors) or set()
         self._seen.add(update_info.header["index"])
@@ -105,7 +113,8 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
             )
 
     def shutdown(self) -> None:
-        """Nothing to close."""
+        """Let go of the learner's memory."""
+        self._memory.forget()
 
 
 class Extension:

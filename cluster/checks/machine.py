@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.adapter_size import trained_adapter
 from cluster.checks.finding import Area, Finding, error, ok, said, warning
 from cluster.config import RunConfig
-from cluster.adapter_size import trained_adapter
 from cluster.model_size import BYTES, ModelShape, rank_memory
 from cluster.plan import Memory, Plan, kv_cache_fault, large_clip_warning
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.data import Data
+from cluster.hosts import Published
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
@@ -52,6 +53,7 @@ class FakeEngines:
 
     def __init__(self, renderer: Renderer, version: PolicyVersion, weights: str) -> None:
         self.names = ["r0"]
+        self.num_workers = 1
         self.in_service = {"r0"}
         self.version, self.weights = version, weights
         self.held = {(version, weights)}
@@ -68,6 +70,9 @@ class FakeEngines:
 
     def take_out_of_service(self) -> None:
         self.in_service.clear()
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        return list(names)
 
     def admit(self, name: str) -> None:
         self.in_service.add(name)
@@ -129,9 +134,9 @@ class FakeLearner:
     async def connect(self, client: None, num_engine_ranks: int) -> None:
         pass
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         self._engines.load(version, self.weights)
-        return {}
+        return Published(failures={}, figures={})
 
     async def train_step(
         self, rows: Sequence[Row], objective: str, learning_rate: float

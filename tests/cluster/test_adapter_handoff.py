@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.adapter_handoff import AdapterHandoff
+from cluster.hosts import Published
 from learner.rows import Response, Row
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion, Prompt
@@ -26,6 +27,13 @@ class Engines:
         self.names, self.in_service, self.wrong = list(names), set(names), wrong
         self.serving: dict[str, int] = {}
         self.probed_in_service: list[bool] = []
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.names)
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        return list(names)
 
     def withdraw(self, name: str) -> None:
         self.in_service.discard(name)
@@ -56,13 +64,14 @@ class Learner:
         assert not rows[0].responses[0].trains
         return [[EXPECTED]]
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         self.sent.append(("model", list(names)))
-        return {}
+        return Published(failures={}, figures={"weights/gb": 15.0})
 
-    async def publish_adapter(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+    async def publish_adapter(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         self.sent.append(("adapter", list(names)))
-        return self.adapters.pop(0) if self.adapters else {}
+        failures = self.adapters.pop(0) if self.adapters else {}
+        return Published(failures=failures, figures={"weights/gb": 0.1})
 
 
 def make(engines: Engines, learner: Learner) -> AdapterHandoff:
@@ -72,8 +81,8 @@ def make(engines: Engines, learner: Learner) -> AdapterHandoff:
 async def test_the_model_goes_once_a_stage_and_the_adapter_every_version():
     engines, learner = Engines("a", "b"), Learner()
     handoff = make(engines, learner)
-    await handoff.publish(version(1))
-    await handoff.publish(version(2))
+    figures = [(await handoff.publish(version(step))).figures for step in (1, 2)]
+    assert [each["weights/gb"] for each in figures] == [15.0, 0.1]
     assert learner.sent == [("model", ["a", "b"]), ("adapter", ["a", "b"]), ("adapter", ["a", "b"])]
     assert engines.serving == {"a": 2, "b": 2}
     handoff.begin()

@@ -21,6 +21,10 @@ from wire.types import Split
 
 # What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
 OF_WORKER = {"entropy", "grad_norm", "update_skipped", "learning_rate"}
+# What a sending of the weights adds (learner/worker.py, cluster/hosts.py).
+PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
+OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
+OF_ALL = OF_WORKER | OF_TRANSFER
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
 
@@ -52,13 +56,15 @@ async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
     assert ("eval", "grpo/accuracy") in written
     unknown = [(stage, name) for stage, name in written if describe(name, stage) is None]
     assert not unknown
-    assert not [name for name in names_of_losses() | OF_WORKER if describe(name) is None]
+    assert not [
+        name for name in names_of_losses() | OF_WORKER | OF_TRANSFER if describe(name) is None
+    ]
 
 
 async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
     written = await names_of_a_run(tmp_path)
     found = {describe(name, stage) for stage, name in written}
-    found |= {describe(name) for name in names_of_losses() | OF_WORKER | ON_GPU}
+    found |= {describe(name) for name in names_of_losses() | OF_ALL | ON_GPU}
     brier = describe("base/brier", "eval")  # of classifiers that give probabilities
     assert [metric.name for metric in METRICS if metric not in found | {brier}] == []
 

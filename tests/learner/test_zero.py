@@ -19,6 +19,7 @@ from tests.learner.ranks import SGD, TestRank
 from tests.tiny_models import write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError, UserError
+from wire.weights import split_by_size
 
 pytestmark = pytest.mark.ray
 
@@ -218,6 +219,22 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     state.write_bytes(raw)
     with pytest.raises(UserError, match=f"{state.name} has other bytes"):
         pair.all("call", "load", str(tmp_path), "step-000001")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_weights_come_whole_by_buckets_one_collective_call_each(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    pair.start(model_dir, SGD, zero_stage=stage)
+    expected = pair.train(0.1)
+    limit = 300_000
+    sizes = [array.nbytes for array in expected.values()]
+    buckets = [len(part) for part in split_by_size(sizes, lambda size: size, limit)]
+    assert len(sizes) > 3 * len(buckets) > 6
+    for weights, gathers in pair.all("weights_by_bucket", limit):
+        assert list(weights) == list(expected)
+        assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+        assert gathers == (buckets if stage == 3 else [])
 
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "bfloat16"), (3, "float32")])

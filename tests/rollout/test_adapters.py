@@ -73,7 +73,8 @@ async def test_a_loaded_adapter_is_used_only_once_it_is_served(adapters: Adapter
     assert engine.read == [b'{"r": 4}'] * 2
     await adapters.serve(version(2))
     async with adapters.newest() as adapter:
-        assert adapter and adapter.version.step == 2
+        assert adapter
+        assert adapter.version.step == 2
     assert engine.steps == [2]
 
 
@@ -88,17 +89,22 @@ async def test_an_old_adapter_stays_with_its_files_until_its_last_request_ends(
             await publish(adapters, 3)
             assert engine.steps == [1, 3]
         assert engine.steps == [1, 3]
-        assert one and (Path(one.path) / WEIGHTS_NAME).read_bytes() == FILES.weights
+        assert one
+        assert (Path(one.path) / WEIGHTS_NAME).read_bytes() == FILES.weights
     assert engine.steps == [3]
     assert not Path(one.path).exists()
 
 
 async def test_a_request_that_fails_lets_go_of_its_adapter(adapters: Adapters, engine: Engine):
     await publish(adapters, 1)
-    with pytest.raises(RuntimeError):
+
+    async def fail() -> None:
         async with adapters.newest():
             await publish(adapters, 2)
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
     assert engine.steps == [2]
 
 
@@ -136,7 +142,8 @@ async def test_an_adapter_that_is_refused_leaves_the_old_one(
         await adapters.serve(version(2))
     assert engine.steps == [1]
     async with adapters.newest() as adapter:
-        assert adapter and adapter.version.step == 1
+        assert adapter
+        assert adapter.version.step == 1
 
 
 async def test_many_requests_over_many_versions_leave_one_adapter(
