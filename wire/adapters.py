@@ -11,11 +11,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from wire.disk import naming_full_disk
 from wire.errors import WeightUpdateError
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 
@@ -34,7 +36,7 @@ class AdapterFiles:
     """crc32 of both."""
 
     @classmethod
-    def of(cls, config: str, tensors: Mapping[str, torch.Tensor]) -> "AdapterFiles":
+    def of(cls, config: str, tensors: "Mapping[str, torch.Tensor]") -> "AdapterFiles":
         """From contiguous tensors on the CPU, by peft's names."""
         from safetensors.torch import save
 
