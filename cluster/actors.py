@@ -81,6 +81,20 @@ class RolloutPool:
         self.in_service.add(name)
         self._serving.set()
 
+    def withdraw(self, name: str) -> None:
+        """A worker's weights are not right: it gets no new request until it is admitted."""
+        self.in_service.discard(name)
+        if not self.in_service:
+            self._serving.clear()
+
+    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+        """New requests to a worker get an adapter that it has loaded."""
+        await within(
+            self._actors[name].serve_adapter.remote(version),
+            self._config.rollout.update_timeout_s,
+            f"{name} to serve version {version}",
+        )
+
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Bring every engine up. Raises DeadlineExceeded naming the worker."""
         await asyncio.gather(
@@ -114,11 +128,16 @@ class RolloutPool:
         return found
 
     async def logprobs(
-        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+        self,
+        name: str,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
     ) -> list[float]:
         """The parity probe of one worker, in service or not."""
         return await within(
-            self._actors[name].logprobs.remote(video, prompt, tuple(response)),
+            self._actors[name].logprobs.remote(video, prompt, tuple(response), adapter_of),
             self._config.rollout.request_timeout_s,
             f"{name} to answer the parity probe",
         )
@@ -200,6 +219,11 @@ class LearnerPool:
     async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         """Send the weights to the named workers."""
         found = await self._all("publish", version, list(names))
+        return found[0]  # type: ignore[no-any-return]
+
+    async def publish_adapter(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+        """Load the adapter beside those of the named workers."""
+        found = await self._all("publish_adapter", version, list(names))
         return found[0]  # type: ignore[no-any-return]
 
     async def train_step(

@@ -220,6 +220,12 @@ class RunConfig(Config):
         return tuple(stage for stage in STAGES if stage not in without)
 
     @property
+    def adapters_per_engine(self) -> int:
+        """Versions of a LoRA policy that an engine computes with at the same time: those that
+        staleness allows, and one more while the next is proven."""
+        return self.grpo.max_staleness + 2
+
+    @property
     def label_set(self) -> LabelSet:
         """The labels as a set."""
         return LabelSet(labels=self.labels)

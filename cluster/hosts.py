@@ -18,12 +18,13 @@ from learner.embedding_store import EmbeddingStore
 from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from rollout.engine import Sampling, VllmEngine
+from rollout.engine import AdapterRoom, Sampling, VllmEngine
 from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
+from wire.adapters import AdapterFiles
 from wire.shared_memory import SharedBuffer
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
@@ -55,7 +56,9 @@ class RolloutHost:
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
         self._clips = clips
         blocked = renderer.blocked_tokens()
-        engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
+        engine = await VllmEngine.start(
+            folder, config.rollout, blocked, config.transfer.kind, _adapter_room(config)
+        )
         self._engine = engine
         self._worker = RolloutWorker(
             self._name,
@@ -75,9 +78,15 @@ class RolloutHost:
         """See RolloutWorker."""
         return await self._started.prompt(sample, ask)
 
-    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+    async def logprobs(
+        self,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
         """See RolloutWorker."""
-        return await self._started.logprobs(video, prompt, response)
+        return await self._started.logprobs(video, prompt, response, adapter_of)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clips found processed, and clips decoded, since the start."""
@@ -122,6 +131,14 @@ class RolloutHost:
     async def finish_update(self, version: PolicyVersion) -> None:
         """See RolloutWorker."""
         await self._started.finish_update(version)
+
+    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
+        """See RolloutWorker."""
+        await self._started.load_adapter(version, files)
+
+    async def serve_adapter(self, version: PolicyVersion) -> None:
+        """See RolloutWorker."""
+        await self._started.serve_adapter(version)
 
     async def stop(self) -> None:
         """End the engine's process."""
@@ -179,6 +196,17 @@ class LearnerHost:
         figures["weights/load_s"] = self._client.load_s
         return Published(failures=self._client.failures, figures=figures)
 
+    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> Published:
+        """As :meth:`publish`, the adapter alone."""
+        assert self._client is not None, "connect() comes first"
+        self._client.open(version, names)
+        files = self._worker.adapter()  # all ranks gather
+        assert files is not None, "only a learner with LoRA has an adapter"
+        if self._rank == 0:
+            self._client.load_adapter(files)
+        figures = {"weights/gb": files.num_bytes / 1e9}
+        return Published(failures=self._client.failures, figures=figures)
+
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
@@ -212,3 +240,10 @@ class LearnerHost:
     def export(self, directory: str) -> None:
         """See LearnerWorker."""
         self._worker.export(directory)
+
+
+def _adapter_room(config: RunConfig) -> AdapterRoom | None:
+    lora = config.learner.lora
+    if lora is None or not config.learner.hands_off_adapters:
+        return None
+    return AdapterRoom(rank=lora.rank, count=config.adapters_per_engine)

@@ -27,7 +27,7 @@ class Moved:
 
 
 _REFERENCE = "with a KL coefficient, the model that the stage started from, frozen on every rank"
-_NO_LORA = "no LoRA: the language model is trained whole"
+_LAYERS = "'all-linear' or names of layers; of the tower's with learner.freeze_vision_tower = false"
 _NO_CRITIC = "GRPO has no critic"
 _WHOLE = "sampling is never cut short: that would bias the logprobs"
 _ALL_KEPT = "every trace is kept in RUN/archive"
@@ -67,9 +67,14 @@ VERL: tuple[Moved, ...] = (
     Moved(
         "actor_rollout_ref.model.enable_gradient_checkpointing", "learner.gradient_checkpointing"
     ),
-    Moved("actor_rollout_ref.model.lora_rank", "", _NO_LORA),
-    Moved("actor_rollout_ref.model.lora_alpha", "", _NO_LORA),
-    Moved("actor_rollout_ref.model.target_modules", "", _NO_LORA),
+    Moved("actor_rollout_ref.model.lora_rank", "learner.lora.rank", "0 there: no [learner.lora]"),
+    Moved("actor_rollout_ref.model.lora_alpha", "learner.lora.alpha"),
+    Moved("actor_rollout_ref.model.target_modules", "learner.lora.target_modules", _LAYERS),
+    Moved("actor_rollout_ref.model.exclude_modules", "learner.lora.target_modules", _LAYERS),
+    Moved("actor_rollout_ref.model.lora.rank", "learner.lora.rank"),
+    Moved("actor_rollout_ref.model.lora.alpha", "learner.lora.alpha"),
+    Moved("actor_rollout_ref.model.lora.dropout", "learner.lora.dropout"),
+    Moved("actor_rollout_ref.model.lora.merge", "learner.lora.handoff", "true there is 'merged'"),
     Moved("actor_rollout_ref.model.use_remove_padding", "", "the traces of a group share one row"),
     Moved(
         "actor_rollout_ref.model.trust_remote_code", "", "code that comes with a model is never run"
@@ -282,10 +287,13 @@ TRL: tuple[Moved, ...] = (
     Moved("fp16", "learner.dtype", "and rollout.dtype; bfloat16 or float32"),
     Moved("gradient_checkpointing", "learner.gradient_checkpointing"),
     Moved("deepspeed", "learner.zero_stage"),
-    Moved("use_peft", "", _NO_LORA),
-    Moved("lora_r", "", _NO_LORA),
-    Moved("lora_alpha", "", _NO_LORA),
-    Moved("lora_target_modules", "", _NO_LORA),
+    Moved("use_peft", "learner.lora", "a table [learner.lora] turns it on"),
+    Moved("peft_config", "learner.lora", "a table [learner.lora] turns it on"),
+    Moved("lora_r", "learner.lora.rank"),
+    Moved("lora_alpha", "learner.lora.alpha"),
+    Moved("lora_dropout", "learner.lora.dropout"),
+    Moved("lora_target_modules", "learner.lora.target_modules", _LAYERS),
+    Moved("use_rslora", "learner.lora.use_rslora"),
     Moved("max_tool_calling_iterations", "", "one turn: a clip, a question, a trace"),
 )
 """GRPOConfig of TRL 1.9 to 1.14, with what its scripts take from transformers."""
@@ -351,7 +359,10 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("ds.adam_offload", "", "no offload to CPU"),
     Moved("ds.packing_samples", "", "the traces of a group share one row"),
     Moved("ds.ring_attn_size", "", "no sequence parallelism"),
-    Moved("ds.lora.*", "", _NO_LORA),
+    Moved("ds.lora.rank", "learner.lora.rank", "0 there: no [learner.lora]"),
+    Moved("ds.lora.alpha", "learner.lora.alpha"),
+    Moved("ds.lora.dropout", "learner.lora.dropout"),
+    Moved("ds.lora.target_modules", "learner.lora.target_modules", _LAYERS),
     Moved("ckpt.save_steps", "grpo.save_every"),
     Moved("ckpt.output_dir", "", "`--run-dir`"),
     Moved("ckpt.path", "", "`--run-dir`"),

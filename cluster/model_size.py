@@ -64,22 +64,24 @@ class ModelShape:
     @property
     def cached_values_per_token(self) -> int:
         """Keys and values of one token, over all layers."""
-        return 2 * self.num_hidden_layers * self._key_value_size
+        return 2 * self.num_hidden_layers * self.key_value_size
 
     @property
-    def _head_size(self) -> int:
+    def head_size(self) -> int:
+        """Of one attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
-    def _key_value_size(self) -> int:
-        return self.num_key_value_heads * self._head_size
+    def key_value_size(self) -> int:
+        """Keys (or values) of one token in one layer."""
+        return self.num_key_value_heads * self.head_size
 
     @property
     def _num_text(self) -> int:
-        hidden, keys = self.hidden_size, self._key_value_size
-        queries = self.num_attention_heads * self._head_size
+        hidden, keys = self.hidden_size, self.key_value_size
+        queries = self.num_attention_heads * self.head_size
         # biases on queries, keys and values, or (Qwen3) norms of a head's queries and keys
-        more = 2 * self._head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
+        more = 2 * self.head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
         attention = 2 * hidden * queries + 2 * hidden * keys + more
         layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
         embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
@@ -272,19 +274,23 @@ class RankMemory:
         return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
 
 
-def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) -> RankMemory:
+def rank_memory(
+    shape: ModelShape, config: LearnerConfig, optim: OptimConfig, num_adapter: int = 0
+) -> RankMemory:
     """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
+
+    With LoRA, ``num_adapter`` parameters are added, and train alone.
 
     AdamW keeps two float32 moments per trained parameter, and a float32 copy in bfloat16 or under
     ZeRO. Gradients have the model's precision; in bfloat16 float32 from ZeRO 2 on.
     """
-    trained = shape.num_trained(config.freeze_vision_tower)
+    trained = num_adapter or shape.num_trained(config.freeze_vision_tower)
     size, stage, ranks = BYTES[config.dtype], config.zero_stage, config.num_ranks
     copy = _FLOAT32 if config.dtype == "bfloat16" or stage >= 1 else 0
     moments = 2 * _FLOAT32 if optim.kind == "adamw" else 0
     gradient = _FLOAT32 if stage >= 2 else size
     return RankMemory(
-        parameter_bytes=size * shape.num_parameters // (ranks if stage >= 3 else 1),
+        parameter_bytes=size * (shape.num_parameters + num_adapter) // (ranks if stage >= 3 else 1),
         gradient_bytes=gradient * trained // (ranks if stage >= 2 else 1),
         optimizer_bytes=(copy + moments) * trained // (ranks if stage >= 1 else 1),
     )
@@ -300,6 +306,8 @@ class EngineMemory:
     """A prompt and a response of full length."""
     kv_cache_bytes: int | None
     """The cache as it is set up; None on a GPU, where it is what the weights leave."""
+    adapter_bytes: int = 0
+    """Room for LoRA adapters."""
 
     @property
     def kv_cache_tokens(self) -> int | None:

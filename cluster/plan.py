@@ -7,9 +7,10 @@ tokenizer besides. Counts suppose that no clip fails.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
+from cluster.adapter_size import engine_adapter_bytes, trained_adapter
 from cluster.config import RunConfig
 from cluster.data import Data, check_splits
 from cluster.model_size import (
@@ -29,6 +30,8 @@ from rollout.manifest import read_manifest, select
 from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
+
+_LORA_RATE = 5e-6
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -225,11 +228,16 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
 
 
 def _memory(config: RunConfig, shape: ModelShape) -> Memory:
+    learner, rollout = config.learner, config.rollout
+    engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
+    if (lora := learner.lora) and learner.hands_off_adapters:
+        room = engine_adapter_bytes(shape, lora, config.adapters_per_engine, rollout.dtype)
+        engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=shape.num_trained(config.learner.freeze_vision_tower),
-        rank=rank_memory(shape, config.learner, config.grpo.optim),
-        engine=engine_memory(shape, config.rollout),
+        trained_parameters=adapter or shape.num_trained(learner.freeze_vision_tower),
+        rank=rank_memory(shape, learner, config.grpo.optim, adapter),
+        engine=engine,
     )
 
 
@@ -363,6 +371,11 @@ def _warnings(
         found.append(
             f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
             "asks about a clip more than once; lower groups_per_step or add clips"
+        )
+    if config.learner.lora and config.grpo.optim.learning_rate < _LORA_RATE:
+        found.append(
+            f"learner.lora with grpo.optim.learning_rate = {config.grpo.optim.learning_rate:g}: "
+            "LoRA wants about ten times the rate of full training; raise it to 1e-5 or more"
         )
     if large := large_clip_warning(config, tokens):
         found.append(large)

@@ -91,8 +91,10 @@ def _print_memory(memory: Memory) -> None:
         if room is None or engine.kv_cache_bytes is None
         else f"the cache of {_size(engine.kv_cache_bytes)} holds {_count(room)} tokens"
     )
+    adapters = f"LoRA adapters {_size(engine.adapter_bytes)}, " if engine.adapter_bytes else ""
     _say(
-        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, keys and "
+        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, "
+        f"{adapters}keys and "
         f"values {_size(engine.kv_bytes_per_token)} per token, "
         f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )

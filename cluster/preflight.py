@@ -32,6 +32,10 @@ def open_model(config: RunConfig) -> Renderer:
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
     family_of(config.model)
+    if lora := config.learner.lora:
+        from learner.lora import check_targets  # torch: only where it is needed
+
+        check_targets(config.model, lora, with_tower=not config.learner.freeze_vision_tower)
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_template()
     renderer.check_round_trip()

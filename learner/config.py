@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 from learner.schedule import schedule
 from wire.config import Config
 
+MAX_ADAPTER_RANK = 512
+"""The largest rank that vLLM serves as an adapter."""
+
 
 class OptimConfig(Config):
     """One stage's optimiser and schedule: linear warm-up, then constant, or a decay that ends with
@@ -74,6 +77,43 @@ class OptimConfig(Config):
         return self
 
 
+class LoraConfig(Config):
+    """Additions of low rank to linear layers are trained, the model itself stays (LoRA, through
+    peft). The vision tower gets them only with ``learner.freeze_vision_tower = false``."""
+
+    rank: int = Field(default=32, ge=1)
+    """Rank of each addition (verl: lora_rank)."""
+    alpha: int = Field(default=32, ge=1)
+    """An addition is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of an addition's input, while training. Above 0 the trained policy is not quite the one that
+    wrote the traces."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Layers that get an addition: all linear ones, or those whose name ends so, such as
+    ``["q_proj", "v_proj"]``."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732)."""
+    handoff: Literal["adapter", "merged"] = "adapter"
+    """What goes to the engines after a step: the additions alone, which vLLM applies beside the
+    model without pausing; or the whole model with them added in."""
+
+    @model_validator(mode="after")
+    def _fits_vllm(self) -> "LoraConfig":
+        if self.handoff == "adapter" and self.rank > MAX_ADAPTER_RANK:
+            raise ValueError(
+                f"rank={self.rank} is more than vLLM serves as an adapter ({MAX_ADAPTER_RANK}); "
+                "lower it, or set handoff = 'merged'"
+            )
+        return self
+
+    @field_validator("target_modules")
+    @classmethod
+    def _some(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("target_modules names no layer; give 'all-linear' or some names")
+        return value
+
+
 class LearnerConfig(Config):
     """Learner ranks and the DeepSpeed engine; the same for all stages."""
 
@@ -112,8 +152,15 @@ class LearnerConfig(Config):
     preflight: bool = True
     """Before a stage's first update, see whether its largest batch fits into memory, and end the
     run with the settings to lower if it does not."""
+    lora: LoraConfig | None = None
+    """Train additions of low rank instead of the weights; none: full training."""
     timeout_s: float = Field(default=1800.0, gt=0)
     """A step, a save or a load that takes longer has failed."""
+
+    @property
+    def hands_off_adapters(self) -> bool:
+        """Whether engines get adapters instead of whole models."""
+        return self.lora is not None and self.lora.handoff == "adapter"
 
     @property
     def merger_frozen(self) -> bool:
@@ -131,6 +178,16 @@ class LearnerConfig(Config):
             raise ValueError(
                 "freeze_language_model, freeze_merger and freeze_vision_tower leave nothing to "
                 "train; set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tower_is_merged(self) -> "LearnerConfig":
+        if self.hands_off_adapters and not self.vision_frozen:
+            raise ValueError(
+                "lora with freeze_vision_tower = false or freeze_merger = false adapts what vLLM's "
+                "caches of clips hold, and these do not follow an adapter; set "
+                "lora.handoff = 'merged', or freeze both"
             )
         return self
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
+from learner.lora import Piece, What, adapter_off, pieces
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenHead, TokenScores
@@ -77,6 +78,7 @@ class DeepSpeedEngine:
             deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
+        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
         self._clip_at = optim.grad_clip or NO_CLIPPING
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
@@ -121,6 +123,11 @@ class DeepSpeedEngine:
         """Without gradient."""
         self._engine.eval()
         return self._engine(batch)  # type: ignore[no-any-return]
+
+    def reference(self, batch: TrainBatch) -> TokenScores:
+        """Without gradient, by the model that the adapter was added to."""
+        with adapter_off(self.policy.vlm):
+            return self.score(batch)
 
     @torch.no_grad()
     def features(self, batch: TrainBatch) -> Tensor:
@@ -183,11 +190,14 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+    def weight_shapes(self, what: What = "merged") -> list[tuple[str, tuple[int, ...]]]:
         """Names and whole shapes of the policy's weights, in the order of full_parameters."""
-        return [(name, _whole_shape(parameter)) for name, parameter in self.policy.weights()]
+        found = pieces(self.policy.vlm, what)
+        return [(name, _whole_shape(parameters[0])) for name, parameters, _ in found]
 
-    def full_parameters(self, bucket_bytes: int = 1 << 28) -> Iterator[tuple[str, Tensor]]:
+    def full_parameters(
+        self, bucket_bytes: int = 1 << 28, what: What = "merged"
+    ) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights, each whole, by their names. All ranks iterate, in step.
 
         ZeRO-3 shards are gathered by buckets of about ``bucket_bytes``, one collective call each;
@@ -196,13 +206,14 @@ class DeepSpeedEngine:
         """
         import deepspeed
 
-        def num_bytes(pair: tuple[str, torch.nn.Parameter]) -> int:
-            return math.prod(_whole_shape(pair[1])) * pair[1].element_size()
+        def num_bytes(piece: Piece) -> int:
+            return sum(math.prod(_whole_shape(p)) * p.element_size() for p in piece.parameters)
 
-        for bucket in split_by_size(self.policy.weights(), num_bytes, bucket_bytes):
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in bucket]):
+        for bucket in split_by_size(pieces(self.policy.vlm, what), num_bytes, bucket_bytes):
+            needed = [parameter for piece in bucket for parameter in piece.parameters]
+            with deepspeed.zero.GatheredParameters(needed):
                 # on leaving, DeepSpeed drops its reference to the gathered memory; these keep it
-                whole = [(name, parameter.detach()) for name, parameter in bucket]
+                whole = [(piece.name, piece.make()) for piece in bucket]
             yield from whole
             del whole
 
@@ -218,11 +229,15 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
-        self._engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        self._engine.save_checkpoint(
+            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._only_adapter
+        )
 
     def load(self, directory: Path, tag: str) -> None:
         """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
-        path, _ = self._engine.load_checkpoint(str(directory), tag=tag)
+        path, _ = self._engine.load_checkpoint(
+            str(directory), tag=tag, load_module_strict=not self._only_adapter
+        )
         assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
 
     def close(self) -> None:

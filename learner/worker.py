@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -26,6 +27,7 @@ from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
+from learner.lora import What, adapter_config
 from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
@@ -36,12 +38,16 @@ from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.adapters import AdapterFiles
 from wire.disk import naming_full_disk
 from wire.errors import ParityError
 
 T = TypeVar("T")
 
 Objective = Literal["grpo", "supervised"]
+
+ADAPTER_FOLDER = "adapter"
+"""Beside an exported model, what LoRA added to the one that the stage began with."""
 
 _BATCHES_PER_LOOK = 32  # micro-batches whose clips the tower looks at, and memory holds, at once
 _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
@@ -81,8 +87,10 @@ class LearnerWorker:
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        policy = Policy.load(folder, self._config.dtype)
-        freeze(policy, frozen_parts(self._config))
+        config = self._config
+        with_tower = not config.freeze_vision_tower
+        policy = Policy.load(folder, config.dtype, config.lora, adapt_tower=with_tower)
+        freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
         self._seen = self._open_embeddings()
 
@@ -151,7 +159,10 @@ class LearnerWorker:
         return self._per_response(rows, lambda batch: self.engine.score(batch).logp)
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """The same of the reference model, which the first call of a stage loads."""
+        """The same of the model that the stage began with: with LoRA the policy with its adapter
+        off, else a second copy, which the first call of a stage loads."""
+        if self._config.lora is not None:
+            return self._per_response(rows, lambda batch: self.engine.reference(batch).logp)
         if self._reference is None:
             device = self.engine.device
             self._reference = FrozenPolicy.load(self._model_dir, self._config.dtype, device)
@@ -171,14 +182,20 @@ class LearnerWorker:
 
         config = self._config
         dtype = getattr(torch, config.dtype)
-        source = PolicySource(lambda: self.engine, dtype, transfer.bucket_bytes)
+        source = PolicySource(lambda: self._outgoing, dtype, transfer.bucket_bytes)
         rank = dist.get_rank()
         self._sender = connect(
             transfer, client, source, rank, address, num_engine_ranks, config.timeout_s
         )
 
+    @property
+    def _outgoing(self) -> "_Outgoing":
+        """Where adapters go on their own, engines get the model without."""
+        return _Outgoing(self.engine, "base" if self._config.hands_off_adapters else "merged")
+
     def publish(self) -> dict[str, float]:
-        """Send the present weights to the rollout engines, whole. Returns metrics (of rank 0)."""
+        """Send the present weights to the rollout engines, whole; an adapter goes on its own.
+        Returns metrics (of rank 0)."""
         assert self._sender is not None, "connect() comes before publish()"
         start = time.perf_counter()
         self._sender.send_weights()
@@ -211,15 +228,34 @@ class LearnerWorker:
         self._seen = self._open_embeddings()  # the checkpoint may hold another tower
 
     def export(self, directory: str) -> None:
-        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes."""
-        writes = dist.get_rank() == 0
-        tensors = {}
-        for name, tensor in self.engine.full_parameters():
-            if writes:  # the others only take part in gathering
-                tensors[name] = tensor.cpu().contiguous()
+        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes.
+
+        With LoRA the additions are added in; beside the directory, ``adapter`` has them alone.
+        """
+        writes, folder = dist.get_rank() == 0, Path(directory)
+        tensors = self._gathered("merged")
         if writes:
-            write_model(self.engine.policy, tensors, self._model_dir, Path(directory))
+            write_model(self.engine.policy, tensors, self._model_dir, folder)
+        if (adapter := self.adapter()) is not None and writes:
+            adapter.write(folder.with_name(ADAPTER_FOLDER))
         dist.barrier()
+
+    def adapter(self) -> AdapterFiles | None:
+        """The adapter in peft's format; None in full training. All ranks call, rank 0's is
+        whole."""
+        if self._config.lora is None:
+            return None
+        config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
+        return AdapterFiles.of(config, self._gathered("adapter"))
+
+    def _gathered(self, what: What) -> dict[str, torch.Tensor]:
+        """Empty on other ranks than 0: those only take part in gathering."""
+        writes = dist.get_rank() == 0
+        found = {}
+        for name, tensor in self.engine.full_parameters(what=what):
+            if writes:
+                found[name] = tensor.cpu().contiguous()
+        return found
 
     @property
     def rule(self) -> PositionRule:
@@ -304,6 +340,20 @@ class LearnerWorker:
 
     def _clip(self, row: Row) -> ProcessedClip:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """The engine's weights of one kind, as learner/transfer.py asks for them."""
+
+    engine: DeepSpeedEngine
+    what: What
+
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return self.engine.weight_shapes(self.what)
+
+    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
+        return self.engine.full_parameters(bucket_bytes, self.what)
 
 
 def write_model(

@@ -51,6 +51,11 @@ class TestRank:
     def weights(self) -> dict[str, np.ndarray]:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
 
+    def pieces(self, what: str) -> dict[str, np.ndarray]:
+        """Of the engine's full_parameters: adapter, base or merged."""
+        found = self._worker.engine.full_parameters(what=what)
+        return {name: tensor.float().numpy().copy() for name, tensor in found}
+
     def weights_by_bucket(self, bucket_bytes: int) -> tuple[dict[str, np.ndarray], list[int]]:
         """All weights, held at the same time, and how many each gather brought; checked against
         the shapes that are told without gathering."""
