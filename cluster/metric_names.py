@@ -117,6 +117,11 @@ METRICS: tuple[Metric, ...] = (
          "actor/grad_norm", "grad_norm"),
         ("learning_rate", "rate", "update", "of this update", "actor/lr", "learning_rate"),
         ("update_skipped", "share", "update", "updates left out, their gradient not finite"),
+        ("shared_prefix/used", "0 or 1", "update",
+         "groups were computed behind one prompt; 0: learner.shared_prefix is off, or found wrong"),
+        ("shared_prefix/self_check", "share", "run",
+         "logprobs of the first batch behind one prompt against repeated prompts: norm of the "
+         "difference over the norm"),
     ),
     *_area(
         "Mismatch of engine and learner",

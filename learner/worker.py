@@ -22,7 +22,8 @@ from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferC
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.policy import Policy
-from learner.rows import Row, StepCounts, silent
+from learner.rows import Row, StepCounts, apart, silent, split
+from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
@@ -44,6 +45,7 @@ class LearnerWorker:
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
         self._sender: Any = None
+        self._layout: LayoutCheck | None = None
 
     def join(self, rank: int, address: str, port: int) -> None:
         """Meet the other ranks; once per process, further calls change nothing."""
@@ -69,9 +71,10 @@ class LearnerWorker:
         by their count. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
         assert counts.num_tokens > 0, "a step without a trained token; leave it out"
+        self._check_layout(rows)
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
-        for batch in self._in_step(rows):
+        for batch in self._in_step(self._laid_out(rows)):
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
@@ -88,17 +91,14 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **self._layout_figures(),
             **_gpu_memory(),
         }
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        found: list[list[float]] = []
-        for batch in self._in_step(rows):
-            logp = self.engine.score(batch).logp
-            found += [part.tolist() for part in logp.split(batch.lengths)]
-        parts = iter(found)
-        return [[next(parts) for _ in row.responses] for row in rows]
+        self._check_layout(rows)
+        return _by_row(rows, self._scored(self._laid_out(rows)))
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -173,6 +173,37 @@ class LearnerWorker:
             config=self._loss,
         )
 
+    def _laid_out(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that fit a micro-batch where they can: groups behind one prompt, or repeated."""
+        if not self._shares_prefix:
+            rows = [one for row in rows for one in apart(row)]
+        return split(rows, self._config.max_tokens_per_batch)
+
+    @property
+    def _shares_prefix(self) -> bool:
+        return self._config.shared_prefix and (self._layout is None or self._layout.holds)
+
+    def _check_layout(self, rows: Sequence[Row]) -> None:
+        """With the first batch of a run; what is found holds from then on. All ranks call."""
+        if self._config.shared_prefix and self._layout is None:
+            self._layout = check_layouts(
+                rows,
+                lambda few: _by_row(few, self._scored(few)),
+                self._config.dtype,
+                lambda gap: _reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
+            )
+
+    def _layout_figures(self) -> dict[str, float]:
+        gap = {"shared_prefix/self_check": self._layout.gap} if self._layout else {}
+        return {"shared_prefix/used": float(self._shares_prefix), **gap}
+
+    def _scored(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Logprobs of every response, of rows as they are laid out."""
+        found: list[list[float]] = []
+        for batch in self._in_step(rows):
+            found += [part.tolist() for part in self.engine.score(batch).logp.split(batch.lengths)]
+        return found
+
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
         mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
@@ -198,6 +229,12 @@ def write_model(
         policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _by_row(rows: Sequence[Row], found: Sequence[list[float]]) -> list[list[list[float]]]:
+    """Values of responses, in the order of rows and responses, per row."""
+    parts = iter(found)
+    return [[next(parts) for _ in row.responses] for row in rows]
 
 
 def _gpu_memory() -> dict[str, float]:

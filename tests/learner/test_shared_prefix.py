@@ -10,8 +10,8 @@ import torch
 from learner.batch import make_batch
 from learner.loss import supervised_loss
 from learner.policy import Policy
-from learner.token_head import TokenHead
 from learner.rows import Row
+from learner.token_head import TokenHead
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
