@@ -25,7 +25,7 @@ from cluster.hosts import LearnerHost, Published, RolloutHost
 from cluster.waits import lives, quietly, together, within
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
-from learner.rows import Row, StepCounts, deal, with_old_logprobs, with_ref_logprobs
+from learner.rows import Row, StepCounts, deal, split, with_old_logprobs, with_ref_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -197,6 +197,7 @@ class LearnerPool:
         first = config.rollout.num_workers
         self._timeout_s = config.learner.timeout_s
         self._max_response_length = config.rollout.max_response_length
+        self._max_tokens = config.learner.max_tokens_per_batch
         self._ranks: list[Any] = [
             LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
             for rank in range(config.learner.num_ranks)
@@ -230,7 +231,7 @@ class LearnerPool:
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
-        hands = deal(rows, len(self._ranks))
+        hands = deal(split(rows, self._max_tokens), len(self._ranks))
         counts = StepCounts.of(rows, self._max_response_length)
         found = await self._each("train_step", hands, counts, objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]

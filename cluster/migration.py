@@ -32,7 +32,7 @@ _NO_CRITIC = "GRPO has no critic"
 _WHOLE = "sampling is never cut short: that would bias the logprobs"
 _ALL_KEPT = "every trace is kept in RUN/archive"
 _STEPS = "in steps: epochs x train clips / grpo.groups_per_step"
-_TOKENS = "in padded tokens, not in rows"
+_TOKENS = "in tokens, not in rows"
 _AT_THE_END = "no measurement during GRPO; every stage is measured at its end"
 _TWO_KEPT = "the last two checkpoints are kept"
 _ONE_MANIFEST = "one manifest for all splits; its column split says train, val, cal or test"
@@ -75,7 +75,11 @@ VERL: tuple[Moved, ...] = (
     Moved("actor_rollout_ref.model.lora.alpha", "learner.lora.alpha"),
     Moved("actor_rollout_ref.model.lora.dropout", "learner.lora.dropout"),
     Moved("actor_rollout_ref.model.lora.merge", "learner.lora.handoff", "true there is 'merged'"),
-    Moved("actor_rollout_ref.model.use_remove_padding", "", "the traces of a group share one row"),
+    Moved(
+        "actor_rollout_ref.model.use_remove_padding",
+        "",
+        "always: groups are packed without padding",
+    ),
     Moved(
         "actor_rollout_ref.model.trust_remote_code", "", "code that comes with a model is never run"
     ),
@@ -357,7 +361,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("ds.zero_stage", "learner.zero_stage"),
     Moved("ds.param_dtype", "learner.dtype"),
     Moved("ds.adam_offload", "", "no offload to CPU"),
-    Moved("ds.packing_samples", "", "the traces of a group share one row"),
+    Moved("ds.packing_samples", "", "always: groups are packed without padding"),
     Moved("ds.ring_attn_size", "", "no sequence parallelism"),
     Moved("ds.lora.rank", "learner.lora.rank", "0 there: no [learner.lora]"),
     Moved("ds.lora.alpha", "learner.lora.alpha"),

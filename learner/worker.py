@@ -33,7 +33,8 @@ from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
 from learner.reference import FrozenPolicy, Reference
-from learner.rows import Row, StepCounts, silent
+from learner.rows import Row, StepCounts, apart, silent, split
+from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
@@ -73,6 +74,7 @@ class LearnerWorker:
         self._rule: PositionRule | None = None
         self._reference: Reference | None = None
         self._sender: Any = None
+        self._layout: LayoutCheck | None = None
 
     def join(self, rank: int, address: str, port: int) -> None:
         """Meet the other ranks; once per process, further calls change nothing."""
@@ -103,9 +105,10 @@ class LearnerWorker:
         by their count. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
         assert counts.num_tokens > 0, "a step without a trained token; leave it out"
+        self._check_layout(rows)
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
-        for batch in self._in_step(rows):
+        for batch in self._in_step(self._laid_out(rows)):
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
@@ -124,6 +127,7 @@ class LearnerWorker:
             "learning_rate": learning_rate,
             **_vision_rates(self.engine.learning_rates(learning_rate)),
             **self._hit_rate(),
+            **self._layout_figures(),
             **_gpu_memory(),
         }
 
@@ -156,7 +160,7 @@ class LearnerWorker:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        return self._per_response(rows, lambda batch: self.engine.score(batch).logp)
+        return self._per_response(rows, self._logprobs)
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """The same of the model that the stage began with: with LoRA the policy with its adapter
@@ -289,11 +293,44 @@ class LearnerWorker:
     def _per_response(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
     ) -> list[list[list[float]]]:
+        self._check_layout(rows)
+        return _by_row(rows, self._scored(self._laid_out(rows), logprobs))
+
+    def _logprobs(self, batch: TrainBatch) -> torch.Tensor:
+        return self.engine.score(batch).logp
+
+    def _laid_out(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that fit a micro-batch where they can: groups behind one prompt, or repeated."""
+        if not self._shares_prefix:
+            rows = [one for row in rows for one in apart(row)]
+        return split(rows, self._config.max_tokens_per_batch)
+
+    @property
+    def _shares_prefix(self) -> bool:
+        return self._config.shared_prefix and (self._layout is None or self._layout.holds)
+
+    def _check_layout(self, rows: Sequence[Row]) -> None:
+        """With the first batch of a run; what is found holds from then on. All ranks call."""
+        if self._config.shared_prefix and self._layout is None:
+            self._layout = check_layouts(
+                rows,
+                lambda few: _by_row(few, self._scored(few, self._logprobs)),
+                self._config.dtype,
+                lambda gap: _reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
+            )
+
+    def _layout_figures(self) -> dict[str, float]:
+        gap = {"shared_prefix/self_check": self._layout.gap} if self._layout else {}
+        return {"shared_prefix/used": float(self._shares_prefix), **gap}
+
+    def _scored(
+        self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
+    ) -> list[list[float]]:
+        """Logprobs of every response, of rows as they are laid out."""
         found: list[list[float]] = []
         for batch in self._in_step(rows):
             found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
-        parts = iter(found)
-        return [[next(parts) for _ in row.responses] for row in rows]
+        return found
 
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
@@ -388,6 +425,12 @@ def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
         "weights/gb_per_s": gigabytes / seconds,
         **{f"weights/{name}_s": value for name, value in parts.items()},
     }
+
+
+def _by_row(rows: Sequence[Row], found: Sequence[list[float]]) -> list[list[list[float]]]:
+    """Values of responses, in the order of rows and responses, per row."""
+    parts = iter(found)
+    return [[next(parts) for _ in row.responses] for row in rows]
 
 
 def _gpu_memory() -> dict[str, float]:
