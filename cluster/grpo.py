@@ -15,6 +15,7 @@ import psutil
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
 from cluster.failures import refuse_failures
+from cluster.largest import longest_prompt
 from cluster.loop import rollout_loop, run_until_trained, train_loop
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, progress_bar
@@ -155,7 +156,7 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     rollout = session.config.rollout
     await session.preflight(
         plan.name,
-        prompt=rollout.max_prompt_length,
+        prompt=await longest_prompt(session, plan.samples),
         response=rollout.max_response_length,
         group_size=rollout.group_size,
         groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
