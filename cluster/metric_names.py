@@ -122,6 +122,11 @@ METRICS: tuple[Metric, ...] = (
         ("learning_rate/<part>", "rate", "update",
          "of merger and vision_tower, where they train"),
         ("update_skipped", "share", "update", "updates left out, their gradient not finite"),
+        ("shared_prefix/used", "0 or 1", "update",
+         "groups were computed behind one prompt; 0: learner.shared_prefix is off, or found wrong"),
+        ("shared_prefix/self_check", "share", "run",
+         "logprobs of the first batch behind one prompt against repeated prompts: norm of the "
+         "difference over the norm"),
     ),
     *_area(
         "Mismatch of engine and learner",

@@ -93,7 +93,12 @@ class LearnerConfig(Config):
     """What waits in the node's memory while the GPU does not need it: nothing, the optimiser (from
     ZeRO stage 1 on; it then computes on the CPU), or the parameters as well (ZeRO stage 3)."""
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
-    """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
+    """Tokens of a micro-batch, into which groups are packed without padding. A larger group is
+    split into several, each with the prompt; a longer response with its prompt is one by itself."""
+    shared_prefix: bool = True
+    """Compute a group's clip and prompt once for all its responses. Compared with repeated prompts
+    on the first batch of a run; where it is not exact, the run goes on without it. false: repeat
+    the prompt per response, at G(P+R) instead of P+GR tokens a group."""
     freeze_vision_tower: bool = True
     """Leave the vision tower as it is, as DeepIntuit does."""
     freeze_merger: bool | None = None

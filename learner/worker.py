@@ -28,7 +28,8 @@ from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
-from learner.rows import Row, StepCounts, silent
+from learner.rows import Row, StepCounts, apart, silent, split
+from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
@@ -63,6 +64,7 @@ class LearnerWorker:
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
         self._sender: Any = None
+        self._layout: LayoutCheck | None = None
 
     def join(self, rank: int, address: str, port: int) -> None:
         """Meet the other ranks; once per process, further calls change nothing."""
@@ -90,9 +92,10 @@ class LearnerWorker:
         by their count. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
         assert counts.num_tokens > 0, "a step without a trained token; leave it out"
+        self._check_layout(rows)
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
-        for batch in self._in_step(rows):
+        for batch in self._in_step(self._laid_out(rows)):
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
@@ -111,6 +114,7 @@ class LearnerWorker:
             "learning_rate": learning_rate,
             **_vision_rates(self.engine.learning_rates(learning_rate)),
             **self._hit_rate(),
+            **self._layout_figures(),
             **_gpu_memory(),
         }
 
@@ -143,12 +147,8 @@ class LearnerWorker:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        found: list[list[float]] = []
-        for batch in self._in_step(rows):
-            logp = self.engine.score(batch).logp
-            found += [part.tolist() for part in logp.split(batch.lengths)]
-        parts = iter(found)
-        return [[next(parts) for _ in row.responses] for row in rows]
+        self._check_layout(rows)
+        return _by_row(rows, self._scored(self._laid_out(rows)))
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -224,6 +224,37 @@ class LearnerWorker:
             config=self._loss,
         )
 
+    def _laid_out(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that fit a micro-batch where they can: groups behind one prompt, or repeated."""
+        if not self._shares_prefix:
+            rows = [one for row in rows for one in apart(row)]
+        return split(rows, self._config.max_tokens_per_batch)
+
+    @property
+    def _shares_prefix(self) -> bool:
+        return self._config.shared_prefix and (self._layout is None or self._layout.holds)
+
+    def _check_layout(self, rows: Sequence[Row]) -> None:
+        """With the first batch of a run; what is found holds from then on. All ranks call."""
+        if self._config.shared_prefix and self._layout is None:
+            self._layout = check_layouts(
+                rows,
+                lambda few: _by_row(few, self._scored(few)),
+                self._config.dtype,
+                lambda gap: _reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
+            )
+
+    def _layout_figures(self) -> dict[str, float]:
+        gap = {"shared_prefix/self_check": self._layout.gap} if self._layout else {}
+        return {"shared_prefix/used": float(self._shares_prefix), **gap}
+
+    def _scored(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Logprobs of every response, of rows as they are laid out."""
+        found: list[list[float]] = []
+        for batch in self._in_step(rows):
+            found += [part.tolist() for part in self.engine.score(batch).logp.split(batch.lengths)]
+        return found
+
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
         mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
@@ -291,6 +322,12 @@ def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
     """Of merger and tower, where they train."""
     rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
     return {f"learning_rate/{part}": rate for part, rate in rates.items()}
+
+
+def _by_row(rows: Sequence[Row], found: Sequence[list[float]]) -> list[list[list[float]]]:
+    """Values of responses, in the order of rows and responses, per row."""
+    parts = iter(found)
+    return [[next(parts) for _ in row.responses] for row in rows]
 
 
 def _gpu_memory() -> dict[str, float]:
