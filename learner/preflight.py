@@ -133,10 +133,9 @@ def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]
         (gpu and config.offload == "none", "learner.offload = 'optimizer', from ZeRO stage 1 on"),
         (True, f"rollout.max_response_length = {largest.response_length}"),
         (largest.group_size > 1, f"rollout.group_size = {largest.group_size}"),
-        (
-            True,
-            f"rollout.max_prompt_length = {largest.prompt_length}, with video.max_frames and video.max_pixels",
-        ),
+        (True, f"rollout.max_prompt_length, now {largest.prompt_length} with the largest clip"),
+        (True, "video.max_pixels"),
+        (True, "video.max_frames"),
         (gpu and config.dtype == "float32", "learner.dtype = 'bfloat16'"),
     ]
     return [setting for applies, setting in found if applies]

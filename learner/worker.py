@@ -295,8 +295,9 @@ class LearnerWorker:
         if self._seen is None:
             return {}
         counts = _reduce(self._seen.take_counts(), dist.ReduceOp.SUM)
-        wanted = counts["hits"] + counts["misses"]
-        return {"cache/embedding_hit_rate": counts["hits"] / wanted} if wanted else {}
+        if not counts["wanted"]:
+            return {}
+        return {"cache/embedding_hit_rate": 1 - counts["looked_at"] / counts["wanted"]}
 
     def _clip(self, row: Row) -> ProcessedClip:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
