@@ -137,6 +137,10 @@ class LearnerWorker:
         merge = self.rule.merge_size
         width = self.engine.policy.blank_clip((1, merge, merge)).values.shape[1]
         rows, clip_of = largest.rows(self.rule), largest.clips(self.rule, width)
+        if not self._config.shared_prefix:
+            rows = next(
+                micro_batches([one for row in rows for one in apart(row)], largest.max_tokens)
+            )
         if self._seen is None:
             batch = make_batch(rows, clip_of, self.rule)
         else:
