@@ -239,7 +239,7 @@ class LearnerPool:
     async def preflight(self, largest: LargestBatch) -> float:
         """GB that the rank which needs most takes at its peak. Raises UserError that says what to
         lower."""
-        return max(await self._all("preflight", largest))
+        return float(max(await self._all("preflight", largest)))
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprobs per row, response and token, in the order of ``rows``."""

@@ -16,6 +16,7 @@ from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
 from cluster.config import GrpoConfig
 from cluster.failures import refuse_failures
+from cluster.largest import longest_prompt
 from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
 from cluster.loop_state import LoopState
 from cluster.metrics import Stopwatch
@@ -176,7 +177,7 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     rollout = session.config.rollout
     await session.preflight(
         plan.name,
-        prompt=rollout.max_prompt_length,
+        prompt=await longest_prompt(session, plan.samples),
         response=rollout.max_response_length,
         group_size=rollout.group_size,
         groups_per_update=grpo.groups_per_update or grpo.groups_per_step,

@@ -100,8 +100,8 @@ METRICS: tuple[Metric, ...] = (
         ("cache/clip_hit_rate", "share", "clip",
          "clips that rollout workers found processed, of those they asked for in the step"),
         ("cache/embedding_hit_rate", "share", "clip",
-         "clips that a frozen vision tower had looked at before, of those that the learner trained "
-         "on; no figure where the tower is trained or learner.embedding_cache is off"),
+         "clips of the learner's rows that its frozen vision tower had seen before the step; no "
+         "figure where the tower is trained or learner.embedding_cache is off"),
         ("cache/prefix_hit_rate", "share", "token",
          "prompt tokens that the engine had computed before"),
     ),

@@ -72,15 +72,16 @@ class EmbeddingCache:
         self._look, self._blank, self._clip_of, self._most = look, blank, clip_of, most
         self._tokens_per_call = tokens_per_call
         self._held: dict[str, SeenClip] = {}
-        self._hits = self._misses = 0
+        self._wanted: set[str] = set()
+        self._looked_at: set[str] = set()
 
     def fill(self, rows: Sequence[Row]) -> None:
         """Hold what the tower makes of the rows' clips, until the next call."""
         clips = {self._key(row): row for row in rows if row.prompt.clip_key}
         self._held = {key: seen for key, row in clips.items() if (seen := self._find(key, row))}
         missing = {key: row for key, row in clips.items() if key not in self._held}
-        self._hits += len(self._held)
-        self._misses += len(missing)
+        self._wanted |= clips.keys()
+        self._looked_at |= missing.keys()
         calls = list(self._calls(missing))
         for keys in calls:
             for seen in self._look_at({key: missing[key] for key in keys}):
@@ -118,9 +119,10 @@ class EmbeddingCache:
         )
 
     def take_counts(self) -> dict[str, float]:
-        """Clips found and clips looked at by this rank since the last call."""
-        counts = {"hits": float(self._hits), "misses": float(self._misses)}
-        self._hits = self._misses = 0
+        """Clips that this rank wanted since the last call, and those that its tower had to look at
+        for that; each counts once, however often it was wanted."""
+        counts = {"wanted": float(len(self._wanted)), "looked_at": float(len(self._looked_at))}
+        self._wanted, self._looked_at = set(), set()
         return counts
 
     def _key(self, row: Row) -> str:

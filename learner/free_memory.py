@@ -24,10 +24,10 @@ _CGROUPS = (  # limit, use, and in which statistics the pages that can be droppe
 
 def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that this process may still take on CPU."""
-    left = [psutil.virtual_memory().available, _below_cgroup(cgroup)]
+    left = [int(psutil.virtual_memory().available), _below_cgroup(cgroup)]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        left.append(soft - psutil.Process().memory_info().vms)
+        left.append(soft - int(psutil.Process().memory_info().vms))
     return max(0, min(found for found in left if found is not None))
 
 

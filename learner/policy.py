@@ -73,9 +73,9 @@ class Policy(nn.Module):
         return cls(vlm)
 
     @property
-    def tower(self) -> nn.Module:
+    def tower(self) -> Any:
         """The vision tower with its mergers."""
-        return self.vlm.model.visual  # type: ignore[no-any-return]
+        return self.vlm.model.visual
 
     @property
     def tower_config(self) -> dict[str, Any]:

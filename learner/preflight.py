@@ -117,7 +117,7 @@ class Preflight:
             f"the largest batch of this stage ({largest.num_tokens} tokens: {largest.num_rows} "
             f"prompt(s) of {largest.prompt_length}, {len(largest.responses)} response(s) of "
             f"{largest.response_length} each) needs {amount}, and {free / _GB:.3g} GB are left "
-            f"for the learner on {platform.node()}; lower, in this order, what you can do without: "
+            f"for the learner on {platform.node()}; lower or set, in this order: "
             + "; ".join(settings_to_lower(self._config, largest))
         )
 
@@ -125,15 +125,15 @@ class Preflight:
 def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]:
     """Those that take less memory, the ones that cost least first."""
     whole, gpu = largest.prompt_length + largest.response_length, config.num_gpus > 0
-    more_ranks = "" if config.num_ranks > 1 else ", with learner.num_ranks above 1"
+    more_ranks = "" if config.num_ranks > 1 else "; it divides among more learner.num_ranks"
     found = [
-        (largest.num_tokens > whole, f"learner.max_tokens_per_batch = {largest.max_tokens}"),
+        (largest.num_tokens > whole, f"learner.max_tokens_per_batch (now {largest.max_tokens})"),
         (not config.gradient_checkpointing, "learner.gradient_checkpointing = true"),
-        (config.zero_stage < 3, f"learner.zero_stage = 3, now {config.zero_stage}{more_ranks}"),
-        (gpu and config.offload == "none", "learner.offload = 'optimizer', from ZeRO stage 1 on"),
-        (True, f"rollout.max_response_length = {largest.response_length}"),
-        (largest.group_size > 1, f"rollout.group_size = {largest.group_size}"),
-        (True, f"rollout.max_prompt_length = {largest.prompt_length}, with video.max_frames"),
+        (config.zero_stage < 3, f"learner.zero_stage = 3 (now {config.zero_stage}{more_ranks})"),
+        (gpu and config.offload == "none", "learner.offload = 'optimizer', with ZeRO"),
+        (True, f"rollout.max_response_length (now {largest.response_length})"),
+        (largest.group_size > 1, f"rollout.group_size (now {largest.group_size})"),
+        (True, f"video.max_frames (now {largest.num_frames}) and video.max_pixels"),
         (gpu and config.dtype == "float32", "learner.dtype = 'bfloat16'"),
     ]
     return [setting for applies, setting in found if applies]

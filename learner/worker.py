@@ -150,6 +150,10 @@ class LearnerWorker:
         merge = self.rule.merge_size
         width = self.engine.policy.blank_clip((1, merge, merge)).values.shape[1]
         rows, clip_of = largest.rows(self.rule), largest.clips(self.rule, width)
+        if not self._config.shared_prefix:
+            rows = next(
+                micro_batches([one for row in rows for one in apart(row)], largest.max_tokens)
+            )
         if self._seen is None:
             batch = make_batch(rows, clip_of, self.rule)
         else:
@@ -372,8 +376,9 @@ class LearnerWorker:
         if self._seen is None:
             return {}
         counts = _reduce(self._seen.take_counts(), dist.ReduceOp.SUM)
-        wanted = counts["hits"] + counts["misses"]
-        return {"cache/embedding_hit_rate": counts["hits"] / wanted} if wanted else {}
+        if not counts["wanted"]:
+            return {}
+        return {"cache/embedding_hit_rate": 1 - counts["looked_at"] / counts["wanted"]}
 
     def _clip(self, row: Row) -> ProcessedClip:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)

@@ -163,10 +163,20 @@ def test_an_epoch_later_every_clip_is_found(qwen: Case, tmp_path: Path):
     rows, cache = qwen.rows(4), qwen.cache(new_store(tmp_path))
     for part in (rows[:2], rows[2:]):
         cache.fill(part)
-    assert cache.take_counts() == {"hits": 0.0, "misses": 4.0}
+    assert cache.take_counts() == {"wanted": 4.0, "looked_at": 4.0}
     for part in (rows[1::2], rows[::2]):
         cache.fill(part)
-    assert cache.take_counts() == {"hits": 4.0, "misses": 0.0}
+    assert cache.take_counts() == {"wanted": 4.0, "looked_at": 0.0}
+
+
+def test_a_clip_that_is_wanted_again_before_the_update_counts_once(qwen: Case, tmp_path: Path):
+    """As when logprobs are computed before the first of several updates."""
+    rows, cache = qwen.rows(3), qwen.cache(new_store(tmp_path))
+    cache.fill(rows[:1])
+    cache.take_counts()
+    cache.fill(rows)
+    cache.fill(rows)
+    assert cache.take_counts() == {"wanted": 3.0, "looked_at": 2.0}
 
 
 def test_rows_that_share_a_clip_ask_for_it_once(qwen: Case, tmp_path: Path):
@@ -174,7 +184,7 @@ def test_rows_that_share_a_clip_ask_for_it_once(qwen: Case, tmp_path: Path):
     cache = qwen.cache(new_store(tmp_path))
     cache.fill([row, row, replace(row, responses=row.responses[:1])])
     assert qwen.calls == [1]
-    assert cache.take_counts() == {"hits": 0.0, "misses": 1.0}
+    assert cache.take_counts() == {"wanted": 1.0, "looked_at": 1.0}
 
 
 def test_a_row_without_a_clip_asks_for_nothing(qwen: Case, tmp_path: Path):
@@ -183,7 +193,7 @@ def test_a_row_without_a_clip_asks_for_nothing(qwen: Case, tmp_path: Path):
     cache = qwen.cache(new_store(tmp_path))
     cache.fill([text])
     assert qwen.calls == []
-    assert cache.take_counts() == {"hits": 0.0, "misses": 0.0}
+    assert cache.take_counts() == {"wanted": 0.0, "looked_at": 0.0}
 
 
 def test_a_batch_of_text_alone_runs_no_tower_beside_batches_whose_clips_are_known(case: Case):
@@ -228,7 +238,7 @@ def test_another_tower_finds_nothing_and_is_looked_at(case: Case, tmp_path: Path
     change(case)
     cache = case.cache(new_store(tmp_path))
     cache.fill([row])
-    assert cache.take_counts() == {"hits": 0.0, "misses": 1.0}
+    assert cache.take_counts() == {"wanted": 1.0, "looked_at": 1.0}
     assert case.calls == [1, 1]
     assert torch.equal(cache.seen_of(row).embeds, case.look(Pixels(*pixels_of(case, row))).embeds)
 
@@ -324,7 +334,7 @@ def test_another_fingerprint_under_the_same_clip_key_is_not_found(qwen: Case, tm
     cache = qwen.cache(new_store(tmp_path))
     cache.fill([row])
     cache.fill([replace(row, prompt=replace(row.prompt, fingerprint="other pixels"))])
-    assert cache.take_counts() == {"hits": 0.0, "misses": 2.0}
+    assert cache.take_counts() == {"wanted": 2.0, "looked_at": 2.0}
 
 
 def test_an_entry_of_another_length_is_made_anew(qwen: Case, tmp_path: Path):
