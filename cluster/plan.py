@@ -227,7 +227,7 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
 def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=shape.num_trained(config.learner.freeze_vision_tower),
+        trained_parameters=shape.num_trained(config.learner),
         rank=rank_memory(shape, config.learner, config.grpo.optim),
         engine=engine_memory(shape, config.rollout),
     )
