@@ -169,6 +169,8 @@ def test_bfloat16_gradients_too_small_to_add_one_by_one_add_up(
     one = norm([[row(1.0)], [row(0.0)]])
     many = norm([[row(1.0)] + [row(1 / 1024)] * 100, [row(0.0)]])
     assert many / one == pytest.approx(1 + 100 / 1024, rel=0.01)
+    poisoned = pair.each("poisoned_step", [([row(1.0)],), ([row(1.0)],)], counts)
+    assert poisoned == [(True, 1.0)] * 2
 
 
 def row_of(prompt: Prompt, response: Response) -> Row:
