@@ -31,6 +31,7 @@ from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
 
+_FEW_THREADS = 4
 _LORA_RATE = 5e-6
 
 
@@ -240,7 +241,7 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
         engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=adapter or shape.num_trained(learner.freeze_vision_tower),
+        trained_parameters=adapter or shape.num_trained(learner),
         rank=rank_memory(shape, learner, config.grpo.optim, adapter),
         engine=engine,
     )
@@ -367,6 +368,13 @@ def _warnings(
         for name, section in (("rollout", rollout), ("learner", config.learner))
         if section.num_gpus and section.dtype == "float32"
     ]
+    learner = config.learner
+    if learner.offload != "none" and learner.num_gpus and learner.num_threads <= _FEW_THREADS:
+        found.append(
+            f"learner.offload = '{learner.offload}' updates the weights on the CPU, with "
+            f"learner.num_threads = {learner.num_threads} threads: GPUs will wait for it; raise "
+            "num_threads and num_cpus to a rank's share of the node's cores"
+        )
     if config.calibrate.split == "train":
         found.append(
             "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "
