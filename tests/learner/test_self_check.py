@@ -7,7 +7,7 @@ from learner.self_check import check_layouts
 from tests.learner.builders import make_row
 
 ROWS = [
-    make_row(0, (3, 5)),
+    make_row(0, (4, 5)),
     make_row(1, (2,)),
     make_row(2, (1, 1, 1, 1, 2, 2)),
     make_row(3, (9, 9)),
