@@ -1,5 +1,5 @@
-"""GRPO with most of its options on, on the real engines: dynamic sampling, stale groups, a reference
-model, GSPO, several epochs over a step's groups."""
+"""GRPO with most of its options on, on the real engines: dynamic sampling, stale groups, a
+reference model, GSPO, several epochs over a step's groups."""
 
 from collections import Counter
 from pathlib import Path
