@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import torch
+
+from learner.batch import make_batch
+from learner.policy import Policy
+from learner.reference import FrozenPolicy
+from tests.learner.builders import RandomClips, make_row
+from video.positions import PositionRule
+
+ROWS = [make_row(0, (3, 5)), make_row(1, (2,))]
+
+
+def batch_of(model_dir: Path):
+    clips, rule = RandomClips(), PositionRule.load(model_dir)
+    return make_batch(ROWS, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
+
+
+def test_the_reference_scores_as_the_policy_it_was_and_has_no_gradient(model_dir: Path):
+    batch = batch_of(model_dir)
+    policy = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    reference = FrozenPolicy.load(model_dir, "float32", torch.device("cpu"))
+    before = reference.logprobs(batch)
+    assert torch.allclose(before, policy(batch).logp)
+    assert not before.requires_grad
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(reference.logprobs(batch), before)
+
+
+def test_the_entropy_has_a_gradient_only_where_a_bonus_asks_for_it(model_dir: Path):
+    batch = batch_of(model_dir)
+    policy = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    plain = policy(batch).entropy
+    assert not plain.requires_grad
+    policy.head.entropy_has_gradient = True
+    entropy = policy(batch).entropy
+    assert torch.equal(entropy, plain)
+    logits = policy.vlm.lm_head(policy._hidden(batch)[batch.predict_at])
+    logp = logits.float().log_softmax(-1)
+    expected = -(logp.exp() * logp).sum(-1)
+    weight = policy.vlm.lm_head.weight
+    (found,) = torch.autograd.grad(entropy.sum(), weight)
+    (wanted,) = torch.autograd.grad(expected.sum(), weight)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert found.abs().sum() > 0
