@@ -18,7 +18,7 @@ def batch_of(model_dir: Path):
 
 def test_the_reference_scores_as_the_policy_it_was_and_has_no_gradient(model_dir: Path):
     batch = batch_of(model_dir)
-    policy = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    policy = Policy.load(model_dir, "float32")
     reference = FrozenPolicy.load(model_dir, "float32", torch.device("cpu"))
     before = reference.logprobs(batch)
     assert torch.allclose(before, policy(batch).logp)
@@ -31,10 +31,9 @@ def test_the_reference_scores_as_the_policy_it_was_and_has_no_gradient(model_dir
 
 def test_the_entropy_has_a_gradient_only_where_a_bonus_asks_for_it(model_dir: Path):
     batch = batch_of(model_dir)
-    policy = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    policy = Policy.load(model_dir, "float32")
     plain = policy(batch).entropy
     assert not plain.requires_grad
-    policy.head.entropy_has_gradient = True
     entropy = policy(batch).entropy
     assert torch.equal(entropy, plain)
     logits = policy.vlm.lm_head(policy._hidden(batch)[batch.predict_at])
