@@ -30,6 +30,8 @@ from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
 
+_FEW_THREADS = 4
+
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +234,7 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
 def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=shape.num_trained(config.learner.freeze_vision_tower),
+        trained_parameters=shape.num_trained(config.learner),
         rank=rank_memory(shape, config.learner, config.grpo.optim),
         engine=engine_memory(shape, config.rollout),
     )
@@ -359,6 +361,13 @@ def _warnings(
         for name, section in (("rollout", rollout), ("learner", config.learner))
         if section.num_gpus and section.dtype == "float32"
     ]
+    learner = config.learner
+    if learner.offload != "none" and learner.num_gpus and learner.num_threads <= _FEW_THREADS:
+        found.append(
+            f"learner.offload = '{learner.offload}' updates the weights on the CPU, with "
+            f"learner.num_threads = {learner.num_threads} threads: GPUs will wait for it; raise "
+            "num_threads and num_cpus to a rank's share of the node's cores"
+        )
     if config.calibrate.split == "train":
         found.append(
             "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "

@@ -113,7 +113,7 @@ def make_batch(
         position_ids=torch.from_numpy(positions)[:, None],
         layout=layout,
         pixel_values=torch.from_numpy(np.concatenate(pixels)) if pixels else torch.empty(0, 0),
-        grid_thw=torch.tensor([clip.grid_thw for clip in clips.values()], dtype=torch.long).reshape(
+        grid_thw=torch.tensor([c.grid_thw for c in clips.values()], dtype=torch.int64).reshape(
             -1, 3
         ),
         patch_at=_patches(rows, clips, rule.merge_size),

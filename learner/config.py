@@ -83,12 +83,12 @@ class LearnerConfig(Config):
     num_gpus: float = Field(default=0.0, ge=0)
     """GPUs that each rank reserves in Ray; 0 trains on CPU."""
     num_threads: int = Field(default=2, ge=1)
-    """Compute threads of a rank on CPU."""
+    """Compute threads of a rank on CPU, and of an optimiser that is offloaded to it."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of weights and activations; the optimiser updates float32 copies. In bfloat16 the
-    gradients of micro-batches add up in float32 from ZeRO stage 1 on; without ZeRO in bfloat16."""
+    gradients of micro-batches add up in float32."""
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     """What waits in the node's memory while the GPU does not need it: nothing, the optimiser (from
     ZeRO stage 1 on; it then computes on the CPU), or the parameters as well (ZeRO stage 3)."""

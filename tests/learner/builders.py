@@ -89,6 +89,15 @@ def make_row(
     return Row(prompt=prompt, video=f"{seed}.mp4", responses=responses)
 
 
+def text_row(seed: int, lengths: Sequence[int] = (4,)) -> Row:
+    """A question without a clip."""
+    draw = np.random.default_rng(300 + seed)
+    ids = tuple(int(token) for token in draw.choice(TEXT_TOKENS, size=7))
+    responses = tuple(make_response(10 * seed + i, n) for i, n in enumerate(lengths))
+    prompt = Prompt(token_ids=ids, clip_key="", fingerprint="")
+    return Row(prompt=prompt, video="", responses=responses)
+
+
 def make_learner(embeddings: Path | None = None, **changed: Any) -> LearnerWorker:
     """``embeddings``: where they are kept; none: not at all."""
     config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})

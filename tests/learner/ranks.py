@@ -11,6 +11,7 @@ import numpy as np
 import ray
 import torch
 
+from learner import zero
 from learner.config import OptimConfig
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
@@ -44,6 +45,9 @@ class TestRank:
         self._worker = make_learner(num_ranks=self._num_ranks, **config)
         self._worker.join(self._rank, "127.0.0.1", port)
         self._worker.begin(str(model_dir), optim)
+
+    def reduce_in_buckets_of(self, num_elements: int) -> None:
+        zero._BUCKET = num_elements
 
     def call(self, method: str, *values: Any) -> Any:
         return getattr(self._worker, method)(*values)

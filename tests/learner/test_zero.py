@@ -124,7 +124,9 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "checkpointing"), [(2, True), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("stage", "checkpointing"), [(0, True), (1, True), (2, True), (3, False), (3, True)]
+)
 def test_qwen3_and_its_tower_have_autograds_gradient(
     pair: Ranks, tmp_path: Path, stage: int, checkpointing: bool
 ):
