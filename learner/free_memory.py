@@ -3,6 +3,9 @@
 A container, a batch system or a shell may allow less than the machine has: the least counts.
 """
 
+import contextlib
+import ctypes
+import gc
 import resource
 import threading
 from pathlib import Path
@@ -52,10 +55,18 @@ def _below_cgroup(folder: Path) -> int | None:
     return None
 
 
+def _give_back() -> None:
+    """Return freed memory to the system, which else counts as taken (glibc)."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class PeakMemory:
     """The most memory of this process during a block, bytes: on its GPU, else of all its pages."""
 
     def __init__(self) -> None:
+        _give_back()
         self.before = self.peak = self._now()
         self._on_gpu = torch.cuda.is_initialized()
         self._stop = threading.Event()

@@ -381,3 +381,12 @@ def test_a_rank_with_nothing_to_look_at_makes_the_busiest_ranks_calls(case: Case
     assert len(case.calls) == 6
     assert torch.equal(cache.seen_of(rows[0]).embeds, before)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2  # no filler is kept
+
+
+@pytest.mark.parametrize("part", ["merger", "blocks"])
+def test_a_tower_that_trains_in_any_part_is_said_to(case: Case, part: str):
+    """A merger of its own rate, or an adapter on the tower: nothing of it may be cached."""
+    assert not case.policy.trains_tower
+    last = list(getattr(case.policy.tower, part).parameters())[-1]
+    last.requires_grad_(True)
+    assert case.policy.trains_tower

@@ -47,7 +47,7 @@ class Load:
         self.seen.append(tokens)
         size = int(self._per_token * tokens + self._per_square * tokens**2)
         held = torch.ones(size, dtype=torch.uint8)
-        time.sleep(0.05)
+        time.sleep(0.1)
         del held
 
 
