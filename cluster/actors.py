@@ -22,6 +22,7 @@ from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from cluster.hosts import LearnerHost, RolloutHost
 from learner.config import OptimConfig
+from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts, deal, split, with_old_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
@@ -181,6 +182,11 @@ class LearnerPool:
         hands = deal(split(rows, self._max_tokens), len(self._ranks))
         found = await self._each("train_step", hands, StepCounts.of(rows), objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
+
+    async def preflight(self, largest: LargestBatch) -> float:
+        """GB that the rank which needs most takes at its peak. Raises UserError that says what to
+        lower."""
+        return float(max(await self._all("preflight", largest)))
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprobs per row, response and token, in the order of ``rows``."""

@@ -124,7 +124,7 @@ def make_batch(
         logp_old=_per_token([r.old_logprobs or _unknown(r.token_ids) for r in responses]),
         mask=torch.tensor([r.trains for r in responses for _ in r.token_ids]),
         lengths=tuple(len(r.token_ids) for r in responses),
-        seen=ClipFeatures.join(seen) if seen else None,
+        seen=ClipFeatures.join(seen) if seen_of else None,
     )
 
 

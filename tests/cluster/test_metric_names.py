@@ -20,7 +20,15 @@ from tests.cluster.session_fakes import (
 from wire.types import Split
 
 # What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
-OF_WORKER = {"entropy", "grad_norm", "update_skipped", "learning_rate"}
+OF_WORKER = {
+    "cache/embedding_hit_rate",
+    "entropy",
+    "grad_norm",
+    "update_skipped",
+    "learning_rate",
+    "learning_rate/merger",
+    "learning_rate/vision_tower",
+}
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
 

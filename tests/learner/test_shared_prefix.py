@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from learner.attention import NAME
 from learner.batch import make_batch, micro_batches
 from learner.loss import supervised_loss
+from learner.parts import Part, freeze
 from learner.policy import Policy
 from learner.rows import Response, Row, apart, split
 from learner.token_head import TokenHead
@@ -54,14 +55,14 @@ class Case:
 @pytest.fixture(scope="module", params=MODEL_TYPES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = write_tiny_model(tmp_path_factory.mktemp("model"), request.param)
-    policy = Policy.load(folder, "float32", freeze_vision_tower=False)
+    policy = Policy.load(folder, "float32")
     clips = RandomClips(request.param)
     return Case(policy, PositionRule.load(folder), clips, rows_of(request.param))
 
 
 @pytest.fixture(scope="module")
 def policy(model_dir: Path) -> Policy:
-    return Policy.load(model_dir, "float32", freeze_vision_tower=False)
+    return Policy.load(model_dir, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +251,8 @@ def test_features_refuse_rows_of_several_responses(policy: Policy, rule: Positio
 def test_a_frozen_tower_has_no_gradient_and_the_text_has_the_same(
     policy: Policy, model_dir: Path, rule: PositionRule
 ):
-    frozen = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    frozen = Policy.load(model_dir, "float32")
+    freeze(frozen, [Part.MERGER, Part.VISION_TOWER])
     logprobs_and_gradient(frozen, [ROWS], rule)
     logprobs_and_gradient(policy, [ROWS], rule)
     assert all(p.grad is None for p in frozen.vlm.model.visual.parameters())
@@ -271,7 +273,7 @@ def test_weights_that_lack_a_tensor_are_refused(model_dir: Path, tmp_path: Path)
     del weights[lost]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match="up_proj"):
-        Policy.load(tmp_path, "float32", freeze_vision_tower=True)
+        Policy.load(tmp_path, "float32")
 
 
 def test_a_truncated_weights_file_is_refused(model_dir: Path, tmp_path: Path):
@@ -279,4 +281,4 @@ def test_a_truncated_weights_file_is_refused(model_dir: Path, tmp_path: Path):
     whole = (model_dir / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="safetensors"):
-        Policy.load(tmp_path, "float32", freeze_vision_tower=True)
+        Policy.load(tmp_path, "float32")
