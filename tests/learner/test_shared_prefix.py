@@ -154,11 +154,13 @@ def test_any_packing_and_splitting_is_exact(
     ]
     logp, gradient = case.scores([[row] for row in each_apart(rows)])
     if checkpointing:
+        case.policy.train()  # else transformers would not recompute
         case.policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         found, of_found = case.scores(list(micro_batches(split(rows, budget), budget)))
     finally:
         case.policy.vlm.gradient_checkpointing_disable()
+        case.policy.eval()
     assert (found - logp).norm() / logp.norm() < 1e-5
     assert (of_found - gradient).norm() / gradient.norm() < 1e-5
 
