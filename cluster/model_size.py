@@ -265,14 +265,19 @@ class RankMemory:
     gradient_bytes: int
     optimizer_bytes: int
     """float32 copies and moments."""
+    reference_bytes: int = 0
+    """A KL term's frozen copy of the model, whole on every rank."""
 
     @property
     def total_bytes(self) -> int:
-        """All three."""
-        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        """All of it."""
+        trained = self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        return trained + self.reference_bytes
 
 
-def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) -> RankMemory:
+def rank_memory(
+    shape: ModelShape, config: LearnerConfig, optim: OptimConfig, *, reference: bool = False
+) -> RankMemory:
     """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
 
     AdamW keeps two float32 moments per trained parameter, and a float32 copy in bfloat16 or under
@@ -287,6 +292,7 @@ def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) ->
         parameter_bytes=size * shape.num_parameters // (ranks if stage >= 3 else 1),
         gradient_bytes=gradient * trained // (ranks if stage >= 2 else 1),
         optimizer_bytes=(copy + moments) * trained // (ranks if stage >= 1 else 1),
+        reference_bytes=size * shape.num_parameters if reference else 0,
     )
 
 

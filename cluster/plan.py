@@ -228,7 +228,12 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     return Memory(
         parameters=shape.num_parameters,
         trained_parameters=shape.num_trained(config.learner.freeze_vision_tower),
-        rank=rank_memory(shape, config.learner, config.grpo.optim),
+        rank=rank_memory(
+            shape,
+            config.learner,
+            config.grpo.optim,
+            reference=config.grpo.loss.needs_reference,
+        ),
         engine=engine_memory(shape, config.rollout),
     )
 
@@ -363,6 +368,12 @@ def _warnings(
         found.append(
             f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
             "asks about a clip more than once; lower groups_per_step or add clips"
+        )
+    filtering = config.grpo.filter_groups
+    if filtering.enable:
+        found.append(
+            "grpo.filter_groups.enable: groups without signal are asked again, which is not in "
+            f"these counts; a step may ask up to {filtering.max_num_gen_batches} times its clips"
         )
     if large := large_clip_warning(config, tokens):
         found.append(large)

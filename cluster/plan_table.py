@@ -76,13 +76,15 @@ def _stage_cells(stage: StagePlan) -> list[str]:
 
 def _print_memory(memory: Memory) -> None:
     rank, engine = memory.rank, memory.engine
+    reference = f" + reference {_size(rank.reference_bytes)}" if rank.reference_bytes else ""
     _say(
         f"model: {_count(memory.parameters)} parameters, {_count(memory.trained_parameters)} "
         "trained"
     )
     _say(
         f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
-        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}; "
+        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}"
+        f"{reference}; "
         "activations and buffers not included"
     )
     room = engine.kv_cache_tokens
