@@ -242,7 +242,14 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     return Memory(
         parameters=shape.num_parameters,
         trained_parameters=adapter or shape.num_trained(learner),
-        rank=rank_memory(shape, learner, config.grpo.optim, adapter),
+        rank=rank_memory(
+            shape,
+            learner,
+            config.grpo.optim,
+            adapter,
+            # with LoRA the reference is the policy with its adapter off
+            reference=config.grpo.loss.needs_reference and learner.lora is None,
+        ),
         engine=engine,
     )
 
@@ -389,6 +396,12 @@ def _warnings(
         found.append(
             f"learner.lora with grpo.optim.learning_rate = {config.grpo.optim.learning_rate:g}: "
             "LoRA wants about ten times the rate of full training; raise it to 1e-5 or more"
+        )
+    filtering = config.grpo.filter_groups
+    if filtering.enable:
+        found.append(
+            "grpo.filter_groups.enable: groups without signal are asked again, which is not in "
+            f"these counts; a step may ask up to {filtering.max_num_gen_batches} times its clips"
         )
     if large := large_clip_warning(config, tokens):
         found.append(large)
