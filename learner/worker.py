@@ -146,7 +146,7 @@ class LearnerWorker:
         tensors = {}
         for name, tensor in self.engine.full_parameters():
             if writes:  # the others only take part in gathering
-                tensors[name] = tensor.cpu().contiguous()
+                tensors[name] = tensor.to("cpu", copy=True).contiguous()
         if writes:
             write_model(self.engine.policy, tensors, self._model_dir, Path(directory))
         dist.barrier()
