@@ -262,7 +262,7 @@ class LearnerWorker:
         found = {}
         for name, tensor in self.engine.full_parameters(what=what):
             if writes:
-                found[name] = tensor.cpu().contiguous()
+                found[name] = tensor.to("cpu", copy=True).contiguous()
         return found
 
     @property
