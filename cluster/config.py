@@ -214,6 +214,28 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _rates_train(self) -> Self:
+        learner = self.learner
+        parts = (
+            ("merger", "merger", learner.merger_frozen),
+            ("vision", "vision_tower", learner.freeze_vision_tower),
+        )
+        optims = {
+            "coldstart": self.coldstart.optim,
+            "grpo": self.grpo.optim,
+            "controls.rejection": self.controls.rejection.optim,
+        }
+        for stage, optim in optims.items():
+            for key, part, frozen in parts:
+                rate = getattr(optim, f"{key}_learning_rate")
+                if frozen and rate is not None:
+                    raise ValueError(
+                        f"{stage}.optim.{key}_learning_rate={rate:g} is for a part that does not "
+                        f"train; set learner.freeze_{part}=false, or leave the rate out"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _transfer_fits(self) -> Self:
         on_gpu = self.rollout.num_gpus > 0 and self.learner.num_gpus > 0
         if self.transfer.kind != "object_store" and not on_gpu:

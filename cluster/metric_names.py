@@ -116,6 +116,8 @@ METRICS: tuple[Metric, ...] = (
         ("grad_norm", "norm", "update", "of the whole gradient, before clipping",
          "actor/grad_norm", "grad_norm"),
         ("learning_rate", "rate", "update", "of this update", "actor/lr", "learning_rate"),
+        ("learning_rate/<part>", "rate", "update",
+         "of merger and vision_tower, where they train"),
         ("update_skipped", "share", "update", "updates left out, their gradient not finite"),
     ),
     *_area(

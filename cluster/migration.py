@@ -42,7 +42,7 @@ _VOTES = "one trace per clip measures a stage; a majority vote is the control ar
 _NO_RESAMPLING = "no dynamic sampling: groups of equal rewards are counted (reward/frac_zero_std)"
 _NO_SLEEP = "engines and learner keep their memory; nothing sleeps"
 _SHARED = "engines and learner are workers of their own; num_gpus = 0.5 of both shares a GPU"
-_CONSTANT = "constant or linear; no cosine"
+_CONSTANT = "constant, linear or cosine"
 
 _A, _R = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -104,10 +104,14 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_A}.optim.betas", "grpo.optim.betas"),
     Moved(f"{_A}.optim.warmup_style", "grpo.optim.decay", _CONSTANT),
     Moved(f"{_A}.optim.lr_scheduler_type", "grpo.optim.decay", _CONSTANT),
+    Moved(f"{_A}.optim.min_lr_ratio", "grpo.optim.min_lr_frac"),
+    Moved(f"{_A}.optim.num_cycles", "", "half a cosine, from the peak to its floor"),
     Moved(f"{_A}.optim.total_training_steps", "grpo.num_steps"),
     Moved(f"{_A}.grad_clip", "grpo.optim.grad_clip"),
     Moved(f"{_A}.freeze_vision_tower", "learner.freeze_vision_tower", "true here"),
-    Moved(f"{_A}.fsdp_config.*", "", "DeepSpeed ZeRO: learner.zero_stage; no offload to CPU"),
+    Moved(f"{_A}.fsdp_config.optimizer_offload", "learner.offload", "'optimizer'"),
+    Moved(f"{_A}.fsdp_config.param_offload", "learner.offload", "'optimizer_and_parameters'"),
+    Moved(f"{_A}.fsdp_config.*", "", "DeepSpeed ZeRO: learner.zero_stage"),
     Moved(f"{_A}.ulysses_sequence_parallel_size", "", "no sequence parallelism"),
     Moved(f"{_A}.checkpoint.*", "", "a checkpoint is always whole: weights, optimiser, step"),
     Moved("actor_rollout_ref.ref.*", "", _NO_KL),
@@ -246,6 +250,7 @@ TRL: tuple[Moved, ...] = (
     Moved("resume_from_checkpoint", "", "`--resume`"),
     Moved("learning_rate", "grpo.optim.learning_rate"),
     Moved("lr_scheduler_type", "grpo.optim.decay", _CONSTANT),
+    Moved("lr_scheduler_kwargs", "grpo.optim.min_lr_frac", "the floor of linear and cosine"),
     Moved("warmup_steps", "grpo.optim.warmup_steps"),
     Moved("warmup_ratio", "grpo.optim.warmup_frac"),
     Moved("weight_decay", "grpo.optim.weight_decay", "0.1 here, 0 in TRL"),
@@ -333,7 +338,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("vllm.sync_backend", "transfer.kind", "object_store, nccl or ipc"),
     Moved("ds.zero_stage", "learner.zero_stage"),
     Moved("ds.param_dtype", "learner.dtype"),
-    Moved("ds.adam_offload", "", "no offload to CPU"),
+    Moved("ds.adam_offload", "learner.offload", "'optimizer'"),
     Moved("ds.packing_samples", "", "the traces of a group share one row"),
     Moved("ds.ring_attn_size", "", "no sequence parallelism"),
     Moved("ds.lora.rank", "learner.lora.rank", "0 there: no [learner.lora]"),
@@ -368,8 +373,19 @@ QWEN: tuple[Moved, ...] = (
     Moved("video_max_pixels", "video.max_pixels"),
     Moved("total_pixels", "video.total_pixels"),
     Moved("video_total_pixels", "video.total_pixels"),
+    Moved("vision_tower_lr", "grpo.optim.vision_learning_rate"),
+    Moved("mm_projector_lr", "grpo.optim.merger_learning_rate"),
+    Moved("tune_mm_vision", "learner.freeze_vision_tower", "the other way round"),
+    Moved("tune_mm_mlp", "learner.freeze_merger", "the other way round"),
+    Moved("tune_mm_llm", "learner.freeze_language_model", "the other way round"),
+    Moved("vit_lr", "grpo.optim.vision_learning_rate"),
+    Moved("aligner_lr", "grpo.optim.merger_learning_rate"),
+    Moved("freeze_vit", "learner.freeze_vision_tower"),
+    Moved("freeze_aligner", "learner.freeze_merger"),
+    Moved("freeze_llm", "learner.freeze_language_model"),
 )
-"""qwen-vl-utils and ms-swift (environment variables), ROLL (lower case)."""
+"""qwen-vl-utils, Qwen's own fine-tuning, ms-swift (environment variables, arguments), ROLL (lower
+case)."""
 
 SYSTEMS: Mapping[str, tuple[Moved, ...]] = {
     "verl": VERL,

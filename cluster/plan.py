@@ -32,6 +32,7 @@ from video.families import family_of
 from wire.types import Sample, Split
 
 _LORA_RATE = 5e-6
+_FEW_THREADS = 4
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -231,11 +232,11 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     learner, rollout = config.learner, config.rollout
     engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
     if (lora := learner.lora) and learner.hands_off_adapters:
-        room = engine_adapter_bytes(shape, lora, config.adapters_per_engine, rollout.dtype)
+        room = engine_adapter_bytes(shape, lora.rank, config.adapters_per_engine, rollout.dtype)
         engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=adapter or shape.num_trained(learner.freeze_vision_tower),
+        trained_parameters=adapter or shape.num_trained(learner),
         rank=rank_memory(shape, learner, config.grpo.optim, adapter),
         engine=engine,
     )
@@ -362,6 +363,13 @@ def _warnings(
         for name, section in (("rollout", rollout), ("learner", config.learner))
         if section.num_gpus and section.dtype == "float32"
     ]
+    learner = config.learner
+    if learner.offload != "none" and learner.num_gpus and learner.num_threads <= _FEW_THREADS:
+        found.append(
+            f"learner.offload = '{learner.offload}' updates the weights on the CPU, with "
+            f"learner.num_threads = {learner.num_threads} threads: GPUs will wait for it; raise "
+            "num_threads and num_cpus to a rank's share of the node's cores"
+        )
     if config.calibrate.split == "train":
         found.append(
             "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "

@@ -3,6 +3,7 @@
 from rich import box
 from rich.table import Table
 
+from cluster.model_size import RankMemory
 from cluster.plan import Memory, Plan, StagePlan, Workers
 from cluster.plan_cost import Cost
 from cluster.progress import console
@@ -82,8 +83,8 @@ def _print_memory(memory: Memory) -> None:
     )
     _say(
         f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
-        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}; "
-        "activations and buffers not included"
+        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}"
+        f"{_offloaded(rank)}; activations and buffers not included"
     )
     room = engine.kv_cache_tokens
     cache = (
@@ -98,6 +99,12 @@ def _print_memory(memory: Memory) -> None:
         f"values {_size(engine.kv_bytes_per_token)} per token, "
         f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )
+
+
+def _offloaded(rank: RankMemory) -> str:
+    if not rank.offloaded_bytes:
+        return ""
+    return f", of which {_size(rank.offloaded_bytes)} in the node's memory, not on the GPU"
 
 
 def print_cost(cost: Cost) -> None:

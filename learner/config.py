@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from learner.schedule import schedule
 from wire.config import Config
 
 MAX_ADAPTER_RANK = 512
@@ -11,34 +12,41 @@ MAX_ADAPTER_RANK = 512
 
 
 class OptimConfig(Config):
-    """One stage's optimiser and schedule: linear warm-up, then linear decay to zero or constant."""
+    """One stage's optimiser and schedule: linear warm-up, then constant, or a decay that ends with
+    the stage. All parts of the model follow one schedule, each to a peak of its own."""
 
     learning_rate: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
-    """Peak learning rate."""
+    """Peak learning rate; of the language model, where the others have one of their own."""
+    merger_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Peak learning rate of the merger between tower and text; none: ``learning_rate``."""
+    vision_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Peak learning rate of the vision tower; none: ``learning_rate``."""
     kind: Literal["adamw", "sgd"] = "adamw"
     """The optimiser; sgd is for checking gradients."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay."""
+    decay_norms: bool = True
+    """Weight decay on norms and biases too, as in verl; false: on matrices alone, as in
+    transformers' Trainer and TRL."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient of a whole step; 0: no clipping."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates until the peak learning rate."""
     warmup_frac: float = Field(default=0.0, ge=0, lt=1)
     """The same as a share of a stage's updates; where it is set, ``warmup_steps`` must be 0."""
-    decay: Literal["constant", "linear"] = "constant"
+    decay: Literal["constant", "linear", "cosine"] = "constant"
     """After warm-up."""
+    min_lr_frac: float = Field(default=0.0, ge=0, le=1)
+    """What linear and cosine decay end at, as a share of the peak."""
 
     def learning_rate_at(self, step: int, num_steps: int) -> float:
-        """Learning rate of update ``step`` (from 0) out of ``num_steps``."""
+        """Learning rate of update ``step`` (from 0) out of ``num_steps``; see
+        learner/schedule.py."""
         warmup = self.warmup_steps or round(self.warmup_frac * num_steps)
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        if self.decay == "constant" or num_steps <= warmup:
-            return self.learning_rate
-        left = (num_steps - step) / (num_steps - warmup)
-        return self.learning_rate * max(0.0, left)
+        share = schedule(self.decay, step, num_steps, warmup, self.min_lr_frac)
+        return self.learning_rate * share
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "OptimConfig":
@@ -49,10 +57,28 @@ class OptimConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _floor_of_a_decay(self) -> "OptimConfig":
+        if self.min_lr_frac and self.decay == "constant":
+            raise ValueError(
+                f"min_lr_frac={self.min_lr_frac:g} is where a decay ends, and decay='constant' has "
+                "none; set decay to 'linear' or 'cosine', or leave min_lr_frac out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _betas_below_one(self) -> "OptimConfig":
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"betas={self.betas} are decay rates; give two numbers from 0 to below 1, such as "
+                "(0.9, 0.999)"
+            )
+        return self
+
 
 class LoraConfig(Config):
     """Additions of low rank to linear layers are trained, the model itself stays (LoRA, through
-    peft). The vision tower gets them only with ``learner.freeze_vision_tower = false``."""
+    peft). Tower and merger get them only where ``learner.freeze_...`` does not leave them out."""
 
     rank: int = Field(default=32, ge=1)
     """Rank of each addition (verl: lora_rank)."""
@@ -97,16 +123,23 @@ class LearnerConfig(Config):
     num_gpus: float = Field(default=0.0, ge=0)
     """GPUs that each rank reserves in Ray; 0 trains on CPU."""
     num_threads: int = Field(default=2, ge=1)
-    """Compute threads of a rank on CPU."""
+    """Compute threads of a rank on CPU, and of an optimiser that is offloaded to it."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of weights and activations; the optimiser updates float32 copies. In bfloat16 the
-    gradients of micro-batches add up in float32 from ZeRO stage 2 on."""
+    gradients of micro-batches add up in float32."""
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """What waits in the node's memory while the GPU does not need it: nothing, the optimiser (from
+    ZeRO stage 1 on; it then computes on the CPU), or the parameters as well (ZeRO stage 3)."""
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
     """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
     freeze_vision_tower: bool = True
-    """Train the language model alone, as DeepIntuit does; the merger belongs to the tower."""
+    """Leave the vision tower as it is, as DeepIntuit does."""
+    freeze_merger: bool | None = None
+    """Leave the merger between tower and text as it is; none: as the tower."""
+    freeze_language_model: bool = False
+    """Leave the text model as it is: only merger or tower learn."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     lora: LoraConfig | None = None
@@ -119,13 +152,46 @@ class LearnerConfig(Config):
         """Whether engines get adapters instead of whole models."""
         return self.lora is not None and self.lora.handoff == "adapter"
 
+    @property
+    def merger_frozen(self) -> bool:
+        """Whether the merger stays as it is."""
+        return self.freeze_vision_tower if self.freeze_merger is None else self.freeze_merger
+
+    @property
+    def vision_frozen(self) -> bool:
+        """Whether what the model makes of a clip never changes: tower and merger both stay."""
+        return self.freeze_vision_tower and self.merger_frozen
+
     @model_validator(mode="after")
-    def _tower_is_merged(self) -> "LearnerConfig":
-        if self.hands_off_adapters and not self.freeze_vision_tower:
+    def _adapted_tower_is_merged(self) -> "LearnerConfig":
+        if self.hands_off_adapters and not self.vision_frozen:
             raise ValueError(
-                "lora with freeze_vision_tower = false adapts the vision tower too, which vLLM's "
-                "caches of clips do not follow as an adapter; set lora.handoff = 'merged', or "
-                "freeze_vision_tower = true"
+                "lora with freeze_vision_tower or freeze_merger = false adapts what vLLM makes of "
+                "a clip, which its caches do not follow as an adapter; set lora.handoff = "
+                "'merged', or freeze both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> "LearnerConfig":
+        if self.freeze_language_model and self.vision_frozen:
+            raise ValueError(
+                "freeze_language_model, freeze_merger and freeze_vision_tower leave nothing to "
+                "train; set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> "LearnerConfig":
+        least, range_ = {
+            "none": (0, ""),
+            "optimizer": (1, "of 1 or more"),
+            "optimizer_and_parameters": (3, "of 3"),
+        }[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(
+                f"offload={self.offload!r} needs a zero_stage {range_}, got {self.zero_stage}: "
+                "DeepSpeed offloads what ZeRO shards; raise zero_stage, or set offload to 'none'"
             )
         return self
 

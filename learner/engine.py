@@ -15,10 +15,8 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,10 +25,11 @@ from torch import Tensor
 from learner.batch import TrainBatch
 from learner.config import LearnerConfig, OptimConfig
 from learner.lora import Piece, What, adapter_off, pieces
-from learner.policy import Policy, TokenHead, TokenScores
+from learner.parts import Part, parameter_groups
+from learner.policy import Policy
+from learner.token_head import TokenHead, TokenScores
+from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
 from wire.weights import split_by_size
-
-_NO_CLIPPING = float(2**60)
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +75,25 @@ class DeepSpeedEngine:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
         if config.zero_stage == 3:
             deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
-        trained = [p for p in policy.parameters() if p.requires_grad]
         self._only_adapter = config.lora is not None  # what is frozen, begin() loads
-        self._clip_at = optim.grad_clip or _NO_CLIPPING
+        groups = parameter_groups(policy, optim)
+        self._scales = [(group.part, group.scale) for group in groups]
+        self._clip_at = optim.grad_clip or NO_CLIPPING
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=policy,
-            optimizer=_optimizer(trained, optim),
-            config=_deepspeed_config(config, optim),
+            optimizer=make_optimizer(groups, optim),
+            config=deepspeed_config(config, optim),
             dist_init_required=False,
         )
         # DeepSpeed's bfloat16 optimiser without ZeRO starts with a step of its own, which would
         # count in AdamW's bias correction and shrink the first update by a quarter.
         self._engine.basic_optimizer.state.clear()
+        if config.dtype == "bfloat16" and config.zero_stage < 2:
+            # DeepSpeed refuses to add up in float32 without ZeRO, and for stage 1 it has another
+            # optimiser, with two copies of the gradients; torch needs neither
+            for parameter in (p for group in groups for p in group.parameters):
+                parameter.grad_dtype = torch.float32
         self._norm = 0.0
         # Without ZeRO DeepSpeed clips without telling the norm, and updates even by NaN.
         self._engine.clip_fp32_gradients = self._clip
@@ -100,12 +105,7 @@ class DeepSpeedEngine:
 
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
-        moved: dict[str, Any] = {
-            field.name: value.to(self._engine.device, non_blocking=True)
-            for field in fields(batch)
-            if torch.is_tensor(value := getattr(batch, field.name))
-        }
-        return replace(batch, **moved)
+        return batch.to(self._engine.device)
 
     def forward(self, batch: TrainBatch) -> TokenScores:
         """With gradient."""
@@ -136,16 +136,22 @@ class DeepSpeedEngine:
     def step(self, learning_rate: float) -> float:
         """Update the weights. Returns the gradient's norm before clipping.
 
-        A gradient that is not finite changes neither weights nor optimiser; its norm says so.
+        ``learning_rate``: of the language model; the other parts keep their ratio to it. A gradient
+        that is not finite changes neither weights nor optimiser; its norm says so.
         """
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        groups = self._engine.optimizer.param_groups
+        for group, (_, scale) in zip(groups, self._scales, strict=True):
+            group["lr"] = learning_rate * scale
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         norm = self._norm if norm is None else float(norm)
         if not math.isfinite(norm):
             log.warning("the gradient is not finite (norm %s): this update is left out", norm)
         return norm
+
+    def learning_rates(self, learning_rate: float) -> dict[Part, float]:
+        """Of each part that trains, in a step at this learning rate of the language model."""
+        return {part: learning_rate * scale for part, scale in self._scales}
 
     def _clip(self) -> None:
         trained = [p for p in self.policy.parameters() if p.grad is not None]
@@ -211,27 +217,3 @@ class DeepSpeedEngine:
 def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
     """Also of a ZeRO-3 shard, which is empty."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """With learning rate 0: each step brings its own, and DeepSpeed may take a step of its own."""
-    if optim.kind == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0)
-    return torch.optim.AdamW(parameters, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay)
-
-
-def _deepspeed_config(config: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
-    mixed = config.dtype == "bfloat16"
-    sums_in_float32 = mixed and config.zero_stage >= 2
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # we make the micro-batches; it only wants a number
-        "managed_gradient_accumulation": False,
-        # never 0, with which DeepSpeed would not compute the norm either
-        "gradient_clipping": optim.grad_clip or _NO_CLIPPING,
-        "bf16": {"enabled": mixed, "check_grad_overflow": mixed},
-        "data_types": {"grad_accum_dtype": "fp32" if sums_in_float32 else None},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }

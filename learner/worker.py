@@ -22,10 +22,12 @@ from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, join_ranks
-from learner.lora import What, adapter_config
+from learner.lora import What, adapt, adapter_config
 from learner.loss import LossOutput, grpo_loss, supervised_loss
-from learner.policy import Policy, TokenScores
+from learner.parts import Part, freeze, frozen_parts
+from learner.policy import Policy
 from learner.rows import Row, StepCounts, silent
+from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -63,8 +65,11 @@ class LearnerWorker:
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        config = self._config
-        policy = Policy.load(folder, config.dtype, config.freeze_vision_tower, config.lora)
+        config, policy = self._config, Policy.load(folder, self._config.dtype)
+        if config.lora is not None:
+            adapt(policy.vlm, config.lora, frozen_parts(config))
+        else:
+            freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
 
     def train_step(
@@ -95,6 +100,7 @@ class LearnerWorker:
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
+            **_vision_rates(self.engine.learning_rates(learning_rate)),
             **_gpu_memory(),
         }
 
@@ -271,6 +277,12 @@ def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
         "weights/gb_per_s": gigabytes / seconds,
         **{f"weights/{name}_s": value for name, value in parts.items()},
     }
+
+
+def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
+    """Of merger and tower, where they train."""
+    rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
+    return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
 def _gpu_memory() -> dict[str, float]:

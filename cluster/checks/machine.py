@@ -96,7 +96,9 @@ def memory_findings(config: RunConfig, memory: Memory, machine: Machine) -> list
     found = []
     ram = int(config.cluster.object_store_mb * 2**20)
     if learner.num_gpus:
-        found += _on_gpu("a learner rank", memory.rank.total_bytes / learner.num_gpus, machine, 1.0)
+        held = memory.rank.device_bytes / learner.num_gpus
+        found += _on_gpu("a learner rank", held, machine, 1.0)
+        ram += learner.num_ranks * memory.rank.offloaded_bytes
     else:
         ram += learner.num_ranks * memory.rank.total_bytes
     if rollout.num_gpus:
@@ -126,8 +128,8 @@ def _on_gpu(who: str, held: float, machine: Machine, share: float) -> list[Findi
         return []  # placement says that there is none
     what = f"{who} holds at least {_size(held)} of a GPU's {_size(share * machine.gpu)}"
     remedy = (
-        "more ranks and learner.zero_stage = 3, rollout.tensor_parallel_size, dtype = 'bfloat16', "
-        "or larger GPUs"
+        "more ranks and learner.zero_stage = 3, learner.offload, rollout.tensor_parallel_size, "
+        "dtype = 'bfloat16', or larger GPUs"
     )
     if held > share * machine.gpu:
         return [error(Area.MEMORY, what, remedy)]

@@ -20,7 +20,14 @@ from tests.cluster.session_fakes import (
 from wire.types import Split
 
 # What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
-OF_WORKER = {"entropy", "grad_norm", "update_skipped", "learning_rate"}
+OF_WORKER = {
+    "entropy",
+    "grad_norm",
+    "update_skipped",
+    "learning_rate",
+    "learning_rate/merger",
+    "learning_rate/vision_tower",
+}
 # What a sending of the weights adds (learner/worker.py, cluster/hosts.py).
 PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
 OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from learner.config import GrpoLossConfig, OptimConfig, ParityConfig
+from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, ParityConfig
 
 
 def rates(**changed) -> list[float]:
@@ -41,6 +41,33 @@ def test_a_stage_shorter_than_its_warm_up_only_warms_up():
     assert [config.learning_rate_at(step, 2) for step in range(2)] == pytest.approx([0.1, 0.2])
 
 
+def test_a_floor_without_a_decay_is_refused():
+    with pytest.raises(ValidationError, match="set decay to 'linear' or 'cosine'"):
+        OptimConfig(min_lr_frac=0.1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "remedy"),
+    [
+        ({"offload": "optimizer"}, "needs a zero_stage of 1 or more, got 0"),
+        (
+            {"offload": "optimizer_and_parameters", "zero_stage": 2},
+            "needs a zero_stage of 3, got 2",
+        ),
+        ({"freeze_language_model": True}, "leave nothing to train; set one of them to false"),
+    ],
+)
+def test_what_deepspeed_or_reason_refuses_is_refused_with_the_remedy(keys: dict, remedy: str):
+    with pytest.raises(ValidationError, match=remedy):
+        LearnerConfig(**keys)
+
+
+def test_offload_is_allowed_from_the_stage_that_has_it():
+    assert LearnerConfig(offload="optimizer", zero_stage=1).offload == "optimizer"
+    both = LearnerConfig(offload="optimizer_and_parameters", zero_stage=3)
+    assert both.offload == "optimizer_and_parameters"
+
+
 def test_the_loss_has_deepintuits_settings():
     found = GrpoLossConfig().model_dump()
     assert found == {
@@ -58,7 +85,18 @@ def test_parity_is_strict_where_both_sides_are_exact():
     assert config.limit("bfloat16", "float32") == 0.4
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"grad_clip": -1}, {"kind": "adam"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rate": 0},
+        {"merger_learning_rate": 0},
+        {"vision_learning_rate": float("inf")},
+        {"grad_clip": -1},
+        {"kind": "adam"},
+        {"decay": "cosine", "min_lr_frac": 1.5},
+        {"betas": (0.9, 1.0)},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict):
     with pytest.raises(ValidationError):
         OptimConfig(**wrong)

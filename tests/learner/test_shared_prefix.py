@@ -9,8 +9,10 @@ import torch
 
 from learner.batch import make_batch
 from learner.loss import supervised_loss
-from learner.policy import Policy, TokenHead
+from learner.parts import Part, freeze
+from learner.policy import Policy
 from learner.rows import Row
+from learner.token_head import TokenHead
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
@@ -48,14 +50,14 @@ class Case:
 @pytest.fixture(scope="module", params=MODEL_TYPES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = write_tiny_model(tmp_path_factory.mktemp("model"), request.param)
-    policy = Policy.load(folder, "float32", freeze_vision_tower=False)
+    policy = Policy.load(folder, "float32")
     clips = RandomClips(request.param)
     return Case(policy, PositionRule.load(folder), clips, rows_of(request.param))
 
 
 @pytest.fixture(scope="module")
 def policy(model_dir: Path) -> Policy:
-    return Policy.load(model_dir, "float32", freeze_vision_tower=False)
+    return Policy.load(model_dir, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +148,9 @@ def test_pixels_and_deepstack_features_reach_every_family(case: Case):
 
 def test_chunks_of_the_head_change_nothing(policy: Policy, rule: PositionRule):
     whole, gradient = logprobs_and_gradient(policy, [ROWS], rule)
-    policy.head = TokenHead(policy.vlm.lm_head, chunk=3)
+    policy.head = TokenHead(policy.vlm.lm_head, places=3, words=50)
     in_chunks, gradient_in_chunks = logprobs_and_gradient(policy, [ROWS], rule)
-    policy.head = TokenHead(policy.vlm.lm_head, chunk=4096)
+    policy.head = TokenHead(policy.vlm.lm_head)
     assert (whole - in_chunks).abs().max() < 1e-5
     assert (gradient - gradient_in_chunks).norm() / gradient.norm() < 1e-5
 
@@ -177,7 +179,8 @@ def test_features_refuse_rows_of_several_responses(policy: Policy, rule: Positio
 def test_a_frozen_tower_has_no_gradient_and_the_text_has_the_same(
     policy: Policy, model_dir: Path, rule: PositionRule
 ):
-    frozen = Policy.load(model_dir, "float32", freeze_vision_tower=True)
+    frozen = Policy.load(model_dir, "float32")
+    freeze(frozen, [Part.MERGER, Part.VISION_TOWER])
     logprobs_and_gradient(frozen, [ROWS], rule)
     logprobs_and_gradient(policy, [ROWS], rule)
     assert all(p.grad is None for p in frozen.vlm.model.visual.parameters())
@@ -198,7 +201,7 @@ def test_weights_that_lack_a_tensor_are_refused(model_dir: Path, tmp_path: Path)
     del weights[lost]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match="up_proj"):
-        Policy.load(tmp_path, "float32", freeze_vision_tower=True)
+        Policy.load(tmp_path, "float32")
 
 
 def test_a_truncated_weights_file_is_refused(model_dir: Path, tmp_path: Path):
@@ -206,4 +209,4 @@ def test_a_truncated_weights_file_is_refused(model_dir: Path, tmp_path: Path):
     whole = (model_dir / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="safetensors"):
-        Policy.load(tmp_path, "float32", freeze_vision_tower=True)
+        Policy.load(tmp_path, "float32")

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.loss import grpo_loss, supervised_loss
+from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Row, StepCounts, silent
+from learner.rows import Row, silent
 from tests.learner.builders import RandomClips, make_row
-from tests.learner.ranks import SGD, TestRank
+from tests.learner.ranks import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError, UserError
@@ -23,47 +23,10 @@ from wire.weights import split_by_size
 
 pytestmark = pytest.mark.ray
 
-LENGTHS = [(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)]
-ROWS = [make_row(seed, lengths) for seed, lengths in enumerate(LENGTHS)]
-COUNTS = StepCounts.of(ROWS)
 NUM_TOKENS = COUNTS.num_tokens
 ADAMW = OptimConfig(learning_rate=1e-3)
 STAGES = [0, 1, 2, 3]
-UNEVEN = (ROWS[:5], ROWS[5:])
-_TIMEOUT_S = 300  # of one call; importing DeepSpeed takes most of it on a busy machine
 FILLER = (ROWS, [silent(ROWS[1])])
-
-
-class Ranks:
-    """Actors that form one learner."""
-
-    def __init__(self, num_ranks: int) -> None:
-        actor = ray.remote(num_cpus=1)(TestRank)
-        self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
-        self._port = ray.get(self._actors[0].free_port.remote(), timeout=_TIMEOUT_S)
-
-    def start(self, model_dir: Path, optim: OptimConfig, **config: Any) -> None:
-        self.all("start", self._port, model_dir, optim, config)
-
-    def all(self, method: str, *values: Any) -> list[Any]:
-        return self.each(method, [()] * len(self._actors), *values)
-
-    def each(self, method: str, firsts: Sequence[tuple[Any, ...]], *values: Any) -> list[Any]:
-        calls = [
-            getattr(actor, method).remote(*first, *values)
-            for actor, first in zip(self._actors, firsts, strict=True)
-        ]
-        return ray.get(calls, timeout=_TIMEOUT_S)
-
-    def train(self, *rates: float, split: Sequence[list[Row]] = UNEVEN) -> dict[str, np.ndarray]:
-        """The weights after these steps."""
-        hands = [(hand,) for hand in split]
-        self.each("train", hands, COUNTS, "supervised", rates)
-        return self.all("weights")[0]
-
-    def stop(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +52,8 @@ def autograds(
     model_dir: Path, rows: Sequence[Row], *, freeze_vision_tower: bool
 ) -> dict[str, dict[str, np.ndarray]]:
     """By autograd over the whole batch at once, without DeepSpeed; per objective."""
-    policy = Policy.load(model_dir, "float32", freeze_vision_tower)
+    policy = Policy.load(model_dir, "float32")
+    freeze(policy, [Part.MERGER, Part.VISION_TOWER] if freeze_vision_tower else [])
     clips, rule = RandomClips(), PositionRule.load(model_dir)
     batch = make_batch(rows, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
     found = {}
@@ -161,7 +125,9 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "checkpointing"), [(2, True), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("stage", "checkpointing"), [(0, True), (1, True), (2, True), (3, False), (3, True)]
+)
 def test_qwen3_and_its_tower_have_autograds_gradient(
     pair: Ranks, tmp_path: Path, stage: int, checkpointing: bool
 ):
