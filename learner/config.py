@@ -96,6 +96,14 @@ class LoraConfig(Config):
     """What goes to the engines after a step: the additions alone, which vLLM applies beside the
     model without pausing; or the whole model with them added in."""
 
+    @property
+    def shape(self) -> str:
+        """All that decides which tensors an adapter has, and what they mean."""
+        names = self.target_modules
+        targets = names if isinstance(names, str) else ",".join(sorted(names))
+        rs = ", rslora" if self.use_rslora else ""
+        return f"rank {self.rank}, alpha {self.alpha}{rs}, on {targets}"
+
     @model_validator(mode="after")
     def _fits_vllm(self) -> "LoraConfig":
         if self.handoff == "adapter" and self.rank > MAX_ADAPTER_RANK:

@@ -18,6 +18,7 @@ from tests.learner.builders import RandomClips
 from tests.learner.ranks import COUNTS, ROWS, UNEVEN, Ranks
 from tests.learner.test_zero import ADAMW, STAGES
 from video.positions import PositionRule
+from wire.errors import ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -125,3 +126,7 @@ def test_a_checkpoint_holds_what_trains_and_goes_on_the_same(
     saved = sum(f.stat().st_size for f in (tmp_path / "step-000003/state").glob("*.pt"))
     model = (model_dir / "model.safetensors").stat().st_size
     assert saved < model / 2
+    for other in (None, {**LORA, "rank": 8}):
+        pair.start(model_dir, ADAMW, zero_stage=stage, lora=other)
+        with pytest.raises(ConfigError, match=r"learner\.lora is .*, the checkpoint has rank 4"):
+            pair.all("call", "load", str(tmp_path), "step-000003")
