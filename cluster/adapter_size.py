@@ -3,11 +3,11 @@
 ModelShape + LoraConfig -> linear layers -> parameters of the additions, bytes in an engine
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cluster.model_size import BYTES, ModelShape
-from learner.config import LearnerConfig, LoraConfig
+from learner.config import LearnerConfig
 
 
 class _Linear(NamedTuple):
@@ -20,28 +20,31 @@ class _Linear(NamedTuple):
 
 
 def trained_adapter(shape: ModelShape, config: LearnerConfig) -> int:
-    """Parameters that a learner adds and trains; 0 in full training."""
+    """Parameters that a learner adds and trains: rank x (inputs + outputs) of each layer; 0 in full
+    training. A target with more than a layer's own name (``layers.0.mlp.up_proj``) counts as that
+    layer everywhere."""
     if config.lora is None:
         return 0
-    return adapter_parameters(shape, config.lora, with_tower=not config.freeze_vision_tower)
-
-
-def adapter_parameters(shape: ModelShape, config: LoraConfig, *, with_tower: bool) -> int:
-    """Of all additions: rank x (inputs + outputs) each. A target with more than a layer's own name
-    (``layers.0.mlp.up_proj``) counts as that layer everywhere."""
-    layers = [*_text(shape), *(_vision(shape) if with_tower else ())]
-    wanted = config.target_modules
-    if wanted != "all-linear":
+    parts = (
+        (config.freeze_language_model, _text),
+        (config.freeze_vision_tower, _tower),
+        (config.merger_frozen, _merger),
+    )
+    layers = [layer for frozen, part in parts if not frozen for layer in part(shape)]
+    if (wanted := config.lora.target_modules) != "all-linear":
         ends = {name.rpartition(".")[2] for name in wanted}
         layers = [layer for layer in layers if layer.name in ends]
-    return sum(config.rank * (x.inputs + x.outputs) * x.count for x in layers)
+    return _additions(layers, config.lora.rank)
 
 
-def engine_adapter_bytes(shape: ModelShape, config: LoraConfig, count: int, dtype: str) -> int:
-    """What vLLM reserves for ``count`` adapters, on every linear layer whatever the targets, before
-    it rounds the rank up (rollout/engine.py)."""
-    everywhere = config.model_copy(update={"target_modules": "all-linear"})
-    return count * BYTES[dtype] * adapter_parameters(shape, everywhere, with_tower=False)
+def engine_adapter_bytes(shape: ModelShape, rank: int, count: int, dtype: str) -> int:
+    """What vLLM reserves for ``count`` adapters, on every linear layer of the text whatever the
+    targets, before it rounds the rank up (rollout/engine.py)."""
+    return count * BYTES[dtype] * _additions(_text(shape), rank)
+
+
+def _additions(layers: Iterable[_Linear], rank: int) -> int:
+    return sum(rank * (layer.inputs + layer.outputs) * layer.count for layer in layers)
 
 
 def _text(shape: ModelShape) -> Iterator[_Linear]:
@@ -56,24 +59,26 @@ def _text(shape: ModelShape) -> Iterator[_Linear]:
     yield _Linear("down_proj", inner, hidden, count)
 
 
-def _vision(shape: ModelShape) -> Iterator[_Linear]:
-    hidden, inner = shape.vision_hidden_size, shape.vision_intermediate_size
-    merged, depth = hidden * shape.spatial_merge_size**2, shape.vision_depth
+def _tower(shape: ModelShape) -> Iterator[_Linear]:
+    hidden, inner, depth = (
+        shape.vision_hidden_size,
+        shape.vision_intermediate_size,
+        shape.vision_depth,
+    )
+    widen, narrow = {
+        "qwen2_5_vl": (("gate_proj", "up_proj"), "down_proj"),
+        "qwen2_vl": (("fc1",), "fc2"),
+        "qwen3_vl": (("linear_fc1",), "linear_fc2"),
+    }[shape.model_type]
     yield _Linear("qkv", hidden, 3 * hidden, depth)
     yield _Linear("proj", hidden, hidden, depth)
-    if shape.model_type == "qwen2_5_vl":
-        first, second = "0", "2"
-        yield _Linear("gate_proj", hidden, inner, depth)
-        yield _Linear("up_proj", hidden, inner, depth)
-        yield _Linear("down_proj", inner, hidden, depth)
-    elif shape.model_type == "qwen2_vl":
-        first, second = "0", "2"
-        yield _Linear("fc1", hidden, inner, depth)
-        yield _Linear("fc2", inner, hidden, depth)
-    else:
-        first, second = "linear_fc1", "linear_fc2"
-        yield _Linear(first, hidden, inner, depth)
-        yield _Linear(second, inner, hidden, depth)
-    mergers = 1 + shape.num_deepstack
-    yield _Linear(first, merged, merged, mergers)
-    yield _Linear(second, merged, shape.hidden_size, mergers)
+    for name in widen:
+        yield _Linear(name, hidden, inner, depth)
+    yield _Linear(narrow, inner, hidden, depth)
+
+
+def _merger(shape: ModelShape) -> Iterator[_Linear]:
+    merged, count = shape.vision_hidden_size * shape.spatial_merge_size**2, 1 + shape.num_deepstack
+    first, second = ("linear_fc1", "linear_fc2") if shape.num_deepstack else ("0", "2")
+    yield _Linear(first, merged, merged, count)
+    yield _Linear(second, merged, shape.hidden_size, count)

@@ -313,7 +313,8 @@ def rank_memory(
     size, stage, ranks = BYTES[config.dtype], config.zero_stage, config.num_ranks
     copy = _FLOAT32 if config.dtype == "bfloat16" or stage >= 1 else 0
     moments = 2 * _FLOAT32 if optim.kind == "adamw" else 0
-    parameters = size * (shape.num_parameters + num_adapter) // (ranks if stage >= 3 else 1)
+    whole = shape.num_parameters + num_adapter
+    parameters = size * whole // (ranks if stage >= 3 else 1)
     gradients = _FLOAT32 * trained // (ranks if stage >= 2 else 1)
     optimizer = (copy + moments) * trained // (ranks if stage >= 1 else 1)
     offloaded = 0

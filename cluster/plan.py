@@ -237,7 +237,7 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     learner, rollout = config.learner, config.rollout
     engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
     if (lora := learner.lora) and learner.hands_off_adapters:
-        room = engine_adapter_bytes(shape, lora, config.adapters_per_engine, rollout.dtype)
+        room = engine_adapter_bytes(shape, lora.rank, config.adapters_per_engine, rollout.dtype)
         engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
     return Memory(
         parameters=shape.num_parameters,

@@ -34,8 +34,9 @@ def open_model(config: RunConfig) -> Renderer:
     family_of(config.model)
     if lora := config.learner.lora:
         from learner.lora import check_targets  # torch: only where it is needed
+        from learner.parts import frozen_parts
 
-        check_targets(config.model, lora, with_tower=not config.learner.freeze_vision_tower)
+        check_targets(config.model, lora, frozen_parts(config.learner))
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_template()
     renderer.check_round_trip()

@@ -79,7 +79,7 @@ class OptimConfig(Config):
 
 class LoraConfig(Config):
     """Additions of low rank to linear layers are trained, the model itself stays (LoRA, through
-    peft). The vision tower gets them only with ``learner.freeze_vision_tower = false``."""
+    peft). Tower and merger get them only where ``learner.freeze_...`` does not leave them out."""
 
     rank: int = Field(default=32, ge=1)
     """Rank of each addition (verl: lora_rank)."""
@@ -96,6 +96,14 @@ class LoraConfig(Config):
     handoff: Literal["adapter", "merged"] = "adapter"
     """What goes to the engines after a step: the additions alone, which vLLM applies beside the
     model without pausing; or the whole model with them added in."""
+
+    @property
+    def shape(self) -> str:
+        """All that decides which tensors an adapter has, and what they mean."""
+        names = self.target_modules
+        targets = names if isinstance(names, str) else ",".join(sorted(names))
+        rs = ", rslora" if self.use_rslora else ""
+        return f"rank {self.rank}, alpha {self.alpha}{rs}, on {targets}"
 
     @model_validator(mode="after")
     def _fits_vllm(self) -> "LoraConfig":
@@ -176,6 +184,16 @@ class LearnerConfig(Config):
     def vision_frozen(self) -> bool:
         """Whether what the model makes of a clip never changes: tower and merger both stay."""
         return self.freeze_vision_tower and self.merger_frozen
+
+    @model_validator(mode="after")
+    def _adapted_tower_is_merged(self) -> "LearnerConfig":
+        if self.hands_off_adapters and not self.vision_frozen:
+            raise ValueError(
+                "lora with freeze_vision_tower or freeze_merger = false adapts what vLLM makes of "
+                "a clip, which its caches do not follow as an adapter; set lora.handoff = "
+                "'merged', or freeze both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_trains(self) -> "LearnerConfig":

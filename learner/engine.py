@@ -30,7 +30,10 @@ from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenHead, TokenScores
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
+from wire.errors import ConfigError
 from wire.weights import split_by_size
+
+_LORA = "lora.txt"  # in a checkpoint: what its adapter is
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +79,10 @@ class DeepSpeedEngine:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
         if config.zero_stage == 3:
             deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
+        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
+        self._lora = config.lora.shape if config.lora else "none"
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
-        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
         self._clip_at = optim.grad_clip or NO_CLIPPING
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
@@ -232,9 +236,21 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(
             str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._only_adapter
         )
+        if dist.get_rank() == 0:
+            (directory / tag / _LORA).write_text(self._lora)
 
     def load(self, directory: Path, tag: str) -> None:
-        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
+        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage.
+
+        Raises ConfigError for another kind of adapter.
+        """
+        found = (directory / tag / _LORA).read_text()
+        if found != self._lora:
+            raise ConfigError(
+                f"cannot continue from {directory}: learner.lora is {self._lora}, the checkpoint "
+                f"has {found}; set what the checkpoint has, or start a new run from exported "
+                "weights"
+            )
         path, _ = self._engine.load_checkpoint(
             str(directory), tag=tag, load_module_strict=not self._only_adapter
         )

@@ -9,7 +9,7 @@ than around it: the model's own attributes stay where they are.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.config import LoraConfig
+from learner.parts import Part, part_of
 from video.families import family_of
 from wire.errors import ConfigError
 
@@ -26,7 +27,7 @@ What = Literal["adapter", "base", "merged"]
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
 _PEFT_PREFIX = "base_model.model."
-_TEXT, _VISION = "model.language_model.", "model.visual."
+_HEAD = "lm_head"
 _SEED = 0  # of lora_A: the same on every rank, in every attempt
 
 
@@ -40,27 +41,27 @@ class Piece(NamedTuple):
     """The tensor; where it is a parameter itself, it shares the parameter's memory."""
 
 
-def adapt(vlm: Any, config: LoraConfig, with_tower: bool) -> None:
-    """Put a new adapter into the model; from then on only the adapter trains.
+def adapt(vlm: Any, config: LoraConfig, frozen: Collection[Part]) -> None:
+    """Put a new adapter into the parts that are not frozen; from then on it alone trains.
 
     Raises ConfigError if a target matches no layer.
     """
     from peft import inject_adapter_in_model
 
-    targets = _pattern(vlm, _targets(vlm, config, with_tower))
+    targets = _pattern(vlm, _targets(vlm, config, frozen))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         inject_adapter_in_model(_peft_config(config, targets), vlm, _ADAPTER)
 
 
-def check_targets(model_dir: Path, config: LoraConfig, with_tower: bool) -> None:
+def check_targets(model_dir: Path, config: LoraConfig, frozen: Collection[Part]) -> None:
     """Raise ConfigError if a target matches no layer of the model; loads no weights."""
     import transformers
 
     shape = transformers.AutoConfig.from_pretrained(model_dir, local_files_only=True)
     with torch.device("meta"):
         vlm = getattr(transformers, family_of(model_dir).model_class)(shape)
-    _targets(vlm, config, with_tower)
+    _targets(vlm, config, frozen)
 
 
 @contextmanager
@@ -143,14 +144,13 @@ def _peft_config(config: LoraConfig, targets: str) -> Any:
     )
 
 
-def _targets(vlm: nn.Module, config: LoraConfig, with_tower: bool) -> list[str]:
+def _targets(vlm: nn.Module, config: LoraConfig, frozen: Collection[Part]) -> list[str]:
     """Names of the linear layers that get an addition. The output head never does: it is often the
     embedding, too. Raises ConfigError."""
-    towers = (_TEXT, _VISION) if with_tower else (_TEXT,)
     linear = [
         name
         for name, module in vlm.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(towers)
+        if isinstance(module, nn.Linear) and name != _HEAD and part_of(name) not in frozen
     ]
     if config.target_modules == "all-linear":
         return linear
@@ -158,10 +158,10 @@ def _targets(vlm: nn.Module, config: LoraConfig, with_tower: bool) -> list[str]:
     found = {want: [n for n in linear if f".{n}".endswith(f".{want}")] for want in wanted}
     if absent := [want for want, names in found.items() if not names]:
         known = sorted({name.rpartition(".")[2] for name in linear} - {"0", "2"})
-        where = "the language model and the tower" if with_tower else "the language model"
+        where = ", ".join(part.replace("_", " ") for part in Part if part not in frozen)
         raise ConfigError(
             f"learner.lora.target_modules: {', '.join(map(repr, absent))} matches no linear layer "
-            f"of {where}; expected 'all-linear' or some of {', '.join(known)}"
+            f"of the {where}; expected 'all-linear' or some of {', '.join(known)}"
         )
     return [name for name in linear if any(name in names for names in found.values())]
 

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from learner.attention import layout_keywords, use_shared_prefix
 from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
-from learner.config import LoraConfig
-from learner.lora import adapt
 from learner.token_head import TokenHead, TokenScores
 from video.families import family_of
 from wire.errors import ConfigError
@@ -35,16 +33,9 @@ class Policy(nn.Module):
         use_shared_prefix(vlm)
 
     @classmethod
-    def load(
-        cls,
-        model_dir: Path,
-        dtype: str,
-        lora: LoraConfig | None = None,
-        *,
-        adapt_tower: bool = False,
-    ) -> "Policy":
-        """From a Hugging Face directory, with a new adapter if ``lora`` is given. Raises
-        ConfigError unless it is a whole model of a known family that has the adapter's targets."""
+    def load(cls, model_dir: Path, dtype: str) -> "Policy":
+        """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
+        family."""
         import transformers
         from safetensors import SafetensorError
 
@@ -68,8 +59,6 @@ class Policy(nn.Module):
                 f"the weights in {model_dir} lack {_few(sorted(report['missing_keys']))}; "
                 "transformers would make them up: give a whole model"
             )
-        if lora is not None:
-            adapt(vlm, lora, with_tower=adapt_tower)
         return cls(vlm)
 
     @property

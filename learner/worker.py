@@ -27,7 +27,7 @@ from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
-from learner.lora import What, adapter_config
+from learner.lora import What, adapt, adapter_config
 from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
@@ -89,10 +89,11 @@ class LearnerWorker:
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        config = self._config
-        with_tower = not config.freeze_vision_tower
-        policy = Policy.load(folder, config.dtype, config.lora, adapt_tower=with_tower)
-        freeze(policy, frozen_parts(config))
+        config, policy = self._config, Policy.load(folder, self._config.dtype)
+        if config.lora is not None:
+            adapt(policy.vlm, config.lora, frozen_parts(config))
+        else:
+            freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
         self._seen = self._open_embeddings()
 
@@ -414,12 +415,6 @@ def write_model(
     partial.rename(directory)
 
 
-def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
-    """Of merger and tower, where they train."""
-    rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
-    return {f"learning_rate/{part}": rate for part, rate in rates.items()}
-
-
 def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
     """Of one update. vLLM's own trainer engines do not say where their time went."""
     metadata = sender.source.metadata()
@@ -430,6 +425,12 @@ def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
         "weights/gb_per_s": gigabytes / seconds,
         **{f"weights/{name}_s": value for name, value in parts.items()},
     }
+
+
+def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
+    """Of merger and tower, where they train."""
+    rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
+    return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
 def _by_row(rows: Sequence[Row], found: Sequence[list[float]]) -> list[list[list[float]]]:

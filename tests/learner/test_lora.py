@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.config import LearnerConfig, LoraConfig
-from learner.lora import adapter_config, adapter_off, check_targets, pieces
+from learner.lora import adapt, adapter_config, adapter_off, check_targets, pieces
+from learner.parts import Part
 from learner.policy import Policy
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.families import FAMILIES
@@ -18,6 +19,7 @@ from wire.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterFiles
 from wire.config import validate
 from wire.errors import ConfigError, WeightUpdateError
 
+FROZEN = (Part.MERGER, Part.VISION_TOWER)
 IDS = torch.tensor([[50, 61, 72, 83, 94]])
 
 
@@ -32,8 +34,9 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, tower: bool = False, **config: Any) -> nn.Module:
-    lora = LoraConfig(**{"rank": 4, "alpha": 8, **config})
-    return Policy.load(folder, "float32", lora, adapt_tower=tower).vlm
+    vlm: nn.Module = Policy.load(folder, "float32").vlm
+    adapt(vlm, LoraConfig(**{"rank": 4, "alpha": 8, **config}), [] if tower else FROZEN)
+    return vlm
 
 
 def disturb(vlm: nn.Module) -> nn.Module:
@@ -89,6 +92,14 @@ def test_the_tower_is_adapted_only_when_asked(folder: Path):
     assert not any("lm_head" in name for name in names)
 
 
+def test_the_merger_is_adapted_alone_where_the_tower_is_frozen(folder: Path):
+    vlm = reopen(folder)
+    adapt(vlm, LoraConfig(rank=4), [Part.VISION_TOWER, Part.LANGUAGE_MODEL])
+    names = {n for n, p in vlm.named_parameters() if p.requires_grad}
+    assert names
+    assert all("merger" in name for name in names)
+
+
 def test_a_list_of_targets_adapts_those_alone(qwen: Path):
     vlm = load(qwen, target_modules=["q_proj", "layers.0.mlp.up_proj"])
     names = {n.split(".lora_")[0] for n, p in vlm.named_parameters() if p.requires_grad}
@@ -102,8 +113,8 @@ def test_a_target_that_matches_no_layer_is_refused_without_loading_weights(qwen:
     (qwen / "model.safetensors").rename(qwen / "away")
     try:
         with pytest.raises(ConfigError, match=f"'{name}' matches no linear layer.*q_proj"):
-            check_targets(qwen, config, with_tower=False)
-        check_targets(qwen, LoraConfig(target_modules=["q_proj"]), with_tower=False)
+            check_targets(qwen, config, FROZEN)
+        check_targets(qwen, LoraConfig(target_modules=["q_proj"]), FROZEN)
     finally:
         (qwen / "away").rename(qwen / "model.safetensors")
 
@@ -172,6 +183,7 @@ def test_an_adapter_is_checked_before_it_is_used(tmp_path: Path):
     [
         ({"lora": {"rank": 1024}}, "set handoff = 'merged'"),
         ({"lora": {}, "freeze_vision_tower": False}, r"set lora\.handoff = 'merged'"),
+        ({"lora": {}, "freeze_merger": False}, r"set lora\.handoff = 'merged'"),
         ({"lora": {"target_modules": []}}, "names no layer"),
         ({"lora": {"rank": 0}}, "rank"),
     ],

@@ -10,11 +10,15 @@ import torch
 
 from learner.batch import make_batch
 from learner.config import LoraConfig
+from learner.lora import adapt
 from learner.loss import supervised_loss
+from learner.parts import Part
 from learner.policy import Policy
 from tests.learner.builders import RandomClips
-from tests.learner.test_zero import ADAMW, NUM_TOKENS, ROWS, STAGES, UNEVEN, Ranks
+from tests.learner.ranks import COUNTS, ROWS, UNEVEN, Ranks
+from tests.learner.test_zero import ADAMW, STAGES
 from video.positions import PositionRule
+from wire.errors import ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,7 +36,8 @@ def pair(ray_session: None) -> Iterator[Ranks]:
 @pytest.fixture(scope="module")
 def plain(model_dir: Path) -> dict[str, Any]:
     """The same three updates by torch alone: start and end."""
-    policy = Policy.load(model_dir, "float32", True, LoraConfig(**LORA))
+    policy = Policy.load(model_dir, "float32")
+    adapt(policy.vlm, LoraConfig(**LORA), (Part.MERGER, Part.VISION_TOWER))
     clips, rule = RandomClips(), PositionRule.load(model_dir)
     batch = make_batch(ROWS, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
     trained = {n: p for n, p in policy.vlm.named_parameters() if p.requires_grad}
@@ -42,7 +47,9 @@ def plain(model_dir: Path) -> dict[str, Any]:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        loss = supervised_loss(policy(batch).logp, batch.advantage, batch.mask, NUM_TOKENS).loss
+        loss = supervised_loss(
+            policy(batch).logp, batch.advantage, batch.mask, COUNTS.num_tokens
+        ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), ADAMW.grad_clip)
         optimizer.step()
@@ -95,8 +102,8 @@ def test_a_stage_exports_a_whole_model_and_its_adapter(
     pair.all("call", "export", str(tmp_path / "model"))
     pair.start(tmp_path / "model", ADAMW, zero_stage=0)
     assert np.abs(scores(pair, "logprobs") - expected).max() < 1e-5
-    whole = Policy.load(tmp_path / "model", "float32", True).vlm
-    base = Policy.load(model_dir, "float32", True).vlm
+    whole = Policy.load(tmp_path / "model", "float32").vlm
+    base = Policy.load(model_dir, "float32").vlm
     opened = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
     ids = torch.tensor([[50, 61, 72, 83]])
     with torch.no_grad():
@@ -119,3 +126,7 @@ def test_a_checkpoint_holds_what_trains_and_goes_on_the_same(
     saved = sum(f.stat().st_size for f in (tmp_path / "step-000003/state").glob("*.pt"))
     model = (model_dir / "model.safetensors").stat().st_size
     assert saved < model / 2
+    for other in (None, {**LORA, "rank": 8}):
+        pair.start(model_dir, ADAMW, zero_stage=stage, lora=other)
+        with pytest.raises(ConfigError, match=r"learner\.lora is .*, the checkpoint has rank 4"):
+            pair.all("call", "load", str(tmp_path), "step-000003")
