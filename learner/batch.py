@@ -106,9 +106,10 @@ def make_batch(
         [(len(row.prompt.token_ids), [len(r.token_ids) for r in row.responses]) for row in rows]
     )
     responses = [response for row in rows for response in row.responses]
-    ids = [
-        token for row in rows for part in (row.prompt, *row.responses) for token in part.token_ids
+    parts = [
+        ids for row in rows for ids in (row.prompt.token_ids, *(r.token_ids for r in row.responses))
     ]
+    ids = [token for part in parts for token in part]
     positions = np.concatenate([_positions(row, clips, rule) for row in rows], axis=1)
     return TrainBatch(
         input_ids=torch.tensor([ids]),
