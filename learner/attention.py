@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from learner.layout import Layout, Call
+from learner.layout import Call, Layout
 
 NAME = "deepintuit_shared_prefix"
 
