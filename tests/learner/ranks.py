@@ -13,7 +13,7 @@ import torch
 
 from learner import zero
 from learner.config import OptimConfig
-from learner.layout import Part, Span
+from learner.layout import Call, Span
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner, make_row
@@ -107,12 +107,12 @@ class TestRank:
 
     def blind_responses(self) -> None:
         """From here on, in this process, responses behind a shared prompt do not see it."""
-        span_parts = Span.parts.fget
+        every = Span.calls.fget
 
-        def without_prompt(span: Span) -> list[Part]:
-            return [part for part in span_parts(span) if part.causal]
+        def without_prompt(span: Span) -> list[Call]:
+            return [call for call in every(span) if call.causal]
 
-        Span.parts = property(without_prompt)  # type: ignore[method-assign, assignment]
+        Span.calls = property(without_prompt)  # type: ignore[method-assign, assignment]
 
     def begin_again(self, model_dir: Path) -> tuple[int, int]:
         """Bytes of tensors and number of process groups that this adds."""
@@ -145,6 +145,9 @@ class Ranks:
 
     def all(self, method: str, *values: Any) -> list[Any]:
         return self.each(method, [()] * len(self._actors), *values)
+
+    def one(self, rank: int, method: str, *values: Any) -> Any:
+        return ray.get(getattr(self._actors[rank], method).remote(*values), timeout=_TIMEOUT_S)
 
     def each(self, method: str, firsts: Sequence[tuple[Any, ...]], *values: Any) -> list[Any]:
         calls = [

@@ -197,7 +197,7 @@ def test_a_shared_prefix_that_is_wrong_on_one_rank_is_left_by_all(
     ranks = Ranks(2)  # of its own, because one of them is broken
     try:
         ranks.start(model_dir, SGD, zero_stage=3)
-        ray.get(ranks._actors[1].blind_responses.remote())
+        ranks.one(1, "blind_responses")
         rows = (ROWS[:3], ROWS[3:])
         gradient, metrics = gradient_of(ranks, rows, "grpo")
         assert metrics["shared_prefix/used"] == 0
