@@ -22,7 +22,8 @@ from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from cluster.hosts import LearnerHost, RolloutHost
 from learner.config import OptimConfig
-from learner.rows import Row, StepCounts, deal, with_old_logprobs
+from learner.largest_batch import LargestBatch
+from learner.rows import Row, StepCounts, deal, split, with_old_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -149,6 +150,7 @@ class LearnerPool:
     def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
         first = config.rollout.num_workers
         self._timeout_s = config.learner.timeout_s
+        self._max_tokens = config.learner.max_tokens_per_batch
         self._ranks: list[Any] = [
             LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
             for rank in range(config.learner.num_ranks)
@@ -177,9 +179,14 @@ class LearnerPool:
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
-        hands = deal(rows, len(self._ranks))
+        hands = deal(split(rows, self._max_tokens), len(self._ranks))
         found = await self._each("train_step", hands, StepCounts.of(rows), objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
+
+    async def preflight(self, largest: LargestBatch) -> float:
+        """GB that the rank which needs most takes at its peak. Raises UserError that says what to
+        lower."""
+        return float(max(await self._all("preflight", largest)))
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprobs per row, response and token, in the order of ``rows``."""

@@ -15,6 +15,7 @@ import psutil
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
 from cluster.failures import refuse_failures
+from cluster.largest import longest_prompt
 from cluster.loop import rollout_loop, run_until_trained, train_loop
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, progress_bar
@@ -152,6 +153,14 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     await session.begin(model_dir, grpo.optim)
     checkpoints = Checkpoints(session, plan.name)
     done = await checkpoints.resume()
+    rollout = session.config.rollout
+    await session.preflight(
+        plan.name,
+        prompt=await longest_prompt(session, plan.samples),
+        response=rollout.max_response_length,
+        group_size=rollout.group_size,
+        groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
+    )
     await session.publish(plan.first_step + done)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
     first, end = done * grpo.groups_per_step, grpo.num_steps * grpo.groups_per_step

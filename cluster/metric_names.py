@@ -94,6 +94,9 @@ METRICS: tuple[Metric, ...] = (
         ("staleness/max", "versions", "step", "the furthest"),
         ("cache/clip_hit_rate", "share", "clip",
          "clips that rollout workers found processed, of those they asked for in the step"),
+        ("cache/embedding_hit_rate", "share", "clip",
+         "clips of the learner's rows that its frozen vision tower had seen before the step; no "
+         "figure where the tower is trained or learner.embedding_cache is off"),
         ("cache/prefix_hit_rate", "share", "token",
          "prompt tokens that the engine had computed before"),
     ),
@@ -119,6 +122,11 @@ METRICS: tuple[Metric, ...] = (
         ("learning_rate/<part>", "rate", "update",
          "of merger and vision_tower, where they train"),
         ("update_skipped", "share", "update", "updates left out, their gradient not finite"),
+        ("shared_prefix/used", "0 or 1", "update",
+         "groups were computed behind one prompt; 0: learner.shared_prefix is off, or found wrong"),
+        ("shared_prefix/self_check", "share", "run",
+         "logprobs of the first batch behind one prompt against repeated prompts: norm of the "
+         "difference over the norm"),
     ),
     *_area(
         "Mismatch of engine and learner",

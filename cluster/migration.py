@@ -32,7 +32,7 @@ _NO_CRITIC = "GRPO has no critic"
 _WHOLE = "sampling is never cut short: that would bias the logprobs"
 _ALL_KEPT = "every trace is kept in RUN/archive"
 _STEPS = "in steps: epochs x train clips / grpo.groups_per_step"
-_TOKENS = "in padded tokens, not in rows"
+_TOKENS = "in tokens, not in rows"
 _AT_THE_END = "no measurement during GRPO; every stage is measured at its end"
 _TWO_KEPT = "the last two checkpoints are kept"
 _ONE_MANIFEST = "one manifest for all splits; its column split says train, val, cal or test"
@@ -71,7 +71,11 @@ VERL: tuple[Moved, ...] = (
     Moved("actor_rollout_ref.model.lora_rank", "", _NO_LORA),
     Moved("actor_rollout_ref.model.lora_alpha", "", _NO_LORA),
     Moved("actor_rollout_ref.model.target_modules", "", _NO_LORA),
-    Moved("actor_rollout_ref.model.use_remove_padding", "", "the traces of a group share one row"),
+    Moved(
+        "actor_rollout_ref.model.use_remove_padding",
+        "",
+        "always: groups are packed without padding",
+    ),
     Moved(
         "actor_rollout_ref.model.trust_remote_code", "", "code that comes with a model is never run"
     ),
@@ -331,7 +335,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("ds.zero_stage", "learner.zero_stage"),
     Moved("ds.param_dtype", "learner.dtype"),
     Moved("ds.adam_offload", "learner.offload", "'optimizer'"),
-    Moved("ds.packing_samples", "", "the traces of a group share one row"),
+    Moved("ds.packing_samples", "", "always: groups are packed without padding"),
     Moved("ds.ring_attn_size", "", "no sequence parallelism"),
     Moved("ds.lora.*", "", _NO_LORA),
     Moved("ckpt.save_steps", "grpo.save_every"),

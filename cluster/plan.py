@@ -212,6 +212,11 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
     return None, [f"{absent}: video tokens and memory are not estimated (known by name: {known})"]
 
 
+def largest_clip(config: RunConfig) -> ClipTokens | None:
+    """None if the model's files do not say."""
+    return _clip_tokens(config, _model_shape(config)[0])
+
+
 def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
     video = config.video
     if shape is None:

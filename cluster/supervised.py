@@ -54,6 +54,8 @@ async def train_supervised(
     batches_per_epoch = num_steps // epochs
     checkpoints = Checkpoints(session, stage)
     done = await checkpoints.resume()
+    if rows and done < epochs:
+        await _preflight(session, stage, rows, batch_size)
     with progress_bar(stage, num_steps) as bar:
         bar.resume(done * batches_per_epoch)
         for epoch in range(done, epochs):
@@ -67,6 +69,17 @@ async def train_supervised(
                 bar.advance(note=f"nll {figures['nll']:.3f}")
             await checkpoints.save(epoch + 1)
     return num_steps
+
+
+async def _preflight(session: Session, stage: str, rows: Sequence[Row], batch_size: int) -> None:
+    longest = max(rows, key=lambda row: row.num_tokens)
+    await session.preflight(
+        stage,
+        prompt=len(longest.prompt.token_ids),
+        response=len(longest.responses[0].token_ids),
+        group_size=1,
+        groups_per_update=min(batch_size, len(rows)),
+    )
 
 
 def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:

@@ -113,7 +113,7 @@ def make_batch(
         position_ids=torch.from_numpy(positions)[:, None],
         layout=layout,
         pixel_values=torch.from_numpy(np.concatenate(pixels)) if pixels else torch.empty(0, 0),
-        grid_thw=torch.tensor([c.grid_thw for c in clips.values()], dtype=torch.int64).reshape(
+        grid_thw=torch.tensor([c.grid_thw for c in clips.values()], dtype=torch.long).reshape(
             -1, 3
         ),
         patch_at=_patches(rows, clips, rule.merge_size),
@@ -124,7 +124,7 @@ def make_batch(
         logp_old=_per_token([r.old_logprobs or _unknown(r.token_ids) for r in responses]),
         mask=torch.tensor([r.trains for r in responses for _ in r.token_ids]),
         lengths=tuple(len(r.token_ids) for r in responses),
-        seen=ClipFeatures.join(seen) if seen else None,
+        seen=ClipFeatures.join(seen) if seen_of else None,
     )
 
 

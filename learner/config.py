@@ -93,15 +93,29 @@ class LearnerConfig(Config):
     """What waits in the node's memory while the GPU does not need it: nothing, the optimiser (from
     ZeRO stage 1 on; it then computes on the CPU), or the parameters as well (ZeRO stage 3)."""
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
-    """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
+    """Tokens of a micro-batch, into which groups are packed without padding. A larger group is
+    split into several, each with the prompt; a longer response with its prompt is one by itself."""
+    shared_prefix: bool = True
+    """Compute a group's clip and prompt once for all its responses. Compared with repeated prompts
+    on the first batch of a run; where it is not exact, the run goes on without it. false: repeat
+    the prompt per response, at G(P+R) instead of P+GR tokens a group."""
     freeze_vision_tower: bool = True
     """Leave the vision tower as it is, as DeepIntuit does."""
     freeze_merger: bool | None = None
     """Leave the merger between tower and text as it is; none: as the tower."""
     freeze_language_model: bool = False
     """Leave the text model as it is: only merger or tower learn."""
+    embedding_cache: bool = True
+    """Keep what a frozen vision tower makes of each clip, beside the clips (``video.cache_dir``):
+    it looks at a clip once in all epochs and runs. A tower that is trained is not cached."""
+    embedding_cache_max_gb: float = Field(default=50.0, gt=0)
+    """Embeddings beyond this are deleted, those not used for longest first; sooner where the disk
+    is nearly full."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    preflight: bool = True
+    """Before a stage's first update, see whether its largest batch fits into memory, and end the
+    run with the settings to lower if it does not."""
     timeout_s: float = Field(default=1800.0, gt=0)
     """A step, a save or a load that takes longer has failed."""
 

@@ -98,6 +98,33 @@ def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
     return Row(prompt=prompt, video=video, responses=(Response(token_ids=tuple(target)),))
 
 
+def apart(row: Row) -> list[Row]:
+    """One row per response: the naive layout, which repeats the prompt."""
+    return [replace(row, responses=(response,)) for response in row.responses]
+
+
+def split(rows: Iterable[Row], max_tokens: int) -> list[Row]:
+    """Rows of at most ``max_tokens`` tokens each: a larger group becomes several rows with the same
+    prompt, its responses in order. A response with its prompt is never cut.
+
+    The gradient is the same, because a response sees only its prompt and itself, its advantage is
+    known, and losses are divided by the counts of the whole step.
+    """
+    found = []
+    for row in rows:
+        held: list[Response] = []
+        num_tokens = 0
+        for response in row.responses:
+            room = max_tokens - len(row.prompt.token_ids)
+            if held and num_tokens + len(response.token_ids) > room:
+                found.append(replace(row, responses=tuple(held)))
+                held, num_tokens = [], 0
+            held.append(response)
+            num_tokens += len(response.token_ids)
+        found.append(replace(row, responses=tuple(held)))
+    return found
+
+
 def with_old_logprobs(
     rows: Sequence[Row], logprobs: Sequence[Sequence[Sequence[float]]]
 ) -> list[Row]:

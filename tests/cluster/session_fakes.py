@@ -15,6 +15,7 @@ from cluster.data import Data
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
+from learner.largest_batch import LargestBatch
 from learner.rows import Row
 from reward.scorer import Scorer
 from rollout.engine import Sampling
@@ -139,6 +140,9 @@ class FakeLearner:
         self.steps.append((self.weights, list(rows)))
         self.weights += "+"
         return {"nll": 0.0}
+
+    async def preflight(self, largest: LargestBatch) -> float:
+        return 1.0
 
     async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
         return list(rows)

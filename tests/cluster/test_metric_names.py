@@ -21,6 +21,7 @@ from wire.types import Split
 
 # What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
 OF_WORKER = {
+    "cache/embedding_hit_rate",
     "entropy",
     "grad_norm",
     "update_skipped",

@@ -1,11 +1,13 @@
 """Valid rows, clips and learners of a tiny size, with one thing changed per test."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from learner.config import GrpoLossConfig, LearnerConfig
+from learner.embedding_store import EmbeddingStore
 from learner.rows import Response, Row
 from learner.worker import LearnerWorker
 from video.families import FAMILIES
@@ -96,9 +98,11 @@ def text_row(seed: int, lengths: Sequence[int] = (4,)) -> Row:
     return Row(prompt=prompt, video="", responses=responses)
 
 
-def make_learner(**changed: Any) -> LearnerWorker:
+def make_learner(embeddings: Path | None = None, **changed: Any) -> LearnerWorker:
+    """``embeddings``: where they are kept; none: not at all."""
     config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})
-    return LearnerWorker(config, GrpoLossConfig(), RandomClips())  # type: ignore[arg-type]
+    store = None if embeddings is None else EmbeddingStore(embeddings, 2**30)
+    return LearnerWorker(config, GrpoLossConfig(), RandomClips(), store)  # type: ignore[arg-type]
 
 
 def make_trace(reward: float | None = 1.0, tokens: Sequence[int] = (50, 51)) -> Trace:

@@ -3,7 +3,7 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.rows import deal, grpo_rows, silent, supervised_row
+from learner.rows import StepCounts, deal, grpo_rows, silent, split, supervised_row
 from tests.learner.builders import make_group, make_prompt, make_row, make_trace
 
 row_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=20)
@@ -77,3 +77,20 @@ def test_no_rank_has_more_than_one_row_above_the_lightest(lengths: list[int], nu
     rows = [make_row(seed, (length,)) for seed, length in enumerate(lengths)]
     loads = [sum(r.num_tokens for r in hand if r.num_trained) for hand in deal(rows, num_ranks)]
     assert max(loads) - min(loads) <= max(row.num_tokens for row in rows)
+
+
+groups = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@given(groups, st.integers(1, 60))
+def test_a_group_is_split_into_the_fewest_rows_that_fit(lengths: list[list[int]], max_tokens: int):
+    rows = [make_row(seed, parts) for seed, parts in enumerate(lengths)]
+    found = split(rows, max_tokens)
+    assert StepCounts.of(found) == StepCounts.of(rows)
+    for row in rows:
+        parts = [part for part in found if part.prompt == row.prompt]
+        assert tuple(r for part in parts for r in part.responses) == row.responses
+        for part, following in zip(parts, [*parts[1:], None], strict=True):
+            assert part.num_tokens <= max_tokens or len(part.responses) == 1
+            if following:
+                assert part.num_tokens + len(following.responses[0].token_ids) > max_tokens

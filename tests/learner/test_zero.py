@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from learner.batch import make_batch
@@ -121,6 +122,37 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
     # the same stage goes on: NaN and infinity change nothing
     poisoned = pair.each("poisoned_step", [(hand,) for hand in UNEVEN], COUNTS)
     assert poisoned == [(True, 1.0)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "shared", "max_tokens"), [(3, True, 20), (0, False, 40)])
+def test_split_groups_and_repeated_prompts_have_the_same_gradient(
+    pair: Ranks, model_dir: Path, true_gradient: dict, stage: int, shared: bool, max_tokens: int
+):
+    config = {"shared_prefix": shared, "max_tokens_per_batch": max_tokens}
+    pair.start(model_dir, SGD, zero_stage=stage, **config)
+    gradient, metrics = gradient_of(pair, UNEVEN, "grpo")
+    assert difference(gradient, true_gradient["grpo"]) < 1e-5
+    assert metrics["shared_prefix/used"] == shared
+    assert ("shared_prefix/self_check" in metrics) == shared
+    assert metrics.get("shared_prefix/self_check", 0.0) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_shared_prefix_that_is_wrong_on_one_rank_is_left_by_all(
+    ray_session: None, model_dir: Path, true_gradient: dict
+):
+    ranks = Ranks(2)  # of its own, because one of them is broken
+    try:
+        ranks.start(model_dir, SGD, zero_stage=3)
+        ray.get(ranks._actors[1].blind_responses.remote())
+        rows = (ROWS[:3], ROWS[3:])
+        gradient, metrics = gradient_of(ranks, rows, "grpo")
+        assert metrics["shared_prefix/used"] == 0
+        assert metrics["shared_prefix/self_check"] > 1e-3
+        assert difference(gradient, true_gradient["grpo"]) < 1e-5
+    finally:
+        ranks.stop()
 
 
 @pytest.mark.slow
