@@ -16,7 +16,8 @@ from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from rollout.engine import AdapterRoom, Sampling, VllmEngine
+from rollout.engine import Sampling, VllmEngine
+from rollout.lora import AdapterRoom
 from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
