@@ -22,7 +22,7 @@ from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, join_ranks
-from learner.lora import What, adapt, adapter_config
+from learner.lora import AdapterOff, What, adapt, adapter_config
 from learner.loss import LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
@@ -111,7 +111,8 @@ class LearnerWorker:
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """As :meth:`logprobs`, of the model that the stage began with: the adapter is off."""
         assert self._config.lora is not None, "full training keeps no reference in its weights"
-        return self._per_response(rows, lambda batch: self.engine.reference(batch).logp)
+        reference = AdapterOff(self.engine.policy.vlm, self.engine.score)
+        return self._per_response(rows, reference.logprobs)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
