@@ -18,7 +18,8 @@ from learner.embedding_store import EmbeddingStore
 from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from rollout.engine import AdapterRoom, Sampling, VllmEngine
+from rollout.engine import Sampling, VllmEngine
+from rollout.lora import AdapterRoom
 from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker

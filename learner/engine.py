@@ -25,7 +25,7 @@ from torch import Tensor
 from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
-from learner.lora import Piece, What, adapter_off, pieces
+from learner.lora import Piece, What, pieces
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenHead, TokenScores
@@ -127,11 +127,6 @@ class DeepSpeedEngine:
         """Without gradient."""
         self._engine.eval()
         return self._engine(batch)  # type: ignore[no-any-return]
-
-    def reference(self, batch: TrainBatch) -> TokenScores:
-        """Without gradient, by the model that the adapter was added to."""
-        with adapter_off(self.policy.vlm):
-            return self.score(batch)
 
     @torch.no_grad()
     def features(self, batch: TrainBatch) -> Tensor:

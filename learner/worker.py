@@ -27,7 +27,7 @@ from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
-from learner.lora import What, adapt, adapter_config
+from learner.lora import AdapterOff, What, adapt, adapter_config
 from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
@@ -168,14 +168,17 @@ class LearnerWorker:
         return self._per_response(rows, self._logprobs)
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """The same of the model that the stage began with: with LoRA the policy with its adapter
-        off, else a second copy, which the first call of a stage loads."""
-        if self._config.lora is not None:
-            return self._per_response(rows, lambda batch: self.engine.reference(batch).logp)
+        """The same of the model that the stage began with."""
         if self._reference is None:
-            device = self.engine.device
-            self._reference = FrozenPolicy.load(self._model_dir, self._config.dtype, device)
+            self._reference = self._open_reference()
         return self._per_response(rows, self._reference.logprobs)
+
+    def _open_reference(self) -> Reference:
+        """With LoRA the policy with its adapter off, else a second copy of the weights."""
+        config, engine = self._config, self.engine
+        if config.lora is not None:
+            return AdapterOff(engine.policy.vlm, engine.score)
+        return FrozenPolicy.load(self._model_dir, config.dtype, engine.device)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
 from rollout.engine_environment import set_engine_environment
+from rollout.lora import Adapter, AdapterRoom, add_whole, engine_arguments, lora_request
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
-from wire.types import FinishReason, PolicyVersion, Prompt
+from wire.types import FinishReason, Prompt
 
 _LOOK_EVERY_S = 0.5
 
@@ -50,32 +51,6 @@ class Generation:
     answers: tuple[Answer, ...]
     num_cached_tokens: int
     """Prompt tokens that came from the prefix cache."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """A LoRA adapter as an engine knows it."""
-
-    number: int
-    """Of this engine, from 1 and never used twice: vLLM finds cached prefixes by the name."""
-    version: PolicyVersion
-    path: str
-    """A folder in peft's format, which vLLM may read again while the adapter is loaded."""
-
-    @property
-    def name(self) -> str:
-        """Says what it is in vLLM's log."""
-        return f"policy-{self.version}-{self.number}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterRoom:
-    """What an engine keeps free for adapters."""
-
-    rank: int
-    """Of the largest."""
-    count: int
-    """Adapters that are computed with at the same time; of more, some wait."""
 
 
 class Engine(Protocol):
@@ -171,7 +146,7 @@ class VllmEngine:
             worker_extension_cls="rollout.vllm_extension.Extension",
             disable_log_stats=True,
             distributed_executor_backend=_executor(config),
-            **_lora_arguments(adapters),
+            **engine_arguments(adapters),
         )
         async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
             loop = asyncio.get_running_loop()
@@ -270,14 +245,7 @@ class VllmEngine:
         """Beside those it holds; no request waits. Raises WeightUpdateError if it does not fit, or
         if vLLM would leave a part of it out; then it is gone again."""
         async with self._updating(f"load the adapter {adapter.name}"):
-            try:
-                await self._llm.add_lora(_lora_request(adapter))
-                workers = await self._llm.collective_rpc("left_out", args=(adapter.number,))
-                if names := [name for left_out in workers for name in left_out]:
-                    raise WeightUpdateError(f"vLLM has no place for {', '.join(names[:3])}")
-            except Exception:  # not a deadline: who does not answer would not answer this either
-                await self._llm.remove_lora(adapter.number)
-                raise
+            await add_whole(self._llm, adapter)
 
     async def drop_adapter(self, adapter: Adapter) -> None:
         """Make room."""
@@ -326,7 +294,7 @@ class VllmEngine:
         limit_s, last = self._config.request_timeout_s, None
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
-                lora = adapter and _lora_request(adapter)
+                lora = adapter and lora_request(adapter)
                 stream = self._llm.generate(request, params, request_id, lora_request=lora)
                 async for output in stream:
                     last = output
@@ -366,24 +334,6 @@ class VllmEngine:
             mm_hashes={"video": [clip.fingerprint]},
             mm_placeholders={"video": [place]},
         )
-
-
-def _lora_arguments(room: AdapterRoom | None) -> dict[str, Any]:
-    """vLLM's own arguments. It takes only some ranks: the next larger one."""
-    if room is None:
-        return {}
-    from typing import get_args
-
-    from vllm.config.lora import MaxLoRARanks
-
-    rank = min(size for size in get_args(MaxLoRARanks) if size >= room.rank)
-    return {"enable_lora": True, "max_lora_rank": rank, "max_loras": room.count}
-
-
-def _lora_request(adapter: Adapter) -> Any:
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(adapter.name, adapter.number, adapter.path)
 
 
 def _executor(config: RolloutConfig) -> str | None:
