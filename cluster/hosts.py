@@ -118,7 +118,7 @@ class RolloutHost:
         Returns the chunk that says where."""
         data = update["data"]
         if self._held is None or len(self._held.data) < len(data):
-            self._held = SharedBuffer(len(data))
+            self._held = SharedBuffer(2 * len(data))  # what is never touched takes no memory
         self._held.data[: len(data)] = data
         rest = {key: value for key, value in update.items() if key != "data"}
         return {**rest, "path": self._held.path}
