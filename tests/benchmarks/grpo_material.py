@@ -1,4 +1,4 @@
-"""What both sides of grpo_step.py train on: one tiny model, clips, prompts of equal length, a reward.
+"""What both sides of grpo_step.py train on: a tiny model, clips, prompts of one length, a reward.
 
     Size -> model directory, clips with a manifest -> ours: videos      TRL: images, no videos
 
