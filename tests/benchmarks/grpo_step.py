@@ -120,8 +120,9 @@ class OurStep:
     """One step of the run, from its metrics."""
 
     seconds: float
-    """Without the checkpoint, and without the others' turn."""
+    """By the clock, from the end of the others' turn; without the checkpoint."""
     generation: float
+    """Clips, rollouts, rewards, their archive: all that the metrics do not name as another phase."""
     learning: float
     handoff: float
     prompt_tokens: int
@@ -217,13 +218,12 @@ async def run_ours(material: Material, sides: Mapping[Mode, TrlSide]) -> tuple["
 
 class Turns:
     """Stands where a run's metrics log stands: a step's figures are the last thing of it, so here
-    the others get their turn. What they take is no time of our next step's."""
+    the others get their turn. Our next step begins when they are done."""
 
     def __init__(self, log: Any, size: Size, sides: Mapping[Mode, TrlSide]) -> None:
         self._log, self._size, self._sides = log, size, sides
         self.ours: list[OurStep] = []
         self.trl: dict[Mode, list[TrlStep]] = {mode: [] for mode in sides}
-        self._others_took = 0.0
         self._waited: dict[str, list[tuple[float, float]]] = {"ours": [], "trl": []}
         self._theirs_before = self._cpu_of_trl()
         self._ours_began = time.perf_counter()
@@ -234,12 +234,12 @@ class Turns:
         now = time.perf_counter()
         used = self._cpu_of_trl() - self._theirs_before
         self._waited["trl"].append((used, now - self._ours_began))
-        self.ours.append(_our_step(values, self._size.rollouts, self._others_took))
+        self.ours.append(_our_step(values, self._size.rollouts, now - self._ours_began))
         before, began = self._cpu_of_ours(), time.perf_counter()
         for mode, side in self._sides.items():
             self.trl[mode].append(side.step())
-        self._others_took = time.perf_counter() - began
-        self._waited["ours"].append((self._cpu_of_ours() - before, self._others_took))
+        spent = time.perf_counter() - began
+        self._waited["ours"].append((self._cpu_of_ours() - before, spent))
         self._theirs_before, self._ours_began = self._cpu_of_trl(), time.perf_counter()
 
     def close(self) -> None:
@@ -272,11 +272,15 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return total
 
 
-def _our_step(values: Mapping[str, float], rollouts: int, others_took: float) -> OurStep:
+def _our_step(values: Mapping[str, float], rollouts: int, spent: float) -> OurStep:
     written = rollouts * (1 - values["rollout/failed_groups_frac"])
+    seconds = spent - values.get("timing_s/save", 0.0)
+    phases = {k: v for k, v in values.items() if k.startswith("timing_s/")}
+    for whole in ("timing_s/gen", "timing_s/step", "timing_s/save"):
+        phases.pop(whole, None)
     return OurStep(
-        seconds=values["timing_s/step"] - values.get("timing_s/save", 0.0) - others_took,
-        generation=values["timing_s/gen"] - others_took,
+        seconds=seconds,
+        generation=seconds - sum(phases.values()),
         learning=values["timing_s/update_actor"],
         handoff=values["timing_s/update_weights"],
         prompt_tokens=round(values["prompt_length/mean"]),
