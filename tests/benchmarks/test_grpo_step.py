@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.grpo_step import SMALLEST, Measured, OurStep, check_fair, rows_of
+from tests.benchmarks.grpo_figures import Measured, check_fair, rows_of
+from tests.benchmarks.grpo_ours import OurStep
+from tests.benchmarks.grpo_step import SMALLEST
 from tests.benchmarks.grpo_trl import TrlStep
 
 ROOT = Path(__file__).parents[2]
