@@ -173,7 +173,7 @@ class LearnerWorker:
             self._reference = self._open_reference()
         return self._per_response(rows, self._reference.logprobs)
 
-    def _open_reference(self) -> Reference:
+    def _open_reference(self) -> AdapterOff | FrozenPolicy:
         """With LoRA the policy with its adapter off, else a second copy of the weights."""
         config, engine = self._config, self.engine
         if config.lora is not None:
