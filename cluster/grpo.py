@@ -17,9 +17,10 @@ from cluster.attempts import alike_since, describe_attempt
 from cluster.background import in_background
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
-from cluster.config import RunConfig
+from cluster.config import GrpoConfig, RunConfig
 from cluster.failures import refuse_failures
-from cluster.loop import rollout_loop, run_until_trained, train_loop
+from cluster.largest import longest_prompt
+from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
 from cluster.loop_state import LoopState
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, console, progress_bar
@@ -27,6 +28,7 @@ from cluster.run_dir import RunDir
 from cluster.sampler import Sampler
 from cluster.session import Session
 from cluster.taken_up import Found, Rule, WrittenBefore, find_groups, group_id_of
+from learner.credit import has_signal, with_advantages
 from learner.rows import Row, grpo_rows
 from reward.stats import summarise
 from rollout.engine import Sampling
@@ -95,23 +97,26 @@ class GrpoLearner:
         self._hits = HitRates(session)
         self._rewards: list[float] = []  # of the steps since the last checkpoint
 
-    async def train(self, groups: Sequence[TraceGroup], step: int) -> None:
+    async def train(self, taken: Taken, step: int) -> None:
         """Train on groups and publish the version after ``step`` (counted from 1)."""
         session, config, watch = self._session, self._session.config, self._watch
+        groups = taken.every
         watch.add("gen", time.perf_counter() - self._waiting_since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
         figures = {**summarise(groups), **trace_figures(groups, version - 1)}
         figures |= await self._hits.of_step()
-        rows = grpo_rows(groups, config.grpo.loss.adv_epsilon)
+        if config.grpo.filter_groups.enable:
+            figures |= filter_figures(taken)
+        rows = await self._rows(taken.trained)
         if rows:
             with watch("update_actor"):
                 figures |= await self._update(rows, step)
-            if config.deterministic:  # no answer is to be half of the old weights, half of the new
-                with watch("settle"):
-                    await self._buffer.settled()
-            with watch("update_weights"):
-                figures |= await session.publish(version)
+        if config.deterministic:  # no answer is to be half of the old weights, half of the new
+            with watch("settle"):
+                await self._buffer.settled()
+        with watch("update_weights"):  # without an update, too: versions count steps
+            figures |= await session.publish(version)
         with watch("archive"):
             session.archive.compact(version)
         self._rewards += [figures["reward/mean"]] if "reward/mean" in figures else []
@@ -141,21 +146,29 @@ class GrpoLearner:
             score=fmean(rewards) if rewards else None,
         )
 
+    async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
+        """What the step trains, with all logprobs that its objective asks for."""
+        grpo, learner = self._session.config.grpo, self._session.learner
+        loss, rows = grpo.loss, grpo_rows(groups)
+        by_trainer = loss.old_logprobs == "trainer"
+        if rows and by_trainer and (grpo.updates_per_step > 1 or loss.kl_coef):
+            with self._watch("old_log_prob"):
+                rows = await learner.with_old_logprobs(rows)
+        if rows and loss.needs_reference:
+            with self._watch("ref"):
+                rows = await learner.with_ref_logprobs(rows)
+        return with_advantages(rows, loss)
+
     async def _update(self, rows: list[Row], step: int) -> dict[str, float]:
         grpo, learner = self._session.config.grpo, self._session.learner
-        count = grpo.updates_per_step
-        if count > 1:
-            before = time.perf_counter()
-            rows = await learner.with_old_logprobs(rows)
-            spent = time.perf_counter() - before
-            self._watch.add("old_log_prob", spent)
-            self._watch.add("update_actor", -spent)  # the phase around it: phases add up
-        total = grpo.num_steps * count
+        total = grpo.num_steps * grpo.updates_per_step
+        count = grpo.updates_per_epoch
         parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
         figures = []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(parts * grpo.ppo_epochs):
             if part:
-                rate = grpo.optim.learning_rate_at((step - 1) * count + number, total)
+                at = (step - 1) * grpo.updates_per_step + number
+                rate = grpo.optim.learning_rate_at(at, total)
                 figures.append(await learner.train_step(part, "grpo", rate))
         return {name: _combine(name)(f[name] for f in figures) for name in figures[0]}
 
@@ -193,16 +206,26 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     checkpoints = Checkpoints(session, plan.name, grpo.keep_last, grpo.keep_best)
     state = await checkpoints.resume()
     before = await in_background(_take_up, session, plan, state)
+    rollout = session.config.rollout
+    await session.preflight(
+        plan.name,
+        prompt=await longest_prompt(session, plan.samples),
+        response=rollout.max_response_length,
+        group_size=rollout.group_size,
+        groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
+    )
     await session.publish(plan.first_step + state.step)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    buffer = GroupBuffer(capacity, state.next_index, grpo.num_steps * grpo.groups_per_step)
-    sampler = Sampler(plan.samples, session.config.seed)
+    # and those of replaced groups; those that lie in the archive are among them
+    num_places = (grpo.num_steps - state.step) * grpo.groups_per_step
+    buffer = GroupBuffer(capacity, state.next_index, num_places)
+    sampler = Sampler(plan.samples, session.config.seed, balanced=grpo.class_balanced)
     writer = TrainingGroups(session, plan.name, before)
     with progress_bar(plan.name, grpo.num_steps) as bar:
         bar.resume(state.step)
         learner = GrpoLearner(session, plan, buffer, before, checkpoints, bar)
         steps = range(state.step + 1, grpo.num_steps + 1)
-        train = train_loop(buffer, learner, steps, grpo.groups_per_step)
+        train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
 
@@ -239,6 +262,26 @@ def _take_up(session: Session, plan: GrpoPlan, state: LoopState) -> WrittenBefor
             f"{found.num_others} written anew"
         )
     return WrittenBefore.read(run_dir.archive, found)
+
+
+def filter_of(grpo: GrpoConfig) -> Filter | None:
+    """The recipe's dynamic sampling."""
+    if not grpo.filter_groups.enable:
+        return None
+    return Filter(
+        has_signal=lambda group: has_signal(group, grpo.loss),
+        max_groups=grpo.filter_groups.max_num_gen_batches * grpo.groups_per_step,
+    )
+
+
+def filter_figures(taken: Taken) -> dict[str, float]:
+    """What dynamic sampling asked and left out, by label."""
+    labels = Counter(group.sample.label for group in taken.replaced)
+    return {
+        "filter_groups/num_trained": float(len(taken.trained)),
+        "filter_groups/num_replaced": float(len(taken.replaced)),
+        **{f"filter_groups/replaced/{name}": float(n) for name, n in sorted(labels.items())},
+    }
 
 
 def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, float]:

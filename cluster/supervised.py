@@ -58,6 +58,8 @@ async def train_supervised(
     batches_per_epoch = num_steps // epochs
     checkpoints = Checkpoints(session, stage)
     done = (await checkpoints.resume()).step
+    if rows and done < epochs:
+        await _preflight(session, stage, rows, batch_size)
     with progress_bar(stage, num_steps) as bar:
         bar.resume(done)
         order: list[int] = []
@@ -78,6 +80,17 @@ async def train_supervised(
 def _state(step: int, num_rows: int, batches_per_epoch: int, batch_size: int) -> LoopState:
     epochs, batches = divmod(step, batches_per_epoch)
     return LoopState(step=step, next_index=epochs * num_rows + batches * batch_size)
+
+
+async def _preflight(session: Session, stage: str, rows: Sequence[Row], batch_size: int) -> None:
+    longest = max(rows, key=lambda row: row.num_tokens)
+    await session.preflight(
+        stage,
+        prompt=len(longest.prompt.token_ids),
+        response=len(longest.responses[0].token_ids),
+        group_size=1,
+        groups_per_update=min(batch_size, len(rows)),
+    )
 
 
 def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:

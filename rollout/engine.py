@@ -16,11 +16,13 @@ from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
 from rollout.engine_environment import set_engine_environment
-from rollout.shared_memory import shared
+from rollout.lora import Adapter, AdapterRoom, add_whole, engine_arguments, lora_request
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.types import FinishReason, Prompt
+
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +63,30 @@ class Engine(Protocol):
     def is_alive(self) -> bool:
         """False once the engine's process has ended: it will answer nothing any more."""
 
-    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+    async def generate(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+    ) -> Generation:
         """Raises GenerationError, DeadlineExceeded."""
 
     async def logprobs(
-        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        response: Sequence[int],
+        adapter: Adapter | None = None,
     ) -> list[float]:
         """Raises GenerationError, DeadlineExceeded."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Beside those it holds. Raises WeightUpdateError, DeadlineExceeded; then nothing
+        changed."""
+
+    async def drop_adapter(self, adapter: Adapter) -> None:
+        """No request uses it any more. Raises WeightUpdateError, DeadlineExceeded."""
 
     async def begin_update(self) -> None:
         """Also after an update that failed. Raises WeightUpdateError, DeadlineExceeded."""
@@ -105,6 +124,7 @@ class VllmEngine:
         config: RolloutConfig,
         blocked_tokens: Sequence[int],
         backend: str,
+        adapters: AdapterRoom | None = None,
         *,
         deterministic: bool = False,
     ) -> "VllmEngine":
@@ -139,6 +159,7 @@ class VllmEngine:
             worker_extension_cls="rollout.vllm_extension.Extension",
             disable_log_stats=True,
             distributed_executor_backend=_executor(config),
+            **engine_arguments(adapters),
         )
         async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
             loop = asyncio.get_running_loop()
@@ -146,7 +167,13 @@ class VllmEngine:
         rule = PositionRule.load(model_dir)
         return cls(llm, config, rule, blocked_tokens, deterministic=deterministic)
 
-    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+    async def generate(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+    ) -> Generation:
         """Draw ``sampling.n`` answers. Raises GenerationError, DeadlineExceeded."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -161,7 +188,7 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._run(self._request(prompt.token_ids, clip), params)
+        output = await self._run(self._request(prompt.token_ids, clip), params, adapter)
         if len(output.outputs) != sampling.n:
             raise GenerationError(
                 f"the engine returned {len(output.outputs)} answers, {sampling.n} were asked for"
@@ -170,7 +197,11 @@ class VllmEngine:
         return Generation(answers=answers, num_cached_tokens=output.num_cached_tokens or 0)
 
     async def logprobs(
-        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        response: Sequence[int],
+        adapter: Adapter | None = None,
     ) -> list[float]:
         """Logprob (nats) of each token of a given response under the engine's weights."""
         from vllm import SamplingParams
@@ -184,7 +215,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         ids = (*prompt.token_ids, *response)
-        output = await self._run(self._request(ids, clip), params)
+        output = await self._run(self._request(ids, clip), params, adapter)
         rows = output.prompt_logprobs[len(prompt.token_ids) :]
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
@@ -200,15 +231,11 @@ class VllmEngine:
             await self._llm.start_weight_update()
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """One chunk, in the form of the transfer backend. Bytes go through shared memory."""
+        """One chunk, in the form of the transfer backend."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating("load weights"):
-            with contextlib.ExitStack() as stack:
-                if "data" in update:
-                    rest = {key: value for key, value in update.items() if key != "data"}
-                    update = {**rest, "path": stack.enter_context(shared(update["data"]))}
-                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Rendezvous of the transfer backend (NCCL's process group, say)."""
@@ -228,6 +255,17 @@ class VllmEngine:
             await self._llm.reset_encoder_cache()
             await self._llm.resume_generation()
 
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Beside those it holds; no request waits. Raises WeightUpdateError if it does not fit, or
+        if vLLM would leave a part of it out; then it is gone again."""
+        async with self._updating(f"load the adapter {adapter.name}"):
+            await add_whole(self._llm, adapter)
+
+    async def drop_adapter(self, adapter: Adapter) -> None:
+        """Make room."""
+        async with self._updating(f"drop the adapter {adapter.name}"):
+            await self._llm.remove_lora(adapter.number)
+
     @property
     def is_alive(self) -> bool:
         """False once the engine's process has ended."""
@@ -239,14 +277,30 @@ class VllmEngine:
 
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
-        """A step of a weight update: with a deadline, and errors of ours."""
-        async with _deadline(self._config.update_timeout_s, what, "rollout.update_timeout_s"):
+        """A step of a weight update: with a deadline, and errors of ours.
+
+        vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
+        """
+        limit_s, setting = self._config.update_timeout_s, "rollout.update_timeout_s"
+        async with _deadline(limit_s, what, setting) as limit:
+            watch = asyncio.create_task(self._end_with_engine(limit))
             try:
                 yield
+            except asyncio.CancelledError:
+                if self.is_alive or not limit.expired():
+                    raise
+                raise WeightUpdateError(f"the engine's process ended, asked to {what}") from None
             except Exception as error:  # vLLM hands a worker's error on as a bare Exception
                 raise WeightUpdateError(f"the engine could not {what}: {error}") from error
+            finally:
+                watch.cancel()
 
-    async def _run(self, request: Any, params: Any) -> Any:
+    async def _end_with_engine(self, limit: asyncio.Timeout) -> None:
+        while self.is_alive:
+            await asyncio.sleep(_LOOK_EVERY_S)
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _run(self, request: Any, params: Any, adapter: Adapter | None) -> Any:
         from vllm.exceptions import VLLMError
 
         self._requests += 1
@@ -254,7 +308,8 @@ class VllmEngine:
         limit_s, last = self._config.request_timeout_s, None
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
-                async for output in self._answers(request, params, request_id):
+                lora = adapter and lora_request(adapter)
+                async for output in self._answers(request, params, request_id, lora):
                     last = output
         except VLLMError as error:
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
@@ -262,7 +317,7 @@ class VllmEngine:
             raise GenerationError("the engine ended the request without an answer")
         return last
 
-    def _answers(self, request: Any, params: Any, request_id: str) -> AsyncIterator[Any]:
+    def _answers(self, request: Any, params: Any, request_id: str, lora: Any) -> AsyncIterator[Any]:
         """vLLM's outputs for a request.
 
         Their last bits depend on what is computed beside it and on what a cache spares. In a
@@ -271,16 +326,19 @@ class VllmEngine:
         (docs/resume.md has what it costs).
         """
         if self._alone is None:
-            return self._llm.generate(request, params, request_id)  # type: ignore[no-any-return]
-        return self._answers_alone(self._alone, request, params, request_id)
+            found: AsyncIterator[Any] = self._llm.generate(
+                request, params, request_id, lora_request=lora
+            )
+            return found
+        return self._answers_alone(self._alone, request, params, request_id, lora)
 
     async def _answers_alone(
-        self, alone: asyncio.Lock, request: Any, params: Any, request_id: str
+        self, alone: asyncio.Lock, request: Any, params: Any, request_id: str, lora: Any
     ) -> AsyncIterator[Any]:
         async with alone:
             await self._llm.pause_generation(mode="keep", clear_cache=True)
             try:
-                queue = await self._llm.add_request(request_id, request, params)
+                queue = await self._llm.add_request(request_id, request, params, lora_request=lora)
             finally:
                 await self._llm.resume_generation()
             try:
@@ -337,10 +395,10 @@ def _executor(config: RolloutConfig) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[None]:
+async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[asyncio.Timeout]:
     try:
-        async with asyncio.timeout(limit_s):
-            yield
+        async with asyncio.timeout(limit_s) as limit:
+            yield limit
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"

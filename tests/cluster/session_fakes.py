@@ -13,10 +13,12 @@ from typing import Any
 from cluster.attempts import describe_attempt, note_attempt
 from cluster.config import RunConfig
 from cluster.data import Data
+from cluster.hosts import Published
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
-from learner.rows import Row
+from learner.largest_batch import LargestBatch
+from learner.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -54,6 +56,7 @@ class FakeEngines:
 
     def __init__(self, renderer: Renderer, version: PolicyVersion, weights: str) -> None:
         self.names = ["r0"]
+        self.num_workers = 1
         self.in_service = {"r0"}
         self.version, self.weights = version, weights
         self.held = {(version, weights)}
@@ -70,6 +73,9 @@ class FakeEngines:
 
     def take_out_of_service(self) -> None:
         self.in_service.clear()
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        return list(names)
 
     def admit(self, name: str) -> None:
         self.in_service.add(name)
@@ -121,6 +127,8 @@ class FakeLearner:
         self.memory: list[tuple[int, ...]] = []
         """Prompts and responses, in one, that are likely."""
         self.scored: list[Row] = []
+        self.referred: list[Row] = []
+        """Those that the reference model was asked about."""
         self._engines = engines
 
     async def begin(self, model_dir: str, optim: OptimConfig) -> None:
@@ -131,9 +139,9 @@ class FakeLearner:
     async def connect(self, client: None, num_engine_ranks: int) -> None:
         pass
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         self._engines.load(version, self.weights)
-        return {}
+        return Published(failures={}, figures={})
 
     async def train_step(
         self, rows: Sequence[Row], objective: str, learning_rate: float
@@ -142,8 +150,19 @@ class FakeLearner:
         self.weights += "+"
         return {"nll": 0.0}
 
+    async def preflight(self, largest: LargestBatch) -> float:
+        return 1.0
+
     async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
+        return with_old_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        self.referred += rows
+        return with_ref_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    @staticmethod
+    def _of(response: Response) -> list[float]:
+        return [-1.0] * len(response.token_ids)
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         self.scored += rows

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from learner.config import OptimConfig
-from tests.learner.ranks import Ranks
-from tests.learner.test_zero import COUNTS, ROWS, UNEVEN
+from tests.learner.ranks import COUNTS, ROWS, UNEVEN, Ranks
 from wire.errors import CheckpointDamaged, ConfigError
 
 pytestmark = pytest.mark.ray

@@ -10,23 +10,21 @@ import torch
 
 from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.loss import grpo_loss, supervised_loss
+from learner.loss import LossInputs, grpo_loss, supervised_loss
+from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Row, StepCounts, silent
+from learner.rows import Row, silent, with_ref_logprobs
 from tests.learner.builders import RandomClips, make_row
-from tests.learner.ranks import SGD, Ranks
+from tests.learner.ranks import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model
 from video.positions import PositionRule
+from wire.weights import split_by_size
 
 pytestmark = pytest.mark.ray
 
-LENGTHS = [(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)]
-ROWS = [make_row(seed, lengths) for seed, lengths in enumerate(LENGTHS)]
-COUNTS = StepCounts.of(ROWS)
 NUM_TOKENS = COUNTS.num_tokens
 ADAMW = OptimConfig(learning_rate=1e-3)
 STAGES = [0, 1, 2, 3]
-UNEVEN = (ROWS[:5], ROWS[5:])
 FILLER = (ROWS, [silent(ROWS[1])])
 
 
@@ -53,7 +51,8 @@ def autograds(
     model_dir: Path, rows: Sequence[Row], *, freeze_vision_tower: bool
 ) -> dict[str, dict[str, np.ndarray]]:
     """By autograd over the whole batch at once, without DeepSpeed; per objective."""
-    policy = Policy.load(model_dir, "float32", freeze_vision_tower)
+    policy = Policy.load(model_dir, "float32")
+    freeze(policy, [Part.MERGER, Part.VISION_TOWER] if freeze_vision_tower else [])
     clips, rule = RandomClips(), PositionRule.load(model_dir)
     batch = make_batch(rows, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
     found = {}
@@ -63,15 +62,15 @@ def autograds(
         if objective == "supervised":
             output = supervised_loss(logp, batch.advantage, batch.mask, NUM_TOKENS)
         else:
-            output = grpo_loss(
-                logp_new=logp,
+            inputs = LossInputs(
+                logp=logp,
                 logp_old=logp.detach(),
                 logp_rollout=batch.logp_rollout,
                 advantage=batch.advantage,
                 mask=batch.mask,
-                num_tokens=NUM_TOKENS,
-                config=GrpoLossConfig(),
+                lengths=batch.lengths,
             )
+            output = grpo_loss(inputs, COUNTS, GrpoLossConfig())
         output.loss.backward()
         found[objective] = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy().copy()
@@ -88,15 +87,6 @@ def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
     """Norm of the difference over the norm."""
     assert found.keys() == expected.keys()
     return norm({name: found[name] - expected[name] for name in found}) / norm(expected)
-
-
-def train(
-    ranks: Ranks, *rates: float, split: Sequence[list[Row]] = UNEVEN
-) -> dict[str, np.ndarray]:
-    """The weights after these steps."""
-    hands = [(hand,) for hand in split]
-    ranks.each("train", hands, COUNTS, "supervised", rates)
-    return ranks.all("weights")[0]
 
 
 def gradient_of(ranks: Ranks, split: Sequence[list[Row]], objective: str) -> tuple[Any, Any]:
@@ -134,7 +124,91 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "checkpointing"), [(2, True), (3, False), (3, True)])
+@pytest.mark.parametrize("stage", STAGES)
+def test_kl_to_the_reference_and_entropy_have_autograds_gradient(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    """The reference stays what the stage started from while the policy moves away."""
+    loss = GrpoLossConfig(
+        kl_loss_coef=0.7, kl_loss_type="k2", entropy_coeff=0.3, loss_agg_mode="seq-mean-token-mean"
+    )
+    pair.start(model_dir, SGD, zero_stage=stage, max_tokens_per_batch=40, loss=loss)
+    hands = [(hand,) for hand in UNEVEN]
+    at_start = pair.each("call", [("logprobs", hand) for hand in UNEVEN])
+    pair.each("train", hands, COUNTS, "supervised", (0.5,))
+    reference = pair.each("call", [("ref_logprobs", hand) for hand in UNEVEN])
+    now = pair.each("call", [("logprobs", hand) for hand in UNEVEN])
+    for theirs, then, moved in zip(reference, at_start, now, strict=True):
+        assert flat(theirs) == pytest.approx(flat(then), abs=1e-5)
+        assert flat(moved) != pytest.approx(flat(then), abs=1e-3)
+    rows = [with_ref_logprobs(hand, own) for hand, own in zip(UNEVEN, reference, strict=True)]
+    weights = pair.all("weights")[0]
+    gradient, metrics = gradient_of(pair, rows, "grpo")
+    policy = Policy.load(model_dir, "float32")
+    freeze(policy, [Part.MERGER, Part.VISION_TOWER])
+    policy.vlm.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()}, strict=False)
+    clips, rule = RandomClips(), PositionRule.load(model_dir)
+    every = [row for hand in rows for row in hand]
+    batch = make_batch(every, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
+    scores = policy(batch)
+    inputs = LossInputs(
+        logp=scores.logp,
+        entropy=scores.entropy,
+        logp_old=batch.logp_old,
+        logp_rollout=batch.logp_rollout,
+        logp_ref=batch.logp_ref,
+        advantage=batch.advantage,
+        mask=batch.mask,
+        lengths=batch.lengths,
+    )
+    grpo_loss(inputs, COUNTS, loss).loss.backward()
+    expected = {
+        name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy()
+        for name, p in policy.vlm.named_parameters()
+    }
+    assert difference(gradient, expected) < 2e-5
+    assert metrics["kl_ref"] > 0
+
+
+def flat(logprobs: list[list[list[float]]]) -> list[float]:
+    return [value for row in logprobs for response in row for value in response]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "shared", "max_tokens"), [(3, True, 20), (0, False, 40)])
+def test_split_groups_and_repeated_prompts_have_the_same_gradient(
+    pair: Ranks, model_dir: Path, true_gradient: dict, stage: int, shared: bool, max_tokens: int
+):
+    config = {"shared_prefix": shared, "max_tokens_per_batch": max_tokens}
+    pair.start(model_dir, SGD, zero_stage=stage, **config)
+    gradient, metrics = gradient_of(pair, UNEVEN, "grpo")
+    assert difference(gradient, true_gradient["grpo"]) < 1e-5
+    assert metrics["shared_prefix/used"] == shared
+    assert ("shared_prefix/self_check" in metrics) == shared
+    assert metrics.get("shared_prefix/self_check", 0.0) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_shared_prefix_that_is_wrong_on_one_rank_is_left_by_all(
+    ray_session: None, model_dir: Path, true_gradient: dict
+):
+    ranks = Ranks(2)  # of its own, because one of them is broken
+    try:
+        ranks.start(model_dir, SGD, zero_stage=3)
+        ranks.one(1, "blind_responses")
+        rows = (ROWS[:3], ROWS[3:])
+        gradient, metrics = gradient_of(ranks, rows, "grpo")
+        assert metrics["shared_prefix/used"] == 0
+        assert metrics["shared_prefix/self_check"] > 1e-3
+        assert difference(gradient, true_gradient["grpo"]) < 1e-5
+    finally:
+        ranks.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "checkpointing"), [(0, True), (1, True), (2, True), (3, False), (3, True)]
+)
 def test_qwen3_and_its_tower_have_autograds_gradient(
     pair: Ranks, tmp_path: Path, stage: int, checkpointing: bool
 ):
@@ -163,6 +237,22 @@ def test_a_filler_counts_nothing_and_clipping_is_by_the_true_norm(
     assert found < 2e-5  # DeepSpeed adds 1e-6 to the norm it divides by
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_weights_come_whole_by_buckets_one_collective_call_each(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    pair.start(model_dir, SGD, zero_stage=stage)
+    expected = pair.train(0.1)
+    limit = 300_000
+    sizes = [array.nbytes for array in expected.values()]
+    buckets = [len(part) for part in split_by_size(sizes, lambda size: size, limit)]
+    assert len(sizes) > 3 * len(buckets) > 6
+    for weights, gathers in pair.all("weights_by_bucket", limit):
+        assert list(weights) == list(expected)
+        assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+        assert gathers == (buckets if stage == 3 else [])
+
+
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "bfloat16"), (3, "float32")])
 def test_an_export_opens_in_transformers_with_equal_weights(
     pair: Ranks, model_dir: Path, tmp_path: Path, stage: int, dtype: str
@@ -170,7 +260,7 @@ def test_an_export_opens_in_transformers_with_equal_weights(
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     pair.start(model_dir, ADAMW, zero_stage=stage, dtype=dtype)
-    expected = train(pair, 1e-2)
+    expected = pair.train(1e-2)
     pair.all("call", "export", str(tmp_path / "exported"))
     model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         tmp_path / "exported", dtype="auto", output_loading_info=True
@@ -193,8 +283,8 @@ def test_bfloat16_keeps_updates_too_small_for_its_weights(solo: Ranks, model_dir
         text = [name for name in weights if "language_model" in name]
         return float(np.mean([np.mean(weights[name] != start[name]) for name in text]))
 
-    once = moved(train(solo, 1e-4, split=[ROWS]))
-    assert 0 < moved(train(solo, *[1e-4] * 5, split=[ROWS])) / once > 1.5
+    once = moved(solo.train(1e-4, split=[ROWS]))
+    assert 0 < moved(solo.train(*[1e-4] * 5, split=[ROWS])) / once > 1.5
 
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "bfloat16"), (1, "float32"), (3, "float32")])
@@ -203,7 +293,7 @@ def test_the_first_adamw_update_is_plain_adamws(
 ):
     solo.start(model_dir, OptimConfig(weight_decay=0), zero_stage=stage, dtype=dtype)
     before = solo.all("weights")[0]
-    after = train(solo, 0.125, split=[ROWS])
+    after = solo.train(0.125, split=[ROWS])
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     steps = np.abs(after[name] - before[name])
     assert np.median(steps) == pytest.approx(0.125, rel=1e-2)  # the rate times the gradient's sign
@@ -214,7 +304,7 @@ def test_a_new_stage_frees_the_last_and_adds_no_process_group(
     pair: Ranks, model_dir: Path, stage: int
 ):
     pair.start(model_dir, SGD, zero_stage=stage)
-    train(pair, 0.1)
+    pair.train(0.1)
     pair.all("begin_again", model_dir)
     for num_bytes, num_groups in pair.all("begin_again", model_dir):
         assert num_bytes < 10_000  # of 5 million; ZeRO-3 keeps the rotary buffers
