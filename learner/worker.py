@@ -94,7 +94,6 @@ class LearnerWorker:
             adapt(policy.vlm, config.lora, frozen_parts(config))
         else:
             freeze(policy, frozen_parts(config))
-        policy.head.entropy_has_gradient = self._loss.entropy_coeff > 0
         self._engine = DeepSpeedEngine(policy, self._config, optim)
         self._seen = self._open_embeddings()
 
