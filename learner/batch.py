@@ -105,7 +105,10 @@ def make_batch(
     )
     responses = [response for row in rows for response in row.responses]
     ids = [
-        token for row in rows for part in (row.prompt, *row.responses) for token in part.token_ids
+        token
+        for row in rows
+        for tokens in (row.prompt.token_ids, *(r.token_ids for r in row.responses))
+        for token in tokens
     ]
     positions = np.concatenate([_positions(row, clips, rule) for row in rows], axis=1)
     return TrainBatch(
