@@ -76,7 +76,9 @@ def attend(
         )
     assert dropout == 0, "attention dropout would make shared prefix differ from the naive layout"
     if block_mask is None:
-        out = _SharedPrefix.apply(query, key, value, layout.calls, scaling)  # type: ignore[no-untyped-call]
+        out = _SharedPrefix.apply(  # type: ignore[no-untyped-call]
+            query, key, value, layout.calls, scaling
+        )
     else:
         out = _compiled_flex()(
             query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=True

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 import torch
 
+from learner import zero
 from learner.config import OptimConfig
 from learner.layout import Call, Span
 from learner.rows import Row, StepCounts
@@ -46,11 +47,39 @@ class TestRank:
         self._worker.join(self._rank, "127.0.0.1", port)
         self._worker.begin(str(model_dir), optim)
 
+    def reduce_in_buckets_of(self, num_elements: int) -> None:
+        zero._BUCKET = num_elements
+
     def call(self, method: str, *values: Any) -> Any:
         return getattr(self._worker, method)(*values)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
+
+    def pieces(self, what: str) -> dict[str, np.ndarray]:
+        """Of the engine's full_parameters: adapter, base or merged."""
+        found = self._worker.engine.full_parameters(what=what)
+        return {name: tensor.float().numpy().copy() for name, tensor in found}
+
+    def weights_by_bucket(self, bucket_bytes: int) -> tuple[dict[str, np.ndarray], list[int]]:
+        """All weights, held at the same time, and how many each gather brought; checked against
+        the shapes that are told without gathering."""
+        from deepspeed.runtime.zero import partition_parameters as zero
+
+        engine, sizes = self._worker.engine, list[int]()
+        partitioned = zero.Init._all_gather
+
+        def counting(this: Any, params: list[Any], *args: Any, **kwargs: Any) -> Any:
+            sizes.append(len(params))
+            return partitioned(this, params, *args, **kwargs)
+
+        zero.Init._all_gather = counting
+        try:
+            found = list(engine.full_parameters(bucket_bytes))
+        finally:
+            zero.Init._all_gather = partitioned
+        assert engine.weight_shapes() == [(name, tuple(tensor.shape)) for name, tensor in found]
+        return {name: tensor.float().numpy().copy() for name, tensor in found}, sizes
 
     def train(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rates: Sequence[float]
