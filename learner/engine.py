@@ -138,7 +138,8 @@ class DeepSpeedEngine:
     def look(self, pixels: Pixels) -> ClipFeatures:
         """The tower alone, without gradient."""
         self._engine.eval()
-        return self._engine(pixels.to(self._engine.device))  # type: ignore[no-any-return]
+        embeds, *deepstack = self._engine(pixels.to(self._engine.device))
+        return ClipFeatures(embeds, tuple(deepstack))
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
