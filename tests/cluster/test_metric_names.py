@@ -28,6 +28,8 @@ OF_WORKER = {
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
+    "shared_prefix/self_check",
+    "shared_prefix/used",
 }
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
