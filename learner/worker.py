@@ -23,7 +23,7 @@ from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.embedding_store import EmbeddingStore
-from learner.embeddings import EmbeddingCache, tower_hash
+from learner.embeddings import TOKENS_PER_CALL, EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
@@ -368,7 +368,10 @@ class LearnerWorker:
         if self._embeddings is None or policy.trains_tower:
             return None
         device = "cuda" if self._config.num_gpus else "cpu"
-        tower = tower_hash(self.engine.tower_parameters(), policy.tower_config, device)
+        # one clip per call in a deterministic run: its bits depend on what is beside it
+        alone = torch.are_deterministic_algorithms_enabled()
+        about = (policy.tower_config, "alone") if alone else policy.tower_config
+        tower = tower_hash(self.engine.tower_parameters(), about, device)
         _same_on_all_ranks(tower)
         return EmbeddingCache(
             self._embeddings,
@@ -378,6 +381,7 @@ class LearnerWorker:
             blank=policy.blank_clip((1, merge, merge)),
             clip_of=self._clip,
             most=_most,
+            tokens_per_call=0 if alone else TOKENS_PER_CALL,
         )
 
     def _hit_rate(self) -> dict[str, float]:

@@ -32,6 +32,7 @@ SETTINGS = (
     "grpo.max_staleness=1",
     "coldstart.save_every=3",
 )
+OF_ATTEMPTS = ("attempt", "time", "rollout/num_taken_up", "shared_prefix/self_check")
 BEFORE: tuple[str, ...] = ()
 """Words in front of every command."""
 
@@ -99,8 +100,8 @@ def run_whole(folder: Path) -> Path:
 
 
 def steps(out: Path) -> dict[int, dict[str, Any]]:
-    """The last line of each step, without what measures time or caches."""
-    left_out = ("timing_s/", "perf/", "cache/", "rollout/num_taken_up", "attempt", "time")
+    """The last line of each step, without what measures time, caches or an attempt."""
+    left_out = ("timing_s/", "perf/", "cache/", "weights/", *OF_ATTEMPTS)
     return {
         row["step"]: {name: v for name, v in row.items() if not name.startswith(left_out)}
         for row in metrics(out, "grpo")
