@@ -13,6 +13,7 @@ import torch
 
 from learner import zero
 from learner.config import OptimConfig
+from learner.layout import Part, Span
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner, make_row
@@ -55,6 +56,31 @@ class TestRank:
     def weights(self) -> dict[str, np.ndarray]:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
 
+    def pieces(self, what: str) -> dict[str, np.ndarray]:
+        """Of the engine's full_parameters: adapter, base or merged."""
+        found = self._worker.engine.full_parameters(what=what)
+        return {name: tensor.float().numpy().copy() for name, tensor in found}
+
+    def weights_by_bucket(self, bucket_bytes: int) -> tuple[dict[str, np.ndarray], list[int]]:
+        """All weights, held at the same time, and how many each gather brought; checked against
+        the shapes that are told without gathering."""
+        from deepspeed.runtime.zero import partition_parameters as zero
+
+        engine, sizes = self._worker.engine, list[int]()
+        partitioned = zero.Init._all_gather
+
+        def counting(this: Any, params: list[Any], *args: Any, **kwargs: Any) -> Any:
+            sizes.append(len(params))
+            return partitioned(this, params, *args, **kwargs)
+
+        zero.Init._all_gather = counting
+        try:
+            found = list(engine.full_parameters(bucket_bytes))
+        finally:
+            zero.Init._all_gather = partitioned
+        assert engine.weight_shapes() == [(name, tuple(tensor.shape)) for name, tensor in found]
+        return {name: tensor.float().numpy().copy() for name, tensor in found}, sizes
+
     def train(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rates: Sequence[float]
     ) -> list[dict[str, float]]:
@@ -78,6 +104,15 @@ class TestRank:
         after = self.weights()
         same = all(np.array_equal(before[name], after[name]) for name in before)
         return same, metrics["update_skipped"]
+
+    def blind_responses(self) -> None:
+        """From here on, in this process, responses behind a shared prompt do not see it."""
+        span_parts = Span.parts.fget
+
+        def without_prompt(span: Span) -> list[Part]:
+            return [part for part in span_parts(span) if part.causal]
+
+        Span.parts = property(without_prompt)  # type: ignore[method-assign, assignment]
 
     def begin_again(self, model_dir: Path) -> tuple[int, int]:
         """Bytes of tensors and number of process groups that this adds."""
