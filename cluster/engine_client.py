@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from wire.adapters import AdapterFiles
 from wire.errors import DeepIntuitError, WeightUpdateError
 from wire.types import PolicyVersion
 
@@ -75,6 +76,11 @@ class EngineClient:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Close the update; the engines answer under the new version."""
         self._fan_out("finish_update", lambda _, w: w.finish_update.remote(self._version))
+
+    def load_adapter(self, files: AdapterFiles) -> None:
+        """A LoRA adapter, beside those that requests use; nothing pauses."""
+        sent = ray.put(files)
+        self._fan_out("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
 
     def _carry(self, update: dict[str, Any], far: list[str]) -> dict[str, Any]:
         """For each worker of another node, the chunk as its node holds it: in the memory of the

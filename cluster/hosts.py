@@ -14,14 +14,17 @@ import numpy.typing as npt
 from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
+from learner.embedding_store import EmbeddingStore
+from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from rollout.engine import Sampling, VllmEngine
+from rollout.engine import AdapterRoom, Sampling, VllmEngine
 from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
+from wire.adapters import AdapterFiles
 from wire.shared_memory import SharedBuffer
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
@@ -53,7 +56,9 @@ class RolloutHost:
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
         self._clips = clips
         blocked = renderer.blocked_tokens()
-        engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
+        engine = await VllmEngine.start(
+            folder, config.rollout, blocked, config.transfer.kind, _adapter_room(config)
+        )
         self._engine = engine
         self._worker = RolloutWorker(
             self._name,
@@ -73,9 +78,15 @@ class RolloutHost:
         """See RolloutWorker."""
         return await self._started.prompt(sample, ask)
 
-    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+    async def logprobs(
+        self,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
         """See RolloutWorker."""
-        return await self._started.logprobs(video, prompt, response)
+        return await self._started.logprobs(video, prompt, response, adapter_of)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clips found processed, and clips decoded, since the start."""
@@ -121,6 +132,14 @@ class RolloutHost:
         """See RolloutWorker."""
         await self._started.finish_update(version)
 
+    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
+        """See RolloutWorker."""
+        await self._started.load_adapter(version, files)
+
+    async def serve_adapter(self, version: PolicyVersion) -> None:
+        """See RolloutWorker."""
+        await self._started.serve_adapter(version)
+
     async def stop(self) -> None:
         """End the engine's process."""
         if self._engine is not None:
@@ -138,7 +157,11 @@ class LearnerHost:
     def __init__(self, config: RunConfig, rank: int, cache_dir: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
         clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
-        self._worker = LearnerWorker(config.learner, config.grpo.loss, clips)
+        embeddings = None
+        if config.learner.embedding_cache:
+            max_bytes = int(config.learner.embedding_cache_max_gb * 2**30)
+            embeddings = EmbeddingStore(Path(cache_dir) / "embeddings", max_bytes)
+        self._worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
         self._rank, self._config = rank, config
         self._client: EngineClient | None = None
 
@@ -173,23 +196,42 @@ class LearnerHost:
         figures["weights/load_s"] = self._client.load_s
         return Published(failures=self._client.failures, figures=figures)
 
+    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> Published:
+        """As :meth:`publish`, the adapter alone."""
+        assert self._client is not None, "connect() comes first"
+        self._client.open(version, names)
+        files = self._worker.adapter()  # all ranks gather
+        assert files is not None, "only a learner with LoRA has an adapter"
+        if self._rank == 0:
+            self._client.load_adapter(files)
+        figures = {"weights/gb": files.num_bytes / 1e9}
+        return Published(failures=self._client.failures, figures=figures)
+
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """See LearnerWorker."""
         return self._worker.train_step(rows, counts, objective, learning_rate)
 
+    def preflight(self, largest: LargestBatch) -> float:
+        """See LearnerWorker."""
+        return self._worker.preflight(largest)
+
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """See LearnerWorker."""
         return self._worker.logprobs(rows)
+
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """See LearnerWorker."""
+        return self._worker.ref_logprobs(rows)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """See LearnerWorker."""
         return self._worker.features(rows)
 
-    def save(self, directory: str, tag: str) -> None:
+    def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """See LearnerWorker."""
-        self._worker.save(directory, tag)
+        self._worker.save(directory, tag, notes)
 
     def load(self, directory: str, tag: str) -> None:
         """See LearnerWorker."""
@@ -198,3 +240,10 @@ class LearnerHost:
     def export(self, directory: str) -> None:
         """See LearnerWorker."""
         self._worker.export(directory)
+
+
+def _adapter_room(config: RunConfig) -> AdapterRoom | None:
+    lora = config.learner.lora
+    if lora is None or not config.learner.hands_off_adapters:
+        return None
+    return AdapterRoom(rank=lora.rank, count=config.adapters_per_engine)

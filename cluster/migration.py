@@ -26,23 +26,22 @@ class Moved:
     """What differs; where there is no key, what is done instead, or why it is not there."""
 
 
-_NO_KL = "no KL term and no reference model"
-_NO_LORA = "no LoRA: the language model is trained whole"
+_REFERENCE = "with a KL coefficient, the model that the stage started from, frozen on every rank"
+_LAYERS = "'all-linear' or names of layers; of the tower's with learner.freeze_vision_tower = false"
 _NO_CRITIC = "GRPO has no critic"
 _WHOLE = "sampling is never cut short: that would bias the logprobs"
 _ALL_KEPT = "every trace is kept in RUN/archive"
 _STEPS = "in steps: epochs x train clips / grpo.groups_per_step"
-_TOKENS = "in padded tokens, not in rows"
+_TOKENS = "in tokens, not in rows"
 _AT_THE_END = "no measurement during GRPO; every stage is measured at its end"
 _TWO_KEPT = "the last two checkpoints are kept"
 _ONE_MANIFEST = "one manifest for all splits; its column split says train, val, cal or test"
 _LOGS = "TensorBoard is always written; [logging] adds W&B, MLflow, verl's names: docs/metrics.md"
 _PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_gpus of both"
 _VOTES = "one trace per clip measures a stage; a majority vote is the control arm vote"
-_NO_RESAMPLING = "no dynamic sampling: groups of equal rewards are counted (reward/frac_zero_std)"
 _NO_SLEEP = "engines and learner keep their memory; nothing sleeps"
 _SHARED = "engines and learner are workers of their own; num_gpus = 0.5 of both shares a GPU"
-_CONSTANT = "constant or linear; no cosine"
+_CONSTANT = "constant, linear or cosine"
 
 _A, _R = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -68,10 +67,19 @@ VERL: tuple[Moved, ...] = (
     Moved(
         "actor_rollout_ref.model.enable_gradient_checkpointing", "learner.gradient_checkpointing"
     ),
-    Moved("actor_rollout_ref.model.lora_rank", "", _NO_LORA),
-    Moved("actor_rollout_ref.model.lora_alpha", "", _NO_LORA),
-    Moved("actor_rollout_ref.model.target_modules", "", _NO_LORA),
-    Moved("actor_rollout_ref.model.use_remove_padding", "", "the traces of a group share one row"),
+    Moved("actor_rollout_ref.model.lora_rank", "learner.lora.rank", "0 there: no [learner.lora]"),
+    Moved("actor_rollout_ref.model.lora_alpha", "learner.lora.alpha"),
+    Moved("actor_rollout_ref.model.target_modules", "learner.lora.target_modules", _LAYERS),
+    Moved("actor_rollout_ref.model.exclude_modules", "learner.lora.target_modules", _LAYERS),
+    Moved("actor_rollout_ref.model.lora.rank", "learner.lora.rank"),
+    Moved("actor_rollout_ref.model.lora.alpha", "learner.lora.alpha"),
+    Moved("actor_rollout_ref.model.lora.dropout", "learner.lora.dropout"),
+    Moved("actor_rollout_ref.model.lora.merge", "learner.lora.handoff", "true there is 'merged'"),
+    Moved(
+        "actor_rollout_ref.model.use_remove_padding",
+        "",
+        "always: groups are packed without padding",
+    ),
     Moved(
         "actor_rollout_ref.model.trust_remote_code", "", "code that comes with a model is never run"
     ),
@@ -81,17 +89,19 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_A}.ppo_micro_batch_size_per_gpu", "learner.max_tokens_per_batch", _TOKENS),
     Moved(f"{_A}.ppo_max_token_len_per_gpu", "learner.max_tokens_per_batch"),
     Moved(f"{_A}.use_dynamic_bsz", "", "always: learner.max_tokens_per_batch"),
-    Moved(f"{_A}.ppo_epochs", "", "one pass; for more updates a step, grpo.groups_per_update"),
+    Moved(f"{_A}.ppo_epochs", "grpo.ppo_epochs"),
     Moved(f"{_A}.clip_ratio", "grpo.loss.clip_ratio_low", "and grpo.loss.clip_ratio_high"),
     Moved(f"{_A}.clip_ratio_low", "grpo.loss.clip_ratio_low"),
     Moved(f"{_A}.clip_ratio_high", "grpo.loss.clip_ratio_high", "0.28 here, 0.2 in verl"),
     Moved(f"{_A}.clip_ratio_c", "grpo.loss.clip_ratio_c"),
-    Moved(f"{_A}.policy_loss.*", "", "only the clipped surrogate; it is in learner/loss.py"),
-    Moved(f"{_A}.loss_agg_mode", "", "always token-mean, over the tokens of a whole update"),
-    Moved(f"{_A}.entropy_coeff", "", "no entropy bonus; entropy is logged"),
-    Moved(f"{_A}.use_kl_loss", "", _NO_KL),
-    Moved(f"{_A}.kl_loss_coef", "", _NO_KL),
-    Moved(f"{_A}.kl_loss_type", "", _NO_KL),
+    Moved(f"{_A}.policy_loss.loss_mode", "grpo.loss.loss_mode", "vanilla, gspo or cispo"),
+    Moved(f"{_A}.policy_loss.*", "", "the losses are in learner/surrogate.py"),
+    Moved(f"{_A}.loss_agg_mode", "grpo.loss.loss_agg_mode"),
+    Moved(f"{_A}.loss_scale_factor", "rollout.max_response_length", "of seq-mean-token-sum-norm"),
+    Moved(f"{_A}.entropy_coeff", "grpo.loss.entropy_coeff"),
+    Moved(f"{_A}.use_kl_loss", "grpo.loss.kl_loss_coef", "above 0: on"),
+    Moved(f"{_A}.kl_loss_coef", "grpo.loss.kl_loss_coef", "0 here, 0.001 in verl"),
+    Moved(f"{_A}.kl_loss_type", "grpo.loss.kl_loss_type", "k1, k2 or k3 (verl: low_var_kl)"),
     Moved(f"{_A}.optim.lr", "grpo.optim.learning_rate"),
     Moved(f"{_A}.optim.lr_warmup_steps", "grpo.optim.warmup_steps", "in updates, not steps"),
     Moved(f"{_A}.optim.lr_warmup_steps_ratio", "grpo.optim.warmup_frac"),
@@ -99,13 +109,17 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_A}.optim.betas", "grpo.optim.betas"),
     Moved(f"{_A}.optim.warmup_style", "grpo.optim.decay", _CONSTANT),
     Moved(f"{_A}.optim.lr_scheduler_type", "grpo.optim.decay", _CONSTANT),
+    Moved(f"{_A}.optim.min_lr_ratio", "grpo.optim.min_lr_frac"),
+    Moved(f"{_A}.optim.num_cycles", "", "half a cosine, from the peak to its floor"),
     Moved(f"{_A}.optim.total_training_steps", "grpo.num_steps"),
     Moved(f"{_A}.grad_clip", "grpo.optim.grad_clip"),
     Moved(f"{_A}.freeze_vision_tower", "learner.freeze_vision_tower", "true here"),
-    Moved(f"{_A}.fsdp_config.*", "", "DeepSpeed ZeRO: learner.zero_stage; no offload to CPU"),
+    Moved(f"{_A}.fsdp_config.optimizer_offload", "learner.offload", "'optimizer'"),
+    Moved(f"{_A}.fsdp_config.param_offload", "learner.offload", "'optimizer_and_parameters'"),
+    Moved(f"{_A}.fsdp_config.*", "", "DeepSpeed ZeRO: learner.zero_stage"),
     Moved(f"{_A}.ulysses_sequence_parallel_size", "", "no sequence parallelism"),
     Moved(f"{_A}.checkpoint.*", "", "a checkpoint is always whole: weights, optimiser, step"),
-    Moved("actor_rollout_ref.ref.*", "", _NO_KL),
+    Moved("actor_rollout_ref.ref.*", "", _REFERENCE),
     Moved(f"{_R}.name", "", "always vLLM"),
     Moved(f"{_R}.mode", "", "always vLLM's AsyncLLM; rollouts run ahead by grpo.max_staleness"),
     Moved(f"{_R}.n", "rollout.group_size"),
@@ -123,7 +137,7 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_R}.max_model_len", "", "rollout.max_prompt_length + rollout.max_response_length"),
     Moved(f"{_R}.enforce_eager", "rollout.enforce_eager"),
     Moved(f"{_R}.free_cache_engine", "", _NO_SLEEP),
-    Moved(f"{_R}.calculate_log_probs", "", "always; see grpo.loss.rollout_is_threshold"),
+    Moved(f"{_R}.calculate_log_probs", "", "always; see grpo.loss.rollout_is"),
     Moved(f"{_R}.log_prob_micro_batch_size_per_gpu", "learner.max_tokens_per_batch", _TOKENS),
     Moved(f"{_R}.val_kwargs.temperature", "evaluate.temperature"),
     Moved(f"{_R}.val_kwargs.n", "controls.num_votes", _VOTES),
@@ -135,19 +149,31 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_R}.checkpoint_engine.backend", "transfer.kind", "object_store, nccl or ipc"),
     Moved("actor_rollout_ref.nccl_timeout", "learner.timeout_s"),
     Moved("actor_rollout_ref.hybrid_engine", "", _SHARED),
-    Moved("algorithm.adv_estimator", "", "always grpo"),
-    Moved("algorithm.norm_adv_by_std_in_grpo", "", "always; see grpo.loss.adv_epsilon"),
+    Moved("algorithm.adv_estimator", "grpo.loss.adv_estimator", "grpo or rloo"),
+    Moved("algorithm.norm_adv_by_std_in_grpo", "grpo.loss.norm_adv_by_std_in_grpo"),
     Moved("algorithm.gamma", "", _NO_CRITIC),
     Moved("algorithm.lam", "", _NO_CRITIC),
-    Moved("algorithm.use_kl_in_reward", "", _NO_KL),
-    Moved("algorithm.kl_penalty", "", _NO_KL),
-    Moved("algorithm.kl_ctrl.*", "", _NO_KL),
-    Moved("algorithm.rollout_correction.rollout_is", "", "always token-level truncated weights"),
-    Moved("algorithm.rollout_correction.rollout_is_threshold", "grpo.loss.rollout_is_threshold"),
+    Moved("algorithm.use_kl_in_reward", "grpo.loss.kl_coef", "above 0: on"),
+    Moved("algorithm.kl_penalty", "grpo.loss.kl_penalty", "k1 (verl: kl), k2 (mse), k3"),
+    Moved("algorithm.kl_ctrl.kl_coef", "grpo.loss.kl_coef"),
+    Moved("algorithm.kl_ctrl.*", "", "the coefficient is fixed"),
+    Moved("algorithm.rollout_correction.rollout_is", "grpo.loss.rollout_is", "null is none"),
+    Moved(
+        "algorithm.rollout_correction.rollout_is_threshold",
+        "grpo.loss.rollout_is_threshold",
+        "a pair [0.5, 5.0] for 0.5_5.0 (IcePop)",
+    ),
+    Moved("algorithm.rollout_correction.bypass_mode", "grpo.loss.old_logprobs", "true is engine"),
     Moved(
         "algorithm.rollout_correction.*", "", "an engine off by parity.tolerance answers nothing"
     ),
-    Moved("algorithm.filter_groups.*", "", _NO_RESAMPLING),
+    Moved("algorithm.filter_groups.enable", "grpo.filter_groups.enable"),
+    Moved(
+        "algorithm.filter_groups.max_num_gen_batches",
+        "grpo.filter_groups.max_num_gen_batches",
+        "at the bound the step trains on what it has; verl ends the run",
+    ),
+    Moved("algorithm.filter_groups.metric", "", "always the total reward"),
     Moved("trainer.nnodes", "", _PLACED),
     Moved("trainer.n_gpus_per_node", "", _PLACED),
     Moved("trainer.total_epochs", "grpo.num_steps", _STEPS),
@@ -200,28 +226,35 @@ TRL: tuple[Moved, ...] = (
     Moved("max_completion_length", "rollout.max_response_length"),
     Moved("generation_batch_size", "grpo.groups_per_step", "in clips here, in completions there"),
     Moved("steps_per_generation", "grpo.groups_per_update", "clips per update, not their number"),
-    Moved("num_iterations", "", "one pass; for more updates a step, grpo.groups_per_update"),
+    Moved("num_iterations", "grpo.ppo_epochs"),
     Moved("temperature", "rollout.temperature"),
     Moved("top_p", "", _WHOLE),
     Moved("top_k", "", _WHOLE),
     Moved("min_p", "", _WHOLE),
     Moved("repetition_penalty", "", _WHOLE),
     Moved("generation_kwargs", "", "what is no key here is set in rollout/engine.py"),
-    Moved("beta", "", _NO_KL),
-    Moved("sync_ref_model", "", _NO_KL),
-    Moved("ref_model_mixup_alpha", "", _NO_KL),
-    Moved("ref_model_sync_steps", "", _NO_KL),
+    Moved("beta", "grpo.loss.kl_loss_coef", "in the loss, by k3"),
+    Moved("sync_ref_model", "", _REFERENCE),
+    Moved("ref_model_mixup_alpha", "", _REFERENCE),
+    Moved("ref_model_sync_steps", "", _REFERENCE),
     Moved("epsilon", "grpo.loss.clip_ratio_low"),
     Moved("epsilon_high", "grpo.loss.clip_ratio_high", "0.28 here"),
     Moved("delta", "grpo.loss.clip_ratio_c", "the dual clip; 3 here, off in TRL"),
-    Moved("loss_type", "", "always as dapo: mean over the tokens of a whole update"),
-    Moved("scale_rewards", "", "always group; see grpo.loss.adv_epsilon"),
-    Moved("importance_sampling_level", "", "always token"),
-    Moved("mask_truncated_completions", "", "a cut trace keeps its reward; see truncated_frac"),
+    Moved("loss_type", "grpo.loss.loss_agg_mode", "table in docs/objectives.md; also loss_mode"),
+    Moved(
+        "scale_rewards",
+        "grpo.loss.norm_adv_by_std_in_grpo",
+        "group is true, none is false; no batch",
+    ),
+    Moved("importance_sampling_level", "grpo.loss.loss_mode", "sequence is gspo"),
+    Moved("mask_truncated_completions", "grpo.loss.mask_truncated"),
+    Moved("entropy_coef", "grpo.loss.entropy_coeff"),
     Moved("top_entropy_quantile", "", "every sampled token trains"),
-    Moved("vllm_importance_sampling_correction", "", "always on"),
-    Moved("vllm_importance_sampling_mode", "", "always token_truncate"),
+    Moved("vllm_importance_sampling_correction", "grpo.loss.rollout_is", "false is none"),
+    Moved("vllm_importance_sampling_mode", "grpo.loss.rollout_is", "a pair as threshold masks"),
     Moved("vllm_importance_sampling_cap", "grpo.loss.rollout_is_threshold", "2 here, 3 in TRL"),
+    Moved("vllm_importance_sampling_clip_max", "grpo.loss.rollout_is_threshold", "2 here"),
+    Moved("vllm_importance_sampling_clip_min", "grpo.loss.rollout_is_threshold", "a pair"),
     Moved("use_vllm", "", "always"),
     Moved("vllm_mode", "", "engines are Ray workers: rollout.num_workers"),
     Moved("vllm_server_base_url", "", "engines are Ray workers: rollout.num_workers"),
@@ -241,6 +274,7 @@ TRL: tuple[Moved, ...] = (
     Moved("resume_from_checkpoint", "", "`--resume`"),
     Moved("learning_rate", "grpo.optim.learning_rate"),
     Moved("lr_scheduler_type", "grpo.optim.decay", _CONSTANT),
+    Moved("lr_scheduler_kwargs", "grpo.optim.min_lr_frac", "the floor of linear and cosine"),
     Moved("warmup_steps", "grpo.optim.warmup_steps"),
     Moved("warmup_ratio", "grpo.optim.warmup_frac"),
     Moved("weight_decay", "grpo.optim.weight_decay", "0.1 here, 0 in TRL"),
@@ -262,10 +296,13 @@ TRL: tuple[Moved, ...] = (
     Moved("fp16", "learner.dtype", "and rollout.dtype; bfloat16 or float32"),
     Moved("gradient_checkpointing", "learner.gradient_checkpointing"),
     Moved("deepspeed", "learner.zero_stage"),
-    Moved("use_peft", "", _NO_LORA),
-    Moved("lora_r", "", _NO_LORA),
-    Moved("lora_alpha", "", _NO_LORA),
-    Moved("lora_target_modules", "", _NO_LORA),
+    Moved("use_peft", "learner.lora", "a table [learner.lora] turns it on"),
+    Moved("peft_config", "learner.lora", "a table [learner.lora] turns it on"),
+    Moved("lora_r", "learner.lora.rank"),
+    Moved("lora_alpha", "learner.lora.alpha"),
+    Moved("lora_dropout", "learner.lora.dropout"),
+    Moved("lora_target_modules", "learner.lora.target_modules", _LAYERS),
+    Moved("use_rslora", "learner.lora.use_rslora"),
     Moved("max_tool_calling_iterations", "", "one turn: a clip, a question, a trace"),
 )
 """GRPOConfig of TRL 1.9 to 1.14, with what its scripts take from transformers."""
@@ -285,7 +322,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("train.micro_batch_size", "learner.max_tokens_per_batch", _TOKENS),
     Moved("train.max_tokens_per_gpu", "learner.max_tokens_per_batch"),
     Moved("train.num_episodes", "grpo.num_steps", _STEPS),
-    Moved("train.max_epochs", "", "one pass; for more updates a step, grpo.groups_per_update"),
+    Moved("train.max_epochs", "grpo.ppo_epochs"),
     Moved("train.seed", "seed"),
     Moved("train.async_enable", "grpo.max_staleness", "above 0, rollouts run ahead"),
     Moved("train.async_queue_size", "grpo.max_staleness", "in versions of the weights"),
@@ -302,20 +339,23 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("actor.eps_clip", "grpo.loss.clip_ratio_low", "and grpo.loss.clip_ratio_high"),
     Moved("actor.eps_clip_low_high", "grpo.loss.clip_ratio_low", "and grpo.loss.clip_ratio_high"),
     Moved("actor.dual_clip", "grpo.loss.clip_ratio_c"),
-    Moved("actor.entropy_coef", "", "no entropy bonus; entropy is logged"),
+    Moved("actor.entropy_coef", "grpo.loss.entropy_coeff"),
     Moved("actor.gradient_checkpointing_enable", "learner.gradient_checkpointing"),
-    Moved("algo.advantage.estimator", "", "always as group_norm"),
-    Moved("algo.advantage.is_correction_enable", "", "always on"),
+    Moved("algo.advantage.estimator", "grpo.loss.adv_estimator", "grpo is group_norm; or rloo"),
+    Moved("algo.advantage.is_correction_enable", "grpo.loss.rollout_is", "false is none"),
     Moved("algo.advantage.is_correction_threshold", "grpo.loss.rollout_is_threshold"),
     Moved("algo.advantage.*", "", _NO_CRITIC),
-    Moved("algo.kl.*", "", _NO_KL),
-    Moved("algo.dynamic_filtering_enable", "", _NO_RESAMPLING),
-    Moved("algo.dynamic_filtering_range", "", _NO_RESAMPLING),
+    Moved("algo.kl.init_coef", "grpo.loss.kl_coef", "in the reward; kl_loss_coef is in the loss"),
+    Moved("algo.kl.use_loss", "grpo.loss.kl_loss_coef", "above 0: on"),
+    Moved("algo.kl.estimator", "grpo.loss.kl_penalty", "kl_loss_type in the loss"),
+    Moved("algo.kl.*", "", "the coefficient is fixed"),
+    Moved("algo.dynamic_filtering_enable", "grpo.filter_groups.enable"),
+    Moved("algo.dynamic_filtering_range", "", "any group whose rewards are not all equal"),
     Moved("reward.remote_url", "reward.terms.function", "a .py file; no URL"),
     Moved(
         "reward.model_name_or_path", "", "no reward model; a function in reward.terms may ask one"
     ),
-    Moved("ref.*", "", _NO_KL),
+    Moved("ref.*", "", _REFERENCE),
     Moved("vllm.num_engines", "rollout.num_workers"),
     Moved("vllm.tensor_parallel_size", "rollout.tensor_parallel_size"),
     Moved("vllm.gpu_memory_utilization", "rollout.gpu_memory_utilization"),
@@ -325,10 +365,13 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("vllm.sync_backend", "transfer.kind", "object_store, nccl or ipc"),
     Moved("ds.zero_stage", "learner.zero_stage"),
     Moved("ds.param_dtype", "learner.dtype"),
-    Moved("ds.adam_offload", "", "no offload to CPU"),
-    Moved("ds.packing_samples", "", "the traces of a group share one row"),
+    Moved("ds.adam_offload", "learner.offload", "'optimizer'"),
+    Moved("ds.packing_samples", "", "always: groups are packed without padding"),
     Moved("ds.ring_attn_size", "", "no sequence parallelism"),
-    Moved("ds.lora.*", "", _NO_LORA),
+    Moved("ds.lora.rank", "learner.lora.rank", "0 there: no [learner.lora]"),
+    Moved("ds.lora.alpha", "learner.lora.alpha"),
+    Moved("ds.lora.dropout", "learner.lora.dropout"),
+    Moved("ds.lora.target_modules", "learner.lora.target_modules", _LAYERS),
     Moved("ckpt.save_steps", "grpo.save_every"),
     Moved("ckpt.output_dir", "", "`--run-dir`"),
     Moved("ckpt.path", "", "`--run-dir`"),
@@ -357,8 +400,19 @@ QWEN: tuple[Moved, ...] = (
     Moved("video_max_pixels", "video.max_pixels"),
     Moved("total_pixels", "video.total_pixels"),
     Moved("video_total_pixels", "video.total_pixels"),
+    Moved("vision_tower_lr", "grpo.optim.vision_learning_rate"),
+    Moved("mm_projector_lr", "grpo.optim.merger_learning_rate"),
+    Moved("tune_mm_vision", "learner.freeze_vision_tower", "the other way round"),
+    Moved("tune_mm_mlp", "learner.freeze_merger", "the other way round"),
+    Moved("tune_mm_llm", "learner.freeze_language_model", "the other way round"),
+    Moved("vit_lr", "grpo.optim.vision_learning_rate"),
+    Moved("aligner_lr", "grpo.optim.merger_learning_rate"),
+    Moved("freeze_vit", "learner.freeze_vision_tower"),
+    Moved("freeze_aligner", "learner.freeze_merger"),
+    Moved("freeze_llm", "learner.freeze_language_model"),
 )
-"""qwen-vl-utils and ms-swift (environment variables), ROLL (lower case)."""
+"""qwen-vl-utils, Qwen's own fine-tuning, ms-swift (environment variables, arguments), ROLL (lower
+case)."""
 
 SYSTEMS: Mapping[str, tuple[Moved, ...]] = {
     "verl": VERL,

@@ -55,52 +55,63 @@ class ModelShape:
     @property
     def num_parameters(self) -> int:
         """All parameters, tied ones once."""
-        return self._num_text + self._num_vision
+        return self._num_text + self._num_merger + self._num_tower
 
-    def num_trained(self, freeze_vision_tower: bool) -> int:
-        """Parameters that the learner updates; the merger belongs to the tower."""
-        return self._num_text if freeze_vision_tower else self.num_parameters
+    def num_trained(self, config: LearnerConfig) -> int:
+        """Parameters that the learner updates."""
+        parts = (
+            (config.freeze_language_model, self._num_text),
+            (config.merger_frozen, self._num_merger),
+            (config.freeze_vision_tower, self._num_tower),
+        )
+        return sum(number for frozen, number in parts if not frozen)
 
     @property
     def cached_values_per_token(self) -> int:
         """Keys and values of one token, over all layers."""
-        return 2 * self.num_hidden_layers * self._key_value_size
+        return 2 * self.num_hidden_layers * self.key_value_size
 
     @property
-    def _head_size(self) -> int:
+    def head_size(self) -> int:
+        """Of one attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
-    def _key_value_size(self) -> int:
-        return self.num_key_value_heads * self._head_size
+    def key_value_size(self) -> int:
+        """Keys (or values) of one token in one layer."""
+        return self.num_key_value_heads * self.head_size
 
     @property
     def _num_text(self) -> int:
-        hidden, keys = self.hidden_size, self._key_value_size
-        queries = self.num_attention_heads * self._head_size
+        hidden, keys = self.hidden_size, self.key_value_size
+        queries = self.num_attention_heads * self.head_size
         # biases on queries, keys and values, or (Qwen3) norms of a head's queries and keys
-        more = 2 * self._head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
+        more = 2 * self.head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
         attention = 2 * hidden * queries + 2 * hidden * keys + more
         layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
         embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * layer + hidden
 
     @property
-    def _num_vision(self) -> int:
+    def _num_merger(self) -> int:
+        """With those of deepstack, whose norms are as wide as what they merge."""
+        merged = self.vision_hidden_size * self.spatial_merge_size**2
+        out = merged * merged + merged + merged * self.hidden_size + self.hidden_size
+        norm = self.vision_hidden_size * (1 if self.model_type == "qwen2_5_vl" else 2)
+        return norm + out + self.num_deepstack * (2 * merged + out)
+
+    @property
+    def _num_tower(self) -> int:
         hidden, inner = self.vision_hidden_size, self.vision_intermediate_size
-        merged = hidden * self.spatial_merge_size**2
         patches = 3 * self.temporal_patch_size * self.patch_size**2 * hidden
         attention = 4 * (hidden * hidden + hidden)
-        out = merged * merged + merged + merged * self.hidden_size + self.hidden_size
         if self.model_type == "qwen2_5_vl":  # gated, and norms without bias
             block = attention + 3 * hidden * inner + 2 * inner + hidden + 2 * hidden
-            return patches + self.vision_depth * block + hidden + out
+            return patches + self.vision_depth * block
         block = attention + 2 * hidden * inner + inner + hidden + 4 * hidden
-        found = patches + self.vision_depth * block + 2 * hidden + out
-        if self.model_type == "qwen3_vl":  # a bias on patches, and mergers with wider norms
-            found += hidden + self.num_position_embeddings * hidden
-            found += self.num_deepstack * (2 * merged + out)
-        return found
+        bias = hidden if self.model_type == "qwen3_vl" else 0
+        positions = self.num_position_embeddings * hidden
+        return patches + bias + positions + self.vision_depth * block
 
 
 def _qwen3(**sizes: Any) -> ModelShape:
@@ -265,28 +276,57 @@ class RankMemory:
     gradient_bytes: int
     optimizer_bytes: int
     """float32 copies and moments."""
+    offloaded_bytes: int = 0
+    """Of these, what waits in the node's memory while a GPU trains."""
+    reference_bytes: int = 0
+    """A KL term's frozen copy of the model, whole on every rank."""
 
     @property
     def total_bytes(self) -> int:
-        """All three."""
-        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        """All of it."""
+        trained = self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        return trained + self.reference_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """What stays on the GPU, or in all on CPU."""
+        return self.total_bytes - self.offloaded_bytes
 
 
-def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) -> RankMemory:
+def rank_memory(
+    shape: ModelShape,
+    config: LearnerConfig,
+    optim: OptimConfig,
+    num_adapter: int = 0,
+    *,
+    reference: bool = False,
+) -> RankMemory:
     """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
 
+    With LoRA, ``num_adapter`` parameters are added, and train alone.
+
     AdamW keeps two float32 moments per trained parameter, and a float32 copy in bfloat16 or under
-    ZeRO. Gradients have the model's precision; in bfloat16 float32 from ZeRO 2 on.
+    ZeRO. Gradients add up in float32. The optimiser is offloaded with the gradients that ZeRO
+    shards: they wait for it there.
     """
-    trained = shape.num_trained(config.freeze_vision_tower)
+    trained = num_adapter or shape.num_trained(config)
     size, stage, ranks = BYTES[config.dtype], config.zero_stage, config.num_ranks
     copy = _FLOAT32 if config.dtype == "bfloat16" or stage >= 1 else 0
     moments = 2 * _FLOAT32 if optim.kind == "adamw" else 0
-    gradient = _FLOAT32 if stage >= 2 else size
+    whole = shape.num_parameters + num_adapter
+    parameters = size * whole // (ranks if stage >= 3 else 1)
+    gradients = _FLOAT32 * trained // (ranks if stage >= 2 else 1)
+    optimizer = (copy + moments) * trained // (ranks if stage >= 1 else 1)
+    offloaded = 0
+    if config.num_gpus and config.offload != "none":
+        offloaded = optimizer + (gradients if stage >= 2 else 0)
+        offloaded += parameters if config.offload == "optimizer_and_parameters" else 0
     return RankMemory(
-        parameter_bytes=size * shape.num_parameters // (ranks if stage >= 3 else 1),
-        gradient_bytes=gradient * trained // (ranks if stage >= 2 else 1),
-        optimizer_bytes=(copy + moments) * trained // (ranks if stage >= 1 else 1),
+        parameter_bytes=parameters,
+        gradient_bytes=gradients,
+        optimizer_bytes=optimizer,
+        offloaded_bytes=offloaded,
+        reference_bytes=size * shape.num_parameters if reference else 0,
     )
 
 
@@ -300,6 +340,8 @@ class EngineMemory:
     """A prompt and a response of full length."""
     kv_cache_bytes: int | None
     """The cache as it is set up; None on a GPU, where it is what the weights leave."""
+    adapter_bytes: int = 0
+    """Room for LoRA adapters."""
 
     @property
     def kv_cache_tokens(self) -> int | None:

@@ -7,9 +7,10 @@ tokenizer besides. Counts suppose that no clip fails.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
+from cluster.adapter_size import engine_adapter_bytes, trained_adapter
 from cluster.config import RunConfig
 from cluster.data import Data, check_splits
 from cluster.model_size import (
@@ -29,6 +30,9 @@ from rollout.manifest import read_manifest, select
 from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
+
+_FEW_THREADS = 4
+_LORA_RATE = 5e-6
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -210,6 +214,11 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
     return None, [f"{absent}: video tokens and memory are not estimated (known by name: {known})"]
 
 
+def largest_clip(config: RunConfig) -> ClipTokens | None:
+    """None if the model's files do not say."""
+    return _clip_tokens(config, _model_shape(config)[0])
+
+
 def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
     video = config.video
     if shape is None:
@@ -225,11 +234,23 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
 
 
 def _memory(config: RunConfig, shape: ModelShape) -> Memory:
+    learner, rollout = config.learner, config.rollout
+    engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
+    if (lora := learner.lora) and learner.hands_off_adapters:
+        room = engine_adapter_bytes(shape, lora.rank, config.adapters_per_engine, rollout.dtype)
+        engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=shape.num_trained(config.learner.freeze_vision_tower),
-        rank=rank_memory(shape, config.learner, config.grpo.optim),
-        engine=engine_memory(shape, config.rollout),
+        trained_parameters=adapter or shape.num_trained(learner),
+        rank=rank_memory(
+            shape,
+            learner,
+            config.grpo.optim,
+            adapter,
+            # with LoRA the reference is the policy with its adapter off
+            reference=config.grpo.loss.needs_reference and learner.lora is None,
+        ),
+        engine=engine,
     )
 
 
@@ -354,6 +375,13 @@ def _warnings(
         for name, section in (("rollout", rollout), ("learner", config.learner))
         if section.num_gpus and section.dtype == "float32"
     ]
+    learner = config.learner
+    if learner.offload != "none" and learner.num_gpus and learner.num_threads <= _FEW_THREADS:
+        found.append(
+            f"learner.offload = '{learner.offload}' updates the weights on the CPU, with "
+            f"learner.num_threads = {learner.num_threads} threads: GPUs will wait for it; raise "
+            "num_threads and num_cpus to a rank's share of the node's cores"
+        )
     if config.calibrate.split == "train":
         found.append(
             "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "
@@ -363,6 +391,17 @@ def _warnings(
         found.append(
             f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
             "asks about a clip more than once; lower groups_per_step or add clips"
+        )
+    if config.learner.lora and config.grpo.optim.learning_rate < _LORA_RATE:
+        found.append(
+            f"learner.lora with grpo.optim.learning_rate = {config.grpo.optim.learning_rate:g}: "
+            "LoRA wants about ten times the rate of full training; raise it to 1e-5 or more"
+        )
+    filtering = config.grpo.filter_groups
+    if filtering.enable:
+        found.append(
+            "grpo.filter_groups.enable: groups without signal are asked again, which is not in "
+            f"these counts; a step may ask up to {filtering.max_num_gen_batches} times its clips"
         )
     if large := large_clip_warning(config, tokens):
         found.append(large)

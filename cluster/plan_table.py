@@ -3,6 +3,7 @@
 from rich import box
 from rich.table import Table
 
+from cluster.model_size import RankMemory
 from cluster.plan import Memory, Plan, StagePlan, Workers
 from cluster.plan_cost import Cost
 from cluster.progress import console
@@ -76,14 +77,15 @@ def _stage_cells(stage: StagePlan) -> list[str]:
 
 def _print_memory(memory: Memory) -> None:
     rank, engine = memory.rank, memory.engine
+    reference = f" + reference {_size(rank.reference_bytes)}" if rank.reference_bytes else ""
     _say(
         f"model: {_count(memory.parameters)} parameters, {_count(memory.trained_parameters)} "
         "trained"
     )
     _say(
         f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
-        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}; "
-        "activations and buffers not included"
+        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}"
+        f"{reference}{_offloaded(rank)}; activations and buffers not included"
     )
     room = engine.kv_cache_tokens
     cache = (
@@ -91,11 +93,19 @@ def _print_memory(memory: Memory) -> None:
         if room is None or engine.kv_cache_bytes is None
         else f"the cache of {_size(engine.kv_cache_bytes)} holds {_count(room)} tokens"
     )
+    adapters = f"LoRA adapters {_size(engine.adapter_bytes)}, " if engine.adapter_bytes else ""
     _say(
-        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, keys and "
+        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, "
+        f"{adapters}keys and "
         f"values {_size(engine.kv_bytes_per_token)} per token, "
         f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )
+
+
+def _offloaded(rank: RankMemory) -> str:
+    if not rank.offloaded_bytes:
+        return ""
+    return f", of which {_size(rank.offloaded_bytes)} in the node's memory, not on the GPU"
 
 
 def print_cost(cost: Cost) -> None:

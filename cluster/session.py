@@ -17,6 +17,7 @@ from ray.util.placement_group import remove_placement_group
 
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
+from cluster.adapter_handoff import AdapterHandoff
 from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
@@ -29,6 +30,7 @@ from cluster.progress import console
 from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
+from learner.largest_batch import LargestBatch
 from learner.rows import supervised_row
 from reward.scorer import Scorer, try_functions
 from rollout.manifest import read_manifest, unreadable_clips
@@ -64,7 +66,7 @@ class Session:
         self.attempt = attempt
         self.rollouts, self.learner = rollouts, learner
         self.archive, self.quarantine, self.metrics = archive, quarantine, metrics
-        self._handoff: Handoff | None = None
+        self._handoff: Handoff | AdapterHandoff | None = None
         self.engines_step = step
         """Version step of the weights that the engines hold."""
         self.writer = GroupWriter(
@@ -90,6 +92,30 @@ class Session:
             )
             await self.learner.connect(self.rollouts.client(), engine_ranks)
             self._handoff = await self._make_handoff()
+        if isinstance(self._handoff, AdapterHandoff):
+            self._handoff.begin()
+
+    async def preflight(
+        self, name: str, *, prompt: int, response: int, group_size: int, groups_per_update: int
+    ) -> None:
+        """Say how much memory the largest batch of a stage takes, before its first update;
+        :meth:`begin` comes first. Raises UserError that says what to lower if it does not fit."""
+        config = self.config.learner
+        if not config.preflight:
+            return
+        largest = LargestBatch(
+            prompt_length=prompt,
+            response_length=response,
+            group_size=group_size,
+            num_groups=-(-groups_per_update // config.num_ranks),
+            num_frames=self.config.video.max_frames,
+            max_tokens=config.max_tokens_per_batch,
+        )
+        peak_gb = await self.learner.preflight(largest)
+        console.print(
+            f"{name}: the largest batch ({largest.num_tokens} tokens) takes a learner rank to "
+            f"{peak_gb:.3g} GB"
+        )
 
     async def publish(self, step: int) -> dict[str, float]:
         """The learner's weights into every engine, proven by the probe. Returns metrics."""
@@ -131,7 +157,7 @@ class Session:
         prompts = [self.rollouts.prompt(sample, ask) for sample, ask in asks]
         return list(await asyncio.gather(*prompts))
 
-    async def _make_handoff(self) -> Handoff:
+    async def _make_handoff(self) -> Handoff | AdapterHandoff:
         config = self.config
         sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
         # Unlikely text on purpose: where a token is nearly certain, wrong weights hardly show.
@@ -140,7 +166,8 @@ class Session:
         target = self.renderer.target(text)[: config.rollout.max_response_length]
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
-        return Handoff(self.rollouts, self.learner, row, limit)
+        kind = AdapterHandoff if config.learner.hands_off_adapters else Handoff
+        return kind(self.rollouts, self.learner, row, limit)
 
 
 def check(

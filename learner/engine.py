@@ -15,21 +15,25 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from learner.batch import TrainBatch
+from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
-from learner.policy import Policy, TokenHead, TokenScores
+from learner.lora import Piece, What, adapter_off, pieces
+from learner.parts import Part, parameter_groups
+from learner.policy import Policy
+from learner.token_head import TokenHead, TokenScores
+from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
+from wire.errors import ConfigError
 from wire.weights import split_by_size
 
-_NO_CLIPPING = float(2**60)
+_LORA = "lora.txt"  # in a checkpoint: what its adapter is
 
 log = logging.getLogger(__name__)
 
@@ -75,18 +79,26 @@ class DeepSpeedEngine:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
         if config.zero_stage == 3:
             deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
-        trained = [p for p in policy.parameters() if p.requires_grad]
-        self._clip_at = optim.grad_clip or _NO_CLIPPING
+        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
+        self._lora = config.lora.shape if config.lora else "none"
+        groups = parameter_groups(policy, optim)
+        self._scales = [(group.part, group.scale) for group in groups]
+        self._clip_at = optim.grad_clip or NO_CLIPPING
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=policy,
-            optimizer=_optimizer(trained, optim),
-            config=_deepspeed_config(config, optim),
+            optimizer=make_optimizer(groups, optim),
+            config=deepspeed_config(config, optim),
             dist_init_required=False,
         )
         # DeepSpeed's bfloat16 optimiser without ZeRO starts with a step of its own, which would
         # count in AdamW's bias correction and shrink the first update by a quarter.
         self._engine.basic_optimizer.state.clear()
+        if config.dtype == "bfloat16" and config.zero_stage < 2:
+            # DeepSpeed refuses to add up in float32 without ZeRO, and for stage 1 it has another
+            # optimiser, with two copies of the gradients; torch needs neither
+            for parameter in (p for group in groups for p in group.parameters):
+                parameter.grad_dtype = torch.float32
         self._norm = 0.0
         # Without ZeRO DeepSpeed clips without telling the norm, and updates even by NaN.
         self._engine.clip_fp32_gradients = self._clip
@@ -96,14 +108,14 @@ class DeepSpeedEngine:
         """The model itself; under ZeRO-3 its parameters are shards."""
         return self._engine.module  # type: ignore[no-any-return]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self._engine.device)
+
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
-        moved: dict[str, Any] = {
-            field.name: value.to(self._engine.device, non_blocking=True)
-            for field in fields(batch)
-            if torch.is_tensor(value := getattr(batch, field.name))
-        }
-        return replace(batch, **moved)
+        return batch.to(self._engine.device)
 
     def forward(self, batch: TrainBatch) -> TokenScores:
         """With gradient."""
@@ -116,29 +128,64 @@ class DeepSpeedEngine:
         self._engine.eval()
         return self._engine(batch)  # type: ignore[no-any-return]
 
+    def reference(self, batch: TrainBatch) -> TokenScores:
+        """Without gradient, by the model that the adapter was added to."""
+        with adapter_off(self.policy.vlm):
+            return self.score(batch)
+
     @torch.no_grad()
     def features(self, batch: TrainBatch) -> Tensor:
         """Hidden states, float32 [rows, hidden size]."""
         self._engine.eval()
         return self._engine(batch, features=True).float()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def look(self, pixels: Pixels) -> ClipFeatures:
+        """The tower alone, without gradient."""
+        self._engine.eval()
+        return self._engine(pixels.to(self._engine.device))  # type: ignore[no-any-return]
+
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
         self._engine.backward(loss * self._world, scale_wrt_gas=False)
 
+    def rehearse(self, batch: TrainBatch) -> None:
+        """A forward and a backward pass of a batch that trains nothing: every gradient is zero."""
+        assert not batch.mask.any(), "a rehearsal of rows that train"
+        logp = self.forward(batch).logp
+        self.backward(logp.where(batch.mask, 0.0).sum())
+        self._engine._unmanaged_backward_count = 0  # it is no sample
+
+    @property
+    def optimizer_bytes_to_come(self) -> int:
+        """What this rank's first update will take: AdamW makes its two moments then."""
+        groups = self._engine.optimizer.param_groups
+        if self._engine.basic_optimizer.state or "betas" not in groups[0]:
+            return 0
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        numbers = sum(getattr(p, "ds_numel", p.numel()) for p in trained)
+        shards = self._world if self._engine.zero_optimization_stage() else 1
+        return 2 * 4 * numbers // shards
+
     def step(self, learning_rate: float) -> float:
         """Update the weights. Returns the gradient's norm before clipping.
 
-        A gradient that is not finite changes neither weights nor optimiser; its norm says so.
+        ``learning_rate``: of the language model; the other parts keep their ratio to it. A gradient
+        that is not finite changes neither weights nor optimiser; its norm says so.
         """
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        groups = self._engine.optimizer.param_groups
+        for group, (_, scale) in zip(groups, self._scales, strict=True):
+            group["lr"] = learning_rate * scale
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         norm = self._norm if norm is None else float(norm)
         if not math.isfinite(norm):
             log.warning("the gradient is not finite (norm %s): this update is left out", norm)
         return norm
+
+    def learning_rates(self, learning_rate: float) -> dict[Part, float]:
+        """Of each part that trains, in a step at this learning rate of the language model."""
+        return {part: learning_rate * scale for part, scale in self._scales}
 
     def _clip(self) -> None:
         trained = [p for p in self.policy.parameters() if p.grad is not None]
@@ -147,11 +194,14 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+    def weight_shapes(self, what: What = "merged") -> list[tuple[str, tuple[int, ...]]]:
         """Names and whole shapes of the policy's weights, in the order of full_parameters."""
-        return [(name, _whole_shape(parameter)) for name, parameter in self.policy.weights()]
+        found = pieces(self.policy.vlm, what)
+        return [(name, _whole_shape(parameters[0])) for name, parameters, _ in found]
 
-    def full_parameters(self, bucket_bytes: int = 1 << 28) -> Iterator[tuple[str, Tensor]]:
+    def full_parameters(
+        self, bucket_bytes: int = 1 << 28, what: What = "merged"
+    ) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights, each whole, by their names. All ranks iterate, in step.
 
         ZeRO-3 shards are gathered by buckets of about ``bucket_bytes``, one collective call each;
@@ -160,23 +210,50 @@ class DeepSpeedEngine:
         """
         import deepspeed
 
-        def num_bytes(pair: tuple[str, torch.nn.Parameter]) -> int:
-            return math.prod(_whole_shape(pair[1])) * pair[1].element_size()
+        def num_bytes(piece: Piece) -> int:
+            return sum(math.prod(_whole_shape(p)) * p.element_size() for p in piece.parameters)
 
-        for bucket in split_by_size(self.policy.weights(), num_bytes, bucket_bytes):
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in bucket]):
+        for bucket in split_by_size(pieces(self.policy.vlm, what), num_bytes, bucket_bytes):
+            needed = [parameter for piece in bucket for parameter in piece.parameters]
+            with deepspeed.zero.GatheredParameters(needed):
                 # on leaving, DeepSpeed drops its reference to the gathered memory; these keep it
-                whole = [(name, parameter.detach()) for name, parameter in bucket]
+                whole = [(piece.name, piece.make()) for piece in bucket]
             yield from whole
             del whole
 
+    def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of the vision tower, each as it computes, whole while it is looked at. All ranks
+        iterate."""
+        import deepspeed
+
+        for name, parameter in self.policy.tower.named_parameters():
+            sharded = hasattr(parameter, "ds_id")
+            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+                yield name, parameter.detach()
+
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
-        self._engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        self._engine.save_checkpoint(
+            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._only_adapter
+        )
+        if dist.get_rank() == 0:
+            (directory / tag / _LORA).write_text(self._lora)
 
     def load(self, directory: Path, tag: str) -> None:
-        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
-        path, _ = self._engine.load_checkpoint(str(directory), tag=tag)
+        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage.
+
+        Raises ConfigError for another kind of adapter.
+        """
+        found = (directory / tag / _LORA).read_text()
+        if found != self._lora:
+            raise ConfigError(
+                f"cannot continue from {directory}: learner.lora is {self._lora}, the checkpoint "
+                f"has {found}; set what the checkpoint has, or start a new run from exported "
+                "weights"
+            )
+        path, _ = self._engine.load_checkpoint(
+            str(directory), tag=tag, load_module_strict=not self._only_adapter
+        )
         assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
 
     def close(self) -> None:
@@ -196,27 +273,3 @@ class DeepSpeedEngine:
 def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
     """Also of a ZeRO-3 shard, which is empty."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _optimizer(parameters: list[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """With learning rate 0: each step brings its own, and DeepSpeed may take a step of its own."""
-    if optim.kind == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0)
-    return torch.optim.AdamW(parameters, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay)
-
-
-def _deepspeed_config(config: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
-    mixed = config.dtype == "bfloat16"
-    sums_in_float32 = mixed and config.zero_stage >= 2
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # we make the micro-batches; it only wants a number
-        "managed_gradient_accumulation": False,
-        # never 0, with which DeepSpeed would not compute the norm either
-        "gradient_clipping": optim.grad_clip or _NO_CLIPPING,
-        "bf16": {"enabled": mixed, "check_grad_overflow": mixed},
-        "data_types": {"grad_accum_dtype": "fp32" if sums_in_float32 else None},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }

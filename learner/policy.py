@@ -2,73 +2,25 @@
 
     TrainBatch -> hidden states -> (where a response token is predicted) logits -> logprob, entropy
 
-The full logits of a row never exist: the head is applied to the predicting places alone, in chunks.
+The head is applied to the predicting places alone, and full logits never exist.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from learner.attention import layout_keywords, use_shared_prefix
 from learner.batch import TrainBatch
+from learner.clip_features import ClipFeatures, Pixels
+from learner.token_head import TokenHead, TokenScores
 from video.families import family_of
 from wire.errors import ConfigError
-
-_HEAD_CHUNK = 4096  # places per call of the output head; bounds the logits held at once
-
-
-class TokenScores(NamedTuple):
-    """Per response token of a batch."""
-
-    logp: Float[Tensor, " N"]
-    entropy: Float[Tensor, " N"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFeatures:
-    """What the vision tower makes of clips, for the V video tokens of a batch in their order."""
-
-    embeds: Float[Tensor, "V H"]
-    """Take the place of the video tokens' embeddings."""
-    deepstack: tuple[Float[Tensor, "V H"], ...] = ()
-    """Qwen3-VL: added to the hidden states after the first layers of the text model."""
-
-
-class TokenHead(nn.Module):
-    """Hidden states and targets -> logprobs, one chunk of logits at a time.
-
-    The backward pass computes each chunk again, so that no logits are kept. One call of this module
-    per batch, however many chunks it has: under ZeRO-3 every module call gathers its weights from
-    all ranks, and ranks whose batches differ in chunks would wait for each other forever
-    (learner/engine.py makes it a leaf, gathered as one).
-    """
-
-    def __init__(self, lm_head: nn.Module, chunk: int) -> None:
-        super().__init__()
-        self.lm_head = lm_head
-        self.chunk = chunk
-
-    def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
-        """Logprob of each target, and the entropy of the distribution it was drawn from (nats)."""
-        parts = [
-            checkpoint(self._score, *pair, use_reentrant=False, preserve_rng_state=False)
-            for pair in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True)
-        ]
-        logp, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        return TokenScores(logp, entropy)
-
-    def _score(
-        self, hidden: Float[Tensor, "C H"], target: Int[Tensor, " C"]
-    ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-        logp = self.lm_head(hidden).float().log_softmax(-1)
-        with torch.no_grad():
-            entropy = -(logp.exp() * logp).sum(-1)
-        return logp.gather(-1, target[:, None])[:, 0], entropy
 
 
 class Policy(nn.Module):
@@ -77,10 +29,11 @@ class Policy(nn.Module):
     def __init__(self, vlm: Any) -> None:
         super().__init__()
         self.vlm = vlm
-        self.head = TokenHead(vlm.lm_head, _HEAD_CHUNK)
+        self.head = TokenHead(vlm.lm_head)
+        use_shared_prefix(vlm)
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: str, freeze_vision_tower: bool) -> "Policy":
+    def load(cls, model_dir: Path, dtype: str) -> "Policy":
         """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
         family."""
         import transformers
@@ -106,27 +59,47 @@ class Policy(nn.Module):
                 f"the weights in {model_dir} lack {_few(sorted(report['missing_keys']))}; "
                 "transformers would make them up: give a whole model"
             )
-        if freeze_vision_tower:
-            vlm.model.visual.requires_grad_(False)
         return cls(vlm)
 
-    def weights(self) -> list[tuple[str, nn.Parameter]]:
-        """What the rollout engines and an export get: every parameter by its Hugging Face name,
-        tied ones once. Under ZeRO-3 they are shards."""
-        return list(self.vlm.named_parameters())
+    @property
+    def tower(self) -> Any:
+        """The vision tower with its mergers."""
+        return self.vlm.model.visual
 
-    def forward(self, batch: TrainBatch, *, features: bool = False) -> TokenScores | Tensor:
-        """Scores of every response token, or ``features``: hidden states [R, H].
+    @property
+    def tower_config(self) -> dict[str, Any]:
+        """What of the tower is no weight: sizes, and the kernel of its attention."""
+        config = self.tower.config
+        return {**config.to_dict(), "attention": config._attn_implementation}
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether any parameter of the tower is trained, an adapter's too."""
+        return any(parameter.requires_grad for parameter in self.tower.parameters())
+
+    def blank_clip(self, grid_thw: tuple[int, int, int]) -> Pixels:
+        """A clip of this size that shows nothing."""
+        patch = self.tower.patch_embed
+        width = patch.in_channels * patch.temporal_patch_size * patch.patch_size**2
+        return Pixels(torch.zeros(math.prod(grid_thw), width), torch.tensor([grid_thw]))
+
+    def forward(
+        self, batch: TrainBatch | Pixels, *, features: bool = False
+    ) -> TokenScores | Tensor | ClipFeatures:
+        """Scores of every response token, or ``features``: hidden states [R, H]. Of pixels alone:
+        what the tower makes of them.
 
         Features are those at the last token of each of the R rows, which the head classifier reads;
-        they need one response per row. Both go through here, because ZeRO-3 hooks this call.
+        they need one response per row. All go through here, because ZeRO-3 hooks this call.
         """
+        if isinstance(batch, Pixels):
+            return self.look(batch.values, batch.grid_thw)
         hidden = self._hidden(batch)
         if not features:
             return self.head(hidden[batch.predict_at], batch.target)  # type: ignore[no-any-return]
-        ends = torch.tensor(batch.lengths, device=hidden.device).cumsum(0)
-        assert len(ends) == batch.input_ids.shape[0], "features needs one response per row"
-        return hidden[batch.predict_at[ends - 1] + 1]
+        ends = torch.tensor([span.end - 1 for span in batch.layout.spans], device=hidden.device)
+        assert len(ends) == len(batch.lengths), "features needs one response per row"
+        return hidden[ends]
 
     def look(
         self, pixel_values: Float[Tensor, "P D"], grid_thw: Int[Tensor, "C 3"]
@@ -138,20 +111,32 @@ class Policy(nn.Module):
         layers = getattr(seen, "deepstack_features", None) or []
         return ClipFeatures(torch.cat(seen.pooler_output), tuple(torch.cat(x) for x in layers))
 
-    def _hidden(self, batch: TrainBatch) -> Float[Tensor, "BL H"]:
-        return self.read(batch, self.look(batch.pixel_values, batch.grid_thw))
+    def _hidden(self, batch: TrainBatch) -> Float[Tensor, "L H"]:
+        if batch.seen is not None:
+            return self.read(batch, batch.seen.at(batch.patch_at))
+        if len(batch.grid_thw):
+            return self.read(
+                batch, self.look(batch.pixel_values, batch.grid_thw).at(batch.patch_at)
+            )
+        # The tower runs all the same, and enters with weight 0: under ZeRO-3 its weights are
+        # gathered from all ranks, which would wait for this one forever.
+        side = self.vlm.config.vision_config.spatial_merge_size
+        blank = self.blank_clip((1, side, side)).to(batch.input_ids.device)
+        seen = self.look(blank.values, blank.grid_thw)
+        nothing = sum(layer.sum() for layer in (seen.embeds, *seen.deepstack))
+        return self.read(batch, seen.at(batch.patch_at)) + 0.0 * nothing
 
-    def read(self, batch: TrainBatch, seen: ClipFeatures) -> Float[Tensor, "BL H"]:
-        """Hidden states of the text model over what the tower has seen."""
+    def read(self, batch: TrainBatch, seen: ClipFeatures) -> Float[Tensor, "L H"]:
+        """Hidden states of the text model; ``seen``: of the batch's video tokens, in order."""
         video = _Seen(pooler_output=[seen.embeds], deepstack_features=[[x] for x in seen.deepstack])
         output = self.vlm.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            attention_mask=batch.attention,
-            mm_encoder_outputs={"video": video},
+            mm_encoder_outputs={"video": video} if len(seen.embeds) else {},
             use_cache=False,
+            **layout_keywords(batch.layout, batch.input_ids.device),
         )
-        return output.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

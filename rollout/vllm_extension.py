@@ -104,7 +104,8 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
                 f"weight update ended after {len(self._seen)} of {self._expected} buckets, "
                 f"missing {sorted(missing)}"
             )
-        names = {name for name, _ in self.model.named_parameters()}
+        # as load_weights calls them where vLLM has put LoRA around a layer
+        names = {name.replace(".base_layer.", ".") for name, _ in self.model.named_parameters()}
         if untouched := sorted(names - self._loaded):
             raise WeightUpdateError(
                 f"weight update left {len(untouched)} parameters as they were, "
@@ -128,6 +129,12 @@ class Extension:
         if self._weight_update_active:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
+
+    def left_out(self, lora_id: int) -> list[str]:
+        """Layers of a loaded adapter that vLLM does not apply: it says so in its log alone."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        adapter = manager.get_adapter(lora_id)
+        return sorted(set(adapter.loras) - set(manager.modules))
 
 
 def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.adapter_size import trained_adapter
 from cluster.checks.finding import Area, Finding, error, ok, said, warning
 from cluster.config import RunConfig
 from cluster.model_size import BYTES, ModelShape, rank_memory
@@ -95,7 +96,9 @@ def memory_findings(config: RunConfig, memory: Memory, machine: Machine) -> list
     found = []
     ram = int(config.cluster.object_store_mb * 2**20)
     if learner.num_gpus:
-        found += _on_gpu("a learner rank", memory.rank.total_bytes / learner.num_gpus, machine, 1.0)
+        held = memory.rank.device_bytes / learner.num_gpus
+        found += _on_gpu("a learner rank", held, machine, 1.0)
+        ram += learner.num_ranks * memory.rank.offloaded_bytes
     else:
         ram += learner.num_ranks * memory.rank.total_bytes
     if rollout.num_gpus:
@@ -125,8 +128,8 @@ def _on_gpu(who: str, held: float, machine: Machine, share: float) -> list[Findi
         return []  # placement says that there is none
     what = f"{who} holds at least {_size(held)} of a GPU's {_size(share * machine.gpu)}"
     remedy = (
-        "more ranks and learner.zero_stage = 3, rollout.tensor_parallel_size, dtype = 'bfloat16', "
-        "or larger GPUs"
+        "more ranks and learner.zero_stage = 3, learner.offload, rollout.tensor_parallel_size, "
+        "dtype = 'bfloat16', or larger GPUs"
     )
     if held > share * machine.gpu:
         return [error(Area.MEMORY, what, remedy)]
@@ -145,10 +148,12 @@ def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> in
     """Bytes that models and checkpoints of a whole run take: a model each stage that trains, and
     two checkpoints (cluster/checkpoints.py) of each."""
     trains = [stage for stage in stages if stage in ("coldstart", "grpo")]
-    rank = rank_memory(shape, config.learner, config.grpo.optim)
+    adapter = trained_adapter(shape, config.learner)
+    rank = rank_memory(shape, config.learner, config.grpo.optim, adapter)
     model = BYTES[config.learner.dtype] * shape.num_parameters
     ranks = config.learner.num_ranks
-    checkpoint = model + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
+    kept = BYTES[config.learner.dtype] * adapter or model  # a checkpoint has what trains
+    checkpoint = kept + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
     return len(trains) * (model + 2 * checkpoint)
 
 

@@ -109,3 +109,15 @@ def test_a_step_is_split_into_whole_updates():
         RunConfig, make(grpo={"groups_per_step": 64, "groups_per_update": 32}), "recipe"
     )
     assert config.grpo.updates_per_step == 2
+
+
+@pytest.mark.parametrize("stage", ["coldstart", "grpo"])
+def test_a_rate_for_a_frozen_part_is_refused_with_the_key_that_frees_it(stage: str):
+    merger = make(**{stage: {"optim": {"merger_learning_rate": 1e-5}}})
+    with pytest.raises(ConfigError, match=r"set learner\.freeze_merger=false, or leave"):
+        validate(RunConfig, merger, "recipe")
+    config = validate(RunConfig, merger | {"learner": {"freeze_merger": False}}, "recipe")
+    assert config.learner.freeze_vision_tower
+    tower = make(**{stage: {"optim": {"vision_learning_rate": 1e-5}}})
+    with pytest.raises(ConfigError, match=f"{stage}.optim.vision_learning_rate=1e-05"):
+        validate(RunConfig, tower | {"learner": {"freeze_merger": False}}, "recipe")

@@ -44,8 +44,8 @@ def test_parameters_are_those_in_the_weights_of_the_demo_model():
     weights = DEMO / "model.safetensors"
     shape, visual = demo_shape(), stored_parameters(weights, "visual")
     assert shape.num_parameters == stored_parameters(weights)
-    assert shape.num_trained(freeze_vision_tower=True) == shape.num_parameters - visual
-    assert shape.num_trained(freeze_vision_tower=False) == shape.num_parameters
+    assert shape.num_trained(LearnerConfig()) == shape.num_parameters - visual
+    assert shape.num_trained(LearnerConfig(freeze_vision_tower=False)) == shape.num_parameters
 
 
 def test_parameters_of_the_known_models_are_those_on_the_hub():
@@ -68,7 +68,14 @@ def test_parameters_are_counted_in_every_family(model_type: str, tmp_path: Path)
     assert shape is not None
     visual = stored_parameters(weights, "visual")
     assert shape.num_parameters == stored_parameters(weights)
-    assert shape.num_trained(freeze_vision_tower=True) == shape.num_parameters - visual
+    assert shape.num_trained(LearnerConfig()) == shape.num_parameters - visual
+    merger = stored_parameters(weights, "visual.merger") + stored_parameters(
+        weights, "visual.deepstack_merger"
+    )
+    alone = LearnerConfig(freeze_merger=False, freeze_language_model=True)
+    assert shape.num_trained(alone) == merger
+    tower = LearnerConfig(freeze_vision_tower=False, freeze_merger=True, freeze_language_model=True)
+    assert shape.num_trained(tower) == visual - merger
 
 
 def test_a_model_of_another_kind_is_refused_with_the_list(tmp_path: Path):
@@ -119,8 +126,8 @@ def test_pixels_come_from_the_models_own_processor_in_either_format(tmp_path: Pa
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        (0, (2 * ALL, 2 * TEXT, 12 * TEXT)),
-        (1, (2 * ALL, 2 * TEXT, 3 * TEXT)),
+        (0, (2 * ALL, 4 * TEXT, 12 * TEXT)),
+        (1, (2 * ALL, 4 * TEXT, 3 * TEXT)),
         (2, (2 * ALL, TEXT, 3 * TEXT)),
         (3, (ALL // 2, TEXT, 3 * TEXT)),
     ],
@@ -132,6 +139,33 @@ def test_zero_shards_optimiser_then_gradients_then_parameters(
     found = rank_memory(SEVEN, config, OptimConfig())
     assert (found.parameter_bytes, found.gradient_bytes, found.optimizer_bytes) == expected
     assert found.total_bytes == sum(expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload", "on_gpu"),
+    [
+        (1, "optimizer", 2 * ALL + 4 * TEXT),
+        (2, "optimizer", 2 * ALL),
+        (3, "optimizer", ALL // 2),
+        (3, "optimizer_and_parameters", 0),
+    ],
+)
+def test_offload_leaves_on_the_gpu_what_it_computes_with(stage: int, offload: str, on_gpu: int):
+    config = LearnerConfig(num_ranks=4, zero_stage=stage, offload=offload, num_gpus=1)
+    found = rank_memory(SEVEN, config, OptimConfig())
+    assert found.device_bytes == on_gpu
+    assert found.device_bytes + found.offloaded_bytes == found.total_bytes
+    on_cpu = rank_memory(SEVEN, config.model_copy(update={"num_gpus": 0.0}), OptimConfig())
+    assert on_cpu.device_bytes == on_cpu.total_bytes == found.total_bytes
+
+
+def test_a_reference_model_is_whole_on_every_rank_whatever_the_stage():
+    config = LearnerConfig(num_ranks=4, zero_stage=3)
+    without, found = (
+        rank_memory(SEVEN, config, OptimConfig(), reference=reference)
+        for reference in (False, True)
+    )
+    assert found.total_bytes - without.total_bytes == 2 * ALL
 
 
 def test_float32_without_zero_keeps_no_copy_of_the_weights():

@@ -141,6 +141,15 @@ def test_a_model_of_the_hub_is_planned_by_its_name_and_not_downloaded(manifest: 
         (["rollout.num_gpus=1"], "rollout.num_gpus = 1 with rollout.dtype = 'float32'"),
         (["learner.num_gpus=1"], "learner.num_gpus = 1 with learner.dtype = 'float32'"),
         (["calibrate.split=train"], "calibrate.split = 'train'"),
+        (
+            [
+                "learner.num_gpus=1",
+                "learner.dtype=bfloat16",
+                "learner.zero_stage=2",
+                "learner.offload=optimizer",
+            ],
+            "learner.offload = 'optimizer' updates the weights on the CPU",
+        ),
         (["grpo.groups_per_step=601"], "600 train clips are fewer than grpo.groups_per_step"),
         (["rollout.max_prompt_length=97"], "96 video tokens"),
         (["rollout.max_response_length=600000"], "the engine refuses to start"),

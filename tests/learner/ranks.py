@@ -1,4 +1,4 @@
-"""A learner rank in a Ray actor, with the questions that the tests of DeepSpeed ask of it."""
+"""Learner ranks in Ray actors, with the questions that the tests of DeepSpeed ask of them."""
 
 import gc
 import socket
@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
+from learner import zero
 from learner.config import OptimConfig
+from learner.layout import Part, Span
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from tests.learner.builders import make_learner
+from tests.learner.builders import make_learner, make_row
 
 SGD = OptimConfig(kind="sgd", grad_clip=0)
+LENGTHS = [(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)]
+ROWS = [make_row(seed, lengths) for seed, lengths in enumerate(LENGTHS)]
+COUNTS = StepCounts.of(ROWS)
+UNEVEN = (ROWS[:5], ROWS[5:])
+_TIMEOUT_S = 300  # of one call; importing DeepSpeed takes most of it on a busy machine
 
 
 class TestRank:
@@ -39,11 +47,19 @@ class TestRank:
         self._worker.join(self._rank, "127.0.0.1", port)
         self._worker.begin(str(model_dir), optim)
 
+    def reduce_in_buckets_of(self, num_elements: int) -> None:
+        zero._BUCKET = num_elements
+
     def call(self, method: str, *values: Any) -> Any:
         return getattr(self._worker, method)(*values)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
+
+    def pieces(self, what: str) -> dict[str, np.ndarray]:
+        """Of the engine's full_parameters: adapter, base or merged."""
+        found = self._worker.engine.full_parameters(what=what)
+        return {name: tensor.float().numpy().copy() for name, tensor in found}
 
     def weights_by_bucket(self, bucket_bytes: int) -> tuple[dict[str, np.ndarray], list[int]]:
         """All weights, held at the same time, and how many each gather brought; checked against
@@ -89,6 +105,15 @@ class TestRank:
         same = all(np.array_equal(before[name], after[name]) for name in before)
         return same, metrics["update_skipped"]
 
+    def blind_responses(self) -> None:
+        """From here on, in this process, responses behind a shared prompt do not see it."""
+        span_parts = Span.parts.fget
+
+        def without_prompt(span: Span) -> list[Part]:
+            return [part for part in span_parts(span) if part.causal]
+
+        Span.parts = property(without_prompt)  # type: ignore[method-assign, assignment]
+
     def begin_again(self, model_dir: Path) -> tuple[int, int]:
         """Bytes of tensors and number of process groups that this adds."""
         groups = torch.distributed.distributed_c10d._world.pg_map
@@ -105,3 +130,35 @@ def _bytes_of_tensors() -> int:
     tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
+
+
+class Ranks:
+    """Actors that form one learner."""
+
+    def __init__(self, num_ranks: int) -> None:
+        actor = ray.remote(num_cpus=1)(TestRank)
+        self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
+        self._port = ray.get(self._actors[0].free_port.remote(), timeout=_TIMEOUT_S)
+
+    def start(self, model_dir: Path, optim: OptimConfig, **config: Any) -> None:
+        self.all("start", self._port, model_dir, optim, config)
+
+    def all(self, method: str, *values: Any) -> list[Any]:
+        return self.each(method, [()] * len(self._actors), *values)
+
+    def each(self, method: str, firsts: Sequence[tuple[Any, ...]], *values: Any) -> list[Any]:
+        calls = [
+            getattr(actor, method).remote(*first, *values)
+            for actor, first in zip(self._actors, firsts, strict=True)
+        ]
+        return ray.get(calls, timeout=_TIMEOUT_S)
+
+    def train(self, *rates: float, split: Sequence[list[Row]] = UNEVEN) -> dict[str, np.ndarray]:
+        """The weights after these steps."""
+        hands = [(hand,) for hand in split]
+        self.each("train", hands, COUNTS, "supervised", rates)
+        return self.all("weights")[0]
+
+    def stop(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
