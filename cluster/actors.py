@@ -24,7 +24,8 @@ from cluster.engine_client import EngineClient
 from cluster.hosts import LearnerHost, Published, RolloutHost
 from cluster.waits import lives, quietly, together, within
 from learner.config import OptimConfig
-from learner.rows import Row, StepCounts, deal, with_old_logprobs
+from learner.largest_batch import LargestBatch
+from learner.rows import Row, StepCounts, deal, split, with_old_logprobs, with_ref_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -195,6 +196,8 @@ class LearnerPool:
     def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
         first = config.rollout.num_workers
         self._timeout_s = config.learner.timeout_s
+        self._max_response_length = config.rollout.max_response_length
+        self._max_tokens = config.learner.max_tokens_per_batch
         self._ranks: list[Any] = [
             LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
             for rank in range(config.learner.num_ranks)
@@ -228,9 +231,15 @@ class LearnerPool:
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
-        hands = deal(rows, len(self._ranks))
-        found = await self._each("train_step", hands, StepCounts.of(rows), objective, learning_rate)
+        hands = deal(split(rows, self._max_tokens), len(self._ranks))
+        counts = StepCounts.of(rows, self._max_response_length)
+        found = await self._each("train_step", hands, counts, objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
+
+    async def preflight(self, largest: LargestBatch) -> float:
+        """GB that the rank which needs most takes at its peak. Raises UserError that says what to
+        lower."""
+        return float(max(await self._all("preflight", largest)))
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprobs per row, response and token, in the order of ``rows``."""
@@ -240,13 +249,18 @@ class LearnerPool:
         """Rows that carry the present policy's logprobs, for a step of several updates."""
         return with_old_logprobs(rows, await self.logprobs(rows))
 
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that carry the logprobs of the model that the stage started from."""
+        found = await self._blocks("ref_logprobs", rows)
+        return with_ref_logprobs(rows, [values for part in found for values in part])
+
     async def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden states [len(rows), hidden], in the order of ``rows``."""
         return np.concatenate([part for part in await self._blocks("features", rows) if len(part)])
 
-    async def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks."""
-        await self._all("save", directory, tag)
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
+        """Checkpoint of all ranks; ``notes``: files of the caller's that belong to it."""
+        await self._all("save", directory, tag, notes)
 
     async def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint."""

@@ -16,7 +16,7 @@ class _Linear(NamedTuple):
     name: str
     inputs: int
     outputs: int
-    count: int
+    num_layers: int
 
 
 def trained_adapter(shape: ModelShape, config: LearnerConfig) -> int:
@@ -44,7 +44,7 @@ def engine_adapter_bytes(shape: ModelShape, rank: int, count: int, dtype: str) -
 
 
 def _additions(layers: Iterable[_Linear], rank: int) -> int:
-    return sum(rank * (layer.inputs + layer.outputs) * layer.count for layer in layers)
+    return sum(rank * (layer.inputs + layer.outputs) * layer.num_layers for layer in layers)
 
 
 def _text(shape: ModelShape) -> Iterator[_Linear]:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
+from learner.embedding_store import EmbeddingStore
+from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
@@ -156,7 +158,11 @@ class LearnerHost:
     def __init__(self, config: RunConfig, rank: int, cache_dir: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
         clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
-        self._worker = LearnerWorker(config.learner, config.grpo.loss, clips)
+        embeddings = None
+        if config.learner.embedding_cache:
+            max_bytes = int(config.learner.embedding_cache_max_gb * 2**30)
+            embeddings = EmbeddingStore(Path(cache_dir) / "embeddings", max_bytes)
+        self._worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
         self._rank, self._config = rank, config
         self._client: EngineClient | None = None
 
@@ -208,17 +214,25 @@ class LearnerHost:
         """See LearnerWorker."""
         return self._worker.train_step(rows, counts, objective, learning_rate)
 
+    def preflight(self, largest: LargestBatch) -> float:
+        """See LearnerWorker."""
+        return self._worker.preflight(largest)
+
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """See LearnerWorker."""
         return self._worker.logprobs(rows)
+
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """See LearnerWorker."""
+        return self._worker.ref_logprobs(rows)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """See LearnerWorker."""
         return self._worker.features(rows)
 
-    def save(self, directory: str, tag: str) -> None:
+    def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """See LearnerWorker."""
-        self._worker.save(directory, tag)
+        self._worker.save(directory, tag, notes)
 
     def load(self, directory: str, tag: str) -> None:
         """See LearnerWorker."""

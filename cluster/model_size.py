@@ -278,11 +278,14 @@ class RankMemory:
     """float32 copies and moments."""
     offloaded_bytes: int = 0
     """Of these, what waits in the node's memory while a GPU trains."""
+    reference_bytes: int = 0
+    """A KL term's frozen copy of the model, whole on every rank."""
 
     @property
     def total_bytes(self) -> int:
-        """All three."""
-        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        """All of it."""
+        trained = self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        return trained + self.reference_bytes
 
     @property
     def device_bytes(self) -> int:
@@ -291,7 +294,12 @@ class RankMemory:
 
 
 def rank_memory(
-    shape: ModelShape, config: LearnerConfig, optim: OptimConfig, num_adapter: int = 0
+    shape: ModelShape,
+    config: LearnerConfig,
+    optim: OptimConfig,
+    num_adapter: int = 0,
+    *,
+    reference: bool = False,
 ) -> RankMemory:
     """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
 
@@ -318,6 +326,7 @@ def rank_memory(
         gradient_bytes=gradients,
         optimizer_bytes=optimizer,
         offloaded_bytes=offloaded,
+        reference_bytes=size * shape.num_parameters if reference else 0,
     )
 
 

@@ -31,8 +31,8 @@ from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
 
-_LORA_RATE = 5e-6
 _FEW_THREADS = 4
+_LORA_RATE = 5e-6
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -214,6 +214,11 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
     return None, [f"{absent}: video tokens and memory are not estimated (known by name: {known})"]
 
 
+def largest_clip(config: RunConfig) -> ClipTokens | None:
+    """None if the model's files do not say."""
+    return _clip_tokens(config, _model_shape(config)[0])
+
+
 def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
     video = config.video
     if shape is None:
@@ -237,7 +242,14 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
     return Memory(
         parameters=shape.num_parameters,
         trained_parameters=adapter or shape.num_trained(learner),
-        rank=rank_memory(shape, learner, config.grpo.optim, adapter),
+        rank=rank_memory(
+            shape,
+            learner,
+            config.grpo.optim,
+            adapter,
+            # with LoRA the reference is the policy with its adapter off
+            reference=config.grpo.loss.needs_reference and learner.lora is None,
+        ),
         engine=engine,
     )
 
@@ -384,6 +396,12 @@ def _warnings(
         found.append(
             f"learner.lora with grpo.optim.learning_rate = {config.grpo.optim.learning_rate:g}: "
             "LoRA wants about ten times the rate of full training; raise it to 1e-5 or more"
+        )
+    filtering = config.grpo.filter_groups
+    if filtering.enable:
+        found.append(
+            "grpo.filter_groups.enable: groups without signal are asked again, which is not in "
+            f"these counts; a step may ask up to {filtering.max_num_gen_batches} times its clips"
         )
     if large := large_clip_warning(config, tokens):
         found.append(large)

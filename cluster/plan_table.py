@@ -77,6 +77,7 @@ def _stage_cells(stage: StagePlan) -> list[str]:
 
 def _print_memory(memory: Memory) -> None:
     rank, engine = memory.rank, memory.engine
+    reference = f" + reference {_size(rank.reference_bytes)}" if rank.reference_bytes else ""
     _say(
         f"model: {_count(memory.parameters)} parameters, {_count(memory.trained_parameters)} "
         "trained"
@@ -84,7 +85,7 @@ def _print_memory(memory: Memory) -> None:
     _say(
         f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
         f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}"
-        f"{_offloaded(rank)}; activations and buffers not included"
+        f"{reference}{_offloaded(rank)}; activations and buffers not included"
     )
     room = engine.kv_cache_tokens
     cache = (

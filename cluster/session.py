@@ -30,6 +30,7 @@ from cluster.progress import console
 from cluster.run_dir import RunDir
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
+from learner.largest_batch import LargestBatch
 from learner.rows import supervised_row
 from reward.scorer import Scorer, try_functions
 from rollout.manifest import read_manifest, unreadable_clips
@@ -93,6 +94,28 @@ class Session:
             self._handoff = await self._make_handoff()
         if isinstance(self._handoff, AdapterHandoff):
             self._handoff.begin()
+
+    async def preflight(
+        self, name: str, *, prompt: int, response: int, group_size: int, groups_per_update: int
+    ) -> None:
+        """Say how much memory the largest batch of a stage takes, before its first update;
+        :meth:`begin` comes first. Raises UserError that says what to lower if it does not fit."""
+        config = self.config.learner
+        if not config.preflight:
+            return
+        largest = LargestBatch(
+            prompt_length=prompt,
+            response_length=response,
+            group_size=group_size,
+            num_groups=-(-groups_per_update // config.num_ranks),
+            num_frames=self.config.video.max_frames,
+            max_tokens=config.max_tokens_per_batch,
+        )
+        peak_gb = await self.learner.preflight(largest)
+        console.print(
+            f"{name}: the largest batch ({largest.num_tokens} tokens) takes a learner rank to "
+            f"{peak_gb:.3g} GB"
+        )
 
     async def publish(self, step: int) -> dict[str, float]:
         """The learner's weights into every engine, proven by the probe. Returns metrics."""

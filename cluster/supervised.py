@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.checkpoints import Checkpoints
+from cluster.loop_state import LoopState
 from cluster.progress import progress_bar
 from cluster.sampler import epoch_order
 from cluster.session import Session
@@ -53,7 +54,9 @@ async def train_supervised(
     num_steps = num_updates(len(rows), epochs, batch_size)
     batches_per_epoch = num_steps // epochs
     checkpoints = Checkpoints(session, stage)
-    done = await checkpoints.resume()
+    done = (await checkpoints.resume()).step
+    if rows and done < epochs:
+        await _preflight(session, stage, rows, batch_size)
     with progress_bar(stage, num_steps) as bar:
         bar.resume(done * batches_per_epoch)
         for epoch in range(done, epochs):
@@ -65,8 +68,19 @@ async def train_supervised(
                 figures = await session.learner.train_step(batch, "supervised", rate)
                 session.metrics.write(stage, step + 1, figures)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
-            await checkpoints.save(epoch + 1)
+            await checkpoints.save(LoopState(step=epoch + 1))
     return num_steps
+
+
+async def _preflight(session: Session, stage: str, rows: Sequence[Row], batch_size: int) -> None:
+    longest = max(rows, key=lambda row: row.num_tokens)
+    await session.preflight(
+        stage,
+        prompt=len(longest.prompt.token_ids),
+        response=len(longest.responses[0].token_ids),
+        group_size=1,
+        groups_per_update=min(batch_size, len(rows)),
+    )
 
 
 def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:

@@ -1,5 +1,6 @@
 """How the policy is trained: optimiser, engine, GRPO's loss."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -141,15 +142,29 @@ class LearnerConfig(Config):
     """What waits in the node's memory while the GPU does not need it: nothing, the optimiser (from
     ZeRO stage 1 on; it then computes on the CPU), or the parameters as well (ZeRO stage 3)."""
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
-    """Padded tokens of a micro-batch; a longer row gets a micro-batch of its own."""
+    """Tokens of a micro-batch, into which groups are packed without padding. A larger group is
+    split into several, each with the prompt; a longer response with its prompt is one by itself."""
+    shared_prefix: bool = True
+    """Compute a group's clip and prompt once for all its responses. Compared with repeated prompts
+    on the first batch of a run; where it is not exact, the run goes on without it. false: repeat
+    the prompt per response, at G(P+R) instead of P+GR tokens a group."""
     freeze_vision_tower: bool = True
     """Leave the vision tower as it is, as DeepIntuit does."""
     freeze_merger: bool | None = None
     """Leave the merger between tower and text as it is; none: as the tower."""
     freeze_language_model: bool = False
     """Leave the text model as it is: only merger or tower learn."""
+    embedding_cache: bool = True
+    """Keep what a frozen vision tower makes of each clip, beside the clips (``video.cache_dir``):
+    it looks at a clip once in all epochs and runs. A tower that is trained is not cached."""
+    embedding_cache_max_gb: float = Field(default=50.0, gt=0)
+    """Embeddings beyond this are deleted, those not used for longest first; sooner where the disk
+    is nearly full."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    preflight: bool = True
+    """Before a stage's first update, see whether its largest batch fits into memory, and end the
+    run with the settings to lower if it does not."""
     lora: LoraConfig | None = None
     """Train additions of low rank instead of the weights; none: full training."""
     timeout_s: float = Field(default=1800.0, gt=0)
@@ -190,6 +205,16 @@ class LearnerConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _tower_is_merged(self) -> "LearnerConfig":
+        if self.hands_off_adapters and not self.vision_frozen:
+            raise ValueError(
+                "lora with freeze_vision_tower = false or freeze_merger = false adapts what vLLM's "
+                "caches of clips hold, and these do not follow an adapter; set "
+                "lora.handoff = 'merged', or freeze both"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _offload_fits(self) -> "LearnerConfig":
         least, range_ = {
             "none": (0, ""),
@@ -205,18 +230,90 @@ class LearnerConfig(Config):
 
 
 class GrpoLossConfig(Config):
-    """The clipped surrogate with DeepIntuit's settings (seeds.md 1.5); verl's names."""
+    """What GRPO optimises; verl's names, DeepIntuit's settings (seeds.md 1.5). The formulas and
+    their sources are in docs/objectives.md."""
 
-    clip_ratio_low: float = Field(default=0.2, gt=0, lt=1)
-    """The ratio of a token with negative advantage counts down to 1 - this."""
-    clip_ratio_high: float = Field(default=0.28, gt=0)
-    """The ratio of a token with positive advantage counts up to 1 + this (clip-higher)."""
-    clip_ratio_c: float = Field(default=3.0, gt=1)
-    """Dual clip: a token with negative advantage A loses at most -c A."""
-    rollout_is_threshold: float = Field(default=2.0, gt=0)
-    """Truncated importance sampling: cap of a token's weight between rollout engine and trainer."""
+    adv_estimator: Literal["grpo", "rloo"] = "grpo"
+    """Baseline of a trace's reward: its group's mean (GRPO), or that of its group's others (RLOO).
+    Traces whose scoring failed are in none."""
+    norm_adv_by_std_in_grpo: bool = True
+    """Divide by the group's standard deviation; false: Dr.GRPO. RLOO never does."""
     adv_epsilon: float = Field(default=1e-6, ge=0)
     """Added to a group's standard deviation."""
+    loss_mode: Literal["vanilla", "gspo", "cispo"] = "vanilla"
+    """The policy loss: clipped surrogate with dual clip, GSPO's ratio of whole responses, or
+    CISPO's clipped weight without a gradient."""
+    clip_ratio_low: float = Field(default=0.2, gt=0, le=1)
+    """The ratio of a token with negative advantage counts down to 1 - this. GSPO's paper: 3e-4;
+    CISPO clips whatever the advantage, its paper not at all below (1)."""
+    clip_ratio_high: float = Field(default=0.28, gt=0)
+    """The ratio of a token with positive advantage counts up to 1 + this (clip-higher). GSPO's
+    paper: 4e-4."""
+    clip_ratio_c: float = Field(default=3.0, gt=1)
+    """Dual clip: a token with negative advantage A loses at most -c A. Vanilla only."""
+    loss_agg_mode: Literal[
+        "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+    ] = "token-mean"
+    """How tokens become one loss: their mean over the update; the mean over responses of a
+    response's sum, mean, or sum / rollout.max_response_length (Dr.GRPO)."""
+    old_logprobs: Literal["trainer", "engine"] = "trainer"
+    """Whose logprobs the ratio is taken to: the trainer's own before the step's first update, or
+    those of the engine that wrote the trace (verl: bypass_mode), which spares a pass where a step
+    has several updates; there is then nothing left to correct."""
+    rollout_is: Literal["token", "sequence", "none"] = "token"
+    """Importance weights between rollout engine and trainer: of each token, of whole responses, or
+    none. The raw ratios are logged whatever this says."""
+    rollout_is_threshold: float | tuple[float, float] = 2.0
+    """A number: weights are cut off there (truncated importance sampling). A pair such as
+    `[0.5, 5.0]`: weights outside count 0 (IcePop)."""
+    kl_loss_coef: float = Field(default=0.0, ge=0)
+    """KL to the model that the stage started from, added to the loss. 0: not computed."""
+    kl_loss_type: Literal["k1", "k2", "k3"] = "k3"
+    """Its estimator. The gradient of k1 is 0 in the mean: it bounds nothing in a loss."""
+    kl_coef: float = Field(default=0.0, ge=0)
+    """The same KL, summed over a trace and taken off its reward before the advantages."""
+    kl_penalty: Literal["k1", "k2", "k3"] = "k1"
+    """Its estimator."""
+    entropy_coeff: float = Field(default=0.0, ge=0)
+    """Bonus for the entropy of the next-token distributions; its gradient takes another pass over
+    the vocabulary."""
+    mask_truncated: bool = False
+    """Traces cut at rollout.max_response_length do not train; their rewards enter the baseline."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the logprobs of the model that the stage started from are asked for."""
+        return self.kl_loss_coef > 0 or self.kl_coef > 0
+
+    @field_validator("rollout_is_threshold")
+    @classmethod
+    def _is_band(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        low, high = value if isinstance(value, tuple) else (0.0, value)
+        if not 0 <= low < high < math.inf:
+            raise ValueError(
+                f"rollout_is_threshold={value} must be a number above 0, where weights are cut "
+                "off, or a pair [low, high] of such numbers outside which they count 0"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _engine_needs_no_correction(self) -> "GrpoLossConfig":
+        if self.old_logprobs == "engine" and self.rollout_is != "none":
+            raise ValueError(
+                "old_logprobs='engine' takes the ratio to the engine's logprobs, so that "
+                f"rollout_is={self.rollout_is!r} would correct nothing; set rollout_is = 'none', "
+                "or old_logprobs = 'trainer'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gspo_weighs_responses(self) -> "GrpoLossConfig":
+        if self.loss_mode == "gspo" and self.rollout_is == "token":
+            raise ValueError(
+                "loss_mode='gspo' takes one ratio for a whole response, which rollout_is='token' "
+                "would take apart again; set rollout_is = 'sequence' or 'none'"
+            )
+        return self
 
 
 class _Bucketed(Config):

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learner.batch import TrainBatch
+from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
 from learner.lora import Piece, What, pieces
 from learner.parts import Part, parameter_groups
@@ -107,6 +108,11 @@ class DeepSpeedEngine:
         """The model itself; under ZeRO-3 its parameters are shards."""
         return self._engine.module  # type: ignore[no-any-return]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self._engine.device)
+
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
         return batch.to(self._engine.device)
@@ -128,9 +134,33 @@ class DeepSpeedEngine:
         self._engine.eval()
         return self._engine(batch, features=True).float()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def look(self, pixels: Pixels) -> ClipFeatures:
+        """The tower alone, without gradient."""
+        self._engine.eval()
+        return self._engine(pixels.to(self._engine.device))  # type: ignore[no-any-return]
+
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
         self._engine.backward(loss * self._world, scale_wrt_gas=False)
+
+    def rehearse(self, batch: TrainBatch) -> None:
+        """A forward and a backward pass of a batch that trains nothing: every gradient is zero."""
+        assert not batch.mask.any(), "a rehearsal of rows that train"
+        logp = self.forward(batch).logp
+        self.backward(logp.where(batch.mask, 0.0).sum())
+        self._engine._unmanaged_backward_count = 0  # it is no sample
+
+    @property
+    def optimizer_bytes_to_come(self) -> int:
+        """What this rank's first update will take: AdamW makes its two moments then."""
+        groups = self._engine.optimizer.param_groups
+        if self._engine.basic_optimizer.state or "betas" not in groups[0]:
+            return 0
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        numbers = sum(getattr(p, "ds_numel", p.numel()) for p in trained)
+        shards = self._world if self._engine.zero_optimization_stage() else 1
+        return 2 * 4 * numbers // shards
 
     def step(self, learning_rate: float) -> float:
         """Update the weights. Returns the gradient's norm before clipping.
@@ -185,6 +215,16 @@ class DeepSpeedEngine:
                 whole = [(piece.name, piece.make()) for piece in bucket]
             yield from whole
             del whole
+
+    def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of the vision tower, each as it computes, whole while it is looked at. All ranks
+        iterate."""
+        import deepspeed
+
+        for name, parameter in self.policy.tower.named_parameters():
+            sharded = hasattr(parameter, "ds_id")
+            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+                yield name, parameter.detach()
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimiser state and step count of every rank, in ``directory/tag``."""

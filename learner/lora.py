@@ -133,7 +133,7 @@ def _merged(name: str, weight: nn.Parameter, layer: Any) -> Piece:
 
     def make() -> Tensor:
         """In float32, rounded once."""
-        added = (high.detach().float() @ low.detach().float()) * layer.scaling[_ADAPTER]
+        added: Tensor = (high.detach().float() @ low.detach().float()) * layer.scaling[_ADAPTER]
         return (weight.detach().float() + added).to(weight.dtype)
 
     return Piece(name, (weight, low, high), make)

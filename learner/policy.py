@@ -5,6 +5,7 @@
 The head is applied to the predicting places alone, and full logits never exist.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from learner.attention import layout_keywords, use_shared_prefix
 from learner.batch import TrainBatch
-from learner.clip_features import ClipFeatures
+from learner.clip_features import ClipFeatures, Pixels
 from learner.token_head import TokenHead, TokenScores
 from video.families import family_of
 from wire.errors import ConfigError
@@ -60,12 +61,39 @@ class Policy(nn.Module):
             )
         return cls(vlm)
 
-    def forward(self, batch: TrainBatch, *, features: bool = False) -> TokenScores | Tensor:
-        """Scores of every response token, or ``features``: hidden states [R, H].
+    @property
+    def tower(self) -> Any:
+        """The vision tower with its mergers."""
+        return self.vlm.model.visual
+
+    @property
+    def tower_config(self) -> dict[str, Any]:
+        """What of the tower is no weight: sizes, and the kernel of its attention."""
+        config = self.tower.config
+        return {**config.to_dict(), "attention": config._attn_implementation}
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether any parameter of the tower is trained, an adapter's too."""
+        return any(parameter.requires_grad for parameter in self.tower.parameters())
+
+    def blank_clip(self, grid_thw: tuple[int, int, int]) -> Pixels:
+        """A clip of this size that shows nothing."""
+        patch = self.tower.patch_embed
+        width = patch.in_channels * patch.temporal_patch_size * patch.patch_size**2
+        return Pixels(torch.zeros(math.prod(grid_thw), width), torch.tensor([grid_thw]))
+
+    def forward(
+        self, batch: TrainBatch | Pixels, *, features: bool = False
+    ) -> TokenScores | Tensor | ClipFeatures:
+        """Scores of every response token, or ``features``: hidden states [R, H]. Of pixels alone:
+        what the tower makes of them.
 
         Features are those at the last token of each of the R rows, which the head classifier reads;
-        they need one response per row. Both go through here, because ZeRO-3 hooks this call.
+        they need one response per row. All go through here, because ZeRO-3 hooks this call.
         """
+        if isinstance(batch, Pixels):
+            return self.look(batch.values, batch.grid_thw)
         hidden = self._hidden(batch)
         if not features:
             return self.head(hidden[batch.predict_at], batch.target)  # type: ignore[no-any-return]
@@ -92,7 +120,9 @@ class Policy(nn.Module):
             )
         # The tower runs all the same, and enters with weight 0: under ZeRO-3 its weights are
         # gathered from all ranks, which would wait for this one forever.
-        seen = self.look(*self._blank_clip(batch.input_ids.device))
+        side = self.vlm.config.vision_config.spatial_merge_size
+        blank = self.blank_clip((1, side, side)).to(batch.input_ids.device)
+        seen = self.look(blank.values, blank.grid_thw)
         nothing = sum(layer.sum() for layer in (seen.embeds, *seen.deepstack))
         return self.read(batch, seen.at(batch.patch_at)) + 0.0 * nothing
 
@@ -107,14 +137,6 @@ class Policy(nn.Module):
             **layout_keywords(batch.layout, batch.input_ids.device),
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
-
-    def _blank_clip(self, device: torch.device) -> tuple[Float[Tensor, "P D"], Int[Tensor, "1 3"]]:
-        """The smallest clip that the tower takes: one merged patch."""
-        vision = self.vlm.config.vision_config
-        side = vision.spatial_merge_size
-        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        pixels = torch.zeros(side**2, patch, device=device)
-        return pixels, torch.tensor([[1, side, side]], device=device)
 
 
 @dataclass(frozen=True, slots=True)

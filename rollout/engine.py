@@ -22,6 +22,8 @@ from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.types import FinishReason, Prompt
 
+_LOOK_EVERY_S = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -261,12 +263,28 @@ class VllmEngine:
 
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
-        """A step of a weight update: with a deadline, and errors of ours."""
-        async with _deadline(self._config.update_timeout_s, what, "rollout.update_timeout_s"):
+        """A step of a weight update: with a deadline, and errors of ours.
+
+        vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
+        """
+        limit_s, setting = self._config.update_timeout_s, "rollout.update_timeout_s"
+        async with _deadline(limit_s, what, setting) as limit:
+            watch = asyncio.create_task(self._end_with_engine(limit))
             try:
                 yield
+            except asyncio.CancelledError:
+                if self.is_alive or not limit.expired():
+                    raise
+                raise WeightUpdateError(f"the engine's process ended, asked to {what}") from None
             except Exception as error:  # vLLM hands a worker's error on as a bare Exception
                 raise WeightUpdateError(f"the engine could not {what}: {error}") from error
+            finally:
+                watch.cancel()
+
+    async def _end_with_engine(self, limit: asyncio.Timeout) -> None:
+        while self.is_alive:
+            await asyncio.sleep(_LOOK_EVERY_S)
+        limit.reschedule(asyncio.get_running_loop().time())
 
     async def _run(self, request: Any, params: Any, adapter: Adapter | None) -> Any:
         from vllm.exceptions import VLLMError
@@ -328,10 +346,10 @@ def _executor(config: RolloutConfig) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[None]:
+async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[asyncio.Timeout]:
     try:
-        async with asyncio.timeout(limit_s):
-            yield
+        async with asyncio.timeout(limit_s) as limit:
+            yield limit
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"

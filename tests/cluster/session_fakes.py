@@ -16,7 +16,8 @@ from cluster.hosts import Published
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
-from learner.rows import Row
+from learner.largest_batch import LargestBatch
+from learner.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -124,6 +125,8 @@ class FakeLearner:
         self.memory: list[tuple[int, ...]] = []
         """Prompts and responses, in one, that are likely."""
         self.scored: list[Row] = []
+        self.referred: list[Row] = []
+        """Those that the reference model was asked about."""
         self._engines = engines
 
     async def begin(self, model_dir: str, optim: OptimConfig) -> None:
@@ -145,15 +148,28 @@ class FakeLearner:
         self.weights += "+"
         return {"nll": 0.0}
 
+    async def preflight(self, largest: LargestBatch) -> float:
+        return 1.0
+
     async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
+        return with_old_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        self.referred += rows
+        return with_ref_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    @staticmethod
+    def _of(response: Response) -> list[float]:
+        return [-1.0] * len(response.token_ids)
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         self.scored += rows
         return [[self._logprobs(row, r.token_ids) for r in row.responses] for row in rows]
 
-    async def save(self, directory: str, tag: str) -> None:
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         (Path(directory) / tag).mkdir(parents=True)
+        for name, text in notes.items():
+            (Path(directory) / tag / name).write_text(text)
 
     async def export(self, directory: str) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,8 @@ def test_every_figure_is_documented_and_says_what_the_caches_spared(finished: Pa
     last = metrics(finished, "grpo")[-1]
     assert 0 < last["cache/prefix_hit_rate"] < 1
     assert 0 < last["cache/clip_hit_rate"] <= 1
+    assert metrics(finished, "coldstart")[-1]["cache/embedding_hit_rate"] == 1  # second epoch
+    assert list((finished / "cache" / "embeddings").rglob("*.safetensors"))
     assert last["timing_s/gen"] > 0
     phases = sum(value for name, value in last.items() if name.startswith("timing_s/"))
     assert phases <= 2 * last["timing_s/step"] + 0.05, "the phases are parts of the step"

@@ -1,11 +1,13 @@
 """Valid rows, clips and learners of a tiny size, with one thing changed per test."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from learner.config import GrpoLossConfig, LearnerConfig
+from learner.embedding_store import EmbeddingStore
 from learner.rows import Response, Row
 from learner.worker import LearnerWorker
 from video.families import FAMILIES
@@ -87,18 +89,35 @@ def make_row(
     return Row(prompt=prompt, video=f"{seed}.mp4", responses=responses)
 
 
-def make_learner(**changed: Any) -> LearnerWorker:
+def text_row(seed: int, lengths: Sequence[int] = (4,)) -> Row:
+    """A question without a clip."""
+    draw = np.random.default_rng(300 + seed)
+    ids = tuple(int(token) for token in draw.choice(TEXT_TOKENS, size=7))
+    responses = tuple(make_response(10 * seed + i, n) for i, n in enumerate(lengths))
+    prompt = Prompt(token_ids=ids, clip_key="", fingerprint="")
+    return Row(prompt=prompt, video="", responses=responses)
+
+
+def make_learner(
+    embeddings: Path | None = None, loss: GrpoLossConfig | None = None, **changed: Any
+) -> LearnerWorker:
+    """``embeddings``: where they are kept; none: not at all."""
     config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})
-    return LearnerWorker(config, GrpoLossConfig(), RandomClips())  # type: ignore[arg-type]
+    store = None if embeddings is None else EmbeddingStore(embeddings, 2**30)
+    return LearnerWorker(config, loss or GrpoLossConfig(), RandomClips(), store)  # type: ignore[arg-type]
 
 
-def make_trace(reward: float | None = 1.0, tokens: Sequence[int] = (50, 51)) -> Trace:
+def make_trace(
+    reward: float | None = 1.0,
+    tokens: Sequence[int] = (50, 51),
+    finish: FinishReason = FinishReason.STOP,
+) -> Trace:
     """A reward of None: its scoring failed."""
     completion = Completion(
         token_ids=tuple(tokens),
         logprobs=(-1.0,) * len(tokens),
         text="a b",
-        finish_reason=FinishReason.STOP,
+        finish_reason=finish,
         policy_version=VERSION,
     )
     failure = Failure(kind=FailureKind.REWARD, culprit="judge", reason="it raised")

@@ -13,6 +13,7 @@ import torch
 
 from learner import zero
 from learner.config import OptimConfig
+from learner.layout import Part, Span
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner, make_row
@@ -103,6 +104,15 @@ class TestRank:
         after = self.weights()
         same = all(np.array_equal(before[name], after[name]) for name in before)
         return same, metrics["update_skipped"]
+
+    def blind_responses(self) -> None:
+        """From here on, in this process, responses behind a shared prompt do not see it."""
+        span_parts = Span.parts.fget
+
+        def without_prompt(span: Span) -> list[Part]:
+            return [part for part in span_parts(span) if part.causal]
+
+        Span.parts = property(without_prompt)  # type: ignore[method-assign, assignment]
 
     def begin_again(self, model_dir: Path) -> tuple[int, int]:
         """Bytes of tensors and number of process groups that this adds."""

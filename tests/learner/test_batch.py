@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batch import make_batch, micro_batches, shared_prefix_mask
-from learner.rows import silent
+from learner.batch import make_batch, micro_batches
+from learner.clip_features import ClipFeatures
+from learner.rows import Response, Row, silent
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_clip, make_row
 from video.positions import PositionRule
 
@@ -31,7 +34,7 @@ def test_each_token_is_predicted_from_the_one_before_and_the_first_from_the_prom
     rows = [make_row(0, (3, 2)), make_row(1, (1,), num_text=6)]
     batch = batch_of(*rows)
     ends = [len(row.prompt.token_ids) for row in rows]
-    length = batch.input_ids.shape[1]
+    length = rows[0].num_tokens
     assert batch.predict_at.tolist() == [
         *(ends[0] - 1, ends[0], ends[0] + 1),
         *(ends[0] - 1, ends[0] + 3),
@@ -43,17 +46,55 @@ def test_each_token_is_predicted_from_the_one_before_and_the_first_from_the_prom
     assert batch.pixel_values.shape == (64, 1176)
 
 
-def test_a_response_sees_the_prompt_and_its_own_past_alone():
-    # prompt, prompt, a, a, b, padding
-    seen = shared_prefix_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0].int().tolist()
-    assert seen == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
+def test_groups_lie_one_after_another_without_padding():
+    rows = [make_row(0, (3, 2)), make_row(1, (1,), num_text=6)]
+    together, apart = batch_of(*rows), [batch_of(row) for row in rows]
+    for name in ("input_ids", "position_ids"):
+        expected = torch.cat([getattr(batch, name) for batch in apart], dim=-1)
+        assert torch.equal(getattr(together, name), expected)
+    assert together.layout.num_tokens == sum(row.num_tokens for row in rows)
+    assert [span.start for span in together.layout.spans] == [0, rows[0].num_tokens]
+
+
+def test_a_clip_that_occurs_twice_is_loaded_and_held_once():
+    first, second = make_row(0, (3,)), make_row(1, (2,))
+    loaded = []
+
+    def load(row: Row):
+        loaded.append(row.prompt.clip_key)
+        return CLIPS.load(row.prompt.clip_key, "", "")
+
+    batch = make_batch([first, second, first], load, RULE)
+    assert loaded == ["0", "1"]
+    assert batch.grid_thw.shape == (2, 3)
+    assert batch.pixel_values.shape == (64, 1176)
+    assert batch.patch_at.tolist() == [*range(8), *range(8, 16), *range(8)]
+
+
+def test_a_batch_that_brings_what_the_tower_sees_holds_no_pixels():
+    rows = [make_row(0, (3,)), make_row(1, (2,)), make_row(0, (1,))]
+
+    def seen_of(row: Row) -> ClipFeatures:
+        embeds = torch.full((8, 4), float(row.prompt.clip_key))
+        return ClipFeatures(embeds, (embeds + 10,))
+
+    load = lambda row: CLIPS.load(row.prompt.clip_key, "", "")  # noqa: E731
+    batch = make_batch(rows, load, RULE, seen_of)
+    assert batch.pixel_values.shape == (0, 1176)
+    seen = batch.seen.at(batch.patch_at)
+    assert seen.embeds[:, 0].tolist() == [0.0] * 8 + [1.0] * 8 + [0.0] * 8
+    assert torch.equal(seen.deepstack[0], seen.embeds + 10)
+
+
+def test_a_row_of_text_alone_needs_no_clip():
+    prompt = replace(make_row().prompt, token_ids=(41, 42, 43), clip_key="")
+    text = Row(prompt=prompt, video="", responses=(Response(token_ids=(50, 51)),))
+    alone = batch_of(text)
+    assert alone.position_ids[:, 0].tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert (len(alone.grid_thw), len(alone.patch_at), len(alone.pixel_values)) == (0, 0, 0)
+    mixed = batch_of(make_row(), text)
+    assert mixed.position_ids[:, 0, -5:].tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert len(mixed.patch_at) == 8
 
 
 def test_what_is_not_known_is_nan_and_fillers_are_masked():
@@ -75,11 +116,10 @@ def test_micro_batches_keep_order_and_the_bound(lengths: list[int], max_tokens: 
     parts = list(micro_batches(rows, max_tokens))
     assert [row for part in parts for row in part] == rows
     for part in parts:
-        padded = len(part) * max(row.num_tokens for row in part)
-        assert padded <= max_tokens or len(part) == 1
+        assert sum(row.num_tokens for row in part) <= max_tokens or len(part) == 1
 
 
 def test_micro_batches_are_filled_before_the_next_begins():
-    rows = [make_row(seed, (3,)) for seed in range(5)]
+    rows = [make_row(seed, (length,)) for seed, length in enumerate((3, 3, 9, 3, 3))]
     size = rows[0].num_tokens
-    assert [len(part) for part in micro_batches(rows, 2 * size)] == [2, 2, 1]
+    assert [len(part) for part in micro_batches(rows, 2 * size)] == [2, 1, 2]

@@ -1,5 +1,6 @@
 """What trains, at which rate: on real models of every family, without DeepSpeed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from learner.batch import make_batch
 from learner.config import LearnerConfig, OptimConfig
 from learner.parts import Part, freeze, frozen_parts, parameter_groups, part_of
 from learner.policy import Policy
-from tests.learner.builders import RandomClips, make_row
+from learner.rows import Row
+from tests.learner.builders import RandomClips, make_row, text_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
 
@@ -28,10 +30,10 @@ class Case:
     def policy(self) -> Policy:
         return Policy.load(self.folder, "float32")
 
-    def gradient(self, policy: Policy) -> dict[str, torch.Tensor]:
-        """Of the summed logprobs of two rows; a parameter without one is left out."""
+    def gradient(self, policy: Policy, rows: Sequence[Row] = ()) -> dict[str, torch.Tensor]:
+        """Of the rows' summed logprobs; a parameter without one is left out."""
         clips, rule = RandomClips(self.model_type), PositionRule.load(self.folder)
-        rows = [make_row(seed, model_type=self.model_type) for seed in range(2)]
+        rows = rows or [make_row(seed, model_type=self.model_type) for seed in range(2)]
         policy.train()
         policy.zero_grad()
         batch = make_batch(rows, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
@@ -79,6 +81,26 @@ def test_gradient_checkpointing_changes_no_gradient(case: Case):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-8), name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_arrive_in_one_order_with_and_without_a_clip(case: Case, checkpointing: bool):
+    """ZeRO packs them in the order of their arrival: ranks that differ would add up gradients of
+    different weights."""
+    policy = case.policy()
+    if checkpointing:
+        policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
+    arrived: list[str] = []
+    for name, parameter in policy.vlm.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: arrived.append(name))
+    clip = make_row(0, model_type=case.model_type)
+    orders = []
+    for rows in ([clip], [text_row(0)], [text_row(1), text_row(2, (3, 2))], [clip, text_row(3)]):
+        arrived.clear()
+        case.gradient(policy, rows)
+        orders.append(list(arrived))
+    assert all(order == orders[0] for order in orders)
+    assert sorted(orders[0]) == sorted(name for name, _ in policy.vlm.named_parameters())
 
 
 def test_each_part_keeps_its_ratio_to_the_learning_rate_of_a_step(case: Case):

@@ -1,22 +1,27 @@
 """Shared prefix is exact: a row of G responses is G rows of one response, and is transformers."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from learner.batch import make_batch
+from learner.attention import NAME
+from learner.batch import make_batch, micro_batches
 from learner.loss import supervised_loss
 from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Row
+from learner.rows import Response, Row, apart, split
 from learner.token_head import TokenHead
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError
+from wire.types import Prompt
 
 CLIPS = RandomClips()
 
@@ -27,7 +32,7 @@ def rows_of(model_type: str) -> list[Row]:
 
 
 def each_apart(rows: Sequence[Row]) -> list[Row]:
-    return [replace(row, responses=(response,)) for row in rows for response in row.responses]
+    return [one for row in rows for one in apart(row)]
 
 
 ROWS = rows_of("qwen2_5_vl")
@@ -128,6 +133,73 @@ def test_logprobs_and_gradient_equal_plain_transformers(case: Case):
     expected = torch.cat([p.grad.flatten() for p in case.policy.parameters() if p.grad is not None])
     assert (logp - plain).abs().max() < 1e-5
     assert (gradient - expected).norm() / expected.norm() < 1e-5
+
+
+@settings(
+    deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(30, 120),
+    st.booleans(),
+    st.booleans(),
+)
+def test_any_packing_and_splitting_is_exact(
+    case: Case, lengths: list[list[int]], budget: int, same_clip: bool, checkpointing: bool
+):
+    model_type = case.rule.model_type
+    rows = [
+        make_row(i * (not same_clip), sizes, num_text=3 + i, model_type=model_type)
+        for i, sizes in enumerate(lengths)
+    ]
+    logp, gradient = case.scores([[row] for row in each_apart(rows)])
+    if checkpointing:
+        case.policy.train()  # else transformers would not recompute
+        case.policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        found, of_found = case.scores(list(micro_batches(split(rows, budget), budget)))
+    finally:
+        case.policy.vlm.gradient_checkpointing_disable()
+        case.policy.eval()
+    assert (found - logp).norm() / logp.norm() < 1e-5
+    assert (of_found - gradient).norm() / gradient.norm() < 1e-5
+
+
+def test_bfloat16_is_as_near_the_truth_as_repeated_prompts(case: Case):
+    """Truth: float32 with the same rounded weights."""
+    rounded = copy.deepcopy(case.policy).bfloat16()
+    true = copy.deepcopy(rounded).float()
+    truth = logprobs_and_gradient(true, [case.rows], case.rule, case.clips)
+    found = logprobs_and_gradient(rounded, [case.rows], case.rule, case.clips)
+    naive = logprobs_and_gradient(rounded, [each_apart(case.rows)], case.rule, case.clips)
+    for one, other, exact in zip(found, naive, truth, strict=True):
+        noise = (other - exact).norm()
+        assert (one - exact).norm() < 1.5 * noise
+        assert noise > 0
+
+
+def test_rows_of_text_alone_pack_with_rows_about_clips(case: Case):
+    prompt = Prompt(token_ids=(41, 42, 43), clip_key="", fingerprint="")
+    responses = tuple(Response(token_ids=(50 + i, 51)) for i in range(2))
+    text = Row(prompt=prompt, video="", responses=responses)
+    alone, of_text = case.scores([[text]])
+    mixed, of_mixed = case.scores([[case.rows[0], text]])
+    clips, of_clips = case.scores([[case.rows[0]]])
+    assert torch.allclose(mixed, torch.cat([clips, alone]), atol=1e-5)
+    assert (of_mixed - of_clips - of_text).norm() / of_mixed.norm() < 1e-5
+    ids = torch.tensor([prompt.token_ids + responses[1].token_ids])
+    plain = case.policy.vlm(input_ids=ids).logits.log_softmax(-1)[0, [2, 3], ids[0, 3:]]
+    assert torch.allclose(alone[2:], plain, atol=1e-5)
+    tower = list(case.policy.vlm.model.visual.parameters())
+    case.scores([[text]])  # the tower ran, with weight 0: ranks stay in step under ZeRO-3
+    assert all(p.grad is not None and not p.grad.any() for p in tower)
+
+
+def test_the_vision_tower_keeps_its_own_attention_and_the_export_its_config(case: Case):
+    vlm = case.policy.vlm
+    assert vlm.config.text_config._attn_implementation == NAME
+    assert vlm.config.vision_config._attn_implementation == "sdpa"
+    assert NAME not in vlm.config.to_json_string()
 
 
 def test_pixels_and_deepstack_features_reach_every_family(case: Case):

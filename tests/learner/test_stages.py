@@ -11,7 +11,7 @@ import pytest
 from learner.config import OptimConfig
 from learner.parts import Part, part_of
 from learner.rows import Response, Row, StepCounts
-from tests.learner.builders import TEXT_TOKENS, make_prompt, make_response, make_row
+from tests.learner.builders import make_prompt, make_response, make_row, text_row
 from tests.learner.ranks import SGD, Ranks
 from tests.tiny_models import write_tiny_model
 from wire.types import Prompt
@@ -46,14 +46,6 @@ def taught(row: Row) -> Row:
     return replace(row, responses=tuple(replace(r, advantage=1.0) for r in row.responses))
 
 
-def text_row(seed: int, lengths: Sequence[int] = (4,)) -> Row:
-    """A question without a clip."""
-    ids = tuple(int(i) for i in np.random.default_rng(300 + seed).choice(TEXT_TOKENS, size=7))
-    responses = tuple(make_response(50 * seed + i, n) for i, n in enumerate(lengths))
-    prompt = Prompt(token_ids=ids, clip_key="", fingerprint="")
-    return taught(Row(prompt=prompt, video="", responses=responses))
-
-
 def clip_rows(model_type: str, count: int) -> list[Row]:
     sizes = [(3, 5), (2,), (7, 1), (4,)][:count]
     return [taught(make_row(i, n, model_type=model_type)) for i, n in enumerate(sizes)]
@@ -75,7 +67,7 @@ def test_a_rank_of_text_alone_keeps_zero_3_in_step_and_the_tower_learns(
     pair: Ranks, model_dir: Path
 ):
     """Would wait for its peer until the deadline, or add up gradients of different weights."""
-    hands = [clip_rows("qwen2_5_vl", 2), [text_row(0), text_row(1), text_row(2)]]
+    hands = [clip_rows("qwen2_5_vl", 2), [taught(text_row(seed)) for seed in range(3)]]
     found = {}
     for stage in (0, 3):
         pair.start(model_dir, OPTIM, zero_stage=stage, **TRAINS_ALL)
@@ -94,7 +86,7 @@ def test_all_stages_and_offloads_give_the_same_loss_over_20_steps(
 ):
     """Also the gradient's norm, with activations recomputed in some."""
     folder = write_tiny_model(tmp_path, model_type)
-    texts = [text_row(seed, (2, 3)) for seed in range(2)]
+    texts = [taught(text_row(seed, (2, 3))) for seed in range(2)]
     clips = clip_rows(model_type, 4)
     hands = [[texts[0], *clips[:3]], [clips[3], texts[1]]]
     settings = [

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.loss import grpo_loss, supervised_loss
+from learner.loss import LossInputs, grpo_loss, supervised_loss
 from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Row, silent
+from learner.rows import Row, silent, with_ref_logprobs
 from tests.learner.builders import RandomClips, make_row
 from tests.learner.ranks import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model
@@ -63,15 +64,15 @@ def autograds(
         if objective == "supervised":
             output = supervised_loss(logp, batch.advantage, batch.mask, NUM_TOKENS)
         else:
-            output = grpo_loss(
-                logp_new=logp,
+            inputs = LossInputs(
+                logp=logp,
                 logp_old=logp.detach(),
                 logp_rollout=batch.logp_rollout,
                 advantage=batch.advantage,
                 mask=batch.mask,
-                num_tokens=NUM_TOKENS,
-                config=GrpoLossConfig(),
+                lengths=batch.lengths,
             )
+            output = grpo_loss(inputs, COUNTS, GrpoLossConfig())
         output.loss.backward()
         found[objective] = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy().copy()
@@ -125,6 +126,88 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_kl_to_the_reference_and_entropy_have_autograds_gradient(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    """The reference stays what the stage started from while the policy moves away."""
+    loss = GrpoLossConfig(
+        kl_loss_coef=0.7, kl_loss_type="k2", entropy_coeff=0.3, loss_agg_mode="seq-mean-token-mean"
+    )
+    pair.start(model_dir, SGD, zero_stage=stage, max_tokens_per_batch=40, loss=loss)
+    hands = [(hand,) for hand in UNEVEN]
+    at_start = pair.each("call", [("logprobs", hand) for hand in UNEVEN])
+    pair.each("train", hands, COUNTS, "supervised", (0.5,))
+    reference = pair.each("call", [("ref_logprobs", hand) for hand in UNEVEN])
+    now = pair.each("call", [("logprobs", hand) for hand in UNEVEN])
+    for theirs, then, moved in zip(reference, at_start, now, strict=True):
+        assert flat(theirs) == pytest.approx(flat(then), abs=1e-5)
+        assert flat(moved) != pytest.approx(flat(then), abs=1e-3)
+    rows = [with_ref_logprobs(hand, own) for hand, own in zip(UNEVEN, reference, strict=True)]
+    weights = pair.all("weights")[0]
+    gradient, metrics = gradient_of(pair, rows, "grpo")
+    policy = Policy.load(model_dir, "float32")
+    freeze(policy, [Part.MERGER, Part.VISION_TOWER])
+    policy.vlm.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()}, strict=False)
+    clips, rule = RandomClips(), PositionRule.load(model_dir)
+    every = [row for hand in rows for row in hand]
+    batch = make_batch(every, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
+    scores = policy(batch)
+    inputs = LossInputs(
+        logp=scores.logp,
+        entropy=scores.entropy,
+        logp_old=batch.logp_old,
+        logp_rollout=batch.logp_rollout,
+        logp_ref=batch.logp_ref,
+        advantage=batch.advantage,
+        mask=batch.mask,
+        lengths=batch.lengths,
+    )
+    grpo_loss(inputs, COUNTS, loss).loss.backward()
+    expected = {
+        name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy()
+        for name, p in policy.vlm.named_parameters()
+    }
+    assert difference(gradient, expected) < 2e-5
+    assert metrics["kl_ref"] > 0
+
+
+def flat(logprobs: list[list[list[float]]]) -> list[float]:
+    return [value for row in logprobs for response in row for value in response]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "shared", "max_tokens"), [(3, True, 20), (0, False, 40)])
+def test_split_groups_and_repeated_prompts_have_the_same_gradient(
+    pair: Ranks, model_dir: Path, true_gradient: dict, stage: int, shared: bool, max_tokens: int
+):
+    config = {"shared_prefix": shared, "max_tokens_per_batch": max_tokens}
+    pair.start(model_dir, SGD, zero_stage=stage, **config)
+    gradient, metrics = gradient_of(pair, UNEVEN, "grpo")
+    assert difference(gradient, true_gradient["grpo"]) < 1e-5
+    assert metrics["shared_prefix/used"] == shared
+    assert ("shared_prefix/self_check" in metrics) == shared
+    assert metrics.get("shared_prefix/self_check", 0.0) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_shared_prefix_that_is_wrong_on_one_rank_is_left_by_all(
+    ray_session: None, model_dir: Path, true_gradient: dict
+):
+    ranks = Ranks(2)  # of its own, because one of them is broken
+    try:
+        ranks.start(model_dir, SGD, zero_stage=3)
+        ray.get(ranks._actors[1].blind_responses.remote())
+        rows = (ROWS[:3], ROWS[3:])
+        gradient, metrics = gradient_of(ranks, rows, "grpo")
+        assert metrics["shared_prefix/used"] == 0
+        assert metrics["shared_prefix/self_check"] > 1e-3
+        assert difference(gradient, true_gradient["grpo"]) < 1e-5
+    finally:
+        ranks.stop()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "checkpointing"), [(0, True), (1, True), (2, True), (3, False), (3, True)]
 )
@@ -162,7 +245,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
 ):
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.train(1e-3, 1e-3)
-    pair.all("call", "save", str(tmp_path), "step-000002")
+    pair.all("call", "save", str(tmp_path), "step-000002", {})
     expected = pair.train(1e-3)
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.all("call", "load", str(tmp_path), "step-000002")
@@ -175,7 +258,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     pair: Ranks, solo: Ranks, model_dir: Path, tmp_path: Path
 ):
     pair.start(model_dir, SGD, zero_stage=0)
-    pair.all("call", "save", str(tmp_path), "step-000001")
+    pair.all("call", "save", str(tmp_path), "step-000001", {})
     solo.start(model_dir, SGD, zero_stage=1)
     with pytest.raises(ConfigError, match=r"num_ranks=1, the checkpoint has 2.*zero_stage=1"):
         solo.all("call", "load", str(tmp_path), "step-000001")

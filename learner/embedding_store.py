@@ -1,0 +1,200 @@
+"""What a frozen vision tower makes of clips, kept on disk: an entry is whole or absent.
+
+    SeenClip -> <key>.partial, locked -> rename -> <key>.safetensors -> mapped, checked SeenClip
+
+Learners on one machine share the folder, epochs and runs one after another do too. An entry that is
+cut, changed or belongs to another key is made anew, never used. The disk used is bounded
+(video/eviction.py); where it is full, entries live in memory as long as they are needed.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor, uint8
+
+from learner.clip_features import ClipFeatures
+from video.eviction import Eviction
+from video.locked_file import locked
+from wire.errors import DeadlineExceeded
+
+_log = logging.getLogger(__name__)
+
+_RECENT_BYTES = 2 * 2**30
+_PATIENCE_S = 10.0  # for another writer of the same entry; then it is kept in memory alone
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenClip:
+    """One clip as the frozen tower sees it, and what of it decides positions."""
+
+    key: str
+    """Names clip, sampling, processor and the tower's weights (learner/embeddings.py)."""
+    features: ClipFeatures
+    """On CPU."""
+    grid_thw: tuple[int, int, int]
+    seconds_per_grid: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Video tokens that it stands for."""
+        return len(self.features.embeds)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        layers = enumerate(self.features.deepstack)
+        return {"embeds": self.features.embeds} | {f"deepstack.{n}": layer for n, layer in layers}
+
+    def digest(self) -> str:
+        """Hash of all that it holds."""
+        tensors = self._tensors()
+        shapes = {name: [str(t.dtype), *t.shape] for name, t in tensors.items()}
+        header = [self.key, self.grid_thw, self.seconds_per_grid.hex(), shapes]
+        found = hashlib.sha256(json.dumps(header).encode())
+        for tensor in tensors.values():
+            found.update(tensor.contiguous().view(uint8).numpy().data)
+        return found.hexdigest()
+
+    def write(self, file: BinaryIO) -> None:
+        """As safetensors. Not flushed to the disk: a power cut leaves what its digest refuses."""
+        from safetensors.torch import save
+
+        entry = {
+            "key": self.key,
+            "grid_thw": self.grid_thw,
+            "seconds_per_grid": self.seconds_per_grid.hex(),
+            "digest": self.digest(),
+        }
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        file.write(save(tensors, {"entry": json.dumps(entry)}))
+        file.flush()
+
+
+class Damaged(Exception):
+    """The file is not the whole entry that its name says; it is made anew."""
+
+
+def read(path: Path) -> SeenClip:
+    """Map an entry and check it. Raises Damaged, and FileNotFoundError if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            entry = json.loads(file.metadata()["entry"])
+            names = list(file.keys())
+            layers = sorted((n for n in names if n != "embeds"), key=lambda n: int(n.split(".")[1]))
+            embeds, *deepstack = (file.get_tensor(name) for name in ("embeds", *layers))
+            t, h, w = entry["grid_thw"]
+            seen = SeenClip(
+                key=entry["key"],
+                features=ClipFeatures(embeds, tuple(deepstack)),
+                grid_thw=(t, h, w),
+                seconds_per_grid=float.fromhex(entry["seconds_per_grid"]),
+            )
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise Damaged(f"{path}: {error}") from error
+    if seen.digest() != entry.get("digest"):
+        raise Damaged(f"{path}: its content does not have its digest")
+    if seen.key != path.stem:
+        raise Damaged(f"{path}: it holds the entry {seen.key}")
+    return seen
+
+
+class EmbeddingStore:
+    """The entries of one process: those used last in memory, all on disk up to a bound."""
+
+    def __init__(
+        self, folder: Path | None, max_bytes: int, recent_bytes: int = _RECENT_BYTES
+    ) -> None:
+        """``folder``: shared with other processes; None: memory alone."""
+        self._folder, self._recent_bytes = folder, recent_bytes
+        self._recent: OrderedDict[str, SeenClip] = OrderedDict()
+        self._disk_is_full = False
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._eviction = Eviction(folder, max_bytes)
+
+    def get(self, key: str) -> SeenClip | None:
+        """None: it is to be made."""
+        seen = self._recent.get(key) or self._read(key)
+        if seen is not None:
+            self._remember(seen)
+            if self._folder is not None:
+                self._eviction.used(self._file(self._folder, key))
+        return seen
+
+    def put(self, seen: SeenClip) -> SeenClip:
+        """Keep a new entry. Returns it as it is to be used: mapped from disk, where it is there."""
+        kept = seen
+        if self._folder is not None and self._write(seen, self._folder):
+            kept = self._read(seen.key) or seen
+            self._eviction.wrote(seen.num_bytes)
+        self._remember(kept)
+        return kept
+
+    def _remember(self, seen: SeenClip) -> None:
+        self._recent[seen.key] = seen
+        self._recent.move_to_end(seen.key)
+        total = sum(entry.num_bytes for entry in self._recent.values())
+        while total > self._recent_bytes:
+            total -= self._recent.popitem(last=False)[1].num_bytes
+
+    def _read(self, key: str) -> SeenClip | None:
+        if self._folder is None:
+            return None
+        try:
+            return read(self._file(self._folder, key))
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            _log.warning("%s; making it anew", error)
+            return None
+
+    def _write(self, seen: SeenClip, folder: Path) -> bool:
+        """False if it is not on disk: there is no room, or another writer hangs."""
+        file = self._file(folder, seen.key)
+        partial = file.with_suffix(".partial")
+        try:
+            with locked(partial, time.monotonic() + _PATIENCE_S) as opened:
+                opened.truncate(0)  # a writer that died may have left some
+                seen.write(opened)
+                partial.rename(file)
+        except DeadlineExceeded as error:
+            _log.warning("%s; keeping it in memory", error)
+            return False
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._no_room(error)
+            return False
+        self._disk_is_full = False
+        return True
+
+    def _no_room(self, error: OSError) -> None:
+        self._eviction.make_room()
+        if not self._disk_is_full:
+            _log.warning(
+                "no room for the tower's embeddings in %s (%s): until there is, they are computed "
+                "again when memory has lost them; free some, or set video.cache_dir to another "
+                "disk",
+                self._folder,
+                error.strerror,
+            )
+        self._disk_is_full = True
+
+    @staticmethod
+    def _file(folder: Path, key: str) -> Path:
+        return folder / key[:2] / f"{key}.safetensors"
