@@ -170,14 +170,12 @@ class LearnerWorker:
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """The same of the model that the stage began with: with LoRA the policy with its adapter
         off, else a second copy, which the first call of a stage loads."""
-        if self._reference is None:
-            self._reference = self._make_reference()
+        if self._reference is None and self._config.lora is not None:
+            self._reference = AdapterOff(self.engine.policy.vlm, self.engine.score)
+        elif self._reference is None:
+            device = self.engine.device
+            self._reference = FrozenPolicy.load(self._model_dir, self._config.dtype, device)
         return self._per_response(rows, self._reference.logprobs)
-
-    def _make_reference(self) -> Reference:
-        if self._config.lora is not None:
-            return AdapterOff(self.engine.policy.vlm, self.engine.score)
-        return FrozenPolicy.load(self._model_dir, self._config.dtype, self.engine.device)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
