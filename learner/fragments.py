@@ -165,7 +165,8 @@ def _fill(fragment: Fragment, kinds: dict[str, list[_Piece]], optimizer: Any) ->
             continue
         state = optimizer.state[fragment.flat]
         if pieces[0].length == 0:
-            state[kind] = _number(max(float(p.file.get_tensor(p.key)) for p in pieces), optimizer)
+            value = max(float(piece.file.get_tensor(piece.key)) for piece in pieces)
+            state[kind] = _number(value, optimizer, fragment.flat.device)
             continue
         if not torch.is_tensor(state.get(kind)):
             state[kind] = torch.zeros_like(fragment.flat, requires_grad=False)
@@ -184,13 +185,13 @@ def _copy(target: Tensor, start: int, pieces: list[_Piece]) -> None:
     assert filled == len(target), f"{pieces[0].key} and its like cover {filled} of {len(target)}"
 
 
-def _number(value: float, optimizer: Any) -> Tensor | int:
+def _number(value: float, optimizer: Any, device: torch.device) -> Tensor | int:
     """A count as this optimiser keeps it: torch's as a tensor, DeepSpeed's own as a number."""
     if not type(optimizer).__module__.startswith("torch."):
         return int(value)
     on = optimizer.param_groups[0]
-    device = "cuda" if on.get("fused") or on.get("capturable") else "cpu"
-    return torch.tensor(value, dtype=torch.float32, device=device)
+    beside = on.get("fused") or on.get("capturable")  # its parameters; else on the CPU
+    return torch.tensor(value, dtype=torch.float32, device=device if beside else "cpu")
 
 
 def _update_weights(optimizer: Any) -> None:

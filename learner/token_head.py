@@ -37,15 +37,18 @@ class TokenHead(nn.Module):
 
     def __init__(self, lm_head: nn.Linear, places: int = _PLACES, words: int = _WORDS) -> None:
         super().__init__()
-        kind = type(lm_head)
-        assert kind is nn.Linear, f"the head is a {kind.__name__}, not a plain Linear"
+        name = type(lm_head).__name__
+        assert name == "Linear", f"the head is a {name}, not a plain Linear"
         assert lm_head.bias is None, "the output head has a bias"
-        self.weight = lm_head.weight
-        self._tile = places, words
+        self.weight: nn.Parameter = lm_head.weight
+        self._tile: tuple[int, int] = (places, words)
 
     def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
         """Logprob of each target, and entropy."""
-        return TokenScores(*_Scores.apply(hidden, self.weight, target, *self._tile))
+        found = _Scores.apply(  # type: ignore[no-untyped-call]
+            hidden, self.weight, target, *self._tile
+        )
+        return TokenScores(*found)
 
 
 class _Scores(torch.autograd.Function):

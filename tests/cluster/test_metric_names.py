@@ -31,8 +31,6 @@ OF_WORKER = {
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
-    "shared_prefix/self_check",
-    "shared_prefix/used",
 }
 # What a sending of the weights adds (learner/worker.py, cluster/hosts.py).
 PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
