@@ -6,9 +6,10 @@ LearnerPool   deals rows to ranks and calls all ranks together
 
 import asyncio
 import itertools
+import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,18 +21,22 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
-from cluster.hosts import LearnerHost, RolloutHost
+from cluster.hosts import LearnerHost, Published, RolloutHost
+from cluster.waits import lives, quietly, together, within
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
-from learner.rows import Row, StepCounts, deal, split, with_old_logprobs
+from learner.rows import Row, StepCounts, deal, split, with_old_logprobs, with_ref_logprobs
 from learner.worker import Objective
 from rollout.engine import Sampling
 from rollout.prompt import Ask
 from rollout.worker import Rollout
-from wire.errors import DeadlineExceeded, GenerationError, WorkerDied
+from wire.errors import GenerationError, WorkerDied
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 
 RolloutActor: Any = ray.remote(RolloutHost)
 LearnerActor: Any = ray.remote(LearnerHost)
@@ -52,13 +57,19 @@ class RolloutPool:
         """Names of the workers whose weights are known to be right."""
         self._serving = asyncio.Event()
         self._serving.set()
+        self._lost: set[str] = set()
         self._busy = dict.fromkeys(self._actors, 0)
         self._slots = asyncio.Semaphore(config.rollout.max_concurrency * len(self._actors))
 
     @property
+    def num_workers(self) -> int:
+        """All workers, also those whose process has ended."""
+        return len(self._actors)
+
+    @property
     def names(self) -> list[str]:
-        """All workers."""
-        return list(self._actors)
+        """Workers that are not known to be gone."""
+        return [name for name in self._actors if name not in self._lost]
 
     def take_out_of_service(self) -> None:
         """No worker answers until it is admitted; requests wait."""
@@ -70,11 +81,25 @@ class RolloutPool:
         self.in_service.add(name)
         self._serving.set()
 
+    def withdraw(self, name: str) -> None:
+        """A worker's weights are not right: it gets no new request until it is admitted."""
+        self.in_service.discard(name)
+        if not self.in_service:
+            self._serving.clear()
+
+    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+        """New requests to a worker get an adapter that it has loaded."""
+        await within(
+            self._actors[name].serve_adapter.remote(version),
+            self._config.rollout.update_timeout_s,
+            f"{name} to serve version {version}",
+        )
+
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Bring every engine up. Raises DeadlineExceeded naming the worker."""
         await asyncio.gather(
             *[
-                _within(
+                within(
                     actor.start.remote(model_dir, version),
                     self._config.cluster.start_timeout_s,
                     f"{name} to start its engine",
@@ -83,37 +108,49 @@ class RolloutPool:
             ]
         )
 
-    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write traces with the least busy worker in service.
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        """Those of the workers whose engine is still there; the others are lost for this run."""
+        calls = [lives(self._actors[name].is_alive.remote()) for name in names]
+        alive = dict(zip(names, await asyncio.gather(*calls), strict=True))
+        for name in [name for name in names if not alive[name]]:
+            self._lose(name)
+        return [name for name in names if alive[name]]
 
-        Raises GenerationError if that worker's process died.
-        """
-        async with self._worker() as actor:
-            return await actor.answer.remote(sample, sampling)  # type: ignore[no-any-return]
+    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+        """Write traces with the least busy worker in service; where that one is lost meanwhile,
+        with another. Raises GenerationError if none is left."""
+        found: Rollout = await self._ask(lambda actor: actor.answer.remote(sample, sampling))
+        return found
 
     async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
         """The prompt for a trace, a label or a verdict; the clip is cached on the way."""
-        async with self._worker() as actor:
-            return await actor.prompt.remote(sample, ask)  # type: ignore[no-any-return]
+        found: Prompt | Failure = await self._ask(lambda actor: actor.prompt.remote(sample, ask))
+        return found
 
     async def logprobs(
-        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+        self,
+        name: str,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
     ) -> list[float]:
         """The parity probe of one worker, in service or not."""
-        return await _within(
-            self._actors[name].logprobs.remote(video, prompt, tuple(response)),
+        return await within(
+            self._actors[name].logprobs.remote(video, prompt, tuple(response), adapter_of),
             self._config.rollout.request_timeout_s,
             f"{name} to answer the parity probe",
         )
 
     async def cache_counts(self) -> dict[str, int]:
-        """Clip cache hits and misses of all workers since their start."""
+        """Clip cache hits and misses since their start, of all workers that are not lost."""
         timeout_s = self._config.rollout.request_timeout_s
-        waits = [
-            _within(actor.cache_counts.remote(), timeout_s, f"{name} to count its cache's hits")
-            for name, actor in self._actors.items()
-        ]
-        return dict(sum(map(Counter, await asyncio.gather(*waits)), Counter[str]()))
+        total = Counter[str]()
+        for name in self.names:
+            call = self._actors[name].cache_counts.remote()
+            with suppress(WorkerDied):  # whoever needs the worker finds out, and says so
+                total += Counter(await within(call, timeout_s, f"{name} to count its cache's hits"))
+        return dict(total)
 
     def client(self) -> EngineClient:
         """What the learner sends weights through."""
@@ -122,24 +159,33 @@ class RolloutPool:
         patience_s = self._config.rollout.update_timeout_s + 30
         return EngineClient(self._actors, ranks, patience_s)
 
-    @asynccontextmanager
-    async def _worker(self) -> AsyncIterator[Any]:
-        """The least busy worker in service, for the time of one request."""
+    async def _ask(self, ask: Callable[[Any], Awaitable[T]]) -> T:
         async with self._slots:
-            await self._serving.wait()
-            name = min(sorted(self.in_service), key=lambda n: self._busy[n])
-            self._busy[name] += 1
-            try:
-                yield self._actors[name]
-            except RayActorError as error:
-                raise GenerationError(f"{name} died; --resume goes on without loss") from error
-            finally:
-                self._busy[name] -= 1
+            while True:
+                await self._serving.wait()
+                if not self.in_service:
+                    raise GenerationError(
+                        "no rollout worker is left in service "
+                        f"(lost: {', '.join(sorted(self._lost))}); --resume goes on without loss"
+                    )
+                name = min(sorted(self.in_service), key=lambda n: self._busy[n])
+                self._busy[name] += 1
+                try:
+                    return await ask(self._actors[name])
+                except (RayActorError, GenerationError) as error:
+                    log.warning("%s is lost: %s", name, error)
+                    self._lose(name)
+                finally:
+                    self._busy[name] -= 1
+
+    def _lose(self, name: str) -> None:
+        self._lost.add(name)
+        self.in_service.discard(name)
 
     async def stop(self) -> None:
         """End all engines and their actors."""
         stops = [actor.stop.remote() for actor in self._actors.values()]
-        await asyncio.gather(*[_quietly(stop) for stop in stops])
+        await asyncio.gather(*[quietly(stop) for stop in stops])
         for actor in self._actors.values():
             ray.kill(actor)
 
@@ -150,6 +196,7 @@ class LearnerPool:
     def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
         first = config.rollout.num_workers
         self._timeout_s = config.learner.timeout_s
+        self._max_response_length = config.rollout.max_response_length
         self._max_tokens = config.learner.max_tokens_per_batch
         self._ranks: list[Any] = [
             LearnerActor.options(**_place(group, first + rank)).remote(config, rank, cache_dir)
@@ -170,17 +217,23 @@ class LearnerPool:
         """Meet the rollout engines."""
         await self._all("connect", client, self._address, num_engine_ranks)
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
-        """Send the weights to the named workers. Returns those that failed, and why."""
-        failures = await self._all("publish", version, list(names))
-        return failures[0]  # type: ignore[no-any-return]
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+        """Send the weights to the named workers."""
+        found = await self._all("publish", version, list(names))
+        return found[0]  # type: ignore[no-any-return]
+
+    async def publish_adapter(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+        """Load the adapter beside those of the named workers."""
+        found = await self._all("publish_adapter", version, list(names))
+        return found[0]  # type: ignore[no-any-return]
 
     async def train_step(
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
         hands = deal(split(rows, self._max_tokens), len(self._ranks))
-        found = await self._each("train_step", hands, StepCounts.of(rows), objective, learning_rate)
+        counts = StepCounts.of(rows, self._max_response_length)
+        found = await self._each("train_step", hands, counts, objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
 
     async def preflight(self, largest: LargestBatch) -> float:
@@ -196,13 +249,18 @@ class LearnerPool:
         """Rows that carry the present policy's logprobs, for a step of several updates."""
         return with_old_logprobs(rows, await self.logprobs(rows))
 
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows that carry the logprobs of the model that the stage started from."""
+        found = await self._blocks("ref_logprobs", rows)
+        return with_ref_logprobs(rows, [values for part in found for values in part])
+
     async def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden states [len(rows), hidden], in the order of ``rows``."""
         return np.concatenate([part for part in await self._blocks("features", rows) if len(part)])
 
-    async def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks."""
-        await self._all("save", directory, tag)
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
+        """Checkpoint of all ranks; ``notes``: files of the caller's that belong to it."""
+        await self._all("save", directory, tag, notes)
 
     async def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint."""
@@ -241,28 +299,12 @@ class LearnerPool:
         return (await self._gather(verb, [getattr(self._ranks[0], verb).remote()]))[0]
 
     async def _gather(self, verb: str, calls: list[Any]) -> list[Any]:
-        waits = [
-            _within(call, self._timeout_s, f"learner rank {rank} to {verb}")
-            for rank, call in enumerate(calls)
-        ]
-        return list(await asyncio.gather(*waits))
-
-
-async def _within(call: Awaitable[T], timeout_s: float, what: str) -> T:
-    try:
-        return await asyncio.wait_for(call, timeout_s)
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from error
-    except RayActorError as error:
-        raise WorkerDied(f"waited for {what}: its process died; --resume goes on") from error
-
-
-async def _quietly(call: Awaitable[Any]) -> None:
-    """A worker that is asked to end may be gone already."""
-    try:
-        await asyncio.wait_for(call, 30)
-    except (RayActorError, TimeoutError):
-        return
+        return await together(
+            [
+                within(call, self._timeout_s, f"learner rank {rank} to {verb}")
+                for rank, call in enumerate(calls)
+            ]
+        )
 
 
 def _place(group: PlacementGroup, index: int) -> dict[str, Any]:

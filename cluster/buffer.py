@@ -2,13 +2,13 @@
 
 A place is free again only when new weights are loaded, not when its group is taken. With
 ``(max_staleness + 1) * groups_per_step`` places that bounds staleness exactly: handing groups over
-as they finish
-does not (a slow group would be trained many versions late while its neighbours go round).
+as they finish does not (a slow group would be trained many versions late while its neighbours go
+round).
 """
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+import math
 
 from wire.types import TraceGroup
 
@@ -31,30 +31,47 @@ class Place:
 
 
 class GroupBuffer:
-    """At most ``capacity`` groups between reserve and release; places first_index .. end - 1."""
+    """At most ``capacity`` groups between reserve and release, ``num_places`` in all."""
 
-    def __init__(self, capacity: int, first_index: int = 0, end: int | None = None) -> None:
-        self._free = asyncio.Semaphore(capacity)
+    def __init__(self, capacity: int, first_index: int = 0, num_places: int | None = None) -> None:
+        self._free = asyncio.Semaphore(0)
         self._order: asyncio.Queue[Place] = asyncio.Queue()
-        self._indices: Iterator[int] = (
-            itertools.count(first_index) if end is None else iter(range(first_index, end))
-        )
+        self._indices = itertools.count(first_index)
+        self._left = math.inf if num_places is None else num_places
+        """Places that were never free yet."""
+        self.next_index = first_index
+        """The sampler's cursor: the place of the next group that nobody has taken."""
+        self.release(capacity)
 
-    async def reserve(self) -> Place | None:
-        """The next place, once one is free; None after the last."""
+    async def reserve(self) -> Place:
+        """The next place, once one is free: after the last, never."""
         await self._free.acquire()
-        index = next(self._indices, None)
-        if index is None:
-            return None
-        place = Place(index)
+        place = Place(next(self._indices))
         self._order.put_nowait(place)
         return place
 
     async def take(self, count: int) -> list[TraceGroup]:
         """The next ``count`` groups in the order of their places; waits for each."""
-        return [await (await self._order.get()).group() for _ in range(count)]
+        return [await self.take_one() for _ in range(count)]
+
+    async def take_one(self) -> TraceGroup:
+        """The next group."""
+        group = await (await self._order.get()).group()
+        self.next_index += 1
+        return group
 
     def release(self, count: int) -> None:
         """Free places: new weights are loaded."""
         for _ in range(count):
-            self._free.release()
+            if self._left > 0:
+                self._left -= 1
+                self._free.release()
+
+    def replace(self) -> None:
+        """Free a place for another group in the stead of one that was taken and is not trained.
+
+        Right away, before new weights are loaded: for the step that took it, and for those alone
+        that it is sure to take (cluster/loop.py).
+        """
+        self._left += 1
+        self.release(1)

@@ -1,11 +1,8 @@
-"""Checkpoints of a stage: what to save them as, which to take up, how many to keep.
-
-A step says all about the sampler: order and seeds are functions of the seed and the step
-(cluster/sampler.py).
-"""
+"""Checkpoints of a stage: what to save them as, which to take up, how many to keep."""
 
 import shutil
 
+from cluster.loop_state import LOOP_FILE, LoopState
 from cluster.progress import console
 from cluster.session import Session
 from learner.checkpoint import latest
@@ -20,17 +17,18 @@ class Checkpoints:
         self._session, self._stage = session, stage
         self._directory = session.run_dir.checkpoints(stage)
 
-    async def resume(self) -> int:
-        """Load the newest whole checkpoint; returns its step (GRPO) or epoch, 0 without one."""
+    async def resume(self) -> LoopState:
+        """Load the newest whole checkpoint; returns where it stood, the start without one."""
         tag = latest(self._directory)
         if tag is None:
-            return 0
+            return LoopState()
         await self._session.learner.load(str(self._directory), tag)
         console.print(f"{self._stage}: going on from checkpoint {tag}")
-        return int(tag.removeprefix("step-"))
+        return LoopState.read(self._directory / tag)
 
-    async def save(self, step: int) -> None:
+    async def save(self, state: LoopState) -> None:
         """Save, then drop those before the last two."""
-        await self._session.learner.save(str(self._directory), f"step-{step:06d}")
+        tag = f"step-{state.step:06d}"
+        await self._session.learner.save(str(self._directory), tag, {LOOP_FILE: state.to_json()})
         for old in sorted(self._directory.glob("step-*"))[:-_KEEP]:
             shutil.rmtree(old)

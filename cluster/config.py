@@ -66,6 +66,17 @@ class ColdstartConfig(TrainedConfig):
     """DeepIntuit: 2e-5, linear decay."""
 
 
+class FilterGroupsConfig(Config):
+    """Dynamic sampling (DAPO): a group whose rewards are all equal teaches nothing, and another
+    clip is asked in its stead."""
+
+    enable: bool = False
+    """Whether to."""
+    max_num_gen_batches: int = Field(default=10, ge=1)
+    """A step asks at most this times ``groups_per_step`` clips, and then trains on the groups with
+    signal that it has."""
+
+
 class GrpoConfig(TrainedConfig):
     """Stage 2: GRPO on the train samples."""
 
@@ -75,6 +86,12 @@ class GrpoConfig(TrainedConfig):
     """Clips per step (verl: train_batch_size)."""
     groups_per_update: int | None = Field(default=None, ge=1)
     """Clips per optimizer update (verl: ppo_mini_batch_size); none: one update per step."""
+    ppo_epochs: int = Field(default=1, ge=1)
+    """Passes of a step over its groups, of ``groups_per_update`` each."""
+    filter_groups: FilterGroupsConfig = FilterGroupsConfig()
+    """Dynamic sampling."""
+    class_balanced: bool = False
+    """Ask every label equally often, however many train clips it has."""
     max_staleness: int = Field(default=0, ge=0)
     """Versions that a trace may lag behind the weights it trains; 0: synchronous, on-policy."""
     save_every: int = Field(default=50, ge=1)
@@ -82,11 +99,16 @@ class GrpoConfig(TrainedConfig):
     optim: OptimConfig = OptimConfig(learning_rate=1e-6, warmup_steps=10)
     """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
     loss: GrpoLossConfig = GrpoLossConfig()
-    """The clipped surrogate."""
+    """What is optimised."""
 
     @property
     def updates_per_step(self) -> int:
         """Optimizer updates made with the groups of one step."""
+        return self.ppo_epochs * self.updates_per_epoch
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Those of one pass over the groups."""
         return self.groups_per_step // (self.groups_per_update or self.groups_per_step)
 
     @model_validator(mode="after")
@@ -196,6 +218,12 @@ class RunConfig(Config):
         """Those of a whole run, in their order."""
         without = () if self.coldstart.epochs else ("coldstart",)
         return tuple(stage for stage in STAGES if stage not in without)
+
+    @property
+    def adapters_per_engine(self) -> int:
+        """Versions of a LoRA policy that an engine computes with at the same time: those that
+        staleness allows, and one more while the next is proven."""
+        return self.grpo.max_staleness + 2
 
     @property
     def label_set(self) -> LabelSet:

@@ -39,7 +39,7 @@ def calibration_clips(config: RunConfig, data: Data) -> list[Sample]:
 def trained_clips(config: RunConfig, data: Data) -> list[Sample]:
     """Clips that GRPO trained on, in the order in which it met them; at most as many as the verdict
     was trained on."""
-    sampler = Sampler(data.of(Split.TRAIN), config.seed)
+    sampler = Sampler(data.of(Split.TRAIN), config.seed, balanced=config.grpo.class_balanced)
     places = range(config.grpo.num_steps * config.grpo.groups_per_step)
     met = list({(sample := sampler.at(place)).id: sample for place in places}.values())
     return met[: len(calibration_clips(config, data))]

@@ -234,7 +234,9 @@ class _Kept:
 async def _sample_and_reject(session: Session, name: ArmName) -> _Kept:
     """Raises DataError if nothing is kept."""
     config = session.config
-    sampler = Sampler(session.data.of(Split.TRAIN), config.seed)
+    sampler = Sampler(
+        session.data.of(Split.TRAIN), config.seed, balanced=config.grpo.class_balanced
+    )
     writer = TrainingGroups(session, name)
     kept = _Kept(config.reward.terms)
     num_places = config.grpo.num_steps * config.grpo.groups_per_step

@@ -2,17 +2,18 @@
 failure kept apart.
 
 An engine that fails leaves the update and is reported; the others go on. Every wait has a deadline
-and names whom it
-waited for.
+and names whom it waited for. Bytes reach the engines of the learner's own node through its memory;
+to another node they travel once, and its engines share them there.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from wire.adapters import AdapterFiles
 from wire.errors import DeepIntuitError, WeightUpdateError
 from wire.types import PolicyVersion
 
@@ -26,52 +27,93 @@ class EngineClient:
         self._timeout_s = timeout_s
         self._version = PolicyVersion(attempt=0, step=0)
         self._active = list(workers)
+        self._nodes: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         """Workers that left the last update, and why."""
+        self.load_s = 0.0
+        """Seconds that the slowest engine spent loading chunks of the last update."""
 
     def open(self, version: PolicyVersion, names: list[str]) -> None:
         """Say which workers get the next update, and what version it makes them."""
         self._version, self._active, self.failures = version, list(names), {}
+        self.load_s = 0.0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Rendezvous. NCCL ranks are numbered through all engines."""
+        every = list(self._workers)
 
-        def call(index: int, worker: Any) -> Any:
+        def call(name: str, worker: Any) -> Any:
             info = dict(init_info)
             if "rank_offset" in info:
-                info["rank_offset"] += index * self._ranks_per_engine
+                info["rank_offset"] += every.index(name) * self._ranks_per_engine
             return worker.init_transfer.remote(info)
 
         self._fan_out("init_transfer", call)
+        if not self._active:
+            raise WeightUpdateError(f"no rollout worker met the learner: {self.failures}")
 
     def start_weight_update(self) -> None:
         """Pause the engines and open the update."""
+        new = [name for name in self._active if name not in self._nodes]
+        self._nodes |= self._fan_out("node", lambda _, worker: worker.node.remote(), new)
         self._fan_out("begin_update", lambda _, worker: worker.begin_update.remote())
 
     def update_weights(self, update_info: Any) -> None:
-        """One chunk; its bytes enter the object store once, however many engines read them."""
-        chunk = ray.put(update_info)
-        self._fan_out("update_weights", lambda _, worker: worker.update_weights.remote(chunk))
+        """One chunk to all engines; returns when they have loaded it.
+
+        ``data``, if there is any, are the bytes that this process holds at ``path``.
+        """
+        here = ray.get_runtime_context().get_node_id()
+        near = {key: value for key, value in update_info.items() if key != "data"}
+        chunks = dict.fromkeys(self._active, near)
+        if "data" in update_info:
+            chunks |= self._carry(update_info, [n for n in chunks if self._nodes[n] != here])
+        loads = self._fan_out(
+            "update_weights", lambda name, worker: worker.update_weights.remote(chunks[name])
+        )
+        self.load_s += max(loads.values(), default=0.0)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Close the update; the engines answer under the new version."""
         self._fan_out("finish_update", lambda _, w: w.finish_update.remote(self._version))
 
-    def _fan_out(self, what: str, call: Callable[[int, Any], Any]) -> None:
-        names = list(self._workers)
-        calls = {name: call(names.index(name), self._workers[name]) for name in self._active}
-        deadline = time.monotonic() + self._timeout_s
+    def load_adapter(self, files: AdapterFiles) -> None:
+        """A LoRA adapter, beside those that requests use; nothing pauses."""
+        sent = ray.put(files)
+        self._fan_out("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
+
+    def _carry(self, update: dict[str, Any], far: list[str]) -> dict[str, Any]:
+        """For each worker of another node, the chunk as its node holds it: in the memory of the
+        first of its workers."""
+        if not far:
+            return {}
+        chunk = ray.put({key: value for key, value in update.items() if key != "path"})
+        first = {self._nodes[name]: name for name in reversed(far)}
+        held = self._fan_out("hold", lambda _, w: w.hold.remote(chunk), list(first.values()))
+        for name in far:
+            holder = first[self._nodes[name]]
+            if holder not in held and name in self._active:
+                self._drop(name, f"{holder} did not bring the weights to this node")
+        return {name: held[first[self._nodes[name]]] for name in far if name in self._active}
+
+    def _fan_out(
+        self, what: str, call: Callable[[str, Any], Any], names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """What the workers answered. One that failed is dropped from the update.
+
+        Nobody left is no error: who asked reads ``failures``.
+        """
+        names = list(self._active if names is None else names)
+        calls = {name: call(name, self._workers[name]) for name in names}
+        deadline, answers = time.monotonic() + self._timeout_s, {}
         for name, reference in calls.items():
             try:
-                ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+                answers[name] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:
                 self._drop(name, f"{what} did not end within {self._timeout_s:.0f} s")
             except (RayError, DeepIntuitError) as error:
                 self._drop(name, f"{what}: {_first_line(error)}")
-        if not self._active and what == "init_transfer":
-            raise WeightUpdateError(f"no rollout worker met the learner: {self.failures}")
-        # Later, nobody left is no error here: rank 0 must gather to the end with the other ranks,
-        # or the next try would pair different parameters. Who asked reads ``failures``.
+        return answers
 
     def _drop(self, name: str, why: str) -> None:
         self._active.remove(name)

@@ -14,13 +14,16 @@ import psutil
 
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
+from cluster.config import GrpoConfig
 from cluster.failures import refuse_failures
 from cluster.largest import longest_prompt
-from cluster.loop import rollout_loop, run_until_trained, train_loop
+from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
+from cluster.loop_state import LoopState
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, progress_bar
 from cluster.sampler import Sampler
 from cluster.session import Session
+from learner.credit import has_signal, with_advantages
 from learner.rows import Row, grpo_rows
 from reward.stats import summarise
 from rollout.engine import Sampling
@@ -67,33 +70,43 @@ class GrpoLearner:
     """One step: rows, updates, weights to the engines, archive compacted, numbers logged."""
 
     def __init__(
-        self, session: Session, plan: GrpoPlan, checkpoints: Checkpoints, bar: Bar
+        self,
+        session: Session,
+        plan: GrpoPlan,
+        buffer: GroupBuffer,
+        checkpoints: Checkpoints,
+        bar: Bar,
     ) -> None:
-        self._session, self._plan = session, plan
+        self._session, self._plan, self._buffer = session, plan, buffer
         self._checkpoints, self._bar = checkpoints, bar
         self._watch = Stopwatch()
         self._since = time.perf_counter()
         self._hits = HitRates(session)
 
-    async def train(self, groups: Sequence[TraceGroup], step: int) -> None:
+    async def train(self, taken: Taken, step: int) -> None:
         """Train on groups and publish the version after ``step`` (counted from 1)."""
         session, config, watch = self._session, self._session.config, self._watch
+        groups = taken.every
         watch.add("gen", time.perf_counter() - self._since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
         figures = {**summarise(groups), **trace_figures(groups, version - 1)}
         figures |= await self._hits.of_step()
-        rows = grpo_rows(groups, config.grpo.loss.adv_epsilon)
+        if config.grpo.filter_groups.enable:
+            figures |= filter_figures(taken)
+        rows = await self._rows(taken.trained)
         if rows:
             with watch("update_actor"):
                 figures |= await self._update(rows, step)
-            with watch("update_weights"):
-                figures |= await session.publish(version)
+        with watch("update_weights"):  # without an update, too: versions count steps
+            figures |= await session.publish(version)
         with watch("archive"):
             session.archive.compact(version)
         if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
             with watch("save"):
-                await self._checkpoints.save(step)
+                await self._checkpoints.save(
+                    LoopState(step=step, next_index=self._buffer.next_index)
+                )
         now = time.perf_counter()
         watch.seconds["timing_s/step"], self._since = now - self._since, now
         figures |= throughput(groups, watch.seconds)
@@ -102,21 +115,29 @@ class GrpoLearner:
         self._watch = Stopwatch()
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
 
+    async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
+        """What the step trains, with all logprobs that its objective asks for."""
+        grpo, learner = self._session.config.grpo, self._session.learner
+        loss, rows = grpo.loss, grpo_rows(groups)
+        by_trainer = loss.old_logprobs == "trainer"
+        if rows and by_trainer and (grpo.updates_per_step > 1 or loss.kl_coef):
+            with self._watch("old_log_prob"):
+                rows = await learner.with_old_logprobs(rows)
+        if rows and loss.needs_reference:
+            with self._watch("ref"):
+                rows = await learner.with_ref_logprobs(rows)
+        return with_advantages(rows, loss)
+
     async def _update(self, rows: list[Row], step: int) -> dict[str, float]:
         grpo, learner = self._session.config.grpo, self._session.learner
-        count = grpo.updates_per_step
-        if count > 1:
-            before = time.perf_counter()
-            rows = await learner.with_old_logprobs(rows)
-            spent = time.perf_counter() - before
-            self._watch.add("old_log_prob", spent)
-            self._watch.add("update_actor", -spent)  # the phase around it: phases add up
-        total = grpo.num_steps * count
+        total = grpo.num_steps * grpo.updates_per_step
+        count = grpo.updates_per_epoch
         parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
         figures = []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(parts * grpo.ppo_epochs):
             if part:
-                rate = grpo.optim.learning_rate_at((step - 1) * count + number, total)
+                at = (step - 1) * grpo.updates_per_step + number
+                rate = grpo.optim.learning_rate_at(at, total)
                 figures.append(await learner.train_step(part, "grpo", rate))
         return {name: _combine(name)(f[name] for f in figures) for name in figures[0]}
 
@@ -152,7 +173,7 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     grpo = session.config.grpo
     await session.begin(model_dir, grpo.optim)
     checkpoints = Checkpoints(session, plan.name)
-    done = await checkpoints.resume()
+    state = await checkpoints.resume()
     rollout = session.config.rollout
     await session.preflight(
         plan.name,
@@ -161,19 +182,41 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
         group_size=rollout.group_size,
         groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
     )
-    await session.publish(plan.first_step + done)
+    await session.publish(plan.first_step + state.step)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    first, end = done * grpo.groups_per_step, grpo.num_steps * grpo.groups_per_step
-    buffer = GroupBuffer(capacity, first, end)
-    sampler = Sampler(plan.samples, session.config.seed)
+    num_places = (
+        grpo.num_steps - state.step
+    ) * grpo.groups_per_step  # and those of replaced groups
+    buffer = GroupBuffer(capacity, state.next_index, num_places)
+    sampler = Sampler(plan.samples, session.config.seed, balanced=grpo.class_balanced)
     writer = TrainingGroups(session, plan.name)
     with progress_bar(plan.name, grpo.num_steps) as bar:
-        bar.resume(done)
-        learner = GrpoLearner(session, plan, checkpoints, bar)
-        steps = range(done + 1, grpo.num_steps + 1)
-        train = train_loop(buffer, learner, steps, grpo.groups_per_step)
+        bar.resume(state.step)
+        learner = GrpoLearner(session, plan, buffer, checkpoints, bar)
+        steps = range(state.step + 1, grpo.num_steps + 1)
+        train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
+
+
+def filter_of(grpo: GrpoConfig) -> Filter | None:
+    """The recipe's dynamic sampling."""
+    if not grpo.filter_groups.enable:
+        return None
+    return Filter(
+        has_signal=lambda group: has_signal(group, grpo.loss),
+        max_groups=grpo.filter_groups.max_num_gen_batches * grpo.groups_per_step,
+    )
+
+
+def filter_figures(taken: Taken) -> dict[str, float]:
+    """What dynamic sampling asked and left out, by label."""
+    labels = Counter(group.sample.label for group in taken.replaced)
+    return {
+        "filter_groups/num_trained": float(len(taken.trained)),
+        "filter_groups/num_replaced": float(len(taken.replaced)),
+        **{f"filter_groups/replaced/{name}": float(n) for name, n in sorted(labels.items())},
+    }
 
 
 def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ The probe is one fixed prompt and response: the learner computes its logprobs on
 must give the same. An
 engine whose update or probe failed gets everything once more; if that fails too it stays out of
 service until a later
-update succeeds.
+update succeeds. One whose process has ended is not asked again.
 """
 
 import logging
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.actors import LearnerPool, RolloutPool
+from cluster.hosts import Published
 from learner.rows import Response, Row
 from wire.errors import (
     DeadlineExceeded,
@@ -36,6 +37,8 @@ class HandoffReport:
     max_logprob_diff: float
     """Largest difference of a probe token, nats, over the engines in service."""
     num_out_of_service: int
+    figures: dict[str, float]
+    """Metrics ``weights/...`` of the first sending."""
 
 
 class Handoff:
@@ -55,31 +58,36 @@ class Handoff:
         rollouts.take_out_of_service()
         waiting, failures = rollouts.names, dict[str, str]()
         expected = (await self._learner.logprobs([self._probe]))[0][0]
-        worst = 0.0
+        worst, figures = 0.0, dict[str, float]()
         for _ in range(_TRIES):
             if not waiting:
                 break
-            failures = await self._send(version, waiting)
+            sent = await self._send(version, waiting)
+            failures, figures = dict(sent.failures), figures or sent.figures
             for name in [n for n in waiting if n not in failures]:
                 try:
                     worst = max(worst, await self._verify(name, expected))
                     rollouts.admit(name)
                 except (ParityError, GenerationError, DeadlineExceeded, WorkerDied) as error:
                     failures[name] = str(error)
-            waiting = sorted(failures)
             for name, why in failures.items():
                 log.warning("%s did not come to version %s: %s", name, version, why)
+            waiting = await rollouts.find_alive(sorted(failures))
         if not rollouts.in_service:
             raise WeightUpdateError(
                 f"no engine came to version {version} after {_TRIES} tries: {failures}"
             )
-        return HandoffReport(max_logprob_diff=worst, num_out_of_service=len(waiting))
+        return HandoffReport(
+            max_logprob_diff=worst,
+            num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
+            figures=figures,
+        )
 
-    async def _send(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
+    async def _send(self, version: PolicyVersion, names: list[str]) -> Published:
         try:
             return await self._learner.publish(version, names)
         except WeightUpdateError as error:
-            return dict.fromkeys(names, str(error))
+            return Published(failures=dict.fromkeys(names, str(error)), figures={})
 
     async def _verify(self, name: str, expected: list[float]) -> float:
         """Largest difference of the probe. Raises ParityError beyond the tolerance."""

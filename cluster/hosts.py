@@ -2,7 +2,9 @@
 calls on to it."""
 
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,25 @@ from learner.embedding_store import EmbeddingStore
 from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
-from rollout.engine import Sampling, VllmEngine
+from rollout.engine import AdapterRoom, Sampling, VllmEngine
 from rollout.prompt import Ask
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
+from wire.adapters import AdapterFiles
+from wire.shared_memory import SharedBuffer
 from wire.types import Failure, PolicyVersion, Prompt, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What became of one sending of the weights."""
+
+    failures: dict[str, str]
+    """Workers that did not get them whole, and why."""
+    figures: dict[str, float]
+    """Metrics ``weights/...``."""
 
 
 class RolloutHost:
@@ -33,6 +47,7 @@ class RolloutHost:
         self._engine: VllmEngine | None = None
         self._worker: RolloutWorker | None = None
         self._clips: ClipStore | None = None
+        self._held: SharedBuffer | None = None
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Bring the engine up with a model's weights."""
@@ -41,7 +56,9 @@ class RolloutHost:
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
         self._clips = clips
         blocked = renderer.blocked_tokens()
-        engine = await VllmEngine.start(folder, config.rollout, blocked, config.transfer.kind)
+        engine = await VllmEngine.start(
+            folder, config.rollout, blocked, config.transfer.kind, _adapter_room(config)
+        )
         self._engine = engine
         self._worker = RolloutWorker(
             self._name,
@@ -61,9 +78,15 @@ class RolloutHost:
         """See RolloutWorker."""
         return await self._started.prompt(sample, ask)
 
-    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
+    async def logprobs(
+        self,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
         """See RolloutWorker."""
-        return await self._started.logprobs(video, prompt, response)
+        return await self._started.logprobs(video, prompt, response, adapter_of)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clips found processed, and clips decoded, since the start."""
@@ -79,13 +102,43 @@ class RolloutHost:
         """See RolloutWorker."""
         await self._started.begin_update()
 
-    async def update_weights(self, update: dict[str, Any]) -> None:
-        """See RolloutWorker."""
+    def node(self) -> str:
+        """Ray's name of the node that this is on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def is_alive(self) -> bool:
+        """Whether the engine's process is still there."""
+        return self._engine is not None and self._engine.is_alive
+
+    def hold(self, update: dict[str, Any]) -> dict[str, Any]:
+        """Put a chunk's bytes where all engines of this node can read them, until the next chunk.
+        Returns the chunk that says where."""
+        data = update["data"]
+        if self._held is None or len(self._held.data) < len(data):
+            self._held = SharedBuffer(len(data))
+        self._held.data[: len(data)] = data
+        rest = {key: value for key, value in update.items() if key != "data"}
+        return {**rest, "path": self._held.path}
+
+    async def update_weights(self, update: dict[str, Any]) -> float:
+        """See RolloutWorker. Returns the seconds it took."""
+        start = time.perf_counter()
         await self._started.update_weights(update)
+        return time.perf_counter() - start
 
     async def finish_update(self, version: PolicyVersion) -> None:
         """See RolloutWorker."""
         await self._started.finish_update(version)
+
+    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
+        """See RolloutWorker."""
+        await self._started.load_adapter(version, files)
+
+    async def serve_adapter(self, version: PolicyVersion) -> None:
+        """See RolloutWorker."""
+        await self._started.serve_adapter(version)
 
     async def stop(self) -> None:
         """End the engine's process."""
@@ -135,13 +188,24 @@ class LearnerHost:
         self._client = client
         self._worker.connect(self._config.transfer, client, address, num_engine_ranks)
 
-    def publish(self, version: PolicyVersion, names: list[str]) -> dict[str, str]:
-        """Send the weights to the named workers. Returns those that failed, and why (rank 0
-        knows)."""
+    def publish(self, version: PolicyVersion, names: list[str]) -> Published:
+        """Send the weights to the named workers (rank 0 knows what became of it)."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, names)
-        self._worker.publish()
-        return self._client.failures
+        figures = self._worker.publish()
+        figures["weights/load_s"] = self._client.load_s
+        return Published(failures=self._client.failures, figures=figures)
+
+    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> Published:
+        """As :meth:`publish`, the adapter alone."""
+        assert self._client is not None, "connect() comes first"
+        self._client.open(version, names)
+        files = self._worker.adapter()  # all ranks gather
+        assert files is not None, "only a learner with LoRA has an adapter"
+        if self._rank == 0:
+            self._client.load_adapter(files)
+        figures = {"weights/gb": files.num_bytes / 1e9}
+        return Published(failures=self._client.failures, figures=figures)
 
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
@@ -157,13 +221,17 @@ class LearnerHost:
         """See LearnerWorker."""
         return self._worker.logprobs(rows)
 
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """See LearnerWorker."""
+        return self._worker.ref_logprobs(rows)
+
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """See LearnerWorker."""
         return self._worker.features(rows)
 
-    def save(self, directory: str, tag: str) -> None:
+    def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """See LearnerWorker."""
-        self._worker.save(directory, tag)
+        self._worker.save(directory, tag, notes)
 
     def load(self, directory: str, tag: str) -> None:
         """See LearnerWorker."""
@@ -172,3 +240,10 @@ class LearnerHost:
     def export(self, directory: str) -> None:
         """See LearnerWorker."""
         self._worker.export(directory)
+
+
+def _adapter_room(config: RunConfig) -> AdapterRoom | None:
+    lora = config.learner.lora
+    if lora is None or not config.learner.hands_off_adapters:
+        return None
+    return AdapterRoom(rank=lora.rank, count=config.adapters_per_engine)

@@ -69,22 +69,24 @@ class ModelShape:
     @property
     def cached_values_per_token(self) -> int:
         """Keys and values of one token, over all layers."""
-        return 2 * self.num_hidden_layers * self._key_value_size
+        return 2 * self.num_hidden_layers * self.key_value_size
 
     @property
-    def _head_size(self) -> int:
+    def head_size(self) -> int:
+        """Of one attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
-    def _key_value_size(self) -> int:
-        return self.num_key_value_heads * self._head_size
+    def key_value_size(self) -> int:
+        """Keys (or values) of one token in one layer."""
+        return self.num_key_value_heads * self.head_size
 
     @property
     def _num_text(self) -> int:
-        hidden, keys = self.hidden_size, self._key_value_size
-        queries = self.num_attention_heads * self._head_size
+        hidden, keys = self.hidden_size, self.key_value_size
+        queries = self.num_attention_heads * self.head_size
         # biases on queries, keys and values, or (Qwen3) norms of a head's queries and keys
-        more = 2 * self._head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
+        more = 2 * self.head_size if self.model_type == "qwen3_vl" else queries + 2 * keys
         attention = 2 * hidden * queries + 2 * hidden * keys + more
         layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
         embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
@@ -276,11 +278,14 @@ class RankMemory:
     """float32 copies and moments."""
     offloaded_bytes: int = 0
     """Of these, what waits in the node's memory while a GPU trains."""
+    reference_bytes: int = 0
+    """A KL term's frozen copy of the model, whole on every rank."""
 
     @property
     def total_bytes(self) -> int:
-        """All three."""
-        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        """All of it."""
+        trained = self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+        return trained + self.reference_bytes
 
     @property
     def device_bytes(self) -> int:
@@ -288,18 +293,28 @@ class RankMemory:
         return self.total_bytes - self.offloaded_bytes
 
 
-def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) -> RankMemory:
+def rank_memory(
+    shape: ModelShape,
+    config: LearnerConfig,
+    optim: OptimConfig,
+    num_adapter: int = 0,
+    *,
+    reference: bool = False,
+) -> RankMemory:
     """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
+
+    With LoRA, ``num_adapter`` parameters are added, and train alone.
 
     AdamW keeps two float32 moments per trained parameter, and a float32 copy in bfloat16 or under
     ZeRO. Gradients add up in float32. The optimiser is offloaded with the gradients that ZeRO
     shards: they wait for it there.
     """
-    trained = shape.num_trained(config)
+    trained = num_adapter or shape.num_trained(config)
     size, stage, ranks = BYTES[config.dtype], config.zero_stage, config.num_ranks
     copy = _FLOAT32 if config.dtype == "bfloat16" or stage >= 1 else 0
     moments = 2 * _FLOAT32 if optim.kind == "adamw" else 0
-    parameters = size * shape.num_parameters // (ranks if stage >= 3 else 1)
+    whole = shape.num_parameters + num_adapter
+    parameters = size * whole // (ranks if stage >= 3 else 1)
     gradients = _FLOAT32 * trained // (ranks if stage >= 2 else 1)
     optimizer = (copy + moments) * trained // (ranks if stage >= 1 else 1)
     offloaded = 0
@@ -311,6 +326,7 @@ def rank_memory(shape: ModelShape, config: LearnerConfig, optim: OptimConfig) ->
         gradient_bytes=gradients,
         optimizer_bytes=optimizer,
         offloaded_bytes=offloaded,
+        reference_bytes=size * shape.num_parameters if reference else 0,
     )
 
 
@@ -324,6 +340,8 @@ class EngineMemory:
     """A prompt and a response of full length."""
     kv_cache_bytes: int | None
     """The cache as it is set up; None on a GPU, where it is what the weights leave."""
+    adapter_bytes: int = 0
+    """Room for LoRA adapters."""
 
     @property
     def kv_cache_tokens(self) -> int | None:

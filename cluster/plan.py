@@ -7,9 +7,10 @@ tokenizer besides. Counts suppose that no clip fails.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
+from cluster.adapter_size import engine_adapter_bytes, trained_adapter
 from cluster.config import RunConfig
 from cluster.data import Data, check_splits
 from cluster.model_size import (
@@ -31,6 +32,7 @@ from video.families import family_of
 from wire.types import Sample, Split
 
 _FEW_THREADS = 4
+_LORA_RATE = 5e-6
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -232,11 +234,23 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
 
 
 def _memory(config: RunConfig, shape: ModelShape) -> Memory:
+    learner, rollout = config.learner, config.rollout
+    engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
+    if (lora := learner.lora) and learner.hands_off_adapters:
+        room = engine_adapter_bytes(shape, lora.rank, config.adapters_per_engine, rollout.dtype)
+        engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
     return Memory(
         parameters=shape.num_parameters,
-        trained_parameters=shape.num_trained(config.learner),
-        rank=rank_memory(shape, config.learner, config.grpo.optim),
-        engine=engine_memory(shape, config.rollout),
+        trained_parameters=adapter or shape.num_trained(learner),
+        rank=rank_memory(
+            shape,
+            learner,
+            config.grpo.optim,
+            adapter,
+            # with LoRA the reference is the policy with its adapter off
+            reference=config.grpo.loss.needs_reference and learner.lora is None,
+        ),
+        engine=engine,
     )
 
 
@@ -377,6 +391,17 @@ def _warnings(
         found.append(
             f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
             "asks about a clip more than once; lower groups_per_step or add clips"
+        )
+    if config.learner.lora and config.grpo.optim.learning_rate < _LORA_RATE:
+        found.append(
+            f"learner.lora with grpo.optim.learning_rate = {config.grpo.optim.learning_rate:g}: "
+            "LoRA wants about ten times the rate of full training; raise it to 1e-5 or more"
+        )
+    filtering = config.grpo.filter_groups
+    if filtering.enable:
+        found.append(
+            "grpo.filter_groups.enable: groups without signal are asked again, which is not in "
+            f"these counts; a step may ask up to {filtering.max_num_gen_batches} times its clips"
         )
     if large := large_clip_warning(config, tokens):
         found.append(large)

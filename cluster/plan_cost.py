@@ -29,7 +29,8 @@ _PHASES = ("update_actor", "update_weights", "archive", "save")
 # Settings that change what one unit of work costs; all others are in the counts, or cost nothing.
 _MATTERS = re.compile(
     r"model|video\.(?!cache_dir|decode_timeout_s).*|rollout\.(?!.*timeout_s|temperature).*"
-    r"|learner\.(?!timeout_s).*|transfer\.kind|grpo\.(groups_per_update|max_staleness)"
+    r"|learner\.(?!timeout_s).*|transfer\.kind|grpo\.(groups_per_update|max_staleness|ppo_epochs)"
+    r"|grpo\.filter_groups\..*|grpo\.loss\.(kl_loss_coef|kl_coef|entropy_coeff|old_logprobs)"
     r"|coldstart\.batch_size|calibrate\.(batch_size|methods)"
 )
 

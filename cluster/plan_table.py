@@ -77,6 +77,7 @@ def _stage_cells(stage: StagePlan) -> list[str]:
 
 def _print_memory(memory: Memory) -> None:
     rank, engine = memory.rank, memory.engine
+    reference = f" + reference {_size(rank.reference_bytes)}" if rank.reference_bytes else ""
     _say(
         f"model: {_count(memory.parameters)} parameters, {_count(memory.trained_parameters)} "
         "trained"
@@ -84,7 +85,7 @@ def _print_memory(memory: Memory) -> None:
     _say(
         f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
         f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}"
-        f"{_offloaded(rank)}; activations and buffers not included"
+        f"{reference}{_offloaded(rank)}; activations and buffers not included"
     )
     room = engine.kv_cache_tokens
     cache = (
@@ -92,8 +93,10 @@ def _print_memory(memory: Memory) -> None:
         if room is None or engine.kv_cache_bytes is None
         else f"the cache of {_size(engine.kv_cache_bytes)} holds {_count(room)} tokens"
     )
+    adapters = f"LoRA adapters {_size(engine.adapter_bytes)}, " if engine.adapter_bytes else ""
     _say(
-        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, keys and "
+        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, "
+        f"{adapters}keys and "
         f"values {_size(engine.kv_bytes_per_token)} per token, "
         f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )

@@ -32,6 +32,11 @@ def open_model(config: RunConfig) -> Renderer:
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
     family_of(config.model)
+    if lora := config.learner.lora:
+        from learner.lora import check_targets  # torch: only where it is needed
+        from learner.parts import frozen_parts
+
+        check_targets(config.model, lora, frozen_parts(config.learner))
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_template()
     renderer.check_round_trip()

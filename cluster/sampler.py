@@ -2,7 +2,7 @@
 same questions."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from wire.types import Sample, stable_seed
 
@@ -10,23 +10,36 @@ from wire.types import Sample, stable_seed
 class Sampler:
     """Epoch after epoch of shuffled samples. Its whole state is the index of the next place."""
 
-    def __init__(self, samples: Sequence[Sample], seed: int) -> None:
-        self._samples = sorted(samples, key=lambda sample: sample.id)
+    def __init__(self, samples: Sequence[Sample], seed: int, *, balanced: bool = False) -> None:
+        """``balanced``: every label in turn, in a new order each turn, however many samples it has;
+        each label goes through its own samples epoch after epoch."""
+        pools: dict[str, list[Sample]] = {}
+        for sample in sorted(samples, key=lambda sample: sample.id):
+            pools.setdefault(sample.label if balanced else "", []).append(sample)
+        self._pools = [pools[label] for label in sorted(pools)]
         self._seed = seed
-        self._epoch = -1
-        self._order: list[int] = []
+        self._orders: dict[Hashable, tuple[int, list[int]]] = {}
+        """The order in use of each pool, and of the turns, with its epoch."""
 
     def at(self, index: int) -> Sample:
         """The sample of place ``index``."""
-        epoch, offset = divmod(index, len(self._samples))
-        if epoch != self._epoch:
-            self._order = epoch_order(len(self._samples), self._seed, epoch)
-            self._epoch = epoch
-        return self._samples[self._order[offset]]
+        turn, offset = divmod(index, len(self._pools))
+        number = self._order("turn", len(self._pools), turn)[offset]
+        pool = self._pools[number]
+        epoch, place = divmod(turn, len(pool))
+        return pool[self._order(number, len(pool), epoch)[place]]
+
+    def _order(self, of: Hashable, count: int, epoch: int) -> list[int]:
+        held, order = self._orders.get(of, (-1, []))
+        if held != epoch:
+            parts = () if len(self._pools) == 1 else (of,)
+            order = epoch_order(count, self._seed, epoch, *parts)
+            self._orders[of] = epoch, order
+        return order
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of ``range(count)`` for one epoch."""
+def epoch_order(count: int, seed: int, epoch: int, *of: Hashable) -> list[int]:
+    """A permutation of ``range(count)`` for one epoch (of one label)."""
     order = list(range(count))
-    random.Random(stable_seed("epoch", seed, epoch)).shuffle(order)
+    random.Random(stable_seed("epoch", seed, epoch, *of)).shuffle(order)
     return order

@@ -17,6 +17,7 @@ from ray.util.placement_group import remove_placement_group
 
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
+from cluster.adapter_handoff import AdapterHandoff
 from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
@@ -65,7 +66,7 @@ class Session:
         self.attempt = attempt
         self.rollouts, self.learner = rollouts, learner
         self.archive, self.quarantine, self.metrics = archive, quarantine, metrics
-        self._handoff: Handoff | None = None
+        self._handoff: Handoff | AdapterHandoff | None = None
         self.engines_step = step
         """Version step of the weights that the engines hold."""
         self.writer = GroupWriter(
@@ -91,6 +92,8 @@ class Session:
             )
             await self.learner.connect(self.rollouts.client(), engine_ranks)
             self._handoff = await self._make_handoff()
+        if isinstance(self._handoff, AdapterHandoff):
+            self._handoff.begin()
 
     async def preflight(
         self, name: str, *, prompt: int, response: int, group_size: int, groups_per_update: int
@@ -122,6 +125,7 @@ class Session:
         return {
             "parity/probe_max_logprob_diff": report.max_logprob_diff,
             "rollout/num_out_of_service": float(report.num_out_of_service),
+            **report.figures,
         }
 
     async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
@@ -153,7 +157,7 @@ class Session:
         prompts = [self.rollouts.prompt(sample, ask) for sample, ask in asks]
         return list(await asyncio.gather(*prompts))
 
-    async def _make_handoff(self) -> Handoff:
+    async def _make_handoff(self) -> Handoff | AdapterHandoff:
         config = self.config
         sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
         # Unlikely text on purpose: where a token is nearly certain, wrong weights hardly show.
@@ -162,7 +166,8 @@ class Session:
         target = self.renderer.target(text)[: config.rollout.max_response_length]
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
-        return Handoff(self.rollouts, self.learner, row, limit)
+        kind = AdapterHandoff if config.learner.hands_off_adapters else Handoff
+        return kind(self.rollouts, self.learner, row, limit)
 
 
 def check(

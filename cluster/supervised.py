@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.checkpoints import Checkpoints
+from cluster.loop_state import LoopState
 from cluster.progress import progress_bar
 from cluster.sampler import epoch_order
 from cluster.session import Session
@@ -53,7 +54,7 @@ async def train_supervised(
     num_steps = num_updates(len(rows), epochs, batch_size)
     batches_per_epoch = num_steps // epochs
     checkpoints = Checkpoints(session, stage)
-    done = await checkpoints.resume()
+    done = (await checkpoints.resume()).step
     if rows and done < epochs:
         await _preflight(session, stage, rows, batch_size)
     with progress_bar(stage, num_steps) as bar:
@@ -67,7 +68,7 @@ async def train_supervised(
                 figures = await session.learner.train_step(batch, "supervised", rate)
                 session.metrics.write(stage, step + 1, figures)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
-            await checkpoints.save(epoch + 1)
+            await checkpoints.save(LoopState(step=epoch + 1))
     return num_steps
 
 

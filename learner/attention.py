@@ -76,7 +76,9 @@ def attend(
         )
     assert dropout == 0, "attention dropout would make shared prefix differ from the naive layout"
     if block_mask is None:
-        out = _SharedPrefix.apply(query, key, value, layout.parts, scaling)
+        out = _SharedPrefix.apply(  # type: ignore[no-untyped-call]
+            query, key, value, layout.parts, scaling
+        )
     else:
         out = _compiled_flex()(
             query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=True
@@ -116,7 +118,7 @@ class _SharedPrefix(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         grads = [torch.zeros_like(tensor) for tensor in (query, key, value)]

@@ -49,6 +49,8 @@ class TrainBatch:
     logp_rollout: Float[Tensor, " N"]
     logp_old: Float[Tensor, " N"]
     """NaN where the forward pass's own logprob is to be taken."""
+    logp_ref: Float[Tensor, " N"]
+    """NaN where no reference model was asked."""
     mask: Bool[Tensor, " N"]
     """False for tokens of fillers."""
     lengths: tuple[int, ...]
@@ -104,9 +106,10 @@ def make_batch(
         [(len(row.prompt.token_ids), [len(r.token_ids) for r in row.responses]) for row in rows]
     )
     responses = [response for row in rows for response in row.responses]
-    ids = [
-        token for row in rows for part in (row.prompt, *row.responses) for token in part.token_ids
+    parts = [
+        ids for row in rows for ids in (row.prompt.token_ids, *(r.token_ids for r in row.responses))
     ]
+    ids = [token for part in parts for token in part]
     positions = np.concatenate([_positions(row, clips, rule) for row in rows], axis=1)
     return TrainBatch(
         input_ids=torch.tensor([ids]),
@@ -122,6 +125,7 @@ def make_batch(
         advantage=_per_token([[r.advantage] * len(r.token_ids) for r in responses]),
         logp_rollout=_per_token([r.rollout_logprobs or _unknown(r.token_ids) for r in responses]),
         logp_old=_per_token([r.old_logprobs or _unknown(r.token_ids) for r in responses]),
+        logp_ref=_per_token([r.ref_logprobs or _unknown(r.token_ids) for r in responses]),
         mask=torch.tensor([r.trains for r in responses for _ in r.token_ids]),
         lengths=tuple(len(r.token_ids) for r in responses),
         seen=ClipFeatures.join(seen) if seen_of else None,

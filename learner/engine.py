@@ -25,10 +25,15 @@ from torch import Tensor
 from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
+from learner.lora import Piece, What, adapter_off, pieces
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenHead, TokenScores
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
+from wire.errors import ConfigError
+from wire.weights import split_by_size
+
+_LORA = "lora.txt"  # in a checkpoint: what its adapter is
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +79,8 @@ class DeepSpeedEngine:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
         if config.zero_stage == 3:
             deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
+        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
+        self._lora = config.lora.shape if config.lora else "none"
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
         self._clip_at = optim.grad_clip or NO_CLIPPING
@@ -101,6 +108,11 @@ class DeepSpeedEngine:
         """The model itself; under ZeRO-3 its parameters are shards."""
         return self._engine.module  # type: ignore[no-any-return]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self._engine.device)
+
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         """The batch where the model is."""
         return batch.to(self._engine.device)
@@ -115,6 +127,11 @@ class DeepSpeedEngine:
         """Without gradient."""
         self._engine.eval()
         return self._engine(batch)  # type: ignore[no-any-return]
+
+    def reference(self, batch: TrainBatch) -> TokenScores:
+        """Without gradient, by the model that the adapter was added to."""
+        with adapter_off(self.policy.vlm):
+            return self.score(batch)
 
     @torch.no_grad()
     def features(self, batch: TrainBatch) -> Tensor:
@@ -177,20 +194,32 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter whole, by its Hugging Face name, tied ones once. All ranks iterate.
+    def weight_shapes(self, what: What = "merged") -> list[tuple[str, tuple[int, ...]]]:
+        """Names and whole shapes of the policy's weights, in the order of full_parameters."""
+        found = pieces(self.policy.vlm, what)
+        return [(name, _whole_shape(parameters[0])) for name, parameters, _ in found]
 
-        Under ZeRO-3 each is a copy; else it is the model's own: never write into it.
+    def full_parameters(
+        self, bucket_bytes: int = 1 << 28, what: What = "merged"
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights, each whole, by their names. All ranks iterate, in step.
+
+        ZeRO-3 shards are gathered by buckets of about ``bucket_bytes``, one collective call each;
+        a bucket's memory is free once its tensors are dropped and the next one is asked for. Never
+        write into a tensor: it may be the model's own.
         """
         import deepspeed
 
-        for name, parameter in self.policy.vlm.named_parameters():
-            if hasattr(parameter, "ds_id"):
-                with deepspeed.zero.GatheredParameters([parameter]):
-                    whole = parameter.detach().clone()
-                yield name, whole
-            else:
-                yield name, parameter.detach()
+        def num_bytes(piece: Piece) -> int:
+            return sum(math.prod(_whole_shape(p)) * p.element_size() for p in piece.parameters)
+
+        for bucket in split_by_size(pieces(self.policy.vlm, what), num_bytes, bucket_bytes):
+            needed = [parameter for piece in bucket for parameter in piece.parameters]
+            with deepspeed.zero.GatheredParameters(needed):
+                # on leaving, DeepSpeed drops its reference to the gathered memory; these keep it
+                whole = [(piece.name, piece.make()) for piece in bucket]
+            yield from whole
+            del whole
 
     def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the vision tower, each as it computes, whole while it is looked at. All ranks
@@ -204,11 +233,27 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path, tag: str) -> None:
         """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
-        self._engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        self._engine.save_checkpoint(
+            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._only_adapter
+        )
+        if dist.get_rank() == 0:
+            (directory / tag / _LORA).write_text(self._lora)
 
     def load(self, directory: Path, tag: str) -> None:
-        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage."""
-        path, _ = self._engine.load_checkpoint(str(directory), tag=tag)
+        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage.
+
+        Raises ConfigError for another kind of adapter.
+        """
+        found = (directory / tag / _LORA).read_text()
+        if found != self._lora:
+            raise ConfigError(
+                f"cannot continue from {directory}: learner.lora is {self._lora}, the checkpoint "
+                f"has {found}; set what the checkpoint has, or start a new run from exported "
+                "weights"
+            )
+        path, _ = self._engine.load_checkpoint(
+            str(directory), tag=tag, load_module_strict=not self._only_adapter
+        )
         assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
 
     def close(self) -> None:
@@ -223,3 +268,8 @@ class DeepSpeedEngine:
         gc.collect()  # DeepSpeed's engine and its optimiser point at each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """Also of a ZeRO-3 shard, which is empty."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,19 +1,47 @@
 """Losses as pure functions: tensors in, a loss and its metrics out.
 
-Every loss is a sum over this process's tokens divided by ``num_tokens``, the count of the *whole*
-step over all ranks and micro-batches, so that no split changes the gradient. (Averaging over ranks
-is undone in learner/engine.py.)
+    log ratios -> surrogate -> rollout correction -> aggregate, plus KL and entropy terms
 
-N is the number of response tokens in a micro-batch.
+Every loss is this process's part of a sum over the *whole* update, divided by its global counts, so
+that no split over ranks and micro-batches changes the gradient (learner/aggregate.py).
+
+N is the number of response tokens in a micro-batch, R of its responses.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from learner.aggregate import aggregate
 from learner.config import GrpoLossConfig
+from learner.correction import Correction, rollout_correction
+from learner.kl import kl_estimate
+from learner.rows import StepCounts
+from learner.surrogate import Surrogate, surrogate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossInputs:
+    """What is known of each response token. Only ``logp`` and ``entropy`` carry a gradient."""
+
+    logp: Float[Tensor, " N"]
+    """Of the policy in training."""
+    logp_old: Float[Tensor, " N"]
+    """The trainer's own before the step's first update; NaN: that of ``logp``."""
+    logp_rollout: Float[Tensor, " N"]
+    """The rollout engine's, as it sampled."""
+    advantage: Float[Tensor, " N"]
+    mask: Bool[Tensor, " N"]
+    """False for tokens that count nowhere, whatever they hold. Whole responses only."""
+    lengths: Sequence[int]
+    """Tokens of each response; they add up to N."""
+    logp_ref: Float[Tensor, " N"] | None = None
+    """The reference model's, where a coefficient asks for it."""
+    entropy: Float[Tensor, " N"] | None = None
+    """Of the policy's distributions, where a coefficient asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,51 +65,77 @@ def supervised_loss(
     return LossOutput(loss, {"nll": float(-logp.detach().where(mask, 0.0).sum())}, {})
 
 
-def grpo_loss(
-    logp_new: Float[Tensor, " N"],
-    logp_old: Float[Tensor, " N"],
-    logp_rollout: Float[Tensor, " N"],
-    advantage: Float[Tensor, " N"],
-    mask: Bool[Tensor, " N"],
-    num_tokens: int,
-    config: GrpoLossConfig,
-) -> LossOutput:
-    """Clipped surrogate, dual clip, truncated importance weight, token-mean (seeds.md 1.5).
+def grpo_loss(inputs: LossInputs, counts: StepCounts, config: GrpoLossConfig) -> LossOutput:
+    """The objective of ``config``, by default DeepIntuit's (seeds.md 1.5).
 
-        rho = exp(clip(logp_new - logp_old, -20, 20))
-        L1  = max(-A rho, -A clip(rho, 1 - low, 1 + high))
-        L   = min(L1, -c A) where A < 0, else L1
-        loss = sum(L * min(exp(logp_old - logp_rollout), cap)) / num_tokens
+        rho_t = exp(clip(logp_t - logp_old_t, -20, 20))
+        loss  = aggregate(surrogate(rho_t, A_t) * weight_t)
+              + kl_loss_coef * aggregate(KL_t) - entropy_coeff * aggregate(entropy_t)
 
-    No KL term and no reference model. ``logp_old`` is the trainer's own logprob before the step's
-    first update, ``logp_rollout`` the engine's; neither carries a gradient. Masked tokens count
-    nowhere, whatever they hold: they are cut out before the first exponential, because NaN times 0
-    is NaN, in the backward pass too.
+    with the surrogate of learner/surrogate.py, the weight of learner/correction.py and the KL of
+    learner/kl.py. Masked tokens are cut out before the first exponential, because NaN times 0 is
+    NaN, in the backward pass too.
     """
-    log_ratio = (logp_new - logp_old).where(mask, 0.0).clamp(-20.0, 20.0)
-    mismatch = (logp_old - logp_rollout).where(mask, 0.0)
-    ratio = torch.exp(log_ratio)
-    clipped = ratio.clamp(1 - config.clip_ratio_low, 1 + config.clip_ratio_high)
-    plain, bounded = -advantage * ratio, -advantage * clipped
-    worst = torch.maximum(plain, bounded)
-    dual = torch.where(advantage < 0, torch.minimum(worst, -config.clip_ratio_c * advantage), worst)
-    correction = torch.exp(mismatch.clamp(-20.0, 20.0))
-    per_token = (dual * correction.clamp(max=config.rollout_is_threshold)).where(mask, 0.0)
-    loss = per_token.sum() / num_tokens
+    mask, lengths = inputs.mask, inputs.lengths
+    logp = inputs.logp.where(mask, 0.0)
+    own = torch.where(inputs.logp_old.isnan(), logp.detach(), inputs.logp_old).where(mask, 0.0)
+    rollout = inputs.logp_rollout.where(mask, 0.0)
+    old = rollout if config.old_logprobs == "engine" else own
+    advantage = inputs.advantage.where(mask, 0.0)
+    log_ratio = (logp - old).clamp(-20.0, 20.0)
+    policy = surrogate(logp, log_ratio, advantage, lengths, config)
+    correction = rollout_correction(own - rollout, lengths, config)
+    per_token = (policy.loss * correction.weight).where(mask, 0.0)
+    policy_loss = aggregate(per_token, lengths, counts, config.loss_agg_mode)
+    loss = policy_loss
     with torch.no_grad():
-        gap = (logp_old.exp() - logp_rollout.exp()).abs().where(mask, 0.0)
         sums = {
-            "policy_loss": per_token.sum(),
-            "kl": (ratio - 1 - log_ratio).sum(),
-            "clip_frac/high": ((advantage > 0) & (ratio > 1 + config.clip_ratio_high) & mask).sum(),
-            "clip_frac/low": ((advantage < 0) & (ratio < 1 - config.clip_ratio_low) & mask).sum(),
-            "clip_frac/dual": ((dual < worst) & mask).sum(),
-            "rollout_is/mean": correction.where(mask, 0.0).sum(),
-            "rollout_is/capped_frac": ((correction > config.rollout_is_threshold) & mask).sum(),
-            "rollout_probs_diff/mean": gap.sum(),
+            "policy_loss": policy_loss * counts.num_tokens,
+            "kl": (torch.exp(log_ratio) - 1 - log_ratio).sum(),
+            **_clip_sums(policy, mask),
+            **_correction_sums(correction, inputs, counts),
+            "rollout_probs_diff/mean": (own.exp() - rollout.exp()).abs().sum(),
         }
-        maxima = {
-            "rollout_probs_diff/max": float(gap.max()) if len(gap) else 0.0,
-            "parity/max_logprob_diff": float(mismatch.abs().max()) if len(gap) else 0.0,
-        }
+        maxima = _mismatch_maxima(own, rollout)
+    if inputs.logp_ref is not None:
+        kl = kl_estimate(logp, inputs.logp_ref.where(mask, 0.0), config.kl_loss_type)
+        sums["kl_ref"] = kl.detach().sum()
+        if config.kl_loss_coef:
+            loss = loss + config.kl_loss_coef * aggregate(kl, lengths, counts, config.loss_agg_mode)
+    if config.entropy_coeff:
+        assert inputs.entropy is not None, "the bonus needs the entropy, with its gradient"
+        entropy = inputs.entropy.where(mask, 0.0)
+        bonus = aggregate(entropy, lengths, counts, config.loss_agg_mode)
+        loss = loss - config.entropy_coeff * bonus
     return LossOutput(loss, {name: float(value) for name, value in sums.items()}, maxima)
+
+
+def _clip_sums(policy: Surrogate, mask: Bool[Tensor, " N"]) -> dict[str, Tensor]:
+    return {
+        "clip_frac/high": (policy.high & mask).sum(),
+        "clip_frac/low": (policy.low & mask).sum(),
+        "clip_frac/dual": (policy.dual & mask).sum(),
+    }
+
+
+def _correction_sums(
+    correction: Correction, inputs: LossInputs, counts: StepCounts
+) -> dict[str, Tensor]:
+    mask = inputs.mask
+    trains = torch.stack([part.any() for part in mask.split(list(inputs.lengths))])
+    of_responses = correction.raw_sequence.where(trains, 0.0).sum() / counts.num_responses
+    return {
+        "rollout_is/mean": correction.raw.where(mask, 0.0).sum(),
+        "rollout_is/seq_mean": of_responses * counts.num_tokens,
+        "rollout_is/capped_frac": (correction.changed & mask).sum(),
+    }
+
+
+def _mismatch_maxima(own: Float[Tensor, " N"], rollout: Float[Tensor, " N"]) -> dict[str, float]:
+    """Of a micro-batch, with at least one token; masked ones differ by 0."""
+    gap = own - rollout
+    return {
+        "rollout_is/max": float(torch.exp(gap.clamp(-20.0, 20.0)).max()),
+        "rollout_probs_diff/max": float((own.exp() - rollout.exp()).abs().max()),
+        "parity/max_logprob_diff": float(gap.abs().max()),
+    }

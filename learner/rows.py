@@ -1,16 +1,15 @@
 """Rows: what the learner trains on. One prompt with its clip, and every response to it.
 
-    TraceGroup -> advantages -> Row        (GRPO)
-    prompt + target           -> Row        (supervised fine-tuning: one response, weight 1)
+    TraceGroup -> Row with rewards -> Row with advantages    (GRPO; learner/credit.py)
+    prompt + target -> Row                                   (supervised: one response, weight 1)
 
 A row keeps all responses of a group behind one prompt, so that the clip's vision tower and the
 prompt are computed once per group (shared prefix). Rows are plain values and cross process borders.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from learner.advantage import group_advantages
 from wire.types import Prompt, TraceGroup
 
 
@@ -29,6 +28,12 @@ class Response:
     """As the engine sampled them; None in supervised training."""
     old_logprobs: tuple[float, ...] | None = None
     """The trainer's own, before the step's first update; None: those of the forward pass itself."""
+    ref_logprobs: tuple[float, ...] | None = None
+    """The reference model's, where a KL coefficient asks for them."""
+    reward: float | None = None
+    """What the advantage is made of; None in supervised training."""
+    truncated: bool = False
+    """Cut at the length limit."""
     trains: bool = True
     """False: a filler that keeps ranks in step and counts nothing."""
 
@@ -66,28 +71,33 @@ class StepCounts:
     num_tokens: int
     """Response tokens."""
     num_responses: int
+    max_response_length: int = 0
+    """The longest response that a run allows; what ``seq-mean-token-sum-norm`` divides by."""
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> "StepCounts":
+    def of(cls, rows: Iterable[Row], max_response_length: int = 0) -> "StepCounts":
         """Of all ranks' rows; fillers count nothing."""
         trained = [r for row in rows for r in row.responses if r.trains]
-        return cls(sum(len(response.token_ids) for response in trained), len(trained))
+        num_tokens = sum(len(response.token_ids) for response in trained)
+        return cls(num_tokens, len(trained), max_response_length)
 
 
-def grpo_rows(groups: Sequence[TraceGroup], epsilon: float) -> list[Row]:
-    """One row per group that has scored traces; a trace whose scoring failed is left out."""
+def grpo_rows(groups: Sequence[TraceGroup]) -> list[Row]:
+    """One row per group that has scored traces, with rewards and not yet with advantages; a trace
+    whose scoring failed is left out."""
     rows = []
     for group in groups:
         if group.prompt is None or not group.scored:
             continue
-        advantages = group_advantages([trace.reward for trace in group.scored], epsilon)
         responses = tuple(
             Response(
                 token_ids=trace.completion.token_ids,
-                advantage=advantage,
+                advantage=0.0,
                 rollout_logprobs=trace.completion.logprobs,
+                reward=trace.reward,
+                truncated=trace.completion.finish_reason.is_truncated,
             )
-            for trace, advantage in zip(group.scored, advantages, strict=True)
+            for trace in group.scored
         )
         rows.append(Row(prompt=group.prompt, video=group.sample.video, responses=responses))
     return rows
@@ -125,23 +135,32 @@ def split(rows: Iterable[Row], max_tokens: int) -> list[Row]:
     return found
 
 
-def with_old_logprobs(
-    rows: Sequence[Row], logprobs: Sequence[Sequence[Sequence[float]]]
-) -> list[Row]:
-    """Rows that carry the trainer's own logprobs, for a step of several updates.
+Logprobs = Sequence[Sequence[Sequence[float]]]
+"""Per row, response and token."""
 
-    ``logprobs``: per row, response and token.
-    """
+
+def with_old_logprobs(rows: Sequence[Row], logprobs: Logprobs) -> list[Row]:
+    """Rows that carry the trainer's own logprobs, for a step of several updates."""
     return [
-        replace(
-            row,
-            responses=tuple(
-                replace(response, old_logprobs=tuple(values))
-                for response, values in zip(row.responses, found, strict=True)
-            ),
-        )
-        for row, found in zip(rows, logprobs, strict=True)
+        replace(row, responses=tuple(replace(r, old_logprobs=tuple(v)) for r, v in found))
+        for row, found in _paired(rows, logprobs)
     ]
+
+
+def with_ref_logprobs(rows: Sequence[Row], logprobs: Logprobs) -> list[Row]:
+    """Rows that carry the reference model's logprobs."""
+    return [
+        replace(row, responses=tuple(replace(r, ref_logprobs=tuple(v)) for r, v in found))
+        for row, found in _paired(rows, logprobs)
+    ]
+
+
+def _paired(
+    rows: Sequence[Row], logprobs: Logprobs
+) -> Iterator[tuple[Row, Iterator[tuple[Response, Sequence[float]]]]]:
+    """Each row, with its responses beside their logprobs."""
+    for row, found in zip(rows, logprobs, strict=True):
+        yield row, zip(row.responses, found, strict=True)
 
 
 def deal(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:

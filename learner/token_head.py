@@ -73,7 +73,7 @@ class _Scores(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, of_logp: Tensor | None, of_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -7,8 +7,11 @@ Every rank gets the same calls in the same order.
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -24,22 +27,28 @@ from learner.embeddings import EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
-from learner.loss import LossOutput, grpo_loss, supervised_loss
+from learner.lora import What, adapt, adapter_config
+from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
+from learner.reference import FrozenPolicy, Reference
 from learner.rows import Row, StepCounts, apart, silent, split
 from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.adapters import AdapterFiles
 from wire.disk import naming_full_disk
 from wire.errors import ParityError
 
 T = TypeVar("T")
 
 Objective = Literal["grpo", "supervised"]
+
+ADAPTER_FOLDER = "adapter"
+"""Beside an exported model, what LoRA added to the one that the stage began with."""
 
 _BATCHES_PER_LOOK = 32  # micro-batches whose clips the tower looks at, and memory holds, at once
 _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
@@ -63,6 +72,7 @@ class LearnerWorker:
         self._seen: EmbeddingCache | None = None
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
+        self._reference: Reference | None = None
         self._sender: Any = None
         self._layout: LayoutCheck | None = None
 
@@ -75,11 +85,15 @@ class LearnerWorker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        self._reference = None
         folder = Path(model_dir)
         self._rule = PositionRule.load(folder)
         self._model_dir = folder
-        policy = Policy.load(folder, self._config.dtype)
-        freeze(policy, frozen_parts(self._config))
+        config, policy = self._config, Policy.load(folder, self._config.dtype)
+        if config.lora is not None:
+            adapt(policy.vlm, config.lora, frozen_parts(config))
+        else:
+            freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
         self._seen = self._open_embeddings()
 
@@ -99,7 +113,7 @@ class LearnerWorker:
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
-            entropy = {"entropy": float(scores.entropy.where(batch.mask, 0.0).sum())}
+            entropy = {"entropy": float(scores.entropy.detach().where(batch.mask, 0.0).sum())}
             for name, value in {**output.sums, **entropy}.items():
                 sums[name] = sums.get(name, 0.0) + value
             for name, value in output.maxima.items():
@@ -151,8 +165,17 @@ class LearnerWorker:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
-        self._check_layout(rows)
-        return _by_row(rows, self._scored(self._laid_out(rows)))
+        return self._per_response(rows, self._logprobs)
+
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """The same of the model that the stage began with: with LoRA the policy with its adapter
+        off, else a second copy, which the first call of a stage loads."""
+        if self._config.lora is not None:
+            return self._per_response(rows, lambda batch: self.engine.reference(batch).logp)
+        if self._reference is None:
+            device = self.engine.device
+            self._reference = FrozenPolicy.load(self._model_dir, self._config.dtype, device)
+        return self._per_response(rows, self._reference.logprobs)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -166,19 +189,43 @@ class LearnerWorker:
         """Meet the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
         from learner.transfer import PolicySource, connect
 
-        dtype = getattr(torch, self._config.dtype)
-        source = PolicySource(lambda: self.engine.full_parameters(), dtype)
-        self._sender = connect(transfer, client, source, dist.get_rank(), address, num_engine_ranks)
-
-    def publish(self) -> None:
-        """Send the present weights to the rollout engines, whole."""
-        assert self._sender is not None, "connect() comes before publish()"
-        self._sender.send_weights()
-
-    def save(self, directory: str, tag: str) -> None:
-        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call."""
         config = self._config
-        checkpoint.save(self.engine.save, Path(directory), tag, config.zero_stage, config.dtype)
+        dtype = getattr(torch, config.dtype)
+        source = PolicySource(lambda: self._outgoing, dtype, transfer.bucket_bytes)
+        rank = dist.get_rank()
+        self._sender = connect(
+            transfer, client, source, rank, address, num_engine_ranks, config.timeout_s
+        )
+
+    @property
+    def _outgoing(self) -> "_Outgoing":
+        """Where adapters go on their own, engines get the model without."""
+        return _Outgoing(self.engine, "base" if self._config.hands_off_adapters else "merged")
+
+    def publish(self) -> dict[str, float]:
+        """Send the present weights to the rollout engines, whole; an adapter goes on its own.
+        Returns metrics (of rank 0)."""
+        assert self._sender is not None, "connect() comes before publish()"
+        start = time.perf_counter()
+        self._sender.send_weights()
+        return _transfer_figures(self._sender, time.perf_counter() - start)
+
+    def save(
+        self, directory: str, tag: str, notes: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call.
+
+        ``notes``: texts of the caller's by file name, that belong to it.
+        """
+        config = self._config
+
+        def write(folder: Path, name: str) -> None:
+            self.engine.save(folder, name)
+            if dist.get_rank() == 0:
+                for note, text in notes.items():
+                    (folder / note).write_text(text)
+
+        checkpoint.save(write, Path(directory), tag, config.zero_stage, config.dtype)
 
     def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint of the same stage; :meth:`begin` comes first.
@@ -190,15 +237,34 @@ class LearnerWorker:
         self._seen = self._open_embeddings()  # the checkpoint may hold another tower
 
     def export(self, directory: str) -> None:
-        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes."""
-        writes = dist.get_rank() == 0
-        tensors = {}
-        for name, tensor in self.engine.full_parameters():
-            if writes:  # the others only take part in gathering
-                tensors[name] = tensor.cpu().contiguous()
+        """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes.
+
+        With LoRA the additions are added in; beside the directory, ``adapter`` has them alone.
+        """
+        writes, folder = dist.get_rank() == 0, Path(directory)
+        tensors = self._gathered("merged")
         if writes:
-            write_model(self.engine.policy, tensors, self._model_dir, Path(directory))
+            write_model(self.engine.policy, tensors, self._model_dir, folder)
+        if (adapter := self.adapter()) is not None and writes:
+            adapter.write(folder.with_name(ADAPTER_FOLDER))
         dist.barrier()
+
+    def adapter(self) -> AdapterFiles | None:
+        """The adapter in peft's format; None in full training. All ranks call, rank 0's is
+        whole."""
+        if self._config.lora is None:
+            return None
+        config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
+        return AdapterFiles.of(config, self._gathered("adapter"))
+
+    def _gathered(self, what: What) -> dict[str, torch.Tensor]:
+        """Empty on other ranks than 0: those only take part in gathering."""
+        writes = dist.get_rank() == 0
+        found = {}
+        for name, tensor in self.engine.full_parameters(what=what):
+            if writes:
+                found[name] = tensor.to("cpu", copy=True).contiguous()
+        return found
 
     @property
     def rule(self) -> PositionRule:
@@ -217,16 +283,26 @@ class LearnerWorker:
     ) -> LossOutput:
         if objective == "supervised":
             return supervised_loss(scores.logp, batch.advantage, batch.mask, counts.num_tokens)
-        own, old = scores.logp.detach(), batch.logp_old
-        return grpo_loss(
-            logp_new=scores.logp,
-            logp_old=torch.where(old.isnan(), own, old),
+        inputs = LossInputs(
+            logp=scores.logp,
+            logp_old=batch.logp_old,
             logp_rollout=batch.logp_rollout,
+            logp_ref=batch.logp_ref if self._loss.needs_reference else None,
+            entropy=scores.entropy if self._loss.entropy_coeff else None,
             advantage=batch.advantage,
             mask=batch.mask,
-            num_tokens=counts.num_tokens,
-            config=self._loss,
+            lengths=batch.lengths,
         )
+        return grpo_loss(inputs, counts, self._loss)
+
+    def _per_response(
+        self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
+    ) -> list[list[list[float]]]:
+        self._check_layout(rows)
+        return _by_row(rows, self._scored(self._laid_out(rows), logprobs))
+
+    def _logprobs(self, batch: TrainBatch) -> torch.Tensor:
+        return self.engine.score(batch).logp
 
     def _laid_out(self, rows: Sequence[Row]) -> list[Row]:
         """Rows that fit a micro-batch where they can: groups behind one prompt, or repeated."""
@@ -243,7 +319,7 @@ class LearnerWorker:
         if self._config.shared_prefix and self._layout is None:
             self._layout = check_layouts(
                 rows,
-                lambda few: _by_row(few, self._scored(few)),
+                lambda few: _by_row(few, self._scored(few, self._logprobs)),
                 self._config.dtype,
                 lambda gap: _reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
             )
@@ -252,11 +328,13 @@ class LearnerWorker:
         gap = {"shared_prefix/self_check": self._layout.gap} if self._layout else {}
         return {"shared_prefix/used": float(self._shares_prefix), **gap}
 
-    def _scored(self, rows: Sequence[Row]) -> list[list[float]]:
+    def _scored(
+        self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
+    ) -> list[list[float]]:
         """Logprobs of every response, of rows as they are laid out."""
         found: list[list[float]] = []
         for batch in self._in_step(rows):
-            found += [part.tolist() for part in self.engine.score(batch).logp.split(batch.lengths)]
+            found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
         return found
 
     def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
@@ -307,6 +385,20 @@ class LearnerWorker:
         return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
 
 
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """The engine's weights of one kind, as learner/transfer.py asks for them."""
+
+    engine: DeepSpeedEngine
+    what: What
+
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return self.engine.weight_shapes(self.what)
+
+    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
+        return self.engine.full_parameters(bucket_bytes, self.what)
+
+
 def write_model(
     policy: Policy, tensors: dict[str, torch.Tensor], source: Path, directory: Path
 ) -> None:
@@ -321,6 +413,18 @@ def write_model(
         policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
+    """Of one update. vLLM's own trainer engines do not say where their time went."""
+    metadata = sender.source.metadata()
+    gigabytes = sum(math.prod(m.shape) * m.dtype.itemsize for m in metadata) / 1e9
+    parts = getattr(sender, "seconds", {})
+    return {
+        "weights/gb": gigabytes,
+        "weights/gb_per_s": gigabytes / seconds,
+        **{f"weights/{name}_s": value for name, value in parts.items()},
+    }
 
 
 def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
 from rollout.engine_environment import set_engine_environment
-from rollout.shared_memory import shared
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
-from wire.types import FinishReason, Prompt
+from wire.types import FinishReason, PolicyVersion, Prompt
+
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,32 @@ class Generation:
     """Prompt tokens that came from the prefix cache."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter as an engine knows it."""
+
+    number: int
+    """Of this engine, from 1 and never used twice: vLLM finds cached prefixes by the name."""
+    version: PolicyVersion
+    path: str
+    """A folder in peft's format, which vLLM may read again while the adapter is loaded."""
+
+    @property
+    def name(self) -> str:
+        """Says what it is in vLLM's log."""
+        return f"policy-{self.version}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRoom:
+    """What an engine keeps free for adapters."""
+
+    rank: int
+    """Of the largest."""
+    count: int
+    """Adapters that are computed with at the same time; of more, some wait."""
+
+
 class Engine(Protocol):
     """What a rollout worker needs of an engine."""
 
@@ -58,13 +85,30 @@ class Engine(Protocol):
     def is_alive(self) -> bool:
         """False once the engine's process has ended: it will answer nothing any more."""
 
-    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+    async def generate(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+    ) -> Generation:
         """Raises GenerationError, DeadlineExceeded."""
 
     async def logprobs(
-        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        response: Sequence[int],
+        adapter: Adapter | None = None,
     ) -> list[float]:
         """Raises GenerationError, DeadlineExceeded."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Beside those it holds. Raises WeightUpdateError, DeadlineExceeded; then nothing
+        changed."""
+
+    async def drop_adapter(self, adapter: Adapter) -> None:
+        """No request uses it any more. Raises WeightUpdateError, DeadlineExceeded."""
 
     async def begin_update(self) -> None:
         """Also after an update that failed. Raises WeightUpdateError, DeadlineExceeded."""
@@ -90,7 +134,12 @@ class VllmEngine:
 
     @classmethod
     async def start(
-        cls, model_dir: Path, config: RolloutConfig, blocked_tokens: Sequence[int], backend: str
+        cls,
+        model_dir: Path,
+        config: RolloutConfig,
+        blocked_tokens: Sequence[int],
+        backend: str,
+        adapters: AdapterRoom | None = None,
     ) -> "VllmEngine":
         """Load the model in a process of its own; ``backend`` names the weight-transfer backend.
 
@@ -122,13 +171,20 @@ class VllmEngine:
             worker_extension_cls="rollout.vllm_extension.Extension",
             disable_log_stats=True,
             distributed_executor_backend=_executor(config),
+            **_lora_arguments(adapters),
         )
         async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
             loop = asyncio.get_running_loop()
             llm = await loop.run_in_executor(None, AsyncLLM.from_engine_args, args)
         return cls(llm, config, PositionRule.load(model_dir), blocked_tokens)
 
-    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+    async def generate(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+    ) -> Generation:
         """Draw ``sampling.n`` answers. Raises GenerationError, DeadlineExceeded."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -143,7 +199,7 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._run(self._request(prompt.token_ids, clip), params)
+        output = await self._run(self._request(prompt.token_ids, clip), params, adapter)
         if len(output.outputs) != sampling.n:
             raise GenerationError(
                 f"the engine returned {len(output.outputs)} answers, {sampling.n} were asked for"
@@ -152,7 +208,11 @@ class VllmEngine:
         return Generation(answers=answers, num_cached_tokens=output.num_cached_tokens or 0)
 
     async def logprobs(
-        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        response: Sequence[int],
+        adapter: Adapter | None = None,
     ) -> list[float]:
         """Logprob (nats) of each token of a given response under the engine's weights."""
         from vllm import SamplingParams
@@ -166,7 +226,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         ids = (*prompt.token_ids, *response)
-        output = await self._run(self._request(ids, clip), params)
+        output = await self._run(self._request(ids, clip), params, adapter)
         rows = output.prompt_logprobs[len(prompt.token_ids) :]
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
@@ -182,15 +242,11 @@ class VllmEngine:
             await self._llm.start_weight_update()
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """One chunk, in the form of the transfer backend. Bytes go through shared memory."""
+        """One chunk, in the form of the transfer backend."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating("load weights"):
-            with contextlib.ExitStack() as stack:
-                if "data" in update:
-                    rest = {key: value for key, value in update.items() if key != "data"}
-                    update = {**rest, "path": stack.enter_context(shared(update["data"]))}
-                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Rendezvous of the transfer backend (NCCL's process group, say)."""
@@ -210,6 +266,24 @@ class VllmEngine:
             await self._llm.reset_encoder_cache()
             await self._llm.resume_generation()
 
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Beside those it holds; no request waits. Raises WeightUpdateError if it does not fit, or
+        if vLLM would leave a part of it out; then it is gone again."""
+        async with self._updating(f"load the adapter {adapter.name}"):
+            try:
+                await self._llm.add_lora(_lora_request(adapter))
+                workers = await self._llm.collective_rpc("left_out", args=(adapter.number,))
+                if names := [name for left_out in workers for name in left_out]:
+                    raise WeightUpdateError(f"vLLM has no place for {', '.join(names[:3])}")
+            except Exception:  # not a deadline: who does not answer would not answer this either
+                await self._llm.remove_lora(adapter.number)
+                raise
+
+    async def drop_adapter(self, adapter: Adapter) -> None:
+        """Make room."""
+        async with self._updating(f"drop the adapter {adapter.name}"):
+            await self._llm.remove_lora(adapter.number)
+
     @property
     def is_alive(self) -> bool:
         """False once the engine's process has ended."""
@@ -221,14 +295,30 @@ class VllmEngine:
 
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
-        """A step of a weight update: with a deadline, and errors of ours."""
-        async with _deadline(self._config.update_timeout_s, what, "rollout.update_timeout_s"):
+        """A step of a weight update: with a deadline, and errors of ours.
+
+        vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
+        """
+        limit_s, setting = self._config.update_timeout_s, "rollout.update_timeout_s"
+        async with _deadline(limit_s, what, setting) as limit:
+            watch = asyncio.create_task(self._end_with_engine(limit))
             try:
                 yield
+            except asyncio.CancelledError:
+                if self.is_alive or not limit.expired():
+                    raise
+                raise WeightUpdateError(f"the engine's process ended, asked to {what}") from None
             except Exception as error:  # vLLM hands a worker's error on as a bare Exception
                 raise WeightUpdateError(f"the engine could not {what}: {error}") from error
+            finally:
+                watch.cancel()
 
-    async def _run(self, request: Any, params: Any) -> Any:
+    async def _end_with_engine(self, limit: asyncio.Timeout) -> None:
+        while self.is_alive:
+            await asyncio.sleep(_LOOK_EVERY_S)
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _run(self, request: Any, params: Any, adapter: Adapter | None) -> Any:
         from vllm.exceptions import VLLMError
 
         self._requests += 1
@@ -236,7 +326,9 @@ class VllmEngine:
         limit_s, last = self._config.request_timeout_s, None
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
-                async for output in self._llm.generate(request, params, request_id):
+                lora = adapter and _lora_request(adapter)
+                stream = self._llm.generate(request, params, request_id, lora_request=lora)
+                async for output in stream:
                     last = output
         except VLLMError as error:
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
@@ -276,6 +368,24 @@ class VllmEngine:
         )
 
 
+def _lora_arguments(room: AdapterRoom | None) -> dict[str, Any]:
+    """vLLM's own arguments. It takes only some ranks: the next larger one."""
+    if room is None:
+        return {}
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    rank = min(size for size in get_args(MaxLoRARanks) if size >= room.rank)
+    return {"enable_lora": True, "max_lora_rank": rank, "max_loras": room.count}
+
+
+def _lora_request(adapter: Adapter) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.name, adapter.number, adapter.path)
+
+
 def _executor(config: RolloutConfig) -> str | None:
     """vLLM's choice, but on a CPU: there it starts its only worker as one more process, and both
     sides poll for a second after each message. In one process an engine is up 20 s sooner and
@@ -286,10 +396,10 @@ def _executor(config: RolloutConfig) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[None]:
+async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[asyncio.Timeout]:
     try:
-        async with asyncio.timeout(limit_s):
-            yield
+        async with asyncio.timeout(limit_s) as limit:
+            yield limit
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"

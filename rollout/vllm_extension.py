@@ -36,6 +36,7 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
 from rollout.engine_environment import OWNER
 from wire.errors import WeightUpdateError
+from wire.shared_memory import SharedReader
 from wire.weights import unpack
 
 BACKEND = "object_store"
@@ -48,7 +49,7 @@ class ObjectStoreInit(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdate(WeightTransferUpdateInfo):
-    """One bucket: its header, and the shared-memory file with its bytes."""
+    """One bucket: its header, and where in shared memory its bytes are."""
 
     header: dict[str, Any]
     path: str
@@ -66,6 +67,7 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
         self._seen: set[int] = set()
         self._expected = 0
         self._loaded: set[str] = set()
+        self._memory = SharedReader()
 
     def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
         """Nothing to open."""
@@ -82,7 +84,13 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
 
     def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
         """Check a bucket's bytes and load its tensors."""
-        data = np.fromfile(update_info.path, dtype=np.uint8)
+        try:
+            data = self._memory.view(update_info.path)
+        except OSError as error:
+            raise WeightUpdateError(
+                f"the learner's memory {update_info.path} cannot be read ({error.strerror}): its "
+                "process ended, or runs as another user or in another container"
+            ) from error
         tensors = unpack(update_info.header, data)
         self._loaded |= self.model.load_weights(tensors) or set()
         self._seen.add(update_info.header["index"])
@@ -96,7 +104,8 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
                 f"weight update ended after {len(self._seen)} of {self._expected} buckets, "
                 f"missing {sorted(missing)}"
             )
-        names = {name for name, _ in self.model.named_parameters()}
+        # as load_weights calls them where vLLM has put LoRA around a layer
+        names = {name.replace(".base_layer.", ".") for name, _ in self.model.named_parameters()}
         if untouched := sorted(names - self._loaded):
             raise WeightUpdateError(
                 f"weight update left {len(untouched)} parameters as they were, "
@@ -104,7 +113,8 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
             )
 
     def shutdown(self) -> None:
-        """Nothing to close."""
+        """Let go of the learner's memory."""
+        self._memory.forget()
 
 
 class Extension:
@@ -119,6 +129,12 @@ class Extension:
         if self._weight_update_active:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
+
+    def left_out(self, lora_id: int) -> list[str]:
+        """Layers of a loaded adapter that vLLM does not apply: it says so in its log alone."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        adapter = manager.get_adapter(lora_id)
+        return sorted(set(adapter.loras) - set(manager.modules))
 
 
 def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollout.adapters import Adapters
 from rollout.engine import Engine, Generation, Sampling
 from rollout.prompt import Ask, Message, prompt_for, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
+from wire.adapters import AdapterFiles
 from wire.errors import ClipError, DeadlineExceeded, GenerationError
 from wire.labels import LabelSet
 from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
@@ -35,7 +37,8 @@ class Rollout:
 
 
 class RolloutWorker:
-    """Answers samples. ``version`` is that of the weights last loaded whole."""
+    """Answers samples. ``version`` is that of the weights last loaded whole; a trace written with
+    an adapter has the adapter's."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class RolloutWorker:
     ) -> None:
         self._name = name
         self._engine = engine
+        self._adapters = Adapters(engine)
         self._renderer = renderer
         self._clips = clips
         self._labels = labels
@@ -68,7 +72,9 @@ class RolloutWorker:
             return _failed(found, version)
         prompt, clip = found
         try:
-            generation = await self._engine.generate(prompt, clip, sampling)
+            async with self._adapters.newest() as adapter:
+                version = adapter.version if adapter else version
+                generation = await self._engine.generate(prompt, clip, sampling, adapter)
         except (GenerationError, DeadlineExceeded) as error:
             if not self._engine.is_alive:
                 raise GenerationError(f"{self._name} has lost its engine: {error}") from error
@@ -83,9 +89,19 @@ class RolloutWorker:
         found = await self._input(sample, messages, bounded=ask == "trace")
         return found if isinstance(found, Failure) else found[0]
 
-    async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
-        """Logprobs of a given response: the parity probe."""
-        return await self._engine.logprobs(prompt, await self._clip(video), response)
+    async def logprobs(
+        self,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
+        """Logprobs of a given response: the parity probe. ``adapter_of``: with the adapter of that
+        version, which need not serve yet; none: with the one that serves, if any."""
+        clip = await self._clip(video)
+        held = self._adapters.of(adapter_of) if adapter_of else self._adapters.newest()
+        async with held as adapter:
+            return await self._engine.logprobs(prompt, clip, response, adapter)
 
     async def begin_update(self) -> None:
         """Pause, and get ready for new weights."""
@@ -98,6 +114,15 @@ class RolloutWorker:
     async def finish_update(self, version: PolicyVersion) -> None:
         """Forget what the old weights computed, and answer under the new version."""
         await self._engine.finish_update()
+        self._version = version
+
+    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
+        """Hold a version of the policy as an adapter; requests go on with those they have."""
+        await self._adapters.load(version, files)
+
+    async def serve_adapter(self, version: PolicyVersion) -> None:
+        """Answer new requests with a version that is loaded."""
+        await self._adapters.serve(version)
         self._version = version
 
     def _side_text(self, sample: Sample) -> str | None:

@@ -26,11 +26,11 @@ _INTERLEAVED = {"mrope_section": [12, 10, 10], "mrope_interleaved": True}
 _VISION = {"depth": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
-def write_tiny_model(folder: Path, model_type: str, seed: int = 0) -> Path:
-    """Model, tokenizer and processor of a family in Hugging Face format."""
+def write_tiny_model(folder: Path, model_type: str, seed: int = 0, **text: Any) -> Path:
+    """Model, tokenizer and processor of a family in Hugging Face format; ``text``: other sizes."""
     processor = build_processor(model_type)
     processor.save_pretrained(folder)
-    build_model(model_type, processor.tokenizer, seed).save_pretrained(folder)
+    build_model(model_type, processor.tokenizer, seed, **text).save_pretrained(folder)
     return folder
 
 
@@ -58,17 +58,18 @@ def build_processor(model_type: str) -> Any:
     return Qwen3VLProcessor(video_processor=video_processor, **parts)
 
 
-def build_model(model_type: str, tokenizer: Any, seed: int) -> Any:
+def build_model(model_type: str, tokenizer: Any, seed: int, **text: Any) -> Any:
     """The family's model, untrained."""
     import torch
     import transformers
 
-    config_class, vision, text = _sizes(model_type)
+    config_class, vision, of_family = _sizes(model_type)
+    text = {**_TEXT, **of_family, **text}
+    vision["hidden_size" if "embed_dim" in vision else "out_hidden_size"] = text["hidden_size"]
     ids = tokenizer.convert_tokens_to_ids
     ends = {"bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
     config = config_class(
         text_config={
-            **_TEXT,
             **text,
             "vocab_size": len(tokenizer),
             "pad_token_id": ids("<|endoftext|>"),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.adapter_size import trained_adapter
 from cluster.checks.finding import Area, Finding, error, ok, said, warning
 from cluster.config import RunConfig
 from cluster.model_size import BYTES, ModelShape, rank_memory
@@ -147,10 +148,12 @@ def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> in
     """Bytes that models and checkpoints of a whole run take: a model each stage that trains, and
     two checkpoints (cluster/checkpoints.py) of each."""
     trains = [stage for stage in stages if stage in ("coldstart", "grpo")]
-    rank = rank_memory(shape, config.learner, config.grpo.optim)
+    adapter = trained_adapter(shape, config.learner)
+    rank = rank_memory(shape, config.learner, config.grpo.optim, adapter)
     model = BYTES[config.learner.dtype] * shape.num_parameters
     ranks = config.learner.num_ranks
-    checkpoint = model + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
+    kept = BYTES[config.learner.dtype] * adapter or model  # a checkpoint has what trains
+    checkpoint = kept + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
     return len(trains) * (model + 2 * checkpoint)
 
 

@@ -162,7 +162,7 @@ def gather(path: Path, max_clips: int) -> Report:
         groups=tuple(
             notes.attempt(
                 "groups",
-                lambda: group_records(archive, index, labels, loss.adv_epsilon),
+                lambda: group_records(archive, index, labels, loss),
                 list[GroupRecord](),
             )
         ),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cluster.report.archived import ArchiveIndex, FailureFacts, GroupFacts, TraceFacts, collect
 from cluster.report.clips import by_turns
-from learner.advantage import group_advantages
+from learner.advantage import advantages_of
+from learner.config import GrpoLossConfig
 from wire.labels import LabelSet
 from wire.types import Purpose
 
@@ -61,7 +62,7 @@ def choose_steps(index: ArchiveIndex, count: int = _NUM_STEPS) -> list[tuple[int
 
 
 def group_records(
-    archive: Path, index: ArchiveIndex, labels: LabelSet, adv_epsilon: float
+    archive: Path, index: ArchiveIndex, labels: LabelSet, loss: GrpoLossConfig
 ) -> list[GroupRecord]:
     """The groups to show, by stage and step. Raises ArchiveError."""
     candidates: dict[tuple[int, int] | str, list[GroupFacts]] = {
@@ -93,7 +94,7 @@ def group_records(
             groups, _NUM_CALIBRATION if place == Purpose.CALIBRATION else _PER_STEP
         )
     ]
-    return [_record(group, labels, adv_epsilon) for group in chosen]
+    return [_record(group, labels, loss) for group in chosen]
 
 
 def _most_telling(groups: Sequence[GroupFacts], count: int) -> list[GroupFacts]:
@@ -113,10 +114,10 @@ def _kind(group: GroupFacts) -> int:
     return 2 if group.traces[0].parts.get("accuracy", 1.0) <= 0 else 3
 
 
-def _record(group: GroupFacts, labels: LabelSet, adv_epsilon: float) -> GroupRecord:
+def _record(group: GroupFacts, labels: LabelSet, loss: GrpoLossConfig) -> GroupRecord:
     is_training = group.key.purpose == Purpose.TRAIN
     advantages: Sequence[float | None] = (
-        group_advantages([trace.reward for trace in group.traces], adv_epsilon)
+        advantages_of([trace.reward for trace in group.traces], loss)
         if is_training
         else [None] * len(group.traces)
     )

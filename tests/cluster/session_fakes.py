@@ -12,11 +12,12 @@ from typing import Any
 
 from cluster.config import RunConfig
 from cluster.data import Data
+from cluster.hosts import Published
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
-from learner.rows import Row
+from learner.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import Ask
@@ -53,6 +54,7 @@ class FakeEngines:
 
     def __init__(self, renderer: Renderer, version: PolicyVersion, weights: str) -> None:
         self.names = ["r0"]
+        self.num_workers = 1
         self.in_service = {"r0"}
         self.version, self.weights = version, weights
         self.held = {(version, weights)}
@@ -69,6 +71,9 @@ class FakeEngines:
 
     def take_out_of_service(self) -> None:
         self.in_service.clear()
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        return list(names)
 
     def admit(self, name: str) -> None:
         self.in_service.add(name)
@@ -120,6 +125,8 @@ class FakeLearner:
         self.memory: list[tuple[int, ...]] = []
         """Prompts and responses, in one, that are likely."""
         self.scored: list[Row] = []
+        self.referred: list[Row] = []
+        """Those that the reference model was asked about."""
         self._engines = engines
 
     async def begin(self, model_dir: str, optim: OptimConfig) -> None:
@@ -130,9 +137,9 @@ class FakeLearner:
     async def connect(self, client: None, num_engine_ranks: int) -> None:
         pass
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         self._engines.load(version, self.weights)
-        return {}
+        return Published(failures={}, figures={})
 
     async def train_step(
         self, rows: Sequence[Row], objective: str, learning_rate: float
@@ -145,14 +152,24 @@ class FakeLearner:
         return 1.0
 
     async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:
-        return list(rows)
+        return with_old_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    async def with_ref_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        self.referred += rows
+        return with_ref_logprobs(rows, [[self._of(r) for r in row.responses] for row in rows])
+
+    @staticmethod
+    def _of(response: Response) -> list[float]:
+        return [-1.0] * len(response.token_ids)
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         self.scored += rows
         return [[self._logprobs(row, r.token_ids) for r in row.responses] for row in rows]
 
-    async def save(self, directory: str, tag: str) -> None:
+    async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         (Path(directory) / tag).mkdir(parents=True)
+        for name, text in notes.items():
+            (Path(directory) / tag / name).write_text(text)
 
     async def export(self, directory: str) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)

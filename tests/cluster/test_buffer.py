@@ -21,8 +21,6 @@ def make_group(name: str, step: int = 0) -> TraceGroup:
 async def test_groups_come_in_the_order_of_their_places_whoever_finished_first():
     buffer = GroupBuffer(2)
     first, second = await buffer.reserve(), await buffer.reserve()
-    assert first
-    assert second
     second.fill(make_group("second"))
     taking = asyncio.create_task(buffer.take(2))
     await asyncio.sleep(0)
@@ -34,28 +32,38 @@ async def test_groups_come_in_the_order_of_their_places_whoever_finished_first()
 async def test_a_place_is_free_only_after_release_not_after_take():
     buffer = GroupBuffer(1)
     first = await buffer.reserve()
-    assert first
     first.fill(make_group("a"))
     await buffer.take(1)
     waiting = asyncio.create_task(buffer.reserve())
     await asyncio.sleep(0)
     assert not waiting.done()
     buffer.release(1)
-    second = await waiting
-    assert second
-    assert second.index == 1
+    assert (await waiting).index == 1
 
 
 async def test_a_resumed_run_goes_on_counting_places():
     place = await GroupBuffer(1, first_index=96).reserve()
-    assert place
     assert place.index == 96
 
 
 async def test_there_is_no_place_after_the_last():
-    buffer = GroupBuffer(3, first_index=4, end=5)
-    assert await buffer.reserve()
-    assert await buffer.reserve() is None
+    buffer = GroupBuffer(3, first_index=4, num_places=1)
+    assert (await buffer.reserve()).index == 4
+    waiting = asyncio.create_task(buffer.reserve())
+    buffer.release(3)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_a_replaced_group_gives_its_place_to_one_after_the_last():
+    buffer = GroupBuffer(1, first_index=4, num_places=1)
+    place = await buffer.reserve()
+    place.fill(make_group("a"))
+    await buffer.take_one()
+    assert buffer.next_index == 5
+    buffer.replace()
+    assert (await buffer.reserve()).index == 5
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
@@ -65,7 +73,8 @@ async def test_staleness_is_bounded_exactly_even_with_one_very_slow_group(max_st
     buffer, version, lags = GroupBuffer(capacity), 0, []
 
     async def rollout() -> None:
-        while place := await buffer.reserve():
+        while True:
+            place = await buffer.reserve()
             started_at = version
             for _ in range(200 if place.index == 5 else 1 + place.index % 3):
                 await asyncio.sleep(0)

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.handoff import Handoff, largest_difference
+from cluster.hosts import Published
 from learner.rows import Response, Row
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion, Prompt
@@ -21,13 +22,19 @@ class Engines:
 
     def __init__(self, answers: dict[str, list[list[float]]]) -> None:
         self.answers, self.names = answers, list(answers)
+        self.num_workers = len(answers)
         self.in_service: set[str] = set(answers)
+        self.dead: set[str] = set()
 
     def take_out_of_service(self) -> None:
         self.in_service.clear()
 
     def admit(self, name: str) -> None:
         self.in_service.add(name)
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        self.names = [name for name in self.names if name not in self.dead]
+        return [name for name in names if name not in self.dead]
 
     async def logprobs(
         self, name: str, video: str, prompt: Prompt, response: Sequence[int]
@@ -46,9 +53,10 @@ class Learner:
         assert not rows[0].responses[0].trains
         return [[EXPECTED]]
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> dict[str, str]:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
         self.sent.append(list(names))
-        return self.failures.pop(0) if self.failures else {}
+        failures = self.failures.pop(0) if self.failures else {}
+        return Published(failures=failures, figures={"weights/gb": float(len(names))})
 
 
 def make(engines: Engines, learner: Learner) -> Handoff:
@@ -87,6 +95,23 @@ async def test_a_failed_transfer_is_tried_again():
     await make(engines, learner).publish(VERSION)
     assert learner.sent == [["a", "b"], ["b"]]
     assert engines.in_service == {"a", "b"}
+
+
+async def test_an_engine_whose_process_ended_is_not_asked_again():
+    engines = Engines({"a": [EXPECTED, EXPECTED], "b": []})
+    engines.dead = {"b"}
+    learner = Learner({"b": "ActorDiedError"})
+    handoff = make(engines, learner)
+    assert (await handoff.publish(VERSION)).num_out_of_service == 1
+    assert (await handoff.publish(VERSION)).num_out_of_service == 1
+    assert learner.sent == [["a", "b"], ["a"]]
+    assert engines.in_service == {"a"}
+
+
+async def test_the_figures_are_those_of_the_first_sending():
+    engines = Engines({"a": [EXPECTED], "b": [EXPECTED]})
+    learner = Learner({"b": "bucket 3 arrived damaged"})
+    assert (await make(engines, learner).publish(VERSION)).figures == {"weights/gb": 2.0}
 
 
 async def test_no_engine_left_ends_the_run_with_the_reason():

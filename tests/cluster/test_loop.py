@@ -1,10 +1,9 @@
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from cluster.buffer import GroupBuffer
-from cluster.loop import rollout_loop, run_until_trained, train_loop
+from cluster.loop import Taken, rollout_loop, run_until_trained, train_loop
 from wire.errors import TooManyFailures
 from wire.types import (
     Failure,
@@ -50,7 +49,8 @@ class FakeLearner:
         self.seen: list[list[str]] = []
         self.lags: list[int] = []
 
-    async def train(self, groups: Sequence[TraceGroup], step: int) -> None:
+    async def train(self, taken: Taken, step: int) -> None:
+        groups = taken.trained
         if step == self.fail_at:
             raise TooManyFailures("all of them")
         self.lags += [self.writer.version - group.policy_version.step for group in groups]
@@ -60,7 +60,7 @@ class FakeLearner:
 
 async def run(writer: FakeWriter, learner: FakeLearner, max_staleness: int, first: int = 0) -> None:
     capacity = (max_staleness + 1) * 2
-    buffer = GroupBuffer(capacity, first, first + 10)
+    buffer = GroupBuffer(capacity, first, 10)
     train = train_loop(buffer, learner, range(1, 6), 2)
     loops = [rollout_loop(sample_at, writer, buffer) for _ in range(capacity)]
     await asyncio.wait_for(run_until_trained(train, loops), 10)

@@ -9,7 +9,8 @@ from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.metric_names import METRICS, describe, verl_names
 from cluster.supervised import learn_from_teacher
 from learner.config import GrpoLossConfig
-from learner.loss import grpo_loss, supervised_loss
+from learner.loss import LossInputs, grpo_loss, supervised_loss
+from learner.rows import StepCounts
 from tests.cluster.session_fakes import (
     NAMES,
     make_config,
@@ -17,7 +18,7 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
 )
-from wire.types import Split
+from wire.types import Sample, Split
 
 # What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
 OF_WORKER = {
@@ -31,15 +32,29 @@ OF_WORKER = {
     "shared_prefix/self_check",
     "shared_prefix/used",
 }
+# What a sending of the weights adds (learner/worker.py, cluster/hosts.py).
+PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
+OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
+OF_ALL = OF_WORKER | OF_TRANSFER
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
+
+
+def right_at_times(weights: str, sample: Sample, index: int) -> str:
+    """Every other trace, but always on the first clip, which teaches nothing then."""
+    label = sample.label if index == 0 or sample.id == "train-0" else "none of them"
+    return f"<think>up</think><answer>{label}</answer>"
 
 
 async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     """Stage and name of all that a cold start, GRPO and evaluations write; engines are fakes."""
     samples = make_samples()
-    config = make_config(grpo={"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2})
+    grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2}
+    filtering = {"enable": True, "max_num_gen_batches": 2}
+    config = make_config(grpo={**grpo, "loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering})
     run_dir = make_run_dir(path, config)
-    with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as (session, _, _, metrics):
+    with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
+        session, engines, _, metrics = opened
+        engines.write = right_at_times
         await learn_from_teacher(session, "coldstart", Path("base"), 1)
         train = [sample for sample in samples if sample.split is Split.TRAIN]
         await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=train))
@@ -51,7 +66,16 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
 def names_of_losses() -> set[str]:
     """All that the real losses report."""
     ones, mask = torch.ones(2), torch.ones(2, dtype=torch.bool)
-    of_grpo = grpo_loss(-ones, -ones, -ones, ones, mask, 2, GrpoLossConfig())
+    inputs = LossInputs(
+        logp=-ones,
+        logp_old=-ones,
+        logp_rollout=-ones,
+        logp_ref=-ones,
+        advantage=ones,
+        mask=mask,
+        lengths=[2],
+    )
+    of_grpo = grpo_loss(inputs, StepCounts(2, 1), GrpoLossConfig())
     of_sft = supervised_loss(-ones, ones, mask, 2)
     return {*of_grpo.sums, *of_grpo.maxima, *of_sft.sums, *of_sft.maxima}
 
@@ -62,13 +86,15 @@ async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
     assert ("eval", "grpo/accuracy") in written
     unknown = [(stage, name) for stage, name in written if describe(name, stage) is None]
     assert not unknown
-    assert not [name for name in names_of_losses() | OF_WORKER if describe(name) is None]
+    assert not [
+        name for name in names_of_losses() | OF_WORKER | OF_TRANSFER if describe(name) is None
+    ]
 
 
 async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
     written = await names_of_a_run(tmp_path)
     found = {describe(name, stage) for stage, name in written}
-    found |= {describe(name) for name in names_of_losses() | OF_WORKER | ON_GPU}
+    found |= {describe(name) for name in names_of_losses() | OF_ALL | ON_GPU}
     brier = describe("base/brier", "eval")  # of classifiers that give probabilities
     assert [metric.name for metric in METRICS if metric not in found | {brier}] == []
 

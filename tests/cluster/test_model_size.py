@@ -159,6 +159,15 @@ def test_offload_leaves_on_the_gpu_what_it_computes_with(stage: int, offload: st
     assert on_cpu.device_bytes == on_cpu.total_bytes == found.total_bytes
 
 
+def test_a_reference_model_is_whole_on_every_rank_whatever_the_stage():
+    config = LearnerConfig(num_ranks=4, zero_stage=3)
+    without, found = (
+        rank_memory(SEVEN, config, OptimConfig(), reference=reference)
+        for reference in (False, True)
+    )
+    assert found.total_bytes - without.total_bytes == 2 * ALL
+
+
 def test_float32_without_zero_keeps_no_copy_of_the_weights():
     config = LearnerConfig(dtype="float32", freeze_vision_tower=False)
     found = rank_memory(SEVEN, config, OptimConfig())

@@ -101,7 +101,8 @@ class Client:
 
     def update_weights(self, update: dict[str, Any]) -> None:
         if (chunk := self._spoil(update)) is not None:
-            self._call("update_weights", chunk)
+            rest = {key: value for key, value in chunk.items() if key != "data"}
+            self._call("update_weights", rest)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self._call("finish_update", self._version)
@@ -117,6 +118,19 @@ class SilentClient(Client):
 
     def _call(self, method: str, *values: Any) -> None:
         pass
+
+
+class Altered:
+    """An engine's weights, some of them changed by ``alter``."""
+
+    def __init__(self, engine: Any, alter: Callable) -> None:
+        self._engine, self._alter = engine, alter
+
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name, tuple(tensor.shape)) for name, tensor in self.full_parameters(1 << 28)]
+
+    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, Any]]:
+        return self._alter(self._engine.full_parameters(bucket_bytes))
 
 
 class Learner:
@@ -149,11 +163,10 @@ class Learner:
 
         from learner.transfer import PolicySource, connect
 
-        source = PolicySource(
-            lambda: alter(self.worker.engine.full_parameters()), dtype=torch.float32
-        )
         config = ObjectStoreConfig(bucket_mb=bucket_mb)
-        connect(config, client, source, 0, "127.0.0.1", 1).send_weights()
+        weights = Altered(self.worker.engine, alter)
+        source = PolicySource(lambda: weights, torch.float32, config.bucket_bytes)
+        connect(config, client, source, 0, "127.0.0.1", 1, timeout_s=60).send_weights()
 
     def export(self, directory: Path) -> None:
         self.worker.export(str(directory))

@@ -98,20 +98,26 @@ def text_row(seed: int, lengths: Sequence[int] = (4,)) -> Row:
     return Row(prompt=prompt, video="", responses=responses)
 
 
-def make_learner(embeddings: Path | None = None, **changed: Any) -> LearnerWorker:
+def make_learner(
+    embeddings: Path | None = None, loss: GrpoLossConfig | None = None, **changed: Any
+) -> LearnerWorker:
     """``embeddings``: where they are kept; none: not at all."""
     config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})
     store = None if embeddings is None else EmbeddingStore(embeddings, 2**30)
-    return LearnerWorker(config, GrpoLossConfig(), RandomClips(), store)  # type: ignore[arg-type]
+    return LearnerWorker(config, loss or GrpoLossConfig(), RandomClips(), store)  # type: ignore[arg-type]
 
 
-def make_trace(reward: float | None = 1.0, tokens: Sequence[int] = (50, 51)) -> Trace:
+def make_trace(
+    reward: float | None = 1.0,
+    tokens: Sequence[int] = (50, 51),
+    finish: FinishReason = FinishReason.STOP,
+) -> Trace:
     """A reward of None: its scoring failed."""
     completion = Completion(
         token_ids=tuple(tokens),
         logprobs=(-1.0,) * len(tokens),
         text="a b",
-        finish_reason=FinishReason.STOP,
+        finish_reason=finish,
         policy_version=VERSION,
     )
     failure = Failure(kind=FailureKind.REWARD, culprit="judge", reason="it raised")

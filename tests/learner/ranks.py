@@ -56,6 +56,31 @@ class TestRank:
     def weights(self) -> dict[str, np.ndarray]:
         return {n: t.float().numpy().copy() for n, t in self._worker.engine.full_parameters()}
 
+    def pieces(self, what: str) -> dict[str, np.ndarray]:
+        """Of the engine's full_parameters: adapter, base or merged."""
+        found = self._worker.engine.full_parameters(what=what)
+        return {name: tensor.float().numpy().copy() for name, tensor in found}
+
+    def weights_by_bucket(self, bucket_bytes: int) -> tuple[dict[str, np.ndarray], list[int]]:
+        """All weights, held at the same time, and how many each gather brought; checked against
+        the shapes that are told without gathering."""
+        from deepspeed.runtime.zero import partition_parameters as zero
+
+        engine, sizes = self._worker.engine, list[int]()
+        partitioned = zero.Init._all_gather
+
+        def counting(this: Any, params: list[Any], *args: Any, **kwargs: Any) -> Any:
+            sizes.append(len(params))
+            return partitioned(this, params, *args, **kwargs)
+
+        zero.Init._all_gather = counting
+        try:
+            found = list(engine.full_parameters(bucket_bytes))
+        finally:
+            zero.Init._all_gather = partitioned
+        assert engine.weight_shapes() == [(name, tuple(tensor.shape)) for name, tensor in found]
+        return {name: tensor.float().numpy().copy() for name, tensor in found}, sizes
+
     def train(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rates: Sequence[float]
     ) -> list[dict[str, float]]:

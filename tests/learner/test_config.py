@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from pydantic import ValidationError
 
@@ -71,12 +73,50 @@ def test_offload_is_allowed_from_the_stage_that_has_it():
 def test_the_loss_has_deepintuits_settings():
     found = GrpoLossConfig().model_dump()
     assert found == {
+        "adv_estimator": "grpo",
+        "norm_adv_by_std_in_grpo": True,
+        "adv_epsilon": 1e-6,
+        "loss_mode": "vanilla",
         "clip_ratio_low": 0.2,
         "clip_ratio_high": 0.28,
         "clip_ratio_c": 3.0,
+        "loss_agg_mode": "token-mean",
+        "old_logprobs": "trainer",
+        "rollout_is": "token",
         "rollout_is_threshold": 2.0,
-        "adv_epsilon": 1e-6,
+        "kl_loss_coef": 0.0,
+        "kl_loss_type": "k3",
+        "kl_coef": 0.0,
+        "kl_penalty": "k1",
+        "entropy_coeff": 0.0,
+        "mask_truncated": False,
     }
+    assert not GrpoLossConfig().needs_reference
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"old_logprobs": "engine"}, "set rollout_is = 'none'"),
+        ({"loss_mode": "gspo"}, "set rollout_is = 'sequence' or 'none'"),
+        ({"rollout_is_threshold": (5.0, 0.5)}, r"a pair \[low, high\]"),
+        ({"rollout_is_threshold": 0.0}, "must be a number above 0"),
+        ({"rollout_is_threshold": math.inf}, "must be a number above 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_a_remedy(settings: dict, remedy: str):
+    with pytest.raises(ValidationError, match=remedy):
+        GrpoLossConfig(**settings)
+
+
+def test_a_band_is_written_as_a_list_in_a_recipe():
+    config = GrpoLossConfig.model_validate({"rollout_is_threshold": [0.5, 5]})
+    assert config.rollout_is_threshold == (0.5, 5.0)
+
+
+@pytest.mark.parametrize("name", ["kl_loss_coef", "kl_coef"])
+def test_a_kl_coefficient_asks_for_a_reference_model(name: str):
+    assert GrpoLossConfig(**{name: 0.1}).needs_reference
 
 
 def test_parity_is_strict_where_both_sides_are_exact():

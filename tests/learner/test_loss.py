@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.config import GrpoLossConfig
-from learner.loss import LossOutput, grpo_loss, supervised_loss
+from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
+from learner.rows import StepCounts
 
 CONFIG = GrpoLossConfig()
 
@@ -24,15 +25,16 @@ def grpo(
     count = len(ratio)
     logp_old = torch.full((count,), old, dtype=torch.float64)
     logp_new = (logp_old + torch.tensor(ratio, dtype=torch.float64).log()).requires_grad_()
-    output = grpo_loss(
-        logp_new=logp_new,
+    inputs = LossInputs(
+        logp=logp_new,
         logp_old=logp_old,
         logp_rollout=logp_old - torch.tensor(weight or [1.0] * count, dtype=torch.float64).log(),
         advantage=torch.tensor(advantage, dtype=torch.float64),
         mask=torch.tensor(mask or [True] * count),
-        num_tokens=num_tokens or count,
-        config=CONFIG,
+        lengths=[1] * count,
     )
+    total = num_tokens or count
+    output = grpo_loss(inputs, StepCounts(total, total), CONFIG)
     (gradient,) = torch.autograd.grad(output.loss, logp_new)
     return output, gradient
 
@@ -114,9 +116,18 @@ def test_masked_tokens_count_nowhere_whatever_they_hold(poison: float):
     mask = torch.tensor([True, False])
     logp_new = torch.tensor([-1.0, poison], requires_grad=True)
     poisoned = torch.tensor([-1.0, poison])
-    grpo_output = grpo_loss(
-        logp_new, poisoned, poisoned, torch.tensor([2.0, poison]), mask, 1, CONFIG
+    inputs = LossInputs(
+        logp=logp_new,
+        logp_old=poisoned,
+        logp_rollout=poisoned,
+        logp_ref=poisoned,
+        entropy=poisoned,
+        advantage=torch.tensor([2.0, poison]),
+        mask=mask,
+        lengths=[1, 1],
     )
+    everything = CONFIG.model_copy(update={"kl_loss_coef": 0.5, "entropy_coeff": 0.0})
+    grpo_output = grpo_loss(inputs, StepCounts(1, 1), everything)
     supervised = supervised_loss(logp_new, torch.tensor([1.0, 1.0]), mask, 1)
     for output, loss in ((grpo_output, -2.0), (supervised, 1.0)):
         assert output.loss.item() == loss

@@ -3,6 +3,8 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner.config import GrpoLossConfig
+from learner.credit import with_advantages
 from learner.rows import StepCounts, deal, grpo_rows, silent, split, supervised_row
 from tests.learner.builders import make_group, make_prompt, make_row, make_trace
 
@@ -11,7 +13,7 @@ row_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 
 def test_a_group_becomes_one_row_with_its_advantages():
     group = make_group(make_trace(2.0, (50, 51)), make_trace(0.0, (52,)))
-    (row,) = grpo_rows([group], epsilon=0.0)
+    (row,) = with_advantages(grpo_rows([group]), GrpoLossConfig(adv_epsilon=0.0))
     assert row.prompt == group.prompt
     assert [r.token_ids for r in row.responses] == [(50, 51), (52,)]
     assert [round(r.advantage, 4) for r in row.responses] == [0.7071, -0.7071]
@@ -20,17 +22,18 @@ def test_a_group_becomes_one_row_with_its_advantages():
 
 def test_a_trace_whose_scoring_failed_is_left_out_of_row_and_baseline():
     scored = [make_trace(2.0), make_trace(0.0), make_trace(0.0)]
-    (with_failure,) = grpo_rows([make_group(scored[0], make_trace(None), *scored[1:])], 1e-6)
-    (without,) = grpo_rows([make_group(*scored)], 1e-6)
+    (with_failure,) = grpo_rows([make_group(scored[0], make_trace(None), *scored[1:])])
+    (without,) = grpo_rows([make_group(*scored)])
     assert with_failure.responses == without.responses
 
 
 def test_groups_without_a_scored_trace_make_no_row():
-    assert grpo_rows([make_group(), make_group(make_trace(None))], 1e-6) == []
+    assert grpo_rows([make_group(), make_group(make_trace(None))]) == []
 
 
 def test_a_group_without_signal_still_counts_its_tokens():
-    (row,) = grpo_rows([make_group(make_trace(1.0), make_trace(1.0))], 1e-6)
+    rows = grpo_rows([make_group(make_trace(1.0), make_trace(1.0))])
+    (row,) = with_advantages(rows, GrpoLossConfig())
     assert [r.advantage for r in row.responses] == [0.0, 0.0]
     assert row.num_trained == 4
 

@@ -11,15 +11,16 @@ import torch
 
 from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.loss import grpo_loss, supervised_loss
+from learner.loss import LossInputs, grpo_loss, supervised_loss
 from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Row, silent
+from learner.rows import Row, silent, with_ref_logprobs
 from tests.learner.builders import RandomClips, make_row
 from tests.learner.ranks import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError, UserError
+from wire.weights import split_by_size
 
 pytestmark = pytest.mark.ray
 
@@ -63,15 +64,15 @@ def autograds(
         if objective == "supervised":
             output = supervised_loss(logp, batch.advantage, batch.mask, NUM_TOKENS)
         else:
-            output = grpo_loss(
-                logp_new=logp,
+            inputs = LossInputs(
+                logp=logp,
                 logp_old=logp.detach(),
                 logp_rollout=batch.logp_rollout,
                 advantage=batch.advantage,
                 mask=batch.mask,
-                num_tokens=NUM_TOKENS,
-                config=GrpoLossConfig(),
+                lengths=batch.lengths,
             )
+            output = grpo_loss(inputs, COUNTS, GrpoLossConfig())
         output.loss.backward()
         found[objective] = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy().copy()
@@ -122,6 +123,57 @@ def test_two_ranks_with_unequal_rows_have_the_same_gradient(
     # the same stage goes on: NaN and infinity change nothing
     poisoned = pair.each("poisoned_step", [(hand,) for hand in UNEVEN], COUNTS)
     assert poisoned == [(True, 1.0)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_kl_to_the_reference_and_entropy_have_autograds_gradient(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    """The reference stays what the stage started from while the policy moves away."""
+    loss = GrpoLossConfig(
+        kl_loss_coef=0.7, kl_loss_type="k2", entropy_coeff=0.3, loss_agg_mode="seq-mean-token-mean"
+    )
+    pair.start(model_dir, SGD, zero_stage=stage, max_tokens_per_batch=40, loss=loss)
+    hands = [(hand,) for hand in UNEVEN]
+    at_start = pair.each("call", [("logprobs", hand) for hand in UNEVEN])
+    pair.each("train", hands, COUNTS, "supervised", (0.5,))
+    reference = pair.each("call", [("ref_logprobs", hand) for hand in UNEVEN])
+    now = pair.each("call", [("logprobs", hand) for hand in UNEVEN])
+    for theirs, then, moved in zip(reference, at_start, now, strict=True):
+        assert flat(theirs) == pytest.approx(flat(then), abs=1e-5)
+        assert flat(moved) != pytest.approx(flat(then), abs=1e-3)
+    rows = [with_ref_logprobs(hand, own) for hand, own in zip(UNEVEN, reference, strict=True)]
+    weights = pair.all("weights")[0]
+    gradient, metrics = gradient_of(pair, rows, "grpo")
+    policy = Policy.load(model_dir, "float32")
+    freeze(policy, [Part.MERGER, Part.VISION_TOWER])
+    policy.vlm.load_state_dict({n: torch.from_numpy(w) for n, w in weights.items()}, strict=False)
+    clips, rule = RandomClips(), PositionRule.load(model_dir)
+    every = [row for hand in rows for row in hand]
+    batch = make_batch(every, lambda row: clips.load(row.prompt.clip_key, "", ""), rule)
+    scores = policy(batch)
+    inputs = LossInputs(
+        logp=scores.logp,
+        entropy=scores.entropy,
+        logp_old=batch.logp_old,
+        logp_rollout=batch.logp_rollout,
+        logp_ref=batch.logp_ref,
+        advantage=batch.advantage,
+        mask=batch.mask,
+        lengths=batch.lengths,
+    )
+    grpo_loss(inputs, COUNTS, loss).loss.backward()
+    expected = {
+        name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.numpy()
+        for name, p in policy.vlm.named_parameters()
+    }
+    assert difference(gradient, expected) < 2e-5
+    assert metrics["kl_ref"] > 0
+
+
+def flat(logprobs: list[list[list[float]]]) -> list[float]:
+    return [value for row in logprobs for response in row for value in response]
 
 
 @pytest.mark.slow
@@ -193,7 +245,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
 ):
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.train(1e-3, 1e-3)
-    pair.all("call", "save", str(tmp_path), "step-000002")
+    pair.all("call", "save", str(tmp_path), "step-000002", {})
     expected = pair.train(1e-3)
     pair.start(model_dir, ADAMW, zero_stage=stage, max_tokens_per_batch=10_000)
     pair.all("call", "load", str(tmp_path), "step-000002")
@@ -206,7 +258,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     pair: Ranks, solo: Ranks, model_dir: Path, tmp_path: Path
 ):
     pair.start(model_dir, SGD, zero_stage=0)
-    pair.all("call", "save", str(tmp_path), "step-000001")
+    pair.all("call", "save", str(tmp_path), "step-000001", {})
     solo.start(model_dir, SGD, zero_stage=1)
     with pytest.raises(ConfigError, match=r"num_ranks=1, the checkpoint has 2.*zero_stage=1"):
         solo.all("call", "load", str(tmp_path), "step-000001")
@@ -216,6 +268,22 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused_by_all_ranks(
     state.write_bytes(raw)
     with pytest.raises(UserError, match=f"{state.name} has other bytes"):
         pair.all("call", "load", str(tmp_path), "step-000001")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_weights_come_whole_by_buckets_one_collective_call_each(
+    pair: Ranks, model_dir: Path, stage: int
+):
+    pair.start(model_dir, SGD, zero_stage=stage)
+    expected = pair.train(0.1)
+    limit = 300_000
+    sizes = [array.nbytes for array in expected.values()]
+    buckets = [len(part) for part in split_by_size(sizes, lambda size: size, limit)]
+    assert len(sizes) > 3 * len(buckets) > 6
+    for weights, gathers in pair.all("weights_by_bucket", limit):
+        assert list(weights) == list(expected)
+        assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+        assert gathers == (buckets if stage == 3 else [])
 
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "bfloat16"), (3, "float32")])

@@ -1,13 +1,14 @@
 from collections.abc import Iterable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from wire.errors import WeightUpdateError
-from wire.weights import Bucket, pack
+from wire.shared_memory import SharedBuffer
+from wire.weights import Bucket, fill, plan
 
 pytestmark = pytest.mark.slow  # imports vLLM
 
@@ -40,19 +41,26 @@ def transfer() -> Any:
 
 @pytest.fixture
 def buckets() -> list[Bucket]:
-    return list(pack([("a", torch.ones(4)), ("b", torch.full((2,), 2.0))], bucket_bytes=1))
+    tensors = {"a": torch.ones(4), "b": torch.full((2,), 2.0)}
+    layouts = plan([(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()], bucket_bytes=1)
+    return [
+        fill(layout, [pair], np.zeros(16, np.uint8))
+        for layout, pair in zip(layouts, tensors.items(), strict=True)
+    ]
 
 
-def send(transfer: Any, folder: Path, bucket: Bucket, num_buckets: int = 2) -> None:
-    path = folder / "bucket"
-    bucket.data.tofile(path)
-    update = {"header": bucket.header(), "path": str(path), "num_buckets": num_buckets}
+MEMORY = SharedBuffer(16)
+
+
+def send(transfer: Any, bucket: Bucket, num_buckets: int = 2) -> None:
+    MEMORY.data[: len(bucket.data)] = bucket.data
+    update = {"header": bucket.header(), "path": MEMORY.path, "num_buckets": num_buckets}
     transfer.update_weights(update)
 
 
-def test_a_whole_update_is_loaded(transfer: Any, buckets: list[Bucket], tmp_path: Path) -> None:
+def test_a_whole_update_is_loaded(transfer: Any, buckets: list[Bucket]) -> None:
     for bucket in buckets:
-        send(transfer, tmp_path, bucket)
+        send(transfer, bucket)
     transfer.finish_weight_update()
     assert [p.tolist() for p in transfer.model.parameters()] == [[1, 1, 1, 1], [2, 2]]
 
@@ -63,30 +71,36 @@ def test_an_update_without_any_bucket_is_not_whole(transfer: Any) -> None:
 
 
 @pytest.mark.parametrize("sent", [0, 1])
-def test_a_missing_bucket_is_named(
-    transfer: Any, buckets: list[Bucket], tmp_path: Path, sent: int
-) -> None:
-    send(transfer, tmp_path, buckets[sent])
+def test_a_missing_bucket_is_named(transfer: Any, buckets: list[Bucket], sent: int) -> None:
+    send(transfer, buckets[sent])
     with pytest.raises(WeightUpdateError, match=rf"1 of 2 buckets, missing \[{1 - sent}\]"):
         transfer.finish_weight_update()
 
 
-def test_a_parameter_that_nobody_sent_is_named(
-    transfer: Any, buckets: list[Bucket], tmp_path: Path
-) -> None:
-    send(transfer, tmp_path, buckets[0], num_buckets=1)
+def test_a_parameter_that_nobody_sent_is_named(transfer: Any, buckets: list[Bucket]) -> None:
+    send(transfer, buckets[0], num_buckets=1)
     with pytest.raises(WeightUpdateError, match="left 1 parameters as they were, such as b"):
         transfer.finish_weight_update()
 
 
 def test_buckets_of_an_update_that_broke_off_do_not_count(
-    transfer: Any, buckets: list[Bucket], tmp_path: Path
+    transfer: Any, buckets: list[Bucket]
 ) -> None:
-    send(transfer, tmp_path, buckets[0])
+    send(transfer, buckets[0])
     transfer.start_weight_update()
-    send(transfer, tmp_path, buckets[1])
+    send(transfer, buckets[1])
     with pytest.raises(WeightUpdateError, match="missing \\[0\\]"):
         transfer.finish_weight_update()
+
+
+def test_memory_of_a_learner_that_ended_is_an_error_that_says_so(
+    transfer: Any, buckets: list[Bucket]
+) -> None:
+    buffer = SharedBuffer(16)
+    update = {"header": buckets[0].header(), "path": buffer.path, "num_buckets": 2}
+    del buffer
+    with pytest.raises(WeightUpdateError, match=r"cannot be read .*: its process ended"):
+        transfer.update_weights(update)
 
 
 def test_a_draw_that_is_taken_back_is_drawn_again() -> None:

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rollout.engine import Answer, Generation, Sampling
+from rollout.engine import Adapter, Answer, Generation, Sampling
 from rollout.prompt import Ask, VerdictOn
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker
 from video.processor import ProcessedClip
+from wire.adapters import AdapterFiles
 from wire.errors import (
     ClipError,
     DeadlineExceeded,
@@ -33,14 +34,22 @@ class ScriptedEngine:
     def __init__(self, token_ids: tuple[int, ...], error: DeepIntuitError | None = None) -> None:
         self.is_alive = True
         self.prompts: list[Prompt] = []
+        self.adapters: list[Adapter | None] = []
         self.calls: list[str] = []
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.finish_error: WeightUpdateError | None = None
         self._token_ids = token_ids
         self._error = error
 
-    async def generate(self, prompt: Prompt, clip: ProcessedClip, sampling: Sampling) -> Generation:
+    async def generate(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        sampling: Sampling,
+        adapter: Adapter | None = None,
+    ) -> Generation:
         self.prompts.append(prompt)
+        self.adapters.append(adapter)
         if self.meanwhile:
             await self.meanwhile()
         if self._error:
@@ -53,9 +62,20 @@ class ScriptedEngine:
         return Generation(answers=(answer,) * sampling.n, num_cached_tokens=32)
 
     async def logprobs(
-        self, prompt: Prompt, clip: ProcessedClip, response: Sequence[int]
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        response: Sequence[int],
+        adapter: Adapter | None = None,
     ) -> list[float]:
+        self.adapters.append(adapter)
         return [-float(token) for token in response]
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        self.calls.append(f"load {adapter.version}")
+
+    async def drop_adapter(self, adapter: Adapter) -> None:
+        self.calls.append(f"drop {adapter.version}")
 
     async def begin_update(self) -> None:
         self.calls.append("begin")
@@ -269,3 +289,25 @@ async def test_groups_are_answered_side_by_side(renderer: Renderer) -> None:
     async with asyncio.timeout(5):
         rollouts = await asyncio.gather(*[worker.answer(SAMPLE, SAMPLING) for _ in range(2)])
     assert [len(rollout.completions) for rollout in rollouts] == [2, 2]
+
+
+async def test_a_trace_has_the_version_of_the_adapter_it_began_with(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    worker, files = make_worker(engine, renderer), AdapterFiles.of("{}", {})
+    await worker.load_adapter(OLD, files)
+    await worker.serve_adapter(OLD)
+
+    async def overtake() -> None:
+        await worker.load_adapter(NEW, files)
+        await worker.logprobs("a.mp4", engine.prompts[-1], (5,), NEW)  # the probe
+        await worker.serve_adapter(NEW)
+
+    engine.meanwhile = overtake
+    rollout = await worker.answer(SAMPLE, SAMPLING)
+    engine.meanwhile = None
+    later = await worker.answer(SAMPLE, SAMPLING)
+    assert [a and a.version for a in engine.adapters] == [OLD, NEW, NEW]
+    assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {OLD}
+    assert {c.policy_version for c in later.completions} == {later.policy_version} == {NEW}
+    assert engine.calls == [f"load {OLD}", f"load {NEW}", f"drop {OLD}"]

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wire.errors import WeightUpdateError
-from wire.weights import Bucket, num_buckets, pack, unpack
+from wire.weights import Bucket, fill, plan, split_by_size, unpack
 
 Tensors = list[tuple[str, torch.Tensor]]
 
@@ -20,6 +21,16 @@ def make_tensors() -> Tensors:
         ("column", torch.arange(6, dtype=torch.float64).reshape(2, 3)[:, 1]),
         ("counts", torch.tensor([[1], [2]])),
     ]
+
+
+def pack(tensors: Tensors, bucket_bytes: int, spare: int = 0) -> list[Bucket]:
+    """Each bucket in memory of its own, which was used before."""
+    buckets, left = [], iter(tensors)
+    for layout in plan([(n, t.dtype, tuple(t.shape)) for n, t in tensors], bucket_bytes):
+        data = np.full(layout.num_bytes + spare, 99, np.uint8)
+        part = [next(left) for _ in layout.entries]
+        buckets.append(fill(layout, part, data))
+    return buckets
 
 
 def received(buckets: list[Bucket]) -> Tensors:
@@ -52,17 +63,16 @@ def test_every_byte_comes_back_in_order(given_sizes: list[int], bucket_bytes: in
 
 
 @given(sizes, st.integers(1, 100))
-def test_the_number_of_buckets_is_known_before_packing(
-    given_sizes: list[int], bucket_bytes: int
-) -> None:
-    buckets = list(pack(byte_tensors(given_sizes), bucket_bytes))
-    assert num_buckets(given_sizes, bucket_bytes) == len(buckets)
-    assert [bucket.index for bucket in buckets] == list(range(len(buckets)))
+def test_parts_are_as_large_as_the_limit_allows(given_sizes: list[int], limit: int) -> None:
+    parts = list(split_by_size(given_sizes, lambda size: size, limit))
+    assert [size for part in parts for size in part] == given_sizes
+    assert all(len(part) == 1 or sum(part) <= limit for part in parts)
+    assert all(sum(a) + b[0] > limit for a, b in itertools.pairwise(parts))
 
 
 def test_a_tensor_larger_than_a_bucket_gets_one_of_its_own() -> None:
     buckets = list(pack(byte_tensors([10, 500, 10]), 100))
-    assert [[entry.num_bytes for entry in bucket.entries] for bucket in buckets] == [
+    assert [[entry.num_bytes for entry in bucket.layout.entries] for bucket in buckets] == [
         [10],
         [500],
         [10],
@@ -75,7 +85,47 @@ def test_no_tensors_make_no_bucket() -> None:
 
 def test_a_tensor_that_was_not_gathered_is_refused() -> None:
     with pytest.raises(WeightUpdateError, match="q is empty: it was not gathered"):
-        list(pack([("p", torch.ones(2)), ("q", torch.empty(0))], 100))
+        plan([("p", torch.float32, (2,)), ("q", torch.float32, (0,))], 100)
+    (layout,) = plan([("q", torch.float32, (4,))], 100)
+    with pytest.raises(WeightUpdateError, match="q is empty: it was not gathered"):
+        fill(layout, [("q", torch.empty(0))], np.zeros(16, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([("a", torch.ones(4))], "holds .*'b'.* given were"),
+        ([("b", torch.ones(2)), ("a", torch.ones(4))], "given were"),
+        ([("a", torch.ones(2, 2)), ("b", torch.ones(2))], r"\(2, 2\), described as \(4,\)"),
+    ],
+)
+def test_tensors_other_than_those_described_are_refused(given: Tensors, message: str) -> None:
+    (layout,) = plan([("a", torch.float32, (4,)), ("b", torch.float32, (2,))], 100)
+    with pytest.raises(WeightUpdateError, match=message):
+        fill(layout, given, np.zeros(100, np.uint8))
+
+
+def test_another_precision_is_converted_on_the_way() -> None:
+    (layout,) = plan([("a", torch.bfloat16, (2,))], 100)
+    bucket = fill(layout, [("a", torch.tensor([1.0, 3.14159]))], np.zeros(100, np.uint8))
+    ((_, tensor),) = unpack(bucket.header(), bucket.data)
+    assert tensor.tolist() == [1.0, 3.140625]
+
+
+def test_memory_larger_than_a_bucket_serves_too() -> None:
+    (bucket,) = pack(make_tensors(), 10_000, spare=50)
+    whole = np.concatenate([bucket.data, np.full(50, 5, np.uint8)])
+    assert [name for name, _ in unpack(bucket.header(), whole)] == [n for n, _ in make_tensors()]
+
+
+def test_the_next_bucket_in_the_same_memory_is_not_taken_for_the_last() -> None:
+    """A reader that comes after its deadline."""
+    memory = np.zeros(16, np.uint8)
+    (layout,) = plan([("a", torch.float32, (4,))], 100)
+    late = fill(layout, [("a", torch.ones(4))], memory).header()
+    fill(layout, [("a", torch.zeros(4))], memory)
+    with pytest.raises(WeightUpdateError, match="bucket 0 arrived damaged"):
+        list(unpack(late, memory))
 
 
 @given(st.data())

@@ -1,0 +1,50 @@
+"""Where a stage stands: all of a run's state that is not in the learner, saved in each checkpoint.
+
+    loop -> LoopState -> CHECKPOINT/loop.json -> LoopState -> loop
+
+Everything else of the loop is a function of the recipe and of this: samples and seeds come from
+the index of a place (cluster/sampler.py), groups from the archive by their place's id.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from wire.errors import UserError
+
+LOOP_FILE = "loop.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """After a step of GRPO, or an update of supervised training.
+
+    Example:
+        LoopState(step=40, next_index=2560, buffered=("grpo/00002560",))
+    """
+
+    step: int = 0
+    """Steps (GRPO) or updates (supervised) done."""
+    next_index: int = 0
+    """The sampler's cursor: the place of the next group that no step has taken."""
+    buffered: tuple[str, ...] = ()
+    """Groups that wait in the buffer for later steps, by id: they are in the archive."""
+
+    def to_json(self) -> str:
+        """As it is in the checkpoint."""
+        return _ADAPTER.dump_json(self, indent=1).decode()
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "LoopState":
+        """Of a checkpoint whose hashes are known to be right. Raises UserError."""
+        try:
+            return _ADAPTER.validate_json((checkpoint / LOOP_FILE).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise UserError(
+                f"{checkpoint / LOOP_FILE} does not say where the stage stood ({error}); use an "
+                "earlier checkpoint"
+            ) from error
+
+
+_ADAPTER = TypeAdapter(LoopState)

@@ -1,0 +1,73 @@
+"""Calls that a thread makes while their owner goes on: in order, each awaited within a deadline.
+
+    owner:   gather 0 | gather 1 | (wait for 0) gather 2 | (wait for 1) ...
+    thread:           | send 0   | send 1                | send 2
+
+The owner's part is a collective of all ranks: it stays in the owner, in one order, however fast or
+well the calls go.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+from typing import Any
+
+from wire.errors import DeadlineExceeded
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One that was handed over."""
+
+    what: str
+    """Ends the sentence "waited for ..."."""
+    future: "Future[None]"
+
+
+class OverlappedCalls:
+    """One round of calls on an executor of one thread; after one that failed none is made."""
+
+    def __init__(self, thread: Executor, timeout_s: float) -> None:
+        self._thread, self._timeout_s = thread, timeout_s
+        self._given_up = threading.Event()
+        self._error: BaseException | None = None
+        self._last: Call | None = None
+
+    def add(self, what: str, call: Callable[..., None], *values: Any) -> Call:
+        """Make a call after those before it."""
+        self._last = Call(what, self._thread.submit(self._run, call, values))
+        return self._last
+
+    def ended(self, call: Call | None) -> bool:
+        """Wait for a call, if there is one. False: some call failed or overran the deadline, so
+        no more will be made."""
+        if call is not None:
+            try:
+                call.future.result(self._timeout_s)
+            except NotYet:
+                self._fail(DeadlineExceeded(f"waited {self._timeout_s:.0f} s for {call.what}"))
+        return not self._given_up.is_set()
+
+    def end(self) -> None:
+        """Wait for all. Raises the first error."""
+        self.ended(self._last)
+        if self._error is not None:
+            raise self._error
+
+    def give_up(self) -> None:
+        """Make none of those that still wait; the one under way ends by itself."""
+        self._given_up.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._given_up.set()
+
+    def _run(self, call: Callable[..., None], values: tuple[Any, ...]) -> None:
+        if self._given_up.is_set():
+            return
+        try:
+            call(*values)
+        except BaseException as error:  # noqa: BLE001  raised in the owner, by end()
+            self._fail(error)

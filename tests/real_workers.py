@@ -1,0 +1,86 @@
+"""Real rollout workers and learner ranks in a Ray that is up, without a run. (No test file.)"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from cluster import placement
+from cluster.actors import LearnerPool, RolloutPool
+from cluster.config import DataConfig, RunConfig
+from cluster.engine_client import EngineClient
+from cluster.handoff import Handoff, probe_row
+from learner.config import OptimConfig
+from learner.rows import Response, Row
+from rollout.manifest import read_manifest
+from wire.labels import Label, LabelSet
+from wire.types import PolicyVersion, Sample
+
+FLOAT32: dict[str, Any] = {"dtype": "float32", "num_threads": 1}
+
+
+@dataclass
+class Workers:
+    """Rollout workers that are up, and a way to learners that send to them."""
+
+    config: RunConfig
+    cache_dir: str
+    group: PlacementGroup
+    rollouts: RolloutPool
+    samples: list[Sample]
+
+    @asynccontextmanager
+    async def learner(
+        self, client: type[EngineClient] = EngineClient, *values: Any, **settings: Any
+    ) -> AsyncIterator[tuple[LearnerPool, Handoff]]:
+        """Fresh learner ranks, met with the engines through ``client(..., *values)``."""
+        config = self.config.model_copy(
+            update={"learner": self.config.learner.model_copy(update=settings)}
+        )
+        learner = LearnerPool(config, self.group, self.cache_dir)
+        try:
+            await learner.start()
+            await learner.begin(str(config.model), OptimConfig())
+            made = client(self.rollouts._actors, 1, config.rollout.update_timeout_s + 30, *values)
+            await learner.connect(made, config.rollout.num_workers)
+            yield learner, Handoff(self.rollouts, learner, await self.probe(), 1e-4)
+        finally:
+            learner.stop()
+
+    async def probe(self) -> Row:
+        """A prompt and a few tokens that hardly ever follow it."""
+        prompt = await self.rollouts.prompt(self.samples[0], "trace")
+        row = Row(prompt=prompt, video=self.samples[0].video, responses=(Response(token_ids=(5,)),))
+        return probe_row(row, tuple(prompt.token_ids[-6:]))
+
+
+def make_config(model: Path, manifest: Path, names: list[str], **settings: Any) -> RunConfig:
+    """For small models on a CPU; ``settings`` are sections of the recipe."""
+    rollout = {"max_prompt_length": 512, "max_response_length": 96, "block_size": 32}
+    rollout |= {"max_batched_tokens": 1024, **FLOAT32, **settings.pop("rollout", {})}
+    return RunConfig(
+        model=model,
+        labels=[Label(name=name, definition=name) for name in names],
+        data=DataConfig(manifest=manifest),
+        rollout=rollout,
+        learner={**FLOAT32, **settings.pop("learner", {})},
+        **settings,
+    )
+
+
+@asynccontextmanager
+async def open_workers(config: RunConfig, cache_dir: Path) -> AsyncIterator[Workers]:
+    """Engines up with the model's weights as version 0.0; all ended afterwards."""
+    group = await placement.reserve(config)
+    rollouts = RolloutPool(config, group, str(cache_dir))
+    try:
+        await rollouts.start(str(config.model), PolicyVersion(attempt=0, step=0))
+        labels = LabelSet(labels=config.labels)
+        samples = list(read_manifest(config.data.manifest, labels, None))
+        yield Workers(config, str(cache_dir), group, rollouts, samples)
+    finally:
+        await rollouts.stop()
+        remove_placement_group(group)
