@@ -58,6 +58,7 @@ class _Piece(NamedTuple):
 def fragments_of(engine: Any) -> Iterator[Fragment]:
     """Of DeepSpeed's engine: what this rank updates of each trained parameter."""
     optimizer = engine.optimizer
+    copies = {id(own): copy for own, copy in _copies(optimizer)}
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -68,14 +69,22 @@ def fragments_of(engine: Any) -> Iterator[Fragment]:
             flat = optimizer.fp32_partitioned_groups_flat[group]
             if length > 0:
                 yield Fragment(name, start, length, flat, offset, shared=False)
-        elif hasattr(parameter, "_hp_mapping"):  # ZeRO 1 and 2, bfloat16 without ZeRO
+        elif hasattr(parameter, "_hp_mapping"):  # ZeRO 1 and 2
             if (held := parameter._hp_mapping) is None:
                 continue  # by other ranks
             from_, to = held.lp_fragment_address, held.hp_fragment_address
             flat = _flat_groups(optimizer)[held.param_group_index]
             yield Fragment(name, from_.start, from_.numel, flat, to.start, shared=False)
         else:
-            yield Fragment(name, 0, parameter.numel(), parameter, 0, shared=True)
+            flat = copies.get(id(parameter), parameter)
+            yield Fragment(name, 0, parameter.numel(), flat, 0, shared=True)
+
+
+def _copies(optimizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """In bfloat16 without ZeRO: each parameter, and the float32 copy that is updated."""
+    if hasattr(optimizer, "fp32_groups"):
+        for own, copies in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            yield from zip(own, copies, strict=True)
 
 
 def _flat_groups(optimizer: Any) -> list[Tensor]:
@@ -208,3 +217,5 @@ def _update_weights(optimizer: Any) -> None:
         optimizer.checkpoint_event_epilogue()
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
+    for own, copy in _copies(optimizer):
+        own.copy_(copy)
