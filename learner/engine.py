@@ -237,7 +237,7 @@ class DeepSpeedEngine:
 
         Raises ConfigError for another kind of adapter, or other trained parameters.
         """
-        if (found := (folder / _LORA).read_text()) != self._lora:
+        if (found := json.loads((folder / _LORA).read_text())) != self._lora:
             raise ConfigError(
                 f"cannot continue from {folder}: learner.lora is {self._lora}, the checkpoint "
                 f"has {found}; set what the checkpoint has, or start a new run from exported "
