@@ -217,5 +217,5 @@ def _update_weights(optimizer: Any) -> None:
         optimizer.checkpoint_event_epilogue()
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
-    for own, copy in _copies(optimizer):
-        own.copy_(copy)
+    for weight, copy in _copies(optimizer):
+        weight.copy_(copy)
