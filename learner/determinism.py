@@ -35,7 +35,7 @@ def random_state() -> dict[str, Tensor]:
     found = {
         _PYTHON: torch.tensor(words, dtype=torch.int64),
         f"{_PYTHON}.gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        _NUMPY: torch.from_numpy(keys.astype(np.int64)),
+        _NUMPY: torch.from_numpy(np.asarray(keys).astype(np.int64)),
         f"{_NUMPY}.rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
         _TORCH: torch.get_rng_state(),
     }

@@ -29,7 +29,7 @@ from learner.config import LearnerConfig, OptimConfig
 from learner.lora import Piece, What, pieces
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
-from learner.token_head import TokenHead, TokenScores
+from learner.token_head import TokenScores
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
 from wire.errors import ConfigError
 from wire.weights import split_by_size
@@ -78,8 +78,6 @@ class DeepSpeedEngine:
 
         if config.gradient_checkpointing:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.zero_stage == 3:
-            deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
         self._lora = config.lora.shape if config.lora else "none"
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
@@ -138,7 +136,8 @@ class DeepSpeedEngine:
     def look(self, pixels: Pixels) -> ClipFeatures:
         """The tower alone, without gradient."""
         self._engine.eval()
-        return self._engine(pixels.to(self._engine.device))  # type: ignore[no-any-return]
+        embeds, *deepstack = self._engine(pixels.to(self._engine.device))
+        return ClipFeatures(embeds, tuple(deepstack))
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""

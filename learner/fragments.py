@@ -165,8 +165,8 @@ def _fill(fragment: Fragment, kinds: dict[str, list[_Piece]], optimizer: Any) ->
             continue
         state = optimizer.state[fragment.flat]
         if pieces[0].length == 0:
-            count = max(float(piece.file.get_tensor(piece.key)) for piece in pieces)
-            state[kind] = _number(count, fragment.flat, optimizer)
+            value = max(float(piece.file.get_tensor(piece.key)) for piece in pieces)
+            state[kind] = _number(value, optimizer, fragment.flat.device)
             continue
         if not torch.is_tensor(state.get(kind)):
             state[kind] = torch.zeros_like(fragment.flat, requires_grad=False)
@@ -185,10 +185,13 @@ def _copy(target: Tensor, start: int, pieces: list[_Piece]) -> None:
     assert filled == len(target), f"{pieces[0].key} and its like cover {filled} of {len(target)}"
 
 
-def _number(value: float, flat: Tensor, optimizer: Any) -> Tensor:
-    """A count as torch's optimisers keep it: the fused ones beside what they update."""
-    beside = optimizer.param_groups[0].get("fused", False)
-    return torch.tensor(value, dtype=torch.float32, device=flat.device if beside else "cpu")
+def _number(value: float, optimizer: Any, device: torch.device) -> Tensor | int:
+    """A count as this optimiser keeps it: torch's as a tensor, DeepSpeed's own as a number."""
+    if not type(optimizer).__module__.startswith("torch."):
+        return int(value)
+    on = optimizer.param_groups[0]
+    beside = on.get("fused") or on.get("capturable")  # its parameters; else on the CPU
+    return torch.tensor(value, dtype=torch.float32, device=device if beside else "cpu")
 
 
 def _update_weights(optimizer: Any) -> None:

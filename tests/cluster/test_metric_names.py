@@ -26,6 +26,8 @@ OF_WORKER = {
     "entropy",
     "grad_norm",
     "update_skipped",
+    "shared_prefix/used",
+    "shared_prefix/self_check",
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
