@@ -58,6 +58,7 @@ class _Piece(NamedTuple):
 def fragments_of(engine: Any) -> Iterator[Fragment]:
     """Of DeepSpeed's engine: what this rank updates of each trained parameter."""
     optimizer = engine.optimizer
+    masters = {id(weights): values for weights, values in _masters(optimizer)}
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -68,14 +69,23 @@ def fragments_of(engine: Any) -> Iterator[Fragment]:
             flat = optimizer.fp32_partitioned_groups_flat[group]
             if length > 0:
                 yield Fragment(name, start, length, flat, offset, shared=False)
-        elif hasattr(parameter, "_hp_mapping"):  # ZeRO 1 and 2, bfloat16 without ZeRO
+        elif hasattr(parameter, "_hp_mapping"):  # ZeRO 1 and 2
             if (held := parameter._hp_mapping) is None:
                 continue  # by other ranks
             from_, to = held.lp_fragment_address, held.hp_fragment_address
             flat = _flat_groups(optimizer)[held.param_group_index]
             yield Fragment(name, from_.start, from_.numel, flat, to.start, shared=False)
         else:
-            yield Fragment(name, 0, parameter.numel(), parameter, 0, shared=True)
+            flat = masters.get(id(parameter), parameter)
+            yield Fragment(name, 0, parameter.numel(), flat, 0, shared=True)
+
+
+def _masters(optimizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """bfloat16 without ZeRO: each parameter, with the float32 copy that is updated."""
+    for group, copies in zip(
+        getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=False
+    ):
+        yield from zip(group, copies, strict=True)
 
 
 def _flat_groups(optimizer: Any) -> list[Tensor]:
@@ -208,3 +218,6 @@ def _update_weights(optimizer: Any) -> None:
         optimizer.checkpoint_event_epilogue()
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
+    else:
+        for weights, values in _masters(optimizer):
+            weights.data.copy_(values.data)
