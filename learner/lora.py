@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from learner.batch import TrainBatch
 from learner.config import LoraConfig
 from learner.parts import Part, part_of
+from learner.token_head import TokenScores
 from video.families import family_of
 from wire.errors import ConfigError
 
@@ -79,6 +82,18 @@ def adapter_off(vlm: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+class AdapterOff:
+    """The reference of a KL term: the policy itself with its adapter off. Takes no memory."""
+
+    def __init__(self, vlm: nn.Module, score: Callable[[TrainBatch], TokenScores]) -> None:
+        self._vlm, self._score = vlm, score
+
+    def logprobs(self, batch: TrainBatch) -> Float[Tensor, " N"]:
+        """Of every response token, without gradient. All ranks call together."""
+        with adapter_off(self._vlm):
+            return self._score(batch).logp
 
 
 def pieces(vlm: nn.Module, what: What) -> list[Piece]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rollout.engine import Adapter, Engine
+from rollout.engine import Engine
+from rollout.lora import Adapter
 from wire.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterFiles
 from wire.errors import DeadlineExceeded, WeightUpdateError
 from wire.shared_memory import SharedBuffer

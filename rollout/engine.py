@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
 from rollout.engine_environment import set_engine_environment
+from rollout.lora import Adapter, AdapterRoom, add_whole, engine_arguments, lora_request
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
-from wire.types import FinishReason, PolicyVersion, Prompt
+from wire.types import FinishReason, Prompt
 
 _LOOK_EVERY_S = 0.5
 
@@ -32,6 +33,9 @@ class Sampling:
     temperature: float
     max_tokens: int
     seed: int
+    turn: int = 0
+    """Whose turn it is where that is fixed (a deterministic run): worker ``turn`` modulo their
+    number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,32 +54,6 @@ class Generation:
     answers: tuple[Answer, ...]
     num_cached_tokens: int
     """Prompt tokens that came from the prefix cache."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """A LoRA adapter as an engine knows it."""
-
-    number: int
-    """Of this engine, from 1 and never used twice: vLLM finds cached prefixes by the name."""
-    version: PolicyVersion
-    path: str
-    """A folder in peft's format, which vLLM may read again while the adapter is loaded."""
-
-    @property
-    def name(self) -> str:
-        """Says what it is in vLLM's log."""
-        return f"policy-{self.version}-{self.number}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterRoom:
-    """What an engine keeps free for adapters."""
-
-    rank: int
-    """Of the largest."""
-    count: int
-    """Adapters that are computed with at the same time; of more, some wait."""
 
 
 class Engine(Protocol):
@@ -124,10 +102,17 @@ class VllmEngine:
     """vLLM's ``AsyncLLM``. Make it with :meth:`start`, inside a running event loop."""
 
     def __init__(
-        self, llm: Any, config: RolloutConfig, rule: PositionRule, blocked_tokens: Sequence[int]
+        self,
+        llm: Any,
+        config: RolloutConfig,
+        rule: PositionRule,
+        blocked_tokens: Sequence[int],
+        *,
+        deterministic: bool = False,
     ) -> None:
         self._llm = llm
         self._config = config
+        self._alone = asyncio.Lock() if deterministic else None
         self._rule = rule
         self._bias = dict.fromkeys(blocked_tokens, -100.0)
         self._requests = 0
@@ -140,9 +125,12 @@ class VllmEngine:
         blocked_tokens: Sequence[int],
         backend: str,
         adapters: AdapterRoom | None = None,
+        *,
+        deterministic: bool = False,
     ) -> "VllmEngine":
         """Load the model in a process of its own; ``backend`` names the weight-transfer backend.
 
+        ``deterministic``: an answer depends on nothing but its request (see :meth:`_answers`).
         Raises DeadlineExceeded after ``config.start_timeout_s``.
         """
         set_engine_environment(config)
@@ -171,12 +159,13 @@ class VllmEngine:
             worker_extension_cls="rollout.vllm_extension.Extension",
             disable_log_stats=True,
             distributed_executor_backend=_executor(config),
-            **_lora_arguments(adapters),
+            **engine_arguments(adapters),
         )
         async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
             loop = asyncio.get_running_loop()
             llm = await loop.run_in_executor(None, AsyncLLM.from_engine_args, args)
-        return cls(llm, config, PositionRule.load(model_dir), blocked_tokens)
+        rule = PositionRule.load(model_dir)
+        return cls(llm, config, rule, blocked_tokens, deterministic=deterministic)
 
     async def generate(
         self,
@@ -270,14 +259,7 @@ class VllmEngine:
         """Beside those it holds; no request waits. Raises WeightUpdateError if it does not fit, or
         if vLLM would leave a part of it out; then it is gone again."""
         async with self._updating(f"load the adapter {adapter.name}"):
-            try:
-                await self._llm.add_lora(_lora_request(adapter))
-                workers = await self._llm.collective_rpc("left_out", args=(adapter.number,))
-                if names := [name for left_out in workers for name in left_out]:
-                    raise WeightUpdateError(f"vLLM has no place for {', '.join(names[:3])}")
-            except Exception:  # not a deadline: who does not answer would not answer this either
-                await self._llm.remove_lora(adapter.number)
-                raise
+            await add_whole(self._llm, adapter)
 
     async def drop_adapter(self, adapter: Adapter) -> None:
         """Make room."""
@@ -326,15 +308,50 @@ class VllmEngine:
         limit_s, last = self._config.request_timeout_s, None
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
-                lora = adapter and _lora_request(adapter)
-                stream = self._llm.generate(request, params, request_id, lora_request=lora)
-                async for output in stream:
+                lora = adapter and lora_request(adapter)
+                async for output in self._answers(request, params, request_id, lora):
                     last = output
         except VLLMError as error:
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
         if last is None:
             raise GenerationError("the engine ended the request without an answer")
         return last
+
+    def _answers(self, request: Any, params: Any, request_id: str, lora: Any) -> AsyncIterator[Any]:
+        """vLLM's outputs for a request.
+
+        Their last bits depend on what is computed beside it and on what a cache spares. In a
+        deterministic run a request has the engine to itself, its answers enter the same first
+        step, and it finds nothing in the caches: seen to be needed and enough on vLLM 0.32
+        (docs/resume.md has what it costs).
+        """
+        if self._alone is None:
+            found: AsyncIterator[Any] = self._llm.generate(
+                request, params, request_id, lora_request=lora
+            )
+            return found
+        return self._answers_alone(self._alone, request, params, request_id, lora)
+
+    async def _answers_alone(
+        self, alone: asyncio.Lock, request: Any, params: Any, request_id: str, lora: Any
+    ) -> AsyncIterator[Any]:
+        async with alone:
+            await self._llm.pause_generation(mode="keep", clear_cache=True)
+            try:
+                queue = await self._llm.add_request(request_id, request, params, lora_request=lora)
+            finally:
+                await self._llm.resume_generation()
+            try:
+                finished = False
+                while not finished:
+                    output = await queue.get()
+                    finished = output.finished
+                    yield output
+            except asyncio.CancelledError:
+                await self._llm.abort(queue.request_id, internal=True)
+                raise
+            finally:
+                queue.close()
 
     def _request(self, token_ids: Sequence[int], clip: ProcessedClip) -> Any:
         """vLLM's already processed multimodal input."""
@@ -366,24 +383,6 @@ class VllmEngine:
             mm_hashes={"video": [clip.fingerprint]},
             mm_placeholders={"video": [place]},
         )
-
-
-def _lora_arguments(room: AdapterRoom | None) -> dict[str, Any]:
-    """vLLM's own arguments. It takes only some ranks: the next larger one."""
-    if room is None:
-        return {}
-    from typing import get_args
-
-    from vllm.config.lora import MaxLoRARanks
-
-    rank = min(size for size in get_args(MaxLoRARanks) if size >= room.rank)
-    return {"enable_lora": True, "max_lora_rank": rank, "max_loras": room.count}
-
-
-def _lora_request(adapter: Adapter) -> Any:
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(adapter.name, adapter.number, adapter.path)
 
 
 def _executor(config: RolloutConfig) -> str | None:

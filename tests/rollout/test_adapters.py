@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rollout.adapters import Adapters
-from rollout.engine import Adapter
+from rollout.lora import Adapter
 from wire.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterFiles
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rollout.engine import Adapter, Answer, Generation, Sampling
+from rollout.engine import Answer, Generation, Sampling
+from rollout.lora import Adapter
 from rollout.prompt import Ask, VerdictOn
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker

@@ -1,0 +1,66 @@
+"""A LoRA adapter as vLLM takes it.
+
+AdapterRoom -> vLLM's arguments;  Adapter -> LoRARequest, of a request or to be loaded
+"""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from wire.errors import WeightUpdateError
+from wire.types import PolicyVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter as an engine knows it."""
+
+    number: int
+    """Of this engine, from 1 and never used twice: vLLM finds cached prefixes by the name."""
+    version: PolicyVersion
+    path: str
+    """A folder in peft's format, which vLLM may read again while the adapter is loaded."""
+
+    @property
+    def name(self) -> str:
+        """Says what it is in vLLM's log."""
+        return f"policy-{self.version}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRoom:
+    """What an engine keeps free for adapters."""
+
+    rank: int
+    """Of the largest."""
+    count: int
+    """Adapters that are computed with at the same time; of more, some wait."""
+
+
+def engine_arguments(room: AdapterRoom | None) -> dict[str, Any]:
+    """vLLM's own; none without adapters. It knows only some ranks: the next larger one."""
+    if room is None:
+        return {}
+    from vllm.config.lora import MaxLoRARanks
+
+    rank = min(size for size in get_args(MaxLoRARanks) if size >= room.rank)
+    return {"enable_lora": True, "max_lora_rank": rank, "max_loras": room.count}
+
+
+def lora_request(adapter: Adapter) -> Any:
+    """vLLM's name for it, and where it is read from."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.name, adapter.number, adapter.path)
+
+
+async def add_whole(llm: Any, adapter: Adapter) -> None:
+    """Load an adapter, all of it. Raises WeightUpdateError if vLLM would leave a part out (it says
+    so in its log alone), and what vLLM raises; then the adapter is gone again."""
+    try:
+        await llm.add_lora(lora_request(adapter))
+        workers = await llm.collective_rpc("left_out", args=(adapter.number,))
+        if names := [name for left_out in workers for name in left_out]:
+            raise WeightUpdateError(f"vLLM has no place for {', '.join(names[:3])}")
+    except Exception:  # not a deadline: who does not answer would not answer this either
+        await llm.remove_lora(adapter.number)
+        raise
