@@ -52,7 +52,7 @@ def setting(place: Any, ray_session: None) -> Callable[..., Any]:
             place.model,
             manifest,
             [label.name for label in place.labels.labels],
-            transfer={"bucket_mb": 1.0},
+            transfer={"kind": "object_store", "bucket_mb": 1.0},
             rollout={**rollout, "num_cpus": 0.25, "update_timeout_s": DEADLINE_S},
             learner={"num_cpus": 0.25, "num_ranks": 2, "timeout_s": 4 * DEADLINE_S},
         )
