@@ -19,11 +19,11 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
 
+from learner.collectives import gather
 from learner.determinism import random_state, set_random_state
 from wire.disk import naming_full_disk
 from wire.errors import CheckpointDamaged, ConfigError, DiskFull, UserError
@@ -87,13 +87,13 @@ def _save(write: Access, directory: Path, tag: str, zero_stage: int, dtype: str)
     write(partial)
     dist.barrier()
     names = _names(partial)
-    listings = _gather(names)
+    listings = gather(names)
     if any(listing != listings[0] for listing in listings):
         raise ConfigError(
             f"the learner's ranks see different files in {partial}; "
             "give a run directory on a file system that all nodes share"
         )
-    shares = _gather({name: _describe(partial / name) for name in _share(names)})
+    shares = gather({name: _describe(partial / name) for name in _share(names)})
     if rank == 0:
         files = {name: file for share in shares for name, file in share.items()}
         manifest = Manifest(
@@ -120,7 +120,7 @@ def load(read: Access, directory: Path, tag: str) -> None:
         for name in _share(sorted(manifest.files))
         for fault in _faults(folder, name, manifest)
     ]
-    found = [fault for faults in _gather(own) for fault in faults]
+    found = [fault for faults in gather(own) for fault in faults]
     if found:
         raise CheckpointDamaged(f"checkpoint {folder} is damaged: {'; '.join(found)}")
     read(folder)
@@ -243,10 +243,3 @@ def _names(folder: Path) -> list[str]:
 def _share(names: Sequence[str]) -> Sequence[str]:
     """This rank's part of the hashing."""
     return names[dist.get_rank() :: dist.get_world_size()]
-
-
-def _gather(value: Any) -> list[Any]:
-    """Every rank's value, on every rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found

@@ -6,13 +6,11 @@ Every rank gets the same calls in the same order.
 """
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +18,13 @@ import torch
 import torch.distributed as dist
 
 from learner import checkpoint
-from learner.batch import TrainBatch, make_batch, micro_batches
+from learner.batch import TrainBatch
+from learner.batches import Batches
+from learner.collectives import gather, reduce
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.embedding_store import EmbeddingStore
-from learner.embeddings import TOKENS_PER_CALL, EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
+from learner.export import ADAPTER_FOLDER, Outgoing, write_model
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
 from learner.lora import AdapterOff, What, adapt, adapter_config
@@ -33,25 +33,14 @@ from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
 from learner.reference import FrozenPolicy, Reference
-from learner.rows import Row, StepCounts, apart, silent, split
+from learner.rows import Row, StepCounts, apart, split
 from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
 from video.cache import ClipStore
 from video.positions import PositionRule
-from video.processor import ProcessedClip
 from wire.adapters import AdapterFiles
-from wire.disk import naming_full_disk
-from wire.errors import ParityError
-
-T = TypeVar("T")
 
 Objective = Literal["grpo", "supervised"]
-
-ADAPTER_FOLDER = "adapter"
-"""Beside an exported model, what LoRA added to the one that the stage began with."""
-
-_BATCHES_PER_LOOK = 32  # micro-batches whose clips the tower looks at, and memory holds, at once
-_KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
 
 
 class LearnerWorker:
@@ -69,7 +58,7 @@ class LearnerWorker:
         self._loss = loss
         self._clips = clips
         self._embeddings = embeddings
-        self._seen: EmbeddingCache | None = None
+        self._batches: Batches | None = None
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
         self._reference: Reference | None = None
@@ -95,7 +84,7 @@ class LearnerWorker:
         else:
             freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
-        self._seen = self._open_embeddings()
+        self._batches = Batches(config, self._engine, self._rule, self._clips, self._embeddings)
 
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
@@ -109,7 +98,7 @@ class LearnerWorker:
         self._check_layout(rows)
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
-        for batch in self._in_step(self._laid_out(rows)):
+        for batch in self._in_stage.in_step(self._laid_out(rows)):
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
@@ -119,15 +108,15 @@ class LearnerWorker:
             for name, value in output.maxima.items():
                 maxima[name] = max(maxima.get(name, value), value)
         norm = self.engine.step(learning_rate)
-        totals = _reduce(sums, dist.ReduceOp.SUM)
+        totals = reduce(sums, dist.ReduceOp.SUM)
         return {
             **{name: total / counts.num_tokens for name, total in totals.items()},
-            **_reduce(maxima, dist.ReduceOp.MAX),
+            **reduce(maxima, dist.ReduceOp.MAX),
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
             **_vision_rates(self.engine.learning_rates(learning_rate)),
-            **self._hit_rate(),
+            **self._in_stage.hit_rate(),
             **self._layout_figures(),
             **_gpu_memory(),
         }
@@ -143,25 +132,12 @@ class LearnerWorker:
             self._rehearse,
             0 if gpu and self._config.offload != "none" else self.engine.optimizer_bytes_to_come,
             free=free_gpu_bytes if gpu else free_bytes,
-            gather=_gather,
+            gather=gather,
         )
         return trial.run(largest)
 
     def _rehearse(self, largest: LargestBatch) -> None:
-        merge = self.rule.merge_size
-        width = self.engine.policy.blank_clip((1, merge, merge)).values.shape[1]
-        rows, clip_of = largest.rows(self.rule), largest.clips(self.rule, width)
-        if not self._config.shared_prefix:
-            rows = next(
-                micro_batches([one for row in rows for one in apart(row)], largest.max_tokens)
-            )
-        if self._seen is None:
-            batch = make_batch(rows, clip_of, self.rule)
-        else:
-            seen = self._seen.rehearsal(clip_of)
-            seen.fill(rows)
-            batch = make_batch(rows, seen.clip_of, self.rule, seen.seen_of)
-        self.engine.rehearse(self.engine.to_device(batch))
+        self.engine.rehearse(self._in_stage.rehearsal(largest))
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
@@ -182,7 +158,7 @@ class LearnerWorker:
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
-        parts = [self.engine.features(batch).cpu() for batch in self._in_step(rows)]
+        parts = [self.engine.features(batch).cpu() for batch in self._in_stage.in_step(rows)]
         found: npt.NDArray[np.float32] = torch.cat(parts)[: len(rows)].numpy()
         return found
 
@@ -201,9 +177,9 @@ class LearnerWorker:
         )
 
     @property
-    def _outgoing(self) -> "_Outgoing":
+    def _outgoing(self) -> Outgoing:
         """Where adapters go on their own, engines get the model without."""
-        return _Outgoing(self.engine, "base" if self._config.hands_off_adapters else "merged")
+        return Outgoing(self.engine, "base" if self._config.hands_off_adapters else "merged")
 
     def publish(self) -> dict[str, float]:
         """Send the present weights to the rollout engines, whole; an adapter goes on its own.
@@ -242,7 +218,7 @@ class LearnerWorker:
             checkpoint.read_random_state(folder)
 
         checkpoint.load(read, Path(directory), tag)
-        self._seen = self._open_embeddings()  # the checkpoint may hold another tower
+        self._in_stage.weights_changed()
 
     def export(self, directory: str) -> None:
         """Write the weights as a Hugging Face directory, whole. All ranks call; rank 0 writes.
@@ -285,6 +261,11 @@ class LearnerWorker:
         """The stage's engine."""
         assert self._engine is not None, "begin() comes first"
         return self._engine
+
+    @property
+    def _in_stage(self) -> Batches:
+        assert self._batches is not None, "begin() comes first"
+        return self._batches
 
     def _objective(
         self, objective: Objective, batch: TrainBatch, scores: TokenScores, counts: StepCounts
@@ -329,7 +310,7 @@ class LearnerWorker:
                 rows,
                 lambda few: _by_row(few, self._scored(few, self._logprobs)),
                 self._config.dtype,
-                lambda gap: _reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
+                lambda gap: reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
             )
 
     def _layout_figures(self) -> dict[str, float]:
@@ -341,90 +322,9 @@ class LearnerWorker:
     ) -> list[list[float]]:
         """Logprobs of every response, of rows as they are laid out."""
         found: list[list[float]] = []
-        for batch in self._in_step(rows):
+        for batch in self._in_stage.in_step(rows):
             found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
         return found
-
-    def _in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
-        """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
-        mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
-        most = _most(len(mine))
-        mine += [[silent(rows[0])]] * (most - len(mine))
-        for start in range(0, most, _BATCHES_PER_LOOK):
-            parts = mine[start : start + _BATCHES_PER_LOOK]
-            if self._seen is not None:
-                self._seen.fill([row for part in parts for row in part])
-            for part in parts:
-                yield self.engine.to_device(self._batch(part))
-
-    def _batch(self, rows: Sequence[Row]) -> TrainBatch:
-        if self._seen is None:
-            return make_batch(rows, self._clip, self.rule)
-        return make_batch(rows, self._seen.clip_of, self.rule, self._seen.seen_of)
-
-    def _open_embeddings(self) -> EmbeddingCache | None:
-        """Under the tower's present weights; none where they are trained. All ranks call."""
-        policy, merge = self.engine.policy, self.rule.merge_size
-        if self._embeddings is None or policy.trains_tower:
-            return None
-        device = "cuda" if self._config.num_gpus else "cpu"
-        # one clip per call in a deterministic run: its bits depend on what is beside it
-        alone = torch.are_deterministic_algorithms_enabled()
-        about = (policy.tower_config, "alone") if alone else policy.tower_config
-        tower = tower_hash(self.engine.tower_parameters(), about, device)
-        _same_on_all_ranks(tower)
-        return EmbeddingCache(
-            self._embeddings,
-            tower,
-            self.rule,
-            look=self.engine.look,
-            blank=policy.blank_clip((1, merge, merge)),
-            clip_of=self._clip,
-            most=_most,
-            tokens_per_call=0 if alone else TOKENS_PER_CALL,
-        )
-
-    def _hit_rate(self) -> dict[str, float]:
-        """Of all ranks since the last update; nothing without clips or without a cache."""
-        if self._seen is None:
-            return {}
-        counts = _reduce(self._seen.take_counts(), dist.ReduceOp.SUM)
-        if not counts["wanted"]:
-            return {}
-        return {"cache/embedding_hit_rate": 1 - counts["looked_at"] / counts["wanted"]}
-
-    def _clip(self, row: Row) -> ProcessedClip:
-        return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """The engine's weights of one kind, as learner/transfer.py asks for them."""
-
-    engine: DeepSpeedEngine
-    what: What
-
-    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        return self.engine.weight_shapes(self.what)
-
-    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
-        return self.engine.full_parameters(bucket_bytes, self.what)
-
-
-def write_model(
-    policy: Policy, tensors: dict[str, torch.Tensor], source: Path, directory: Path
-) -> None:
-    """A Hugging Face directory with these weights and the tokenizer and processor of ``source``."""
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.suffix in _KEPT and not file.name.endswith(".index.json"):
-            shutil.copy2(file, partial)
-    with naming_full_disk(partial):
-        policy.vlm.save_pretrained(partial, state_dict=tensors)
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
 
 
 def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
@@ -459,36 +359,3 @@ def _gpu_memory() -> dict[str, float]:
         "perf/max_memory_allocated_gb": torch.cuda.max_memory_allocated() / 1e9,
         "perf/max_memory_reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
     }
-
-
-def _reduce(values: dict[str, float], op: Any) -> dict[str, float]:
-    """Combine numbers over ranks. Every rank passes the same names."""
-    if dist.get_world_size() == 1 or not values:
-        return values
-    names = sorted(values)
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, op=op)
-    return dict(zip(names, tensor.tolist(), strict=True))
-
-
-def _most(number: int) -> int:
-    """The largest of all ranks' numbers."""
-    return int(_reduce({"n": float(number)}, dist.ReduceOp.MAX)["n"])
-
-
-def _gather(value: T) -> list[T]:
-    """Every rank's value, on every rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
-def _same_on_all_ranks(tower: str) -> None:
-    """Raises ParityError on all ranks unless they hold the same tower."""
-    found = _gather(tower)
-    if len(set(found)) > 1:
-        raise ParityError(
-            f"the learner's ranks hold different vision towers (hashes {', '.join(found)}); "
-            "give all nodes the same model directory"
-        )

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from learner.batch import TrainBatch
+from learner.batches import Batches
 from learner.config import GrpoLossConfig, LearnerConfig
 from learner.engine import DeepSpeedEngine
 from learner.layout import Span
@@ -76,6 +77,7 @@ def start(model_dir: Path, **config: Any) -> tuple[LearnerWorker, PlainEngine]:
     chosen = LearnerConfig(**{"dtype": "float32", **config})
     worker, engine = LearnerWorker(chosen, GrpoLossConfig(), Clips()), PlainEngine(model_dir)
     worker._engine, worker._rule = engine, PositionRule.load(model_dir)
+    worker._batches = Batches(chosen, engine, worker._rule, Clips(), None)
     return worker, engine
 
 

@@ -1,0 +1,48 @@
+"""What leaves the learner: a Hugging Face directory, or weights on their way to the engines."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from learner.engine import DeepSpeedEngine
+from learner.lora import What
+from learner.policy import Policy
+from wire.disk import naming_full_disk
+
+ADAPTER_FOLDER = "adapter"
+"""Beside an exported model, what LoRA added to the one that the stage began with."""
+
+_KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The engine's weights of one kind, as learner/transfer.py asks for them."""
+
+    engine: DeepSpeedEngine
+    what: What
+
+    def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return self.engine.weight_shapes(self.what)
+
+    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
+        return self.engine.full_parameters(bucket_bytes, self.what)
+
+
+def write_model(
+    policy: Policy, tensors: dict[str, torch.Tensor], source: Path, directory: Path
+) -> None:
+    """A Hugging Face directory with these weights and the tokenizer and processor of ``source``."""
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.suffix in _KEPT and not file.name.endswith(".index.json"):
+            shutil.copy2(file, partial)
+    with naming_full_disk(partial):
+        policy.vlm.save_pretrained(partial, state_dict=tensors)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
