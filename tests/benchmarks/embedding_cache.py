@@ -10,14 +10,12 @@ cores.
 """
 
 import argparse
-import json
 import socket
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from learner.embedding_store import EmbeddingStore
 from learner.embeddings import tower_hash
 from learner.rows import Response, Row, StepCounts
 from learner.worker import LearnerWorker
-from tests.benchmarks.video import Row as Figure
+from tests.benchmarks.figures import Figure, report
 from tests.tiny_models import build_processor
 from video.processor import ProcessedClip
 from wire.types import Prompt
@@ -61,15 +59,7 @@ def main() -> int:
     target = parser.parse_args().json
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder))
-    for row in rows:
-        sign = ">=" if row.goal == "above" else "<="
-        verdict = "ok" if row.holds else "MISSED"
-        sys.stdout.write(
-            f"{row.name:42} {row.value:10.3f} {row.unit:8} {sign} {row.limit:g}  {verdict}\n"
-        )
-    if target is not None:
-        target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    return 0 if all(row.holds for row in rows) else 1
+    return report(rows, target)
 
 
 def measure(folder: Path) -> list[Figure]:

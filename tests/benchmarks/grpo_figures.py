@@ -4,28 +4,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from tests.benchmarks.figures import Figure
 from tests.benchmarks.grpo_material import Size
 from tests.benchmarks.grpo_ours import OurStep
 from tests.benchmarks.grpo_trl import Mode, TrlStep
 
 _GOAL = 3.0
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-    goal: Literal["above", "below"] = "above"
-
-    @property
-    def holds(self) -> bool:
-        if self.limit is None:
-            return True
-        return self.value >= self.limit if self.goal == "above" else self.value <= self.limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,37 +42,37 @@ def check_fair(measured: Measured) -> None:
         assert step.reward_std > 0, f"{step}: nothing to learn from"
 
 
-def rows_of(measured: Measured) -> list[Row]:
+def rows_of(measured: Measured) -> list[Figure]:
     """The figures of one size, without its warm-up."""
     size, name, ours = measured.size, measured.size.name, measured.ours[1:]
     rows = [
-        Row(f"{name}/ours/rollouts_per_s", size.rollouts / _median(ours, "seconds"), "1/s"),
+        Figure(f"{name}/ours/rollouts_per_s", size.rollouts / _median(ours, "seconds"), "1/s"),
         *[
-            Row(f"{name}/ours/{part}", _median(ours, part), "s")
+            Figure(f"{name}/ours/{part}", _median(ours, part), "s")
             for part in ("seconds", "generation", "learning", "handoff")
         ],
-        Row(f"{name}/ours/busy_in_trl_s_turn", measured.busy_while_waiting["ours"], "cores"),
+        Figure(f"{name}/ours/busy_in_trl_s_turn", measured.busy_while_waiting["ours"], "cores"),
     ]
     for mode, all_steps in measured.trl.items():
         steps, side = all_steps[1:], f"{name}/trl_{mode}"
         rows += [
-            Row(f"{side}/rollouts_per_s", size.rollouts / _median(steps, "seconds"), "1/s"),
+            Figure(f"{side}/rollouts_per_s", size.rollouts / _median(steps, "seconds"), "1/s"),
             *[
-                Row(f"{side}/{part}", _median(steps, part), "s")
+                Figure(f"{side}/{part}", _median(steps, part), "s")
                 for part in ("seconds", "generation", "old_logprobs", "preparation", "learning")
             ],
-            Row(f"{side}/ratio", _ratio(steps, ours, "seconds"), "x", _GOAL),
-            Row(f"{side}/ratio_of_learning", _ratio(steps, ours, "learning"), "x"),
-            Row(f"{side}/ratio_of_generation", _ratio(steps, ours, "generation"), "x"),
+            Figure(f"{side}/ratio", _ratio(steps, ours, "seconds"), "x", _GOAL),
+            Figure(f"{side}/ratio_of_learning", _ratio(steps, ours, "learning"), "x"),
+            Figure(f"{side}/ratio_of_generation", _ratio(steps, ours, "generation"), "x"),
         ]
         if _median(steps, "old_logprobs"):
             spared = [
                 (t.seconds - t.old_logprobs) / o.seconds for t, o in zip(steps, ours, strict=True)
             ]
             ratio = statistics.median(spared)
-            rows.append(Row(f"{side}/ratio_without_old_logprobs", ratio, "x"))
+            rows.append(Figure(f"{side}/ratio_without_old_logprobs", ratio, "x"))
     for side, change in measured.changed.items():
-        rows.append(Row(f"{name}/{side}/largest_weight_change", change, ""))
+        rows.append(Figure(f"{name}/{side}/largest_weight_change", change, ""))
     return rows
 
 
@@ -114,12 +100,3 @@ def describe(measured: Measured) -> str:
         gap = statistics.median(step.logprob_gap for step in steps)
         lines.append(f"  TRL, {mode}: {settings}; sampler and trainer differ by {gap:.2g} nats")
     return "\n".join(lines)
-
-
-def line_of(row: Row) -> str:
-    """As it is printed."""
-    text = f"{row.name:42} {row.value:10.3f} {row.unit:6}"
-    if row.limit is None:
-        return text
-    sign = ">=" if row.goal == "above" else "<="
-    return f"{text} {sign} {row.limit:g}  {'ok' if row.holds else 'MISSED'}"

@@ -29,15 +29,14 @@ and costs it one more forward pass; ``ratio_without_old_logprobs`` leaves that p
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks.grpo_figures import Measured, check_fair, describe, line_of, rows_of
+from tests.benchmarks.figures import report, say
+from tests.benchmarks.grpo_figures import Measured, check_fair, describe, rows_of
 from tests.benchmarks.grpo_material import Size, make_material
 from tests.benchmarks.grpo_ours import recipe_text, run_ours
 from tests.benchmarks.grpo_trl import Mode, TrlSide
@@ -68,11 +67,7 @@ def main() -> int:
         check_fair(measured)
         say(describe(measured))
         rows += rows_of(measured)
-    for row in rows:
-        say(line_of(row))
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    return 0 if all(row.holds for row in rows) else 1
+    return report(rows, options.json)
 
 
 def measure(folder: Path, size: Size, modes: Sequence[Mode]) -> Measured:
@@ -93,11 +88,6 @@ def measure(folder: Path, size: Size, modes: Sequence[Mode]) -> Measured:
             settings={mode: side.settings for mode, side in sides.items()}
             | {"ours": recipe_text(material)},
         )
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -15,14 +15,12 @@ that autograd keeps, each storage once. On a GPU the rate and MFU of a step are 
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from torch import Tensor
 from learner.batch import TrainBatch, make_batch
 from learner.policy import Policy
 from learner.rows import Response, Row, apart
+from tests.benchmarks.figures import Figure, report
 from tests.benchmarks.flops import Sizes, Work, flops
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -93,19 +92,6 @@ _SHAPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Figure:
-    name: str
-    value: float
-    unit: str
-    limit: float
-    goal: Literal["above", "below"]
-
-    @property
-    def holds(self) -> bool:
-        return self.value >= self.limit if self.goal == "above" else self.value <= self.limit
-
-
 class Side(NamedTuple):
     """One way to compute a step."""
 
@@ -127,17 +113,10 @@ def main() -> int:
     vlm = build_vlm(options.shape, getattr(torch, options.dtype)).to(options.device)
     policy = Policy(vlm)
     peak = options.peak_tflops if options.device != "cpu" else None
-    figures = []
-    for ratio in _RATIOS:
-        for figure in measure(policy, ratio, options.device, peak):
-            figures.append(figure)
-            mark = "ok" if figure.holds else "MISSED"
-            bound = f"{figure.goal} {figure.limit:g}"
-            line = f"{figure.name:34} {figure.value:12.3f} {figure.unit:10} {bound:>14}  {mark}"
-            print(line, flush=True)  # noqa: T201
-    if options.json:
-        options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
-    return 0 if all(figure.holds for figure in figures) else 1
+    figures = (
+        figure for ratio in _RATIOS for figure in measure(policy, ratio, options.device, peak)
+    )
+    return report(figures, options.json)
 
 
 def measure(policy: Policy, ratio: int, device: str, peak_tflops: float | None) -> list[Figure]:

@@ -7,7 +7,6 @@ it. Ends with status 1 if a limit is missed. Under a minute on two cores.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -15,13 +14,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from tests.benchmarks.figures import Figure, report
 from tests.video.formats import Format, write_long, write_video
 from video.cache import ClipStore
 from video.config import VideoConfig
@@ -30,19 +28,6 @@ from video.pool import DecodePool
 from video.processor import ProcessedClip, fingerprint_of
 
 _CONFIG = VideoConfig(max_frames=16, decode_workers=2)
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    value: float
-    unit: str
-    limit: float
-    goal: Literal["above", "below"]
-
-    @property
-    def holds(self) -> bool:
-        return self.value >= self.limit if self.goal == "above" else self.value <= self.limit
 
 
 class PlainProcessor:
@@ -77,18 +62,10 @@ def main() -> int:
             *measure_hour(Path(folder)),
             *measure_decord(Path(folder)),
         ]
-    for row in rows:
-        sign = ">=" if row.goal == "above" else "<="
-        verdict = "ok" if row.holds else "MISSED"
-        sys.stdout.write(
-            f"{row.name:32} {row.value:10.3f} {row.unit:8} {sign} {row.limit:g}  {verdict}\n"
-        )
-    if target is not None:
-        target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    return 0 if all(row.holds for row in rows) else 1
+    return report(rows, target)
 
 
-def measure_pool(folder: Path) -> list[Row]:
+def measure_pool(folder: Path) -> list[Figure]:
     """The same clips in this process, one after another, and in two helpers."""
     paths = [
         write_video(folder / f"{i}.mp4", Format(f"{i}.mp4", size=(480, 360)), range(150))
@@ -102,13 +79,13 @@ def measure_pool(folder: Path) -> list[Row]:
         together = fastest(lambda: list(threads.map(pool.decode, paths)))
         alone = fastest(lambda: [decode(path, _CONFIG) for path in paths])
         return [
-            Row("pool/first_clip", start, "s", 5.0, "below"),
-            Row("pool/clips_per_s", len(paths) / together, "clips/s", 1.0, "above"),
-            Row("pool/throughput_to_in_process", alone / together, "ratio", 0.9, "above"),
+            Figure("pool/first_clip", start, "s", 5.0, "below"),
+            Figure("pool/clips_per_s", len(paths) / together, "clips/s", 1.0, "above"),
+            Figure("pool/throughput_to_in_process", alone / together, "ratio", 0.9, "above"),
         ]
 
 
-def measure_cache(folder: Path) -> list[Row]:
+def measure_cache(folder: Path) -> list[Figure]:
     """A clip from disk, checked against its fingerprint, and the same clip made."""
     path = write_video(folder / "c.mp4", Format("c.mp4", size=(480, 360)), range(300))
     with closing(DecodePool(_CONFIG)) as pool:
@@ -120,22 +97,22 @@ def measure_cache(folder: Path) -> list[Row]:
         made = min(seconds(lambda name=str(i): new_store(name).get(path)) for i in range(3))
         found = fastest(lambda: new_store("0").get(path))
     return [
-        Row("cache/hit", found * 1000, "ms", 250.0, "below"),
-        Row("cache/hit_to_making", found / made, "ratio", 0.5, "below"),
+        Figure("cache/hit", found * 1000, "ms", 250.0, "below"),
+        Figure("cache/hit_to_making", found / made, "ratio", 0.5, "below"),
     ]
 
 
-def measure_hour(folder: Path) -> list[Row]:
+def measure_hour(folder: Path) -> list[Figure]:
     """32 frames out of an hour."""
     rows = []
     for ending in ("mp4", "mkv", "ts"):
         path = write_long(folder / f"hour.{ending}", seconds=3600)
         spent = fastest(lambda path=path: decode(path, VideoConfig(max_frames=32)))
-        rows.append(Row(f"hour/{ending}", spent, "s", 5.0, "below"))
+        rows.append(Figure(f"hour/{ending}", spent, "s", 5.0, "below"))
     return rows
 
 
-def measure_decord(folder: Path) -> list[Row]:
+def measure_decord(folder: Path) -> list[Figure]:
     """Ours against decord, 16 frames out of 10 s and out of 10 min: processor time, in pairs."""
     rows = []
     for name, length in (("10s", 10), ("10min", 600)):
@@ -146,7 +123,7 @@ def measure_decord(folder: Path) -> list[Row]:
         ours, theirs = partial(decode, path, _CONFIG), partial(by_decord, path, indices)
         pairs = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(7)]
         ratio = statistics.median(one / other for one, other in pairs)
-        rows.append(Row(f"decord/{name}_ours_to_decord", ratio, "ratio", 1.1, "below"))
+        rows.append(Figure(f"decord/{name}_ours_to_decord", ratio, "ratio", 1.1, "below"))
     return rows
 
 

@@ -13,15 +13,13 @@ figure: name, value, unit, limit, and whether the goal is to be above or below i
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +30,7 @@ from cluster.handoff import Handoff
 from learner.rows import Response, Row
 from rollout.engine import Sampling
 from tests import tiny_models
+from tests.benchmarks.figures import Figure, report
 from tests.real_workers import Workers, make_config, open_workers
 from wire.types import PolicyVersion
 
@@ -42,40 +41,19 @@ _SIZES = {
 _ROUNDS = 5
 
 
-@dataclass(frozen=True)
-class Result:
-    name: str
-    value: float
-    unit: str
-    limit: float
-    goal: Literal["above", "below"]
-
-    @property
-    def holds(self) -> bool:
-        return self.value >= self.limit if self.goal == "above" else self.value <= self.limit
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--size", choices=_SIZES, action="append", help="these only")
     arguments = parser.parse_args()
-    results: list[Result] = []
+    results: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.size or _SIZES:
             results += asyncio.run(measure(name, Path(folder) / name))
-    for row in results:
-        sign = ">=" if row.goal == "above" else "<="
-        verdict = "ok" if row.holds else "MISSED"
-        sys.stdout.write(
-            f"{row.name:36} {row.value:10.3f} {row.unit:8} {sign} {row.limit:g}  {verdict}\n"
-        )
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in results], indent=1) + "\n")
-    return 0 if all(row.holds for row in results) else 1
+    return report(results, arguments.json)
 
 
-async def measure(size: str, folder: Path) -> list[Result]:
+async def measure(size: str, folder: Path) -> list[Figure]:
     """All figures of a model."""
     import ray
 
@@ -115,7 +93,7 @@ def write_model(folder: Path, text: dict[str, int]) -> Path:
     return tiny_models.write_tiny_model(folder, "qwen2_5_vl", rope_parameters=rope, **sizes)
 
 
-async def measure_updates(name: str, workers: Workers, learner: Any, goal: float) -> list[Result]:
+async def measure_updates(name: str, workers: Workers, learner: Any, goal: float) -> list[Figure]:
     """Updates and copies in turns, to one engine and to both."""
     results, step = [], 0
     for names in (workers.rollouts.names[:1], workers.rollouts.names):
@@ -133,9 +111,9 @@ async def measure_updates(name: str, workers: Workers, learner: Any, goal: float
         update, plain = statistics.median(updates[1:]), statistics.median(copies[1:])
         sys.stderr.write(f"{of} {update:.3f} s, copy {plain:.3f} s, first {updates[0]:.3f} s\n")
         sys.stderr.write(f"  {[f'{x:.3f}' for x in updates]} {parts[-1]}\n")
-        results.append(Result(f"{of}/copy_share", plain / update, "ratio", goal, "above"))
+        results.append(Figure(f"{of}/copy_share", plain / update, "ratio", goal, "above"))
         rate = parts[-1]["weights/gb"] / update
-        results.append(Result(f"{of}/rate", rate, "GB/s", 0.1, "above"))
+        results.append(Figure(f"{of}/rate", rate, "GB/s", 0.1, "above"))
     return results
 
 
@@ -177,7 +155,7 @@ def row_of(video: str, group: Any) -> Row:
 
 async def measure_share(
     name: str, workers: Workers, handoff: Handoff, step_s: float
-) -> Sequence[Result]:
+) -> Sequence[Figure]:
     """The whole hand-off to two engines, with the probe, as a share of a step."""
     seconds = []
     for step in range(3):
@@ -187,7 +165,7 @@ async def measure_share(
         assert report.num_out_of_service == 0
     spent = statistics.median(seconds)
     sys.stderr.write(f"{name} hand-off {spent:.3f} s, the rest of a step {step_s:.1f} s\n")
-    return [Result(f"{name}/step_share", spent / (step_s + spent), "share", 0.05, "below")]
+    return [Figure(f"{name}/step_share", spent / (step_s + spent), "share", 0.05, "below")]
 
 
 if __name__ == "__main__":
