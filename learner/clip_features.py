@@ -21,7 +21,7 @@ class Pixels:
         return Pixels(values, self.grid_thw.to(device, non_blocking=True))
 
 
-@dataclass(frozen=True)  # no slots: under ZeRO-3 DeepSpeed takes vars() of what a module returns
+@dataclass(frozen=True, slots=True)
 class ClipFeatures:
     """The V merged patches of one or more clips, in their order."""
 
