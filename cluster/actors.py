@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -117,9 +117,11 @@ class RolloutPool:
         return [name for name in names if alive[name]]
 
     async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write traces with the least busy worker in service; where that one is lost meanwhile,
-        with another. Raises GenerationError if none is left."""
-        found: Rollout = await self._ask(lambda actor: actor.answer.remote(sample, sampling))
+        """Write traces with the least busy worker in service, in a deterministic run with the one
+        whose turn it is; where that one is lost meanwhile, with another. Raises GenerationError if
+        none is left."""
+        turn = sampling.turn if self._config.deterministic else None
+        found: Rollout = await self._ask(lambda actor: actor.answer.remote(sample, sampling), turn)
         return found
 
     async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
@@ -159,7 +161,7 @@ class RolloutPool:
         patience_s = self._config.rollout.update_timeout_s + 30
         return EngineClient(self._actors, ranks, patience_s)
 
-    async def _ask(self, ask: Callable[[Any], Awaitable[T]]) -> T:
+    async def _ask(self, ask: Callable[[Any], Awaitable[T]], turn: int | None = None) -> T:
         async with self._slots:
             while True:
                 await self._serving.wait()
@@ -168,7 +170,7 @@ class RolloutPool:
                         "no rollout worker is left in service "
                         f"(lost: {', '.join(sorted(self._lost))}); --resume goes on without loss"
                     )
-                name = min(sorted(self.in_service), key=lambda n: self._busy[n])
+                name = choose_worker(turn, list(self._actors), self.in_service, self._busy)
                 self._busy[name] += 1
                 try:
                     return await ask(self._actors[name])
@@ -305,6 +307,16 @@ class LearnerPool:
                 for rank, call in enumerate(calls)
             ]
         )
+
+
+def choose_worker(
+    turn: int | None, names: Sequence[str], able: Set[str], busy: Mapping[str, int]
+) -> str:
+    """Whose turn it is, if it is able; without a turn the least busy of those that are."""
+    if turn is None:
+        return min(sorted(able), key=lambda name: busy[name])
+    own = names[turn % len(names)]
+    return own if own in able else sorted(able)[turn % len(able)]
 
 
 def _place(group: PlacementGroup, index: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ round).
 import asyncio
 import itertools
 import math
+from collections import deque
 
 from wire.types import TraceGroup
 
@@ -27,7 +28,12 @@ class Place:
 
     async def group(self) -> TraceGroup:
         """The group, once it is there."""
-        return await self._group
+        return await asyncio.shield(self._group)
+
+    @property
+    def filled(self) -> TraceGroup | None:
+        """The group; None as long as it is being written."""
+        return self._group.result() if self._group.done() else None
 
 
 class GroupBuffer:
@@ -36,6 +42,7 @@ class GroupBuffer:
     def __init__(self, capacity: int, first_index: int = 0, num_places: int | None = None) -> None:
         self._free = asyncio.Semaphore(0)
         self._order: asyncio.Queue[Place] = asyncio.Queue()
+        self._reserved: deque[Place] = deque()
         self._indices = itertools.count(first_index)
         self._left = math.inf if num_places is None else num_places
         """Places that were never free yet."""
@@ -48,6 +55,7 @@ class GroupBuffer:
         await self._free.acquire()
         place = Place(next(self._indices))
         self._order.put_nowait(place)
+        self._reserved.append(place)
         return place
 
     async def take(self, count: int) -> list[TraceGroup]:
@@ -57,8 +65,20 @@ class GroupBuffer:
     async def take_one(self) -> TraceGroup:
         """The next group."""
         group = await (await self._order.get()).group()
+        self._reserved.popleft()
         self.next_index += 1
         return group
+
+    def waiting(self) -> list[TraceGroup]:
+        """Groups that are there and have not been taken, in the order of their places."""
+        return [group for place in self._reserved if (group := place.filled) is not None]
+
+    async def settled(self) -> None:
+        """Until every free place has been reserved, by a loop for each, and filled."""
+        while not self._free.locked():
+            await asyncio.sleep(0)
+        for place in list(self._reserved):
+            await place.group()
 
     def release(self, count: int) -> None:
         """Free places: new weights are loaded."""

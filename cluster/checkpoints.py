@@ -1,34 +1,101 @@
-"""Checkpoints of a stage: what to save them as, which to take up, how many to keep."""
+"""Checkpoints of a stage: what to save them as, which to take up, which to keep.
 
+newest whole one -> learner, LoopState        (a damaged one is put aside, the one before taken)
+learner, LoopState -> saved -> all but the last and the best are deleted
+"""
+
+import math
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
-from cluster.loop_state import LOOP_FILE, LoopState
+from cluster.loop_state import LOOP_FILE, Ancestor, LoopState
 from cluster.progress import console
 from cluster.session import Session
-from learner.checkpoint import latest
+from learner import checkpoint
+from wire.errors import CheckpointDamaged, UserError
 
-_KEEP = 2  # the last, and the one before it, to go back to by hand if the last is damaged
+KEEP_LAST = 2
+"""Of supervised training: the last, and the one before it in case the last is damaged."""
 
 
 class Checkpoints:
     """Of one stage of a run."""
 
-    def __init__(self, session: Session, stage: str) -> None:
+    def __init__(
+        self, session: Session, stage: str, keep_last: int = KEEP_LAST, keep_best: int = 0
+    ) -> None:
         self._session, self._stage = session, stage
+        self._keep_last, self._keep_best = keep_last, keep_best
         self._directory = session.run_dir.checkpoints(stage)
+        self._ancestors: tuple[Ancestor, ...] = ()
 
     async def resume(self) -> LoopState:
-        """Load the newest whole checkpoint; returns where it stood, the start without one."""
-        tag = latest(self._directory)
-        if tag is None:
-            return LoopState()
-        await self._session.learner.load(str(self._directory), tag)
-        console.print(f"{self._stage}: going on from checkpoint {tag}")
-        return LoopState.read(self._directory / tag)
+        """Load the newest checkpoint that is whole; returns where it stood, the start without one.
 
-    async def save(self, state: LoopState) -> None:
-        """Save, then drop those before the last two."""
-        tag = f"step-{state.step:06d}"
-        await self._session.learner.save(str(self._directory), tag, {LOOP_FILE: state.to_json()})
-        for old in sorted(self._directory.glob("step-*"))[:-_KEEP]:
-            shutil.rmtree(old)
+        A damaged one is said by name and put aside as ``damaged-TAG``.
+        """
+        for tag in checkpoint.tags(self._directory):
+            try:
+                await self._session.learner.load(str(self._directory), tag)
+                state = LoopState.read(self._directory / tag)
+            except CheckpointDamaged as error:
+                self._put_aside(tag, error)
+                continue
+            console.print(f"{self._stage}: going on from checkpoint {tag}")
+            self._ancestors = state.ancestors
+            return state
+        return LoopState()
+
+    async def save(self, state: LoopState, version_step: int = 0) -> None:
+        """Save, then delete all but the last and the best. ``version_step``: of its weights."""
+        session = self._session
+        here = Ancestor(attempt=session.attempt, until=version_step)
+        state = replace(
+            state,
+            ancestors=(*self._ancestors, here),
+            journal_position=session.archive.num_groups,
+        )
+        tag = checkpoint.tag_of(state.step)
+        await session.learner.save(str(self._directory), tag, {LOOP_FILE: state.to_json()})
+        tags = checkpoint.tags(self._directory)
+        kept = {*tags[: self._keep_last], *best_of(self._directory, tags, self._keep_best)}
+        for old in set(tags) - kept:
+            shutil.rmtree(self._directory / old)
+
+    def _put_aside(self, tag: str, error: CheckpointDamaged) -> None:
+        aside = self._directory / f"damaged-{tag}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._directory / tag).rename(aside)
+        before = checkpoint.tags(self._directory)
+        instead = f"checkpoint {before[0]} is tried" if before else "the stage starts anew"
+        text = f"{self._stage}: REFUSED: {error}. It is now {aside.name}; {instead} instead"
+        console.print(text, style="bold red", markup=False, soft_wrap=True)
+
+
+def best_of(directory: Path, tags: Iterable[str], count: int) -> list[str]:
+    """The checkpoints with the highest score, a newer one before an older of the same."""
+    scores = {tag: score for tag in tags if (score := _score(directory / tag)) is not None}
+    return sorted(scores, key=lambda tag: (scores[tag], tag), reverse=True)[:count]
+
+
+def keep_best_alone(directory: Path, count: int) -> None:
+    """A stage has ended: delete its checkpoints but the best ones, and those too if the weights
+    that the stage ended with are the best."""
+    tags = checkpoint.tags(directory)
+    best = best_of(directory, tags, count)
+    if not best or best[0] == tags[0]:
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    for tag in set(tags) - set(best):
+        shutil.rmtree(directory / tag)
+    console.print(f"{directory} keeps {', '.join(best)}: higher rewards than at the end")
+
+
+def _score(folder: Path) -> float | None:
+    try:
+        score = LoopState.read(folder).score
+    except UserError:
+        return None
+    return score if score is not None and math.isfinite(score) else None

@@ -62,6 +62,8 @@ class ColdstartConfig(TrainedConfig):
     """Passes over the traces; 0 leaves the stage out: GRPO starts from the base model."""
     batch_size: int = Field(default=64, ge=1)
     """Traces per update, over all ranks."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Updates between checkpoints; none: one after each epoch."""
     optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
     """DeepIntuit: 2e-5, linear decay."""
 
@@ -96,6 +98,11 @@ class GrpoConfig(TrainedConfig):
     """Versions that a trace may lag behind the weights it trains; 0: synchronous, on-policy."""
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints; the last step is always saved."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints kept, the newest ones (verl: max_actor_ckpt_to_keep)."""
+    keep_best: int = Field(default=1, ge=0)
+    """Checkpoints kept beside them, those with the highest mean reward of the steps since the
+    checkpoint before. They also stay when the stage has ended with other weights."""
     optim: OptimConfig = OptimConfig(learning_rate=1e-6, warmup_steps=10)
     """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
     loss: GrpoLossConfig = GrpoLossConfig()
@@ -197,6 +204,9 @@ class RunConfig(Config):
     data: DataConfig
     seed: int = Field(default=0, ge=0)
     """Same seed, same questions in the same order."""
+    deterministic: bool = False
+    """Every bit of the training a function of the recipe: a run that was killed and resumed on as
+    many ranks ends with the weights of one that was not (float32, CPU). Slower: docs/resume.md."""
     video: VideoConfig = VideoConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()

@@ -29,6 +29,7 @@ from cluster.progress import progress_bar
 from cluster.sampler import Sampler
 from cluster.session import Session
 from cluster.supervised import learn_from_teacher, train_supervised
+from cluster.taken_up import WrittenBefore
 from cluster.verdict import PolicyTraces, code_logprobs, code_row
 from learner.config import OptimConfig
 from learner.rows import Row, supervised_row
@@ -237,7 +238,7 @@ async def _sample_and_reject(session: Session, name: ArmName) -> _Kept:
     sampler = Sampler(
         session.data.of(Split.TRAIN), config.seed, balanced=config.grpo.class_balanced
     )
-    writer = TrainingGroups(session, name)
+    writer = TrainingGroups(session, name, WrittenBefore())
     kept = _Kept(config.reward.terms)
     num_places = config.grpo.num_steps * config.grpo.groups_per_step
     with progress_bar(f"{name} traces", num_places) as bar:

@@ -3,6 +3,7 @@
 version of the weights after step s of the stage = FIRST_STEP + s
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,22 +13,29 @@ from statistics import fmean
 
 import psutil
 
+from cluster.attempts import alike_since, describe_attempt
+from cluster.background import in_background
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
-from cluster.config import GrpoConfig
+from cluster.config import GrpoConfig, RunConfig
 from cluster.failures import refuse_failures
 from cluster.largest import longest_prompt
 from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
 from cluster.loop_state import LoopState
 from cluster.metrics import Stopwatch
-from cluster.progress import Bar, progress_bar
+from cluster.progress import Bar, console, progress_bar
+from cluster.run_dir import RunDir
 from cluster.sampler import Sampler
 from cluster.session import Session
+from cluster.taken_up import Found, Rule, WrittenBefore, find_groups, group_id_of
 from learner.credit import has_signal, with_advantages
 from learner.rows import Row, grpo_rows
 from reward.stats import summarise
 from rollout.engine import Sampling
+from wire.errors import ConfigError
 from wire.types import FinishReason, Purpose, Sample, TraceGroup, stable_seed
+
+log = logging.getLogger(__name__)
 
 FIRST_STEP = 1
 """Version step of the weights that GRPO starts from: 0 is the base, 1 the cold start."""
@@ -45,24 +53,27 @@ class GrpoPlan:
 
 
 class TrainingGroups:
-    """Writes the group of a place; the seed comes from the place, so a resumed run draws the
-    same."""
+    """Writes the group of a place, or takes up the one that an earlier attempt wrote; the seed
+    comes from the place, so a resumed run draws the same."""
 
-    def __init__(self, session: Session, name: str) -> None:
-        self._session, self._name = session, name
+    def __init__(self, session: Session, name: str, before: WrittenBefore) -> None:
+        self._session, self._name, self._before = session, name, before
         rollout = session.config.rollout
         self._n, self._temperature = rollout.group_size, rollout.temperature
         self._max_tokens = rollout.max_response_length
 
     async def write(self, sample: Sample, index: int) -> TraceGroup:
         """One archived group."""
+        group_id = group_id_of(self._name, index)
+        if (group := self._before.take(group_id)) is not None:
+            return group
         sampling = Sampling(
             n=self._n,
             temperature=self._temperature,
             max_tokens=self._max_tokens,
             seed=stable_seed(self._name, self._session.config.seed, index),
+            turn=index,
         )
-        group_id = f"{self._name}/{index:08d}"
         return await self._session.writer.write(sample, sampling, Purpose.TRAIN, group_id)
 
 
@@ -74,20 +85,23 @@ class GrpoLearner:
         session: Session,
         plan: GrpoPlan,
         buffer: GroupBuffer,
+        before: WrittenBefore,
         checkpoints: Checkpoints,
         bar: Bar,
     ) -> None:
-        self._session, self._plan, self._buffer = session, plan, buffer
+        self._session, self._plan = session, plan
+        self._buffer, self._before = buffer, before
         self._checkpoints, self._bar = checkpoints, bar
         self._watch = Stopwatch()
-        self._since = time.perf_counter()
+        self._since = self._waiting_since = time.perf_counter()
         self._hits = HitRates(session)
+        self._rewards: list[float] = []  # of the steps since the last checkpoint
 
     async def train(self, taken: Taken, step: int) -> None:
         """Train on groups and publish the version after ``step`` (counted from 1)."""
         session, config, watch = self._session, self._session.config, self._watch
         groups = taken.every
-        watch.add("gen", time.perf_counter() - self._since)
+        watch.add("gen", time.perf_counter() - self._waiting_since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
         figures = {**summarise(groups), **trace_figures(groups, version - 1)}
@@ -98,22 +112,39 @@ class GrpoLearner:
         if rows:
             with watch("update_actor"):
                 figures |= await self._update(rows, step)
+        if config.deterministic:  # no answer is to be half of the old weights, half of the new
+            with watch("settle"):
+                await self._buffer.settled()
         with watch("update_weights"):  # without an update, too: versions count steps
             figures |= await session.publish(version)
         with watch("archive"):
             session.archive.compact(version)
-        if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
-            with watch("save"):
-                await self._checkpoints.save(
-                    LoopState(step=step, next_index=self._buffer.next_index)
-                )
+        self._rewards += [figures["reward/mean"]] if "reward/mean" in figures else []
         now = time.perf_counter()
         watch.seconds["timing_s/step"], self._since = now - self._since, now
         figures |= throughput(groups, watch.seconds)
+        figures |= {
+            "rollout/next_place": float(self._buffer.next_index),
+            "rollout/num_taken_up": float(self._before.num_taken),
+        }
         figures["quarantine/num_clips"] = float(len(session.quarantine))
         session.metrics.write(self._plan.name, step, {**figures, **watch.seconds})
         self._watch = Stopwatch()
+        if step % config.grpo.save_every == 0 or step == config.grpo.num_steps:
+            with self._watch("save"):  # last: a step that is in a checkpoint has been logged
+                await self._checkpoints.save(self._state(step), version)
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
+        self._waiting_since = time.perf_counter()
+
+    def _state(self, step: int) -> LoopState:
+        """Where the loop stands after a step, for its checkpoint."""
+        rewards, self._rewards = self._rewards, []
+        return LoopState(
+            step=step,
+            next_index=self._buffer.next_index,
+            buffered=tuple(group.group_id for group in self._buffer.waiting()),
+            score=fmean(rewards) if rewards else None,
+        )
 
     async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
         """What the step trains, with all logprobs that its objective asks for."""
@@ -172,8 +203,9 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     """Train ``model_dir`` by GRPO; the result is in the learner and in the engines."""
     grpo = session.config.grpo
     await session.begin(model_dir, grpo.optim)
-    checkpoints = Checkpoints(session, plan.name)
+    checkpoints = Checkpoints(session, plan.name, grpo.keep_last, grpo.keep_best)
     state = await checkpoints.resume()
+    before = await in_background(_take_up, session, plan, state)
     rollout = session.config.rollout
     await session.preflight(
         plan.name,
@@ -184,19 +216,52 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     )
     await session.publish(plan.first_step + state.step)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    num_places = (
-        grpo.num_steps - state.step
-    ) * grpo.groups_per_step  # and those of replaced groups
+    # and those of replaced groups; those that lie in the archive are among them
+    num_places = (grpo.num_steps - state.step) * grpo.groups_per_step
     buffer = GroupBuffer(capacity, state.next_index, num_places)
     sampler = Sampler(plan.samples, session.config.seed, balanced=grpo.class_balanced)
-    writer = TrainingGroups(session, plan.name)
+    writer = TrainingGroups(session, plan.name, before)
     with progress_bar(plan.name, grpo.num_steps) as bar:
         bar.resume(state.step)
-        learner = GrpoLearner(session, plan, buffer, checkpoints, bar)
+        learner = GrpoLearner(session, plan, buffer, before, checkpoints, bar)
         steps = range(state.step + 1, grpo.num_steps + 1)
         train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
+
+
+def taking_up(
+    config: RunConfig, run_dir: RunDir, name: str, first_step: int, state: LoopState, attempt: int
+) -> Found:
+    """What an attempt that goes on from ``state`` finds in the archive for this training."""
+    rule = Rule(
+        state=state,
+        first_step=first_step,
+        alike_since=alike_since(run_dir.path, describe_attempt(config, attempt)),
+        groups_per_step=config.grpo.groups_per_step,
+        max_staleness=config.grpo.max_staleness,
+    )
+    return find_groups(run_dir.archive, name, rule)
+
+
+def _take_up(session: Session, plan: GrpoPlan, state: LoopState) -> WrittenBefore:
+    """Raises ConfigError where a deterministic run cannot be one."""
+    config, run_dir = session.config, session.run_dir
+    found = taking_up(config, run_dir, plan.name, plan.first_step, state, session.attempt)
+    if found.num_lost:
+        lost = f"{run_dir.archive} lacks {found.num_lost} groups that the checkpoint counts on"
+        if config.deterministic:
+            raise ConfigError(
+                f"{lost}: the run cannot go on to the bit; restore them, or set deterministic = "
+                "false to go on without"
+            )
+        log.warning("%s; their places are written anew", lost)
+    if found.usable or found.num_others:
+        console.print(
+            f"{plan.name}: {len(found.usable)} archived groups are taken up, "
+            f"{found.num_others} written anew"
+        )
+    return WrittenBefore.read(run_dir.archive, found)
 
 
 def filter_of(grpo: GrpoConfig) -> Filter | None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cluster.config import RunConfig
 from cluster.engine_client import EngineClient
 from learner.config import OptimConfig
+from learner.determinism import be_repeatable, random_state, seed_all, set_random_state
 from learner.embedding_store import EmbeddingStore
 from learner.largest_batch import LargestBatch
 from learner.rows import Row, StepCounts
@@ -27,7 +28,7 @@ from video.cache import ClipStore
 from video.processor import ClipProcessor
 from wire.adapters import AdapterFiles
 from wire.shared_memory import SharedBuffer
-from wire.types import Failure, PolicyVersion, Prompt, Sample
+from wire.types import Failure, PolicyVersion, Prompt, Sample, stable_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,12 @@ class RolloutHost:
         self._clips = clips
         blocked = renderer.blocked_tokens()
         engine = await VllmEngine.start(
-            folder, config.rollout, blocked, config.transfer.kind, _adapter_room(config)
+            folder,
+            config.rollout,
+            blocked,
+            config.transfer.kind,
+            _adapter_room(config),
+            deterministic=config.deterministic,
         )
         self._engine = engine
         self._worker = RolloutWorker(
@@ -118,7 +124,7 @@ class RolloutHost:
         Returns the chunk that says where."""
         data = update["data"]
         if self._held is None or len(self._held.data) < len(data):
-            self._held = SharedBuffer(len(data))
+            self._held = SharedBuffer(2 * len(data))  # what is never touched takes no memory
         self._held.data[: len(data)] = data
         rest = {key: value for key, value in update.items() if key != "data"}
         return {**rest, "path": self._held.path}
@@ -178,11 +184,15 @@ class LearnerHost:
 
     def join(self, address: str, port: int) -> None:
         """See LearnerWorker."""
+        if self._config.deterministic:
+            be_repeatable()
         self._worker.join(self._rank, address, port)
 
     def begin(self, model_dir: str, optim: OptimConfig) -> None:
-        """See LearnerWorker."""
+        """See LearnerWorker. What a stage draws at random comes from the run's seed."""
+        seed_all(stable_seed("learner", self._config.seed))  # what it makes anew: equal on all
         self._worker.begin(model_dir, optim)
+        seed_all(stable_seed("learner", self._config.seed, self._rank))
 
     def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:
         """Meet the rollout engines."""
@@ -215,8 +225,11 @@ class LearnerHost:
         return self._worker.train_step(rows, counts, objective, learning_rate)
 
     def preflight(self, largest: LargestBatch) -> float:
-        """See LearnerWorker."""
-        return self._worker.preflight(largest)
+        """See LearnerWorker. What it draws at random is put back: a resumed run makes it anew."""
+        before = random_state()
+        found = self._worker.preflight(largest)
+        set_random_state(before)
+        return found
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """See LearnerWorker."""

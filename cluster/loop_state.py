@@ -3,7 +3,8 @@
     loop -> LoopState -> CHECKPOINT/loop.json -> LoopState -> loop
 
 Everything else of the loop is a function of the recipe and of this: samples and seeds come from
-the index of a place (cluster/sampler.py), groups from the archive by their place's id.
+the index of a place (cluster/sampler.py), groups from the archive by their place's id
+(cluster/taken_up.py).
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,25 @@ LOOP_FILE = "loop.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ancestor:
+    """An attempt on the way to a checkpoint's weights.
+
+    Example:
+        Ancestor(attempt=0, until=41)
+    """
+
+    attempt: int
+    until: int
+    """The last version step of that attempt from which this run went on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopState:
     """After a step of GRPO, or an update of supervised training.
 
     Example:
-        LoopState(step=40, next_index=2560, buffered=("grpo/00002560",))
+        LoopState(step=40, next_index=2560, buffered=("grpo/00002560",), journal_position=2561,
+                  ancestors=(Ancestor(attempt=0, until=41),), score=1.25)
     """
 
     step: int = 0
@@ -30,6 +45,12 @@ class LoopState:
     """The sampler's cursor: the place of the next group that no step has taken."""
     buffered: tuple[str, ...] = ()
     """Groups that wait in the buffer for later steps, by id: they are in the archive."""
+    journal_position: int = 0
+    """Groups that the attempt had archived: with fewer, the archive has lost some."""
+    ancestors: tuple[Ancestor, ...] = ()
+    """Oldest first; the last one wrote the checkpoint."""
+    score: float | None = None
+    """Mean reward of the steps since the checkpoint before; none without a scored trace."""
 
     def to_json(self) -> str:
         """As it is in the checkpoint."""
@@ -37,7 +58,7 @@ class LoopState:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "LoopState":
-        """Of a checkpoint whose hashes are known to be right. Raises UserError."""
+        """Of a checkpoint. Raises UserError."""
         try:
             return _ADAPTER.validate_json((checkpoint / LOOP_FILE).read_bytes())
         except (OSError, ValidationError) as error:

@@ -34,7 +34,6 @@ _ALL_KEPT = "every trace is kept in RUN/archive"
 _STEPS = "in steps: epochs x train clips / grpo.groups_per_step"
 _TOKENS = "in tokens, not in rows"
 _AT_THE_END = "no measurement during GRPO; every stage is measured at its end"
-_TWO_KEPT = "the last two checkpoints are kept"
 _ONE_MANIFEST = "one manifest for all splits; its column split says train, val, cal or test"
 _LOGS = "TensorBoard is always written; [logging] adds W&B, MLflow, verl's names: docs/metrics.md"
 _PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_gpus of both"
@@ -188,7 +187,7 @@ VERL: tuple[Moved, ...] = (
     Moved("trainer.default_local_dir", "", "`--run-dir`"),
     Moved("trainer.resume_mode", "", "`--resume`"),
     Moved("trainer.resume_from_path", "", "`--run-dir` with `--resume`: the last whole checkpoint"),
-    Moved("trainer.max_actor_ckpt_to_keep", "", _TWO_KEPT),
+    Moved("trainer.max_actor_ckpt_to_keep", "grpo.keep_last"),
     Moved("trainer.rollout_data_dir", "", _ALL_KEPT),
     Moved("trainer.validation_data_dir", "", _ALL_KEPT),
     Moved("trainer.log_val_generations", "", _ALL_KEPT),
@@ -286,7 +285,7 @@ TRL: tuple[Moved, ...] = (
     Moved("per_device_train_batch_size", "learner.max_tokens_per_batch", _TOKENS),
     Moved("gradient_accumulation_steps", "", "follows from grpo.groups_per_update"),
     Moved("save_steps", "grpo.save_every"),
-    Moved("save_total_limit", "", _TWO_KEPT),
+    Moved("save_total_limit", "grpo.keep_last"),
     Moved("eval_strategy", "", _AT_THE_END),
     Moved("eval_steps", "", _AT_THE_END),
     Moved("logging_steps", "", "every step is logged"),
@@ -377,7 +376,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("ckpt.path", "", "`--run-dir`"),
     Moved("ckpt.load_enable", "", "`--resume`"),
     Moved("ckpt.save_hf", "", "each stage leaves RUN/stages/STAGE/model"),
-    Moved("ckpt.max_num", "", _TWO_KEPT),
+    Moved("ckpt.max_num", "grpo.keep_last"),
     Moved("ckpt.best_metric_key", "", "a stage ends with its last weights"),
     Moved("eval.steps", "", _AT_THE_END),
     Moved("eval.temperature", "evaluate.temperature"),

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 from cluster.config import RunConfig
-from cluster.grpo import FIRST_STEP
+from cluster.grpo import FIRST_STEP, taking_up
+from cluster.loop_state import LoopState
 from cluster.run_dir import RunDir
 from cluster.status import ago
 from learner.checkpoint import MANIFEST, latest
-from wire.archive import next_attempt, read_table
+from wire.archive import next_attempt
+from wire.errors import UserError
 
 
 def resume_lines(config: RunConfig, run_dir: RunDir, work: Sequence[str]) -> Iterator[str]:
@@ -38,21 +40,27 @@ def _with_accuracy(run_dir: RunDir, name: str) -> str:
 def _start_of(config: RunConfig, run_dir: RunDir, stage: str) -> str:
     folder = run_dir.checkpoints(stage)
     tag = latest(folder)
+    try:
+        state = LoopState() if tag is None else LoopState.read(folder / tag)
+    except UserError as error:  # the start itself refuses it, and takes the one before
+        return f"{stage}: {error}"
     if tag is None:
-        return f"{stage}: from its start, there is no checkpoint"
-    step = int(tag.removeprefix("step-"))
-    age = ago(max(0.0, time.time() - (folder / tag / MANIFEST).stat().st_mtime))
-    if stage != "grpo":
-        return f"{stage}: from the checkpoint after epoch {step}, {age} old"
-    after = _archived_after(run_dir, step)
-    return f"grpo: at step {step} of {config.grpo.num_steps}, from a checkpoint {age} old" + (
-        f"; {after} groups archived after it are kept, and written anew" if after else ""
+        start = f"{stage}: from its start, there is no checkpoint"
+    else:
+        age = ago(max(0.0, time.time() - (folder / tag / MANIFEST).stat().st_mtime))
+        where = f"at step {state.step} of {config.grpo.num_steps}, from a checkpoint"
+        if stage != "grpo":
+            where = f"from the checkpoint after update {state.step},"
+        start = f"{stage}: {where} {age} old"
+    return start + (_taken_up(config, run_dir, state) if stage == "grpo" else "")
+
+
+def _taken_up(config: RunConfig, run_dir: RunDir, state: LoopState) -> str:
+    """What becomes of the groups that were archived after a checkpoint of the GRPO stage."""
+    attempt = next_attempt(run_dir.archive)
+    found = taking_up(config, run_dir, "grpo", FIRST_STEP, state, attempt)
+    return (f"; {len(found.usable)} archived groups are taken up" if found.usable else "") + (
+        f"; {found.num_others} are kept, and written anew: lost weights wrote them"
+        if found.num_others
+        else ""
     )
-
-
-def _archived_after(run_dir: RunDir, step: int) -> int:
-    """Training groups of the GRPO stage written with weights after a checkpoint's."""
-    table = read_table(run_dir.archive, ["group_id", "step"])
-    ids, steps = table["group_id"].to_pylist(), table["step"].to_pylist()
-    later = (name for name, of in zip(ids, steps, strict=True) if of >= FIRST_STEP + step)
-    return len({name for name in later if name.startswith("grpo/0")})

@@ -212,7 +212,8 @@ _NOT_RUNS = (".lock", "cache", "log.txt")
 _FREE = re.compile(
     r"cluster\..*|logging(\..*)?|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
     r"|rollout\.num_workers"
-    r"|rollout\.max_concurrency|rollout\.max_num_seqs|grpo\.save_every|reward\.max_failure_frac"
+    r"|rollout\.max_concurrency|rollout\.max_num_seqs|.*\.save_every|grpo\.keep_\w+"
+    r"|learner\.num_ranks|learner\.zero_stage|deterministic|reward\.max_failure_frac"
     r"|data\.check_clips|data\.max_quarantine_frac|video\.cache_.*|video\.decode_.*"
 )
 

@@ -18,6 +18,7 @@ from ray.util.placement_group import remove_placement_group
 from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
 from cluster.adapter_handoff import AdapterHandoff
+from cluster.attempts import describe_attempt, note_attempt
 from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
@@ -247,6 +248,7 @@ async def open_session(
         group = await placement.reserve(config)
         stack.callback(remove_placement_group, group)
         attempt = next_attempt(run_dir.archive)
+        note_attempt(run_dir.path, describe_attempt(config, attempt))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))

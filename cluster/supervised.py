@@ -1,6 +1,6 @@
 """Supervised fine-tuning through the learner: the cold start, and the verdict classifier.
 
-rows -> epochs of shuffled batches -> updates, a checkpoint per epoch
+rows -> epochs of shuffled batches -> updates, now and then a checkpoint
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ async def learn_from_teacher(
         epochs=epochs,
         batch_size=config.batch_size,
         optim=config.optim,
+        save_every=config.save_every,
     )
     return len(rows), num_steps
 
@@ -47,9 +48,11 @@ async def train_supervised(
     epochs: int,
     batch_size: int,
     optim: OptimConfig,
+    save_every: int | None = None,
 ) -> int:
     """Fine-tune ``model_dir`` on rows; the result is in the learner. Takes up its last
-    checkpoint. Returns the number of updates."""
+    checkpoint; there is one every ``save_every`` updates, else one after each epoch. Returns the
+    number of updates."""
     await session.begin(model_dir, optim)
     num_steps = num_updates(len(rows), epochs, batch_size)
     batches_per_epoch = num_steps // epochs
@@ -58,18 +61,25 @@ async def train_supervised(
     if rows and done < epochs:
         await _preflight(session, stage, rows, batch_size)
     with progress_bar(stage, num_steps) as bar:
-        bar.resume(done * batches_per_epoch)
-        for epoch in range(done, epochs):
-            order = epoch_order(len(rows), session.config.seed, epoch)
-            for start in range(0, len(rows), batch_size):
-                step = epoch * batches_per_epoch + start // batch_size
-                batch = [rows[i] for i in order[start : start + batch_size]]
-                rate = optim.learning_rate_at(step, num_steps)
-                figures = await session.learner.train_step(batch, "supervised", rate)
-                session.metrics.write(stage, step + 1, figures)
-                bar.advance(note=f"nll {figures['nll']:.3f}")
-            await checkpoints.save(LoopState(step=epoch + 1))
+        bar.resume(done)
+        order: list[int] = []
+        for step in range(done, num_steps):
+            epoch, number = divmod(step, batches_per_epoch)
+            if number == 0 or not order:
+                order = epoch_order(len(rows), session.config.seed, epoch)
+            batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
+            rate = optim.learning_rate_at(step, num_steps)
+            figures = await session.learner.train_step(batch, "supervised", rate)
+            session.metrics.write(stage, step + 1, figures)
+            bar.advance(note=f"nll {figures['nll']:.3f}")
+            if (step + 1) % (save_every or batches_per_epoch) == 0 or step + 1 == num_steps:
+                await checkpoints.save(_state(step + 1, len(rows), batches_per_epoch, batch_size))
     return num_steps
+
+
+def _state(step: int, num_rows: int, batches_per_epoch: int, batch_size: int) -> LoopState:
+    epochs, batches = divmod(step, batches_per_epoch)
+    return LoopState(step=step, next_index=epochs * num_rows + batches * batch_size)
 
 
 async def _preflight(session: Session, stage: str, rows: Sequence[Row], batch_size: int) -> None:

@@ -1,15 +1,16 @@
 """What leaves a result in a run directory, a stage or a control arm, and how it is run.
 
-start weights into the engines -> work -> seconds, peak memory -> done.json -> checkpoints dropped
+start weights into the engines -> work -> seconds, peak memory -> done.json
+    -> checkpoints dropped, but the best
 """
 
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.checkpoints import keep_best_alone
 from cluster.memory import MemoryWatch
 from cluster.session import Session
 
@@ -45,5 +46,5 @@ async def run_work(session: Session, work: Work, start: Weights, memory: MemoryW
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
     session.run_dir.finish(work.name, result)
-    # the exported model stays; the optimiser's state is of no further use
-    shutil.rmtree(session.run_dir.checkpoints(work.name), ignore_errors=True)
+    # the exported model stays; the optimiser's state that made it is of no further use
+    keep_best_alone(session.run_dir.checkpoints(work.name), session.config.grpo.keep_best)

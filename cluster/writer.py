@@ -4,6 +4,7 @@ out."""
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cluster.actors import RolloutPool
 from reward.scorer import Scorer
@@ -81,13 +82,14 @@ class GroupWriter:
     ) -> list[TraceGroup]:
         """One group per sample, in their order."""
 
-        async def one(sample: Sample) -> TraceGroup:
+        async def one(number: int, sample: Sample) -> TraceGroup:
             group_id = f"{stage}/{purpose}/{sample.id}"
-            group = await self.write(sample, sampling_of(sample), purpose, group_id)
+            sampling = replace(sampling_of(sample), turn=number)
+            group = await self.write(sample, sampling, purpose, group_id)
             advance()
             return group
 
-        return list(await asyncio.gather(*[one(sample) for sample in samples]))
+        return list(await asyncio.gather(*[one(*numbered) for numbered in enumerate(samples)]))
 
 
 def _join(

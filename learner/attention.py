@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from learner.layout import Layout, Part
+from learner.layout import Call, Layout
 
 NAME = "deepintuit_shared_prefix"
 
@@ -77,7 +77,7 @@ def attend(
     assert dropout == 0, "attention dropout would make shared prefix differ from the naive layout"
     if block_mask is None:
         out = _SharedPrefix.apply(  # type: ignore[no-untyped-call]
-            query, key, value, layout.parts, scaling
+            query, key, value, layout.calls, scaling
         )
     else:
         out = _compiled_flex()(
@@ -95,14 +95,14 @@ class _SharedPrefix(torch.autograd.Function):
         query: Float[Tensor, "1 H L D"],
         key: Float[Tensor, "1 K L D"],
         value: Float[Tensor, "1 K L D"],
-        parts: Sequence[Part],
+        calls: Sequence[Call],
         scaling: float,
     ) -> Float[Tensor, "1 H L D"]:
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         out = out.transpose(1, 2)  # places before heads in memory, as the next layer reads it
         lse = query.new_empty(query.shape[:3], dtype=_accumulated(query.dtype))
-        done = -1
-        for (start, end), keys, causal in parts:
+        done = 0
+        for (start, end), keys, causal in calls:
             on = slice(*keys)
             part, part_lse = _flash(
                 query[:, :, start:end], key[:, :, on], value[:, :, on], 0.0, causal, scale=scaling
@@ -111,10 +111,10 @@ class _SharedPrefix(torch.autograd.Function):
             if start >= done:
                 out[here], lse[here] = part, part_lse
                 done = end
-            else:
+            else:  # a response on itself, after all of its group on the prompt
                 out[here], lse[here] = _merge(out[here], lse[here], part, part_lse)
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.parts, ctx.scaling = parts, scaling  # type: ignore[attr-defined]
+        ctx.calls, ctx.scaling = calls, scaling  # type: ignore[attr-defined]
         return out
 
     @staticmethod
@@ -122,7 +122,7 @@ class _SharedPrefix(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         grads = [torch.zeros_like(tensor) for tensor in (query, key, value)]
-        for queries, keys, causal in ctx.parts:
+        for queries, keys, causal in ctx.calls:
             at, on = slice(*queries), slice(*keys)
             found = _flash_backward(
                 grad_out[:, :, at],

@@ -4,14 +4,19 @@
         -> rank 0 writes manifest.json, renames to <tag>
     <tag> -> all ranks hash their share, compare with the manifest -> all ranks load, or all raise
 
-The hashes find damage, not malice: DeepSpeed's files are pickles, so load only your own.
+    rank-RRRRR-NNN.safetensors   weights and optimiser state (learner/fragments.py)
+    random-RRRRR.safetensors     the generators of a rank (learner/determinism.py)
+    loop.json                    the caller's notes: where the run stands (cluster/loop_state.py)
+    manifest.json                last of all: size and SHA-256 of each
+
+Nothing in it is a pickle. The hashes find damage.
 """
 
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +24,16 @@ from typing import Any
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
 
+from learner.determinism import random_state, set_random_state
 from wire.disk import naming_full_disk
-from wire.errors import ConfigError, DiskFull, UserError
+from wire.errors import CheckpointDamaged, ConfigError, DiskFull, UserError
 
 MANIFEST = "manifest.json"
-_STATE = "state"  # what DeepSpeed wrote; it leaves scripts beside it
+_FORMAT = 2
 _TAG = re.compile(r"step-(\d+)")
 
-Write = Callable[[Path, str], None]
-"""Writes or reads ``directory/tag`` on all ranks: the engine's ``save`` or ``load``."""
+Access = Callable[[Path], None]
+"""Writes this rank's files into a folder, or reads them from it. All ranks call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +46,25 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a whole checkpoint holds and which learner can load it.
+    """What a whole checkpoint holds, and which learner wrote it.
 
     Example:
         Manifest(num_ranks=2, zero_stage=1, dtype="bfloat16",
-                 files={"state/mp_rank_00_model_states.pt": File(num_bytes=912, sha256="3c5f...")})
+                 files={"rank-00000-000.safetensors": File(num_bytes=912, sha256="3c5f...")})
     """
 
     num_ranks: int
     zero_stage: int
     dtype: str
     files: dict[str, File]
+    format: int = 1
+    """Of the files; the first was DeepSpeed's."""
 
 
 _ADAPTER = TypeAdapter(Manifest)
 
 
-def save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
+def save(write: Access, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
     """Write ``directory/tag``; it appears by rename, whole. All ranks call.
 
     Raises ConfigError on all ranks if they do not share the directory, DiskFull on the rank whose
@@ -70,13 +78,13 @@ def save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -
         raise
 
 
-def _save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
+def _save(write: Access, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
     partial, rank = directory / f".{tag}.partial", dist.get_rank()
     if rank == 0:
         for abandoned in directory.glob(".*.partial"):
             shutil.rmtree(abandoned)
     dist.barrier()
-    write(partial, _STATE)
+    write(partial)
     dist.barrier()
     names = _names(partial)
     listings = _gather(names)
@@ -89,21 +97,24 @@ def _save(write: Write, directory: Path, tag: str, zero_stage: int, dtype: str) 
     if rank == 0:
         files = {name: file for share in shares for name, file in share.items()}
         manifest = Manifest(
-            num_ranks=dist.get_world_size(), zero_stage=zero_stage, dtype=dtype, files=files
+            num_ranks=dist.get_world_size(),
+            zero_stage=zero_stage,
+            dtype=dtype,
+            files=files,
+            format=_FORMAT,
         )
         _publish(partial, directory / tag, manifest)
     dist.barrier()
 
 
-def load(read: Write, directory: Path, tag: str, zero_stage: int, dtype: str) -> None:
-    """Load ``directory/tag`` if it is whole and was written by such a learner. All ranks call.
+def load(read: Access, directory: Path, tag: str) -> None:
+    """Load ``directory/tag`` if it is whole. All ranks call, as many as there are now.
 
-    Raises ConfigError for another number of ranks, ZeRO stage or precision, UserError naming the
-    files that are damaged; on all ranks alike.
+    Raises CheckpointDamaged naming the files that are damaged, UserError for one of another
+    version of this program; on all ranks alike, before anything is read.
     """
     folder = directory / tag
     manifest = read_manifest(folder)
-    check_fits(manifest, folder, dist.get_world_size(), zero_stage, dtype)
     own = [
         fault
         for name in _share(sorted(manifest.files))
@@ -111,49 +122,69 @@ def load(read: Write, directory: Path, tag: str, zero_stage: int, dtype: str) ->
     ]
     found = [fault for faults in _gather(own) for fault in faults]
     if found:
-        raise UserError(f"checkpoint {folder} is damaged: {'; '.join(found)}; use an earlier one")
-    read(folder, _STATE)
+        raise CheckpointDamaged(f"checkpoint {folder} is damaged: {'; '.join(found)}")
+    read(folder)
+
+
+def write_random_state(folder: Path) -> None:
+    """This rank's generators."""
+    from safetensors.torch import save_file
+
+    save_file(random_state(), folder / f"random-{dist.get_rank():05d}.safetensors")
+
+
+def read_random_state(folder: Path) -> None:
+    """This rank's generators; a rank that was not there keeps those that it has."""
+    from safetensors.torch import load_file
+
+    path = folder / f"random-{dist.get_rank():05d}.safetensors"
+    if path.exists():
+        set_random_state(load_file(path))
 
 
 def latest(directory: Path | str) -> str | None:
     """The newest whole checkpoint's tag, by names and sizes (no hashing); None without one."""
-    tags = (entry.name for entry in Path(directory).glob("step-*") if _TAG.fullmatch(entry.name))
-    newest_first = sorted(tags, key=lambda tag: int(tag.removeprefix("step-")), reverse=True)
-    return next((tag for tag in newest_first if _is_whole(Path(directory) / tag)), None)
+    return next(iter(whole_tags(directory)), None)
+
+
+def whole_tags(directory: Path | str) -> Iterator[str]:
+    """Tags of the checkpoints that are whole by names and sizes, newest first."""
+    return (tag for tag in tags(directory) if _is_whole(Path(directory) / tag))
+
+
+def tags(directory: Path | str) -> list[str]:
+    """Of all checkpoints, newest first."""
+    found = (entry.name for entry in Path(directory).glob("step-*") if _TAG.fullmatch(entry.name))
+    return sorted(found, key=step_of, reverse=True)
+
+
+def tag_of(step: int) -> str:
+    """What the checkpoint after a step is called."""
+    return f"step-{step:06d}"
+
+
+def step_of(tag: str) -> int:
+    """The inverse of :func:`tag_of`."""
+    return int(tag.removeprefix("step-"))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises UserError if there is none, and so no whole checkpoint."""
+    """Raises CheckpointDamaged if there is none, and so no whole checkpoint; UserError for one of
+    another version of this program."""
     try:
-        return _ADAPTER.validate_json((folder / MANIFEST).read_bytes())
+        manifest = _ADAPTER.validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
-        raise UserError(
-            f"{folder} is no whole checkpoint: cannot read its {MANIFEST}: {error.strerror}; "
-            "use an earlier one"
+        raise CheckpointDamaged(
+            f"{folder} is no whole checkpoint: cannot read its {MANIFEST}: {error.strerror}"
         ) from error
     except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST} is damaged; use an earlier checkpoint") from error
-
-
-def check_fits(
-    manifest: Manifest, folder: Path, num_ranks: int, zero_stage: int, dtype: str
-) -> None:
-    """Raises ConfigError naming every setting that differs from the one that wrote it."""
-    settings = {
-        "num_ranks": (manifest.num_ranks, num_ranks),
-        "zero_stage": (manifest.zero_stage, zero_stage),
-        "dtype": (manifest.dtype, dtype),
-    }
-    wrong = [
-        f"learner.{name}={now}, the checkpoint has {then}"
-        for name, (then, now) in settings.items()
-        if then != now
-    ]
-    if wrong:
-        raise ConfigError(
-            f"cannot continue from {folder}: {'; '.join(wrong)}; set what the checkpoint has, "
-            "or start a new run from exported weights"
+        raise CheckpointDamaged(f"{folder / MANIFEST} is damaged") from error
+    if manifest.format != _FORMAT:
+        raise UserError(
+            f"checkpoint {folder} has format {manifest.format}, this program reads {_FORMAT}: go "
+            "on with the version that wrote it, or start a new run from exported weights"
         )
+    return manifest
 
 
 def _publish(partial: Path, folder: Path, manifest: Manifest) -> None:
@@ -178,8 +209,10 @@ def _sync(path: Path) -> None:
 def _is_whole(folder: Path) -> bool:
     try:
         manifest = read_manifest(folder)
-    except UserError:
+    except CheckpointDamaged:
         return False
+    except UserError:
+        return True  # of another version: not ours to pass over in silence
     return all(
         (folder / name).is_file() and (folder / name).stat().st_size == file.num_bytes
         for name, file in manifest.files.items()

@@ -275,8 +275,7 @@ class GrpoLossConfig(Config):
     kl_penalty: Literal["k1", "k2", "k3"] = "k1"
     """Its estimator."""
     entropy_coeff: float = Field(default=0.0, ge=0)
-    """Bonus for the entropy of the next-token distributions; its gradient takes another pass over
-    the vocabulary."""
+    """Bonus for the entropy of the next-token distributions, in the loss."""
     mask_truncated: bool = False
     """Traces cut at rollout.max_response_length do not train; their rewards enter the baseline."""
 

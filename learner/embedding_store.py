@@ -27,6 +27,7 @@ from wire.errors import DeadlineExceeded
 _log = logging.getLogger(__name__)
 
 _RECENT_BYTES = 2 * 2**30
+_RECENT_CLIPS = 4096  # each is a file's mapping, of which a process may have 65,530
 _PATIENCE_S = 10.0  # for another writer of the same entry; then it is kept in memory alone
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -122,6 +123,7 @@ class EmbeddingStore:
         """``folder``: shared with other processes; None: memory alone."""
         self._folder, self._recent_bytes = folder, recent_bytes
         self._recent: OrderedDict[str, SeenClip] = OrderedDict()
+        self._num_bytes = 0
         self._disk_is_full = False
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -146,11 +148,12 @@ class EmbeddingStore:
         return kept
 
     def _remember(self, seen: SeenClip) -> None:
+        if (before := self._recent.pop(seen.key, None)) is not None:
+            self._num_bytes -= before.num_bytes
         self._recent[seen.key] = seen
-        self._recent.move_to_end(seen.key)
-        total = sum(entry.num_bytes for entry in self._recent.values())
-        while total > self._recent_bytes:
-            total -= self._recent.popitem(last=False)[1].num_bytes
+        self._num_bytes += seen.num_bytes
+        while self._num_bytes > self._recent_bytes or len(self._recent) > _RECENT_CLIPS:
+            self._num_bytes -= self._recent.popitem(last=False)[1].num_bytes
 
     def _read(self, key: str) -> SeenClip | None:
         if self._folder is None:

@@ -27,7 +27,7 @@ from wire.types import Prompt, stable_hash
 
 _LAYOUT = "1"
 """Part of every key: change it with anything that changes entries and has no other part in it."""
-_TOKENS_PER_CALL = 8192
+TOKENS_PER_CALL = 8192
 """Merged patches that the tower looks at together; a larger clip is looked at alone."""
 
 
@@ -63,7 +63,7 @@ class EmbeddingCache:
         blank: Pixels,
         clip_of: Callable[[Row], ProcessedClip],
         most: Callable[[int], int],
-        tokens_per_call: int = _TOKENS_PER_CALL,
+        tokens_per_call: int = TOKENS_PER_CALL,
     ) -> None:
         """``look``: the tower. ``blank``: what a rank looks at that has nothing more to look at.
         ``clip_of`` loads a row's pixels and raises ParityError if they are not those of its

@@ -22,13 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from learner import fragments
 from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
 from learner.lora import Piece, What, pieces
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
-from learner.token_head import TokenHead, TokenScores
+from learner.token_head import TokenScores
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
 from wire.errors import ConfigError
 from wire.weights import split_by_size
@@ -77,9 +78,6 @@ class DeepSpeedEngine:
 
         if config.gradient_checkpointing:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.zero_stage == 3:
-            deepspeed.utils.set_z3_leaf_modules(policy, [TokenHead])
-        self._only_adapter = config.lora is not None  # what is frozen, begin() loads
         self._lora = config.lora.shape if config.lora else "none"
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
@@ -138,7 +136,8 @@ class DeepSpeedEngine:
     def look(self, pixels: Pixels) -> ClipFeatures:
         """The tower alone, without gradient."""
         self._engine.eval()
-        return self._engine(pixels.to(self._engine.device))  # type: ignore[no-any-return]
+        embeds, *deepstack = self._engine(pixels.to(self._engine.device))
+        return ClipFeatures(embeds, tuple(deepstack))
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
@@ -226,30 +225,24 @@ class DeepSpeedEngine:
             with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
                 yield name, parameter.detach()
 
-    def save(self, directory: Path, tag: str) -> None:
-        """Weights, optimiser state and step count of every rank, in ``directory/tag``."""
-        self._engine.save_checkpoint(
-            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._only_adapter
-        )
+    def save(self, folder: Path) -> None:
+        """Trained weights, optimiser state and step counts: this rank's files in ``folder``."""
+        fragments.write(self._engine, folder)
         if dist.get_rank() == 0:
-            (directory / tag / _LORA).write_text(self._lora)
+            (folder / _LORA).write_text(self._lora)
 
-    def load(self, directory: Path, tag: str) -> None:
-        """The inverse of :meth:`save`, with the same number of ranks and ZeRO stage.
+    def load(self, folder: Path) -> None:
+        """The inverse of :meth:`save`, of any number of ranks and ZeRO stage.
 
-        Raises ConfigError for another kind of adapter.
+        Raises ConfigError for another kind of adapter, or other trained parameters.
         """
-        found = (directory / tag / _LORA).read_text()
-        if found != self._lora:
+        if (found := (folder / _LORA).read_text()) != self._lora:
             raise ConfigError(
-                f"cannot continue from {directory}: learner.lora is {self._lora}, the checkpoint "
+                f"cannot continue from {folder}: learner.lora is {self._lora}, the checkpoint "
                 f"has {found}; set what the checkpoint has, or start a new run from exported "
                 "weights"
             )
-        path, _ = self._engine.load_checkpoint(
-            str(directory), tag=tag, load_module_strict=not self._only_adapter
-        )
-        assert path is not None, f"DeepSpeed found no checkpoint {tag!r} in {directory}"
+        fragments.read(self._engine, folder)
 
     def close(self) -> None:
         """Free hooks and memory, so that another engine can take this one's place."""

@@ -21,13 +21,13 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 
-class Part(NamedTuple):
+class Call(NamedTuple):
     """Queries that look at keys in one call of an attention kernel; half-open intervals."""
 
     queries: tuple[int, int]
     keys: tuple[int, int]
     causal: bool
-    """Else every query sees every key. Causal parts have equal queries and keys."""
+    """Else every query sees every key. Causal calls have equal queries and keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ class Span:
         return list(zip(self.responses, (*self.responses[1:], self.end), strict=True))
 
     @property
-    def parts(self) -> list[Part]:
+    def calls(self) -> list[Call]:
         """The kernel calls that make this group's attention: one for a prompt with one response,
         which is an ordinary causal sequence."""
         if len(self.responses) == 1:
-            return [Part((self.start, self.end), (self.start, self.end), True)]
+            return [Call((self.start, self.end), (self.start, self.end), True)]
         prompt = (self.start, self.end_of_prompt)
         return [
-            Part(prompt, prompt, True),
-            Part((self.end_of_prompt, self.end), prompt, False),
-            *(Part(span, span, True) for span in self.response_spans),
+            Call(prompt, prompt, True),
+            Call((self.end_of_prompt, self.end), prompt, False),
+            *(Call(span, span, True) for span in self.response_spans),
         ]
 
 
@@ -89,9 +89,9 @@ class Layout:
         return self.spans[-1].end
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def calls(self) -> tuple[Call, ...]:
         """The kernel calls that make the row's attention."""
-        return tuple(part for span in self.spans for part in span.parts)
+        return tuple(call for span in self.spans for call in span.calls)
 
     @property
     def predict_at(self) -> Ints:

@@ -103,7 +103,8 @@ def grpo_loss(inputs: LossInputs, counts: StepCounts, config: GrpoLossConfig) ->
         if config.kl_loss_coef:
             loss = loss + config.kl_loss_coef * aggregate(kl, lengths, counts, config.loss_agg_mode)
     if config.entropy_coeff:
-        assert inputs.entropy is not None, "the bonus needs the entropy, with its gradient"
+        assert inputs.entropy is not None, "the bonus needs the entropy"
+        assert inputs.entropy.requires_grad == logp.requires_grad, "and its gradient"
         entropy = inputs.entropy.where(mask, 0.0)
         bonus = aggregate(entropy, lengths, counts, config.loss_agg_mode)
         loss = loss - config.entropy_coeff * bonus

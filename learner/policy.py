@@ -85,15 +85,16 @@ class Policy(nn.Module):
 
     def forward(
         self, batch: TrainBatch | Pixels, *, features: bool = False
-    ) -> TokenScores | Tensor | ClipFeatures:
+    ) -> TokenScores | Tensor | tuple[Tensor, ...]:
         """Scores of every response token, or ``features``: hidden states [R, H]. Of pixels alone:
-        what the tower makes of them.
+        what the tower makes of them, as a tuple, because ZeRO-3's hooks look into no other value.
 
         Features are those at the last token of each of the R rows, which the head classifier reads;
         they need one response per row. All go through here, because ZeRO-3 hooks this call.
         """
         if isinstance(batch, Pixels):
-            return self.look(batch.values, batch.grid_thw)
+            seen = self.look(batch.values, batch.grid_thw)
+            return seen.embeds, *seen.deepstack
         hidden = self._hidden(batch)
         if not features:
             return self.head(hidden[batch.predict_at], batch.target)  # type: ignore[no-any-return]

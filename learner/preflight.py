@@ -134,6 +134,7 @@ def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]
         (True, f"rollout.max_response_length (now {largest.response_length})"),
         (largest.group_size > 1, f"rollout.group_size (now {largest.group_size})"),
         (True, f"video.max_frames (now {largest.num_frames}) and video.max_pixels"),
+        (config.lora is None, "learner.lora = {}, which trains far fewer weights"),
         (gpu and config.dtype == "float32", "learner.dtype = 'bfloat16'"),
     ]
     return [setting for applies, setting in found if applies]

@@ -31,20 +31,24 @@ class TokenHead(nn.Module):
 
     One call of this module per batch, however many tiles it has: under ZeRO-3 every module call
     gathers its weights from all ranks, and ranks whose batches differ in tiles would wait for each
-    other forever (learner/engine.py makes it a leaf, gathered as one).
+    other forever. The weight is this module's own too, so that this call gathers it; not by one of
+    DeepSpeed's leaf modules, which lose what a tied embedding adds to its gradient.
     """
 
-    def __init__(self, lm_head: nn.Module, places: int = _PLACES, words: int = _WORDS) -> None:
+    def __init__(self, lm_head: nn.Linear, places: int = _PLACES, words: int = _WORDS) -> None:
         super().__init__()
-        self.lm_head = lm_head
-        self._tile = places, words
+        name = type(lm_head).__name__
+        assert name == "Linear", f"the head is a {name}, not a plain Linear"
+        assert lm_head.bias is None, "the output head has a bias"
+        self.weight: nn.Parameter = lm_head.weight
+        self._tile: tuple[int, int] = (places, words)
 
     def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
         """Logprob of each target, and entropy."""
-        head = self.lm_head
-        assert type(head) is nn.Linear, f"the head is a {type(head).__name__}, not a plain Linear"
-        assert head.bias is None, "the output head has a bias"
-        return TokenScores(*_Scores.apply(hidden, head.weight, target, *self._tile))
+        found = _Scores.apply(  # type: ignore[no-untyped-call]
+            hidden, self.weight, target, *self._tile
+        )
+        return TokenScores(*found)
 
 
 class _Scores(torch.autograd.Function):

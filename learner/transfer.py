@@ -27,7 +27,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 
 from learner.config import ObjectStoreConfig, TransferConfig
 from learner.overlap import Call, OverlappedCalls
-from wire.shared_memory import Bytes, SharedBuffer
+from wire.shared_memory import SharedBuffer
 from wire.weights import Bucket, Layout, fill, plan
 
 _DEPTH = 2  # buckets at once: one is gathered and packed, one is sent and loaded
@@ -125,6 +125,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
         assert self.source is not None
         described = [(meta.name, meta.dtype, meta.shape) for meta in self.source.metadata()]
         layouts = plan(described, self._bucket_bytes)
+        self._reserve(layouts)
         calls = OverlappedCalls(self._thread, self._timeout_s)
         sent: list[Call | None] = [None] * _DEPTH
         try:
@@ -137,7 +138,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                     if not calls.ended(sent[place]):
                         break
                 with self._timed("pack"):
-                    bucket = fill(layout, whole, self._memory(place, layout))
+                    bucket = fill(layout, whole, self._buffers[place].data)
                 del whole  # before the next gather asks for as much
                 what = f"the engines to take weight bucket {layout.index + 1} of {len(layouts)}"
                 sent[place] = calls.add(what, self._send_bucket, bucket, place, len(layouts))
@@ -158,12 +159,13 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                 }
             )
 
-    def _memory(self, place: int, layout: Layout) -> Bytes:
-        """At least as much as a layout needs; kept for the next one and the next update."""
-        held = self._buffers.get(place)
-        if held is None or len(held.data) < layout.num_bytes:
-            held = self._buffers[place] = SharedBuffer(layout.num_bytes)
-        return held.data
+    def _reserve(self, layouts: list[Layout]) -> None:
+        """Memory for the largest bucket of each place; kept from update to update."""
+        for place in range(min(_DEPTH, len(layouts))):
+            most = max(layout.num_bytes for layout in layouts[place::_DEPTH])
+            held = self._buffers.get(place)
+            if held is None or len(held.data) < most:
+                self._buffers[place] = SharedBuffer(most)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

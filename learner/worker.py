@@ -23,7 +23,7 @@ from learner import checkpoint
 from learner.batch import TrainBatch, make_batch, micro_batches
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.embedding_store import EmbeddingStore
-from learner.embeddings import EmbeddingCache, tower_hash
+from learner.embeddings import TOKENS_PER_CALL, EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
@@ -168,14 +168,17 @@ class LearnerWorker:
         return self._per_response(rows, self._logprobs)
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """The same of the model that the stage began with: with LoRA the policy with its adapter
-        off, else a second copy, which the first call of a stage loads."""
-        if self._reference is None and self._config.lora is not None:
-            self._reference = AdapterOff(self.engine.policy.vlm, self.engine.score)
-        elif self._reference is None:
-            device = self.engine.device
-            self._reference = FrozenPolicy.load(self._model_dir, self._config.dtype, device)
+        """The same of the model that the stage began with."""
+        if self._reference is None:
+            self._reference = self._open_reference()
         return self._per_response(rows, self._reference.logprobs)
+
+    def _open_reference(self) -> AdapterOff | FrozenPolicy:
+        """With LoRA the policy with its adapter off, else a second copy of the weights."""
+        config, engine = self._config, self.engine
+        if config.lora is not None:
+            return AdapterOff(engine.policy.vlm, engine.score)
+        return FrozenPolicy.load(self._model_dir, config.dtype, engine.device)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
@@ -219,21 +222,26 @@ class LearnerWorker:
         """
         config = self._config
 
-        def write(folder: Path, name: str) -> None:
-            self.engine.save(folder, name)
+        def write(folder: Path) -> None:
+            self.engine.save(folder)
+            checkpoint.write_random_state(folder)
             if dist.get_rank() == 0:
-                for note, text in notes.items():
-                    (folder / note).write_text(text)
+                for name, text in notes.items():
+                    (folder / name).write_text(text)
 
         checkpoint.save(write, Path(directory), tag, config.zero_stage, config.dtype)
 
     def load(self, directory: str, tag: str) -> None:
         """Continue from a checkpoint of the same stage; :meth:`begin` comes first.
 
-        Raises ConfigError or UserError on all ranks: another kind of learner, or damaged files.
+        Raises CheckpointDamaged or ConfigError on all ranks, before anything is changed.
         """
-        config = self._config
-        checkpoint.load(self.engine.load, Path(directory), tag, config.zero_stage, config.dtype)
+
+        def read(folder: Path) -> None:
+            self.engine.load(folder)
+            checkpoint.read_random_state(folder)
+
+        checkpoint.load(read, Path(directory), tag)
         self._seen = self._open_embeddings()  # the checkpoint may hold another tower
 
     def export(self, directory: str) -> None:
@@ -360,7 +368,10 @@ class LearnerWorker:
         if self._embeddings is None or policy.trains_tower:
             return None
         device = "cuda" if self._config.num_gpus else "cpu"
-        tower = tower_hash(self.engine.tower_parameters(), policy.tower_config, device)
+        # one clip per call in a deterministic run: its bits depend on what is beside it
+        alone = torch.are_deterministic_algorithms_enabled()
+        about = (policy.tower_config, "alone") if alone else policy.tower_config
+        tower = tower_hash(self.engine.tower_parameters(), about, device)
         _same_on_all_ranks(tower)
         return EmbeddingCache(
             self._embeddings,
@@ -370,6 +381,7 @@ class LearnerWorker:
             blank=policy.blank_clip((1, merge, merge)),
             clip_of=self._clip,
             most=_most,
+            tokens_per_call=0 if alone else TOKENS_PER_CALL,
         )
 
     def _hit_rate(self) -> dict[str, float]:

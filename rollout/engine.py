@@ -33,6 +33,9 @@ class Sampling:
     temperature: float
     max_tokens: int
     seed: int
+    turn: int = 0
+    """Whose turn it is where that is fixed (a deterministic run): worker ``turn`` modulo their
+    number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +102,17 @@ class VllmEngine:
     """vLLM's ``AsyncLLM``. Make it with :meth:`start`, inside a running event loop."""
 
     def __init__(
-        self, llm: Any, config: RolloutConfig, rule: PositionRule, blocked_tokens: Sequence[int]
+        self,
+        llm: Any,
+        config: RolloutConfig,
+        rule: PositionRule,
+        blocked_tokens: Sequence[int],
+        *,
+        deterministic: bool = False,
     ) -> None:
         self._llm = llm
         self._config = config
+        self._alone = asyncio.Lock() if deterministic else None
         self._rule = rule
         self._bias = dict.fromkeys(blocked_tokens, -100.0)
         self._requests = 0
@@ -115,9 +125,12 @@ class VllmEngine:
         blocked_tokens: Sequence[int],
         backend: str,
         adapters: AdapterRoom | None = None,
+        *,
+        deterministic: bool = False,
     ) -> "VllmEngine":
         """Load the model in a process of its own; ``backend`` names the weight-transfer backend.
 
+        ``deterministic``: an answer depends on nothing but its request (see :meth:`_answers`).
         Raises DeadlineExceeded after ``config.start_timeout_s``.
         """
         set_engine_environment(config)
@@ -151,7 +164,8 @@ class VllmEngine:
         async with _deadline(config.start_timeout_s, "start", "rollout.start_timeout_s"):
             loop = asyncio.get_running_loop()
             llm = await loop.run_in_executor(None, AsyncLLM.from_engine_args, args)
-        return cls(llm, config, PositionRule.load(model_dir), blocked_tokens)
+        rule = PositionRule.load(model_dir)
+        return cls(llm, config, rule, blocked_tokens, deterministic=deterministic)
 
     async def generate(
         self,
@@ -295,14 +309,49 @@ class VllmEngine:
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
                 lora = adapter and lora_request(adapter)
-                stream = self._llm.generate(request, params, request_id, lora_request=lora)
-                async for output in stream:
+                async for output in self._answers(request, params, request_id, lora):
                     last = output
         except VLLMError as error:
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
         if last is None:
             raise GenerationError("the engine ended the request without an answer")
         return last
+
+    def _answers(self, request: Any, params: Any, request_id: str, lora: Any) -> AsyncIterator[Any]:
+        """vLLM's outputs for a request.
+
+        Their last bits depend on what is computed beside it and on what a cache spares. In a
+        deterministic run a request has the engine to itself, its answers enter the same first
+        step, and it finds nothing in the caches: seen to be needed and enough on vLLM 0.32
+        (docs/resume.md has what it costs).
+        """
+        if self._alone is None:
+            found: AsyncIterator[Any] = self._llm.generate(
+                request, params, request_id, lora_request=lora
+            )
+            return found
+        return self._answers_alone(self._alone, request, params, request_id, lora)
+
+    async def _answers_alone(
+        self, alone: asyncio.Lock, request: Any, params: Any, request_id: str, lora: Any
+    ) -> AsyncIterator[Any]:
+        async with alone:
+            await self._llm.pause_generation(mode="keep", clear_cache=True)
+            try:
+                queue = await self._llm.add_request(request_id, request, params, lora_request=lora)
+            finally:
+                await self._llm.resume_generation()
+            try:
+                finished = False
+                while not finished:
+                    output = await queue.get()
+                    finished = output.finished
+                    yield output
+            except asyncio.CancelledError:
+                await self._llm.abort(queue.request_id, internal=True)
+                raise
+            finally:
+                queue.close()
 
     def _request(self, token_ids: Sequence[int], clip: ProcessedClip) -> Any:
         """vLLM's already processed multimodal input."""

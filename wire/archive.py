@@ -17,7 +17,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -89,6 +89,12 @@ class Archive:
             self._journal.clear()
             return path
 
+    @property
+    def num_groups(self) -> int:
+        """Groups of this attempt so far."""
+        with self._lock:
+            return len(self._compacted | self._journal.group_ids)
+
     def close(self) -> None:
         """Let go of the journal; nothing is pending, and what it holds is read from there."""
         self._journal.close()
@@ -151,6 +157,25 @@ def read_tables(directory: Path, columns: Sequence[str] | None = None) -> Iterat
         raise ArchiveError(f"no trace column {unknown}; there are {', '.join(SCHEMA.names)}")
     loaded = list(dict.fromkeys(["group_id", *wanted]))  # the id tells what was read before
     return (table.select(wanted) for _, table in _tables(directory, loaded))
+
+
+def read_rows_of(directory: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of some groups of earlier attempts: ``wanted`` has their ids and attempts.
+
+    Only the parts of the archive that hold one of them are loaded. Raises as ``read_table`` does.
+    """
+    _require(directory)
+    attempts, left = set(wanted.values()), dict(wanted)
+    for path in _parquet_files(directory):
+        attempt = _place(path)[0]
+        if attempt not in attempts:
+            continue
+        for table in _row_groups(path, SCHEMA.names, wanted.keys()):
+            for group_id in dict.fromkeys(table["group_id"].to_pylist()):
+                if left.get(group_id) == attempt:
+                    del left[group_id]
+                    rows = table.filter(pc.field("group_id") == group_id)
+                    yield group_id, rows.combine_chunks()
 
 
 def _groups(
@@ -251,8 +276,11 @@ def _write_parquet(path: Path, tables: Iterator[pa.Table]) -> None:
     sync_directory(path.parent)
 
 
-def _row_groups(path: Path, columns: Iterable[str]) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of ours, some groups at a time. Raises ArchiveError."""
+def _row_groups(
+    path: Path, columns: Iterable[str], wanted: Collection[str] = ()
+) -> Iterator[pa.Table]:
+    """The rows of a Parquet file of ours, some groups at a time; with ``wanted``, only where one of
+    these groups is. Raises ArchiveError."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")
@@ -262,9 +290,15 @@ def _row_groups(path: Path, columns: Iterable[str]) -> Iterator[pa.Table]:
             if not file.schema_arrow.equals(SCHEMA):
                 raise ArchiveError(f"{path} lacks columns of the trace archive; restore it")
             for index in range(file.num_row_groups):
+                if wanted and _has_none(file.read_row_group(index, columns=["group_id"]), wanted):
+                    continue
                 yield file.read_row_group(index, columns=list(columns)).replace_schema_metadata()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
+
+
+def _has_none(table: pa.Table, wanted: Collection[str]) -> bool:
+    return all(name not in wanted for name in table["group_id"].to_pylist())
 
 
 def _compacted_ids(directory: Path, attempt: int) -> set[str]:

@@ -7,6 +7,7 @@
             DataError                   a manifest, a label, a clip named in it
             PlacementError              more CPUs, GPUs or memory asked for than the cluster has
             DiskFull                    a file could not be written for want of room
+            CheckpointDamaged           a checkpoint that is not as it was written
         ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
         itself
         GenerationError (RuntimeError)  an engine that could not answer a request
@@ -46,6 +47,10 @@ class PlacementError(UserError):
 
 class DiskFull(UserError):
     """A disk has no room left; the message names it (wire/disk.py)."""
+
+
+class CheckpointDamaged(UserError):
+    """A checkpoint that lacks files, or whose files have other bytes than were written."""
 
 
 class ClipError(DeepIntuitError, RuntimeError):

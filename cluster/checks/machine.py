@@ -146,15 +146,19 @@ def cache_bytes(shape: ModelShape, video_tokens: Sequence[int]) -> int:
 
 def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:
     """Bytes that models and checkpoints of a whole run take: a model each stage that trains, and
-    two checkpoints (cluster/checkpoints.py) of each."""
-    trains = [stage for stage in stages if stage in ("coldstart", "grpo")]
+    the checkpoints (cluster/checkpoints.py) that it keeps at once, with the one being written."""
+    from cluster.checkpoints import KEEP_LAST
+
+    grpo = config.grpo
+    kept = {"coldstart": KEEP_LAST, "grpo": grpo.keep_last + grpo.keep_best}
+    trains = [stage for stage in stages if stage in kept]
     adapter = trained_adapter(shape, config.learner)
-    rank = rank_memory(shape, config.learner, config.grpo.optim, adapter)
+    rank = rank_memory(shape, config.learner, grpo.optim, adapter)
     model = BYTES[config.learner.dtype] * shape.num_parameters
     ranks = config.learner.num_ranks
-    kept = BYTES[config.learner.dtype] * adapter or model  # a checkpoint has what trains
-    checkpoint = kept + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
-    return len(trains) * (model + 2 * checkpoint)
+    weights = BYTES[config.learner.dtype] * adapter or model  # a checkpoint has what trains
+    checkpoint = weights + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
+    return sum(model + (kept[stage] + 1) * checkpoint for stage in trains)
 
 
 def disk_findings(needs: Mapping[Path, int]) -> list[Finding]:

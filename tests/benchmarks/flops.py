@@ -75,7 +75,7 @@ class Work:
             tokens=layout.num_tokens,
             pairs=sum(
                 (b - a) * (b - a + 1) // 2 if causal else (b - a) * (d - c)
-                for (a, b), (c, d), causal in layout.parts
+                for (a, b), (c, d), causal in layout.calls
             ),
             predicted=len(layout.predict_at),
             patches=sum(t * h * w for t, h, w in grids),

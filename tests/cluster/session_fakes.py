@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.attempts import describe_attempt, note_attempt
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.hosts import Published
@@ -26,6 +27,7 @@ from rollout.worker import Rollout
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
 from wire.config import validate
+from wire.errors import CheckpointDamaged
 from wire.types import (
     Completion,
     FinishReason,
@@ -167,9 +169,16 @@ class FakeLearner:
         return [[self._logprobs(row, r.token_ids) for r in row.responses] for row in rows]
 
     async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
-        (Path(directory) / tag).mkdir(parents=True)
-        for name, text in notes.items():
-            (Path(directory) / tag / name).write_text(text)
+        folder = Path(directory) / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in {**notes, "weights": self.weights}.items():
+            (folder / name).write_text(text)
+
+    async def load(self, directory: str, tag: str) -> None:
+        weights = Path(directory) / tag / "weights"
+        if not weights.exists():
+            raise CheckpointDamaged(f"checkpoint {weights.parent} is damaged: no weights")
+        self.weights = weights.read_text()
 
     async def export(self, directory: str) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
@@ -181,10 +190,11 @@ class FakeLearner:
 
 
 class FakeMetrics:
-    """Keeps (stage, step) of every line but evaluations, and all names."""
+    """Keeps (stage, step) of every line but evaluations, all names, and the values."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, int]] = []
+        self.values: list[dict[str, float]] = []
         self.names: set[tuple[str, str]] = set()
         """Stage and name of every figure."""
 
@@ -192,6 +202,7 @@ class FakeMetrics:
         self.names |= {(stage, name) for name in values}
         if stage != "eval":
             self.lines.append((stage, step))
+            self.values.append(dict(values))
 
 
 class FakeMemory:
@@ -253,12 +264,15 @@ def open_fakes(
     run_dir: RunDir,
     samples: Sequence[Sample],
     start: tuple[str, int],
+    make_engines: type[FakeEngines] = FakeEngines,
+    make_learner: type[FakeLearner] = FakeLearner,
 ) -> Iterator[tuple[Session, FakeEngines, FakeLearner, FakeMetrics]]:
     """A session of a new attempt, whose engines hold the weights ``start``."""
     renderer = load_renderer()
     attempt = next_attempt(run_dir.archive)
-    engines = FakeEngines(renderer, PolicyVersion(attempt=attempt, step=start[1]), start[0])
-    learner, metrics = FakeLearner(engines), FakeMetrics()
+    note_attempt(run_dir.path, describe_attempt(config, attempt))
+    engines = make_engines(renderer, PolicyVersion(attempt=attempt, step=start[1]), start[0])
+    learner, metrics = make_learner(engines), FakeMetrics()
     fakes: Any = (engines, learner)
     kept: Any = metrics
     with Archive(run_dir.archive, attempt) as archive:

@@ -67,6 +67,7 @@ def make(ray_session: None) -> Iterator[Any]:
     def hosts(**given: tuple[str | None, str]) -> dict[str, Any]:
         found = {name: actor.remote(*values) for name, values in given.items()}
         made.extend(found.values())
+        ray.get([host.told.remote() for host in found.values()], timeout=240)  # they are up
         return found
 
     yield hosts
@@ -74,7 +75,7 @@ def make(ray_session: None) -> Iterator[Any]:
         ray.kill(each)
 
 
-def publish(hosts: dict[str, Any], sizes: tuple[int, ...] = (5, 9), timeout_s: float = 30) -> Any:
+def publish(hosts: dict[str, Any], sizes: tuple[int, ...] = (5, 9), timeout_s: float = 60) -> Any:
     client, buffer = EngineClient(hosts, 1, timeout_s), SharedBuffer(16)
     client.open(VERSION, list(hosts))
     client.start_weight_update()
@@ -87,7 +88,7 @@ def publish(hosts: dict[str, Any], sizes: tuple[int, ...] = (5, 9), timeout_s: f
 
 
 def told(host: Any) -> tuple[int, list[str], list[int]]:
-    return ray.get(host.told.remote(), timeout=30)
+    return ray.get(host.told.remote(), timeout=60)
 
 
 def test_engines_of_the_learners_node_read_its_own_memory(make: Any) -> None:
@@ -115,7 +116,7 @@ def test_engines_of_another_node_share_what_one_of_them_holds(make: Any) -> None
     ("fault", "message"),
     [
         ("dies", "update_weights: .*died"),
-        ("hangs", "update_weights did not end within 2 s"),
+        ("hangs", "update_weights did not end within 8 s"),
         ("fails", "WeightUpdateError: bucket 0 arrived damaged"),
     ],
 )
@@ -124,8 +125,8 @@ def test_a_worker_that_fails_leaves_with_its_reason_and_the_others_go_on(
 ) -> None:
     hosts = make(a=(None, ""), b=(None, fault), c=("x", ""))
     start = time.monotonic()
-    client = publish(hosts, timeout_s=2.0)
-    assert time.monotonic() - start < 20
+    client = publish(hosts, timeout_s=8.0)
+    assert time.monotonic() - start < 30
     assert list(client.failures) == ["b"]
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(client.failures["b"])
@@ -150,5 +151,5 @@ def test_a_hold_that_grows_is_read_whole(make: Any) -> None:
     (host,) = make(far=("x", "")).values()
     for size in (4, 100):
         data = np.full(size, 3, np.uint8)
-        held = ray.get(host.hold.remote({"size": size, "data": data}), timeout=30)
+        held = ray.get(host.hold.remote({"size": size, "data": data}), timeout=60)
         assert SharedReader().view(held["path"])[:size].tolist() == [3] * size

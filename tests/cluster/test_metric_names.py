@@ -26,6 +26,8 @@ OF_WORKER = {
     "entropy",
     "grad_norm",
     "update_skipped",
+    "shared_prefix/used",
+    "shared_prefix/self_check",
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
@@ -46,9 +48,10 @@ def right_at_times(weights: str, sample: Sample, index: int) -> str:
 async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     """Stage and name of all that a cold start, GRPO and evaluations write; engines are fakes."""
     samples = make_samples()
-    grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2}
+    grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2, "save_every": 1}
     filtering = {"enable": True, "max_num_gen_batches": 2}
-    config = make_config(grpo={**grpo, "loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering})
+    grpo |= {"loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering}
+    config = make_config(grpo=grpo, deterministic=True)
     run_dir = make_run_dir(path, config)
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened

@@ -3,11 +3,21 @@
 import re
 from pathlib import Path
 
+from cluster.loop_state import LOOP_FILE, Ancestor, LoopState
 from cluster.resume import resume_lines
 from cluster.run_dir import RunDir, write_json
+from learner.checkpoint import tag_of
 from tests.cluster.session_fakes import make_config, make_run_dir
 from wire.archive import Archive
 from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Sample, Split, TraceGroup
+
+
+def write_checkpoint(folder: Path, state: LoopState) -> None:
+    """Whole by names and sizes."""
+    about = {"num_ranks": 1, "zero_stage": 0, "dtype": "float32", "format": 2, "files": {}}
+    write_json(folder / tag_of(state.step) / "manifest.json", about)
+    (folder / tag_of(state.step) / LOOP_FILE).write_text(state.to_json())
+
 
 WORK = ("base", "coldstart", "grpo", "calibrated")
 
@@ -30,12 +40,11 @@ def test_resume_says_attempt_results_place_and_changes(tmp_path: Path):
     with Archive(run_dir.archive, 0) as archive:
         archive.append(group("grpo/00000001", 1))
         archive.compact(1)
-        archive.append(group("grpo/00000002", 3))  # with the weights of step 2: after it
+        archive.append(group("grpo/00000004", 3))  # with the weights of step 2: for step 3
+        archive.append(group("grpo/00000006", 4))  # with those of step 3, which are lost
         archive.append(group("base/evaluation/x", 3))
-    write_json(
-        run_dir.checkpoints("grpo") / "step-000002/manifest.json",
-        {"num_ranks": 1, "zero_stage": 0, "dtype": "float32", "files": {}},
-    )
+    state = LoopState(step=2, next_index=4, ancestors=(Ancestor(attempt=0, until=3),))
+    write_checkpoint(run_dir.checkpoints("grpo"), state)
     run_dir.close()
     changed = make_config(grpo={"num_steps": 3, "groups_per_step": 2, "save_every": 7})
     run_dir = RunDir.open(run_dir.path, changed, resume=True, overwrite=False)
@@ -44,8 +53,8 @@ def test_resume_says_attempt_results_place_and_changes(tmp_path: Path):
     assert [re.sub(r"\d+ s old", "N s old", line) for line in lines] == [
         f"resuming {run_dir.path}: attempt 1",
         "finished: base 0.500, coldstart 0.500",
-        "grpo: at step 2 of 3, from a checkpoint N s old; 1 groups archived after it are kept, "
-        "and written anew",
+        "grpo: at step 2 of 3, from a checkpoint N s old; 1 archived groups are taken up; "
+        "1 are kept, and written anew: lost weights wrote them",
         "then: calibrated",
         "changed settings: grpo.save_every = 7 (was 1)",
     ]
@@ -55,10 +64,7 @@ def test_a_stage_without_a_checkpoint_starts_anew(tmp_path: Path):
     run_dir = make_run_dir(tmp_path, make_config(), "base")
     lines = list(resume_lines(make_config(), run_dir, ("base", "coldstart")))
     assert lines[-1] == "coldstart: from its start, there is no checkpoint"
-    write_json(
-        run_dir.checkpoints("coldstart") / "step-000001/manifest.json",
-        {"num_ranks": 1, "zero_stage": 0, "dtype": "float32", "files": {}},
-    )
+    write_checkpoint(run_dir.checkpoints("coldstart"), LoopState(step=7))
     lines = list(resume_lines(make_config(), run_dir, ("base", "coldstart")))
-    assert lines[-1].startswith("coldstart: from the checkpoint after epoch 1, ")
+    assert lines[-1].startswith("coldstart: from the checkpoint after update 7, ")
     run_dir.close()

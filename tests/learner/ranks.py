@@ -1,6 +1,7 @@
 """Learner ranks in Ray actors, with the questions that the tests of DeepSpeed ask of them."""
 
 import gc
+import random
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 from learner import zero
 from learner.config import OptimConfig
-from learner.layout import Part, Span
+from learner.layout import Call, Span
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner, make_row
@@ -107,12 +108,12 @@ class TestRank:
 
     def blind_responses(self) -> None:
         """From here on, in this process, responses behind a shared prompt do not see it."""
-        span_parts = Span.parts.fget
+        every = Span.calls.fget
 
-        def without_prompt(span: Span) -> list[Part]:
-            return [part for part in span_parts(span) if part.causal]
+        def without_prompt(span: Span) -> list[Call]:
+            return [call for call in every(span) if call.causal]
 
-        Span.parts = property(without_prompt)  # type: ignore[method-assign, assignment]
+        Span.calls = property(without_prompt)  # type: ignore[method-assign, assignment]
 
     def begin_again(self, model_dir: Path) -> tuple[int, int]:
         """Bytes of tensors and number of process groups that this adds."""
@@ -120,6 +121,10 @@ class TestRank:
         num_bytes, num_groups = _bytes_of_tensors(), len(groups)
         self._worker.begin(str(model_dir), SGD)
         return _bytes_of_tensors() - num_bytes, len(groups) - num_groups
+
+    def draw(self) -> list[float]:
+        """The next number of every generator."""
+        return [random.random(), float(np.random.normal()), float(torch.rand(()))]
 
     def stop(self) -> None:
         torch.distributed.destroy_process_group()
@@ -136,6 +141,7 @@ class Ranks:
     """Actors that form one learner."""
 
     def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
         actor = ray.remote(num_cpus=1)(TestRank)
         self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
         self._port = ray.get(self._actors[0].free_port.remote(), timeout=_TIMEOUT_S)
@@ -145,6 +151,9 @@ class Ranks:
 
     def all(self, method: str, *values: Any) -> list[Any]:
         return self.each(method, [()] * len(self._actors), *values)
+
+    def one(self, rank: int, method: str, *values: Any) -> Any:
+        return ray.get(getattr(self._actors[rank], method).remote(*values), timeout=_TIMEOUT_S)
 
     def each(self, method: str, firsts: Sequence[tuple[Any, ...]], *values: Any) -> list[Any]:
         calls = [

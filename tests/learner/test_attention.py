@@ -78,6 +78,7 @@ def test_the_block_mask_is_the_layouts(groups: list):
     assert torch.equal(found, torch.from_numpy(sees(groups)))
 
 
+@pytest.mark.slow  # imports and runs torch's compiler, as the one below
 @pytest.mark.parametrize("groups", [[(200, [50, 150, 20]), (300, [70])], [(100, [500])]])
 def test_the_block_mask_visits_what_torchs_own_would(groups: list):
     mask = block_mask(Layout.of(groups), "cpu")
@@ -89,6 +90,7 @@ def test_the_block_mask_visits_what_torchs_own_would(groups: list):
     assert mask.full_kv_num_blocks.sum() > 0
 
 
+@pytest.mark.slow
 def test_flex_attention_by_the_block_mask_is_the_cpu_kernels(monkeypatch: pytest.MonkeyPatch):
     """The code path of CUDA, its kernel uncompiled."""
     monkeypatch.setattr(attention, "_compiled_flex", lambda: flex_attention)

@@ -144,6 +144,17 @@ def test_memory_alone_keeps_the_entries_used_last():
     assert [store.get(key) is not None for key in ("aa", "bb", "cc")] == [True, False, True]
 
 
+def test_the_number_of_mapped_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embedding_store, "_RECENT_CLIPS", 5)
+    store = new_store(tmp_path)
+    for turn in range(3):
+        for number in range(20):
+            key = f"{number:02d}key"
+            assert same(store.get(key) or store.put(make_entry(key=key)), make_entry(key=key)), turn
+    maps = Path("/proc/self/maps").read_text()
+    assert maps.count(str(tmp_path)) <= 5
+
+
 def test_the_disk_is_bounded_and_what_was_used_last_stays(tmp_path: Path):
     size = 64 * 1024  # of a file: 1008 values of 16 float32
     bound = 4 * size

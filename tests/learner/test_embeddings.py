@@ -45,7 +45,8 @@ class Case:
     @torch.no_grad()
     def look(self, pixels: Pixels) -> ClipFeatures:
         self.calls.append(len(pixels.grid_thw))
-        return self.policy(pixels)
+        embeds, *deepstack = self.policy(pixels)
+        return ClipFeatures(embeds, tuple(deepstack))
 
     def load(self, row: Row) -> ProcessedClip:
         self.loaded.append(row.prompt.clip_key)

@@ -46,7 +46,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("stage", "model_type"), [(0, "qwen2_5_vl"), (3, "qwen3_vl")])
+@pytest.mark.parametrize(("stage", "model_type"), [(3, "qwen3_vl"), (0, "qwen2_5_vl")])
 def test_steps_with_the_cache_are_those_without_to_the_bit(
     pair: Ranks, tmp_path: Path, stage: int, model_type: str
 ):
@@ -81,7 +81,7 @@ def test_steps_with_the_cache_are_those_without_to_the_bit(
 
 
 @pytest.mark.parametrize(
-    ("stage", "embeddings"), [(0, True), (1, False), (2, True), (3, True), (3, False)]
+    ("stage", "embeddings"), [(3, True), (2, True), (1, False), (0, True), (3, False)]
 )
 def test_the_preflight_leaves_weights_and_optimiser_as_they_were(
     pair: Ranks, model_dir: Path, tmp_path: Path, stage: int, embeddings: bool

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.layout import Layout, Part
+from learner.layout import Call, Layout
 
 GROUPS = st.lists(
     st.tuples(st.integers(1, 12), st.lists(st.integers(1, 7), min_size=1, max_size=4)),
@@ -32,10 +32,10 @@ def sees(groups: list[tuple[int, list[int]]]) -> np.ndarray:
     )
 
 
-def drawn(parts: list[Part], length: int) -> np.ndarray:
+def drawn(calls: list[Call], length: int) -> np.ndarray:
     """The pairs that kernel calls make, how often each."""
     found = np.zeros((length, length), int)
-    for (a, b), (c, d), causal in parts:
+    for (a, b), (c, d), causal in calls:
         block = np.ones((b - a, d - c), int)
         found[a:b, c:d] += np.tril(block) if causal else block
     return found
@@ -44,12 +44,12 @@ def drawn(parts: list[Part], length: int) -> np.ndarray:
 def test_a_group_of_two_worked_by_hand():
     layout = Layout.of([(2, [2, 1]), (1, [2])])
     assert layout.num_tokens == 8
-    assert layout.parts == (
-        Part((0, 2), (0, 2), True),
-        Part((2, 5), (0, 2), False),
-        Part((2, 4), (2, 4), True),
-        Part((4, 5), (4, 5), True),
-        Part((5, 8), (5, 8), True),
+    assert layout.calls == (
+        Call((0, 2), (0, 2), True),
+        Call((2, 5), (0, 2), False),
+        Call((2, 4), (2, 4), True),
+        Call((4, 5), (4, 5), True),
+        Call((5, 8), (5, 8), True),
     )
     assert layout.predict_at.tolist() == [1, 2, 1, 5, 6]
     assert layout.sight.tolist() == [
@@ -62,7 +62,7 @@ def test_a_group_of_two_worked_by_hand():
 @given(GROUPS)
 def test_kernel_calls_make_every_pair_that_sees_each_other_once(groups: list):
     layout = Layout.of(groups)
-    assert np.array_equal(drawn(list(layout.parts), layout.num_tokens), sees(groups).astype(int))
+    assert np.array_equal(drawn(list(layout.calls), layout.num_tokens), sees(groups).astype(int))
 
 
 @given(GROUPS, st.integers(1, 9))

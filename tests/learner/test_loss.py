@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.config import GrpoLossConfig
@@ -87,6 +87,7 @@ def test_tokens_count_equally_whatever_response_they_are_in():
     assert long_and_short.loss.item() == pytest.approx(-3 / 5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0.1, 8), st.floats(-3, 3), st.floats(0.1, 8), st.booleans()),

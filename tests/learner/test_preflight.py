@@ -78,7 +78,7 @@ def test_a_batch_that_does_not_fit_is_never_run():
     assert "0.105 GB are left" in text
     assert "GB," in text
     order = ["max_tokens_per_batch", "gradient_checkpointing", "zero_stage", "max_response_length"]
-    places = [text.index(name) for name in [*order, "group_size", "max_frames"]]
+    places = [text.index(name) for name in [*order, "group_size", "max_frames", "lora"]]
     assert places == sorted(places)
 
 

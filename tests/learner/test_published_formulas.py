@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from learner.advantage import group_advantages
@@ -181,9 +181,10 @@ settings_of = st.fixed_dictionaries(
 ).filter(lambda s: not (s["loss_mode"] == "gspo" and s["rollout_is"] == "token"))
 
 
+@settings(deadline=None)
 @given(answers, settings_of)
-def test_every_combination_is_the_published_formula(batch: list[Answer], settings: dict[str, Any]):
-    config = GrpoLossConfig(**settings)
+def test_every_combination_is_the_published_formula(batch: list[Answer], chosen: dict[str, Any]):
+    config = GrpoLossConfig(**chosen)
     ratios = [r for one in batch for r in raw_ratios(one)]
     bounds = config.rollout_is_threshold
     edges = bounds if isinstance(bounds, tuple) else ()
@@ -197,12 +198,13 @@ def raw_ratios(one: Answer) -> list[float]:
     return [*ratios, math.prod(ratios)]
 
 
+@settings(deadline=None)
 @given(answers, settings_of, st.data())
 def test_no_split_over_ranks_or_micro_batches_changes_loss_gradient_or_figures(
-    batch: list[Answer], settings: dict[str, Any], data: st.DataObject
+    batch: list[Answer], chosen: dict[str, Any], data: st.DataObject
 ):
     """Responses stay whole; fillers may come between them."""
-    config = GrpoLossConfig(**settings)
+    config = GrpoLossConfig(**chosen)
     counts = StepCounts(sum(len(one.tokens) for one in batch), len(batch), LONGEST)
     whole, by_logp, by_entropy = ours(batch, config, counts)
     inner = st.lists(st.integers(1, len(batch)), max_size=3)
