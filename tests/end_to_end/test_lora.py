@@ -186,7 +186,7 @@ async def story(scene: Scene, actor: Any, place: SimpleNamespace, folder: Path) 
         again = await scene.answer(scene.samples[1:2])
         cached.append((fresh[0].num_cached_tokens, again[0].num_cached_tokens))
         gaps.append(await scene.gap(again, scene.samples[1:2]))
-    await scene.learner.save(str(folder / "checkpoints"), "step-000003")
+    await scene.learner.save(str(folder / "checkpoints"), "step-000003", {})
     await scene.train()
     many = scene.samples[2:8]
     running = asyncio.create_task(scene.answer(many, n=8, tokens=600))
