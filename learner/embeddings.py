@@ -83,10 +83,11 @@ class EmbeddingCache:
         self._wanted |= clips.keys()
         self._looked_at |= missing.keys()
         calls = list(self._calls(missing))
+        most = self._most(len(calls))  # before the first call: under ZeRO-3 a call is collective
         for keys in calls:
             for seen in self._look_at({key: missing[key] for key in keys}):
                 self._held[seen.key] = self._store.put(seen)
-        for _ in range(self._most(len(calls)) - len(calls)):
+        for _ in range(most - len(calls)):
             self._look(self._blank)
 
     def clip_of(self, row: Row) -> ProcessedClip:
