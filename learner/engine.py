@@ -10,6 +10,7 @@ number of ranks.
 """
 
 import gc
+import json
 import logging
 import math
 import os
@@ -34,7 +35,7 @@ from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
 from wire.errors import ConfigError
 from wire.weights import split_by_size
 
-_LORA = "lora.txt"  # in a checkpoint: what its adapter is
+_LORA = "lora.json"  # in a checkpoint: what its adapter is
 
 log = logging.getLogger(__name__)
 
@@ -229,14 +230,14 @@ class DeepSpeedEngine:
         """Trained weights, optimiser state and step counts: this rank's files in ``folder``."""
         fragments.write(self._engine, folder)
         if dist.get_rank() == 0:
-            (folder / _LORA).write_text(self._lora)
+            (folder / _LORA).write_text(json.dumps(self._lora))
 
     def load(self, folder: Path) -> None:
         """The inverse of :meth:`save`, of any number of ranks and ZeRO stage.
 
         Raises ConfigError for another kind of adapter, or other trained parameters.
         """
-        if (found := (folder / _LORA).read_text()) != self._lora:
+        if (found := json.loads((folder / _LORA).read_text())) != self._lora:
             raise ConfigError(
                 f"cannot continue from {folder}: learner.lora is {self._lora}, the checkpoint "
                 f"has {found}; set what the checkpoint has, or start a new run from exported "

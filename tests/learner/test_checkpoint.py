@@ -18,6 +18,11 @@ TAG = "step-000002"
 NOTES = {"loop.json": "{}"}
 
 
+def figures(step: dict[str, float]) -> dict[str, float]:
+    """Without what an attempt measures of its own first batch."""
+    return {name: value for name, value in step.items() if name != "shared_prefix/self_check"}
+
+
 @pytest.fixture(scope="module")
 def solo(ray_session: None) -> Iterator[Ranks]:
     ranks = Ranks(1)
@@ -66,7 +71,7 @@ def test_the_same_ranks_go_on_as_if_nothing_had_happened(
     pair.all("call", "load", str(tmp_path), TAG)
     assert pair.all("draw") == draws
     found = steps(pair, 2), weights(pair)
-    assert found[0] == expected[0]
+    assert [figures(step) for step in found[0]] == [figures(step) for step in expected[0]]
     assert gap(found[1], expected[1]) == 0
     assert [entry.name for entry in tmp_path.iterdir()] == [TAG]
     assert {p.suffix for p in (tmp_path / TAG).iterdir()} == {".safetensors", ".json"}

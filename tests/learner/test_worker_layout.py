@@ -1,0 +1,119 @@
+"""The worker's choice of layout, with a plain engine: a policy without DeepSpeed, one rank."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from learner.batch import TrainBatch
+from learner.config import GrpoLossConfig, LearnerConfig
+from learner.engine import DeepSpeedEngine
+from learner.layout import Span
+from learner.policy import Policy
+from learner.rows import StepCounts
+from learner.worker import LearnerWorker
+from tests.learner.builders import RandomClips, make_row
+from video.cache import ClipStore
+from video.positions import PositionRule
+
+ROWS = [make_row(0, (3, 5, 2)), make_row(1, (2,)), make_row(2, (4, 4))]
+COUNTS = StepCounts.of(ROWS)
+
+
+class Clips(RandomClips, ClipStore):
+    """Of the type that the worker asks for."""
+
+
+class PlainEngine(DeepSpeedEngine):
+    """A step keeps the gradient instead of updating. Of DeepSpeed's engine only the type."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._policy = Policy.load(model_dir, "float32")
+        self.tokens: list[int] = []
+        """Of every batch that trained."""
+        self.gradient = torch.empty(0)
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    def to_device(self, batch: TrainBatch) -> TrainBatch:
+        return batch
+
+    def forward(self, batch: TrainBatch) -> Any:
+        self.tokens.append(batch.layout.num_tokens)
+        return self.policy(batch)
+
+    @torch.no_grad()
+    def score(self, batch: TrainBatch) -> Any:
+        return self.policy(batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate: float) -> float:
+        found = [p.grad.flatten() for p in self.policy.parameters() if p.grad is not None]
+        self.gradient = torch.cat(found)
+        self.policy.zero_grad()
+        return float(self.gradient.norm())
+
+    def learning_rates(self, base: float) -> dict[Any, float]:
+        return {}
+
+
+@pytest.fixture(autouse=True)
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def start(model_dir: Path, **config: Any) -> tuple[LearnerWorker, PlainEngine]:
+    chosen = LearnerConfig(**{"dtype": "float32", **config})
+    worker, engine = LearnerWorker(chosen, GrpoLossConfig(), Clips()), PlainEngine(model_dir)
+    worker._engine, worker._rule = engine, PositionRule.load(model_dir)
+    return worker, engine
+
+
+def test_every_layout_and_split_has_the_same_gradient_and_logprobs(model_dir: Path):
+    shared, engine = start(model_dir)
+    figures = shared.train_step(ROWS, COUNTS, "grpo", 1.0)
+    assert engine.tokens == [sum(row.num_tokens for row in ROWS)]
+    assert figures["shared_prefix/used"] == 1
+    assert figures["shared_prefix/self_check"] < 1e-6
+    for config in ({"max_tokens_per_batch": 24}, {"shared_prefix": False}):
+        other, apart = start(model_dir, **config)
+        again = other.train_step(ROWS, COUNTS, "grpo", 1.0)
+        assert sum(apart.tokens) > sum(engine.tokens)
+        assert (apart.gradient - engine.gradient).norm() < 1e-5 * engine.gradient.norm()
+        assert again["policy_loss"] == pytest.approx(figures["policy_loss"], rel=1e-4)
+        assert again["shared_prefix/used"] == config.get("shared_prefix", True)
+        for row, found, expected in zip(
+            ROWS, other.logprobs(ROWS), shared.logprobs(ROWS), strict=True
+        ):
+            assert [len(part) for part in found] == [len(r.token_ids) for r in row.responses]
+            for one, two in zip(found, expected, strict=True):
+                assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_a_layout_found_wrong_is_left_with_a_warning(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    right, expected = start(model_dir)
+    right.train_step(ROWS, COUNTS, "grpo", 1.0)
+    every = Span.calls.fget
+    blind = property(lambda span: [call for call in every(span) if call.causal])
+    monkeypatch.setattr(Span, "calls", blind)  # responses no longer see their prompt
+    worker, engine = start(model_dir)
+    figures = worker.train_step(ROWS, COUNTS, "grpo", 1.0)
+    assert figures["shared_prefix/used"] == 0
+    assert figures["shared_prefix/self_check"] > 1e-2
+    assert "shared prefix is not exact here" in caplog.text
+    assert (engine.gradient - expected.gradient).norm() < 1e-5 * expected.gradient.norm()
+    caplog.clear()
+    assert worker.train_step(ROWS, COUNTS, "grpo", 1.0)["shared_prefix/used"] == 0
+    assert not caplog.text, "it is said once"
