@@ -58,7 +58,7 @@ class _Piece(NamedTuple):
 def fragments_of(engine: Any) -> Iterator[Fragment]:
     """Of DeepSpeed's engine: what this rank updates of each trained parameter."""
     optimizer = engine.optimizer
-    masters = {id(weights): values for weights, values in _masters(optimizer)}
+    copies = {id(own): copy for own, copy in _copies(optimizer)}
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -76,16 +76,15 @@ def fragments_of(engine: Any) -> Iterator[Fragment]:
             flat = _flat_groups(optimizer)[held.param_group_index]
             yield Fragment(name, from_.start, from_.numel, flat, to.start, shared=False)
         else:
-            flat = masters.get(id(parameter), parameter)
+            flat = copies.get(id(parameter), parameter)
             yield Fragment(name, 0, parameter.numel(), flat, 0, shared=True)
 
 
-def _masters(optimizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """bfloat16 without ZeRO: each parameter, with the float32 copy that is updated."""
-    for group, copies in zip(
-        getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=False
-    ):
-        yield from zip(group, copies, strict=True)
+def _copies(optimizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """In bfloat16 without ZeRO: each parameter, and the float32 copy that is updated."""
+    if hasattr(optimizer, "fp32_groups"):
+        for own, copies in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            yield from zip(own, copies, strict=True)
 
 
 def _flat_groups(optimizer: Any) -> list[Tensor]:
@@ -175,8 +174,8 @@ def _fill(fragment: Fragment, kinds: dict[str, list[_Piece]], optimizer: Any) ->
             continue
         state = optimizer.state[fragment.flat]
         if pieces[0].length == 0:
-            value = max(float(piece.file.get_tensor(piece.key)) for piece in pieces)
-            state[kind] = _number(value, optimizer, fragment.flat.device)
+            count = max(float(piece.file.get_tensor(piece.key)) for piece in pieces)
+            state[kind] = _number(count, fragment.flat, optimizer)
             continue
         if not torch.is_tensor(state.get(kind)):
             state[kind] = torch.zeros_like(fragment.flat, requires_grad=False)
@@ -195,13 +194,13 @@ def _copy(target: Tensor, start: int, pieces: list[_Piece]) -> None:
     assert filled == len(target), f"{pieces[0].key} and its like cover {filled} of {len(target)}"
 
 
-def _number(value: float, optimizer: Any, device: torch.device) -> Tensor | int:
-    """A count as this optimiser keeps it: torch's as a tensor, DeepSpeed's own as a number."""
+def _number(value: float, flat: Tensor, optimizer: Any) -> Tensor | int:
+    """A count as this optimiser keeps it: DeepSpeed's own as a number, torch's as a tensor, the
+    fused ones beside what they update."""
     if not type(optimizer).__module__.startswith("torch."):
         return int(value)
-    on = optimizer.param_groups[0]
-    beside = on.get("fused") or on.get("capturable")  # its parameters; else on the CPU
-    return torch.tensor(value, dtype=torch.float32, device=device if beside else "cpu")
+    beside = optimizer.param_groups[0].get("fused", False)
+    return torch.tensor(value, dtype=torch.float32, device=flat.device if beside else "cpu")
 
 
 def _update_weights(optimizer: Any) -> None:
@@ -218,6 +217,5 @@ def _update_weights(optimizer: Any) -> None:
         optimizer.checkpoint_event_epilogue()
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
-    else:
-        for weights, values in _masters(optimizer):
-            weights.data.copy_(values.data)
+    for weight, copy in _copies(optimizer):
+        weight.copy_(copy)
