@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.benchmarks.figures import report, say
+from tests.benchmarks.figures import Figure, report, say
 from tests.benchmarks.grpo_figures import Measured, check_fair, describe, rows_of
 from tests.benchmarks.grpo_material import Size, make_material
 from tests.benchmarks.grpo_ours import recipe_text, run_ours
@@ -60,14 +60,18 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", choices=sizes, default=usual)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     options = parser.parse_args()
-    rows = []
-    for size in (sizes[name] for name in options.sizes):
-        with tempfile.TemporaryDirectory() as folder:
-            measured = measure(Path(folder) / size.name, size, options.modes)
-        check_fair(measured)
-        say(describe(measured))
-        rows += rows_of(measured)
-    return report(rows, options.json)
+    chosen = [sizes[name] for name in options.sizes]
+    figures = (figure for size in chosen for figure in compare(size, options.modes))
+    return report(figures, options.json)
+
+
+def compare(size: Size, modes: Sequence[Mode]) -> list[Figure]:
+    """One size, told before the next is begun."""
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(Path(folder) / size.name, size, modes)
+    check_fair(measured)
+    say(describe(measured))
+    return rows_of(measured)
 
 
 def measure(folder: Path, size: Size, modes: Sequence[Mode]) -> Measured:
