@@ -74,7 +74,7 @@ def measure(folder: Path) -> list[Figure]:
     worker.begin(str(model_dir), OptimConfig(learning_rate=1e-4))
     rows = [make_row(n, video_token) for n in range(_NUM_CLIPS)]
     counts = StepCounts.of(rows)
-    opened = worker._seen
+    opened = worker._in_stage._seen
     assert opened is not None
     stores = iter(range(10**6))
 
@@ -82,12 +82,12 @@ def measure(folder: Path) -> list[Figure]:
         return EmbeddingStore(folder / f"cold-{next(stores)}", 2**33)
 
     def step(store: EmbeddingStore | None) -> float:
-        worker._seen = opened
+        worker._in_stage._seen = opened
         opened._store = store or new_store()
         return seconds(lambda: worker.train_step(rows, counts, "supervised", 1e-4))
 
     def without() -> float:
-        worker._seen = None
+        worker._in_stage._seen = None
         return seconds(lambda: worker.train_step(rows, counts, "supervised", 1e-4))
 
     warm = EmbeddingStore(folder / "warm", 2**33)
