@@ -33,8 +33,11 @@ SETTINGS = (
     "coldstart.save_every=3",
 )
 OF_ATTEMPTS = ("attempt", "time", "rollout/num_taken_up", "shared_prefix/self_check")
-BEFORE: tuple[str, ...] = ()
-"""Words in front of every command."""
+REWARD = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    return float(len(solution_str) % 3)
+"""
+"""A tiny model is always wrong, and what is always wrong teaches nothing."""
 
 
 def start(
@@ -42,9 +45,10 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     """One attempt, to its end; ``kill`` (killed_run.py) says what ends it."""
     program = ["tests.end_to_end.killed_run", kill] if kill else ["cluster.cli"]
-    words = [*BEFORE, sys.executable, "-m", *program, verb, str(folder / "recipe.toml")]
+    words = [sys.executable, "-m", *program, verb, str(folder / "recipe.toml")]
     words += ["--run-dir", str(out), *(["--resume"] if resume else [])]
-    words += [word for setting in (*SETTINGS, *more) for word in ("--set", setting)]
+    reward = f"reward.terms=[{{function='{folder / 'lengths.py'}:compute_score'}}]"
+    words += [word for setting in (*SETTINGS, reward, *more) for word in ("--set", setting)]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     said = done.stdout + done.stderr
@@ -78,6 +82,7 @@ def make_folder(folder: Path) -> Path:
     make_demo_model(folder / "model")
     manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=1, test=2)
     write_recipe(folder, folder / "model", manifest, LABELS)
+    (folder / "lengths.py").write_text(REWARD)
     start(folder, "coldstart", folder / "cold", "deterministic=true", resume=False)
     return folder
 
