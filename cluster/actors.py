@@ -208,7 +208,7 @@ class LearnerPool:
 
     async def start(self) -> None:
         """Let the ranks meet."""
-        self._address, port = await self._first("address")
+        self._address, port = await self._first("listen")
         await self._all("join", self._address, port)
 
     async def begin(self, model_dir: str, optim: OptimConfig) -> None:
@@ -238,10 +238,10 @@ class LearnerPool:
         found = await self._each("train_step", hands, counts, objective, learning_rate)
         return found[0]  # type: ignore[no-any-return]
 
-    async def preflight(self, largest: LargestBatch) -> float:
-        """GB that the rank which needs most takes at its peak. Raises UserError that says what to
-        lower."""
-        return float(max(await self._all("preflight", largest)))
+    async def preflight(self, largest: LargestBatch, refers: bool) -> float:
+        """GB that the rank which needs most takes at its peak, with a reference model if the stage
+        ``refers`` to one. Raises UserError that says what to lower."""
+        return float(max(await self._all("preflight", largest, refers)))
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprobs per row, response and token, in the order of ``rows``."""

@@ -6,7 +6,6 @@ Each runs in a process of its own, in an empty working directory, and returns an
 import asyncio
 import math
 import os
-import socket
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +22,7 @@ from wire.types import Prompt
 
 _TRACE = "<think>one left two up three grow</think><answer>undo</answer>"
 _MAX_PROMPT_LENGTH = 384
+_MEET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +91,14 @@ def _process_id() -> int:
 def try_deepspeed() -> Outcome:
     """Two updates of the embedded model by our learner under ZeRO 1; the loss must fall."""
     from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
+    from learner.meeting import listen
     from learner.rows import StepCounts, supervised_row
     from learner.worker import LearnerWorker
 
     scene = make_scene(Path.cwd())
     config = LearnerConfig(dtype="float32", zero_stage=1, num_threads=2, num_gpus=_num_gpus())
     worker = LearnerWorker(config, GrpoLossConfig(), scene.clips)
-    worker.join(0, "127.0.0.1", free_port())
+    worker.join(0, "127.0.0.1", listen(1))
     worker.begin(str(scene.model), OptimConfig(learning_rate=1e-3))
     row = supervised_row(scene.prompt, scene.video, scene.renderer.target(_TRACE))
     counts, losses = StepCounts.of([row]), []
@@ -168,7 +169,9 @@ def all_reduce(num_ranks: int, backend: str) -> None:
     """A sum over ranks in processes of their own. Raises RuntimeError if it fails or is wrong."""
     from torch.multiprocessing.spawn import spawn
 
-    port = free_port()
+    from learner.meeting import listen
+
+    port = listen(num_ranks)
     try:
         spawn(_reduce_rank, (num_ranks, port, backend), nprocs=num_ranks)
     except Exception as error:
@@ -180,22 +183,17 @@ def _reduce_rank(rank: int, num_ranks: int, port: int, backend: str) -> None:
     import torch
     import torch.distributed as dist
 
+    from learner.meeting import meet
+
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=num_ranks)
+    store = meet(num_ranks, "127.0.0.1", port, _MEET_S)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
     value = torch.full((1024,), float(rank + 1), device=device)
     dist.all_reduce(value)
     right = num_ranks * (num_ranks + 1) / 2
     if float(value.min()) != right or float(value.max()) != right:
         raise RuntimeError(f"rank {rank} got {float(value[0])}, expected {right}")
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """One that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _num_gpus() -> int:

@@ -213,6 +213,7 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
         response=rollout.max_response_length,
         group_size=rollout.group_size,
         groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
+        refers=grpo.loss.needs_reference,
     )
     await session.publish(plan.first_step + state.step)
     capacity = (grpo.max_staleness + 1) * grpo.groups_per_step

@@ -17,6 +17,7 @@ from learner.config import OptimConfig
 from learner.determinism import be_repeatable, random_state, seed_all, set_random_state
 from learner.embedding_store import EmbeddingStore
 from learner.largest_batch import LargestBatch
+from learner.meeting import listen
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
@@ -172,15 +173,11 @@ class LearnerHost:
         self._rank, self._config = rank, config
         self._client: EngineClient | None = None
 
-    def address(self) -> tuple[str, int]:
-        """Where the other ranks find rank 0: this node, and a port that was free a moment ago."""
-        import socket
-
+    def listen(self) -> tuple[str, int]:
+        """Where the other ranks find this one: its node and a port."""
         import ray
 
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+        return ray.util.get_node_ip_address(), listen(self._config.learner.num_ranks)
 
     def join(self, address: str, port: int) -> None:
         """See LearnerWorker."""
@@ -224,10 +221,10 @@ class LearnerHost:
         """See LearnerWorker."""
         return self._worker.train_step(rows, counts, objective, learning_rate)
 
-    def preflight(self, largest: LargestBatch) -> float:
+    def preflight(self, largest: LargestBatch, refers: bool) -> float:
         """See LearnerWorker. What it draws at random is put back: a resumed run makes it anew."""
         before = random_state()
-        found = self._worker.preflight(largest)
+        found = self._worker.preflight(largest, refers)
         set_random_state(before)
         return found
 

@@ -97,7 +97,14 @@ class Session:
             self._handoff.begin()
 
     async def preflight(
-        self, name: str, *, prompt: int, response: int, group_size: int, groups_per_update: int
+        self,
+        name: str,
+        *,
+        prompt: int,
+        response: int,
+        group_size: int,
+        groups_per_update: int,
+        refers: bool = False,
     ) -> None:
         """Say how much memory the largest batch of a stage takes, before its first update;
         :meth:`begin` comes first. Raises UserError that says what to lower if it does not fit."""
@@ -112,7 +119,7 @@ class Session:
             num_frames=self.config.video.max_frames,
             max_tokens=config.max_tokens_per_batch,
         )
-        peak_gb = await self.learner.preflight(largest)
+        peak_gb = await self.learner.preflight(largest, refers)
         console.print(
             f"{name}: the largest batch ({largest.num_tokens} tokens) takes a learner rank to "
             f"{peak_gb:.3g} GB"

@@ -28,6 +28,7 @@ from learner.batch import TrainBatch
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
 from learner.lora import Piece, What, pieces
+from learner.meeting import meet
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenScores
@@ -60,15 +61,17 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # else a page per stage and rank
     warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)  # DeepSpeed's calls
-    deepspeed.init_distributed(
-        dist_backend="nccl" if config.num_gpus else "gloo",
-        init_method=f"tcp://{address}:{port}",
+    backend = "nccl" if config.num_gpus else "gloo"
+    dist.init_process_group(
+        backend,
+        store=meet(config.num_ranks, address, port, config.timeout_s),
         rank=rank,
         world_size=config.num_ranks,
-        auto_mpi_discovery=False,
-        verbose=False,
         timeout=timedelta(seconds=config.timeout_s),
+        # as DeepSpeed does: with it, later groups are split off the first
+        device_id=torch.device("cuda", 0) if config.num_gpus and config.num_ranks > 1 else None,
     )
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
 class DeepSpeedEngine:

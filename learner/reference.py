@@ -4,7 +4,6 @@ TrainBatch -> logprobs of its responses, without a gradient
 """
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -12,14 +11,6 @@ from torch import Tensor
 
 from learner.batch import TrainBatch
 from learner.policy import Policy
-
-
-class Reference(Protocol):
-    """What a KL term is taken to. All ranks call together."""
-
-    def logprobs(self, batch: TrainBatch) -> Float[Tensor, " N"]:
-        """Of every response token of a batch, where the batch is."""
-        ...
 
 
 class FrozenPolicy:
@@ -36,5 +27,5 @@ class FrozenPolicy:
 
     @torch.no_grad()
     def logprobs(self, batch: TrainBatch) -> Float[Tensor, " N"]:
-        """See Reference."""
+        """Of every response token of a batch, where the batch is. All ranks call together."""
         return self._policy(batch).logp  # type: ignore[no-any-return]

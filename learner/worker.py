@@ -32,7 +32,7 @@ from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
-from learner.reference import FrozenPolicy, Reference
+from learner.reference import FrozenPolicy
 from learner.rows import Row, StepCounts, apart, split
 from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
@@ -61,7 +61,7 @@ class LearnerWorker:
         self._batches: Batches | None = None
         self._engine: DeepSpeedEngine | None = None
         self._rule: PositionRule | None = None
-        self._reference: Reference | None = None
+        self._reference: AdapterOff | FrozenPolicy | None = None
         self._sender: Any = None
         self._layout: LayoutCheck | None = None
 
@@ -121,12 +121,15 @@ class LearnerWorker:
             **_gpu_memory(),
         }
 
-    def preflight(self, largest: LargestBatch) -> float:
+    def preflight(self, largest: LargestBatch, refers: bool = False) -> float:
         """GB that this rank takes at its peak for such a batch. Nothing of the stage changes.
+        ``refers``: the stage will ask for :meth:`ref_logprobs`, whose model counts too.
 
         Raises UserError that says what to lower, on all ranks or (GPU) on the one without room.
         """
         gpu = self._config.num_gpus > 0
+        if refers:
+            self._to_reference()
         trial = Preflight(
             self._config,
             self._rehearse,
@@ -145,16 +148,18 @@ class LearnerWorker:
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """The same of the model that the stage began with."""
-        if self._reference is None:
-            self._reference = self._open_reference()
-        return self._per_response(rows, self._reference.logprobs)
+        return self._per_response(rows, self._to_reference().logprobs)
 
-    def _open_reference(self) -> AdapterOff | FrozenPolicy:
+    def _to_reference(self) -> AdapterOff | FrozenPolicy:
         """With LoRA the policy with its adapter off, else a second copy of the weights."""
-        config, engine = self._config, self.engine
-        if config.lora is not None:
-            return AdapterOff(engine.policy.vlm, engine.score)
-        return FrozenPolicy.load(self._model_dir, config.dtype, engine.device)
+        if self._reference is None:
+            config, engine = self._config, self.engine
+            self._reference = (
+                FrozenPolicy.load(self._model_dir, config.dtype, engine.device)
+                if config.lora is None
+                else AdapterOff(engine.policy.vlm, engine.score)
+            )
+        return self._reference
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""

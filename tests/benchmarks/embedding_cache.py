@@ -10,7 +10,6 @@ cores.
 """
 
 import argparse
-import socket
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import torch
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
 from learner.embedding_store import EmbeddingStore
 from learner.embeddings import tower_hash
+from learner.meeting import listen
 from learner.rows import Response, Row, StepCounts
 from learner.worker import LearnerWorker
 from tests.benchmarks.figures import Figure, report
@@ -70,7 +70,7 @@ def measure(folder: Path) -> list[Figure]:
         Clips(),  # type: ignore[arg-type]
         EmbeddingStore(None, 2**30),
     )
-    worker.join(0, "127.0.0.1", free_port())
+    worker.join(0, "127.0.0.1", listen(1))
     worker.begin(str(model_dir), OptimConfig(learning_rate=1e-4))
     rows = [make_row(n, video_token) for n in range(_NUM_CLIPS)]
     counts = StepCounts.of(rows)
@@ -185,12 +185,6 @@ def seconds(act: Callable[[], object]) -> float:
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

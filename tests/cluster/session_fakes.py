@@ -150,7 +150,7 @@ class FakeLearner:
         self.weights += "+"
         return {"nll": 0.0}
 
-    async def preflight(self, largest: LargestBatch) -> float:
+    async def preflight(self, largest: LargestBatch, refers: bool) -> float:
         return 1.0
 
     async def with_old_logprobs(self, rows: Sequence[Row]) -> list[Row]:

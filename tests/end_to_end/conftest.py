@@ -4,7 +4,6 @@ Learner's rank 0 -> Client (which a test may make faulty) -> Rollouts -> VllmEng
 """
 
 import asyncio
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -137,6 +136,7 @@ class Learner:
     """One learner rank."""
 
     def __init__(self, model_dir: Path, cache_dir: Path) -> None:
+        from learner.meeting import listen
         from learner.worker import LearnerWorker
         from video.cache import ClipStore
         from video.processor import ClipProcessor
@@ -145,10 +145,7 @@ class Learner:
         # the vision tower is trained too, so that stale encoder outputs would be seen
         config = LearnerConfig(dtype="float32", freeze_vision_tower=False)
         self.worker = LearnerWorker(config, GrpoLossConfig(), clips)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.worker.join(0, "127.0.0.1", port)
+        self.worker.join(0, "127.0.0.1", listen(1))
         self.worker.begin(str(model_dir), OptimConfig(learning_rate=1e-3))
 
     def logprobs(self, rows: list[Row]) -> list[list[list[float]]]:

@@ -1,5 +1,6 @@
 """Embedding cache and preflight under DeepSpeed: the same steps to the bit, and no rank waits."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def test_the_preflight_leaves_weights_and_optimiser_as_they_were(
 
     pair.start(model_dir, ADAMW, **config)
     before = pair.all("weights")[0]
-    peaks = pair.all("call", "preflight", LARGEST)
+    peaks = pair.all("call", "preflight", LARGEST, embeddings)
     assert min(peaks) > 0.05  # GB: of a process that has loaded torch
     assert same(pair.all("weights")[0], before)
     found, metrics = train(pair, hands, 3)
@@ -105,3 +106,25 @@ def test_the_preflight_leaves_weights_and_optimiser_as_they_were(
         one.pop("cache/embedding_hit_rate", None)
         other.pop("cache/embedding_hit_rate", None)
         assert one == other
+
+
+def test_the_preflight_has_a_reference_model_beside_it_where_the_stage_will(
+    pair: Ranks, tmp_path: Path
+):
+    """It is there to be asked when the model's files are gone."""
+    model_dir = write_tiny_model(tmp_path / "model", "qwen2_5_vl")
+    rows = rows_of("qwen2_5_vl")
+    hands = [("logprobs", rows[:5]), ("logprobs", rows[5:])]
+    pair.start(model_dir, ADAMW, zero_stage=3)
+    pair.all("call", "preflight", LARGEST, True)
+    expected = pair.each("call", hands)
+    shutil.rmtree(model_dir)
+    train(pair, [rows[:5], rows[5:]], 1)
+    found = pair.each("call", [("ref_logprobs", hand) for _, hand in hands])
+    for part, own in zip(found, expected, strict=True):
+        for values, same_values in zip(_flat(part), _flat(own), strict=True):
+            assert values == pytest.approx(same_values, abs=1e-5)
+
+
+def _flat(scored: list[list[list[float]]]) -> list[list[float]]:
+    return [values for row in scored for values in row]
