@@ -460,7 +460,8 @@ def test_everything_acknowledged_is_read_after_kill_9(tmp_path: Path, num_lines:
         assert process.stdout is not None
         acknowledged += [process.stdout.readline().strip() for _ in range(num_lines)]
         process.send_signal(signal.SIGKILL)
-        acknowledged += process.communicate(timeout=10)[0].split()
+        acknowledged += process.stdout.read().split()  # communicate() skips what is buffered
+        process.wait(10)
     found = ids(tmp_path)
     assert set(acknowledged) <= set(found)
     assert len(found) == len(set(found))
