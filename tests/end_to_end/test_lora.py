@@ -182,7 +182,7 @@ async def story(scene: Scene, actor: Any, place: SimpleNamespace, folder: Path) 
         await scene.train()
         moved = await scene.gap(began, two)
         probes.append(await scene.publish(step))
-        fresh = await scene.answer(scene.samples[1:2])
+        fresh = await scene.answer(scene.samples[1:2], n=1)  # of more, one finds another's prefix
         gaps.append(await scene.gap(fresh, scene.samples[1:2]))
         again = await scene.answer(scene.samples[1:2])
         cached.append((fresh[0].num_cached_tokens, again[0].num_cached_tokens))
