@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -312,3 +313,27 @@ async def test_a_trace_has_the_version_of_the_adapter_it_began_with(
     assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {OLD}
     assert {c.policy_version for c in later.completions} == {later.policy_version} == {NEW}
     assert engine.calls == [f"load {OLD}", f"load {NEW}", f"drop {OLD}"]
+
+
+async def test_a_request_whose_clip_comes_late_begins_with_the_adapter_served_by_then(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    came = threading.Event()
+
+    class Slow(Clips):
+        def get(self, path: str) -> ProcessedClip:
+            assert came.wait(5)
+            return super().get(path)
+
+    worker, files = make_worker(engine, renderer, Slow()), AdapterFiles.of("{}", {})
+    await worker.load_adapter(OLD, files)
+    await worker.serve_adapter(OLD)
+    async with asyncio.TaskGroup() as tasks:
+        answering = tasks.create_task(worker.answer(SAMPLE, SAMPLING))
+        await asyncio.sleep(0)  # it waits for its clip
+        await worker.load_adapter(NEW, files)
+        await worker.serve_adapter(NEW)
+        came.set()
+    rollout = answering.result()
+    assert [a and a.version for a in engine.adapters] == [NEW]
+    assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {NEW}
