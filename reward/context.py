@@ -1,6 +1,6 @@
 """What a built-in reward may look at beside a completion and its label. Plain values, no Ray.
 
-    Sample + Completions of one group -> a RewardContext per completion -> f(text, label, context)
+Sample + Completions of one group -> a RewardContext per completion -> f(text, label, context)
 """
 
 from collections.abc import Mapping

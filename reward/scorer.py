@@ -13,6 +13,7 @@ from types import TracebackType
 
 from reward.builtin import BUILTINS
 from reward.config import RewardConfig, RewardTerm
+from reward.context import RewardContext
 from reward.runner import PluginRunner, Question
 from wire.labels import LabelSet
 from wire.types import Completion, Failure, FailureKind, Sample, Score
@@ -83,8 +84,28 @@ class Scorer:
         runner = self._runners.get(term.part)
         if runner is None:
             function = BUILTINS[term.function]
-            return [function(c.text, sample.label, self._labels) for c in completions]
+            contexts = self._contexts(sample, completions)
+            return [
+                function(context.texts[context.index], sample.label, context)
+                for context in contexts
+            ]
         return [await runner.score(_question(sample, completion)) for completion in completions]
+
+    def _contexts(self, sample: Sample, completions: Sequence[Completion]) -> list[RewardContext]:
+        texts = tuple(completion.text for completion in completions)
+        return [
+            RewardContext(
+                labels=self._labels,
+                extra=sample.extra,
+                texts=texts,
+                index=index,
+                num_tokens=len(completion.token_ids),
+                is_truncated=completion.finish_reason.is_truncated,
+                max_response_length=None,
+                video=sample.video,
+            )
+            for index, completion in enumerate(completions)
+        ]
 
     def _join(self, values: Sequence[float | Failure]) -> Score | Failure:
         """The values of all terms for one trace -> its outcome; the first failure stands."""

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from reward.builtin import accuracy_reward, format_reward
+from reward.builtins.deepintuit import accuracy_reward, format_reward
 from wire.labels import Label, LabelSet
 
 LABELS = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
