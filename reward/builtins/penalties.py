@@ -43,11 +43,9 @@ class OverlongParams(Params):
         return self
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError if there is no limit at all, or the cache is longer than it."""
+        """Raises ConfigError if the cache is longer than the limit that holds."""
         limit = self.max_response_length or max_response_length
-        if limit is None:
-            raise ConfigError("overlong needs a limit; give it a max_response_length")
-        if self.cache_length > limit:
+        if limit is not None and self.cache_length > limit:
             raise ConfigError(
                 f"cache_length {self.cache_length} is more than the limit of {limit} tokens; "
                 "choose a part of it"

@@ -62,8 +62,7 @@ def test_the_cache_is_checked_against_the_limit_of_the_run(make_context):
     OverlongParams(cache_length=100).refuse_unfit(labels, 100)
     with pytest.raises(ConfigError, match="limit of 100 tokens"):
         OverlongParams(cache_length=101).refuse_unfit(labels, 100)
-    with pytest.raises(ConfigError, match="needs a limit"):
-        OverlongParams(cache_length=1).refuse_unfit(labels, None)
+    OverlongParams(cache_length=101, max_response_length=200).refuse_unfit(labels, 100)
 
 
 @pytest.mark.parametrize(

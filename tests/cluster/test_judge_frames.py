@@ -1,0 +1,34 @@
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.io import decode_jpeg
+
+from cluster.judge_frames import read_frames
+from video.encode import write_mp4
+from wire.errors import ClipError
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_frames_are_spread_over_the_clip_in_order(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "brighter.mp4"
+    greys = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(12)]
+    with path.open("wb") as file:
+        write_mp4(file, greys, Fraction(4))
+    files = read_frames(f"{path}#view=reversed", count)
+    means = [
+        decode_jpeg(torch.from_numpy(np.frombuffer(file, np.uint8).copy())).float().mean().item()
+        for file in files
+    ]
+    assert means == sorted(means)
+    assert len(set(means)) == count
+    assert means[0] < 15
+
+
+def test_a_clip_that_is_none_is_a_clip_error(tmp_path: Path) -> None:
+    path = tmp_path / "empty.mp4"
+    path.write_bytes(b"")
+    with pytest.raises(ClipError):
+        read_frames(str(path), 2)
