@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from reward.builtins.deepintuit import accuracy_reward, format_reward
 from reward.context import RewardContext
 
-Builtin = Callable[..., float | None | Awaitable[float | None]]
+Builtin = Callable[..., float | Awaitable[float | None] | None]
 
 
 def _accuracy(completion: str, label: str, context: RewardContext) -> float:
