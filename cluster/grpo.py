@@ -75,7 +75,8 @@ class GrpoLearner:
         session, config, watch = self._session, self._session.config, self._watch
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
-        figures = {**summarise(groups), **trace_figures(groups, version - 1)}
+        figures = {**summarise(groups), **session.scorer.take_figures()}
+        figures |= trace_figures(groups, version - 1)
         rows = grpo_rows(groups, config.grpo.loss.adv_epsilon)
         if rows:
             with watch("update_actor"):

@@ -66,9 +66,17 @@ class Session:
         self._handoff: Handoff | None = None
         self.engines_step = step
         """Version step of the weights that the engines hold."""
+        self.scorer = scorer
         self.writer = GroupWriter(
-            rollouts, scorer, archive, quarantine, lambda: self.version(self.engines_step)
+            *(rollouts, scorer, archive, quarantine),
+            lambda: self.version(self.engines_step),
+            self._prompt_text,
         )
+
+    def _prompt_text(self, sample: Sample) -> str:
+        """What the policy is asked about a sample, without the video."""
+        text = sample.text if self.config.data.use_side_text else None
+        return trace_prompt(self.config.label_set, text)[0].text
 
     async def engines_hold(self, model_dir: Path, step: int) -> None:
         """Bring the engines to the weights that a stage starts from, if they hold others."""
@@ -204,7 +212,14 @@ async def open_session(
         attempt = next_attempt(run_dir.archive)
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(MetricsLog(run_dir.path, attempt))
-        scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
+        scorer = await stack.enter_async_context(
+            Scorer(
+                config.reward,
+                config.label_set,
+                columns={column for sample in data.samples for column in sample.extra},
+                max_response_length=config.rollout.max_response_length,
+            )
+        )
         quarantine = Quarantine(run_dir.path / "quarantine.jsonl")
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)

@@ -32,8 +32,9 @@ class GroupWriter:
         archive: Archive,
         quarantine: Quarantine,
         version: Callable[[], PolicyVersion],
+        prompt_text: Callable[[Sample], str],
     ) -> None:
-        self._rollouts, self._scorer = rollouts, scorer
+        self._rollouts, self._scorer, self._prompt_text = rollouts, scorer, prompt_text
         self._archive, self._quarantine, self._version = archive, quarantine, version
 
     async def write(
@@ -44,7 +45,8 @@ class GroupWriter:
         rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
-            outcomes = await self._scorer.score(sample, rollout.completions)
+            prompt = self._prompt_text(sample)
+            outcomes = await self._scorer.score(sample, rollout.completions, prompt)
         for failure in rollout.failures:
             if failure.kind is FailureKind.DECODE:
                 self._quarantine.add(sample.video, sample.id, failure.reason)

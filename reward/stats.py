@@ -15,18 +15,22 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     """Figures of one step. A figure without data (no trace scored) is left out, not zero.
 
     reward/mean, reward/std    over scored traces (population deviation)
-    reward/<part>/mean         over scored traces, before weighting
+    reward/<part>/mean, std    over scored traces to which the part applies, before weighting; also
+                               for the further numbers of a function, as reward/<part>/<name>/mean
+    reward/<part>/label/<label> mean of a part over those traces of that label
     reward/frac_zero_std       share of groups, of those with a scored trace, whose rewards are all
-    equal:
-                               they teach nothing
+                               equal: they teach nothing
     reward/failed_frac         share of traces whose scoring failed
+    reward/not_applicable_frac share of traces to which no part applies, if there are any
     accuracy/<label>           over scored traces of that label, if the reward has an ``accuracy``
-    part
+                               part
     """
     traces = [trace for group in groups for trace in group.traces]
     if not traces:
         return {}
-    figures = {"reward/failed_frac": len(_failed(traces)) / len(traces)}
+    figures = {"reward/failed_frac": len(_failures(traces, FailureKind.REWARD)) / len(traces)}
+    if without := _failures(traces, FailureKind.NOT_APPLICABLE):
+        figures["reward/not_applicable_frac"] = len(without) / len(traces)
     scored = [(group.sample.label, score) for group in groups for score in _scores(group)]
     if not scored:
         return figures
@@ -37,21 +41,28 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     figures["reward/frac_zero_std"] = fmean(len(distinct) == 1 for distinct in rewards)
 
     columns: dict[str, list[float]] = defaultdict(list)
+    by_label: dict[str, list[float]] = defaultdict(list)
     for label, score in scored:
         for part, value in score.parts.items():
-            columns[f"reward/{part}/mean"].append(value)
+            columns[part].append(value)
+            if "/" not in part:
+                by_label[f"reward/{part}/label/{label}"].append(value)
         if "accuracy" in score.parts:
-            columns[f"accuracy/{label}"].append(score.parts["accuracy"])
-    return figures | {name: fmean(values) for name, values in sorted(columns.items())}
+            by_label[f"accuracy/{label}"].append(score.parts["accuracy"])
+    for part, values in sorted(columns.items()):
+        figures[f"reward/{part}/mean"] = fmean(values)
+        figures[f"reward/{part}/std"] = pstdev(values)
+    return figures | {name: fmean(values) for name, values in sorted(by_label.items())}
 
 
 def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
     """Raises TooManyFailures if more than that share of the traces could not be scored.
 
-    The message names the culprits, most frequent first, each with one of its reasons.
+    The message names the culprits, most frequent first, each with one of its reasons; then the
+    first failure, with its sample and where in the function it happened.
     """
     traces = [trace for group in groups for trace in group.traces]
-    failed = _failed(traces)
+    failed = _failures(traces, FailureKind.REWARD)
     if len(failed) <= max_failure_frac * len(traces):
         return
     reasons = {failure.culprit: failure.reason for failure in reversed(failed)}
@@ -60,12 +71,21 @@ def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: flo
     raise TooManyFailures(
         f"scoring failed for {len(failed)} of {len(traces)} traces, "
         f"more than reward.max_failure_frac={max_failure_frac:g}: {named}; mend the reward function"
+        f"{_first(groups)}"
     )
 
 
-def _failed(traces: Iterable[Trace]) -> list[Failure]:
+def _first(groups: Sequence[TraceGroup]) -> str:
+    """The first failure that can say where it happened, or just the first."""
+    failed = [(group.sample.id, f) for group in groups for f in _failures(group.traces)]
+    sample_id, failure = next((it for it in failed if it[1].traceback), failed[0])
+    said = f"\n{failure.traceback}" if failure.traceback else f" {failure.reason}"
+    return f"\nThe first, {failure.culprit} on sample {sample_id}:{said}"
+
+
+def _failures(traces: Iterable[Trace], kind: FailureKind = FailureKind.REWARD) -> list[Failure]:
     outcomes = [trace.outcome for trace in traces]
-    return [o for o in outcomes if isinstance(o, Failure) and o.kind is FailureKind.REWARD]
+    return [o for o in outcomes if isinstance(o, Failure) and o.kind is kind]
 
 
 def _scores(group: TraceGroup) -> list[Score]:
