@@ -170,7 +170,8 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
 
 
 def _clip_counts(config: RunConfig, stages: Sequence[str]) -> tuple[ClipCounts | None, list[str]]:
-    Scorer(config.reward, config.label_set)  # names a missing reward function
+    limit = config.rollout.max_response_length
+    Scorer(config.reward, config.label_set, max_response_length=limit)  # names what is missing
     manifest = config.data.manifest
     if not manifest.exists():
         return None, [f"there is no manifest {manifest}: counts that depend on it are unknown"]

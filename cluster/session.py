@@ -20,6 +20,7 @@ from cluster.actors import LearnerPool, RolloutPool
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
+from cluster.judge_frames import read_frames
 from cluster.metrics import MetricsLog
 from cluster.progress import console
 from cluster.run_dir import RunDir
@@ -165,7 +166,7 @@ def check(
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_round_trip()
     renderer.label_codes(labels)
-    Scorer(config.reward, labels)
+    Scorer(config.reward, labels, max_response_length=config.rollout.max_response_length)
     if config.data.check_clips:
         check_clips(samples, config.video)
     _check_prompt(config, samples, renderer, cache_dir)
@@ -218,6 +219,7 @@ async def open_session(
                 config.label_set,
                 columns={column for sample in data.samples for column in sample.extra},
                 max_response_length=config.rollout.max_response_length,
+                read_frames=read_frames,
             )
         )
         quarantine = Quarantine(run_dir.path / "quarantine.jsonl")

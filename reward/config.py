@@ -1,11 +1,10 @@
 """Which rewards judge a trace, how they are joined into one, and how many may fail."""
 
-import inspect
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from reward.builtin import BUILTINS
+from reward.builtin import BUILTINS, read_params
 from reward.plugin import ENTRY_POINTS, FORMS, entry_points, is_plugin, nearest
 from wire.config import Config
 
@@ -75,16 +74,7 @@ class RewardTerm(Config):
                     f"{self.function!r} is built in and runs in the driver, so {name!r} does "
                     "nothing; leave it out"
                 )
-        parameters = list(inspect.signature(BUILTINS[self.function]).parameters.values())[3:]
-        names = [parameter.name for parameter in parameters]
-        for name in self.params:
-            if name not in names:
-                raise ValueError(
-                    f"params of {self.function!r}: unknown {name!r}; {nearest(name, names)}"
-                )
-        for parameter in parameters:
-            if parameter.default is parameter.empty and parameter.name not in self.params:
-                raise ValueError(f"params of {self.function!r} needs {parameter.name!r}; add it")
+        read_params(self.function, self.params)
         return self
 
     @property

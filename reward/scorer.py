@@ -12,10 +12,12 @@ import asyncio
 import inspect
 import math
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
-from reward.builtin import BUILTINS
+from reward.builtin import BUILTINS, read_params
+from reward.builtins.judge import FrameReader, close_judges
 from reward.combine import combine
 from reward.config import RewardConfig, RewardTerm
 from reward.context import RewardContext
@@ -42,16 +44,23 @@ class Scorer:
         *,
         columns: Collection[str] | None = None,
         max_response_length: int | None = None,
+        read_frames: FrameReader | None = None,
     ) -> None:
         """Cheap: starts no process. ``columns``: the manifest's further columns, if known, so that
-        a function that needs another is refused at the start. Raises ConfigError if a user
-        function's file is missing, or a label of ``label_weights``."""
+        a function that needs another is refused at the start; ``read_frames``: for judges that
+        look at the clip. Raises ConfigError if a user function's file is missing, or a label of
+        ``label_weights``, or parameters of a built-in do not fit the task."""
         _check_label_weights(config.terms, labels)
         self._config = config
         self._labels = labels
         self._max_response_length = max_response_length
         self._runners = {
             term.part: _runner(term, columns) for term in config.terms if not term.is_builtin
+        }
+        self._arguments = {
+            term.part: _arguments(term, labels, max_response_length, read_frames)
+            for term in config.terms
+            if term.is_builtin
         }
         self._started = False
 
@@ -91,7 +100,8 @@ class Scorer:
         }
 
     async def close(self) -> None:
-        """End the processes of user functions."""
+        """End the processes of user functions and the connections of judges."""
+        await close_judges()
         await asyncio.gather(*[runner.close() for runner in self._runners.values()])
 
     async def __aenter__(self) -> "Scorer":
@@ -119,10 +129,11 @@ class Scorer:
     ) -> list[Value | Failure]:
         if not term.is_builtin:
             return await self._runners[term.part].score(question)
-        contexts = self._contexts(sample, completions)
+        contexts, arguments = self._contexts(sample, completions), self._arguments[term.part]
         if not inspect.iscoroutinefunction(BUILTINS[term.function]):
-            return [_call(term, sample.label, context) for context in contexts]
-        return await asyncio.gather(*[_wait_for(term, sample.label, it) for it in contexts])
+            return [_call(term, sample.label, it, arguments) for it in contexts]
+        waiting = [_wait_for(term, sample.label, it, arguments) for it in contexts]
+        return await asyncio.gather(*waiting)
 
     def _contexts(self, sample: Sample, completions: Sequence[Completion]) -> list[RewardContext]:
         texts = tuple(completion.text for completion in completions)
@@ -191,18 +202,39 @@ def _runner(term: RewardTerm, columns: Collection[str] | None) -> PluginRunner:
     )
 
 
-def _call(term: RewardTerm, label: str, context: RewardContext) -> Value | Failure:
+def _arguments(
+    term: RewardTerm,
+    labels: LabelSet,
+    max_response_length: int | None,
+    read_frames: FrameReader | None,
+) -> dict[str, Any]:
+    """Keyword arguments of a built-in, its parameters checked against the task."""
+    params = read_params(term.function, term.params)
+    try:
+        params.refuse_unfit(labels, max_response_length)
+    except ConfigError as error:
+        raise ConfigError(f"reward term {term.part!r}: {error}") from error
+    if term.function == "judge":
+        return {**params.arguments(), "read_frames": read_frames}
+    return params.arguments()
+
+
+def _call(
+    term: RewardTerm, label: str, context: RewardContext, arguments: Mapping[str, Any]
+) -> Value | Failure:
     function = BUILTINS[term.function]
     try:
-        value = function(context.texts[context.index], label, context, **term.params)
+        value = function(context.texts[context.index], label, context, **arguments)
     except Exception as error:  # noqa: BLE001  a judge's mistake is never a zero
         return _failure(term, error)
     assert value is None or isinstance(value, float | int), f"{term.function} is not async"
     return _value(term, value)
 
 
-async def _wait_for(term: RewardTerm, label: str, context: RewardContext) -> Value | Failure:
-    call = BUILTINS[term.function](context.texts[context.index], label, context, **term.params)
+async def _wait_for(
+    term: RewardTerm, label: str, context: RewardContext, arguments: Mapping[str, Any]
+) -> Value | Failure:
+    call = BUILTINS[term.function](context.texts[context.index], label, context, **arguments)
     assert inspect.isawaitable(call), f"{term.function} is async"
     try:
         async with asyncio.timeout(term.timeout_s):

@@ -12,7 +12,6 @@ beside it.
 import asyncio
 import base64
 import json
-import os
 import random
 import re
 import tempfile
@@ -204,15 +203,22 @@ _judges: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Judge]]
 )
 
 
-async def judge(completion: str, label: str, context: RewardContext, **params: Any) -> float:
+async def judge(
+    completion: str,
+    label: str,
+    context: RewardContext,
+    *,
+    read_frames: FrameReader | None = None,
+    **params: Any,
+) -> float:
     """The opinion of the judge that JudgeParams describe, in [0, 1]; JudgeError if it has none.
 
-    Calls with the same parameters in one event loop share a Judge. It shows no frames.
+    Calls with the same parameters in one event loop share a Judge.
     """
     judges = _judges.setdefault(asyncio.get_running_loop(), {})
     key = stable_hash(params)
     if key not in judges:
-        judges[key] = Judge(JudgeParams(**params))
+        judges[key] = Judge(JudgeParams(**params), read_frames)
     return await judges[key].score(completion, label, context)
 
 
@@ -225,13 +231,7 @@ async def close_judges() -> None:
 def _key_header(params: JudgeParams) -> dict[str, str]:
     if params.api_key_env is None:
         return {}
-    key = os.environ.get(params.api_key_env, "").strip()
-    if not key:
-        raise ConfigError(
-            f"judge {params.model!r}: the environment variable {params.api_key_env!r} is not set; "
-            "put the key there"
-        )
-    return {"Authorization": f"Bearer {key}"}
+    return {"Authorization": f"Bearer {params.api_key()}"}
 
 
 def _retry_after(response: httpx.Response) -> float:

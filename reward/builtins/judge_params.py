@@ -1,6 +1,7 @@
 """Which judge is asked, how, and how long: the parameters of the ``judge`` reward."""
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Self
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from reward.builtins.params import Params
+from wire.errors import ConfigError
+from wire.labels import LabelSet
 
 PLACEHOLDERS = ("completion", "label", "question")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -120,6 +123,22 @@ class JudgeParams(Params):
         if self.min_score >= self.max_score:
             raise ValueError(f"min_score {self.min_score:g} must be below max_score")
         return self
+
+    def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
+        """Raises ConfigError if the key is not where the recipe says it is."""
+        self.api_key()
+
+    def api_key(self) -> str:
+        """The key; empty where none is sent. Raises ConfigError if its variable is not set."""
+        if self.api_key_env is None:
+            return ""
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"judge {self.model!r}: the environment variable {self.api_key_env!r} is not set; "
+                "put the key there"
+            )
+        return key
 
 
 def fill(prompt: str, values: Mapping[str, str]) -> str:

@@ -190,3 +190,34 @@ def test_a_weight_for_an_unknown_label_is_refused_with_the_nearest() -> None:
     terms = (RewardTerm(function="accuracy", label_weights={"norml": 2.0}),)
     with pytest.raises(ConfigError, match="did you mean 'normal'"):
         Scorer(RewardConfig(terms=terms), LABELS)
+
+
+async def test_a_built_in_gets_its_parameters_and_the_defaults_of_the_others() -> None:
+    order = RewardTerm(function="ordinal", params={"order": ["normal", "abnormal"]})
+    async with Scorer(RewardConfig(terms=(order,)), LABELS) as scorer:
+        text = "<think>x</think><answer>abnormal</answer>"
+        (score,) = await scorer.score(SAMPLE, [completion(text)])
+    assert isinstance(score, Score)
+    assert score.parts == {"ordinal": 0.5}
+
+
+def test_parameters_of_a_built_in_that_do_not_fit_the_labels_are_refused() -> None:
+    order = RewardTerm(function="ordinal", params={"order": ["normal", "abnormla"]})
+    with pytest.raises(ConfigError, match=r"reward term 'ordinal'.*did you mean 'abnormal'"):
+        Scorer(RewardConfig(terms=(order,)), LABELS)
+
+
+def test_a_cache_longer_than_the_run_s_limit_is_refused() -> None:
+    config = RewardConfig(terms=(RewardTerm(function="overlong", params={"cache_length": 200}),))
+    with pytest.raises(ConfigError, match="limit of 100 tokens"):
+        Scorer(config, LABELS, max_response_length=100)
+
+
+async def test_a_judge_that_nobody_answers_is_a_failure_not_a_zero() -> None:
+    params = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}
+    term = RewardTerm(function="judge", params=params, timeout_s=60)
+    async with Scorer(RewardConfig(terms=(term,)), LABELS) as scorer:
+        (failure,) = await scorer.score(SAMPLE, [completion("<answer>x</answer>")])
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.culprit) == (FailureKind.REWARD, "judge")
+    assert "gave no reply in 1 tries" in failure.reason
