@@ -31,6 +31,7 @@ from reward.builtins.synonyms import SynonymsParams, synonyms
 from reward.builtins.temporal import TemporalContrastParams, temporal_contrast
 from reward.context import RewardContext
 from wire.config import validate
+from wire.errors import ConfigError
 
 Builtin = Callable[..., float | Awaitable[float | None] | None]
 
@@ -78,4 +79,7 @@ PARAMS: Mapping[str, type[Params]] = {
 
 def read_params(function: str, values: Mapping[str, Any]) -> Params:
     """The parameters of a built-in. Raises ConfigError for a key or value that it cannot have."""
-    return validate(PARAMS[function], values, source=f"params of {function!r}")
+    source = f"params of {function!r}"
+    if values and not PARAMS[function].model_fields:
+        raise ConfigError(f"{source}: unknown key {next(iter(values))!r}; it takes none")
+    return validate(PARAMS[function], values, source)
