@@ -1,9 +1,12 @@
 """A few frames of a clip as JPEG files, for a judge that looks (reward/builtins/judge.py)."""
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from video.config import VideoConfig
-from video.decode import decode
+from video.decode import Frames, decode
 from video.view import split_view
 
 
@@ -12,10 +15,12 @@ def read_frames(video: str, count: int) -> list[bytes]:
 
     Raises ClipError if the clip cannot be decoded.
     """
-    import torch  # seconds of import, and few runs show frames to a judge
-    from torchvision.io import encode_jpeg
-
-    clip = decode(split_view(video)[0], VideoConfig(max_frames=max(2, count)))
+    clip = decode(split_view(video)[0], VideoConfig(max_frames=count + count % 2))
     places = np.linspace(0, len(clip.frames) - 1, count).round().astype(int)
-    images = [torch.from_numpy(clip.frames[place]).permute(2, 0, 1) for place in places]
-    return [encode_jpeg(image.contiguous()).numpy().tobytes() for image in images]
+    return [_jpeg(clip.frames[place]) for place in places]
+
+
+def _jpeg(frame: Frames) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=90)
+    return file.getvalue()

@@ -3,6 +3,7 @@ says it through vLLM's own API, held to the form of a score by structured output
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from reward.builtins.judge import Judge
 from reward.builtins.judge_params import JudgeParams
@@ -98,11 +100,9 @@ async def test_a_real_server_gives_scores_the_same_each_time(server_url, make_co
 
 
 async def test_a_real_server_is_shown_frames(server_url, make_context):
-    import torch
-    from torchvision.io import encode_jpeg
-
-    image = encode_jpeg(torch.zeros(3, 56, 56, dtype=torch.uint8)).numpy().tobytes()
-    judge = Judge(params(server_url, frames=2), lambda video, count: [image] * count)
+    file = io.BytesIO()
+    Image.new("RGB", (56, 56)).save(file, "JPEG")
+    judge = Judge(params(server_url, frames=2), lambda video, count: [file.getvalue()] * count)
     value = await judge.score("<answer>up</answer>", "up", make_context("up", "down"))
     await judge.close()
     assert 0 <= value <= 1
