@@ -104,7 +104,8 @@ class GrpoLearner:
         watch.add("gen", time.perf_counter() - self._waiting_since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
-        figures = {**summarise(groups), **trace_figures(groups, version - 1)}
+        figures = {**summarise(groups), **session.scorer.take_figures()}
+        figures |= trace_figures(groups, version - 1)
         figures |= await self._hits.of_step()
         if config.grpo.filter_groups.enable:
             figures |= filter_figures(taken)

@@ -154,7 +154,8 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
 
     Raises UserError (ConfigError, DataError) as `run` does for what is here and wrong.
     """
-    Scorer(config.reward, config.label_set)  # names a missing reward function
+    limit = config.rollout.max_response_length
+    Scorer(config.reward, config.label_set, max_response_length=limit)  # names what is missing
     manifest = config.data.manifest
     if not manifest.exists():
         note = f"there is no manifest {manifest}: counts that depend on it are unknown"

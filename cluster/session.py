@@ -23,6 +23,7 @@ from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
+from cluster.judge_frames import read_frames
 from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
 from cluster.model_source import with_local_model
@@ -33,9 +34,9 @@ from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
 from learner.rows import supervised_row
-from reward.scorer import Scorer, try_functions
+from reward.scorer import Scorer
 from rollout.manifest import read_manifest, unreadable_clips
-from rollout.prompt import Ask, VerdictOn
+from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
@@ -70,9 +71,17 @@ class Session:
         self._handoff: Handoff | AdapterHandoff | None = None
         self.engines_step = step
         """Version step of the weights that the engines hold."""
+        self.scorer = scorer
         self.writer = GroupWriter(
-            rollouts, scorer, archive, quarantine, lambda: self.version(self.engines_step)
+            *(rollouts, scorer, archive, quarantine),
+            lambda: self.version(self.engines_step),
+            self._prompt_text,
         )
+
+    def _prompt_text(self, sample: Sample) -> str:
+        """What the policy is asked about a sample, without the video."""
+        text = sample.text if self.config.data.use_side_text else None
+        return trace_prompt(self.config.label_set, text)[0].text
 
     async def engines_hold(self, model_dir: Path, step: int) -> None:
         """Bring the engines to the weights that a stage starts from, if they hold others."""
@@ -182,10 +191,27 @@ def check(
     check_data(data)
     renderer = open_model(config)
     check_context(config)
-    asyncio.run(try_functions(config.reward, config.label_set))
+    asyncio.run(_try_functions(config, data))
     open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
+
+
+def make_scorer(config: RunConfig, data: Data) -> Scorer:
+    """The recipe's reward, for this data. Raises ConfigError for what can be told without a run."""
+    return Scorer(
+        config.reward,
+        config.label_set,
+        columns={column for sample in data.samples for column in sample.extra},
+        max_response_length=config.rollout.max_response_length,
+        read_frames=read_frames,
+    )
+
+
+async def _try_functions(config: RunConfig, data: Data) -> None:
+    """Load every user function once, in its process, and let it go. Raises ConfigError."""
+    async with make_scorer(config, data):
+        return
 
 
 def bring_model(config: RunConfig, check_data: Callable[[Data], None]) -> RunConfig:
@@ -251,7 +277,7 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
-        scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
+        scorer = await stack.enter_async_context(make_scorer(config, data))
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)

@@ -34,8 +34,9 @@ class GroupWriter:
         archive: Archive,
         quarantine: Quarantine,
         version: Callable[[], PolicyVersion],
+        prompt_text: Callable[[Sample], str],
     ) -> None:
-        self._rollouts, self._scorer = rollouts, scorer
+        self._rollouts, self._scorer, self._prompt_text = rollouts, scorer, prompt_text
         self._archive, self._quarantine, self._version = archive, quarantine, version
         self.token_counts: Counter[str] = Counter()
         """Prompt tokens so far, and those of them that an engine had computed before."""
@@ -51,7 +52,8 @@ class GroupWriter:
             self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
-            outcomes = await self._scorer.score(sample, rollout.completions)
+            prompt = self._prompt_text(sample)
+            outcomes = await self._scorer.score(sample, rollout.completions, prompt)
         for failure in rollout.failures:
             if failure.kind is FailureKind.DECODE:
                 self._quarantine.add(sample.video, sample.id, failure.reason)
