@@ -6,6 +6,7 @@
 Prompts are read from the tokens that the engine saw, not from the sample they were made of.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ from wire.types import TraceGroup
 
 log = logging.getLogger(__name__)
 
+_MAX_PROMPTS = 4096
+"""Texts of prompts that are kept: most groups are asked the same."""
+
 
 class Guards:
     """Of one training."""
@@ -30,7 +34,9 @@ class Guards:
         labels = config.label_set
         self.state = state
         """After the last step."""
-        self._renderer, self._name = renderer, name
+        self._name = name
+        self._around_clip = renderer.around_clip
+        self._text = functools.lru_cache(_MAX_PROMPTS)(renderer.text)
         self._groups_per_step = config.grpo.groups_per_step
         self._reading = Reading.of(config.reward, labels)
         self._words = LabelWords(labels, spellings_of(config.reward))
@@ -41,7 +47,7 @@ class Guards:
         """Figures of a step; ``mean_length``: of its traces, if it has any."""
         figures = hacking_figures(groups, self._reading)
         asked = [
-            (group.sample.label, self._renderer.text_around_clip(group.prompt))
+            (group.sample.label, self._text(self._around_clip(group.prompt)))
             for group in groups
             if group.prompt is not None
         ]

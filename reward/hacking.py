@@ -50,6 +50,15 @@ class Reading:
             return None
         return self.labels.find(said) or self.spellings.get(said.strip().casefold())
 
+    def is_right(self, label: str, text: str, parts: Mapping[str, float]) -> bool:
+        """As the ``accuracy`` part says, if there is one; else: it answers with the label."""
+        return parts["accuracy"] > 0 if "accuracy" in parts else self.answer(text) == label
+
+    def keeps_format(self, parts: Mapping[str, float]) -> bool | None:
+        """None: no format term applies."""
+        values = [parts[name] for name in self.formats if name in parts]
+        return all(value > 0 for value in values) if values else None
+
 
 def spellings_of(reward: RewardConfig) -> Mapping[str, Sequence[str]]:
     """Label -> further names that a term ``synonyms`` accepts."""
@@ -207,16 +216,15 @@ def prompt_figures(
 
 def _read(group: TraceGroup, trace: Trace, reading: Reading) -> _Read:
     label, outcome = group.sample.label, trace.outcome
-    answer = reading.answer(trace.completion.text)
+    text = trace.completion.text
     parts = outcome.parts if isinstance(outcome, Score) else {}
-    formats = [parts[name] for name in reading.formats if name in parts]
     return _Read(
         label=label,
-        answer=answer,
-        right=parts["accuracy"] > 0 if "accuracy" in parts else answer == label,
+        answer=reading.answer(text),
+        right=reading.is_right(label, text, parts),
         length=len(trace.completion.token_ids),
         reward=trace.reward,
-        keeps_format=all(value > 0 for value in formats) if formats else None,
+        keeps_format=reading.keeps_format(parts),
     )
 
 

@@ -80,19 +80,19 @@ class Renderer:
         return len(self._ids(before)) + len(self._ids(after))
 
     def text_of(self, messages: Sequence[Message]) -> str:
-        """Text of a prompt without its clip, as ``text_around_clip`` reads it."""
+        """Text of a prompt without its clip: of the tokens that ``around_clip`` leaves."""
         before, after = self._text(messages).split(PLACEHOLDER)
         return self.text((*self._ids(before), *self._ids(after)))
 
-    def text_around_clip(self, prompt: Prompt) -> str:
-        """Text of a prompt, read from its tokens, but for its clip: what the first and the last
-        token of ``PLACEHOLDER`` enclose."""
+    def around_clip(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens of a prompt but for its clip: what the first and the last token of
+        ``PLACEHOLDER`` enclose."""
         ids = prompt.token_ids
         start, *_, end = self._clip_ends
         if start not in ids or end not in ids:
-            return self.text(ids)
+            return ids
         last = len(ids) - ids[::-1].index(end)
-        return self.text((*ids[: ids.index(start)], *ids[last:]))
+        return (*ids[: ids.index(start)], *ids[last:])
 
     def target(self, text: str) -> tuple[int, ...]:
         """Token ids of an assistant turn, its end included."""

@@ -172,7 +172,7 @@ def test_a_prompt_is_read_from_its_tokens_without_its_clip():
     clip = (start, *time, start, pad, pad, end, *time, start, pad, end, end)
     ids = (*renderer._ids(before), *clip, *renderer._ids(after))
     prompt = Prompt(token_ids=ids, clip_key="k", fingerprint="f")
-    text = renderer.text_around_clip(prompt)
+    text = renderer.text(renderer.around_clip(prompt))
     assert text == renderer.text_of(messages)
     assert "it fell" in text
     assert "0.3" not in text
