@@ -116,7 +116,7 @@ export function plain(stage, panel, found, smooth) {
     if (smooth && chosen.length < 4) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
     const lost = again.length && chosen.length < 4 && stage.superseded.values[line.metric];
     if (lost) lines.push({ label: `${line.label}, superseded`, unlisted: true, color: paint, width: 1.5, dash: [3, 3], values: onAxis(lost, again, x.length), spanGaps: false });
-    lines.push({ label: line.label, values: softened, shown: softened, color: paint, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });
+    lines.push({ label: line.label, values: softened, shown: softened, color: paint, width: line.width, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });
   });
   for (const limit of panel.limits || []) lines.push({ label: `limit ${number(limit)}`, values: x.map(() => limit), color: "c6", width: 1.5, dash: [6, 4] });
   const flat = panel.calm && lines.every((line) => line.values.every((v) => v === null || (v >= panel.calm[0] && v <= panel.calm[1])));

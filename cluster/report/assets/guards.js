@@ -44,12 +44,12 @@ function when(signal) {
 }
 
 function figure(stage, signal) {
-  const lines = LINES[signal.name].filter(([metric]) => metric in stage.kept.values).map(([metric, label]) => ({ metric, label }));
+  const lines = LINES[signal.name].filter(([metric]) => metric in stage.kept.values).map(([metric, label]) => ({ metric, label, width: metric === signal.figure ? 2.5 : 1.2 }));
   if (!lines.some((line) => line.metric === signal.figure)) {
     return el("figure", { class: "card" }, el("figcaption", {}, el("span", { class: "card-title" }, signal.title)), el("p", { class: "empty" }, `No figure: ${signal.says}.`));
   }
   const node = plain(stage, { title: signal.title, unit: "per step", limits: signal.limits, zero: true }, lines, false);
-  node.append(el("p", { class: "note" }, `Limit: ${signal.why}.`));
+  node.append(el("p", { class: "note limit" }, `Limit: ${signal.why}.`));
   return node;
 }
 
