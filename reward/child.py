@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,14 @@ _END_TIMEOUT_S = 30.0
 _MAX_LINE_BYTES = 64 * 1024  # of a reply about one trace
 SCRIBBLED = "it wrote on the runner's pipe; its processes were ended"
 _GUARD = "import sys; sys.path[:] = {paths!r}; from reward.guard import main; main()"
+
+
+def _paths() -> list[str]:
+    """Where the process looks for modules: first where this one was found, last the working folder,
+    so that a module there is found, but stands in for none of ours."""
+    own = str(Path(__file__).parents[1])
+    paths = [path for path in sys.path if path]
+    return [*([] if own in paths else [own]), *paths, os.getcwd()]  # noqa: PTH109
 
 
 class Broken(Exception):
@@ -52,13 +61,11 @@ class Child:
         memory_mb, max_processes."""
         self._pipe, theirs = socket.socketpair()
         self._control, guards = socket.socketpair()
-        # The working folder last: a module there is found, but stands in for none of ours.
-        paths = [path for path in sys.path if path] + [os.getcwd()]  # noqa: PTH109
         numbers = (theirs.fileno(), guards.fileno())
         with theirs, guards:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _GUARD.format(paths=paths)),
+                    *(sys.executable, "-c", _GUARD.format(paths=_paths())),
                     *(*map(str, numbers), json.dumps(dict(settings), default=str)),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -139,6 +139,25 @@ async def test_a_sleeper_does_not_outlive_a_driver_that_was_killed(tmp_path: Pat
     await until_dead(pid)
 
 
+async def test_a_driver_that_found_us_in_its_working_folder_starts_the_same_code(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hostile.py").write_text(PLUGIN)
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward/__init__.py").write_text("raise RuntimeError('another package')")
+    spec = f"{tmp_path / 'hostile.py'}:compute_score"
+    script = "import os, sys; sys.path.append(os.environ['OTHER'])\n" + ORPHAN
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, spec),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"OTHER": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+    )
+    assert parent.stdout is not None
+    assert int(await parent.stdout.read(32)) > 0
+    assert await parent.wait() == -signal.SIGKILL
+
+
 async def test_a_process_that_ends_between_two_questions_costs_no_trace(tmp_path: Path) -> None:
     async with running(tmp_path, PLUGIN) as runner:
         assert await values(runner, "exit soon") == [9.0]
