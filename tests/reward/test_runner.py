@@ -32,6 +32,15 @@ os._exit(0)
 '''
         subprocess.run([sys.executable, "-c", code, ground_truth])
         time.sleep(600)
+    if solution_str == "orphan":
+        if os.fork() == 0:
+            os.setsid()
+            pathlib.Path(ground_truth).write_text(str(os.getpid()))
+            time.sleep(600)
+        while not pathlib.Path(ground_truth).exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), 9)
+        time.sleep(600)
     if solution_str == "raise":
         raise KeyError("rubric")
     if solution_str == "exit":
@@ -101,6 +110,14 @@ async def test_what_left_the_session_of_a_killed_function_dies_with_it(tmp_path:
     async with running(tmp_path, PLUGIN, timeout_s=2.0) as runner:
         (late,) = await values(runner, "escape", label=str(tmp_path / "pid"))
         assert "no answer" in str(late)
+        assert not alive(int((tmp_path / "pid").read_text()))
+
+
+async def test_nothing_outlives_a_guard_that_was_killed(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        failed, after = await values(runner, "orphan", "four", label=str(tmp_path / "pid"))
+        assert "guard was ended" in str(failed)
+        assert after == 4.0
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
