@@ -36,8 +36,8 @@ OF_WORKER = {
 PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
 OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
 OF_ALL = OF_WORKER | OF_TRANSFER
-# Only where no reward function applies to a trace (reward/stats.py).
-OF_MASKED = {"reward/not_applicable_frac"}
+# Only where a reward function fails, or none applies to a trace (reward/stats.py).
+OF_MASKED = {"reward/not_applicable_frac", "reward/mine/failed_frac"}
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
 
@@ -66,6 +66,7 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
         train = [sample for sample in samples if sample.split is Split.TRAIN]
         await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=train))
         await evaluate_policy(session, "grpo")
+        await session.scorer.close()
     run_dir.close()
     return metrics.names
 
