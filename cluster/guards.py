@@ -27,9 +27,7 @@ _MAX_PROMPTS = 4096
 class Guards:
     """Of one training."""
 
-    def __init__(
-        self, config: RunConfig, renderer: Renderer, name: str, state: WatchState
-    ) -> None:
+    def __init__(self, config: RunConfig, renderer: Renderer, name: str, state: WatchState) -> None:
         """``name``: of the stage or arm; ``state``: where its checkpoint stood."""
         labels = config.label_set
         self.state = state

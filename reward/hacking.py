@@ -116,9 +116,9 @@ def format_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
     guard/format_signal_frac  of the groups whose rewards differ, those in which all traces are
                               right or all are wrong, and the format differs
     guard/format_only         F (1 - kappa): F the share of scored traces that keep the format,
-                              kappa Cohen's (1960) agreement of their answers with the true labels,
-                              (p_o - p_e) / (1 - p_e); an unreadable answer is a class of its own. 1:
-                              all keep the format, and answers know nothing of the clip
+                              kappa the agreement of their answers with the true labels, (p_o -
+                              p_e) / (1 - p_e) (Cohen 1960); an unreadable answer is a class of its
+                              own. 1: all keep the format, and answers know nothing of the clip
     """
     judged = [
         [one for one in group if one.reward is not None and one.keeps_format is not None]
@@ -132,8 +132,7 @@ def format_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
     differing = [group for group in judged if len({one.reward for one in group}) > 1]
     if differing:
         figures["guard/format_signal_frac"] = fmean(
-            len({one.right for one in group}) == 1
-            and len({one.keeps_format for one in group}) == 2
+            len({one.right for one in group}) == 1 and len({one.keeps_format for one in group}) == 2
             for group in differing
         )
     kappa = _kappa(kept)

@@ -104,9 +104,9 @@ SIGNALS = (
         title="Reward for the format only",
         figure="guard/format_only",
         high=0.8,
-        why="1 is a policy that keeps the format and guesses, give or take 0.1 in a step; at 0.8 the "
-        "agreement is slight at most (kappa 0.2, Landis and Koch 1977); of five steps, honest runs "
-        "always had one below 0.58",
+        why="1 is a policy that keeps the format and guesses, give or take 0.1 in a step; at 0.8 "
+        "the agreement is slight at most (kappa 0.2, Landis and Koch 1977); of five steps, honest "
+        "runs always had one below 0.58",
         absent="the reward has no format term, or answers name no label",
         says=_format,
     ),

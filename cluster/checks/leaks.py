@@ -1,4 +1,4 @@
-"""Where a label can be read off instead of seen: side text, file names, traces that know too much."""
+"""Where a label can be read off instead of seen: side text, file names, telling traces."""
 
 from collections.abc import Callable, Iterable, Sequence
 from os.path import commonpath

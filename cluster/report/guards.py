@@ -1,7 +1,7 @@
 """What the guards against reward hacking saw of each training, with traces to look at.
 
-    curves -> each signal's state, in words; the steps at which its warning stood
-    the groups of the last such step, from the archive -> a few traces that show it
+curves -> each signal's state, in words; the steps at which its warning stood
+the groups of the last such step, from the archive -> a few traces that show it
 """
 
 from collections import Counter
@@ -82,9 +82,7 @@ def guard_records(
     ]
 
 
-def _record(
-    signal: Signal, stage: StageCurves, archive: Path, reading: Reading
-) -> SignalRecord:
+def _record(signal: Signal, stage: StageCurves, archive: Path, reading: Reading) -> SignalRecord:
     steps, values = stage.kept.steps, stage.kept.values
     flags = [bool(flag) for flag in values.get(signal.flag, [None] * len(steps))]
     shown = [at for at, value in enumerate(values.get(signal.figure, ())) if value is not None]

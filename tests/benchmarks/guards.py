@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.guards [--json FILE]
 
-A step of 512 groups of 8 traces of 1,000 tokens, prompts of 5,000 video tokens and a side text each:
-the whole look, figures and warnings. First: no prompt was read before; then: all were, as from the
-second epoch on, or where prompts show no side text.
+A step of 512 groups of 8 traces of 1,000 tokens, with prompts of 5,000 video tokens and a side text
+each: the whole look, figures and warnings. Prompts that were seen before are those of the second
+epoch on, and those without a side text.
 
 Rows: {name, value, unit, limit, goal}; ``limit``: fail above it.
 """

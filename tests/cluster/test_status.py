@@ -141,7 +141,13 @@ def test_status_says_what_the_guards_warned_of_at_the_end_of_each_training(tmp_p
     run_dir = open_run(tmp_path)
     bad = {"guard/length_ratio": 3.0, "guard/length_drift/flagged": 1.0}
     good = {"guard/length_ratio": 1.0, "guard/length_drift/flagged": 0.0}
-    lines = [("grpo", 4, bad), ("grpo", 5, good), ("arm", 1, good), ("arm", 2, bad), ("head", 1, {})]
+    lines = [
+        ("grpo", 4, bad),
+        ("grpo", 5, good),
+        ("arm", 1, good),
+        ("arm", 2, bad),
+        ("head", 1, {}),
+    ]
     text = "".join(
         json.dumps({"stage": stage, "step": step, "attempt": 0, "time": NOW, **values}) + "\n"
         for stage, step, values in lines

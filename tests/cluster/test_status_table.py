@@ -61,7 +61,9 @@ def test_a_running_run_shows_all_that_one_asks_of_it():
 
 def test_a_warning_of_the_guards_is_shown_until_it_no_longer_stands():
     warned = replace(STATUS, guards=("grpo step 20: Length drift: [b]traces[/b] are long",))
-    assert "reward hacking? grpo step 20: Length drift: [b]traces[/b]" in text_of(status_view(warned))
+    assert "reward hacking? grpo step 20: Length drift: [b]traces[/b]" in text_of(
+        status_view(warned)
+    )
     assert "reward hacking?" not in text_of(status_view(STATUS))
 
 

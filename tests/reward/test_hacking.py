@@ -34,7 +34,13 @@ BROKEN = Failure(kind=FailureKind.REWARD, culprit="judge", reason="KeyError('rub
 
 
 def make_trace(
-    label: str, answer: str, *, kept: bool = True, length: int = 3, think: str = "", failed: bool = False
+    label: str,
+    answer: str,
+    *,
+    kept: bool = True,
+    length: int = 3,
+    think: str = "",
+    failed: bool = False,
 ) -> Trace:
     """A trace on a clip of ``label``, scored by DeepIntuit's two rewards."""
     right = float(answer == label)
@@ -177,7 +183,9 @@ def test_every_figure_is_finite_and_in_its_range(step: list) -> None:
 
 
 @given(STEPS, st.randoms(use_true_random=False))
-def test_the_order_of_groups_and_of_traces_does_not_matter(step: list, order: random.Random) -> None:
+def test_the_order_of_groups_and_of_traces_does_not_matter(
+    step: list, order: random.Random
+) -> None:
     mixed = [(label, order.sample(traces, len(traces))) for label, traces in step]
     order.shuffle(mixed)
     found = hacking_figures(built(mixed), READING)
@@ -242,7 +250,9 @@ def make_step(num_groups: int, group_size: int, num_tokens: int) -> list[TraceGr
         make_group(
             label,
             [
-                make_trace(label, draw.choice(LABELS.names), length=num_tokens, think=f"{n} {think}")
+                make_trace(
+                    label, draw.choice(LABELS.names), length=num_tokens, think=f"{n} {think}"
+                )
                 for n in range(group_size)
             ],
         )

@@ -90,7 +90,9 @@ def test_a_resumed_run_says_what_an_unbroken_one_says(steps: list, at: int, grou
     whole = run(steps, groups)
     state = whole[min(at, len(whole)) - 1].state if at and whole else WatchState()
     state = kept.validate_json(kept.dump_json(state))
-    for figures, expected in zip(steps[min(at, len(whole)) :], whole[min(at, len(whole)) :], strict=True):
+    for figures, expected in zip(
+        steps[min(at, len(whole)) :], whole[min(at, len(whole)) :], strict=True
+    ):
         again = watch(state, figures, groups)
         assert again == expected
         state = again.state

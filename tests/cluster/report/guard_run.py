@@ -55,7 +55,9 @@ def write_guarded_run(path: Path, hostile: str = "") -> RunDir:
         text = f"<think>I saw {hostile} again and again</think><answer>a</answer>"
         trace = make_trace("b", text=text)
         long = replace(trace, completion=_lengthened(trace.completion))
-        group = make_group(f"grpo/{place:08d}", [long, long], label=LABEL, sample_id=f"train-{place}")
+        group = make_group(
+            f"grpo/{place:08d}", [long, long], label=LABEL, sample_id=f"train-{place}"
+        )
         sample = replace(group.sample, text=f"{hostile}it says {LABEL}".replace("script", ""))
         groups.append(replace(group, sample=sample))
     write_groups(run, *groups)
