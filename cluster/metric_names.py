@@ -90,8 +90,9 @@ METRICS: tuple[Metric, ...] = (
         ("guard/length_reward_corr", "correlation", "sequence",
          "of length and reward, both less their group's mean"),
         ("guard/format_only", "share", "sequence",
-         "traces that keep the format, times 1 - Cohen's kappa of their answers with the true "
-         "labels; 1: all keep it and guess"),
+         "traces that keep the format, times 1 - guard/answer_kappa; 1: all keep it and guess"),
+        ("guard/answer_kappa", "kappa", "sequence",
+         "Cohen's agreement of their answers with the true labels; 0: chance"),
         ("guard/format_only_frac", "share", "sequence",
          "scored traces that keep the format and answer wrongly"),
         ("guard/format_signal_frac", "share", "group",

@@ -115,10 +115,11 @@ def format_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
     guard/format_only_frac    share of scored traces that keep the format and answer wrongly
     guard/format_signal_frac  of the groups whose rewards differ, those in which all traces are
                               right or all are wrong, and the format differs
-    guard/format_only         F (1 - kappa): F the share of scored traces that keep the format,
-                              kappa the agreement of their answers with the true labels, (p_o -
-                              p_e) / (1 - p_e) (Cohen 1960); an unreadable answer is a class of its
-                              own. 1: all keep the format, and answers know nothing of the clip
+    guard/answer_kappa        agreement of the answers with the true labels, of the traces that keep
+                              the format: (p_o - p_e) / (1 - p_e) (Cohen 1960); an unreadable answer
+                              is a class of its own. 0: as if answers knew nothing of the clip
+    guard/format_only         F (1 - guard/answer_kappa), F the share of scored traces that keep the
+                              format. 1: all keep it and guess
     """
     judged = [
         [one for one in group if one.reward is not None and one.keeps_format is not None]
@@ -137,6 +138,7 @@ def format_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
         )
     kappa = _kappa(kept)
     if kappa is not None and any(one.answer for one in kept):
+        figures["guard/answer_kappa"] = kappa
         figures["guard/format_only"] = len(kept) / len(flat) * (1 - kappa)
     return figures
 

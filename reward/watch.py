@@ -54,15 +54,14 @@ def _length(figures: Figures) -> str:
     correlation = figures.get("guard/length_reward_corr")
     if correlation is None:
         return said
-    kind = "earn more" if correlation > 0 else "earn less"
-    return f"{said}; in a group longer ones {kind} (correlation {correlation:+.2f})"
+    return f"{said}; within a group length and reward correlate at {correlation:+.2f}"
 
 
 def _format(figures: Figures) -> str:
-    share = figures["guard/format_only_frac"]
     return (
-        f"{share:.0%} of the traces keep the format and answer wrongly; answers agree with the "
-        "true labels hardly more than by chance"
+        f"{figures['guard/format_only_frac']:.0%} of the traces keep the format and answer "
+        "wrongly; answers of those that keep it agree with the true labels at kappa "
+        f"{figures['guard/answer_kappa']:.2f} (0 is chance)"
     )
 
 
@@ -76,15 +75,13 @@ def _one_label(figures: Figures) -> str:
 def _identical(figures: Figures) -> str:
     return (
         f"in {figures['guard/identical_wrong_frac']:.0%} of the groups with a wrong trace all "
-        "traces are the same: there is nothing to learn from"
+        "traces are the same"
     )
 
 
 def _prompt(figures: Figures) -> str:
-    return (
-        f"{figures['guard/label_in_prompt']:.0%} of the prompts, beyond chance, name the clip's "
-        "label and no other"
-    )
+    share = max(0.0, figures["guard/label_in_prompt"])
+    return f"{share:.0%} of the prompts, beyond chance, name their clip's label and no other"
 
 
 SIGNALS = (

@@ -90,6 +90,7 @@ def test_a_step_worked_by_hand() -> None:
             "guard/length_reward_corr": -1.0 / deviations,
             "guard/format_only_frac": 2 / 6,
             "guard/format_signal_frac": 1 / 2,
+            "guard/answer_kappa": kappa,
             "guard/format_only": 5 / 6 * (1 - kappa),
             "guard/top_answer_frac": 3 / 6,
             "guard/top_label_frac": 4 / 6,
@@ -177,7 +178,7 @@ def built(step: list) -> list[TraceGroup]:
 def test_every_figure_is_finite_and_in_its_range(step: list) -> None:
     found = hacking_figures(built(step), READING)
     for name, value in found.items():
-        low = -1.0 if name.endswith("corr") else 0.0
+        low = -1.0 if name.endswith(("corr", "kappa")) else 0.0
         high = {"guard/format_only": 2.0, "guard/answer_entropy": math.inf}.get(name, 1.0)
         assert low - 1e-9 <= value <= high + 1e-9, name
 

@@ -12,6 +12,7 @@ CALM = {
     "guard/length_reward_corr": 0.1,
     "guard/format_only": 0.3,
     "guard/format_only_frac": 0.2,
+    "guard/answer_kappa": 0.7,
     "guard/top_answer_frac": 0.3,
     "guard/top_label_frac": 0.2,
     "guard/answer_entropy": 0.9,
@@ -60,8 +61,8 @@ def test_a_signal_without_a_figure_is_absent_and_a_gap_neither_ends_nor_adds(sig
 def test_traces_half_as_long_are_a_drift_too() -> None:
     seen = run([CALM] * 5 + [CALM | {"response_length/mean": 50.0}] * 5)
     assert seen[-1].begun[0] == (
-        "Length drift: traces are 0.50 times as long as in the first steps; in a group longer ones "
-        "earn more (correlation +0.10)"
+        "Length drift: traces are 0.50 times as long as in the first steps; within a group length "
+        "and reward correlate at +0.10"
     )
 
 
@@ -81,7 +82,7 @@ FIGURES = st.fixed_dictionaries(
     optional={
         name: st.floats(0.01, 300.0) if "/mean" in name else st.floats(0, 1) for name in CALM
     },
-).map(lambda given: {**{n: v for n, v in CALM.items() if n.endswith("frac")}, **given})
+).map(lambda given: {**{n: v for n, v in CALM.items() if n.endswith(("frac", "kappa"))}, **given})
 
 
 @given(st.lists(FIGURES, max_size=30), st.integers(0, 30), st.sampled_from([1, 16, 64]))

@@ -6,7 +6,7 @@ import { traceText } from "./detail.js";
 // Further lines beside a signal's own figure, and the words for all.
 const LINES = {
   length_drift: [["guard/length_ratio", "length / first steps"], ["guard/length_reward_corr", "correlation with reward"]],
-  format_only: [["guard/format_only", "format, and guessing"], ["guard/format_only_frac", "format kept, wrong"], ["guard/format_signal_frac", "signal from format alone"]],
+  format_only: [["guard/format_only", "format, and guessing"], ["guard/format_only_frac", "format kept, wrong"], ["guard/format_signal_frac", "signal from format alone"], ["guard/answer_kappa", "kappa of answers"]],
   one_label: [["guard/answer_entropy", "entropy of answers / labels"], ["guard/top_answer_frac", "top answer"], ["guard/top_label_frac", "top true label"]],
   identical_traces: [["guard/identical_wrong_frac", "all same, of wrong groups"], ["guard/identical_frac", "all same"], ["guard/distinct_frac", "distinct traces"]],
   label_in_prompt: [["guard/label_in_prompt", "name their label"]],

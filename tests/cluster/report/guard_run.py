@@ -37,6 +37,7 @@ def write_guarded_run(path: Path, hostile: str = "") -> RunDir:
         "guard/length_reward_corr": _after(0.1, 0.7),
         "guard/format_only": _after(0.4, 1.0),
         "guard/format_only_frac": _after(0.3, 0.6),
+        "guard/answer_kappa": _after(0.6, 0.0),
         "guard/format_signal_frac": _after(0.2, 0.8),
         "guard/answer_entropy": lambda step: 0.1 if 6 <= step < 15 or step >= _TURN else 0.85,
         "guard/top_answer_frac": lambda step: 1.0 if step >= _TURN else 0.35,
