@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from reward.config import RewardConfig
 from wire.label_words import LabelWords
@@ -240,7 +241,7 @@ def _kappa(read: Sequence[_Read]) -> float | None:
     return (agreed - by_chance) / (1 - by_chance)
 
 
-def _entropy(counts: Mapping[str | None, int]) -> float:
+def _entropy(counts: Counter[Any]) -> float:
     total = sum(counts.values())
     return -sum(count / total * math.log(count / total) for count in counts.values())
 
