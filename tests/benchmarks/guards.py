@@ -3,8 +3,8 @@
     python -m tests.benchmarks.guards [--json FILE]
 
 A step of 512 groups of 8 traces of 1,000 tokens, with prompts of 5,000 video tokens and a side text
-each: processor time of the whole look, figures and warnings. Prompts that were seen before are those
-of the second epoch on, and those without a side text.
+each: processor time of the whole look, figures and warnings. Prompts that were seen before are
+those of the second epoch on, and those without a side text.
 
 Rows: {name, value, unit, limit, goal}; ``limit``: fail above it.
 """
