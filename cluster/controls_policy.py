@@ -227,9 +227,9 @@ class _Kept:
                 self.rows.setdefault((group.sample.id, text), row)
 
     def _is_full(self, trace: Trace) -> bool:
-        """Every term that adds to the reward gives 1 or more."""
+        """Every term that adds to the reward, and applies, gives 1 or more."""
         score = trace.outcome
-        return isinstance(score, Score) and all(score.parts[part] >= 1 for part in self._parts)
+        return isinstance(score, Score) and all(score.parts.get(p, 1) >= 1 for p in self._parts)
 
 
 async def _sample_and_reject(session: Session, name: ArmName) -> _Kept:

@@ -19,6 +19,7 @@ from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
 from cluster.config import GrpoConfig, RunConfig
 from cluster.failures import refuse_failures
+from cluster.guards import Guards
 from cluster.largest import longest_prompt
 from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
 from cluster.loop_state import LoopState
@@ -87,11 +88,12 @@ class GrpoLearner:
         buffer: GroupBuffer,
         before: WrittenBefore,
         checkpoints: Checkpoints,
+        guards: Guards,
         bar: Bar,
     ) -> None:
         self._session, self._plan = session, plan
         self._buffer, self._before = buffer, before
-        self._checkpoints, self._bar = checkpoints, bar
+        self._checkpoints, self._guards, self._bar = checkpoints, guards, bar
         self._watch = Stopwatch()
         self._since = self._waiting_since = time.perf_counter()
         self._hits = HitRates(session)
@@ -104,7 +106,9 @@ class GrpoLearner:
         watch.add("gen", time.perf_counter() - self._waiting_since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
-        figures = {**summarise(groups), **trace_figures(groups, version - 1)}
+        figures = {**summarise(groups), **session.scorer.take_figures()}
+        figures |= trace_figures(groups, version - 1)
+        figures |= self._guards.look(groups, figures.get("response_length/mean"))
         figures |= await self._hits.of_step()
         if config.grpo.filter_groups.enable:
             figures |= filter_figures(taken)
@@ -144,6 +148,7 @@ class GrpoLearner:
             next_index=self._buffer.next_index,
             buffered=tuple(group.group_id for group in self._buffer.waiting()),
             score=fmean(rewards) if rewards else None,
+            guards=self._guards.state,
         )
 
     async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
@@ -224,7 +229,8 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     writer = TrainingGroups(session, plan.name, before)
     with progress_bar(plan.name, grpo.num_steps) as bar:
         bar.resume(state.step)
-        learner = GrpoLearner(session, plan, buffer, before, checkpoints, bar)
+        guards = Guards(session.config, session.renderer, plan.name, state.guards)
+        learner = GrpoLearner(session, plan, buffer, before, checkpoints, guards, bar)
         steps = range(state.step + 1, grpo.num_steps + 1)
         train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]

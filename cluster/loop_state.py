@@ -7,11 +7,12 @@ the index of a place (cluster/sampler.py), groups from the archive by their plac
 (cluster/taken_up.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from reward.watch import WatchState
 from wire.errors import UserError
 
 LOOP_FILE = "loop.json"
@@ -51,6 +52,8 @@ class LoopState:
     """Oldest first; the last one wrote the checkpoint."""
     score: float | None = None
     """Mean reward of the steps since the checkpoint before; none without a scored trace."""
+    guards: WatchState = field(default_factory=WatchState)
+    """What the guards against reward hacking remember."""
 
     def to_json(self) -> str:
         """As it is in the checkpoint."""

@@ -197,16 +197,20 @@ VERL: tuple[Moved, ...] = (
     Moved("trainer.device", "", "DEEPINTUIT_DEVICE at `make setup`, and num_gpus of both sections"),
     Moved("custom_reward_function.path", "reward.terms.function", "path/to/file.py:function"),
     Moved("custom_reward_function.name", "reward.terms.function", "path/to/file.py:function"),
+    Moved("custom_reward_function.reward_kwargs.*", "reward.terms.params"),
+    Moved("reward.custom_reward_function.reward_kwargs.*", "reward.terms.params"),
     Moved(
         "reward.custom_reward_function.path", "reward.terms.function", "path/to/file.py:function"
     ),
     Moved(
         "reward.custom_reward_function.name", "reward.terms.function", "path/to/file.py:function"
     ),
-    Moved("reward.reward_manager.*", "", "terms are summed: reward.terms and their weight"),
+    Moved("reward.reward_manager.*", "reward.combine", "and reward.terms with weight, gated_by"),
     Moved("reward.sandbox_fusion.*", "", "a process per function with a deadline; no sandbox"),
-    Moved("reward_model.reward_manager", "", "terms are summed: reward.terms and their weight"),
-    Moved("reward_model.*", "", "no reward model; a function in reward.terms may ask one"),
+    Moved(
+        "reward_model.reward_manager", "reward.combine", "and reward.terms with weight, gated_by"
+    ),
+    Moved("reward_model.*", "", "no reward model; the term judge asks an endpoint"),
     Moved("critic.*", "", _NO_CRITIC),
     Moved("ray_kwargs.ray_init.address", "cluster.address"),
     Moved("ray_kwargs.*", "", "cluster.address joins a Ray; without it there is a local one"),
@@ -351,9 +355,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("algo.dynamic_filtering_enable", "grpo.filter_groups.enable"),
     Moved("algo.dynamic_filtering_range", "", "any group whose rewards are not all equal"),
     Moved("reward.remote_url", "reward.terms.function", "a .py file; no URL"),
-    Moved(
-        "reward.model_name_or_path", "", "no reward model; a function in reward.terms may ask one"
-    ),
+    Moved("reward.model_name_or_path", "", "no reward model; the term judge asks an endpoint"),
     Moved("ref.*", "", _REFERENCE),
     Moved("vllm.num_engines", "rollout.num_workers"),
     Moved("vllm.tensor_parallel_size", "rollout.tensor_parallel_size"),

@@ -29,13 +29,14 @@ from cluster.model_source import with_local_model
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
+from cluster.scoring import make_scorer, try_functions
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
 from learner.rows import supervised_row
-from reward.scorer import Scorer, try_functions
+from reward.scorer import Scorer
 from rollout.manifest import read_manifest, unreadable_clips
-from rollout.prompt import Ask, VerdictOn
+from rollout.prompt import Ask, VerdictOn, trace_prompt
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
@@ -70,9 +71,17 @@ class Session:
         self._handoff: Handoff | AdapterHandoff | None = None
         self.engines_step = step
         """Version step of the weights that the engines hold."""
+        self.scorer = scorer
         self.writer = GroupWriter(
-            rollouts, scorer, archive, quarantine, lambda: self.version(self.engines_step)
+            *(rollouts, scorer, archive, quarantine),
+            lambda: self.version(self.engines_step),
+            self._prompt_text,
         )
+
+    def _prompt_text(self, sample: Sample) -> str:
+        """What the policy is asked about a sample, without the video."""
+        text = sample.text if self.config.data.use_side_text else None
+        return trace_prompt(self.config.label_set, text)[0].text
 
     async def engines_hold(self, model_dir: Path, step: int) -> None:
         """Bring the engines to the weights that a stage starts from, if they hold others."""
@@ -189,7 +198,7 @@ def check(
     check_data(data)
     renderer = open_model(config)
     check_context(config)
-    asyncio.run(try_functions(config.reward, config.label_set))
+    asyncio.run(try_functions(config, samples))
     open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
@@ -258,7 +267,7 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
-        scorer = await stack.enter_async_context(Scorer(config.reward, config.label_set))
+        scorer = await stack.enter_async_context(make_scorer(config, data.samples))
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from cluster.at_work import Sign, State, read_sign
 from cluster.config import ARMS, STAGES
 from cluster.run_dir import SILENT_S, is_locked, read_result
+from reward.watch import standing
 from wire.errors import ConfigError
 
 _TAIL_BYTES = 200_000
@@ -101,6 +102,8 @@ class RunStatus:
     step_stage: str
     figures: dict[str, float]
     """That line's figures."""
+    guards: tuple[str, ...]
+    """Warnings of reward hacking that stand, or stood at the end of their training."""
     num_quarantined: int
     checkpoint: Checkpoint | None
     writer: Writer | None
@@ -153,7 +156,8 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         now=now,
         whole=all(stage in names for stage in ("base", "calibrated")),
     )
-    stage_of, step, figures = _last_figures(path / "metrics.jsonl")
+    rows = list(_last_rows(path / "metrics.jsonl"))
+    stage_of, step, figures = _last_figures(rows)
     return RunStatus(
         name=path.resolve().name,
         path=str(path),
@@ -166,6 +170,7 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         step=step,
         step_stage=stage_of,
         figures=figures,
+        guards=tuple(_guards(rows)),
         num_quarantined=_count_lines(path / "quarantine.jsonl"),
         checkpoint=_checkpoint(path / "checkpoints", now),
         writer=None if sign is None else _writer(sign, state, now),
@@ -251,24 +256,37 @@ def _writer(sign: Sign, state: State, now: float) -> Writer:
     )
 
 
-def _last_figures(path: Path) -> tuple[str, int | None, dict[str, float]]:
-    """Stage, step and figures of the last whole line that is no evaluation."""
+def _last_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The last whole lines that are no evaluations, newest first."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]  # a line under way has no end
     except OSError:
-        return "", None, {}
+        return
     for line in reversed(lines):
         try:
-            row: Mapping[str, Any] = json.loads(line)
+            row: dict[str, Any] = json.loads(line)
         except ValueError:
             continue
         if row.get("stage") != "eval":
-            known = ("stage", "step", "attempt", "time")
-            figures = {name: value for name, value in row.items() if name not in known}
-            return str(row["stage"]), int(row["step"]), figures
-    return "", None, {}
+            yield row
+
+
+def _last_figures(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int | None, dict[str, float]]:
+    """Stage, step and figures of the last line."""
+    if not rows:
+        return "", None, {}
+    known = ("stage", "step", "attempt", "time")
+    figures = {name: value for name, value in rows[0].items() if name not in known}
+    return str(rows[0]["stage"]), int(rows[0]["step"]), figures
+
+
+def _guards(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What stands at the last line of each training."""
+    newest = {str(row["stage"]): row for row in reversed(rows)}
+    for stage, row in newest.items():
+        yield from (f"{stage} step {row['step']}: {said}" for said in standing(row))
 
 
 def _checkpoint(folder: Path, now: float) -> Checkpoint | None:

@@ -154,5 +154,7 @@ def _advice(status: RunStatus) -> Iterator[RenderableType]:
         yield Text(f"stopped{at}{why}", style="yellow")
     elif status.why:
         yield Text(status.why, style="yellow")
+    for said in status.guards:
+        yield Text(f"reward hacking? {said}", style="yellow")
     if status.resume:
         yield Text(f"resume with: {status.resume}", style="bold")

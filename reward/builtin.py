@@ -1,62 +1,85 @@
-"""The built-in rewards, DeepIntuit's two: is the label right, is the shape right.
+"""The built-in rewards by name: the words that ``function`` of a reward term may be.
 
-    completion text, label -> 0.0 or 1.0
+    f(completion: str, label: str, context: RewardContext, **params) -> float | None
 
-Malformed *model output* is a wrong answer and scores 0: the policy must learn from it. That is not
-a failure of the judge (reward/runner.py), which scores nothing.
+``params`` of a term are read into the built-in's own model (PARAMS), so a typo is answered with the
+nearest name. ``None``: the reward does not apply to this trace. One that waits for somebody (a
+judge) is ``async``; the others run in the driver's own thread, so they are quick whatever a policy
+writes. docs/rewards.md has their formulas and sources in one table.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from wire.labels import LabelSet
-
-# What may stand inside neither block. The first pattern is every tag of Qwen's family
-# (<|im_start|>, <|endoftext|>, <|vision_start|>, <|video_pad|>, ...); the rest is DeepIntuit's own
-# list (deepintuit_stage1/recipe/nova/reward_score.py) and the usual media markers.
-_CONTROL = re.compile(
-    r"<\|[^<>|\s]+\|>"
-    r"|</?(?:think|answer|s|unk|vis_start|vis_end|img_pad|vid_pad|image|video)>"
-    r"|\[/?INST\]"
+from reward.builtins.agreement import AgreementParams, agreement
+from reward.builtins.confidence import BrierParams, brier
+from reward.builtins.deepintuit import accuracy_reward, format_reward
+from reward.builtins.evidence import EvidenceIouParams, evidence_iou
+from reward.builtins.graded import (
+    CostMatrixParams,
+    HierarchicalParams,
+    OrdinalParams,
+    cost_matrix,
+    hierarchical,
+    ordinal,
 )
-# One of these may close the whole completion: "optional end tag".
-_END_TAGS = ("<|im_end|>", "<|endoftext|>", "</s>")
+from reward.builtins.judge import judge
+from reward.builtins.judge_params import JudgeParams
+from reward.builtins.params import Params
+from reward.builtins.penalties import OverlongParams, RepetitionParams, overlong, repetition
+from reward.builtins.synonyms import SynonymsParams, synonyms
+from reward.builtins.temporal import TemporalContrastParams, temporal_contrast
+from reward.context import RewardContext
+from wire.config import validate
+from wire.errors import ConfigError
+
+Builtin = Callable[..., float | Awaitable[float | None] | None]
 
 
-def accuracy_reward(text: str, label: str, labels: LabelSet) -> float:
-    """1 if the first answer block, without outer space and ignoring case, is ``label``; else 0.
-
-    No answer block, or one that spells no label of the set, is a wrong answer: 0.
-    """
-    answer = labels.answer_in(text)
-    return float(answer is not None and answer.casefold() == label.strip().casefold())
+def _accuracy(completion: str, label: str, context: RewardContext) -> float:
+    return accuracy_reward(completion, label, context.labels)
 
 
-def format_reward(text: str) -> float:
-    """1 if the whole completion is one think block, then one answer block; else 0.
-
-    Space before, between and after the blocks is allowed, and one end tag. A control token or a
-    nested think or answer tag in either block gives 0. Stricter than DeepIntuit's code in one case:
-    there a second ``</think>`` between the blocks passes, because only the text up to the first is
-    looked at; their stated rule forbids it, and so do we.
-    """
-    body = text.strip()
-    for tag in _END_TAGS:
-        if body.endswith(tag):
-            body = body.removesuffix(tag).rstrip()
-            break
-    # Cut by hand: linear in the text, where a pattern backtracks over what a policy can write.
-    if not (body.startswith("<think>") and body.endswith("</answer>")):
-        return 0.0
-    thinking, closed, rest = body.removeprefix("<think>").partition("</think>")
-    rest = rest.lstrip()
-    if not closed or not rest.startswith("<answer>"):
-        return 0.0
-    answer = rest.removeprefix("<answer>").removesuffix("</answer>")
-    return float(not _CONTROL.search(thinking) and not _CONTROL.search(answer))
+def _format(completion: str, _label: str, _context: RewardContext) -> float:
+    return format_reward(completion)
 
 
-BUILTINS: Mapping[str, Callable[[str, str, LabelSet], float]] = {
-    "accuracy": accuracy_reward,
-    "format": lambda text, _label, _labels: format_reward(text),
+BUILTINS: Mapping[str, Builtin] = {
+    "accuracy": _accuracy,
+    "agreement": agreement,
+    "brier": brier,
+    "cost_matrix": cost_matrix,
+    "evidence_iou": evidence_iou,
+    "format": _format,
+    "hierarchical": hierarchical,
+    "judge": judge,
+    "ordinal": ordinal,
+    "overlong": overlong,
+    "repetition": repetition,
+    "synonyms": synonyms,
+    "temporal_contrast": temporal_contrast,
 }
+
+PARAMS: Mapping[str, type[Params]] = {
+    "accuracy": Params,
+    "agreement": AgreementParams,
+    "brier": BrierParams,
+    "cost_matrix": CostMatrixParams,
+    "evidence_iou": EvidenceIouParams,
+    "format": Params,
+    "hierarchical": HierarchicalParams,
+    "judge": JudgeParams,
+    "ordinal": OrdinalParams,
+    "overlong": OverlongParams,
+    "repetition": RepetitionParams,
+    "synonyms": SynonymsParams,
+    "temporal_contrast": TemporalContrastParams,
+}
+
+
+def read_params(function: str, values: Mapping[str, Any]) -> Params:
+    """The parameters of a built-in. Raises ConfigError for a key or value that it cannot have."""
+    source = f"params of {function!r}"
+    if values and not PARAMS[function].model_fields:
+        raise ConfigError(f"{source}: unknown key {next(iter(values))!r}; it takes none")
+    return validate(PARAMS[function], values, source)

@@ -1,38 +1,86 @@
-"""Which rewards judge a trace, with what weight, and how many may fail."""
+"""Which rewards judge a trace, how they are joined into one, and how many may fail."""
+
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from reward.plugin import is_plugin
+from reward.builtin import BUILTINS, read_params
+from reward.plugin import ENTRY_POINTS, FORMS, entry_points, is_plugin, nearest
 from wire.config import Config
 
-BUILTIN_NAMES = ("accuracy", "format")
+# Fields that say how a user's function is called: a built-in has no process of its own.
+_PLUGIN_FIELDS = ("style", "completion_format", "concurrency", "memory_mb", "max_processes")
 
 
 class RewardTerm(Config):
-    """One summand of the reward.
+    """One part of the reward.
 
     Example:
         RewardTerm(function="rewards/brevity.py:compute_score", name="brevity", weight=0.1)
     """
 
     function: str
-    """``accuracy``, ``format``, or ``path/to/file.py:function`` with verl's signature."""
+    """A built-in's name, ``path/to/file.py:function``, ``package.module:function``, or the name of
+    an entry point in the group ``deepintuit.rewards``. A function has verl's or TRL's signature."""
     name: str | None = Field(default=None, pattern=r"^[^/\s]+$")
     """Under this name the raw value is archived and logged; none: the function's own name."""
+    params: dict[str, Any] = Field(default={})
+    """Keyword arguments for the function."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
-    """Factor of this term in the total reward."""
+    """Factor of this term in the total reward; 0: logged, or a gate, and no more."""
+    label_weights: dict[str, float] = Field(default={})
+    """Further factor of this term on clips of that label. As all traces of a group have one label,
+    it shifts the balance between terms; one factor on all terms cancels where advantages are
+    divided by the group's deviation."""
+    gated_by: str | None = None
+    """Name of another term: where that gives 0 or less, this one counts as 0 in the total. (Both
+    are logged raw.)"""
     timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    """A user function that takes longer over one trace is killed, and the trace is a failure."""
+    """A user function that takes longer over one call is killed, and that is a failure. One call:
+    a trace (verl's signature), all traces of a group (TRL's)."""
+    style: Literal["verl", "trl"] | None = None
+    """Whose signature a function has; none: its parameters say so."""
+    completion_format: Literal["text", "messages"] = "text"
+    """What TRL's functions get as prompts and completions: text, or lists of chat messages."""
+    concurrency: int = Field(default=1, ge=1, le=64)
+    """Processes of this function: groups, and with verl's signature traces, are shared out."""
+    memory_mb: int = Field(default=4096, ge=64)
+    """Resident memory that one process and all that it started may hold together (pages that they
+    share count in each); looked at every 0.1 s. More is a failure."""
+    max_processes: int = Field(default=64, ge=1)
+    """Processes that one process of this function may be, with all that it started."""
 
     @field_validator("function")
     @classmethod
     def _known_or_plugin(cls, function: str) -> str:
-        if function not in BUILTIN_NAMES and not is_plugin(function):
+        if function in BUILTINS or is_plugin(function):
+            return function
+        known = {*BUILTINS, *entry_points()}
+        if function not in known:
             raise ValueError(
-                f"expected one of {', '.join(BUILTIN_NAMES)}, or path/to/file.py:function; "
-                "for a function of yours, name its file and the function"
+                f"expected a built-in's name, {FORMS}, or an entry point of {ENTRY_POINTS!r}; "
+                f"{nearest(function, known)}"
             )
         return function
+
+    @model_validator(mode="after")
+    def _fits_a_builtin(self) -> "RewardTerm":
+        if not self.is_builtin:
+            return self
+        fields = type(self).model_fields
+        for name in _PLUGIN_FIELDS:
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"{self.function!r} is built in and runs in the driver, so {name!r} does "
+                    "nothing; leave it out"
+                )
+        read_params(self.function, self.params)
+        return self
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it runs in the driver, not in processes of its own."""
+        return self.function in BUILTINS
 
     @property
     def part(self) -> str:
@@ -41,12 +89,18 @@ class RewardTerm(Config):
 
 
 class RewardConfig(Config):
-    """The reward of a trace: the weighted sum of its terms; DeepIntuit's two by default."""
+    """The reward of a trace: its terms joined to one number; DeepIntuit's two, added, by default.
+
+    A term that does not apply to a trace (None) is left out of its total, and of the term's
+    figures; a trace to which no term applies is masked.
+    """
 
     terms: tuple[RewardTerm, ...] = Field(
         default=(RewardTerm(function="accuracy"), RewardTerm(function="format")), min_length=1
     )
-    """Summands of the reward."""
+    """Parts of the reward."""
+    combine: Literal["sum", "product"] = "sum"
+    """The total is the sum, or the product, of ``weight * value`` over the terms."""
     max_failure_frac: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's traces whose scoring may fail before the run ends with TooManyFailures."""
 
@@ -58,4 +112,11 @@ class RewardConfig(Config):
             raise ValueError(
                 f"reward terms are named {twice} more than once; give each its own name"
             )
+        for term in self.terms:
+            others = [part for part in parts if part != term.part]
+            if term.gated_by is not None and term.gated_by not in others:
+                raise ValueError(
+                    f"term {term.part!r}: gated_by = {term.gated_by!r} is no other term; "
+                    f"{nearest(term.gated_by, others)}"
+                )
         return self

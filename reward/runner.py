@@ -1,236 +1,307 @@
-"""One user reward function in a process of its own: asked, timed, killed and replaced.
+"""One user reward function in processes of its own: asked, timed, killed and replaced.
 
-    score() -> worker thread -> pipe -> child process -> the user's function
-                            <- value, or what went wrong
+    score(group) -> worker thread -> pipe -> guard + worker process -> the user's function
+                                  <- a value per trace, or what went wrong
 
-The event loop never waits on the pipe: one thread per function does, and it alone starts, asks and
-discards the child. Both ways the pipe carries JSON of plain values, so nothing that a user function
-returns is unpickled here. A function that hangs, dies, raises or returns nonsense gives a Failure,
-never a zero. The child is a daemon, so a user function may start threads and programs, but not
-``multiprocessing`` processes; it leads its own process group, which is killed as one.
+The event loop never waits on a pipe: one thread per process does, and it alone starts, asks and
+discards that process. A function that hangs, dies, raises or returns nonsense gives a Failure,
+never a zero, and the next question goes to a fresh process. This isolates from faults. It is not a
+security sandbox: a function may read, write and connect as the run itself may.
+
+Who is to blame for what:
+
+    verl, sync     the trace that was being judged; those after it are asked of a fresh process
+    verl, async    late: every trace without an answer; dead: each of those is asked again, alone
+    TRL            raised, late or dead: each trace of the group is asked once more, alone, so that
+                   one bad trace does not fail its group. A list of the wrong length or type fails
+                   the group: nobody can say which reward is whose.
 """
 
 import asyncio
-import contextlib
-import json
 import math
-import multiprocessing
-import numbers
-import os
-import signal
+import queue
 import threading
-import traceback
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
-from reward.plugin import ARGUMENTS, load, locate
+from reward.child import SCRIBBLED, START_TIMEOUT_S, Broken, Child
+from reward.plugin import locate
+from reward.question import Question
 from wire.errors import ConfigError
 from wire.types import Failure, FailureKind
 
-# A cold import of torch or transformers by a user's file takes tens of seconds on a network disk.
-_START_TIMEOUT_S = 120.0
-_MAX_REPLY_BYTES = 64 * 1024
-_MAX_REPLY_CHARS = 4_000  # JSON writes a character in at most twelve bytes
 _MAX_REASON_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a user function is asked: verl's four arguments.
+class Value:
+    """What a function said of one trace.
 
     Example:
-        Question(data_source="", solution_str="<think>...", ground_truth="normal",
-                 extra_info={"sample_id": "train-0001"})
+        Value(value=0.5, extras={"num_words": 40.0})
     """
 
-    data_source: str
-    solution_str: str
-    ground_truth: str
-    extra_info: Mapping[str, Any]
-    """Values that JSON has not (dates, paths) arrive as text."""
+    value: float | None
+    """None: the function does not apply to this trace."""
+    extras: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers that it returned, to be archived and logged."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Child:
-    process: SpawnProcess
-    connection: Connection
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one process of a function may use; fields as in RewardTerm."""
+
+    timeout_s: float = 10.0
+    memory_mb: int = 4096
+    max_processes: int = 64
 
 
-class _Broken(Exception):
-    """The child gave no usable reply; the message is the reason. Never leaves this module."""
+@dataclass(slots=True)
+class _Slot:
+    """The place of one process, used by one thread at a time."""
+
+    child: Child | None = None
 
 
 class PluginRunner:
-    """Asks one user function, one trace after another."""
+    """Asks one user function, a group at a time."""
 
-    def __init__(self, name: str, spec: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: str,
+        limits: Limits,
+        *,
+        concurrency: int = 1,
+        params: Mapping[str, Any] | None = None,
+        style: str | None = None,
+        as_messages: bool = False,
+        columns: Collection[str] | None = None,
+    ) -> None:
         """``name`` is the culprit of its failures. Raises ConfigError if there is no such file."""
-        path, function = locate(spec)
         self._name = name
-        self._spec = f"{path}:{function}"
-        self._timeout_s = timeout_s
-        self._child: _Child | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"reward-{name}")
+        self._limits = limits
+        self._settings = {
+            "spec": locate(spec),
+            "params": dict(params or {}),
+            "style": style,
+            "as_messages": as_messages,
+            "columns": None if columns is None else sorted(columns),
+            "memory_mb": limits.memory_mb,
+            "max_processes": limits.max_processes,
+        }
+        self._slots = [_Slot() for _ in range(concurrency)]
+        self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
+        for slot in self._slots:
+            self._idle.put(slot)
+        self._threads = ThreadPoolExecutor(
+            max_workers=concurrency, thread_name_prefix=f"reward-{name}"
+        )
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._is_batched = False
+        self._latencies: list[float] = []
+        self._num_started = self._num_split = 0
 
     async def start(self) -> None:
-        """Start the child and load the function. Raises ConfigError if it cannot be loaded."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
+        """Start a process and load the function. Raises ConfigError if it cannot be loaded."""
+        await self._in_thread(self._start_one)
 
-    async def score(self, question: Question) -> float | Failure:
-        """The function's value for one trace, a finite number; or why there is none."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, question)
+    async def score(self, question: Question) -> list[Value | Failure]:
+        """The function's word on each trace of the group, in their order; or why there is none."""
+        count = len(question.traces)
+        size = count if self._is_batched else math.ceil(count / len(self._slots))
+        parts = [range(k, min(k + size, count)) for k in range(0, count, max(size, 1))]
+        answers = await asyncio.gather(*[self._in_thread(self._ask, question, p) for p in parts])
+        return [
+            answer[index] for part, answer in zip(parts, answers, strict=True) for index in part
+        ]
+
+    def take_figures(self) -> dict[str, float]:
+        """What happened since the last time; latencies in seconds per call (of a trace or group).
+
+        latency_p50_s, latency_p99_s; num_started: processes; num_split: groups asked one by one
+        """
+        latencies, self._latencies = sorted(self._latencies), []
+        figures = {"num_started": float(self._num_started), "num_split": float(self._num_split)}
+        self._num_started = self._num_split = 0
+        if latencies:
+            figures |= {
+                f"latency_p{share}_s": latencies[math.ceil(share / 100 * len(latencies)) - 1]
+                for share in (50, 99)
+            }
+        return figures
 
     async def close(self) -> None:
-        """End the child, also in the middle of a call. The runner cannot be used afterwards."""
-        child = self._child
-        if child is not None:
-            _kill(child.process)  # only the signal: the thread may be reading from the pipe
-        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
-        self._discard()
+        """End the processes, also in the middle of a call. The runner cannot be used afterwards."""
+        with self._lock:
+            self._is_closed = True
+            running = [slot.child for slot in self._slots if slot.child]
+        for child in running:
+            child.hang_up()  # only the word: a thread may be reading from the pipe
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        for slot in self._slots:
+            await asyncio.to_thread(_discard, slot)
 
-    def _start(self) -> None:
-        if self._child is not None and self._child.process.is_alive():
-            return
-        self._discard()
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(theirs, self._spec), name=f"reward-{self._name}", daemon=True
-        )
-        process.start()
-        theirs.close()  # the child's copy is then the last one, and its death is our end of file
-        self._child = _Child(process, ours)
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._with_slot, function, arguments)
+
+    def _with_slot(self, function: Any, arguments: Sequence[Any]) -> Any:
+        slot = self._idle.get()  # never waits: as many threads as slots
         try:
-            reply = self._receive(_START_TIMEOUT_S)
-        except _Broken as broken:
-            self._discard()
+            return function(slot, *arguments)
+        finally:
+            self._idle.put(slot)
+
+    def _start_one(self, slot: _Slot) -> Child:
+        """The slot's process, ready. Raises ConfigError if the function cannot be loaded."""
+        if slot.child is not None and slot.child.is_waiting():
+            return slot.child
+        _discard(slot)  # it ended, or went wild, between two questions
+        with self._lock:
+            if self._is_closed:
+                raise ConfigError("the scorer was closed")
+            child = slot.child = Child(self._settings)
+            self._num_started += 1
+        try:
+            refused = child.ready(START_TIMEOUT_S)
+        except Broken as broken:
+            _discard(slot)
+            said = f": {broken.output.strip()}" if broken.output.strip() else ""
             raise ConfigError(
-                f"reward {self._spec!r} could not be imported: {broken}; "
-                "mend what the file does on import"
+                f"reward {self._settings['spec']!r} could not be imported: {broken}; "
+                f"mend what it does on import{said}"
             ) from broken
-        if "refused" in reply:
-            self._discard()
-            raise ConfigError(reply["refused"])
+        if refused is not None:
+            _discard(slot)
+            raise ConfigError(refused)
+        self._is_batched = child.style == "trl"
+        return child
 
-    def _ask(self, question: Question) -> float | Failure:
+    def _ask(
+        self, slot: _Slot, question: Question, indices: Sequence[int]
+    ) -> dict[int, Value | Failure]:
+        """Every trace is in the result. Each round settles a trace, or leaves smaller rounds."""
+        found: dict[int, Value | Failure] = {}
+        rounds = deque([list(indices)])
+        while rounds:
+            part = rounds.popleft()
+            try:
+                child = self._start_one(slot)
+            except (ConfigError, OSError) as error:  # broken since it was loaded first
+                found |= dict.fromkeys(part, self._failure(str(error)))
+                continue
+            ask = self._ask_batch if child.style == "trl" else self._ask_each
+            rounds.extendleft(reversed(ask(slot, child, question, part, found)))
+        return found
+
+    def _ask_each(
+        self,
+        slot: _Slot,
+        child: Child,
+        question: Question,
+        part: list[int],
+        found: dict[int, Value | Failure],
+    ) -> list[list[int]]:
+        """verl's way; returns what has to be asked again."""
+        limit = self._limits.timeout_s
+        begin = since = monotonic()
+        waiting = dict.fromkeys(part)
         try:
-            self._start()
-            assert self._child is not None, "_start leaves a child or raises"
-            arguments = {name: getattr(question, name) for name in ARGUMENTS}
-            self._child.connection.send_bytes(json.dumps(arguments, default=str).encode())
-            reply = self._receive(self._timeout_s)
-        except (_Broken, ConfigError, OSError) as error:
-            self._discard()
-            return self._failure(str(error))
+            child.send(question.to_json(part, with_ids=child.wants_ids), limit)
+            while waiting:
+                left = limit - (monotonic() - begin) if child.is_async else limit
+                reply = child.receive(max(left, 0.0), num_traces=1)
+                index = reply.pop("index", None)
+                if index not in waiting:
+                    raise Broken(SCRIBBLED)
+                found[index] = self._read(reply)
+                del waiting[index]
+                now = monotonic()
+                self._latencies.append(now - since)
+                since = begin if child.is_async else now
+        except Broken as broken:
+            self._latencies.append(monotonic() - since)
+            _discard(slot)
+            alone = list(waiting)
+            if child.is_async and not broken.is_late and len(alone) > 1:
+                return [[index] for index in alone]
+            culprits, rest = (alone, []) if child.is_async else (alone[:1], alone[1:])
+            found |= dict.fromkeys(culprits, self._broken(broken))
+            return [rest] if rest else []
+        return []
+
+    def _ask_batch(
+        self,
+        slot: _Slot,
+        child: Child,
+        question: Question,
+        part: list[int],
+        found: dict[int, Value | Failure],
+    ) -> list[list[int]]:
+        """TRL's way; returns what has to be asked again."""
+        begin = monotonic()
+        try:
+            child.send(question.to_json(part, with_ids=child.wants_ids), self._limits.timeout_s)
+            reply = child.receive(self._limits.timeout_s, num_traces=len(part))
+            values = self._read_batch(reply, len(part))
+            is_retried = bool(reply.get("retry"))
+        except Broken as broken:
+            _discard(slot)
+            values, is_retried = self._broken(broken), True
+        self._latencies.append(monotonic() - begin)
+        if isinstance(values, list):
+            found |= dict(zip(part, values, strict=True))
+        elif is_retried and len(part) > 1:
+            self._num_split += 1
+            return [[index] for index in part]
+        else:
+            found |= dict.fromkeys(part, values)
+        return []
+
+    def _read_batch(self, reply: Mapping[str, Any], count: int) -> list[Value | Failure] | Failure:
         if "error" in reply:
-            return self._failure(reply["error"])
-        return float(reply["value"])
+            return self._failure_of(reply)
+        batch = reply.get("batch")
+        if not isinstance(batch, list) or len(batch) != count:
+            raise Broken(SCRIBBLED)
+        return [self._read(value) for value in batch]
 
-    def _receive(self, timeout_s: float) -> dict[str, Any]:
-        child = self._child
-        assert child is not None, "only asked with a child"
-        ready = wait([child.connection, child.process.sentinel], timeout_s)
-        if not ready:
-            raise _Broken(f"no answer within {timeout_s:g} s; its process was killed")
-        if child.connection not in ready:  # dead, with the pipe held open by something it started
-            raise _Broken(_ending(child.process))
-        try:
-            reply = json.loads(child.connection.recv_bytes(_MAX_REPLY_BYTES))
-        except (EOFError, OSError) as error:
-            raise _Broken(_ending(child.process)) from error
-        except ValueError as error:
-            raise _Broken("it wrote on the runner's pipe; its process was killed") from error
-        assert isinstance(reply, dict), "replies are written by _serve"
-        return reply
+    def _read(self, reply: Any) -> Value | Failure:
+        """A reply about one trace; what does not look like one was written by user code."""
+        if not isinstance(reply, dict):
+            raise Broken(SCRIBBLED)
+        if "error" in reply:
+            return self._failure_of(reply)
+        value, extras = reply.get("value"), reply.get("extras", {})
+        if "value" not in reply or not isinstance(extras, dict):
+            raise Broken(SCRIBBLED)
+        numbers = [*([] if value is None else [value]), *extras.values()]
+        if not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
+            raise Broken(SCRIBBLED)
+        return Value(value=value, extras=extras)
 
-    def _discard(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            _kill(child.process)
-            child.process.join()
-            child.connection.close()
+    def _failure_of(self, reply: Mapping[str, Any]) -> Failure:
+        return self._failure(str(reply["error"]), str(reply.get("traceback", "")))
 
-    def _failure(self, reason: str) -> Failure:
+    def _broken(self, broken: Broken) -> Failure:
+        return self._failure(str(broken), broken.output.strip())
+
+    def _failure(self, reason: str, traceback: str = "") -> Failure:
         return Failure(
-            kind=FailureKind.REWARD, culprit=self._name, reason=reason[:_MAX_REASON_CHARS]
+            kind=FailureKind.REWARD,
+            culprit=self._name,
+            reason=reason[:_MAX_REASON_CHARS],
+            traceback=traceback,
         )
 
 
-def _kill(process: SpawnProcess) -> None:
-    assert process.pid is not None, "only started processes are kept"
-    with contextlib.suppress(
-        ProcessLookupError, PermissionError
-    ):  # gone, or not yet its own leader
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-
-
-def _ending(process: SpawnProcess) -> str:
-    process.join(1.0)
-    code = process.exitcode
-    if code is None:
-        return "it closed the runner's pipe; its process was killed"
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"its process ended with {how}"
-
-
-def _serve(connection: Connection, spec: str) -> None:
-    """The child: load, say so, then answer until the parent is gone."""
-    os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        function = load(spec)
-    except ConfigError as error:
-        _reply(connection, {"refused": str(error)[:_MAX_REPLY_CHARS]})
-        return
-    _reply(connection, {"ready": True})
-    while True:
-        try:
-            question = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        _reply(connection, _answer(function, question))
-
-
-def _end_with_parent() -> None:
-    """A function that hangs must not outlive a parent that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child"
-    parent.join()
-    os._exit(1)
-
-
-def _reply(connection: Connection, message: Mapping[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
-
-
-def _answer(function: Callable[..., Any], question: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return read_value(function(**question))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  other people's code; becomes a Failure
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return {"error": f"{repr(error)[:_MAX_REASON_CHARS]} at {last.filename}:{last.lineno}"}
-
-
-def read_value(value: Any) -> dict[str, Any]:
-    """What a user function returned -> ``{"value": finite float}`` or ``{"error": why not}``.
-
-    Accepts numbers, NumPy and torch scalars, and verl's dict with one of them under ``score``.
-    """
-    if isinstance(value, Mapping):
-        if "score" not in value:
-            return {"error": f"returned a dict without 'score'; its keys: {str(list(value))[:80]}"}
-        value = value["score"]
-    if hasattr(value, "item"):  # a NumPy or torch scalar
-        value = value.item()
-    if not isinstance(value, numbers.Real):
-        got = f"{repr(value)[:80]} ({type(value).__name__})"
-        return {"error": f"returned {got}, expected a number or a dict with 'score'"}
-    number = float(value)
-    if not math.isfinite(number):
-        return {"error": f"returned {number}, expected a finite number"}
-    return {"value": number}
+def _discard(slot: _Slot) -> None:
+    child, slot.child = slot.child, None
+    if child is not None:
+        child.end()

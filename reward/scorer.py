@@ -3,19 +3,35 @@ processes.
 
     Sample, Completions -> every term of the reward, side by side -> Score or Failure per completion
 
-A trace any of whose terms failed is a Failure: it is archived and masked, never scored as zero.
+A trace any of whose terms failed is a Failure: it is archived and masked, never scored as zero. The
+scorer runs in the driver, and so on the driver's node do the processes of user functions: that is
+the one place where their files have to be.
 """
 
 import asyncio
+import inspect
+import logging
 import math
-from collections.abc import Sequence
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
-from reward.builtin import BUILTINS
+from reward.builtin import BUILTINS, read_params
+from reward.builtins.judge import FrameReader, close_judges
+from reward.builtins.temporal import SHUFFLED_ACCURACY, share_right
+from reward.combine import combine
 from reward.config import RewardConfig, RewardTerm
-from reward.runner import PluginRunner, Question
+from reward.context import RewardContext
+from reward.plugin import nearest
+from reward.question import Asked, Question
+from reward.runner import Limits, PluginRunner, Value
+from wire.errors import ConfigError
 from wire.labels import LabelSet
 from wire.types import Completion, Failure, FailureKind, Sample, Score
+
+log = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -26,16 +42,33 @@ class Scorer:
             scores = await scorer.score(sample, completions)
     """
 
-    def __init__(self, config: RewardConfig, labels: LabelSet) -> None:
-        """Cheap: starts no process. Raises ConfigError if a user function's file is missing."""
-        self._terms = config.terms
+    def __init__(
+        self,
+        config: RewardConfig,
+        labels: LabelSet,
+        *,
+        columns: Collection[str] | None = None,
+        max_response_length: int | None = None,
+        read_frames: FrameReader | None = None,
+    ) -> None:
+        """Cheap: starts no process. ``columns``: the manifest's further columns, if known, so that
+        a function that needs another is refused at the start; ``read_frames``: for judges that
+        look at the clip. Raises ConfigError if a user function's file is missing, or a label of
+        ``label_weights``, or parameters of a built-in do not fit the task."""
+        _check_label_weights(config.terms, labels)
+        self._config = config
         self._labels = labels
+        self._max_response_length = max_response_length
         self._runners = {
-            term.part: PluginRunner(term.part, term.function, term.timeout_s)
+            term.part: _runner(term, columns) for term in config.terms if not term.is_builtin
+        }
+        self._arguments = {
+            term.part: _arguments(term, labels, max_response_length, read_frames)
             for term in config.terms
-            if term.function not in BUILTINS
+            if term.is_builtin
         }
         self._started = False
+        self._told: set[str] = set()
 
     async def start(self) -> None:
         """Load every user function in its process. Raises ConfigError if one cannot be loaded."""
@@ -44,21 +77,50 @@ class Scorer:
             self._started = True
 
     async def score(
-        self, sample: Sample, completions: Sequence[Completion]
+        self, sample: Sample, completions: Sequence[Completion], prompt: str = ""
     ) -> list[Score | Failure]:
-        """One result per completion, in their order.
+        """One result per completion, in their order; ``prompt``: the text that was asked, for
+        functions that want it.
 
         Waits at most ``timeout_s`` per completion for each user function (they run side by side),
         plus their restarts and the calls of other groups that wait for the same function.
         """
         await self.start()
+        question = _question(sample, completions, prompt)
         columns = await asyncio.gather(
-            *[self._judge(term, sample, completions) for term in self._terms]
+            *[self._judge(term, sample, completions, question) for term in self._config.terms]
         )
-        return [self._join(values) for values in zip(*columns, strict=True)]
+        results = [self._join(sample.label, values) for values in zip(*columns, strict=True)]
+        self._tell(sample, results)
+        return results
+
+    def wants_shuffled(self, sample: Sample) -> bool:
+        """Whether a term compares with traces about the clip's shuffled frames, and has none."""
+        wanted = any(term.function == "temporal_contrast" for term in self._config.terms)
+        return wanted and SHUFFLED_ACCURACY not in sample.extra
+
+    def with_shuffled(self, sample: Sample, completions: Sequence[Completion]) -> Sample:
+        """The sample, with what those traces came to among its columns; ``completions`` not
+        empty."""
+        share = share_right([it.text for it in completions], sample.label, self._labels)
+        return replace(sample, extra={**sample.extra, SHUFFLED_ACCURACY: share})
+
+    def take_figures(self) -> dict[str, float]:
+        """What user functions took since the last time.
+
+        reward/<part>/latency_p50_s, _p99_s   seconds per call: of a trace (verl's), a group (TRL's)
+        reward/<part>/num_started             processes; more than ``concurrency``: some were ended
+        reward/<part>/num_split               groups that failed whole and were asked one by one
+        """
+        return {
+            f"reward/{part}/{name}": value
+            for part, runner in self._runners.items()
+            for name, value in runner.take_figures().items()
+        }
 
     async def close(self) -> None:
-        """End the processes of user functions."""
+        """End the processes of user functions and the connections of judges."""
+        await close_judges()
         await asyncio.gather(*[runner.close() for runner in self._runners.values()])
 
     async def __aenter__(self) -> "Scorer":
@@ -78,46 +140,176 @@ class Scorer:
         await self.close()
 
     async def _judge(
-        self, term: RewardTerm, sample: Sample, completions: Sequence[Completion]
-    ) -> list[float | Failure]:
-        runner = self._runners.get(term.part)
-        if runner is None:
-            function = BUILTINS[term.function]
-            return [function(c.text, sample.label, self._labels) for c in completions]
-        return [await runner.score(_question(sample, completion)) for completion in completions]
+        self,
+        term: RewardTerm,
+        sample: Sample,
+        completions: Sequence[Completion],
+        question: Question,
+    ) -> list[Value | Failure]:
+        if not term.is_builtin:
+            return await self._runners[term.part].score(question)
+        contexts, arguments = self._contexts(sample, completions), self._arguments[term.part]
+        if not inspect.iscoroutinefunction(BUILTINS[term.function]):
+            return [_call(term, sample.label, it, arguments) for it in contexts]
+        waiting = [_wait_for(term, sample.label, it, arguments) for it in contexts]
+        return await asyncio.gather(*waiting)
 
-    def _join(self, values: Sequence[float | Failure]) -> Score | Failure:
+    def _contexts(self, sample: Sample, completions: Sequence[Completion]) -> list[RewardContext]:
+        texts = tuple(completion.text for completion in completions)
+        return [
+            RewardContext(
+                labels=self._labels,
+                extra=sample.extra,
+                texts=texts,
+                index=index,
+                num_tokens=len(completion.token_ids),
+                is_truncated=completion.finish_reason.is_truncated,
+                max_response_length=self._max_response_length,
+                video=sample.video,
+            )
+            for index, completion in enumerate(completions)
+        ]
+
+    def _tell(self, sample: Sample, results: Sequence[Score | Failure]) -> None:
+        """The first failure of each term, at once; the others are in the archive and counted."""
+        for failure in results:
+            if not isinstance(failure, Failure) or failure.kind is FailureKind.NOT_APPLICABLE:
+                continue
+            if failure.culprit not in self._told:
+                self._told.add(failure.culprit)
+                what = "reward %s failed on sample %s, and the trace is masked: %s\n%s"
+                log.warning(what, failure.culprit, sample.id, failure.reason, failure.traceback)
+
+    def _join(self, label: str, outcomes: Sequence[Value | Failure]) -> Score | Failure:
         """The values of all terms for one trace -> its outcome; the first failure stands."""
+        values: dict[str, float | None] = {}
         parts: dict[str, float] = {}
-        for term, value in zip(self._terms, values, strict=True):
-            if isinstance(value, Failure):
-                return value
-            parts[term.part] = value
-        total = math.fsum(term.weight * parts[term.part] for term in self._terms)
+        for term, outcome in zip(self._config.terms, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                return outcome
+            values[term.part] = outcome.value
+            if outcome.value is not None:
+                parts[term.part] = outcome.value
+            parts |= {f"{term.part}/{name}": value for name, value in outcome.extras.items()}
+        total = combine(self._config, label, values)
+        if total is None:
+            return Failure(
+                kind=FailureKind.NOT_APPLICABLE,
+                culprit=", ".join(values),
+                reason="every reward term returned None: none applies to this trace",
+            )
         if not math.isfinite(total):
-            culprit = max(parts, key=lambda part: abs(parts[part]))
-            reason = f"the weighted sum of {parts} is {total}; return smaller values"
+            culprit = max(values, key=lambda part: abs(values[part] or 0.0))
+            reason = f"the {self._config.combine} of {values} is not finite; return smaller values"
             return Failure(kind=FailureKind.REWARD, culprit=culprit, reason=reason)
         return Score(total=total, parts=parts)
 
 
-async def try_functions(config: RewardConfig, labels: LabelSet) -> None:
-    """Load every user function once, in its process, and let it go. Raises ConfigError."""
-    async with Scorer(config, labels):
-        return
+def _check_label_weights(terms: Sequence[RewardTerm], labels: LabelSet) -> None:
+    for term in terms:
+        for name in term.label_weights:
+            if name not in labels.names:
+                raise ConfigError(
+                    f"reward term {term.part!r}: label_weights has {name!r}, which is no label; "
+                    f"{nearest(name, labels.names)}"
+                )
 
 
-def _question(sample: Sample, completion: Completion) -> Question:
-    """verl's arguments; ``extra_info``: the manifest's further columns and the trace's origin."""
-    own = {
-        "sample_id": sample.id,
-        "split": sample.split.value,
-        "is_truncated": completion.finish_reason.is_truncated,
-        "policy_version": str(completion.policy_version),
-    }
+def _runner(term: RewardTerm, columns: Collection[str] | None) -> PluginRunner:
+    limits = Limits(
+        timeout_s=term.timeout_s, memory_mb=term.memory_mb, max_processes=term.max_processes
+    )
+    return PluginRunner(
+        term.part,
+        term.function,
+        limits,
+        concurrency=term.concurrency,
+        params=term.params,
+        style=term.style,
+        as_messages=term.completion_format == "messages",
+        columns=columns,
+    )
+
+
+def _arguments(
+    term: RewardTerm,
+    labels: LabelSet,
+    max_response_length: int | None,
+    read_frames: FrameReader | None,
+) -> dict[str, Any]:
+    """Keyword arguments of a built-in, its parameters checked against the task."""
+    params = read_params(term.function, term.params)
+    try:
+        params.refuse_unfit(labels, max_response_length)
+    except ConfigError as error:
+        raise ConfigError(f"reward term {term.part!r}: {error}") from error
+    if term.function == "judge":
+        return {**params.arguments(), "read_frames": read_frames}
+    return params.arguments()
+
+
+def _call(
+    term: RewardTerm, label: str, context: RewardContext, arguments: Mapping[str, Any]
+) -> Value | Failure:
+    function = BUILTINS[term.function]
+    try:
+        value = function(context.texts[context.index], label, context, **arguments)
+    except Exception as error:  # noqa: BLE001  a judge's mistake is never a zero
+        return _failure(term, error)
+    assert value is None or isinstance(value, float | int), f"{term.function} is not async"
+    return _value(term, value)
+
+
+async def _wait_for(
+    term: RewardTerm, label: str, context: RewardContext, arguments: Mapping[str, Any]
+) -> Value | Failure:
+    call = BUILTINS[term.function](context.texts[context.index], label, context, **arguments)
+    assert inspect.isawaitable(call), f"{term.function} is async"
+    try:
+        async with asyncio.timeout(term.timeout_s):
+            value = await call
+    except Exception as error:  # noqa: BLE001  as above
+        return _failure(term, error)
+    return _value(term, value)
+
+
+def _value(term: RewardTerm, value: float | None) -> Value | Failure:
+    if value is not None and not math.isfinite(value):
+        return Failure(
+            kind=FailureKind.REWARD,
+            culprit=term.part,
+            reason=f"returned {value}, expected a finite number",
+        )
+    return Value(value=value)
+
+
+def _failure(term: RewardTerm, error: Exception) -> Failure:
+    reason = f"no answer within {term.timeout_s:g} s" if _is_late(error) else repr(error)[:500]
+    lines = traceback.format_exception(error, limit=-12)
+    return Failure(
+        kind=FailureKind.REWARD, culprit=term.part, reason=reason, traceback="".join(lines)[-4000:]
+    )
+
+
+def _is_late(error: Exception) -> bool:
+    return isinstance(error, TimeoutError) and not error.args
+
+
+def _question(sample: Sample, completions: Sequence[Completion], prompt: str) -> Question:
     return Question(
-        data_source=str(sample.extra.get("data_source", "")),
-        solution_str=completion.text,
-        ground_truth=sample.label,
-        extra_info={**sample.extra, **own},
+        sample_id=sample.id,
+        split=sample.split.value,
+        label=sample.label,
+        columns=sample.extra,
+        prompt=prompt,
+        step=max((c.policy_version.step for c in completions), default=0),
+        traces=tuple(
+            Asked(
+                text=completion.text,
+                token_ids=completion.token_ids,
+                is_truncated=completion.finish_reason.is_truncated,
+                policy_version=str(completion.policy_version),
+            )
+            for completion in completions
+        ),
     )

@@ -32,6 +32,7 @@ class Renderer:
     def __init__(self, tokenizer: Any, max_prompt_length: int) -> None:
         self._tokenizer = tokenizer
         self._max_prompt_length = max_prompt_length
+        self._clip_ends = self._ids(PLACEHOLDER)
 
     @classmethod
     def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
@@ -77,6 +78,21 @@ class Renderer:
         """Tokens of a prompt around its clip; the clip's are its ``placeholder_ids``."""
         before, after = self._text(messages).split(PLACEHOLDER)
         return len(self._ids(before)) + len(self._ids(after))
+
+    def text_of(self, messages: Sequence[Message]) -> str:
+        """Text of a prompt without its clip: of the tokens that ``around_clip`` leaves."""
+        before, after = self._text(messages).split(PLACEHOLDER)
+        return self.text((*self._ids(before), *self._ids(after)))
+
+    def around_clip(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens of a prompt but for its clip: what the first and the last token of
+        ``PLACEHOLDER`` enclose."""
+        ids = prompt.token_ids
+        start, *_, end = self._clip_ends
+        if start not in ids or end not in ids:
+            return ids
+        last = len(ids) - ids[::-1].index(end)
+        return (*ids[: ids.index(start)], *ids[last:])
 
     def target(self, text: str) -> tuple[int, ...]:
         """Token ids of an assistant turn, its end included."""

@@ -11,6 +11,7 @@
         ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
         itself
         GenerationError (RuntimeError)  an engine that could not answer a request
+        JudgeError (RuntimeError)       a judge that gave no score; the trace is masked, not zero
         WeightUpdateError (RuntimeError) an engine whose weights are not what the learner sent
         ParityError (RuntimeError)      rollout and trainer disagree beyond the tolerance
         TooManyFailures (RuntimeError)  more failed traces than the recipe allows
@@ -59,6 +60,10 @@ class ClipError(DeepIntuitError, RuntimeError):
 
 class GenerationError(DeepIntuitError, RuntimeError):
     """The engine did not answer a request."""
+
+
+class JudgeError(DeepIntuitError, RuntimeError):
+    """A judge's endpoint did not give a score."""
 
 
 class WeightUpdateError(DeepIntuitError, RuntimeError):

@@ -51,17 +51,17 @@ class LabelSet(Config):
 
     def answer_in(self, completion: str) -> str | None:
         """The label in the first answer block of a completion; None if it cannot be parsed."""
-        answer = _first_block(completion, "answer")
+        answer = first_block(completion, "answer")
         return None if answer is None else self.find(answer)
 
 
 def reasoning_in(completion: str) -> str | None:
     """The text of the first think block, without outer space; None if there is none."""
-    reasoning = _first_block(completion, "think")
+    reasoning = first_block(completion, "think")
     return None if reasoning is None else reasoning.strip()
 
 
-def _first_block(text: str, tag: str) -> str | None:
+def first_block(text: str, tag: str) -> str | None:
     """Text between the first ``<tag>`` and the next ``</tag>``. One pass: models write anything."""
     inside, closed, _ = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")
     return inside if closed else None

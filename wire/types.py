@@ -52,6 +52,8 @@ class FailureKind(StrEnum):
     PROMPT = "prompt"
     GENERATION = "generation"
     REWARD = "reward"
+    NOT_APPLICABLE = "not_applicable"
+    """No reward term applies to the trace: masked like a failure, but nobody's fault."""
     PARITY = "parity"
 
 
@@ -159,6 +161,8 @@ class Failure:
     culprit: str
     """Clip path, engine name or plugin name."""
     reason: str
+    traceback: str = field(default="", compare=False)
+    """Where in a user's code it happened, for people; not archived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +175,8 @@ class Score:
 
     total: float
     parts: Mapping[str, float]
+    """Value of each term that applies, before weighting, and as ``part/name`` the further numbers
+    that its function returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

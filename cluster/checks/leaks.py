@@ -1,10 +1,5 @@
-"""Where a label can be read off instead of seen: side text, file names, traces that know too much.
+"""Where a label can be read off instead of seen: side text, file names, telling traces."""
 
-A label is named where its words stand as whole words, ignoring case, punctuation and the spelling
-of compounds (``brush_hair``, ``BrushHair``). Labels of one or two letters are not looked for.
-"""
-
-import re
 from collections.abc import Callable, Iterable, Sequence
 from os.path import commonpath
 from pathlib import Path
@@ -12,46 +7,11 @@ from pathlib import Path
 from cluster.checks.clips import file_of
 from cluster.checks.finding import Area, Finding, ok, warning
 from rollout.importers.reply import speaks_of_hint
+from wire.label_words import LabelWords
 from wire.labels import LabelSet
 from wire.types import Sample
 
-_SHORTEST_LABEL = 3
 _SHORTEST_NAME = 4
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_WORD = re.compile(r"[^\W\d_]+|\d+")
-_UNSPACED = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")  # scripts that put no spaces between words
-
-
-class LabelWords:
-    """Finds the labels that a text names; its cost does not grow with the number of labels."""
-
-    def __init__(self, labels: LabelSet) -> None:
-        self._by_words: dict[tuple[str, ...], str] = {}
-        self._unspaced: list[str] = []
-        self.ignored: list[str] = []
-        """Labels too short to be looked for."""
-        for name in labels.names:
-            words = _words(name)
-            if _UNSPACED.search(name):
-                self._unspaced.append(name)
-            elif sum(map(len, words)) < _SHORTEST_LABEL:
-                self.ignored.append(name)
-            else:
-                self._by_words[words] = name
-        self._longest = max(map(len, self._by_words), default=0)
-
-    def named_in(self, text: str) -> frozenset[str]:
-        """The labels named; of two that begin at the same word, the longer."""
-        words = _words(text)
-        found = {name for name in self._unspaced if name in text}
-        at = 0
-        while at < len(words):
-            lengths = range(min(self._longest, len(words) - at), 0, -1)
-            length = next((n for n in lengths if words[at : at + n] in self._by_words), 0)
-            if length:
-                found.add(self._by_words[words[at : at + length]])
-            at += length or 1
-        return frozenset(found)
 
 
 def leak_findings(
@@ -142,7 +102,3 @@ def hint_findings(with_trace: Sequence[Sample]) -> list[Finding]:
 
 def _ids(samples: Iterable[Sample]) -> list[str]:
     return [f"{sample.id} ({sample.label}): {Path(file_of(sample)).name}" for sample in samples]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(_HUMP.sub(" ", text).casefold()))

@@ -26,7 +26,7 @@ _INDEX = (
     "failure_kind", "group_failures",
 )  # fmt: skip
 _CONTENT = (
-    *_INDEX, "video", "label", "split", "token_ids", "text", "finish_reason",
+    *_INDEX, "video", "label", "split", "sample_text", "token_ids", "text", "finish_reason",
     "completion_attempt", "completion_step", "reward", "reward_parts",
     "failure_culprit", "failure_reason",
 )  # fmt: skip
@@ -82,6 +82,8 @@ class GroupFacts:
     video: str
     label: str
     split: str
+    side_text: str | None
+    """In the manifest; a prompt shows it if the recipe says so."""
     traces: tuple[TraceFacts, ...]
     failures: tuple[FailureFacts, ...]
 
@@ -162,6 +164,7 @@ def _group(rows: list[dict[str, Any]]) -> GroupFacts:
         video=head["video"],
         label=head["label"],
         split=head["split"],
+        side_text=head["sample_text"],
         traces=tuple(_trace(row) for row in rows if row["trace_index"] is not None),
         failures=tuple(FailureFacts(**failure) for failure in head["group_failures"] or ()),
     )

@@ -3,6 +3,7 @@
     run.json, stages/*/done.json, summary.json -> RunFacts
     predictions/*.parquet                      -> arms, paired tests, clips (cluster/report/arms.py)
     metrics.jsonl                              -> curves
+                                               -> guards (cluster/report/guards.py)
     archive                                    -> traces of clips, groups of the training
     quarantine.jsonl                           -> clips left out
 
@@ -34,8 +35,11 @@ from cluster.report.arms import (
 from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_light
 from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
+from cluster.report.guards import StageGuards, guard_records
 from cluster.run_dir import prediction_files, read_label_names, read_result
 from learner.config import GrpoLossConfig
+from reward.config import RewardConfig
+from reward.hacking import Reading
 from video.config import VideoConfig
 from wire.config import Config, validate
 from wire.errors import DeepIntuitError
@@ -96,6 +100,7 @@ class Report:
     tests: tuple[PairedFigures, ...]
     majority: float | None
     curves: tuple[StageCurves, ...]
+    guards: tuple[StageGuards, ...]
     clips: tuple[ClipRecord, ...]
     num_clips: int
     """Evaluated clips, of which ``clips`` are the most telling."""
@@ -142,6 +147,7 @@ def gather(path: Path, max_clips: int) -> Report:
     curves = notes.attempt(
         "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
     )
+    reading = Reading.of(_config(RewardConfig, _section(recipe, "reward"), notes), labels)
     loss = _config(GrpoLossConfig, _section(_section(recipe, "grpo"), "loss"), notes)
     return Report(
         run=_run_facts(path, recipe, curves, notes),
@@ -149,6 +155,11 @@ def gather(path: Path, max_clips: int) -> Report:
         tests=tuple(paired_figures(predictions)),
         majority=majority(path, arms),
         curves=tuple(curves),
+        guards=tuple(
+            notes.attempt(
+                "guards", lambda: guard_records(curves, archive, reading), list[StageGuards]()
+            )
+        ),
         clips=tuple(
             notes.attempt(
                 "traces",

@@ -39,6 +39,7 @@ _MODULES = (
     "frames",
     "filters",
     "detail",
+    "guards",
     "browser",
     "main",
 )
@@ -75,6 +76,7 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
         "tests": [asdict(test) for test in report.tests],
         "majority": report.majority,
         "curves": [_stage_curves(stage) for stage in report.curves],
+        "guards": [asdict(stage) for stage in report.guards],
         "clips": [clip_values(clip, texts, videos) for clip in report.clips],
         "num_clips": report.num_clips,
         "groups": [group_values(group, texts, videos) for group in report.groups],

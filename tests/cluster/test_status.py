@@ -137,6 +137,28 @@ def test_status_has_stages_figures_checkpoint_and_quarantine(tmp_path: Path):
     assert read_status(run_dir.path).state is State.STOPPED, "the lock is free: it was killed"
 
 
+def test_status_says_what_the_guards_warned_of_at_the_end_of_each_training(tmp_path: Path):
+    run_dir = open_run(tmp_path)
+    bad = {"guard/length_ratio": 3.0, "guard/length_drift/flagged": 1.0}
+    good = {"guard/length_ratio": 1.0, "guard/length_drift/flagged": 0.0}
+    lines = [
+        ("grpo", 4, bad),
+        ("grpo", 5, good),
+        ("arm", 1, good),
+        ("arm", 2, bad),
+        ("head", 1, {}),
+    ]
+    text = "".join(
+        json.dumps({"stage": stage, "step": step, "attempt": 0, "time": NOW, **values}) + "\n"
+        for stage, step, values in lines
+    )
+    (run_dir.path / "metrics.jsonl").write_text(text)
+    assert read_status(run_dir.path).guards == (
+        "arm step 2: Length drift: traces are 3.00 times as long as in the first steps",
+    )
+    run_dir.close()
+
+
 def test_reading_a_status_changes_nothing_and_works_on_a_read_only_disk(tmp_path: Path):
     run_dir = open_run(tmp_path)
     with at_work(run_dir, ("base",), "again"):

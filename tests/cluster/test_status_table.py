@@ -25,6 +25,7 @@ STATUS = RunStatus(
         "staleness/mean": 0.0,
         "parity/probe_max_logprob_diff": 3.5e-7,
     },
+    guards=(),
     num_quarantined=2,
     checkpoint=Checkpoint(stage="grpo", tag="step-000020", age_s=5.0),
     writer=Writer(pid=7, host="node", attempt=1, since=0.0, seen_age_s=1.0, alive=True),
@@ -56,6 +57,14 @@ def test_a_running_run_shows_all_that_one_asks_of_it():
     ):
         assert words in said, words
     assert "resume with" not in said
+
+
+def test_a_warning_of_the_guards_is_shown_until_it_no_longer_stands():
+    warned = replace(STATUS, guards=("grpo step 20: Length drift: [b]traces[/b] are long",))
+    assert "reward hacking? grpo step 20: Length drift: [b]traces[/b]" in text_of(
+        status_view(warned)
+    )
+    assert "reward hacking?" not in text_of(status_view(STATUS))
 
 
 def test_a_run_that_stopped_says_where_and_how_to_go_on():

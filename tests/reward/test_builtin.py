@@ -1,113 +1,111 @@
-"""DeepIntuit's reward list (seeds.md 6) and the shapes that a policy may try."""
+"""What holds for every built-in: its parameters, and whatever a policy may write."""
 
+import inspect
+import re
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from reward.builtin import accuracy_reward, format_reward
+from reward.builtin import BUILTINS, PARAMS, read_params
+from reward.context import RewardContext
+from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
 
-LABELS = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
-GOOD = "<think>a cat walks by</think><answer>normal</answer>"
+LABELS = LabelSet(labels=(Label(name="fall"), Label(name="walk")))
+RECIPE = tomllib.loads("""
+accuracy = {}
+agreement = {}
+brier = {}
+cost_matrix = { order = ["fall", "walk"], costs = [[0, 5], [1, 0]] }
+evidence_iou = {}
+format = {}
+hierarchical = { paths = ["person/fall", "person/walk"] }
+judge = { base_url = "http://judge/v1", model = "m" }
+ordinal = { order = ["walk", "fall"] }
+overlong = { cache_length = 20 }
+repetition = {}
+synonyms = { spellings = { fall = ["falls"] } }
+temporal_contrast = {}
+""")
+QUICK = sorted(name for name in BUILTINS if name != "judge")
+PENALTIES = ("overlong", "repetition")
 
 
-def total(text: str, label: str = "normal") -> float:
-    return accuracy_reward(text, label, LABELS) + format_reward(text)
+def score(name: str, text: str, label: str = "fall") -> float:
+    context = RewardContext(
+        labels=LABELS,
+        extra={"spans": [[1, 3]], "shuffled_accuracy": 0.5},
+        texts=(text, "<answer>fall</answer>"),
+        index=0,
+        num_tokens=10,
+        is_truncated=False,
+        max_response_length=100,
+        video="clips/7.mp4",
+    )
+    params = read_params(name, RECIPE[name])
+    params.refuse_unfit(LABELS, 100)
+    value = BUILTINS[name](text, label, context, **params.arguments())
+    assert isinstance(value, float)
+    return value
 
 
-def test_right_label_in_right_shape_is_2() -> None:
-    assert total(GOOD) == 2.0
+@pytest.mark.parametrize("name", BUILTINS)
+def test_the_parameters_of_a_recipe_are_those_of_the_function(name):
+    signature = inspect.signature(BUILTINS[name])
+    arguments = read_params(name, RECIPE[name]).arguments()
+    bound = signature.bind("text", "fall", None, **arguments)
+    assert len(bound.arguments) >= 3
+    if name != "judge":  # it hands them on to JudgeParams
+        assert set(list(signature.parameters)[3:]) == set(PARAMS[name].model_fields)
 
 
-def test_right_label_in_broken_shape_is_1() -> None:
-    assert total("Sure! " + GOOD) == 1.0
+@pytest.mark.parametrize("name", BUILTINS)
+def test_an_unknown_parameter_is_refused(name):
+    with pytest.raises(ConfigError, match=f"params of '{name}': unknown key 'tpyo'"):
+        read_params(name, {**RECIPE[name], "tpyo": 1})
 
 
-def test_wrong_label_in_right_shape_is_1() -> None:
-    assert total(GOOD, label="abnormal") == 1.0
-
-
-def test_wrong_label_in_broken_shape_is_0() -> None:
-    assert total("<answer>normal</answer>", label="abnormal") == 0.0
-
-
-def test_case_and_outer_space_of_the_answer_are_ignored() -> None:
-    assert total("<think>x</think>\n<answer>\n  NorMal </answer>") == 2.0
-
-
-@pytest.mark.parametrize(
-    "text", ["", "normal", "<think>x</think>", "<answer>normal", "<answer></answer>"]
-)
-def test_a_missing_answer_is_0(text: str) -> None:
-    assert total(text) == 0.0
-
-
-def test_the_first_answer_block_counts() -> None:
-    text = "<think>x</think><answer>abnormal</answer><answer>normal</answer>"
-    assert accuracy_reward(text, "normal", LABELS) == 0.0
-    assert accuracy_reward(text, "abnormal", LABELS) == 1.0
-
-
-def test_an_answer_that_only_contains_the_label_is_wrong() -> None:
-    assert accuracy_reward("<answer>it is normal</answer>", "normal", LABELS) == 0.0
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "  \n" + GOOD,
-        GOOD + "\n ",
-        GOOD + "<|im_end|>",
-        GOOD + " <|endoftext|>\n",
-        "<think>x</think> \n\n <answer>normal</answer>",
-        "<think>a < b, c > d, <br> and [1] are plain text</think><answer>normal</answer>",
-        "<think>two\nlines</think><answer>normal</answer>",
-    ],
-)
-def test_the_shapes_that_are_allowed(text: str) -> None:
-    assert format_reward(text) == 1.0
-
-
+@pytest.mark.parametrize("name", QUICK)
 @pytest.mark.parametrize(
     "text",
     [
-        "<answer>normal</answer><think>x</think>",
-        "<think>x</think>and so<answer>normal</answer>",
-        GOOD + "that is all",
-        GOOD + GOOD,
-        GOOD + "<|im_end|><|im_end|>",
-        "<think>x</think><answer>normal</answer><answer>normal</answer>",
-        "<think>x<answer>normal</answer>",
-        "<think>x</think><answer>normal",
-        "x</think><answer>normal</answer>",
-        "<think>x</answer>",
-        # The case that DeepIntuit's own code lets through.
-        "<think>x</think> hidden text </think><answer>normal</answer>",
+        *("", " ", "fall", "<answer>fall", "<answer></answer>", "<think></think>", "\x00"),
+        *("<answer>\u8dcc\u5012</answer>", "<answer>fall walk</answer>", "\ud800<answer>\udfff"),
+        "</answer>fall<answer>",
     ],
 )
-def test_the_shapes_that_are_not(text: str) -> None:
-    assert format_reward(text) == 0.0
+def test_malformed_output_is_a_wrong_answer_and_scores_0(name, text):
+    assert score(name, text) == 0.0
 
 
-@pytest.mark.parametrize(
-    "token",
-    [
-        *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>", "<|video_pad|>"),
-        *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<unk>", "<s>", "</s>"),
-        *("[INST]", "[/INST]", "<vis_start>", "<vis_end>", "<img_pad>", "<vid_pad>"),
-        *("<think>", "<answer>", "</answer>", "<image>", "<video>"),
-    ],
-)
-def test_a_control_token_or_nested_tag_in_either_block_is_0(token: str) -> None:
-    assert format_reward(f"<think>x {token} y</think><answer>normal</answer>") == 0.0
-    assert format_reward(f"<think>x</think><answer>normal {token}</answer>") == 0.0
+@pytest.mark.parametrize("name", QUICK)
+def test_a_right_and_well_supported_answer_scores_best(name):
+    reasoning = "<time>1-3</time> <confidence>1.0</confidence> he will fall"
+    best = {"temporal_contrast": 0.3}.get(name, 0.0 if name in PENALTIES else 1.0)
+    assert score(name, f"<think>{reasoning}</think><answer>fall</answer>") == best
 
 
-@pytest.mark.parametrize(
-    "unit", [" ", "<think>", "</think><answer>", "<|", "</think><answer></answer>"]
-)
-def test_no_completion_takes_long(unit: str) -> None:
-    text = "<think>" + unit * (20_000 // len(unit)) + "x"  # about 2,048 long tokens
-    begin = time.perf_counter()
-    total(text)
-    assert time.perf_counter() - begin < 1.0
+UNITS = [
+    *(" ", "\n", "<", "<think>", "<time>", "<time>1", "1", "1.", "1 ", "1-", "1 to ", "fall "),
+    *("fal", "<confidence>", "<answer>", "</answer>", "a b ", "\u8dcc", "\U0001f3a5 ", "{label}"),
+]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_megabyte_of_anything_takes_no_time(name):
+    for unit in UNITS:
+        filling = unit * (1_000_000 // len(unit))
+        for text in (filling, f"<think>{filling}</think><answer>{filling}</answer>"):
+            begin = time.process_time()
+            score(name, text)
+            assert time.process_time() - begin < 5.0, (name, unit)
+
+
+def test_every_built_in_and_parameter_is_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    for name, params in PARAMS.items():
+        assert f"| `{name}` |" in page, name
+        unnamed = [key for key in params.model_fields if not re.search(rf"\b{key}\b", page)]
+        assert not unnamed, (name, unnamed)

@@ -24,9 +24,18 @@ def test_a_plugin_is_named_after_its_function_unless_named() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"terms": [{"function": "acuracy"}]}, "path/to/file.py:function"),
+        ({"terms": [{"function": "acuracy"}]}, "did you mean 'accuracy'"),
         ({"terms": [{"function": "rewards.py"}]}, "path/to/file.py:function"),
-        ({"terms": [{"function": "pkg.mod:f"}]}, "path/to/file.py:function"),
+        ({"terms": [{"function": "pkg-1.mod:f"}]}, "package.module:function"),
+        ({"terms": [{"function": "a.py:f", "style": "trlx"}]}, "'verl' or 'trl'"),
+        ({"terms": [{"function": "accuracy", "concurrency": 2}]}, "'concurrency' does nothing"),
+        ({"terms": [{"function": "accuracy", "params": {"x": 1}}]}, "'x'; it takes none"),
+        ({"terms": [{"function": "a.py:f", "gated_by": "f"}]}, "is no other term"),
+        (
+            {"terms": [{"function": "accuracy", "gated_by": "fromat"}, {"function": "format"}]},
+            "did you mean 'format'",
+        ),
+        ({"combine": "mean"}, "'sum' or 'product'"),
         ({"terms": []}, "at least 1"),
         ({"terms": [{"function": "a.py:f"}, {"function": "b.py:f"}]}, "give each its own name"),
         ({"terms": [{"function": "accuracy", "weight": float("nan")}]}, "finite"),
@@ -39,3 +48,13 @@ def test_a_plugin_is_named_after_its_function_unless_named() -> None:
 def test_a_wrong_recipe_is_refused_with_a_remedy(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         validate(RewardConfig, values, source="recipe.toml")
+
+
+def test_a_function_may_be_named_by_its_module() -> None:
+    term = RewardTerm(function="my.rewards:brevity", params={"limit": 3}, style="trl")
+    assert (term.part, term.is_builtin) == ("brevity", False)
+
+
+def test_defaults_written_out_are_accepted_for_a_built_in() -> None:
+    written = RewardConfig().model_dump(mode="json")
+    assert validate(RewardConfig, written, source="config.json") == RewardConfig()

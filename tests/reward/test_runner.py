@@ -1,132 +1,139 @@
-"""Hostile user functions, each in a real process."""
+"""User functions in real processes: shapes, deadlines, restarts, what dies with whom."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from reward.runner import PluginRunner, Question, read_value
+from reward.runner import Value
+from tests.reward.plugins import alive, ask, running, until_dead, values
 from wire.errors import ConfigError
-from wire.types import Failure, FailureKind
+from wire.types import Failure
 
-HOSTILE = """
-import os, pathlib, subprocess, sys, time
+PLUGIN = """
+import os, pathlib, subprocess, sys, threading, time
 
-def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, fps=None):
     if solution_str == "sleep":
-        time.sleep(60)
-    if solution_str == "grandchild":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-        pathlib.Path(ground_truth).write_text(str(child.pid))
-        time.sleep(60)
-    if solution_str == "exit":
-        os._exit(3)
-    if solution_str == "sys.exit":
-        sys.exit("enough")
-    if solution_str == "segfault":
-        os.kill(os.getpid(), 11)
+        time.sleep(600)
+    if solution_str == "escape":
+        code = '''
+import os, pathlib, subprocess, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+        time.sleep(600)
+os._exit(0)
+'''
+        subprocess.run([sys.executable, "-c", code, ground_truth])
+        time.sleep(600)
+    if solution_str == "orphan":
+        if os.fork() == 0:
+            os.setsid()
+            pathlib.Path(ground_truth).write_text(str(os.getpid()))
+            time.sleep(600)
+        while not pathlib.Path(ground_truth).exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), 9)
+        time.sleep(600)
     if solution_str == "raise":
         raise KeyError("rubric")
-    if solution_str == "recurse":
-        return compute_score(data_source, solution_str, ground_truth)
-    if solution_str == "bad repr":
-        class Bad:
-            def __repr__(self):
-                raise ValueError("no repr")
-        return Bad()
+    if solution_str == "exit":
+        os._exit(3)
+    if solution_str == "exit soon":
+        threading.Timer(0.05, os._exit, (5,)).start()
     if solution_str == "print":
-        print("noise " * 100_000)
-        sys.stderr.write("noise " * 100_000)
+        print("noise " * 1_000_000)
+        sys.stderr.write("noise " * 1_000_000)
+    if solution_str == "crash with words":
+        sys.stderr.write("cannot open the rubric" + chr(10))
+        os._exit(3)
     if solution_str == "extra":
-        return extra_info["fps"]
+        return extra_info["fps"] + fps
     if solution_str == "pid":
         return os.getpid()
-    return {"score": len(solution_str), "note": "kept by nobody"}
+    if solution_str == "pid, slowly":  # so that no process is free for both halves
+        time.sleep(1)
+        return os.getpid()
+    return {"score": len(solution_str), "words": 3, "note": "not a number", "nan": float("nan")}
 """
 
 
-def ask(text: str, truth: str = "normal") -> Question:
-    return Question(
-        data_source="",
-        solution_str=text,
-        ground_truth=truth,
-        extra_info={"fps": 2, "made": Path("x")},
-    )
-
-
-@contextlib.asynccontextmanager
-async def running(path: Path, source: str, timeout_s: float = 1.0) -> AsyncIterator[PluginRunner]:
-    file = path / "hostile.py"
-    file.write_text(source)
-    runner = PluginRunner("hostile", f"{file}:compute_score", timeout_s)
-    try:
-        await runner.start()
-        yield runner
-    finally:
-        await runner.close()
-
-
-async def failing(runner: PluginRunner, text: str) -> str:
-    """The reason of the failure, which must name the plugin."""
-    outcome = await runner.score(ask(text))
-    assert isinstance(outcome, Failure)
-    assert (outcome.kind, outcome.culprit) == (FailureKind.REWARD, "hostile")
-    return outcome.reason
-
-
-async def test_every_hostile_answer_is_a_failure_and_the_next_trace_is_scored(
+async def test_the_next_trace_is_scored_by_the_same_process_after_an_exception(
     tmp_path: Path,
 ) -> None:
-    async with running(tmp_path, HOSTILE, timeout_s=10) as runner:
-        for text, words in [
-            ("raise", "KeyError('rubric') at"),
-            ("recurse", "RecursionError"),
-            ("sys.exit", "SystemExit('enough')"),
-            ("bad repr", "no repr"),
-            ("exit", "exit code 3"),
-            ("segfault", "SIGSEGV"),
-        ]:
-            assert words in await failing(runner, text)
-            assert await runner.score(ask("four")) == 4.0
+    async with running(tmp_path, PLUGIN) as runner:
+        first, failed, second = await values(runner, "pid", "raise", "pid")
+        assert first == second
+        assert "KeyError('rubric') at" in str(failed)
+
+
+async def test_the_place_of_an_exception_is_in_its_failure(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        (failed,) = await runner.score(ask("raise"))
+        assert isinstance(failed, Failure)
+        assert 'raise KeyError("rubric")' in failed.traceback
+
+
+async def test_the_last_words_of_a_process_are_in_its_failure(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        (failed,) = await runner.score(ask("crash with words"))
+        assert isinstance(failed, Failure)
+        assert (failed.reason, failed.traceback) == (
+            "its process ended with exit code 3",
+            "cannot open the rubric",
+        )
+
+
+async def test_further_numbers_of_a_dict_are_kept(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        assert await runner.score(ask("four")) == [Value(value=4.0, extras={"words": 3.0})]
 
 
 async def test_a_sleeper_is_killed_on_time_and_replaced(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE) as runner:
-        old = await runner.score(ask("pid"))
+    async with running(tmp_path, PLUGIN, timeout_s=1.0) as runner:
+        (old,) = await values(runner, "pid")
         begin = time.perf_counter()
-        assert "no answer within 1 s" in await failing(runner, "sleep")
-        assert time.perf_counter() - begin < 2.5
-        new = await runner.score(ask("pid"))
+        late, new = await values(runner, "sleep", "pid")
+        assert "no answer within 1 s" in str(late)
+        assert time.perf_counter() - begin < 5.0
         assert new != old
-        assert not alive(int(old))  # type: ignore[arg-type]  # a Failure would fail here
+        assert not alive(int(old))  # type: ignore[arg-type]  # a failure would fail here
 
 
-async def test_what_a_killed_function_started_dies_with_it(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE) as runner:
-        outcome = await runner.score(ask("grandchild", truth=str(tmp_path / "pid")))
-        assert isinstance(outcome, Failure)
-        pid = int((tmp_path / "pid").read_text())
-        await until_dead(pid)
+async def test_what_left_the_session_of_a_killed_function_dies_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN, timeout_s=2.0) as runner:
+        (late,) = await values(runner, "escape", label=str(tmp_path / "pid"))
+        assert "no answer" in str(late)
+        assert not alive(int((tmp_path / "pid").read_text()))
+
+
+async def test_nothing_outlives_a_guard_that_was_killed(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        failed, after = await values(runner, "orphan", "four", label=str(tmp_path / "pid"))
+        assert "guard was ended" in str(failed)
+        assert after == 4.0
+        assert not alive(int((tmp_path / "pid").read_text()))
 
 
 ORPHAN = """
 import asyncio, os, signal, sys
-from reward.runner import PluginRunner, Question
+from reward.question import Asked, Question
+from reward.runner import Limits, PluginRunner
 
 async def main(spec):
-    runner = PluginRunner("hostile", spec, 60.0)
+    runner = PluginRunner("hostile", spec, Limits(timeout_s=60.0))
     def ask(text):
-        return runner.score(
-            Question(data_source="", solution_str=text, ground_truth="", extra_info={})
-        )
-    sys.stdout.write(f"{await ask('pid'):.0f}")
+        asked = Asked(text=text, token_ids=(1,), is_truncated=False, policy_version="0.0")
+        return runner.score(Question(sample_id="", split="", label="", columns={"fps": 1},
+                                     prompt="", step=0, traces=(asked,)))
+    (pid,) = await ask("pid")
+    sys.stdout.write(f"{pid.value:.0f}")
     sys.stdout.flush()
     asyncio.create_task(ask("sleep"))
     await asyncio.sleep(0.2)
@@ -136,8 +143,8 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-async def test_a_sleeper_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
-    (tmp_path / "hostile.py").write_text(HOSTILE)
+async def test_a_sleeper_does_not_outlive_a_driver_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "hostile.py").write_text(PLUGIN)
     spec = f"{tmp_path / 'hostile.py'}:compute_score"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     parent = await asyncio.create_subprocess_exec(
@@ -149,42 +156,80 @@ async def test_a_sleeper_does_not_outlive_a_parent_that_was_killed(tmp_path: Pat
     await until_dead(pid)
 
 
-async def test_a_fresh_process_comes_only_after_a_death(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE) as runner:
-        first = await runner.score(ask("pid"))
-        await runner.score(ask("raise"))
-        assert await runner.score(ask("pid")) == first
+async def test_a_driver_that_found_us_in_its_working_folder_starts_the_same_code(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hostile.py").write_text(PLUGIN)
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward/__init__.py").write_text("raise RuntimeError('another package')")
+    spec = f"{tmp_path / 'hostile.py'}:compute_score"
+    script = "import os, sys; sys.path.append(os.environ['OTHER'])\n" + ORPHAN
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, spec),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"OTHER": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+    )
+    assert parent.stdout is not None
+    assert int(await parent.stdout.read(32)) > 0
+    assert await parent.wait() == -signal.SIGKILL
 
 
-async def test_printing_a_lot_disturbs_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE, timeout_s=10) as runner:
-        assert await runner.score(ask("print")) == 5.0
+async def test_a_process_that_ends_between_two_questions_costs_no_trace(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        assert await values(runner, "exit soon") == [9.0]
+        await asyncio.sleep(1.0)
+        assert await values(runner, "four") == [4.0]
+        assert runner.take_figures()["num_started"] == 2
 
 
-async def test_extra_info_arrives_and_long_texts_too(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE, timeout_s=10) as runner:
-        assert await runner.score(ask("extra")) == 2.0
-        assert await runner.score(ask("\ud800" + "x" * 1_000_000)) == 1_000_001.0
+async def test_printing_a_lot_disturbs_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        assert await values(runner, "print", "print") == [5.0, 5.0]
+    assert 0 < len(capfd.readouterr().err) < 20_000
+
+
+async def test_columns_arrive_and_long_texts_too(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        assert await values(runner, "extra") == [4.0]
+        assert await values(runner, "\ud800" + "x" * 1_000_000) == [1_000_001.0]
 
 
 async def test_the_event_loop_keeps_turning_while_a_function_sleeps(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE) as runner:
+    async with running(tmp_path, PLUGIN, timeout_s=1.0) as runner:
         turns = 0
         waiting = asyncio.create_task(runner.score(ask("sleep")))
         while not waiting.done():
             await asyncio.sleep(0.01)
             turns += 1
-        assert turns > 30
+        assert turns > 20
 
 
 async def test_closing_in_the_middle_of_a_call_does_not_wait_for_it(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE, timeout_s=60) as runner:
-        waiting = asyncio.create_task(runner.score(ask("sleep")))
+    async with running(tmp_path, PLUGIN) as runner:
+        waiting = asyncio.create_task(values(runner, "sleep", "sleep"))
         await asyncio.sleep(0.3)
         begin = time.perf_counter()
         await runner.close()
-        assert time.perf_counter() - begin < 2.0
-        assert isinstance(await waiting, Failure)
+        assert time.perf_counter() - begin < 20.0
+        assert all(isinstance(reason, str) for reason in await waiting)
+
+
+async def test_processes_of_one_function_share_its_traces_out(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN, concurrency=2) as runner:
+        pids = await values(runner, *["pid, slowly"] * 4)
+        assert len(set(pids)) == 2
+
+
+async def test_latencies_are_per_call_and_taken_once(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        await values(runner, "four", "raise", "five")
+        figures = runner.take_figures()
+        assert figures["num_started"] == 1
+        assert 0 < figures["latency_p50_s"] <= figures["latency_p99_s"]
+        assert runner.take_figures() == {"num_started": 0.0, "num_split": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -193,60 +238,119 @@ async def test_closing_in_the_middle_of_a_call_does_not_wait_for_it(tmp_path: Pa
         ("def compute_score(text): ...", "wrong signature"),
         ("import os; os._exit(9)", "exit code 9"),
         ("raise RuntimeError('x' * 100_000)", "RuntimeError"),
+        ("def compute_score(solution_str, rubric): ...", "needs .'rubric'."),
     ],
 )
 async def test_a_file_that_cannot_be_loaded_is_a_config_error(
     tmp_path: Path, source: str, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        async with running(tmp_path, source):
+        async with running(tmp_path, source, columns={"fps"}):
             pass
 
 
 async def test_a_file_broken_while_running_is_a_failure(tmp_path: Path) -> None:
-    async with running(tmp_path, HOSTILE) as runner:
+    async with running(tmp_path, PLUGIN) as runner:
         (tmp_path / "hostile.py").write_text("compute_score = 3")
-        await failing(runner, "exit")
-        assert "not a function" in await failing(runner, "four")
+        exited, refused = await values(runner, "exit", "four")
+        assert "exit code 3" in str(exited)
+        assert "not a function" in str(refused)
+
+
+BATCHED = """
+import os, time
+
+def rewards(prompts, completions, fps, **kwargs):
+    assert len(prompts) == len(completions) == len(fps), "columns are lists"
+    if "sleep" in completions:
+        time.sleep(600)
+    if "exit" in completions:
+        os._exit(3)
+    if "raise" in completions:
+        raise KeyError("rubric")
+    if "short" in completions:
+        return [1.0]
+    if "no list" in completions:
+        return 1.0
+    kwargs["log_metric"]("asked", len(completions))
+    special = {"none": None, "nan": float("nan"), "text": "1.0", "ids": kwargs["completion_ids"]}
+    return [special.get(text, float(len(text))) for text in completions]
+"""
+
+
+async def test_a_batch_is_one_call(tmp_path: Path) -> None:
+    async with running(tmp_path, BATCHED, function="rewards") as runner:
+        extras = {"asked": 3.0}
+        assert await runner.score(ask("a", "none", "ccc")) == [
+            Value(value=1.0, extras=extras),
+            Value(value=None, extras=extras),
+            Value(value=3.0, extras=extras),
+        ]
+
+
+async def test_a_bad_value_in_a_batch_is_the_failure_of_its_trace(tmp_path: Path) -> None:
+    async with running(tmp_path, BATCHED, function="rewards") as runner:
+        first, nan, text, ids = await values(runner, "a", "nan", "text", "ids")
+        assert first == 1.0
+        assert "returned nan" in str(nan)
+        assert "'1.0' (str)" in str(text)
+        assert "[[7, 9], [7, 9], [7, 9], [7, 9]]" in str(ids)
 
 
 @pytest.mark.parametrize(
-    "value", [1, 1.0, True, np.float32(1), np.int64(1), np.bool_(True), {"score": 1}]
+    ("bad", "words"), [("raise", "KeyError"), ("exit", "exit code 3"), ("sleep", "no answer")]
 )
-def test_numbers_are_read(value: object) -> None:
-    assert read_value(value) == {"value": 1.0}
+async def test_a_trace_that_breaks_its_batch_fails_alone(
+    tmp_path: Path, bad: str, words: str
+) -> None:
+    async with running(tmp_path, BATCHED, function="rewards", timeout_s=3.0) as runner:
+        before, failed, after = await values(runner, "a", bad, "ccc")
+        assert (before, after) == (1.0, 3.0)
+        assert words in str(failed)
+        assert runner.take_figures()["num_split"] == 1
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (float("nan"), "nan"),
-        (float("-inf"), "inf"),
-        (np.float64("nan"), "nan"),
-        ("1.0", "'1.0' (str)"),
-        (None, "NoneType"),
-        ([1.0], "list"),
-        (1j, "complex"),
-        ({"reward": 1.0}, "without 'score'"),
-        ({"score": "high"}, "'high' (str)"),
-    ],
-)
-def test_what_is_no_finite_number_is_an_error(value: object, words: str) -> None:
-    assert words in read_value(value)["error"]
+@pytest.mark.parametrize(("bad", "words"), [("short", "1 rewards for 2"), ("no list", "a list")])
+async def test_rewards_that_cannot_be_matched_with_traces_fail_the_group(
+    tmp_path: Path, bad: str, words: str
+) -> None:
+    async with running(tmp_path, BATCHED, function="rewards") as runner:
+        assert all(words in str(reason) for reason in await values(runner, "a", bad))
 
 
-async def until_dead(pid: int) -> None:
-    for _ in range(100):
-        if not alive(pid):
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail(f"process {pid} is still there")
+ASYNC = """
+import asyncio, os
+
+together = 0
+
+async def compute_score(solution_str, ground_truth):
+    global together
+    together += 1
+    await asyncio.sleep({"sleep": 600, "exit": 0}.get(solution_str, 0.05))
+    if solution_str == "raise":
+        raise KeyError("rubric")
+    if solution_str == "exit":
+        os._exit(3)
+    return together
+"""
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that waits to be reaped does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+async def test_traces_of_an_async_function_are_asked_side_by_side(tmp_path: Path) -> None:
+    async with running(tmp_path, ASYNC) as runner:
+        first, failed, last = await values(runner, "a", "raise", "c")
+        assert (first, last) == (3.0, 3.0)
+        assert "KeyError" in str(failed)
+
+
+async def test_a_late_trace_of_an_async_function_fails_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, ASYNC, timeout_s=2.0) as runner:
+        first, late, last = await values(runner, "a", "sleep", "c")
+        assert (first, last) == (3.0, 3.0)
+        assert "no answer" in str(late)
+
+
+async def test_the_trace_that_kills_an_async_function_fails_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, ASYNC) as runner:
+        first, dead, last = await values(runner, "a", "exit", "c")
+        assert (first, last) == (1.0, 1.0)
+        assert "exit code 3" in str(dead)

@@ -12,7 +12,16 @@ from reward.config import RewardConfig, RewardTerm
 from reward.scorer import Scorer
 from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
-from wire.types import Completion, Failure, FinishReason, PolicyVersion, Sample, Score, Split
+from wire.types import (
+    Completion,
+    Failure,
+    FailureKind,
+    FinishReason,
+    PolicyVersion,
+    Sample,
+    Score,
+    Split,
+)
 
 LABELS = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
 SAMPLE = Sample(
@@ -29,6 +38,13 @@ def brevity(data_source, solution_str, ground_truth, extra_info=None):
     if "judge fails" in solution_str:
         raise RuntimeError("no judge")
     return -len(solution_str)
+
+def sometimes(data_source, solution_str, ground_truth, extra_info=None):
+    return None if "skip" in solution_str else {"score": 0.5, "words": 7}
+
+def wants(prompts, completions, label, trainer_state):
+    assert prompts == ["Which?"] * len(completions), prompts
+    return [len(text) + trainer_state.global_step for text in completions]
 
 def slow(data_source, solution_str, ground_truth, extra_info=None):
     time.sleep(0.4)
@@ -88,7 +104,7 @@ async def test_user_functions_run_side_by_side(tmp_path: Path) -> None:
     async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
         begin = time.perf_counter()
         await scorer.score(SAMPLE, [completion(GOOD)] * 2)
-        assert time.perf_counter() - begin < 1.4
+        assert time.perf_counter() - begin < 1.4  # one after the other: 1.6
 
 
 async def test_groups_scored_together_keep_their_results(tmp_path: Path) -> None:
@@ -131,3 +147,77 @@ def test_importing_loads_no_engine() -> None:
     root = Path(__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)
+
+
+async def test_a_term_that_does_not_apply_is_left_out(tmp_path: Path) -> None:
+    terms = (RewardTerm(function="accuracy"), term(tmp_path, "sometimes"))
+    async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
+        scores = await scorer.score(SAMPLE, [completion(GOOD), completion(GOOD + "skip")])
+    assert scores == [
+        Score(total=1.5, parts={"accuracy": 1.0, "sometimes": 0.5, "sometimes/words": 7.0}),
+        Score(total=1.0, parts={"accuracy": 1.0}),
+    ]
+
+
+async def test_a_trace_to_which_no_term_applies_is_masked_and_nobodys_fault(
+    tmp_path: Path,
+) -> None:
+    config = RewardConfig(terms=(term(tmp_path, "sometimes"),))
+    async with Scorer(config, LABELS) as scorer:
+        (outcome,) = await scorer.score(SAMPLE, [completion("skip")])
+    assert isinstance(outcome, Failure)
+    assert outcome.kind is FailureKind.NOT_APPLICABLE
+
+
+async def test_trls_functions_get_the_prompt_and_the_step(tmp_path: Path) -> None:
+    config = RewardConfig(terms=(term(tmp_path, "wants"),))
+    async with Scorer(config, LABELS) as scorer:
+        scores = await scorer.score(SAMPLE, [completion("a"), completion("bb")], "Which?")
+    assert [s.total for s in scores if isinstance(s, Score)] == [4.0, 5.0]
+
+
+async def test_latencies_are_named_after_the_part(tmp_path: Path) -> None:
+    config = RewardConfig(terms=(RewardTerm(function="accuracy"), term(tmp_path, "sometimes")))
+    async with Scorer(config, LABELS) as scorer:
+        await scorer.score(SAMPLE, [completion(GOOD)])
+        assert scorer.take_figures().keys() == {
+            f"reward/sometimes/{name}"
+            for name in ("latency_p50_s", "latency_p99_s", "num_started", "num_split")
+        }
+
+
+def test_a_weight_for_an_unknown_label_is_refused_with_the_nearest() -> None:
+    terms = (RewardTerm(function="accuracy", label_weights={"norml": 2.0}),)
+    with pytest.raises(ConfigError, match="did you mean 'normal'"):
+        Scorer(RewardConfig(terms=terms), LABELS)
+
+
+async def test_a_built_in_gets_its_parameters_and_the_defaults_of_the_others() -> None:
+    order = RewardTerm(function="ordinal", params={"order": ["normal", "abnormal"]})
+    async with Scorer(RewardConfig(terms=(order,)), LABELS) as scorer:
+        text = "<think>x</think><answer>abnormal</answer>"
+        (score,) = await scorer.score(SAMPLE, [completion(text)])
+    assert isinstance(score, Score)
+    assert score.parts == {"ordinal": 0.5}
+
+
+def test_parameters_of_a_built_in_that_do_not_fit_the_labels_are_refused() -> None:
+    order = RewardTerm(function="ordinal", params={"order": ["normal", "abnormla"]})
+    with pytest.raises(ConfigError, match=r"reward term 'ordinal'.*did you mean 'abnormal'"):
+        Scorer(RewardConfig(terms=(order,)), LABELS)
+
+
+def test_a_cache_longer_than_the_run_s_limit_is_refused() -> None:
+    config = RewardConfig(terms=(RewardTerm(function="overlong", params={"cache_length": 200}),))
+    with pytest.raises(ConfigError, match="limit of 100 tokens"):
+        Scorer(config, LABELS, max_response_length=100)
+
+
+async def test_a_judge_that_nobody_answers_is_a_failure_not_a_zero() -> None:
+    params = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}
+    term = RewardTerm(function="judge", params=params, timeout_s=60)
+    async with Scorer(RewardConfig(terms=(term,)), LABELS) as scorer:
+        (failure,) = await scorer.score(SAMPLE, [completion("<answer>x</answer>")])
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.culprit) == (FailureKind.REWARD, "judge")
+    assert "gave no reply in 1 tries" in failure.reason

@@ -63,10 +63,13 @@ def test_a_step_worked_by_hand() -> None:
             "reward/format/std": 0.0,
             "reward/frac_zero_std": 0.5,
             "reward/failed_frac": 0.2,
+            "reward/judge/failed_frac": 0.2,
             "label/normal/accuracy": 0.5,
             "label/normal/reward": 1.5,
+            "label/normal/reward/format": 1.0,
             "label/abnormal/accuracy": 0.0,
             "label/abnormal/reward": 1.0,
+            "label/abnormal/reward/format": 1.0,
         }
     )
 
@@ -74,7 +77,10 @@ def test_a_step_worked_by_hand() -> None:
 def test_figures_without_data_are_left_out() -> None:
     assert summarise([]) == {}
     assert summarise([make_group("normal")]) == {}
-    assert summarise([make_group("normal", BROKEN)]) == {"reward/failed_frac": 1.0}
+    assert summarise([make_group("normal", BROKEN)]) == {
+        "reward/failed_frac": 1.0,
+        "reward/judge/failed_frac": 1.0,
+    }
 
 
 def test_a_reward_without_accuracy_has_no_accuracy_per_label() -> None:
@@ -92,3 +98,31 @@ def test_more_failures_end_the_run_and_name_the_culprit() -> None:
     groups = [make_group("normal", BROKEN, BROKEN, score(1, 1))]
     with pytest.raises(TooManyFailures, match=r"2 of 3 .*judge \(2x\): KeyError"):
         refuse_too_many_failures(groups, 0.2)
+
+
+def test_a_part_is_averaged_over_the_traces_that_it_applies_to() -> None:
+    groups = [
+        make_group(
+            "normal",
+            Score(total=3.0, parts={"judge": 3.0, "judge/words": 8.0}),
+            Score(total=0.0, parts={"format": 0.0}),
+            Failure(kind=FailureKind.NOT_APPLICABLE, culprit="judge", reason="none"),
+        )
+    ]
+    figures = summarise(groups)
+    assert (figures["reward/judge/mean"], figures["reward/judge/std"]) == (3.0, 0.0)
+    assert figures["reward/judge/words/mean"] == 8.0
+    assert figures["reward/failed_frac"] == 0.0
+    assert figures["reward/not_applicable_frac"] == pytest.approx(1 / 3)
+    refuse_too_many_failures(groups, 0.0)
+
+
+def test_the_first_traceback_is_shown_with_its_sample() -> None:
+    broken = Failure(
+        kind=FailureKind.REWARD,
+        culprit="judge",
+        reason="KeyError",
+        traceback="File mine.py, line 3",
+    )
+    with pytest.raises(TooManyFailures, match=r"judge on sample s:\nFile mine.py, line 3"):
+        refuse_too_many_failures([make_group("normal", BROKEN, broken)], 0.2)

@@ -27,6 +27,12 @@ const PANELS = [
   { title: "Importance of rollouts", unit: "ratio", names: ["rollout_is/mean", "rollout_is/capped_frac"], labels: ["mean", "share capped"], zero: true },
   { title: "Staleness", unit: "policy versions", names: ["staleness/mean", "staleness/max"], labels: ["mean", "max"], zero: true, calm: [0, 1] },
   { title: "Reward per label", unit: "per trace, mean", pattern: /^label\/(.+)\/reward$/, zero: true },
+  { title: "Reward parts per label", unit: "per trace, mean", pattern: /^label\/(.+\/reward\/.+)$/, zero: true },
+  { title: "Failures by reward function", unit: "share of traces", pattern: /^reward\/(.+)\/failed_frac$/, zero: true },
+  { title: "Slow calls of reward functions", unit: "seconds, 99th percentile", pattern: /^reward\/(.+)\/latency_p99_s$/, zero: true },
+  { title: "Usual calls of reward functions", unit: "seconds, median", pattern: /^reward\/(.+)\/latency_p50_s$/, zero: true },
+  { title: "Processes of reward functions", unit: "started in the step", pattern: /^reward\/(.+)\/num_started$/, zero: true, calm: [0, 1] },
+  { title: "Groups asked trace by trace", unit: "by reward function", pattern: /^reward\/(.+)\/num_split$/, zero: true, calm: [0, 1] },
   { title: "Spread of rewards", unit: "per trace", pattern: /^reward\/(.+)\/std$/, zero: true },
   { title: "Range of rewards", unit: "per step", names: ["reward/max", "reward/min"], labels: ["max", "min"], zero: true },
   { title: "Prompt length", unit: "tokens", names: ["prompt_length/mean", "prompt_length/max"], labels: ["mean", "max"], zero: true },
@@ -83,7 +89,7 @@ function panels(stage, smooth) {
     }
     return panel.stack ? stacked(stage, panel, lines) : plain(stage, panel, lines, smooth);
   });
-  const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name));
+  const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name) && !name.startsWith("guard/"));
   const others = rest.map((name) => plain(stage, { title: name, unit: "" }, [{ metric: name, label: name }], smooth));
   return [el("div", { class: "grid" }, cards, others),
     quiet.length > 0 && el("details", {}, el("summary", {}, `Zero at every step: ${quiet.map(([panel]) => panel.title.toLowerCase()).join("; ")}`),
@@ -104,7 +110,7 @@ function linesOf(stage, panel) {
     .map(([metric, match]) => ({ metric, label: match[1] }));
 }
 
-function plain(stage, panel, found, smooth) {
+export function plain(stage, panel, found, smooth) {
   const { lines: chosen, note } = few(stage, panel, found);
   const { x, places, again } = joined(stage);
   const lines = [];
@@ -116,14 +122,15 @@ function plain(stage, panel, found, smooth) {
     if (smooth && chosen.length < 4) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
     const lost = again.length && chosen.length < 4 && stage.superseded.values[line.metric];
     if (lost) lines.push({ label: `${line.label}, superseded`, unlisted: true, color: paint, width: 1.5, dash: [3, 3], values: onAxis(lost, again, x.length), spanGaps: false });
-    lines.push({ label: line.label, values: softened, shown: softened, color: paint, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });
+    lines.push({ label: line.label, values: softened, shown: softened, color: paint, width: line.width, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });
   });
+  for (const limit of panel.limits || []) lines.push({ label: `limit ${number(limit)}`, values: x.map(() => limit), color: "c6", width: 1.5, dash: [6, 4] });
   const flat = panel.calm && lines.every((line) => line.values.every((v) => v === null || (v >= panel.calm[0] && v <= panel.calm[1])));
   const figure = chart({
     x, lines, marks: stage.resumed.map((one) => ({ x: one.step, text: `attempt ${one.attempt}` })), sync: `curves-${stage.name}`,
     yRange: panel.range || (flat ? panel.calm : undefined), fromZero: panel.zero, log: panel.log && lines.some((line) => line.values.some((v) => v > 0)), format: panel.format,
   });
-  return card(panel.title, panel.unit, figure, [chosen.length > 1 && legend(lines), note && el("p", { class: "note" }, note)]);
+  return card(panel.title, panel.unit, figure, [lines.length > 1 && (chosen.length > 1 || panel.limits) && legend(lines), note && el("p", { class: "note" }, note)]);
 }
 
 // Of many labels: the mean of all, then the lowest in the end.

@@ -5,6 +5,7 @@ import { drawAll } from "./figures.js";
 import { head } from "./head.js";
 import { results } from "./results.js";
 import { curves } from "./curves.js";
+import { guards } from "./guards.js";
 import { calibration, confusion } from "./calibration.js";
 import { browser } from "./browser.js";
 
@@ -31,7 +32,7 @@ function start() {
   append(document.getElementById("brand"), ["DeepIntuit", el("span", {}, data.run.name)]);
   const traces = browser(data);
   const matrices = confusion(data, (stage, label, answer) => traces.pick(stage, label, answer));
-  const parts = [head(data), results(data), curves(data), calibration(data), matrices, traces.node, quarantine(data), recipe(data)].filter(Boolean);
+  const parts = [head(data), results(data), curves(data), guards(data), calibration(data), matrices, traces.node, quarantine(data), recipe(data)].filter(Boolean);
   replace(document.getElementById("main"), parts);
   replace(document.getElementById("nav"), parts.slice(1).map((part) => el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));
   helpDialog();

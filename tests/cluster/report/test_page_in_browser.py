@@ -16,6 +16,7 @@ from tests.cluster.report.builders import (
     write_metrics,
     write_run,
 )
+from tests.cluster.report.guard_run import write_guarded_run
 from tests.cluster.study_runs import make_run
 
 pytest.importorskip("playwright", reason="needs playwright, of requirements/dev.in")
@@ -352,3 +353,32 @@ def test_the_data_block_is_plain_json(report: Path) -> None:
     assert json.loads(block)["run"]["name"] == "r"
     assert "window.hacked" in block
     assert "<" not in block
+
+
+def test_guards_say_what_they_saw_and_show_hostile_traces_as_text(
+    opened: Opened, tmp_path: Path
+) -> None:
+    run = write_guarded_run(tmp_path / "r", hostile=HOSTILE)
+    page = opened.go(write_report(run.path).path, "#guards")
+    see_all(page)
+    lines = page.eval_on_selector_all(".signals li", "all => all.map(one => one.innerText)")
+    assert [line.split("\n")[0].strip("\u26a0 ") for line in lines] == [
+        "Length drift",
+        "Reward for the format only",
+        "One label for everything",
+        "Identical traces",
+        "Label in the prompt",
+    ]
+    assert "Warned at steps 10 to 14, steps 31 to 40, to the end: 100% of the answers" in lines[2]
+    assert page.locator("#guards canvas").count() == 5
+    assert page.locator("#curves .card-title", has_text="guard/").count() == 0
+    examples = page.locator("#guards .trace")
+    assert examples.count() >= 5
+    assert "window.hacked = 1" in examples.first.inner_text()
+    assert "it says falling" in page.inner_text("#guards")
+    assert page.evaluate("window.hacked") is None
+    assert opened.said == []
+
+
+def test_a_run_without_guards_has_no_section_of_them(opened: Opened, report: Path) -> None:
+    assert opened.go(report).locator("#guards").count() == 0

@@ -1,0 +1,66 @@
+"""Guards of a training by GRPO: looks at each step for signs of reward hacking, and warns once.
+
+    groups of a step -> reward/hacking.py -> reward/watch.py -> figures, warnings, WatchState
+    their prompts, as tokens -> text around the clip
+
+Prompts are read from the tokens that the engine saw, not from the sample they were made of.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+
+from cluster.config import RunConfig
+from reward.hacking import Reading, hacking_figures, prompt_figures, spellings_of
+from reward.watch import WatchState, patience, watch
+from rollout.prompt import trace_prompt
+from rollout.render import Renderer
+from wire.label_words import LabelWords
+from wire.types import TraceGroup
+
+log = logging.getLogger(__name__)
+
+_MAX_PROMPTS = 4096
+"""Texts of prompts that are kept: most groups are asked the same."""
+
+
+class Guards:
+    """Of one training."""
+
+    def __init__(self, config: RunConfig, renderer: Renderer, name: str, state: WatchState) -> None:
+        """``name``: of the stage or arm; ``state``: where its checkpoint stood."""
+        labels = config.label_set
+        self.state = state
+        """After the last step."""
+        self._name = name
+        self._around_clip = renderer.around_clip
+        self._text = functools.lru_cache(_MAX_PROMPTS)(renderer.text)
+        self._groups_per_step = config.grpo.groups_per_step
+        self._reading = Reading.of(config.reward, labels)
+        self._words = LabelWords(labels, spellings_of(config.reward))
+        self._num_labels = len(labels.names)
+        self._bare = renderer.text_of(trace_prompt(labels))
+
+    def look(self, groups: Sequence[TraceGroup], mean_length: float | None) -> dict[str, float]:
+        """Figures of a step; ``mean_length``: of its traces, if it has any."""
+        figures = hacking_figures(groups, self._reading)
+        asked = [
+            (group.sample.label, self._text(self._around_clip(group.prompt)))
+            for group in groups
+            if group.prompt is not None
+        ]
+        figures |= prompt_figures(asked, self._bare, self._words, self._num_labels)
+        length = {} if mean_length is None else {"response_length/mean": mean_length}
+        seen = watch(self.state, {**length, **figures}, self._groups_per_step)
+        self.state = seen.state
+        for said in seen.begun:
+            steps = patience(self._groups_per_step)
+            log.warning(
+                "%s: reward hacking? %s; for %d steps now (docs/rewards.md, Guards)",
+                self._name,
+                said,
+                steps,
+            )
+        for title in seen.ended:
+            log.warning("%s: no longer: %s", self._name, title)
+        return {**figures, **seen.figures}
