@@ -41,11 +41,20 @@ class GroupWriter:
         """Prompt tokens so far, and those of them that an engine had computed before."""
 
     async def write(
-        self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        purpose: Purpose,
+        group_id: str,
+        upcoming: Sample | None = None,
     ) -> TraceGroup:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
-        too. Raises TooManyFailures once there are more bad clips than the recipe allows."""
-        rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
+        too. ``upcoming`` will be asked about soon: its clip is made ready. Raises TooManyFailures
+        once there are more bad clips than the recipe allows."""
+        rollout = self._refused(sample)
+        if rollout is None:
+            ahead = self._worth_preparing(upcoming)
+            rollout = await self._rollouts.answer(sample, sampling, ahead)
         if rollout.prompt is not None:
             self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
             self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
@@ -59,6 +68,9 @@ class GroupWriter:
         await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
         self._quarantine.refuse_too_many()
         return group
+
+    def _worth_preparing(self, sample: Sample | None) -> str | None:
+        return None if sample is None or sample.video in self._quarantine else sample.video
 
     def _refused(self, sample: Sample) -> Rollout | None:
         """What a quarantined clip gets, without another try to decode it."""
