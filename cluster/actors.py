@@ -116,12 +116,16 @@ class RolloutPool:
             self._lose(name)
         return [name for name in names if alive[name]]
 
-    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
         """Write traces with the least busy worker in service, in a deterministic run with the one
-        whose turn it is; where that one is lost meanwhile, with another. Raises GenerationError if
-        none is left."""
+        whose turn it is; where that one is lost meanwhile, with another. ``upcoming``: see
+        RolloutWorker. Raises GenerationError if none is left."""
         turn = sampling.turn if self._config.deterministic else None
-        found: Rollout = await self._ask(lambda actor: actor.answer.remote(sample, sampling), turn)
+        found: Rollout = await self._ask(
+            lambda actor: actor.answer.remote(sample, sampling, upcoming), turn
+        )
         return found
 
     async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:

@@ -44,6 +44,8 @@ class GroupBuffer:
         self._order: asyncio.Queue[Place] = asyncio.Queue()
         self._reserved: deque[Place] = deque()
         self._indices = itertools.count(first_index)
+        self._capacity = capacity
+        self._end = math.inf if num_places is None else first_index + num_places
         self._left = math.inf if num_places is None else num_places
         """Places that were never free yet."""
         self.next_index = first_index
@@ -57,6 +59,11 @@ class GroupBuffer:
         self._order.put_nowait(place)
         self._reserved.append(place)
         return place
+
+    def one_round_after(self, place: Place) -> int | None:
+        """Index of the place that is free once all of now are released; None: there is none."""
+        later = place.index + self._capacity
+        return later if later < self._end else None
 
     async def take(self, count: int) -> list[TraceGroup]:
         """The next ``count`` groups in the order of their places; waits for each."""
@@ -94,4 +101,5 @@ class GroupBuffer:
         that it is sure to take (cluster/loop.py).
         """
         self._left += 1
+        self._end += 1
         self.release(1)

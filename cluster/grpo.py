@@ -63,7 +63,7 @@ class TrainingGroups:
         self._n, self._temperature = rollout.group_size, rollout.temperature
         self._max_tokens = rollout.max_response_length
 
-    async def write(self, sample: Sample, index: int) -> TraceGroup:
+    async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
         """One archived group."""
         group_id = group_id_of(self._name, index)
         if (group := self._before.take(group_id)) is not None:
@@ -75,7 +75,8 @@ class TrainingGroups:
             seed=stable_seed(self._name, self._session.config.seed, index),
             turn=index,
         )
-        return await self._session.writer.write(sample, sampling, Purpose.TRAIN, group_id)
+        writer = self._session.writer
+        return await writer.write(sample, sampling, Purpose.TRAIN, group_id, upcoming)
 
 
 class GrpoLearner:

@@ -2,13 +2,13 @@
 
     out of service -> pause, transfer, reset caches, resume -> parity probe -> in service
 
-The probe is one fixed prompt and response: the learner computes its logprobs once, every engine
-must give the same. An
-engine whose update or probe failed gets everything once more; if that fails too it stays out of
-service until a later
-update succeeds. One whose process has ended is not asked again.
+The probe is one fixed prompt and response: learner and engines compute its logprobs at the same
+time, and every engine must give the learner's. An engine whose update or probe failed gets
+everything once more; if that fails too it stays out of service until a later update succeeds. One
+whose process has ended is not asked again.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,6 @@ from learner.rows import Response, Row
 from wire.errors import (
     DeadlineExceeded,
     GenerationError,
-    ParityError,
     WeightUpdateError,
     WorkerDied,
 )
@@ -57,19 +56,19 @@ class Handoff:
         rollouts = self._rollouts
         rollouts.take_out_of_service()
         waiting, failures = rollouts.names, dict[str, str]()
-        expected = (await self._learner.logprobs([self._probe]))[0][0]
         worst, figures = 0.0, dict[str, float]()
         for _ in range(_TRIES):
             if not waiting:
                 break
             sent = await self._send(version, waiting)
             failures, figures = dict(sent.failures), figures or sent.figures
-            for name in [n for n in waiting if n not in failures]:
-                try:
-                    worst = max(worst, await self._verify(name, expected))
+            sound = [name for name in waiting if name not in failures]
+            for name, outcome in zip(sound, await self._differences(sound), strict=True):
+                if isinstance(outcome, str):
+                    failures[name] = outcome
+                else:
+                    worst = max(worst, outcome)
                     rollouts.admit(name)
-                except (ParityError, GenerationError, DeadlineExceeded, WorkerDied) as error:
-                    failures[name] = str(error)
             for name, why in failures.items():
                 log.warning("%s did not come to version %s: %s", name, version, why)
             waiting = await rollouts.find_alive(sorted(failures))
@@ -89,18 +88,34 @@ class Handoff:
         except WeightUpdateError as error:
             return Published(failures=dict.fromkeys(names, str(error)), figures={})
 
-    async def _verify(self, name: str, expected: list[float]) -> float:
-        """Largest difference of the probe. Raises ParityError beyond the tolerance."""
-        response = self._probe.responses[0].token_ids
-        found = await self._rollouts.logprobs(name, self._probe.video, self._probe.prompt, response)
+    async def _differences(self, names: Sequence[str]) -> list[float | str]:
+        """Of each engine from the learner, who answer side by side: the largest, or why the engine
+        is not to serve."""
+        if not names:
+            return []
+        asked = asyncio.gather(*[self._ask(name) for name in names])
+        (((expected,),), answers) = await asyncio.gather(
+            self._learner.logprobs([self._probe]), asked
+        )
+        return [a if isinstance(a, str) else self._judge(a, expected) for a in answers]
+
+    async def _ask(self, name: str) -> list[float] | str:
+        """An engine's logprobs of the probe, or why there are none."""
+        row = self._probe
+        response = row.responses[0].token_ids
+        try:
+            return await self._rollouts.logprobs(name, row.video, row.prompt, response)
+        except (GenerationError, DeadlineExceeded, WorkerDied) as error:
+            return str(error)
+
+    def _judge(self, found: Sequence[float], expected: Sequence[float]) -> float | str:
         worst = largest_difference(found, expected)
-        if not worst <= self._tolerance:  # also catches NaN
-            raise ParityError(
-                f"logprobs differ by {worst:.3g} from the learner's, {self._tolerance:.2g} is "
-                "allowed: "
-                "the engine does not hold the weights that were sent"
-            )
-        return worst
+        if worst <= self._tolerance:  # not so for NaN
+            return worst
+        return (
+            f"logprobs differ by {worst:.3g} from the learner's, {self._tolerance:.2g} is allowed: "
+            "the engine does not hold the weights that were sent"
+        )
 
 
 def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:

@@ -78,9 +78,11 @@ class RolloutHost:
             config.data.use_side_text,
         )
 
-    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
         """See RolloutWorker."""
-        return await self._started.answer(sample, sampling)
+        return await self._started.answer(sample, sampling, upcoming)
 
     async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
         """See RolloutWorker."""

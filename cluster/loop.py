@@ -24,9 +24,12 @@ from wire.types import Sample, TraceGroup
 
 
 class Writer(Protocol):
-    """Rollout and reward behind one verb: a sample in, an archived group out."""
+    """Rollout and reward behind one verb: a sample in, an archived group out. ``upcoming``: the
+    sample that is asked about once the buffer has gone round, to get its clip ready."""
 
-    async def write(self, sample: Sample, index: int) -> TraceGroup: ...
+    async def write(
+        self, sample: Sample, index: int, upcoming: Sample | None = None
+    ) -> TraceGroup: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,9 @@ async def rollout_loop(
     flight."""
     while True:
         place = await buffer.reserve()
-        place.fill(await writer.write(sample_at(place.index), place.index))
+        later = buffer.one_round_after(place)
+        upcoming = None if later is None else sample_at(later)
+        place.fill(await writer.write(sample_at(place.index), place.index, upcoming))
 
 
 async def train_loop(

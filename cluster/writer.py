@@ -44,15 +44,22 @@ class GroupWriter:
         """Prompt tokens so far, and those of them that an engine had computed before."""
 
     async def write(
-        self, sample: Sample, sampling: Sampling, purpose: Purpose, group_id: str
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        purpose: Purpose,
+        group_id: str,
+        upcoming: Sample | None = None,
     ) -> TraceGroup:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
-        too. Raises TooManyFailures once there are more bad clips than the recipe allows."""
+        too. ``upcoming`` will be asked about soon: its clip is made ready. Raises TooManyFailures
+        once there are more bad clips than the recipe allows."""
         rollout = self._refused(sample)
+        ahead = self._worth_preparing(upcoming)
         if rollout is None and purpose is Purpose.TRAIN and self._scorer.wants_shuffled(sample):
-            sample, rollout = await self._contrast(sample, sampling)
+            sample, rollout = await self._contrast(sample, sampling, ahead)
         elif rollout is None:
-            rollout = await self._ask(sample, sampling)
+            rollout = await self._ask(sample, sampling, ahead)
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
             prompt = self._prompt_text(sample)
@@ -65,14 +72,18 @@ class GroupWriter:
         self._quarantine.refuse_too_many()
         return group
 
-    async def _ask(self, sample: Sample, sampling: Sampling) -> Rollout:
-        rollout = await self._rollouts.answer(sample, sampling)
+    async def _ask(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
+        rollout = await self._rollouts.answer(sample, sampling, upcoming)
         if rollout.prompt is not None:
             self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
             self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
         return rollout
 
-    async def _contrast(self, sample: Sample, sampling: Sampling) -> tuple[Sample, Rollout]:
+    async def _contrast(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None
+    ) -> tuple[Sample, Rollout]:
         """T-GRPO's two groups (reward/builtins/temporal.py): the rollout of the clip as it is, and
         the sample with what half as many traces on its shuffled frames came to.
 
@@ -83,13 +94,17 @@ class GroupWriter:
             sampling, n=max(1, sampling.n // 2), seed=stable_seed("shuffled", sampling.seed)
         )
         rollout, shuffled = await asyncio.gather(
-            self._ask(sample, sampling), self._ask(with_view(sample, View.SHUFFLED), half)
+            self._ask(sample, sampling, upcoming),
+            self._ask(with_view(sample, View.SHUFFLED), half),
         )
         if shuffled.completions:
             sample = self._scorer.with_shuffled(sample, shuffled.completions)
         elif rollout.completions:
             rollout = replace(rollout, failures=rollout.failures + shuffled.failures)
         return sample, rollout
+
+    def _worth_preparing(self, sample: Sample | None) -> str | None:
+        return None if sample is None or sample.video in self._quarantine else sample.video
 
     def _refused(self, sample: Sample) -> Rollout | None:
         """What a quarantined clip gets, without another try to decode it."""

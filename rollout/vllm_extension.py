@@ -17,7 +17,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
                 "process ended, or runs as another user or in another container"
             ) from error
         tensors = unpack(update_info.header, data)
-        self._loaded |= self.model.load_weights(tensors) or set()
+        with _one_thread():
+            self._loaded |= self.model.load_weights(tensors) or set()
         self._seen.add(update_info.header["index"])
         self._expected = update_info.num_buckets
 
@@ -123,18 +125,33 @@ class Extension:
     model_runner: Any
     weight_transfer_engine: Any
     _weight_update_active: bool
+    start_weight_update: Callable[[], None]
 
-    def abandon_weight_update(self) -> None:
-        """Close an update that was left open, keeping what it loaded; vLLM has no call for this."""
+    def begin_weight_update(self) -> None:
+        """Open an update. One that was left open is closed, keeping what it loaded; vLLM has no
+        call for this."""
         if self._weight_update_active:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
+        self.start_weight_update()
 
     def left_out(self, lora_id: int) -> list[str]:
         """Layers of a loaded adapter that vLLM does not apply: it says so in its log alone."""
         manager = self.model_runner.lora_manager._adapter_manager
         adapter = manager.get_adapter(lora_id)
         return sorted(set(adapter.loras) - set(manager.modules))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A copy in memory is no faster by several threads, and these wait for each other where other
+    engines or a learner use the same cores."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:

@@ -5,6 +5,7 @@ Sample -> clip (cache) -> prompt -> engine -> Completions          or a typed Fa
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +59,14 @@ class RolloutWorker:
         self._labels = labels
         self._version = version
         self._use_side_text = use_side_text
+        # one at a time: what is asked for now finds a decoder free
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prepare-clips")
 
-    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
-        """Write ``sampling.n`` traces about a sample's clip.
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
+        """Write ``sampling.n`` traces about a sample's clip. ``upcoming``: a clip that will be
+        asked for soon; it is made ready meanwhile.
 
         A bad clip, prompt or request is a Failure. Raises GenerationError only if the engine's
         process has ended: then this worker is of no more use.
@@ -68,6 +74,8 @@ class RolloutWorker:
         version = self._version  # of before: what an update overtakes counts as the older
         messages = trace_prompt(self._labels, self._side_text(sample))
         found = await self._input(sample, messages)
+        if upcoming is not None:
+            self._ahead.submit(self._clips.prepare, upcoming)
         if isinstance(found, Failure):
             return _failed(found, version)
         prompt, clip = found

@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -29,7 +30,7 @@ from video.locked_file import locked
 from video.pool import DecodePool
 from video.processor import ProcessedClip
 from video.view import apply_view
-from wire.errors import ClipError, ParityError
+from wire.errors import ClipError, DeepIntuitError, ParityError
 from wire.types import stable_hash
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class ClipStore:
         self._recent = _Recent()
         self._content = _ContentHashes()
         self._counting = threading.Lock()
+        self._counted = set[str]()  # clips made ready ahead, until they are asked for
         self.hits = 0
         """Clips found in memory or on disk."""
         self.misses = 0
@@ -115,6 +117,16 @@ class ClipStore:
             self._no_room(error)  # not even for the file's name
             decoded = self._pool.decode(source.path, source.window)
             return self._process(decoded, key, source, content_hash)
+
+    def prepare(self, address: str | Path) -> None:
+        """Have a clip ready that is about to be asked for; it counts now instead of then.
+
+        What is wrong with it is said to who asks.
+        """
+        with suppress(DeepIntuitError):
+            key = self.get(address).clip_key
+            with self._counting:
+                self._counted.add(key)
 
     def load(self, clip_key: str, address: str | Path, fingerprint: str) -> ProcessedClip:
         """What the rollout saw under ``clip_key``; made anew from ``address`` if it is not here.
@@ -144,7 +156,8 @@ class ClipStore:
             self._recent.put(clip)
             self._eviction.used(self._file(key))
             with self._counting:
-                self.hits += 1
+                self.hits += key not in self._counted
+                self._counted.discard(key)
         return clip
 
     def _read(self, key: str) -> ProcessedClip | None:

@@ -24,6 +24,7 @@ from wire.shared_memory import Bytes
 T = TypeVar("T")
 
 _ALIGNMENT = 16  # bytes, so that every dtype can view its part
+_CHUNK = 1 << 18  # bytes that a core's own cache holds twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ def fill(layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]], data: Byte
     ZeRO-3 shard that was never gathered.
     """
     data = data[: layout.num_bytes]
+    checksum = _Checksum(layout.entries, data)
     found = dict(tensors)
     names = [entry.name for entry in layout.entries]
     if list(found) != names:
@@ -119,8 +121,8 @@ def fill(layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]], data: Byte
             raise WeightUpdateError(
                 f"{entry.name} has the shape {tuple(tensor.shape)}, described as {entry.shape}"
             )
-        _copy(tensor.detach(), entry, data)
-    return Bucket(layout=layout, data=data, checksum=_checksum(layout.entries, data))
+        _copy(tensor.detach(), entry, data, checksum)
+    return Bucket(layout=layout, data=data, checksum=checksum.up_to(len(data)))
 
 
 def unpack(header: dict[str, Any], data: Bytes) -> Iterator[tuple[str, torch.Tensor]]:
@@ -129,7 +131,7 @@ def unpack(header: dict[str, Any], data: Bytes) -> Iterator[tuple[str, torch.Ten
     Raises WeightUpdateError, before the first tensor, if bytes or table are not those sent.
     """
     entries = [Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in header["entries"]]
-    found = _checksum(entries, data[: header["num_bytes"]])
+    found = _Checksum(entries, data).up_to(header["num_bytes"])
     if found != header["checksum"]:
         raise WeightUpdateError(
             f"weight bucket {header['index']} arrived damaged: checksum {found:016x}, "
@@ -154,12 +156,15 @@ def _layout(index: int, tensors: list[tuple[str, torch.dtype, tuple[int, ...], i
     return Layout(index=index, entries=tuple(entries))
 
 
-def _copy(tensor: torch.Tensor, entry: Entry, data: Bytes) -> None:
+def _copy(tensor: torch.Tensor, entry: Entry, data: Bytes, checksum: "_Checksum") -> None:
     place = entry.of(data)
     if tensor.is_cpu and tensor.is_contiguous() and tensor.dtype == place.dtype:
         # by one thread: torch's would be no faster, and wait for each other on a busy machine
         given = tensor.reshape(-1).view(torch.uint8).numpy()
-        data[entry.offset : entry.offset + entry.num_bytes] = given
+        for start in range(0, entry.num_bytes, _CHUNK):
+            end = min(start + _CHUNK, entry.num_bytes)
+            data[entry.offset + start : entry.offset + end] = given[start:end]
+            checksum.up_to(entry.offset + end)
     else:
         place.copy_(tensor)
 
@@ -173,9 +178,16 @@ def _refuse_empty(name: str, size: int) -> None:
         raise WeightUpdateError(f"{name} is empty: it was not gathered before sending")
 
 
-def _checksum(entries: Iterable[Entry], data: Bytes) -> int:
-    """XXH3, 64 bits: twice as fast as the copy that it checks (crc32: less than half)."""
-    table = json.dumps([asdict(entry) for entry in entries], sort_keys=True).encode()
-    state = xxhash.xxh3_64(table)
-    state.update(data.data)
-    return state.intdigest()
+class _Checksum:
+    """XXH3, 64 bits, of a table and the bytes of a bucket: twice as fast as the copy that it checks
+    (crc32: less than half), and nearly free where it follows the copy from chunk to chunk."""
+
+    def __init__(self, entries: Iterable[Entry], data: Bytes) -> None:
+        table = json.dumps([asdict(entry) for entry in entries], sort_keys=True).encode()
+        self._state, self._data, self._end = xxhash.xxh3_64(table), data, 0
+
+    def up_to(self, end: int) -> int:
+        """The checksum of the first ``end`` bytes, which are not to change any more."""
+        self._state.update(self._data[self._end : end].data)
+        self._end = end
+        return self._state.intdigest()

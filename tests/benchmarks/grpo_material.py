@@ -10,7 +10,7 @@ images have their own start and end tokens, and the video's prompt gets as many 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,8 @@ class Size:
     group_size: int = 8
     trl_batch: int = 8
     """TRL's rollouts per forward and backward pass; the fastest of those tried."""
+    our_rollouts: Literal["float32", "bfloat16"] = "float32"
+    """Precision of our engine; TRL's vLLM computes in bfloat16 on a CPU, whatever it is told."""
 
     @property
     def rollouts(self) -> int:

@@ -36,7 +36,7 @@ max_frames = {frames}
 group_size = {group_size}
 max_prompt_length = 1024
 max_response_length = {response}
-dtype = "float32"
+dtype = "{dtype}"
 block_size = 32
 num_threads = 2
 [reward]
@@ -188,6 +188,7 @@ def recipe_text(material: Material) -> str:
         frames=size.frames,
         group_size=size.group_size,
         response=size.response,
+        dtype=size.our_rollouts,
         reward=REWARD_FILE,
         steps=size.all_steps,
         groups=size.groups,

@@ -1,6 +1,7 @@
 """Whole GRPO steps, ours against TRL's GRPOTrainer, in turns, on the same model, clips and prompts.
 
     python -m tests.benchmarks.grpo_step [--json FILE] [--sizes video demo] [--modes generate vllm]
+                                         [--our-rollouts float32 | bfloat16]
 
 One row per figure: name, value, unit, limit, and whether the goal is above or below it; rows
 without a limit tell what the others are made of. Ends with status 1 if a limit is missed.
@@ -23,8 +24,10 @@ What TRL is given beyond its defaults, all of it to be faster: gradient checkpoi
 rollouts per pass (8) as was fastest (32 at once took four times as long), fused AdamW, no logging,
 no checkpoints, no shuffling, pictures decoded beforehand in memory, and (without which it does not
 run on a CPU) the repair of vLLM's packed weights from rollout/vllm_extension.py. Its colocated vLLM
-computes in bfloat16: TRL has no setting for that. Its importance correction stays on, as is ours,
-and costs it one more forward pass; ``ratio_without_old_logprobs`` leaves that pass out.
+computes in bfloat16: TRL has no setting for that. Ours computes in float32 unless told to do as
+TRL's, which is the recipes' default, by ``--our-rollouts bfloat16``. Its importance correction
+stays on, as is ours, and costs it one more forward pass; ``ratio_without_old_logprobs`` leaves that
+pass out.
 """
 
 import argparse
@@ -33,6 +36,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.figures import Figure, report, say
@@ -59,8 +63,9 @@ def main() -> int:
     usual = [size.name for size in SIZES]
     parser.add_argument("--sizes", nargs="+", choices=sizes, default=usual)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--our-rollouts", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
-    chosen = [sizes[name] for name in options.sizes]
+    chosen = [replace(sizes[name], our_rollouts=options.our_rollouts) for name in options.sizes]
     figures = (figure for size in chosen for figure in compare(size, options.modes))
     return report(figures, options.json)
 

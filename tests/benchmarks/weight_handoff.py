@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from cluster import placement
+from cluster.config import RunConfig
 from cluster.demo.clips import make_demo_data
 from cluster.demo.events import DEFINITIONS
 from cluster.handoff import Handoff
@@ -46,19 +47,31 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--size", choices=_SIZES, action="append", help="these only")
     arguments = parser.parse_args()
-    results: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.size or _SIZES:
-            results += asyncio.run(measure(name, Path(folder) / name))
+        results = asyncio.run(measure(arguments.size or list(_SIZES), Path(folder)))
     return report(results, arguments.json)
 
 
-async def measure(size: str, folder: Path) -> list[Figure]:
-    """All figures of a model."""
+async def measure(sizes: Sequence[str], folder: Path) -> list[Figure]:
+    """All figures of the models, in one Ray."""
     import ray
 
     manifest = make_demo_data(folder / "data", train=4, traces=1, val=1, cal=1, test=1)
-    config = make_config(
+    results = []
+    try:
+        for size in sizes:
+            config = config_of(size, folder / size, manifest)
+            if not ray.is_initialized():
+                placement.connect(config, debug=False)
+            results += await measure_model(size, config, folder / size)
+    finally:
+        ray.shutdown()
+    return results
+
+
+def config_of(size: str, folder: Path, manifest: Path) -> RunConfig:
+    """A run's, with the model written."""
+    return make_config(
         write_model(folder / "model", _SIZES[size]),
         manifest,
         list(DEFINITIONS),
@@ -66,22 +79,20 @@ async def measure(size: str, folder: Path) -> list[Figure]:
         learner={"num_cpus": 0.5, "num_threads": 2, "num_ranks": 2},
         cluster={"object_store_mb": 200},
     )
-    placement.connect(config, debug=False)
+
+
+async def measure_model(size: str, config: RunConfig, folder: Path) -> list[Figure]:
+    """All figures of a model."""
     results = []
-    try:
-        async with open_workers(config, folder / "cache") as workers:
-            async with workers.learner(zero_stage=0, num_ranks=1) as (learner, handoff):
-                results += await measure_updates(f"{size}/zero0", workers, learner, 0.5)
-                step_s = await measure_step(workers, learner)
-                results += await measure_share(f"{size}/zero0", workers, handoff, step_s)
-            async with workers.learner(zero_stage=3, num_ranks=2, num_threads=1) as (
-                learner,
-                handoff,
-            ):
-                results += await measure_updates(f"{size}/zero3", workers, learner, 0.05)
-                results += await measure_share(f"{size}/zero3", workers, handoff, step_s)
-    finally:
-        ray.shutdown()
+    async with open_workers(config, folder / "cache") as workers:
+        async with workers.learner(zero_stage=0, num_ranks=1) as (learner, handoff):
+            results += await measure_updates(f"{size}/zero0", workers, learner, 0.5)
+            step_s = await measure_step(workers, learner)
+            results += await measure_share(f"{size}/zero0", workers, handoff, step_s)
+        sharded = workers.learner(zero_stage=3, num_ranks=2, num_threads=1)
+        async with sharded as (learner, handoff):
+            results += await measure_updates(f"{size}/zero3", workers, learner, 0.05)
+            results += await measure_share(f"{size}/zero3", workers, handoff, step_s)
     return results
 
 

@@ -91,7 +91,9 @@ class FakeEngines:
         ids = (1, stable_seed(sample.video, str(ask)), 2)
         return Prompt(token_ids=ids, clip_key=sample.video, fingerprint="f")
 
-    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
         self.wrote.append((self.weights, sample.video))
         completions = tuple(self._complete(sample, index) for index in range(sampling.n))
         prompt = await self.prompt(sample, "trace")

@@ -66,6 +66,14 @@ async def test_a_replaced_group_gives_its_place_to_one_after_the_last():
     assert (await buffer.reserve()).index == 5
 
 
+async def test_the_place_of_the_next_round_is_known_as_long_as_there_is_one():
+    buffer = GroupBuffer(2, first_index=4, num_places=3)
+    first, second = await buffer.reserve(), await buffer.reserve()
+    assert (buffer.one_round_after(first), buffer.one_round_after(second)) == (6, None)
+    buffer.replace()
+    assert buffer.one_round_after(second) == 7
+
+
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
 async def test_staleness_is_bounded_exactly_even_with_one_very_slow_group(max_staleness: int):
     groups_per_step, steps = 4, 12

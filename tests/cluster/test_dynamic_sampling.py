@@ -47,7 +47,7 @@ class Run:
         self.lags: list[int] = []
         self.cursors: list[int] = []
 
-    async def write(self, sample: Sample, index: int) -> TraceGroup:
+    async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
         self.asked.append(index)
         version = PolicyVersion(attempt=0, step=self.version)
         for _ in range(self.slow.choice([0, 1, 2, 60])):

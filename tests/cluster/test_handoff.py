@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -69,6 +70,18 @@ async def test_engines_that_agree_serve_again():
     assert engines.in_service == {"a", "b"}
     assert report.max_logprob_diff == pytest.approx(5e-7)
     assert report.num_out_of_service == 0
+
+
+async def test_engines_are_proven_side_by_side():
+    class Meeting(Engines):
+        async def logprobs(self, *arguments: object) -> list[float]:
+            await both.wait()
+            return await super().logprobs(*arguments)  # type: ignore[arg-type]
+
+    both = asyncio.Barrier(2)
+    engines = Meeting({"a": [EXPECTED], "b": [EXPECTED]})
+    await asyncio.wait_for(make(engines, Learner()).publish(VERSION), 10)
+    assert engines.in_service == {"a", "b"}
 
 
 async def test_an_engine_that_disagrees_is_sent_everything_again_alone():

@@ -71,7 +71,9 @@ WORLD = World()
 class Engines(FakeEngines):
     """What they write depends on weights, clip and place; how long it takes, on nothing."""
 
-    async def answer(self, sample: Sample, sampling: Sampling) -> Rollout:
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
         version, weights = self.version, self.weights
         for _ in range(WORLD.random.randrange(12)):
             await asyncio.sleep(0)

@@ -25,9 +25,11 @@ class FakeWriter:
 
     def __init__(self) -> None:
         self.version, self.asked = 0, list[int]()
+        self.upcoming: dict[int, str | None] = {}
 
-    async def write(self, sample: Sample, index: int) -> TraceGroup:
+    async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
         self.asked.append(index)
+        self.upcoming[index] = upcoming and upcoming.id
         version = PolicyVersion(attempt=0, step=self.version)
         await asyncio.sleep(0)
         return TraceGroup(
@@ -98,9 +100,21 @@ async def test_an_error_in_training_ends_the_rollouts_and_surfaces():
 
 async def test_an_error_in_a_rollout_ends_training_and_surfaces():
     class Broken(FakeWriter):
-        async def write(self, sample: Sample, index: int) -> TraceGroup:
+        async def write(
+            self, sample: Sample, index: int, upcoming: Sample | None = None
+        ) -> TraceGroup:
             raise RuntimeError("the engine is gone")
 
     writer = Broken()
     with pytest.raises(ExceptionGroup, match="TaskGroup"):
         await run(writer, FakeLearner(writer), max_staleness=0)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+async def test_a_writer_is_told_what_is_asked_a_buffer_later_and_nothing_that_never_is(
+    max_staleness: int,
+):
+    writer = FakeWriter()
+    await run(writer, FakeLearner(writer), max_staleness)
+    ahead = 2 * (max_staleness + 1)
+    assert writer.upcoming == {k: f"s{k + ahead}" if k + ahead < 10 else None for k in range(10)}

@@ -21,7 +21,14 @@ class Llm:
     def errored(self) -> bool:
         return time.monotonic() > self._end
 
-    async def pause_generation(self, mode: str) -> None:
+    @property
+    def engine_core(self) -> "Llm":
+        return self
+
+    async def pause_scheduler_async(self, mode: str, clear_cache: bool) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def collective_rpc(self, method: str) -> None:
         await asyncio.get_running_loop().create_future()
 
 

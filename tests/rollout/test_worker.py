@@ -96,6 +96,11 @@ class Clips:
 
     def __init__(self, error: DeepIntuitError | None = None) -> None:
         self._error = error
+        self.prepared = asyncio.Queue[str]()
+        self._loop = asyncio.get_running_loop()
+
+    def prepare(self, path: str) -> None:
+        self._loop.call_soon_threadsafe(self.prepared.put_nowait, path)
 
     def get(self, path: str) -> ProcessedClip:
         if self._error:
@@ -143,6 +148,21 @@ async def test_the_text_of_a_completion_keeps_its_tags_and_drops_the_end_of_turn
 ) -> None:
     rollout = await make_worker(engine, renderer).answer(SAMPLE, SAMPLING)
     assert [c.text for c in rollout.completions] == [TRACE, TRACE]
+
+
+async def test_the_next_clip_is_made_ready_while_the_engine_writes(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    clips, seen = Clips(), []
+
+    async def meanwhile() -> None:
+        seen.append(await asyncio.wait_for(clips.prepared.get(), 10))
+
+    engine.meanwhile = meanwhile
+    worker = make_worker(engine, renderer, clips)
+    rollout = await worker.answer(SAMPLE, SAMPLING, upcoming="b.mp4")
+    assert len(rollout.completions) == 2
+    assert seen == ["b.mp4"]
 
 
 # --- failures

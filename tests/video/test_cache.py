@@ -90,6 +90,34 @@ def test_a_clip_is_made_once(
     assert (store.hits, store.misses) == (1, 1)
 
 
+def test_a_clip_made_ready_ahead_is_there_and_counts_once(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
+) -> None:
+    path = make_clip()
+    store = new_store()
+    store.prepare(path)
+    assert (fake.calls, store.hits, store.misses) == (1, 0, 1)
+    first = store.get(path)
+    assert (fake.calls, store.hits, store.misses) == (1, 0, 1)
+    assert store.get(path) is first
+    assert (fake.calls, store.hits, store.misses) == (1, 1, 1)
+    other = new_store()  # the next epoch
+    other.prepare(path)
+    other.get(path)
+    assert (other.hits, other.misses) == (1, 0)
+
+
+def test_what_is_wrong_with_a_clip_is_said_to_who_asks_not_ahead(
+    new_store: Callable[[], ClipStore], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no clip")
+    store = new_store()
+    for address in (tmp_path / "bad.mp4", tmp_path / "none.mp4"):
+        store.prepare(address)
+        with pytest.raises(ClipError):
+            store.get(address)
+
+
 def test_the_real_processor_survives_the_disk(
     make_clip: MakeClip, tmp_path: Path, processor: ClipProcessor
 ) -> None:

@@ -79,6 +79,17 @@ def test_a_tensor_larger_than_a_bucket_gets_one_of_its_own() -> None:
     ]
 
 
+def test_every_part_of_a_tensor_of_many_chunks_arrives_and_is_checked() -> None:
+    sent = [("a", torch.arange(300_000)), ("b", torch.ones(3)), ("c", torch.arange(99_999))]
+    (bucket,) = pack(sent, 1 << 30)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(sent, received([bucket]), strict=True))
+    for place in (0, 1 << 18, 2_000_000, bucket.layout.num_bytes - 1):
+        bucket.data[place] ^= 1
+        with pytest.raises(WeightUpdateError, match="damaged"):
+            received([bucket])
+        bucket.data[place] ^= 1
+
+
 def test_no_tensors_make_no_bucket() -> None:
     assert list(pack([], 100)) == []
 
