@@ -185,8 +185,7 @@ class _Check:
             check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
 
     def _reward(self) -> None:
-        sample = next(iter(self.samples), None)
-        self.found += asyncio.run(reward_findings(self.config, sample))
+        self.found += asyncio.run(reward_findings(self.config, self.samples))
 
     def _placement(self) -> None:
         with refusals(self.found, Area.PLACEMENT):

@@ -68,6 +68,8 @@ METRICS: tuple[Metric, ...] = (
          "", "rewards/<part>/std"),
         ("reward/not_applicable_frac", "share", "sequence",
          "traces to which no reward function applies, if there are any: masked"),
+        ("reward/<part>/failed_frac", "share", "sequence",
+         "traces that this function failed on, if there are any"),
         ("reward/<part>/latency_p50_s", "s", "step",
          "median of a user function's calls: of a trace (verl's), of a group (TRL's)"),
         ("reward/<part>/latency_p99_s", "s", "step", "their 99th percentile"),

@@ -25,7 +25,7 @@ from cluster.model_size import (
     video_tokens,
 )
 from cluster.model_source import with_cached_model
-from reward.scorer import Scorer
+from cluster.scoring import make_scorer
 from rollout.manifest import read_manifest, select
 from video.config import total_per_frame
 from video.families import family_of
@@ -154,8 +154,7 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
 
     Raises UserError (ConfigError, DataError) as `run` does for what is here and wrong.
     """
-    limit = config.rollout.max_response_length
-    Scorer(config.reward, config.label_set, max_response_length=limit)  # names what is missing
+    make_scorer(config)  # names a missing reward function
     manifest = config.data.manifest
     if not manifest.exists():
         note = f"there is no manifest {manifest}: counts that depend on it are unknown"
@@ -387,6 +386,11 @@ def _warnings(
         found.append(
             "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "
             "its traces there flatter it; give clips of their own as split 'cal'"
+        )
+    if any(term.function == "temporal_contrast" for term in config.reward.terms):
+        found.append(
+            f"temporal_contrast has {rollout.group_size // 2} more traces a group written, on "
+            "shuffled frames; they are not counted here"
         )
     if clips and clips.train < groups:
         found.append(

@@ -23,13 +23,13 @@ from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
 from cluster.handoff import Handoff, probe_row
-from cluster.judge_frames import read_frames
 from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
 from cluster.model_source import with_local_model
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
+from cluster.scoring import make_scorer, try_functions
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
@@ -191,27 +191,10 @@ def check(
     check_data(data)
     renderer = open_model(config)
     check_context(config)
-    asyncio.run(_try_functions(config, data))
+    asyncio.run(try_functions(config, samples))
     open_cache(cache_dir)
     check_first_prompt(config, samples, renderer, cache_dir)
     return data, renderer
-
-
-def make_scorer(config: RunConfig, data: Data) -> Scorer:
-    """The recipe's reward, for this data. Raises ConfigError for what can be told without a run."""
-    return Scorer(
-        config.reward,
-        config.label_set,
-        columns={column for sample in data.samples for column in sample.extra},
-        max_response_length=config.rollout.max_response_length,
-        read_frames=read_frames,
-    )
-
-
-async def _try_functions(config: RunConfig, data: Data) -> None:
-    """Load every user function once, in its process, and let it go. Raises ConfigError."""
-    async with make_scorer(config, data):
-        return
 
 
 def bring_model(config: RunConfig, check_data: Callable[[Data], None]) -> RunConfig:
@@ -277,7 +260,7 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
-        scorer = await stack.enter_async_context(make_scorer(config, data))
+        scorer = await stack.enter_async_context(make_scorer(config, data.samples))
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)

@@ -10,6 +10,7 @@ from cluster.actors import RolloutPool
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.worker import Rollout
+from video.address import View, with_view
 from video.quarantine import Quarantine
 from wire.archive import Archive
 from wire.types import (
@@ -21,6 +22,7 @@ from wire.types import (
     Score,
     Trace,
     TraceGroup,
+    stable_seed,
 )
 
 
@@ -46,10 +48,11 @@ class GroupWriter:
     ) -> TraceGroup:
         """Traces of one clip. A bad clip or request makes a group that says so; it is archived
         too. Raises TooManyFailures once there are more bad clips than the recipe allows."""
-        rollout = self._refused(sample) or await self._rollouts.answer(sample, sampling)
-        if rollout.prompt is not None:
-            self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
-            self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
+        rollout = self._refused(sample)
+        if rollout is None and purpose is Purpose.TRAIN and self._scorer.wants_shuffled(sample):
+            sample, rollout = await self._contrast(sample, sampling)
+        elif rollout is None:
+            rollout = await self._ask(sample, sampling)
         outcomes: Sequence[Score | Failure] = ()
         if rollout.completions:
             prompt = self._prompt_text(sample)
@@ -61,6 +64,32 @@ class GroupWriter:
         await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
         self._quarantine.refuse_too_many()
         return group
+
+    async def _ask(self, sample: Sample, sampling: Sampling) -> Rollout:
+        rollout = await self._rollouts.answer(sample, sampling)
+        if rollout.prompt is not None:
+            self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
+            self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
+        return rollout
+
+    async def _contrast(self, sample: Sample, sampling: Sampling) -> tuple[Sample, Rollout]:
+        """T-GRPO's two groups (reward/builtins/temporal.py): the rollout of the clip as it is, and
+        the sample with what half as many traces on its shuffled frames came to.
+
+        The shuffled traces are not archived. If there are none, their failure joins the group's,
+        and the term does not apply.
+        """
+        half = replace(
+            sampling, n=max(1, sampling.n // 2), seed=stable_seed("shuffled", sampling.seed)
+        )
+        rollout, shuffled = await asyncio.gather(
+            self._ask(sample, sampling), self._ask(with_view(sample, View.SHUFFLED), half)
+        )
+        if shuffled.completions:
+            sample = self._scorer.with_shuffled(sample, shuffled.completions)
+        elif rollout.completions:
+            rollout = replace(rollout, failures=rollout.failures + shuffled.failures)
+        return sample, rollout
 
     def _refused(self, sample: Sample) -> Rollout | None:
         """What a quarantined clip gets, without another try to decode it."""

@@ -10,14 +10,17 @@ the one place where their files have to be.
 
 import asyncio
 import inspect
+import logging
 import math
 import traceback
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from reward.builtin import BUILTINS, read_params
 from reward.builtins.judge import FrameReader, close_judges
+from reward.builtins.temporal import SHUFFLED_ACCURACY, share_right
 from reward.combine import combine
 from reward.config import RewardConfig, RewardTerm
 from reward.context import RewardContext
@@ -27,6 +30,8 @@ from reward.runner import Limits, PluginRunner, Value
 from wire.errors import ConfigError
 from wire.labels import LabelSet
 from wire.types import Completion, Failure, FailureKind, Sample, Score
+
+log = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -63,6 +68,7 @@ class Scorer:
             if term.is_builtin
         }
         self._started = False
+        self._told: set[str] = set()
 
     async def start(self) -> None:
         """Load every user function in its process. Raises ConfigError if one cannot be loaded."""
@@ -90,7 +96,20 @@ class Scorer:
         columns = await asyncio.gather(
             *[self._judge(term, sample, completions, question) for term in self._config.terms]
         )
-        return [self._join(sample.label, values) for values in zip(*columns, strict=True)]
+        results = [self._join(sample.label, values) for values in zip(*columns, strict=True)]
+        self._tell(sample, results)
+        return results
+
+    def wants_shuffled(self, sample: Sample) -> bool:
+        """Whether a term compares with traces about the clip's shuffled frames, and has none."""
+        wanted = any(term.function == "temporal_contrast" for term in self._config.terms)
+        return wanted and SHUFFLED_ACCURACY not in sample.extra
+
+    def with_shuffled(self, sample: Sample, completions: Sequence[Completion]) -> Sample:
+        """The sample, with what those traces came to among its columns; ``completions`` not
+        empty."""
+        share = share_right([it.text for it in completions], sample.label, self._labels)
+        return replace(sample, extra={**sample.extra, SHUFFLED_ACCURACY: share})
 
     def take_figures(self) -> dict[str, float]:
         """What user functions took since the last time.
@@ -156,6 +175,16 @@ class Scorer:
             )
             for index, completion in enumerate(completions)
         ]
+
+    def _tell(self, sample: Sample, results: Sequence[Score | Failure]) -> None:
+        """The first failure of each term, at once; the others are in the archive and counted."""
+        for failure in results:
+            if not isinstance(failure, Failure) or failure.kind is FailureKind.NOT_APPLICABLE:
+                continue
+            if failure.culprit not in self._told:
+                self._told.add(failure.culprit)
+                what = "reward %s failed on sample %s, and the trace is masked: %s\n%s"
+                log.warning(what, failure.culprit, sample.id, failure.reason, failure.traceback)
 
     def _join(self, label: str, outcomes: Sequence[Value | Failure]) -> Score | Failure:
         """The values of all terms for one trace -> its outcome; the first failure stands."""

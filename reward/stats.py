@@ -20,6 +20,7 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     reward/frac_zero_std       share of groups, of those with a scored trace, whose rewards are all
                                equal: they teach nothing
     reward/failed_frac         share of traces whose scoring failed
+    reward/<part>/failed_frac  the same of one part, if it failed
     reward/not_applicable_frac share of traces to which no part applies, if there are any
     label/<label>/reward       over scored traces of that label
     label/<label>/accuracy     the same of the ``accuracy`` part, if the reward has one
@@ -29,6 +30,8 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     if not traces:
         return {}
     figures = {"reward/failed_frac": len(_failures(traces, FailureKind.REWARD)) / len(traces)}
+    for culprit, failures in Counter(f.culprit for f in _failures(traces)).items():
+        figures[f"reward/{culprit}/failed_frac"] = failures / len(traces)
     if without := _failures(traces, FailureKind.NOT_APPLICABLE):
         figures["reward/not_applicable_frac"] = len(without) / len(traces)
     scored = [(group.sample.label, score) for group in groups for score in _scores(group)]

@@ -1,30 +1,36 @@
 """Reward functions: imported as a run imports them, and asked about one trace each."""
 
+from collections.abc import Sequence
+
 from cluster.checks.finding import Area, Finding, ok, refusals, warning
 from cluster.config import RunConfig
+from cluster.scoring import make_scorer
 from reward.config import RewardConfig, RewardTerm
-from reward.scorer import Scorer
-from wire.types import Completion, Failure, FinishReason, PolicyVersion, Sample
+from wire.types import Completion, Failure, FailureKind, FinishReason, PolicyVersion, Sample
 
 _NO_VERSION = PolicyVersion(attempt=0, step=0)
 
 
-async def reward_findings(config: RunConfig, sample: Sample | None) -> list[Finding]:
-    """Each term on its own, so that one that fails hides no other. ``sample``: to ask about."""
+async def reward_findings(config: RunConfig, samples: Sequence[Sample]) -> list[Finding]:
+    """Each term on its own, so that one that fails hides no other. The first of
+    the samples is asked about."""
     found: list[Finding] = []
     for term in config.reward.terms:
         with refusals(found, Area.REWARD):
-            found.append(await _try(config, term, sample))
+            found.append(await _try(config, term, samples))
     return found
 
 
-async def _try(config: RunConfig, term: RewardTerm, sample: Sample | None) -> Finding:
+async def _try(config: RunConfig, term: RewardTerm, samples: Sequence[Sample]) -> Finding:
     """Raises ConfigError if the function cannot be loaded."""
-    alone = RewardConfig(terms=(term,))
-    async with Scorer(alone, config.label_set) as scorer:
-        if sample is None:
+    alone = RewardConfig(terms=(term.model_copy(update={"gated_by": None}),))
+    async with make_scorer(config.model_copy(update={"reward": alone}), samples) as scorer:
+        if not samples:
             return ok(Area.REWARD, f"{term.part} can be loaded; there is no row to try it on")
+        sample = samples[0]
         (score,) = await scorer.score(sample, [_right_answer(sample)])
+    if isinstance(score, Failure) and score.kind is FailureKind.NOT_APPLICABLE:
+        return ok(Area.REWARD, f"{term.part} does not apply to the first row, and was loaded")
     if isinstance(score, Failure):
         what = f"{term.part} failed on a trace that answers right: {score.reason}"
         remedy = "mend the function; too many failures (reward.max_failure_frac) end a run"

@@ -5,9 +5,12 @@ temporal_contrast: with p and p~ the shares of right answers on ordered and on s
 Video-R1 (arXiv 2503.21776), equation 1, and its released trainer, which has alpha = 0.3 and
 mu = 0.8 and gives the bonus to right answers only.
 
-The rollout of shuffled groups is not wired yet: nothing of ours writes ``shuffled_accuracy``. It is
-read from the sample's columns, so a manifest can bring it from an evaluation on shuffled clips.
+p~ is the sample's column ``shuffled_accuracy``. Training puts it there, after half as many
+traces on the shuffled clip (cluster/writer.py; Video-R1's trainer halves, too), unless the manifest
+brings it from elsewhere.
 """
+
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -15,6 +18,7 @@ from reward.builtins.deepintuit import accuracy_reward
 from reward.builtins.params import Params
 from reward.context import RewardContext
 from wire.errors import DataError
+from wire.labels import LabelSet
 
 SHUFFLED_ACCURACY = "shuffled_accuracy"
 
@@ -50,8 +54,13 @@ def temporal_contrast(
         raise DataError(f"{SHUFFLED_ACCURACY} is {shuffled!r}; expected a share between 0 and 1")
     if accuracy_reward(completion, label, context.labels) == 0.0:
         return 0.0
-    right = sum(accuracy_reward(text, label, context.labels) for text in context.texts)
-    return temporal_bonus(right / len(context.texts), float(shuffled), mu, alpha)
+    ordered = share_right(context.texts, label, context.labels)
+    return temporal_bonus(ordered, float(shuffled), mu, alpha)
+
+
+def share_right(texts: Sequence[str], label: str, labels: LabelSet) -> float:
+    """Share of a group's completions that answer with the label."""
+    return sum(accuracy_reward(text, label, labels) for text in texts) / len(texts)
 
 
 def temporal_bonus(

@@ -245,17 +245,17 @@ def test_19_a_context_that_is_too_short_for_a_clip(refused_run: Refused):
     ("term", "message"),
     [
         ("nowhere.py:score", "there is no file"),
-        ("{file}:reward_func", "has no 'reward_func'; its functions: ['one', 'later']"),
-        ("{file}:one", "expected def one(data_source, solution_str, ground_truth, extra_info"),
-        ("{file}:later", "is async; expected a plain function"),
-        ("acuracy", "expected one of accuracy, format, or path/to/file.py:function"),
+        ("{file}:reward_func", "has no 'reward_func'; its functions: ['one', 'both']"),
+        ("{file}:one", "expected verl's (data_source, solution_str, ground_truth, extra_info"),
+        ("{file}:both", "could be called in both ways"),
+        ("acuracy", "did you mean 'accuracy'?"),
     ],
 )
 def test_20_a_reward_function_that_cannot_be_used(
     refused_run: Refused, tmp_path: Path, term: str, message: str
 ):
     file = tmp_path / "mine.py"
-    file.write_text("def one(completions):\n    return 1.0\n\nasync def later():\n    pass\n")
+    file.write_text("def one(text):\n    return 1.0\n\ndef both(solution_str, completions): ...\n")
     found = refused_run(f"reward.terms=[{{function='{term.format(file=file)}'}}]")
     assert message in found
     assert "too short" not in found

@@ -36,8 +36,8 @@ OF_WORKER = {
 PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
 OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
 OF_ALL = OF_WORKER | OF_TRANSFER
-# Only where no reward function applies to a trace (reward/stats.py).
-OF_MASKED = {"reward/not_applicable_frac"}
+# Only where a reward function fails, or none applies to a trace (reward/stats.py).
+OF_MASKED = {"reward/not_applicable_frac", "reward/mine/failed_frac"}
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
 

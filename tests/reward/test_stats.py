@@ -63,6 +63,7 @@ def test_a_step_worked_by_hand() -> None:
             "reward/format/std": 0.0,
             "reward/frac_zero_std": 0.5,
             "reward/failed_frac": 0.2,
+            "reward/judge/failed_frac": 0.2,
             "label/normal/accuracy": 0.5,
             "label/normal/reward": 1.5,
             "label/normal/reward/format": 1.0,
@@ -76,7 +77,10 @@ def test_a_step_worked_by_hand() -> None:
 def test_figures_without_data_are_left_out() -> None:
     assert summarise([]) == {}
     assert summarise([make_group("normal")]) == {}
-    assert summarise([make_group("normal", BROKEN)]) == {"reward/failed_frac": 1.0}
+    assert summarise([make_group("normal", BROKEN)]) == {
+        "reward/failed_frac": 1.0,
+        "reward/judge/failed_frac": 1.0,
+    }
 
 
 def test_a_reward_without_accuracy_has_no_accuracy_per_label() -> None:

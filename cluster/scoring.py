@@ -1,0 +1,29 @@
+"""The recipe's reward for the samples of a run: what the parts of a run that score share."""
+
+from collections.abc import Sequence
+
+from cluster.config import RunConfig
+from cluster.judge_frames import read_frames
+from reward.scorer import Scorer
+from wire.types import Sample
+
+
+def make_scorer(config: RunConfig, samples: Sequence[Sample] = ()) -> Scorer:
+    """Not started yet. ``samples``: all of the manifest, none if unknown; a function that needs a
+    column that they have not is refused when it is loaded.
+
+    Raises ConfigError for a missing file, or parameters that do not fit the task.
+    """
+    return Scorer(
+        config.reward,
+        config.label_set,
+        columns={column for sample in samples for column in sample.extra} if samples else None,
+        max_response_length=config.rollout.max_response_length,
+        read_frames=read_frames,
+    )
+
+
+async def try_functions(config: RunConfig, samples: Sequence[Sample]) -> None:
+    """Load every user function once, in its process, and let it go. Raises ConfigError."""
+    async with make_scorer(config, samples):
+        return
