@@ -6,8 +6,9 @@ Everything a run would refuse, mask or mislead itself with is a finding; nothing
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cluster.checks.finding import Area, Finding, Level, error, said, warning
 from cluster.judge_frames import read_frames
@@ -26,6 +27,8 @@ _CLOSE_TO_TIMEOUT = 0.5
 
 Value = float | str | None
 """A reward, None (not applicable), or the reason of a failure."""
+
+_Ask = Callable[[Sequence[Case]], Awaitable[list[Value]]]
 
 _REMEDIES = (
     ("no answer within", "let it answer sooner, or raise the term's timeout_s"),
@@ -71,6 +74,7 @@ class _Trial:
     values: list[dict[str, Value]] = field(default_factory=list)
     """Per sample: case -> answer."""
     slowest_s: float = 0.0
+    num_late: int = 0
     is_noisy: bool = False
     findings: list[Finding] = field(default_factory=list)
 
@@ -100,7 +104,7 @@ async def _lint_term(subject: Subject, term: RewardTerm) -> TermReport:
                 remedy = f"lint a recipe that has one, or give --set params.{first}=VALUE"
                 trial.findings.append(warning(Area.REWARD, what, remedy))
             else:
-                await _try(scorer, term.part, subject, trial)
+                await _try(scorer, term, subject, trial)
                 _judge_trial(term, trial)
     except UserError as refused:
         way = " (here: --set style=verl)" if _is_ambiguous(str(refused), subject) else ""
@@ -144,37 +148,54 @@ def _gaps(
             yield error(Area.REWARD, what, remedy)
 
 
-async def _try(scorer: Scorer, part: str, subject: Subject, trial: _Trial) -> None:
-    """Every case alone, once more the right one, and all cases as one group."""
-    asked = list(zip(subject.samples, subject.prompts, strict=True))[:_MOST_SAMPLES]
-    num_late = 0
-    for sample, prompt in asked:
+async def _try(scorer: Scorer, term: RewardTerm, subject: Subject, trial: _Trial) -> None:
+    """Every case alone; then once more the right one, and all cases as one group."""
+    is_paid = term.function == "judge"  # every trace is a request
+    asked = list(zip(subject.samples, subject.prompts, strict=True))
+    for sample, prompt in asked[: 1 if is_paid else _MOST_SAMPLES]:
+        ask = partial(_ask, scorer, term.part, sample, prompt)
         other = next(name for name in subject.labels.names if name != sample.label)
         tried = cases(sample.label, other)
-        values: dict[str, Value] = {}
+        values = await _alone(ask, tried, trial)
         trial.values.append(values)
-        for case in tried:
-            begin = time.perf_counter()
-            (value,) = await _ask(scorer, part, sample, prompt, [case])
-            trial.slowest_s = max(trial.slowest_s, time.perf_counter() - begin)
-            values[case.name] = value
-            if isinstance(value, str):
-                trial.failed.setdefault(value, []).append(case.name)
-                num_late += "no answer within" in value
-            if num_late == _MOST_LATE:
-                return
-        again = await _ask(scorer, part, sample, prompt, tried[:1])
-        if again != [values[RIGHT]] and not isinstance(values[RIGHT], str) and not trial.is_noisy:
-            trial.is_noisy = True
-            what = f"gave {_shown(values[RIGHT])}, then {_shown(again[0])} to the same trace"
-            remedy = "seed what is random in it, or expect a noisy reward"
-            trial.findings.append(warning(Area.REWARD, what, remedy, [RIGHT]))
-        together = await _ask(scorer, part, sample, prompt, tried)
-        fresh = {v for v in together if isinstance(v, str) and v not in trial.failed}
-        for reason in sorted(fresh):
-            what = f"asked about {len(tried)} traces at once: {reason}"
-            trial.findings.append(error(Area.REWARD, what, _remedy(reason)))
-            trial.failed[reason] = []
+        if trial.num_late:  # each further time would be waited for, too
+            return
+        if not is_paid:
+            await _again(ask, tried[0], values[RIGHT], trial)
+            await _together(ask, tried, trial)
+
+
+async def _alone(ask: _Ask, tried: Sequence[Case], trial: _Trial) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for case in tried:
+        begin = time.perf_counter()
+        (value,) = await ask([case])
+        trial.slowest_s = max(trial.slowest_s, time.perf_counter() - begin)
+        values[case.name] = value
+        if isinstance(value, str):
+            trial.failed.setdefault(value, []).append(case.name)
+            trial.num_late += "no answer within" in value
+        if trial.num_late == _MOST_LATE:
+            break
+    return values
+
+
+async def _again(ask: _Ask, case: Case, value: Value, trial: _Trial) -> None:
+    (again,) = await ask([case])
+    if again != value and not isinstance(value, str) and not trial.is_noisy:
+        trial.is_noisy = True
+        what = f"gave {_shown(value)}, then {_shown(again)} to the same trace"
+        remedy = "seed what is random in it, or expect a noisy reward"
+        trial.findings.append(warning(Area.REWARD, what, remedy, [case.name]))
+
+
+async def _together(ask: _Ask, tried: Sequence[Case], trial: _Trial) -> None:
+    found = await ask(tried)
+    fresh = {value for value in found if isinstance(value, str) and value not in trial.failed}
+    for reason in sorted(fresh):
+        what = f"asked about {len(tried)} traces at once: {reason}"
+        trial.findings.append(error(Area.REWARD, what, _remedy(reason)))
+        trial.failed[reason] = []
 
 
 async def _ask(
@@ -196,7 +217,8 @@ def _judge_trial(term: RewardTerm, trial: _Trial) -> None:
             distinct = list(dict.fromkeys(where))
             trial.findings.append(error(Area.REWARD, reason, _remedy(reason), distinct))
     trial.findings.extend(_doubts(trial.values))
-    if trial.slowest_s > _CLOSE_TO_TIMEOUT * term.timeout_s and not term.is_builtin:
+    close = trial.slowest_s > _CLOSE_TO_TIMEOUT * term.timeout_s
+    if close and not trial.num_late and not term.is_builtin:
         what = f"took up to {trial.slowest_s:.2g} s for a trace; timeout_s is {term.timeout_s:g}"
         remedy = "raise timeout_s: a busy machine is slower than this one now"
         trial.findings.append(warning(Area.REWARD, what, remedy))
@@ -233,7 +255,7 @@ def _remedy(reason: str) -> str:
 
 
 def _shown(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:g}" if isinstance(value, float) else str(value)  # no -0
 
 
 def count(reports: Sequence[TermReport], level: Level) -> int:

@@ -23,8 +23,8 @@ from cluster.judge_frames import read_frames
 from cluster.progress import Bar, progress_bar
 from cluster.rewards.score_change import Change, change_of
 from cluster.rewards.score_file import Judged, Key, Outcome, ScoreFile
-from cluster.rewards.subject import prompt_text
 from cluster.run_dir import write_json
+from cluster.scoring import prompt_text
 from reward.plugin import file_of
 from reward.scorer import Scorer
 from reward.stats import refuse_too_many_failures

@@ -8,15 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reward.config import RewardConfig, RewardTerm
 from wire.config import apply_override, validate
 from wire.labels import Label, LabelSet
 from wire.types import Sample, Split
-
-if TYPE_CHECKING:
-    from cluster.config import RunConfig
 
 _MADE_UP = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
 
@@ -75,6 +72,7 @@ def read_subject(name: str, settings: Sequence[str]) -> Subject:
 
 def _of_recipe(path: Path, settings: Sequence[str]) -> Subject:
     from cluster.config import read_recipe
+    from cluster.scoring import prompt_text
     from rollout.manifest import read_manifest
 
     config = read_recipe(path, list(settings))
@@ -90,11 +88,3 @@ def _of_recipe(path: Path, settings: Sequence[str]) -> Subject:
         num_samples=len(samples),
         max_response_length=config.rollout.max_response_length,
     )
-
-
-def prompt_text(config: "RunConfig", sample: Sample) -> str:
-    """What the policy is asked about a sample, without the video."""
-    from rollout.prompt import trace_prompt
-
-    text = sample.text if config.data.use_side_text else None
-    return trace_prompt(config.label_set, text)[0].text

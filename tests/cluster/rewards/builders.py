@@ -89,6 +89,8 @@ def make_run(folder: Path, groups: Sequence[TraceGroup], name: str = "run") -> P
 def write_recipe(folder: Path, *terms: str, name: str = "new", more: str = "") -> Path:
     """A recipe over MANIFEST with these terms, each the inside of a TOML table."""
     (folder / "m.jsonl").write_text(MANIFEST)
+    for name_of_clip in ("a.mp4", "b.mp4"):
+        (folder / name_of_clip).touch()
     path = folder / f"{name}.toml"
     listed = "".join(f"[[reward.terms]]\n{term}\n" for term in terms)
     path.write_text(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from reward.config import RewardConfig, RewardTerm
 from reward.scorer import Scorer
 from tests.cluster.rewards.builders import make_group, make_run, write_recipe
-from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
 from wire.types import Score
 
@@ -38,15 +38,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_its_rewards_are_named_by_their_entry_points_and_run_in_their_own_processes(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(ConfigError, match="entry point"):
-        Scorer(RewardConfig(terms=(_term("varied_words"),)), LABELS)
+    with pytest.raises(ValueError, match="entry point"):
+        RewardTerm(function="varied_words")
     monkeypatch.syspath_prepend(site)
-    terms = (_term("ordered_events"), _term("varied_words", params={"least": 5}))
+    terms = (
+        RewardTerm(function="ordered_events"),
+        RewardTerm(function="varied_words", params={"least": 5}),
+    )
     group = make_group(0, [("He stands up, then falls.", 0.0), ("He stands up.", 0.0)])
-    group.sample.extra["events"] = ["stands up", "falls"]  # type: ignore[index]
+    sample = replace(group.sample, extra={"events": ["stands up", "falls"]})
     completions = [trace.completion for trace in group.traces]
     async with Scorer(RewardConfig(terms=terms), LABELS) as scorer:
-        outcomes = await scorer.score(group.sample, completions)
+        outcomes = await scorer.score(sample, completions)
         figures = scorer.take_figures()
     assert [o.parts for o in outcomes if isinstance(o, Score)] == [
         {"ordered_events": 1.0, "ordered_events/num_named": 2.0, "varied_words": 0.5},
@@ -56,28 +59,18 @@ async def test_its_rewards_are_named_by_their_entry_points_and_run_in_their_own_
     assert "clip_rewards" not in sys.modules
 
 
-def _term(name: str, **fields: object) -> RewardTerm:
-    return RewardTerm.model_construct(
-        **{**RewardTerm(function="accuracy").model_dump(), **fields, "function": name}
-    )  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
 def test_the_commands_find_it(site: Path, tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{site}"}
     run = make_run(tmp_path, [make_group(0, [("He falls.", 1.0), ("He walks.", 0.0)])])
-    recipe = write_recipe(tmp_path, 'function = "varied_words"', 'function = "ordered_events"')
-    for words in (
-        ["reward", "lint", "varied_words"],
-        ["reward", "bench", "ordered_events", "--traces", "8", "--tokens", "5"],
-        ["rescore", str(run), "--recipe", str(recipe)],
-    ):
-        command = [sys.executable, "-m", "cluster.cli", *words]
+    recipe = write_recipe(tmp_path, 'function = "varied_words"')
+    for words in (["reward", "lint", "varied_words"], ["rescore", run, "--recipe", recipe]):
+        command = [sys.executable, "-m", "cluster.cli", *map(str, words)]
         done = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "varied_words" in done.stdout or "ordered_events" in done.stdout
+        assert "varied_words" in done.stdout
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`deepintuit reward lint`: whose function it is, what fills it, and every fault with its remedy."""
+"""`deepintuit reward lint`: whose a function is, what fills it, every fault with its remedy."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,10 @@ def test_a_setting_of_the_term_is_used(tmp_path: Path):
 
 
 def test_an_async_function_of_trls_is_told_apart(tmp_path: Path):
-    source = "async def f(completions, log_metric=None, **kw):\n    return [len(c) / 9 for c in completions]\n"
+    source = """
+async def f(completions, label, log_metric=None, **kw):
+    return [float(one in text) for one, text in zip(label, completions)]
+"""
     (term,) = linted(tmp_path, f"{write_plugin(tmp_path, source)}:f")
     assert term["style"] == "TRL's, because it takes completions; async, once per group"
     assert term["findings"] == []
@@ -68,23 +71,36 @@ def test_an_async_function_of_trls_is_told_apart(tmp_path: Path):
          "SystemExit", "instead of ending", "unicode"),
         ("import os; os.abort() if 'im_start' in solution_str else 0; return 1.0",
          "SIGABRT", "mend the crash", "control tokens"),
-        ("import time; time.sleep(9 if len(solution_str) > 30000 else 0); return 1.0",
-         "no answer within", "raise the term's timeout_s", "very long"),
     ],
 )  # fmt: skip
 def test_every_fault_names_its_traces_and_its_remedy(
     body: str, what: str, remedy: str, where: str, tmp_path: Path
 ):
     plugin = write_plugin(tmp_path, f"def f(solution_str):\n    {body}\n")
-    (term,) = linted(tmp_path, f"{plugin}:f", "--set", "timeout_s=1.5", status=2)
+    (term,) = linted(tmp_path, f"{plugin}:f", status=2)
     found = faults(term)
     assert any(what in w and remedy in r and where in places for w, r, places in found), found
     if where != RIGHT:
         assert all(RIGHT not in places for _, _, places in found)
 
 
+@pytest.mark.slow
+def test_a_function_that_hangs_on_one_trace_is_late_on_that_alone(tmp_path: Path):
+    body = "import time; time.sleep(99 if len(solution_str) > 50000 else 0); return 1.0"
+    plugin = write_plugin(tmp_path, f"def f(solution_str):\n    {body}\n")
+    (term,) = linted(tmp_path, f"{plugin}:f", "--set", "timeout_s=6", status=2)
+    ((what, remedy, where),) = faults(term)
+    assert what.startswith("no answer within 6 s")
+    assert "raise the term's timeout_s" in remedy
+    assert where == ["very long"]
+    assert faults(term, "warning") == []
+
+
 def test_a_fault_that_only_a_group_shows_is_found(tmp_path: Path):
-    source = "def f(completions, **kw):\n    return [1.0 + len(c) for c in completions if c.strip() or len(completions) == 1]\n"
+    source = """
+def f(completions, **kw):
+    return [float(len(c)) for c in completions if c.strip() or len(completions) == 1]
+"""
     (term,) = linted(tmp_path, f"{write_plugin(tmp_path, source)}:f", status=2)
     ((what, remedy, _),) = faults(term)
     assert what == "asked about 17 traces at once: returned 15 rewards for 17 completions"
@@ -97,7 +113,8 @@ def test_a_fault_that_only_a_group_shows_is_found(tmp_path: Path):
         ("return 1.0", "gives 1 to every trace"),
         ("return None", "gives None to every trace"),
         ("import random; return random.random()", "to the same trace"),
-        ("return -float(ground_truth in solution_str)", "gives the wrong answer 0, the right one -1"),
+        ("return -float(ground_truth in solution_str)",
+         "gives the wrong answer 0, the right one -1"),
         ("return None if '<answer>' not in solution_str else float(ground_truth in solution_str)",
          "does not apply (None) to malformed traces"),
     ],
@@ -112,7 +129,7 @@ def test_what_a_policy_would_learn_wrongly_is_a_warning(body: str, what: str, tm
     ("source", "what", "remedy"),
     [
         ("def f(text):\n    return 1.0\n", "wrong signature", "--set style=verl"),
-        ("def g(solution_str):\n    return 1.0\n", "has no 'f'", "did you mean"),
+        ("def f1(solution_str):\n    return 1.0\n", "has no 'f'", "did you mean"),
         ("import nothing_such\n", "importing", "No module named"),
         ("def f(:\n", "importing", "SyntaxError"),
     ],

@@ -23,6 +23,7 @@ from tests.cluster.rewards.builders import (
     write_plugin,
     write_recipe,
 )
+from tests.reward.builtins.test_judge import Server, reply, serving
 from wire.errors import ConfigError, TooManyFailures
 from wire.types import Purpose
 
@@ -200,6 +201,24 @@ def test_a_folder_without_an_archive_is_refused_in_one_sentence(
     recipe = write_recipe(tmp_path, ACCURACY)
     assert main(["rescore", str(tmp_path), "--recipe", str(recipe)]) == 1
     assert "there is no trace archive" in capsys.readouterr().err
+
+
+async def test_a_judge_is_asked_anew_and_its_cache_answers_for_what_was_cut_off(tmp_path: Path):
+    run = run_of(tmp_path)
+    async with serving(Server(reply("<score>5</score>"))) as server:
+        params = f'{{ base_url = "{server.url}", model = "m", cache_dir = "{tmp_path}/cache" }}'
+        term = f'function = "judge"\nweight = 2.0\nparams = {params}'
+        config = read_recipe(write_recipe(tmp_path, term), [])
+        found = await rescore(run, config, "new")
+        assert {row.now for row in found.change.means if row.part == "judge"} == {0.5}
+        assert {row.now for row in found.change.means if row.part == "total"} == {1.0}
+        asked = len(server.requests)
+        path = found.folder / "scores.jsonl"
+        path.write_bytes(path.read_bytes()[:-9])
+        again = await rescore(run, config, "new")
+    assert (again.num_before, again.num_judged) == (5, 1)
+    assert again.change == found.change
+    assert len(server.requests) == asked
 
 
 async def test_two_at_once_are_refused(tmp_path: Path):
