@@ -66,6 +66,7 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
         train = [sample for sample in samples if sample.split is Split.TRAIN]
         await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=train))
         await evaluate_policy(session, "grpo")
+        await session.scorer.close()
     run_dir.close()
     return metrics.names
 

@@ -158,6 +158,12 @@ def forks_and_forks():
     time.sleep(600)
 
 
+def forks_without_end():
+    end = time.monotonic() + 2  # if nobody ends it
+    while time.monotonic() < end:
+        os.fork()
+
+
 def closes_every_file():
     os.closerange(3, 256)
     time.sleep(600)

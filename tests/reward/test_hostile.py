@@ -37,6 +37,7 @@ AT_ONCE = {
     "eats_memory_in_a_child": "more than memory_mb=160",
     "asks_for_the_moon": "MemoryError",
     "forks_and_forks": "more than max_processes=8",
+    "forks_without_end": "more than max_processes=8",
     "closes_every_file": "closed the runner's pipe",
     "scribbles_on_the_pipe": "wrote on the runner's pipe",
     "scribbles_an_endless_line": "wrote on the runner's pipe",
