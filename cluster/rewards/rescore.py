@@ -67,21 +67,26 @@ async def rescore(
         max_response_length=config.rollout.max_response_length,
         read_frames=read_frames,
     )
-    with ScoreFile(folder / "scores.jsonl") as scores:
-        write_json(folder / "reward.json", config.reward.model_dump(mode="json"))
-        judged_before = sum(it.is_done for it in _of(scores, purpose))
-        left = (
-            (key, group)
-            for key, group in _numbered(archive, purpose)
-            if group.traces and not (key in scores.judged and scores.judged[key].is_done)
-        )
-        async with scorer:
+    async with scorer:
+        with ScoreFile(folder / "scores.jsonl") as scores:
+            write_json(folder / "reward.json", config.reward.model_dump(mode="json"))
+            num_before = sum(it.is_done for it in _of(scores, purpose))
             with progress_bar("rescore", num_groups) as bar:
-                bar.resume(judged_before)
+                bar.resume(num_before)
+                left = _not_judged(archive, purpose, scores)
                 num_judged = await _judge_all(scorer, config, left, scores, bar)
-        change = change_of(_of(scores, purpose))
-        write_json(folder / "change.json", asdict(change))
-    return Rescored(folder=folder, num_before=judged_before, num_judged=num_judged, change=change)
+            change = change_of(_of(scores, purpose))
+            write_json(folder / "change.json", asdict(change))
+    return Rescored(folder=folder, num_before=num_before, num_judged=num_judged, change=change)
+
+
+def _not_judged(
+    archive: Path, purpose: Purpose | None, scores: ScoreFile
+) -> Iterator[tuple[Key, TraceGroup]]:
+    for key, group in _numbered(archive, purpose):
+        known = scores.judged.get(key)
+        if group.traces and (known is None or not known.is_done):
+            yield key, group
 
 
 def _of(scores: ScoreFile, purpose: Purpose | None) -> list[Judged]:

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from cluster.checks.finding import Level
 from cluster.cli import main
+from cluster.rewards.lint import lint
+from cluster.rewards.subject import read_subject
 from cluster.rewards.traces import RIGHT, cases
 from tests.cluster.rewards.builders import write_plugin, write_recipe
+from tests.reward.builtins.test_judge import Server, reply, serving
 
 
 def linted(tmp_path: Path, subject: object, *words: str, status: int = 0) -> list[dict[str, Any]]:
@@ -173,6 +177,19 @@ def test_a_function_that_hangs_on_everything_is_given_up_after_three_traces(tmp_
     (term,) = linted(tmp_path, f"{plugin}:f", "--set", "timeout_s=0.3", status=2)
     ((_, _, where),) = faults(term)
     assert len(where) == 3
+
+
+async def test_a_judge_is_asked_about_each_trace_once():
+    async with serving(Server(reply("<score>5</score>"))) as server:
+        settings = [f'params={{base_url = "{server.url}", model = "m", max_retries = 0}}']
+        (term,) = await lint(read_subject("judge", settings))
+        assert len(server.requests) == len(cases("a", "b"))
+        assert {finding.level for finding in term.findings} == {Level.WARNING}  # always 0.5
+        server.replies = [reply("no idea")]
+        (term,) = await lint(read_subject("judge", settings))
+    assert [it.remedy for it in term.findings] == [
+        "see that the judge answers, and that it is told to give one score"
+    ]
 
 
 @pytest.mark.parametrize(

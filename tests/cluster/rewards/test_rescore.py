@@ -24,6 +24,7 @@ from tests.cluster.rewards.builders import (
     write_recipe,
 )
 from tests.reward.builtins.test_judge import Server, reply, serving
+from wire.archive import Archive
 from wire.errors import ConfigError, TooManyFailures
 from wire.types import Purpose
 
@@ -108,13 +109,33 @@ def test_what_is_judged_is_not_judged_again_and_what_the_run_wrote_since_is(tmp_
     assert len(log.read_text().split()) == 8
     changed(tmp_path, run, "--recipe", recipe)
     assert len(log.read_text().split()) == 8
-    from wire.archive import Archive
-
     with Archive(run / "archive", 1) as archive:
         for group in groups[4:]:
             archive.append(group)
     assert changed(tmp_path, run, "--recipe", recipe)["num_groups"] == 6
     assert len(log.read_text().split()) == 12
+
+
+def test_groups_of_one_name_in_two_attempts_are_both_judged(tmp_path: Path):
+    groups = [make_group(0, [("a", 1.0)]), make_group(0, [("bb", 1.0)], attempt=1)]
+    run = make_run(tmp_path, groups[:1])
+    for attempt, group in ((1, groups[1]), (2, groups[1])):
+        with Archive(run / "archive", attempt) as archive:
+            archive.append(group)
+    plugin = write_plugin(tmp_path, "def score(solution_str):\n    return len(solution_str)\n")
+    recipe = write_recipe(tmp_path, f'function = "{plugin}:score"')
+    found = changed(tmp_path, run, "--recipe", recipe)
+    assert (found["num_groups"], found["means"][0]["now"]) == (3, pytest.approx(5 / 3))
+
+
+def test_a_function_that_cannot_be_loaded_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, plugin = run_of(tmp_path), write_plugin(tmp_path, "import nothing_such\n")
+    recipe = write_recipe(tmp_path, f'function = "{plugin}:score"')
+    assert main(["rescore", str(run), "--recipe", str(recipe)]) == 2
+    assert "nothing_such" in capsys.readouterr().err
+    assert not (run / "rescored").exists()
 
 
 def test_a_changed_function_goes_on_in_no_other_scores(tmp_path: Path):
