@@ -29,6 +29,7 @@ from wire.errors import ConfigError, TooManyFailures
 from wire.types import Purpose
 
 ROOT = Path(__file__).parents[3]
+STARTED = "python -m cluster.cli"
 RIGHT = {
     "fall": "<think>a</think><answer>fall</answer>",
     "walk": "<think>a</think><answer>walk</answer>",
@@ -268,11 +269,14 @@ async def test_a_torn_last_line_is_cut_off_and_its_group_judged_again(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_done", [1, 9, 30])
+@pytest.mark.parametrize(
+    ("number", "num_done"),
+    [(signal.SIGKILL, 1), (signal.SIGKILL, 9), (signal.SIGKILL, 30), (signal.SIGINT, 5)],
+)
 def test_a_killed_rescore_goes_on_without_losing_or_repeating_a_group(
-    num_done: int, tmp_path: Path
+    number: signal.Signals, num_done: int, tmp_path: Path
 ):
-    """SIGKILL, with groups in the middle of their processes."""
+    """In the middle of groups; an interrupt says how to go on."""
     log = tmp_path / "log"
     plugin = write_plugin(tmp_path, COUNTED.format(log=str(log), seconds=0.02))
     recipe = write_recipe(tmp_path, f'function = "{plugin}:score"\nconcurrency = 2')
@@ -282,12 +286,20 @@ def test_a_killed_rescore_goes_on_without_losing_or_repeating_a_group(
     command = [sys.executable, "-m", "cluster.cli", "rescore", str(run), "--recipe", str(recipe)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    killed = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        killed = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=file
+        )
     deadline = time.monotonic() + 120
     while killed.poll() is None and _lines(run) < num_done and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    os.kill(killed.pid, number)
+    if number is signal.SIGKILL:
+        assert killed.wait() == -signal.SIGKILL
+    else:
+        assert killed.wait() == 130
+        assert f"go on from what is done with: {STARTED} rescore {run}" in said.read_text()
     kept = {judged.sample_id for judged in read_scores(scores_in(run))}
     assert num_done <= len(kept) < 40
     time.sleep(0.5)  # its reward processes end with it
