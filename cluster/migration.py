@@ -197,6 +197,8 @@ VERL: tuple[Moved, ...] = (
     Moved("trainer.device", "", "DEEPINTUIT_DEVICE at `make setup`, and num_gpus of both sections"),
     Moved("custom_reward_function.path", "reward.terms.function", "path/to/file.py:function"),
     Moved("custom_reward_function.name", "reward.terms.function", "path/to/file.py:function"),
+    Moved("custom_reward_function.reward_kwargs.*", "reward.terms.params"),
+    Moved("reward.custom_reward_function.reward_kwargs.*", "reward.terms.params"),
     Moved(
         "reward.custom_reward_function.path", "reward.terms.function", "path/to/file.py:function"
     ),

@@ -8,11 +8,14 @@ import json
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from reward.plugin import Signature
@@ -24,7 +27,37 @@ START_TIMEOUT_S = 120.0
 _END_TIMEOUT_S = 30.0
 _MAX_LINE_BYTES = 64 * 1024  # of a reply about one trace
 SCRIBBLED = "it wrote on the runner's pipe; its processes were ended"
+_MARK = "DEEPINTUIT_REWARD_PROCESS"
 _GUARD = "import sys; sys.path[:] = {paths!r}; from reward.guard import main; main()"
+
+
+def _paths() -> list[str]:
+    """Where the process looks for modules: first where this one was found, last the working folder,
+    so that a module there is found, but stands in for none of ours."""
+    own = str(Path(__file__).parents[1])
+    paths = [path for path in sys.path if path]
+    return [*([] if own in paths else [own]), *paths, os.getcwd()]  # noqa: PTH109
+
+
+def _end_marked(mark: str) -> None:
+    """Kill what a guard left that was ended itself: whatever has its mark in its environment, which
+    a process inherits wherever it goes."""
+    marked = f"{_MARK}={mark}".encode()
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while (left := _having(marked)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _having(marked: bytes) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if marked in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 class Broken(Exception):
@@ -54,19 +87,19 @@ class Child:
         memory_mb, max_processes."""
         self._pipe, theirs = socket.socketpair()
         self._control, guards = socket.socketpair()
-        # The working folder last: a module there is found, but stands in for none of ours.
-        paths = [path for path in sys.path if path] + [os.getcwd()]  # noqa: PTH109
+        self._mark = uuid.uuid4().hex
         numbers = (theirs.fileno(), guards.fileno())
         with theirs, guards:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _GUARD.format(paths=paths)),
+                    *(sys.executable, "-c", _GUARD.format(paths=_paths())),
                     *(*map(str, numbers), json.dumps(dict(settings), default=str)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=numbers,
                 process_group=0,  # Ctrl-C is the driver's
+                env=os.environ | {_MARK: self._mark},
             )
         self._buffer = bytearray()
         self.is_async = self.wants_ids = False
@@ -115,19 +148,10 @@ class Child:
             if searched > _MAX_LINE_BYTES * num_traces:
                 raise Broken(SCRIBBLED)
             left = deadline - time.monotonic()
-            try:
-                if left <= 0:
-                    raise TimeoutError
-                self._pipe.settimeout(left)
-                chunk = self._pipe.recv(256 * 1024)
-            except TimeoutError as error:
+            if not self._wait(left):
                 late = f"no answer within {timeout_s:g} s; its processes were ended"
-                raise Broken(late, is_late=True) from error
-            except OSError as error:
-                raise self._ended() from error
-            if not chunk:
-                raise self._ended()
-            self._buffer += chunk
+                raise Broken(late, is_late=True)
+            self._buffer += self._read()
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:
@@ -137,6 +161,26 @@ class Child:
         if not isinstance(reply, dict):
             raise Broken(SCRIBBLED)
         return reply
+
+    def _wait(self, seconds: float) -> bool:
+        """Until there is something to read, or the guard has ended: a process that it left may
+        hold the pipe open."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        ready = [number for number, _ in poll.poll(max(seconds, 0.0) * 1000)]
+        if ready == [self._control.fileno()]:
+            raise self._ended()
+        return bool(ready)
+
+    def _read(self) -> bytes:
+        try:
+            chunk = self._pipe.recv(256 * 1024)
+        except OSError as error:
+            raise self._ended() from error
+        if not chunk:
+            raise self._ended()
+        return chunk
 
     def hang_up(self) -> None:
         """Tell the guard to end everything; from any thread, also in the middle of a call."""
@@ -152,6 +196,8 @@ class Child:
             log.warning("a reward process's guard (pid %d) had to be killed", self._process.pid)
             self._process.kill()
             self._process.wait()
+        if self._process.returncode != 0:  # it could not do its work
+            _end_marked(self._mark)
         self._pipe.close()
         self._control.close()
 

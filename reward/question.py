@@ -68,10 +68,10 @@ class Question:
 
 
 def _packed(ids: Sequence[int]) -> str:
-    """Base64 of 64-bit numbers: a tenth of the time that JSON takes over lists of them."""
-    return base64.b64encode(array("q", ids).tobytes()).decode()
+    """Base64 of 32-bit numbers: a tenth of the time that JSON takes over lists of them."""
+    return base64.b64encode(array("i", ids).tobytes()).decode()
 
 
 def unpacked(text: str) -> list[int]:
     """The inverse, in the child."""
-    return array("q", base64.b64decode(text)).tolist()
+    return array("i", base64.b64decode(text)).tolist()

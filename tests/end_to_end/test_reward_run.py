@@ -58,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Pat
     folder = tmp_path_factory.mktemp("run")
     make_demo_model(folder / "model")
     (folder / "mine.py").write_text(MINE)
-    manifest = make_demo_data(folder / "data", train=8, traces=8, val=1, cal=6, test=6)
+    manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=6, test=6)
     recipe = write_recipe(folder, folder / "model", manifest, LABELS)
     recipe.write_text(recipe.read_text() + TERMS.format(folder=folder))
     words = [word for setting in SHORT for word in ("--set", setting)]

@@ -32,6 +32,15 @@ os._exit(0)
 '''
         subprocess.run([sys.executable, "-c", code, ground_truth])
         time.sleep(600)
+    if solution_str == "orphan":
+        if os.fork() == 0:
+            os.setsid()
+            pathlib.Path(ground_truth).write_text(str(os.getpid()))
+            time.sleep(600)
+        while not pathlib.Path(ground_truth).exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), 9)
+        time.sleep(600)
     if solution_str == "raise":
         raise KeyError("rubric")
     if solution_str == "exit":
@@ -104,6 +113,14 @@ async def test_what_left_the_session_of_a_killed_function_dies_with_it(tmp_path:
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
+async def test_nothing_outlives_a_guard_that_was_killed(tmp_path: Path) -> None:
+    async with running(tmp_path, PLUGIN) as runner:
+        failed, after = await values(runner, "orphan", "four", label=str(tmp_path / "pid"))
+        assert "guard was ended" in str(failed)
+        assert after == 4.0
+        assert not alive(int((tmp_path / "pid").read_text()))
+
+
 ORPHAN = """
 import asyncio, os, signal, sys
 from reward.question import Asked, Question
@@ -137,6 +154,25 @@ async def test_a_sleeper_does_not_outlive_a_driver_that_was_killed(tmp_path: Pat
     pid = int(await parent.stdout.read(32))
     assert await parent.wait() == -signal.SIGKILL
     await until_dead(pid)
+
+
+async def test_a_driver_that_found_us_in_its_working_folder_starts_the_same_code(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hostile.py").write_text(PLUGIN)
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward/__init__.py").write_text("raise RuntimeError('another package')")
+    spec = f"{tmp_path / 'hostile.py'}:compute_score"
+    script = "import os, sys; sys.path.append(os.environ['OTHER'])\n" + ORPHAN
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, spec),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"OTHER": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+    )
+    assert parent.stdout is not None
+    assert int(await parent.stdout.read(32)) > 0
+    assert await parent.wait() == -signal.SIGKILL
 
 
 async def test_a_process_that_ends_between_two_questions_costs_no_trace(tmp_path: Path) -> None:
