@@ -25,7 +25,7 @@ from reward.scorer import Scorer, question_of
 from wire.archive import read_groups
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
-from wire.types import Completion, Failure, FailureKind, Sample, Score
+from wire.types import Completion, Failure, FailureKind, Sample
 
 GROUP_SIZE = 8
 _PLAIN_FACTOR, _PLAIN_EXTRA_S = 4.0, 120.0  # imports of a bare process included
@@ -138,7 +138,12 @@ async def bench(subject: Subject, term: RewardTerm, groups: Sequence[Asked]) -> 
         )
         if signature is None:
             p50, p99 = await _one_by_one(scorer, groups)
-    failures = [o for found in outcomes for o in found if _has_failed(o)]
+    failures = [
+        outcome
+        for found in outcomes
+        for outcome in found
+        if isinstance(outcome, Failure) and outcome.kind is not FailureKind.NOT_APPLICABLE
+    ]
     plain = None
     if signature and not failures:
         limit_s = _PLAIN_FACTOR * term.concurrency * seconds + _PLAIN_EXTRA_S
@@ -154,10 +159,6 @@ async def bench(subject: Subject, term: RewardTerm, groups: Sequence[Asked]) -> 
         num_failed=len(failures),
         reason=failures[0].reason if failures else "",
     )
-
-
-def _has_failed(outcome: Score | Failure) -> bool:
-    return isinstance(outcome, Failure) and outcome.kind is not FailureKind.NOT_APPLICABLE
 
 
 async def _one_by_one(scorer: Scorer, groups: Sequence[Asked]) -> tuple[float, float]:
