@@ -390,7 +390,7 @@ def _warnings(
     if any(term.function == "temporal_contrast" for term in config.reward.terms):
         found.append(
             f"temporal_contrast has {rollout.group_size // 2} more traces a group written, on "
-            "shuffled frames; they are not counted here"
+            "shuffled frames, and they are not counted here; expect half as much generation again"
         )
     if clips and clips.train < groups:
         found.append(

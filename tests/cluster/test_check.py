@@ -317,3 +317,22 @@ def test_findings_do_not_take_quadratic_time(tmp_path: Path):
         return time.process_time() - before
 
     assert seconds(16_000) < 60 * max(seconds(1000), 0.01)
+
+
+def test_rewards_are_tried_as_a_run_has_them(
+    check: Callable[..., int], recipe: Recipe, tmp_path: Path, capsys: Capture
+):
+    (tmp_path / "rubric.py").write_text("def f(solution_str, rubric):\n    return 1.0\n")
+    terms = (
+        "{function='accuracy'}",
+        "{function='format', gated_by='accuracy'}",
+        "{function='overlong', params={cache_length=8}}",
+        "{function='temporal_contrast'}",
+        f"{{function='{tmp_path}/rubric.py:f', name='graded'}}",
+    )
+    assert check(recipe(), *set_to(f"reward.terms=[{', '.join(terms)}]")) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "format gives 1 to a right answer" in said
+    assert "overlong gives 0 to a right answer" in said
+    assert "temporal_contrast does not apply to the first row" in said
+    assert "needs ['rubric'], which is neither" in said

@@ -152,6 +152,10 @@ def test_a_model_of_the_hub_is_planned_by_its_name_and_not_downloaded(manifest: 
         ),
         (["grpo.groups_per_step=601"], "600 train clips are fewer than grpo.groups_per_step"),
         (["rollout.max_prompt_length=97"], "96 video tokens"),
+        (
+            ["reward.terms=[{function='temporal_contrast'}]"],
+            "temporal_contrast has 4 more traces a group written",
+        ),
         (["rollout.max_response_length=600000"], "the engine refuses to start"),
     ],
 )
