@@ -19,6 +19,8 @@ from cluster.commands import (
     init,
     plan,
     report,
+    rescore,
+    reward,
     run,
     status,
     study,
@@ -38,6 +40,8 @@ _COMMANDS = (
     report,
     compare,
     study,
+    reward,
+    rescore,
     demo,
 )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from cluster.config import RunConfig
 from cluster.judge_frames import read_frames
 from reward.scorer import Scorer
+from rollout.prompt import trace_prompt
 from wire.types import Sample
 
 
@@ -21,6 +22,12 @@ def make_scorer(config: RunConfig, samples: Sequence[Sample] = ()) -> Scorer:
         max_response_length=config.rollout.max_response_length,
         read_frames=read_frames,
     )
+
+
+def prompt_text(config: RunConfig, sample: Sample) -> str:
+    """What the policy is asked about a sample, without the video."""
+    text = sample.text if config.data.use_side_text else None
+    return trace_prompt(config.label_set, text)[0].text
 
 
 async def try_functions(config: RunConfig, samples: Sequence[Sample]) -> None:

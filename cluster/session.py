@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -29,14 +30,14 @@ from cluster.model_source import with_local_model
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
-from cluster.scoring import make_scorer, try_functions
+from cluster.scoring import make_scorer, prompt_text, try_functions
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
 from learner.rows import supervised_row
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, unreadable_clips
-from rollout.prompt import Ask, VerdictOn, trace_prompt
+from rollout.prompt import Ask, VerdictOn
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
@@ -75,13 +76,8 @@ class Session:
         self.writer = GroupWriter(
             *(rollouts, scorer, archive, quarantine),
             lambda: self.version(self.engines_step),
-            self._prompt_text,
+            partial(prompt_text, config),
         )
-
-    def _prompt_text(self, sample: Sample) -> str:
-        """What the policy is asked about a sample, without the video."""
-        text = sample.text if self.config.data.use_side_text else None
-        return trace_prompt(self.config.label_set, text)[0].text
 
     async def engines_hold(self, model_dir: Path, step: int) -> None:
         """Bring the engines to the weights that a stage starts from, if they hold others."""

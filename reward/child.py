@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reward.plugin import Signature
+
 log = logging.getLogger(__name__)
 
 # A cold import of torch or transformers by a user's file takes tens of seconds on a network disk.
@@ -102,6 +104,8 @@ class Child:
         self._buffer = bytearray()
         self.is_async = self.wants_ids = False
         self.style = ""
+        self.signature: Signature | None = None
+        """What the function takes; None until it is loaded."""
 
     def ready(self, timeout_s: float) -> str | None:
         """Wait until the function is loaded. Returns why it was refused, None if it was not."""
@@ -110,6 +114,13 @@ class Child:
             return str(reply["refused"])
         self.style = str(reply.get("style"))
         self.is_async, self.wants_ids = bool(reply.get("is_async")), bool(reply.get("wants_ids"))
+        self.signature = Signature(
+            style=self.style,
+            is_async=self.is_async,
+            takes_any=bool(reply.get("takes_any")),
+            names=tuple(map(str, reply.get("names", ()))),
+            required=tuple(map(str, reply.get("required", ()))),
+        )
         return None
 
     def is_waiting(self) -> bool:

@@ -39,6 +39,22 @@ _MODULE = re.compile(r"^(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<function>[A-Za-z_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a loaded function takes, as the child tells it to the driver.
+
+    Example:
+        Signature(style="verl", is_async=False, takes_any=False, names=("solution_str",),
+                  required=("solution_str",))
+    """
+
+    style: str
+    is_async: bool
+    takes_any: bool
+    names: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
     """A loaded function and how to call it.
 
@@ -114,6 +130,12 @@ def locate(spec: str) -> str:
             f"{nearest(path.name, there)}"
         )
     return f"{path}:{file['function']}"
+
+
+def file_of(spec: str) -> Path | None:
+    """The file that ``spec`` names; None for a module or an entry point."""
+    file = _FILE.match(spec)
+    return Path(locate(spec).rpartition(":")[0]) if file else None
 
 
 def load(

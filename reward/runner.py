@@ -29,7 +29,7 @@ from time import monotonic
 from typing import Any
 
 from reward.child import SCRIBBLED, START_TIMEOUT_S, Broken, Child
-from reward.plugin import locate
+from reward.plugin import Signature, locate
 from reward.question import Question
 from wire.errors import ConfigError
 from wire.types import Failure, FailureKind
@@ -104,6 +104,8 @@ class PluginRunner:
         self._lock = threading.Lock()
         self._is_closed = False
         self._is_batched = False
+        self.signature: Signature | None = None
+        """What the function takes; None before :meth:`start`."""
         self._latencies: list[float] = []
         self._num_started = self._num_split = 0
 
@@ -181,6 +183,7 @@ class PluginRunner:
             _discard(slot)
             raise ConfigError(refused)
         self._is_batched = child.style == "trl"
+        self.signature = child.signature
         return child
 
     def _ask(

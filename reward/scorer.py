@@ -24,7 +24,7 @@ from reward.builtins.temporal import SHUFFLED_ACCURACY, share_right
 from reward.combine import combine
 from reward.config import RewardConfig, RewardTerm
 from reward.context import RewardContext
-from reward.plugin import nearest
+from reward.plugin import Signature, nearest
 from reward.question import Asked, Question
 from reward.runner import Limits, PluginRunner, Value
 from wire.errors import ConfigError
@@ -76,6 +76,12 @@ class Scorer:
             await asyncio.gather(*[runner.start() for runner in self._runners.values()])
             self._started = True
 
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """Part -> what its function takes; of user functions that have been loaded."""
+        found = {part: runner.signature for part, runner in self._runners.items()}
+        return {part: signature for part, signature in found.items() if signature is not None}
+
     async def score(
         self, sample: Sample, completions: Sequence[Completion], prompt: str = ""
     ) -> list[Score | Failure]:
@@ -86,7 +92,7 @@ class Scorer:
         plus their restarts and the calls of other groups that wait for the same function.
         """
         await self.start()
-        question = _question(sample, completions, prompt)
+        question = question_of(sample, completions, prompt)
         columns = await asyncio.gather(
             *[self._judge(term, sample, completions, question) for term in self._config.terms]
         )
@@ -295,7 +301,8 @@ def _is_late(error: Exception) -> bool:
     return isinstance(error, TimeoutError) and not error.args
 
 
-def _question(sample: Sample, completions: Sequence[Completion], prompt: str) -> Question:
+def question_of(sample: Sample, completions: Sequence[Completion], prompt: str) -> Question:
+    """What a user function is asked about completions of one sample."""
     return Question(
         sample_id=sample.id,
         split=sample.split.value,

@@ -48,6 +48,9 @@ def serve(pipe: socket.socket, settings: Mapping[str, Any]) -> None:
                 "style": plugin.style,
                 "is_async": plugin.is_async,
                 "wants_ids": plugin.wants_ids,
+                "takes_any": plugin.takes_any,
+                "names": sorted(plugin.names),
+                "required": sorted(plugin.required),
             }
         )
         with asyncio.Runner() as loop:

@@ -9,7 +9,7 @@ from typing import Any
 
 from wire.errors import ConfigError
 
-GO_ON = ("study", "controls", "check", "import")
+GO_ON = ("study", "controls", "check", "import", "rescore")
 """Commands that go on by themselves when they are given again."""
 
 

@@ -157,6 +157,8 @@ def test_every_command_and_flag_that_a_page_names_is_there(page: Path):
 def _unknown(command: str) -> list[str]:
     name, *rest = shlex.split(command.replace("...", ""))
     known = _subcommands()
+    if rest and f"{name} {rest[0]}" in known:
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name.startswith("-"):
         return []
     if name not in known:
@@ -166,16 +168,24 @@ def _unknown(command: str) -> list[str]:
 
 
 def _subcommands() -> dict[str, set[str]]:
-    action = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return {
-        name: {flag for option in parser._actions for flag in option.option_strings}
-        for name, parser in action.choices.items()
-    }
+    """Commands with their flags; one that has commands of its own as ``reward lint``."""
+    return dict(_flags_below(_parser(), ""))
+
+
+def _flags_below(parser: argparse.ArgumentParser, prefix: str) -> Iterator[tuple[str, set[str]]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                below = dict(_flags_below(inner, f"{prefix}{name} "))
+                own = {flag for option in inner._actions for flag in option.option_strings}
+                yield from below.items() if below else [(f"{prefix}{name}", own)]
 
 
 def test_a_command_or_a_flag_that_is_not_there_is_found():
     text = "```\ndeepintuit runn x\nray job submit -- python -m cluster.cli run x --no\n```"
     assert [_unknown(command) for command in _commands(text)] == [["runn"], ["--no"]]
+    nested = "```\ndeepintuit reward lin x\ndeepintuit reward new x --no\n```"
+    assert [_unknown(command) for command in _commands(nested)] == [["reward"], ["--no"]]
     assert [_unknown(c) for c in _commands("Say `deepintuit plan x.toml --seed`.")] == [["--seed"]]
 
 

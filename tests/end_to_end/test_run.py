@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from calibrate.predictions import read_predictions
+from cluster.cli import main
 from cluster.demo.clips import make_demo_data
 from cluster.demo.tiny_model import make_demo_model
 from cluster.metric_names import describe
@@ -42,6 +43,18 @@ def test_the_summary_has_every_stage_and_baseline(finished: Path):
     assert found["head"]["num_samples"] == 6
     assert found["peak_memory_gb"] > 0
     assert found["versions"]["torch"]
+
+
+def test_its_archive_scored_again_under_its_own_recipe_has_the_same_scores(finished: Path):
+    to = finished.parent / "change.json"
+    recipe = finished.parent / "recipe.toml"
+    assert main(["rescore", str(finished), "--recipe", str(recipe), "--json", str(to)]) == 0
+    change = json.loads(to.read_text())
+    with_traces = [group for group in read_groups(finished / "archive") if group.traces]
+    assert change["num_groups"] == len(with_traces) > 0
+    assert change["num_flipped"] == change["num_failed_now"] == 0
+    for row in change["means"]:
+        assert (row["now"], row["num_now"]) == (row["before"], row["num_before"])
 
 
 def test_every_step_is_on_policy_and_in_parity(finished: Path):

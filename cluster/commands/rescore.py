@@ -1,0 +1,50 @@
+"""An archive under another reward."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cluster.commands.base import add_command, say, write_json_file
+from wire.types import Purpose
+
+
+def _rescore(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from cluster.config import read_recipe
+    from cluster.interrupts import run_interruptibly
+    from cluster.rewards.rescore import rescore
+    from cluster.rewards.tables import print_change
+
+    config = read_recipe(options.recipe, options.set)
+    purpose = Purpose(options.purpose) if options.purpose else None
+    work = rescore(options.run, config, options.recipe.stem, purpose)
+    found = run_interruptibly(work, say, lambda: None)
+    print_change(found.change)
+    before = f", {found.num_before} were judged before" if found.num_before else ""
+    say(f"judged {found.num_judged} groups{before}; scores in {found.folder}")
+    if options.json is not None:
+        write_json_file(options.json, asdict(found.change))
+
+
+def add(commands: Any) -> None:
+    """Register on the parser's sub-commands."""
+    text = "score a run's traces again under another recipe, offline; goes on if repeated"
+    command = add_command(commands, "rescore", text, _rescore)
+    command.add_argument("run", type=Path, metavar="RUN", help="a run directory; only read")
+    command.add_argument(
+        "--recipe", type=Path, required=True, metavar="RECIPE", help="the recipe of the new reward"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="override a setting of the recipe; may be given again",
+    )
+    command.add_argument(
+        "--purpose", choices=[it.value for it in Purpose], help="only these groups; default: all"
+    )
+    command.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the comparison there, too"
+    )

@@ -1,0 +1,189 @@
+"""How fast each reward judges, and what the way to its process and back costs.
+
+made-up groups, or a run's -> Scorer with one term, all groups at once -> seconds, latencies
+                           -> a plain loop over the same calls in one bare process -> overhead
+"""
+
+import asyncio
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cluster.judge_frames import read_frames
+from cluster.rewards.plain_loop import plain_s
+from cluster.rewards.signature import unfilled
+from cluster.rewards.subject import Subject
+from cluster.rewards.traces import made_up_traces
+from cluster.run_dir import read_label_names
+from reward.config import RewardTerm
+from reward.plugin import locate
+from reward.scorer import Scorer, question_of
+from wire.archive import read_groups
+from wire.errors import ConfigError, DataError
+from wire.labels import Label, LabelSet
+from wire.types import Completion, Failure, FailureKind, Sample
+
+GROUP_SIZE = 8
+_PLAIN_FACTOR, _PLAIN_EXTRA_S = 4.0, 120.0  # imports of a bare process included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One group to be judged."""
+
+    sample: Sample
+    prompt: str
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What judging all groups by one term took; seconds.
+
+    Example:
+        Timing(part="brevity", call="trace", num_traces=4096, seconds=0.31,
+               p50_s=2e-5, p99_s=6e-5, plain_s=0.08, num_failed=0, reason="")
+    """
+
+    part: str
+    call: str
+    """What one call is about, and so what p50 and p99 are of: ``trace`` or ``group``."""
+    num_traces: int
+    seconds: float
+    p50_s: float
+    p99_s: float
+    plain_s: float | None
+    """Of a plain loop over the same calls; None for a built-in, and where it could not be timed."""
+    num_failed: int
+    reason: str
+    """Of the first failure."""
+
+    @property
+    def traces_per_s(self) -> float:
+        """Throughput."""
+        return self.num_traces / self.seconds
+
+    @property
+    def overhead_s(self) -> float | None:
+        """Beyond the plain loop; below zero where several processes share the work."""
+        return None if self.plain_s is None else self.seconds - self.plain_s
+
+
+def made_up_groups(subject: Subject, num_traces: int, num_tokens: int) -> list[Asked]:
+    """Groups of eight traces, over the samples in turn."""
+    asked = list(zip(subject.samples, subject.prompts, strict=True))
+    found = []
+    for number, begin in enumerate(range(0, num_traces, GROUP_SIZE)):
+        sample, prompt = asked[number % len(asked)]
+        other = next(name for name in subject.labels.names if name != sample.label)
+        count = min(GROUP_SIZE, num_traces - begin)
+        traces = tuple(itertools.islice(made_up_traces(sample.label, other, num_tokens), count))
+        found.append(Asked(sample=sample, prompt=prompt, completions=traces))
+    return found
+
+
+def archived_groups(subject: Subject, run: Path, num_traces: int) -> tuple[Subject, list[Asked]]:
+    """The first groups of a run's archive, and the subject with that run's labels and columns.
+
+    Raises DataError if there is no trace in the archive, UserError if ``run`` is no run.
+    """
+    names = read_label_names(run)
+    found = list(_archived(run, num_traces, subject.prompts[0]))
+    if not found:
+        raise DataError(f"the archive of {run} has no trace yet; leave --run out for made-up ones")
+    labels = LabelSet(labels=tuple(Label(name=name) for name in names))
+    columns = Counter(column for group in found for column in group.sample.extra)
+    return replace(subject, labels=labels, num_with=columns, num_samples=len(found)), found
+
+
+def _archived(run: Path, num_traces: int, prompt: str) -> Iterator[Asked]:
+    left = num_traces
+    for group in read_groups(run / "archive"):
+        completions = tuple(trace.completion for trace in group.traces)[:left]
+        if completions:
+            left -= len(completions)
+            yield Asked(sample=group.sample, prompt=prompt, completions=completions)
+        if not left:
+            return
+
+
+async def bench(subject: Subject, term: RewardTerm, groups: Sequence[Asked]) -> Timing:
+    """Judge all groups by one term. Raises UserError if it cannot be loaded."""
+    scorer = Scorer(
+        subject.only(term),
+        subject.labels,
+        columns=None if subject.num_with is None else subject.num_with.keys(),
+        max_response_length=subject.max_response_length,
+        read_frames=read_frames,
+    )
+    async with scorer:
+        signature = scorer.signatures.get(term.part)
+        if signature and (lacking := unfilled(term, signature, subject.num_with)):
+            raise ConfigError(
+                f"{term.function} takes {', '.join(lacking)} from the manifest; bench a recipe "
+                f"that has one, or give --set params.{lacking[0]}=VALUE"
+            )
+        begin = time.perf_counter()
+        outcomes = await asyncio.gather(
+            *[scorer.score(group.sample, group.completions, group.prompt) for group in groups]
+        )
+        seconds = time.perf_counter() - begin
+        figures = scorer.take_figures()
+        p50, p99 = (
+            figures.get(f"reward/{term.part}/latency_p{share}_s", math.nan) for share in (50, 99)
+        )
+        if signature is None:
+            p50, p99 = await _one_by_one(scorer, groups)
+    failures = [
+        outcome
+        for found in outcomes
+        for outcome in found
+        if isinstance(outcome, Failure) and outcome.kind is not FailureKind.NOT_APPLICABLE
+    ]
+    plain = None
+    if signature and not failures:
+        limit_s = _PLAIN_FACTOR * term.concurrency * seconds + _PLAIN_EXTRA_S
+        plain = await asyncio.to_thread(_plain_s, term, groups, signature.style, limit_s)
+    return Timing(
+        part=term.part,
+        call="trace" if signature and signature.style == "verl" else "group",
+        num_traces=sum(len(group.completions) for group in groups),
+        seconds=seconds,
+        p50_s=p50,
+        p99_s=p99,
+        plain_s=plain,
+        num_failed=len(failures),
+        reason=failures[0].reason if failures else "",
+    )
+
+
+async def _one_by_one(scorer: Scorer, groups: Sequence[Asked]) -> tuple[float, float]:
+    """p50 and p99 of a group, in seconds."""
+    latencies = []
+    for group in groups:
+        begin = time.perf_counter()
+        await scorer.score(group.sample, group.completions, group.prompt)
+        latencies.append(time.perf_counter() - begin)
+    latencies.sort()
+    p50, p99 = (latencies[math.ceil(share * len(latencies)) - 1] for share in (0.5, 0.99))
+    return p50, p99
+
+
+def _plain_s(term: RewardTerm, groups: Sequence[Asked], style: str, limit_s: float) -> float | None:
+    settings = {
+        "spec": locate(term.function),
+        "params": term.params,
+        "style": style,
+        "as_messages": term.completion_format == "messages",
+    }
+    lines = (
+        question_of(group.sample, group.completions, group.prompt).to_json(
+            range(len(group.completions)), with_ids=True
+        )
+        for group in groups
+    )
+    return plain_s(settings, lines, limit_s)

@@ -1,0 +1,90 @@
+"""What `lint` and `bench` are given, a function or a recipe, as terms that can be scored.
+
+"file.py:f" | package.module:f | built-in | entry point -> one term, made-up samples
+recipe.toml                                             -> its terms, samples of its manifest
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reward.config import RewardConfig, RewardTerm
+from wire.config import apply_override, validate
+from wire.labels import Label, LabelSet
+from wire.types import Sample, Split
+
+_MADE_UP = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Terms, and what there is to try them on.
+
+    Example:
+        read_subject("rewards/brevity.py:compute_score", ["params.limit=40"])
+    """
+
+    reward: RewardConfig
+    labels: LabelSet
+    samples: tuple[Sample, ...]
+    """The first of each label, in the order of the manifest."""
+    prompts: tuple[str, ...]
+    """What the policy is asked about each of ``samples``, without the video."""
+    num_with: Mapping[str, int] | None
+    """Further column of the manifest -> samples that have it; None: there is no manifest."""
+    num_samples: int
+    """All of the manifest."""
+    max_response_length: int | None
+
+    def only(self, term: RewardTerm) -> RewardConfig:
+        """A reward of this term alone, unweighted: its total is what the function said."""
+        plain = {"weight": 1.0, "label_weights": {}, "gated_by": None}
+        return self.reward.model_copy(
+            update={"terms": (term.model_copy(update=plain),), "combine": "sum"}
+        )
+
+
+def read_subject(name: str, settings: Sequence[str]) -> Subject:
+    """``settings``: overrides of the recipe, or of the term (``params.limit=40``). Raises UserError
+    for a recipe, manifest or term that cannot be used."""
+    if name.endswith(".toml"):
+        return _of_recipe(Path(name), settings)
+    values: dict[str, Any] = {"function": name}
+    for setting in settings:
+        apply_override(values, setting)
+    term = validate(RewardTerm, values, f"reward {name!r}")
+    made_up = tuple(
+        Sample(id=f"made-up-{k}", video="", label=label, split=Split.TRAIN)
+        for k, label in enumerate(_MADE_UP.names)
+    )
+    return Subject(
+        reward=RewardConfig(terms=(term,)),
+        labels=_MADE_UP,
+        samples=made_up,
+        prompts=("Decide which label fits the video.",) * len(made_up),
+        num_with=None,
+        num_samples=0,
+        max_response_length=None,
+    )
+
+
+def _of_recipe(path: Path, settings: Sequence[str]) -> Subject:
+    from cluster.config import read_recipe
+    from cluster.scoring import prompt_text
+    from rollout.manifest import read_manifest
+
+    config = read_recipe(path, list(settings))
+    samples = read_manifest(config.data.manifest, config.label_set, config.data.media_root)
+    first = {sample.label: sample for sample in reversed(samples)}
+    tried = tuple(sample for sample in samples if first[sample.label] is sample)
+    return Subject(
+        reward=config.reward,
+        labels=config.label_set,
+        samples=tried,
+        prompts=tuple(prompt_text(config, sample) for sample in tried),
+        num_with=Counter(column for sample in samples for column in sample.extra),
+        num_samples=len(samples),
+        max_response_length=config.rollout.max_response_length,
+    )
