@@ -8,7 +8,7 @@ would sometimes be another program's by then: ranks take long to import what the
 
 from datetime import timedelta
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented there
 
 _opened: TCPStore | None = None
 """This process's own, as torch.distributed's group is the process's."""
