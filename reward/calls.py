@@ -6,6 +6,7 @@ Runs beside user code, in its process: whatever that raises or returns becomes a
 """
 
 import asyncio
+import copy
 import inspect
 import math
 import numbers
@@ -22,6 +23,7 @@ _MAX_TRACEBACK_CHARS = 4_000
 _MAX_FRAMES = 12
 _MAX_EXTRAS = 32
 _MAX_NAME_CHARS = 64
+_MESSAGES_EXPECTED = ("string indices must be integers", "'str' object has no attribute 'get'")
 
 Reply = dict[str, Any]
 
@@ -97,7 +99,7 @@ def _verl_arguments(
     plugin: Plugin, question: Mapping[str, Any], trace: Mapping[str, Any]
 ) -> dict[str, Any]:
     """verl's four, as far as it takes them, and the columns that it names."""
-    columns = question["columns"]
+    columns = copy.deepcopy(question["columns"])  # what one call changes is no other's
     own = {
         "sample_id": question["sample_id"],
         "split": question["split"],
@@ -112,7 +114,7 @@ def _verl_arguments(
     }
     named = {name: value for name, value in columns.items() if name in plugin.names}
     taken = four if plugin.takes_any else {n: v for n, v in four.items() if n in plugin.names}
-    return {**named, **taken, **plugin.params}
+    return {**named, **taken, **copy.deepcopy(plugin.params)}
 
 
 def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> dict[str, Any]:
@@ -124,7 +126,11 @@ def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> 
     if plugin.as_messages:
         prompts = [[{"role": "user", "content": prompt}] for _ in traces]
         completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {name: [value] * count for name, value in question["columns"].items()}
+    columns = {
+        name: [copy.deepcopy(value) for _ in traces]
+        for name, value in question["columns"].items()
+        if plugin.takes_any or name in plugin.names
+    }
     given = {
         **dict.fromkeys(LABEL_COLUMNS, [question["label"]] * count),
         **columns,
@@ -137,7 +143,7 @@ def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> 
     if plugin.wants_ids:
         given["completion_ids"] = [unpacked(trace["ids"]) for trace in traces]
     taken = {n: v for n, v in given.items() if plugin.takes_any or n in plugin.names}
-    return {**taken, **plugin.params}
+    return {**taken, **copy.deepcopy(plugin.params)}
 
 
 class _Log:
@@ -184,7 +190,12 @@ def read_value(value: Any) -> Reply:
         value = value["score"]
     if value is None:
         return _with({"value": None}, extras)
-    number = _number(value)
+    try:
+        number = _number(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # an array, say
+        if not hasattr(value, "item"):
+            raise
+        return {"error": f"returned {_got(value)}, expected a number, not: {error}"}
     if number is None:
         return {"error": f"returned {_got(value)}, expected a number, None, or a dict with 'score'"}
     if not math.isfinite(number):
@@ -225,7 +236,7 @@ def _raised(error: BaseException) -> Reply:
     frames = traceback.extract_tb(error.__traceback__)
     lines = traceback.format_exception(error, limit=-_MAX_FRAMES, chain=False)
     hint = ""
-    if isinstance(error, TypeError) and "string indices must be integers" in said:
+    if any(sign in said for sign in _MESSAGES_EXPECTED):
         hint = '; if it expects chat messages, set completion_format = "messages" in its term'
     return {
         "error": f"{said} at {frames[-1].filename}:{frames[-1].lineno}{hint}",

@@ -112,6 +112,8 @@ class RewardConfig(Config):
             raise ValueError(
                 f"reward terms are named {twice} more than once; give each its own name"
             )
+        if not any(term.weight for term in self.terms):
+            raise ValueError("every reward term has weight = 0, so nothing is paid; give one more")
         for term in self.terms:
             others = [part for part in parts if part != term.part]
             if term.gated_by is not None and term.gated_by not in others:

@@ -34,8 +34,20 @@ TRL_ARGUMENTS = (
 LABEL_COLUMNS = ("label", "ground_truth", "solution")
 """Under these names a TRL function gets the label, where the manifest has no such column."""
 FORMS = "path/to/file.py:function or package.module:function"
-_FILE = re.compile(r"^(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)$")
-_MODULE = re.compile(r"^(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<function>[A-Za-z_]\w*(?:\.\w+)*)$")
+_NAMES = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_FILE = re.compile(rf"^(?P<path>.+\.py):(?P<function>{_NAMES})$")
+_MODULE = re.compile(rf"^(?P<module>{_NAMES}):(?P<function>{_NAMES})$")
+_OF_THE_TRACE = frozenset(
+    ("solution_str", "ground_truth", "prompts", "completions", "completion_ids")
+)
+"""What params must not replace: every trace would be judged as if it were the same."""
+_MACHINERY = frozenset(
+    (
+        *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
+        *(__file__, importlib.__file__),
+    )
+)
+_OURS = ("calibrate", "cluster", "learner", "reward", "rollout", "video", "wire")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +103,23 @@ def is_plugin(spec: str) -> bool:
 
 
 def entry_points() -> dict[str, str]:
-    """Rewards that installed packages offer: name -> ``package.module:function``."""
+    """Rewards that installed packages offer: name -> ``package.module:function``; where packages
+    disagree, all that they say."""
     from importlib import metadata  # not needed in the child, and not free
 
-    found = metadata.entry_points(group=ENTRY_POINTS)
-    return {entry.name: f"{entry.module}:{entry.attr}" for entry in found}
+    found: dict[str, set[str]] = {}
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        found.setdefault(entry.name, set()).add(entry.value.partition("[")[0].strip())
+    return {name: " and ".join(sorted(values)) for name, values in found.items()}
+
+
+def _offered(name: str, value: str) -> str:
+    if not _MODULE.match(value):
+        raise ConfigError(
+            f"reward {name!r}: the entry point says {value}, expected one package.module:function; "
+            "name the function like that in the recipe, or mend the package that offers it"
+        )
+    return value
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -104,6 +128,21 @@ def nearest(name: str, known: Collection[str]) -> str:
     return (
         f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
     )
+
+
+def module_file(spec: str) -> Path | None:
+    """The file of a module that ``spec`` names, itself or by its entry point, where it is found as
+    source below the working folder or the Python path. Imports nothing."""
+    match = _MODULE.match(locate(spec))
+    if match is None:
+        return None
+    parts = match["module"].split(".")
+    for folder in (*filter(None, sys.path), "."):
+        whole = Path(folder, *parts)
+        for file in (whole / "__init__.py", whole.with_name(f"{parts[-1]}.py")):
+            if file.is_file():
+                return file
+    return None
 
 
 def locate(spec: str) -> str:
@@ -117,7 +156,7 @@ def locate(spec: str) -> str:
             return spec
         offered = entry_points()
         if spec in offered:
-            return offered[spec]
+            return _offered(spec, offered[spec])
         raise ConfigError(
             f"reward {spec!r}: expected {FORMS}, or an entry point of {ENTRY_POINTS!r}; "
             f"{nearest(spec, offered)}"
@@ -167,7 +206,17 @@ def load(
     if not callable(function):
         kind = type(function).__name__
         raise ConfigError(f"reward {spec!r}: {name!r} is a {kind}, not a function; name a function")
+    if inspect.isclass(function):
+        raise ConfigError(
+            f"reward {spec!r}: {name!r} is a class, expected a function; make an instance of it in "
+            "the file (judge = Judge()), and name that"
+        )
     plugin = _read_signature(spec, function, params or {}, style, as_messages)
+    if as_messages and plugin.style == "verl":
+        raise ConfigError(
+            f'reward {spec!r}: completion_format = "messages" is for functions of TRL\'s '
+            "shape, and this one has verl's, which takes text; leave it out"
+        )
     if columns is not None and (lacking := missing(plugin, columns)):
         raise ConfigError(
             f"reward {spec!r} needs {lacking}, which is neither an argument of {plugin.style}'s "
@@ -190,6 +239,7 @@ def _import_file(spec: str, path: Path) -> ModuleType:
     assert module_spec.loader is not None, f"{path} ends in .py"
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickle look a module up by its name
+    sys.path.append(str(path.parent))  # for the files beside it; last, so it stands in for none
     try:
         module_spec.loader.exec_module(module)
     except BaseException as error:  # other people's code, sys.exit included
@@ -207,8 +257,22 @@ def _import_module(spec: str) -> ModuleType:
 
 
 def _not_imported(spec: str, what: str, error: BaseException) -> ConfigError:
-    last = "".join(traceback.format_exception(error, limit=-3))[-1500:]
-    return ConfigError(f"reward {spec!r}: importing {what} raised {error!r}; mend it:\n{last}")
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [it for it in frames if it.filename not in _MACHINERY][-3:]
+    lines = [*traceback.format_list(theirs), *traceback.format_exception_only(error)]
+    last = "".join(lines)[-1500:].rstrip()
+    return ConfigError(
+        f"reward {spec!r}: importing {what} raised {error!r}; {_way_out(error)}:\n{last}"
+    )
+
+
+def _way_out(error: BaseException) -> str:
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    if name.partition(".")[0] in _OURS:
+        return f"{name.partition('.')[0]} is a package of deepintuit, rename yours"
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return "import the file beside it by its plain name, without the dot"
+    return "mend it"
 
 
 def _read_signature(
@@ -231,6 +295,16 @@ def _read_signature(
     named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
     names = frozenset(p.name for p in named)
     takes_any = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+    if not names and not takes_any:
+        raise ConfigError(
+            f"reward {spec!r} takes nothing by keyword, and so would never see a trace; give it "
+            f"verl's arguments ({', '.join(VERL_ARGUMENTS)}) or TRL's (prompts, completions)"
+        )
+    if fixed := sorted(params.keys() & _OF_THE_TRACE):
+        raise ConfigError(
+            f"reward {spec!r}: params has {fixed[0]!r}, which each trace fills; take it out of "
+            "params"
+        )
     unknown = [] if takes_any else sorted(params.keys() - names)
     if unknown:
         raise ConfigError(

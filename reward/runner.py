@@ -18,6 +18,7 @@ Who is to blame for what:
 """
 
 import asyncio
+import json
 import math
 import queue
 import threading
@@ -35,6 +36,7 @@ from wire.errors import ConfigError
 from wire.types import Failure, FailureKind
 
 _MAX_REASON_CHARS = 500
+_MAX_SETTINGS_BYTES = 100_000  # Linux starts no process with an argument of 128 kB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,12 @@ class PluginRunner:
             "memory_mb": limits.memory_mb,
             "max_processes": limits.max_processes,
         }
+        size = len(json.dumps(self._settings, default=str))
+        if size > _MAX_SETTINGS_BYTES:
+            raise ConfigError(
+                f"reward {spec!r}: its params are {size // 1000} kB as JSON, expected at most "
+                f"{_MAX_SETTINGS_BYTES // 1000}; put them in a file and give its path in params"
+            )
         self._slots = [_Slot() for _ in range(concurrency)]
         self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
         for slot in self._slots:

@@ -202,7 +202,7 @@ class Scorer:
             return Failure(
                 kind=FailureKind.NOT_APPLICABLE,
                 culprit=", ".join(values),
-                reason="every reward term returned None: none applies to this trace",
+                reason="every reward term with a weight returned None: none applies to this trace",
             )
         if not math.isfinite(total):
             culprit = max(values, key=lambda part: abs(values[part] or 0.0))

@@ -25,7 +25,7 @@ from cluster.rewards.score_change import Change, change_of
 from cluster.rewards.score_file import Judged, Key, Outcome, ScoreFile
 from cluster.run_dir import write_json
 from cluster.scoring import prompt_text
-from reward.plugin import file_of
+from reward.plugin import file_of, module_file
 from reward.scorer import Scorer
 from reward.stats import refuse_too_many_failures
 from wire.archive import read_groups, read_table
@@ -174,7 +174,8 @@ def _hash_of(config: RunConfig) -> str:
     for term in reward["terms"]:
         for name in ("timeout_s", "concurrency", "memory_mb", "max_processes"):
             term.pop(name)
-    files = [file_of(term.function) for term in config.reward.terms if not term.is_builtin]
+    named = [term.function for term in config.reward.terms if not term.is_builtin]
+    files = [file_of(function) or module_file(function) for function in named]
     texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file]
     labels = [label.model_dump() for label in config.labels]
     limit = config.rollout.max_response_length

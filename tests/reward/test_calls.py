@@ -160,3 +160,9 @@ def test_further_numbers_of_a_dict_are_kept_and_the_rest_left() -> None:
 )
 def test_what_is_no_finite_number_is_an_error(value: object, words: str) -> None:
     assert words in read_value(value)["error"]
+
+
+def test_an_array_of_several_numbers_is_said_to_be_one_and_not_blamed_on_our_file() -> None:
+    error = read_value(np.array([1.0, 2.0]))["error"]
+    assert "array([1., 2.]) (ndarray), expected a number" in error
+    assert "calls.py" not in error

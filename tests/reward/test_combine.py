@@ -57,3 +57,13 @@ def test_what_overflows_is_not_finite() -> None:
     total = combine(config(ACCURACY, FORMAT), "x", {"accuracy": 1.7e308, "format": 1.7e308})
     assert total is not None
     assert not math.isfinite(total)
+
+
+@pytest.mark.parametrize("how", ["sum", "product"])
+@pytest.mark.parametrize("fields", [{"weight": 0.0}, {"label_weights": {"x": 0.0}}])
+def test_a_term_that_is_only_logged_neither_zeroes_a_product_nor_stands_for_one_that_applies(
+    how: str, fields: dict[str, object]
+) -> None:
+    terms = config(ACCURACY, FORMAT.model_copy(update=fields), combine=how)
+    assert combine(terms, "x", {"accuracy": 1.0, "format": 1.0}) == 2.0
+    assert combine(terms, "x", {"accuracy": None, "format": 1.0}) is None

@@ -58,3 +58,8 @@ def test_a_function_may_be_named_by_its_module() -> None:
 def test_defaults_written_out_are_accepted_for_a_built_in() -> None:
     written = RewardConfig().model_dump(mode="json")
     assert validate(RewardConfig, written, source="config.json") == RewardConfig()
+
+
+def test_terms_that_are_all_only_logged_are_refused() -> None:
+    with pytest.raises(ValueError, match="every reward term has weight = 0"):
+        RewardConfig(terms=(RewardTerm(function="format", weight=0.0),))

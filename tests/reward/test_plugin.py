@@ -1,9 +1,10 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reward.plugin import load, locate, nearest
+from reward.plugin import load, locate, module_file, nearest
 from wire.errors import ConfigError
 
 
@@ -128,3 +129,71 @@ def test_a_missing_file_is_found_without_importing_and_its_neighbour_named(
 
 def test_where_nothing_is_near_all_is_named() -> None:
     assert nearest("zzz", {"b", "a"}) == "known: a, b"
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "said"),
+    [
+        ("def compute_score(*args): return 0", {"style": "verl"}, "would never see a trace"),
+        ("class compute_score: pass", {"style": "verl"}, "make an instance of it"),
+        (
+            "def compute_score(solution_str): return 0",
+            {"params": {"solution_str": "x"}},
+            "which each trace fills",
+        ),
+        (
+            "def compute_score(solution_str): return 0",
+            {"as_messages": True},
+            "TRL's shape, and this one has verl's",
+        ),
+        ("from .words import count", {}, "by its plain name, without the dot"),
+        ("import reward.of_mine", {}, "reward is a package of deepintuit, rename yours"),
+    ],
+)
+def test_what_would_judge_every_trace_alike_or_cannot_be_found_is_refused_with_the_way_out(
+    tmp_path: Path, source: str, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        load(spec_of(tmp_path, source), **settings)
+    assert "importlib" not in str(refused.value)
+
+
+def test_a_file_may_import_the_file_beside_it_and_offer_the_method_of_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "words_beside.py").write_text("NUM = 3\n")
+    source = """
+from words_beside import NUM
+class Judge:
+    def récompense(self, solution_str): return NUM
+judge = Judge()
+"""
+    spec = spec_of(tmp_path, source, "judge.récompense")
+    assert load(locate(spec)).function(solution_str="x") == 3
+
+
+def test_an_entry_point_that_two_packages_offer_is_refused_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("ours_a", "ours_b"):
+        info = tmp_path / f"{package}-1.dist-info"
+        info.mkdir()
+        lines = f"[deepintuit.rewards]\nbrevity = {package}:short\nwhole = {package}\n"
+        (info / "entry_points.txt").write_text(lines)
+        (info / "METADATA").write_text(f"Name: {package}\nVersion: 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="says ours_a:short and ours_b:short, expected one"):
+        locate("brevity")
+    with pytest.raises(ConfigError, match=r"expected one package\.module:function"):
+        locate("whole")
+
+
+def test_the_file_of_a_module_is_found_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "of_mine").mkdir()
+    (tmp_path / "of_mine" / "brevity.py").write_text("raise SystemExit\n")
+    assert module_file("of_mine.brevity:f") == tmp_path / "of_mine" / "brevity.py"
+    assert module_file("of_mine.length:f") is None

@@ -354,3 +354,25 @@ async def test_the_trace_that_kills_an_async_function_fails_alone(tmp_path: Path
         first, dead, last = await values(runner, "a", "exit", "c")
         assert (first, last) == (1.0, 1.0)
         assert "exit code 3" in str(dead)
+
+
+async def test_what_a_call_changes_in_its_arguments_is_no_other_calls(tmp_path: Path) -> None:
+    source = """
+def verl(solution_str, extra_info, own):
+    extra_info["spans"].append(1); own.append(1)
+    return len(extra_info["spans"]) + len(own)
+
+def trl(completions, spans, own):
+    own.append(1)
+    return [spans[k].append(1) or len(spans[k]) + len(own) for k in range(len(completions))]
+"""
+    for function in ("verl", "trl"):
+        async with running(tmp_path, source, function=function, params={"own": []}) as runner:
+            for _ in range(2):
+                assert await values(runner, "a", "b", columns={"spans": []}) == [2.0, 2.0]
+
+
+async def test_params_that_no_process_can_be_started_with_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="200 kB as JSON, expected at most 100; put them in a"):
+        async with running(tmp_path, PLUGIN, params={"method": "x" * 200_000}):
+            pass
