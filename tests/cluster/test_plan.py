@@ -9,7 +9,8 @@ import pytest
 
 from cluster.cli import main
 from cluster.config import read_recipe
-from cluster.plan import Plan, StagePlan, make_plan
+from cluster.plan import make_plan
+from cluster.plan_types import Plan, StagePlan
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes/demo.toml"
