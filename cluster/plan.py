@@ -7,17 +7,14 @@ tokenizer besides. Counts suppose that no clip fails.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
 
 from cluster.adapter_size import engine_adapter_bytes, trained_adapter
 from cluster.config import RunConfig
 from cluster.data import Data, check_splits
 from cluster.model_size import (
     KNOWN,
-    EngineMemory,
     ModelShape,
-    RankMemory,
     engine_memory,
     rank_memory,
     read_max_pixels,
@@ -25,128 +22,22 @@ from cluster.model_size import (
     video_tokens,
 )
 from cluster.model_source import with_cached_model
+from cluster.plan_types import (
+    ClipCounts,
+    ClipTokens,
+    Measurement,
+    Memory,
+    Plan,
+    StagePlan,
+    StepPlan,
+    Workers,
+)
+from cluster.plan_warnings import warnings_of
 from cluster.scoring import make_scorer
 from rollout.manifest import read_manifest, select
 from video.config import total_per_frame
 from video.families import family_of
 from wire.types import Sample, Split
-
-_FEW_THREADS = 4
-_LORA_RATE = 5e-6
-
-
-@final  # without subclasses it is never false, and ``clips and clips.train`` has a type
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipCounts:
-    """Clips of a manifest, by use."""
-
-    train: int
-    with_trace: int
-    """Those of ``train`` that the cold start learns from."""
-    calibration: int
-    """Those of ``calibrate.split``."""
-    evaluation: int
-    """Those of ``evaluate.split``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """Rollout workers or learner ranks, and what Ray reserves for each."""
-
-    count: int
-    cpus_each: float
-    gpus_each: float
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
-    """One stage. None: unknown without the manifest.
-
-    Example:
-        StagePlan(name="grpo", clips=600, epochs=3.2, rollouts=15360, examples=15360, updates=60,
-                  max_prompt_tokens=737280, max_response_tokens=614400)
-    """
-
-    name: str
-    clips: int | None
-    """Clips that it learns from."""
-    epochs: float | None
-    """Passes over them: over the train clips in GRPO, over the examples elsewhere."""
-    rollouts: int | None
-    """Traces that the engines write to learn from."""
-    examples: int | None
-    """Traces that the learner learns from, each counted once."""
-    updates: int | None
-    """Optimiser updates."""
-    max_prompt_tokens: int | None
-    """Upper bound of the prompts of its rollouts, each once for its whole group."""
-    max_response_tokens: int | None
-    """Upper bound of its rollouts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """What measures each stage at its end: one trace per clip."""
-
-    clips: int
-    max_prompt_tokens: int
-    max_response_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPlan:
-    """One step of GRPO."""
-
-    groups: int
-    rollouts: int
-    updates: int
-    steps_between_saves: int
-    longest_row_tokens: int
-    """A prompt and all responses to it at full length: one row of the learner."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipTokens:
-    """The largest clip that sampling lets through, as the model sees it."""
-
-    frames: int
-    max_pixels: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What is held all the time. Not included: activations, buffers, CUDA, Ray's object store."""
-
-    parameters: int
-    trained_parameters: int
-    rank: RankMemory
-    engine: EngineMemory
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All of a run."""
-
-    model: str
-    clips: ClipCounts | None
-    """None: there is no manifest here."""
-    rollout: Workers
-    learner: Workers
-    stages: tuple[StagePlan, ...]
-    measurement: Measurement | None
-    """None: there is no manifest here."""
-    step: StepPlan
-    clip_tokens: ClipTokens | None
-    """None: neither model nor recipe says how large a frame may be."""
-    memory: Memory | None
-    """None: the model is not here, and its name is not known."""
-    notes: tuple[str, ...]
-    """What is not here, and so not counted."""
-    warnings: tuple[str, ...]
-    """What looks wrong and does not keep a run from starting."""
 
 
 def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
@@ -185,7 +76,7 @@ def plan_of(
         clip_tokens=tokens,
         memory=memory,
         notes=(*notes, *more),
-        warnings=tuple(_warnings(config, clips, tokens, memory)),
+        warnings=tuple(warnings_of(config, clips, tokens, memory)),
     )
 
 
@@ -363,78 +254,3 @@ def _stage(
 def _updates(examples: int | None, batch_size: int, epochs: int) -> int | None:
     """The last batch of an epoch may be short."""
     return None if examples is None else epochs * -(-examples // batch_size)
-
-
-def _warnings(
-    config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
-) -> list[str]:
-    rollout, groups = config.rollout, config.grpo.groups_per_step
-    found = [
-        f"{name}.num_gpus = {section.num_gpus:g} with {name}.dtype = 'float32': twice the memory "
-        "and slow on a GPU; set dtype = 'bfloat16', unless exact parity is what you want"
-        for name, section in (("rollout", rollout), ("learner", config.learner))
-        if section.num_gpus and section.dtype == "float32"
-    ]
-    learner = config.learner
-    if learner.offload != "none" and learner.num_gpus and learner.num_threads <= _FEW_THREADS:
-        found.append(
-            f"learner.offload = '{learner.offload}' updates the weights on the CPU, with "
-            f"learner.num_threads = {learner.num_threads} threads: GPUs will wait for it; raise "
-            "num_threads and num_cpus to a rank's share of the node's cores"
-        )
-    if config.calibrate.split == "train":
-        found.append(
-            "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "
-            "its traces there flatter it; give clips of their own as split 'cal'"
-        )
-    if any(term.function == "temporal_contrast" for term in config.reward.terms):
-        found.append(
-            f"temporal_contrast has {rollout.group_size // 2} more traces a group written, on "
-            "shuffled frames, and they are not counted here; expect half as much generation again"
-        )
-    if clips and clips.train < groups:
-        found.append(
-            f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
-            "asks about a clip more than once; lower groups_per_step or add clips"
-        )
-    if config.learner.lora and config.grpo.optim.learning_rate < _LORA_RATE:
-        found.append(
-            f"learner.lora with grpo.optim.learning_rate = {config.grpo.optim.learning_rate:g}: "
-            "LoRA wants about ten times the rate of full training; raise it to 1e-5 or more"
-        )
-    filtering = config.grpo.filter_groups
-    if filtering.enable:
-        found.append(
-            "grpo.filter_groups.enable: groups without signal are asked again, which is not in "
-            f"these counts; a step may ask up to {filtering.max_num_gen_batches} times its clips"
-        )
-    if large := large_clip_warning(config, tokens):
-        found.append(large)
-    if fault := kv_cache_fault(config, memory):
-        found.append(fault)
-    return found
-
-
-def large_clip_warning(config: RunConfig, tokens: ClipTokens | None) -> str | None:
-    """What is said where the largest clip that the recipe allows makes too long a prompt."""
-    limit = config.rollout.max_prompt_length
-    if tokens is None or tokens.tokens + 2 <= limit:  # 2: vision start and end
-        return None
-    return (
-        f"a clip of {tokens.frames} frames of {tokens.max_pixels} pixels is {tokens.tokens} "
-        f"video tokens, with text more than rollout.max_prompt_length = {limit}, and would be "
-        "refused; raise it, or lower video.max_frames or video.max_pixels"
-    )
-
-
-def kv_cache_fault(config: RunConfig, memory: Memory | None) -> str | None:
-    """Why the engine would refuse its cache; None if it holds a sequence, or is not known."""
-    rollout = config.rollout
-    room = memory.engine.kv_cache_tokens if memory else None
-    if room is None or room >= rollout.max_model_len:
-        return None
-    return (
-        f"rollout.kv_cache_gb = {rollout.kv_cache_gb:g} holds {room} tokens, and one sequence "
-        f"may have {rollout.max_model_len}: the engine refuses to start; raise kv_cache_gb, or "
-        "lower max_prompt_length or max_response_length"
-    )

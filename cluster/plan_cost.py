@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from cluster.config import RunConfig
-from cluster.plan import Plan, StagePlan
+from cluster.plan_types import Plan, StagePlan
 from cluster.run_dir import read_result
 from wire.errors import ConfigError, DataError
 

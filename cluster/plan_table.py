@@ -4,8 +4,8 @@ from rich import box
 from rich.table import Table
 
 from cluster.model_size import RankMemory
-from cluster.plan import Memory, Plan, StagePlan, Workers
 from cluster.plan_cost import Cost
+from cluster.plan_types import Memory, Plan, StagePlan, Workers
 from cluster.progress import console
 
 

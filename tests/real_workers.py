@@ -31,6 +31,7 @@ class Workers:
     group: PlacementGroup
     rollouts: RolloutPool
     samples: list[Sample]
+    probe: Row
 
     @asynccontextmanager
     async def learner(
@@ -46,15 +47,9 @@ class Workers:
             await learner.begin(str(config.model), OptimConfig())
             made = client(self.rollouts._actors, 1, config.rollout.update_timeout_s + 30, *values)
             await learner.connect(made, config.rollout.num_workers)
-            yield learner, Handoff(self.rollouts, learner, await self.probe(), 1e-4)
+            yield learner, Handoff(self.rollouts, learner, self.probe, 1e-4)
         finally:
             learner.stop()
-
-    async def probe(self) -> Row:
-        """A prompt and a few tokens that hardly ever follow it."""
-        prompt = await self.rollouts.prompt(self.samples[0], "trace")
-        row = Row(prompt=prompt, video=self.samples[0].video, responses=(Response(token_ids=(5,)),))
-        return probe_row(row, tuple(prompt.token_ids[-6:]))
 
 
 def make_config(model: Path, manifest: Path, names: list[str], **settings: Any) -> RunConfig:
@@ -80,7 +75,15 @@ async def open_workers(config: RunConfig, cache_dir: Path) -> AsyncIterator[Work
         await rollouts.start(str(config.model), PolicyVersion(attempt=0, step=0))
         labels = LabelSet(labels=config.labels)
         samples = list(read_manifest(config.data.manifest, labels, None))
-        yield Workers(config, str(cache_dir), group, rollouts, samples)
+        probe = await make_probe(rollouts, samples[0])
+        yield Workers(config, str(cache_dir), group, rollouts, samples, probe)
     finally:
         await rollouts.stop()
         remove_placement_group(group)
+
+
+async def make_probe(rollouts: RolloutPool, sample: Sample) -> Row:
+    """A prompt and a few tokens that hardly ever follow it. Asked of engines in service."""
+    prompt = await rollouts.prompt(sample, "trace")
+    row = Row(prompt=prompt, video=sample.video, responses=(Response(token_ids=(5,)),))
+    return probe_row(row, tuple(prompt.token_ids[-6:]))

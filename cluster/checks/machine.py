@@ -15,7 +15,8 @@ from cluster.adapter_size import trained_adapter
 from cluster.checks.finding import Area, Finding, error, ok, said, warning
 from cluster.config import RunConfig
 from cluster.model_size import BYTES, ModelShape, rank_memory
-from cluster.plan import Memory, Plan, kv_cache_fault, large_clip_warning
+from cluster.plan_types import Memory, Plan
+from cluster.plan_warnings import kv_cache_fault, large_clip_warning
 
 _TIGHT = 0.8
 _GB = 10**9

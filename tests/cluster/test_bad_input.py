@@ -1,9 +1,9 @@
 """Every likely mistake ends at once with a named error, exit status 2, and no engine started."""
 
 import re
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,10 +107,12 @@ def test_too_few_cpus_are_said_at_once(recipe: Callable[..., Path]):
 
 
 def test_help_answers_within_a_second():
-    before = time.monotonic()
+    """Of a processor: beside other work it takes longer."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "cluster.cli", "--help"]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
-    assert time.monotonic() - before < 1.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 @pytest.mark.parametrize(("change", "message"), LACKING_DATA)

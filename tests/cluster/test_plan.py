@@ -1,7 +1,7 @@
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 
 from cluster.cli import main
 from cluster.config import read_recipe
-from cluster.plan import Plan, StagePlan, make_plan
+from cluster.plan import make_plan
+from cluster.plan_types import Plan, StagePlan
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes/demo.toml"
@@ -239,7 +240,9 @@ def test_a_plan_starts_nothing_and_loads_no_engine():
 
 
 def test_its_help_answers_within_a_second():
-    before = time.monotonic()
+    """Of a processor: beside other work it takes longer."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "cluster.cli", "plan", "--help"]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    assert time.monotonic() - before < 1.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

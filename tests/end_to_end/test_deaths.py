@@ -65,7 +65,9 @@ async def pid_of(actor: Any) -> int:
 
 
 async def pid_of_engine(actor: Any) -> int:
-    return psutil.Process(await pid_of(actor)).children()[0].pid
+    below = psutil.Process(await pid_of(actor)).children()  # decoders, too
+    (engine,) = [process for process in below if "VLLM::" in " ".join(process.cmdline())]
+    return engine.pid
 
 
 @pytest.mark.parametrize("victim_of", [pid_of, pid_of_engine])

@@ -16,7 +16,8 @@ from cluster.checks.machine import (
 )
 from cluster.config import RunConfig, read_recipe
 from cluster.model_size import read_shape
-from cluster.plan import Plan, plan_of
+from cluster.plan import plan_of
+from cluster.plan_types import Plan
 from tests.cluster.checks.builders import levels, only
 
 SEVEN_B = "Qwen2.5-VL-7B-Instruct"
