@@ -10,6 +10,12 @@ from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion
 
 
+_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""Of a language model. Not its output head, though no adapter of ours has one: vLLM would compute
+with an addition there, and ends where one request asks for logprobs of its prompt, as the parity
+probe does, while others are being answered."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """A LoRA adapter as an engine knows it."""
@@ -43,7 +49,12 @@ def engine_arguments(room: AdapterRoom | None) -> dict[str, Any]:
     from vllm.config.lora import MaxLoRARanks
 
     rank = min(size for size in get_args(MaxLoRARanks) if size >= room.rank)
-    return {"enable_lora": True, "max_lora_rank": rank, "max_loras": room.count}
+    return {
+        "enable_lora": True,
+        "max_lora_rank": rank,
+        "max_loras": room.count,
+        "lora_target_modules": _LAYERS,
+    }
 
 
 def lora_request(adapter: Adapter) -> Any:
