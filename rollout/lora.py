@@ -9,7 +9,6 @@ from typing import Any, get_args
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion
 
-
 _LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """Of a language model. Not its output head, though no adapter of ours has one: vLLM would compute
 with an addition there, and ends where one request asks for logprobs of its prompt, as the parity
