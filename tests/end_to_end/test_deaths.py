@@ -104,7 +104,7 @@ async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
             report = await handoff.publish(PolicyVersion(attempt=0, step=2))
             assert report.max_logprob_diff < 1e-4
             assert pool.names == ["rollout-0"]
-            assert (await pool.cache_counts())["clip_misses"] > 0
+            assert sum((await pool.cache_counts()).values()) > 0
 
 
 @pytest.mark.parametrize("rank", [0, 1])
