@@ -3,6 +3,7 @@
 name, style -> FOLDER/NAME.py, FOLDER/test_NAME.py -> the lines for a recipe
 """
 
+import builtins
 import keyword
 import re
 from pathlib import Path
@@ -122,10 +123,11 @@ params = {{ max_words = 100 }}
 def write_starter(name: str, folder: Path, style: Literal["verl", "trl"]) -> tuple[Path, Path]:
     """The paths of the reward and of its test. Raises ConfigError for a name that Python cannot
     have, and if a file is there already."""
-    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+    taken = keyword.iskeyword(name) or hasattr(builtins, name) or name == "re"
+    if taken or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} is no name for a function; expected such as brevity: lower-case letters, "
-            "digits and _, with a letter first"
+            "digits and _, with a letter first, and no name that Python uses"
         )
     reward, test = folder / f"{name}.py", folder / f"test_{name}.py"
     for path in (reward, test):

@@ -44,7 +44,9 @@ def test_its_test_passes_and_fails_once_the_reward_is_spoilt(style: str, tmp_pat
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 1
 
 
-@pytest.mark.parametrize("name", ["Brevity", "two words", "class", "1st", "a-b", "../x", ""])
+@pytest.mark.parametrize(
+    "name", ["Brevity", "two words", "class", "1st", "min", "re", "a-b", "../x", ""]
+)
 def test_a_name_that_python_cannot_have_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
