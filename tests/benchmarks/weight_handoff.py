@@ -8,7 +8,7 @@ a plain copy in memory, into memory that was used before, over the time of the u
 medians; ``step_share``: the update, its parity probe included, of a step that writes and trains two
 groups of eight traces (a small step: a larger one makes the share smaller). Prints one row per
 figure: name, value, unit, limit, and whether the goal is to be above or below it. Ends with status
-1 if a limit is missed. Under four minutes on two cores.
+1 if a limit is missed. Some seven minutes on two cores.
 """
 
 import argparse
