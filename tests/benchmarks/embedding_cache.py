@@ -5,7 +5,7 @@
 A Qwen2.5-VL of 63M parameters (text: 8 layers of 512; tower: 8 layers of 512), 8 clips of 16 frames
 of 112 x 112 (128 video tokens), 4 responses of 32 tokens each: forward, backward and AdamW under
 DeepSpeed in this process, float32, two threads. Sides alternate, medians of 5. Prints one row per
-figure: name, value, unit, limit. Ends with status 1 if a limit is missed. Three minutes on two
+figure: name, value, unit, limit. Ends with status 1 if a limit is missed. Two minutes on two
 cores.
 """
 
