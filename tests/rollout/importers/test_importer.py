@@ -433,7 +433,7 @@ def test_json_nested_without_end_is_named(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "remedy"),
     [
-        ("a.csv.gz", gzip.compress(b"path,label\n"), "unpack it with gunzip"),
+        ("a.csv.gz", gzip.compress(b"path,label\n", mtime=0), "unpack it with gunzip"),
         ("a.csv", b"path,label\na.mp4,\xe9\n", "save it as UTF-8"),
         ("a.mp4", b"\x00\xff", "it is a video; give the folder"),
     ],
