@@ -20,6 +20,8 @@ from wire.errors import DeadlineExceeded, PlacementError
 
 Bundle = dict[str, float]
 
+_STARTS = 2
+
 
 def connect(config: RunConfig, *, debug: bool) -> None:
     """Join the named Ray, the one of this job, or start a local one for the time of the run."""
@@ -45,13 +47,30 @@ def _init(config: RunConfig, *, debug: bool) -> None:
     root = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own default lets anyone go first
-    ray.init(
-        address="local",
+    _start_local(
         include_dashboard=False,
         log_to_driver=debug,
         logging_level=logging.ERROR,
         object_store_memory=int(config.cluster.object_store_mb * 2**20),
         runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+
+
+def _start_local(**options: Any) -> None:
+    """Ray gives its processes 30 s, which cannot be set and may be too few on a busy machine; what
+    they read from disk is in memory the second time."""
+    for _ in range(_STARTS):
+        try:
+            ray.init(address="local", **options)
+        except Exception as error:  # it raises no class of its own
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
+    raise PlacementError(
+        f"Ray did not come up here within 30 s, {_STARTS} times: the machine is too busy; end other "
+        "work, or start Ray beforehand (ray start --head) and set RAY_ADDRESS=auto"
     )
 
 

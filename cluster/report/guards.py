@@ -57,6 +57,8 @@ class SignalRecord:
     """First and last step of each stretch over which a warning stood."""
     stands: bool
     """At the last step."""
+    known: bool
+    """Whether any step has its figure: without one nothing was judged."""
     examples: tuple[Example, ...]
 
 
@@ -106,6 +108,7 @@ def _record(signal: Signal, stage: StageCurves, archive: Path, reading: Reading)
         says=says,
         spans=tuple(_spans(steps, flags)),
         stands=bool(flags and flags[-1]),
+        known=bool(shown),
         examples=tuple(examples),
     )
 

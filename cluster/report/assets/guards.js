@@ -30,8 +30,8 @@ function training(watched, data) {
 function verdicts(signals) {
   return el("ul", { class: "signals" }, signals.map((signal) => {
     const warned = signal.spans.length > 0;
-    const kind = warned ? "bad" : "good";
-    return el("li", { "data-signal": signal.name }, el("span", { class: `verdict ${kind}` }, `${warned ? "\u26a0" : "\u2713"} ${signal.title}`),
+    const [kind, mark] = warned ? ["bad", "\u26a0"] : signal.known ? ["good", "\u2713"] : ["muted", "\u2013"];
+    return el("li", { "data-signal": signal.name }, el("span", { class: `verdict ${kind}` }, `${mark} ${signal.title}`),
       el("span", {}, `${when(signal)}${signal.says}.`));
   }));
 }

@@ -48,6 +48,7 @@ def test_a_run_without_warnings_has_words_and_no_traces(tmp_path: Path) -> None:
     assert all(one.spans == () and one.examples == () for one in found.values())
     assert found["length_drift"].says == "traces are 1.00 times as long as in the first steps"
     assert "no format term" in found["format_only"].says
+    assert {name for name, one in found.items() if one.known} == {"length_drift"}
 
 
 def test_a_run_of_an_earlier_version_has_no_guards(tmp_path: Path) -> None:
