@@ -69,8 +69,8 @@ def _start_local(**options: Any) -> None:
         else:
             return
     raise PlacementError(
-        f"Ray did not come up here within 30 s, {_STARTS} times: the machine is too busy; end other "
-        "work, or start Ray beforehand (ray start --head) and set RAY_ADDRESS=auto"
+        f"Ray did not come up here within 30 s, {_STARTS} times: the machine is too busy; end "
+        "other work, or start Ray beforehand (ray start --head) and set RAY_ADDRESS=auto"
     )
 
 
