@@ -38,8 +38,8 @@ class ReadingEngines(FakeEngines):
 
     with_text = False
 
-    async def answer(self, sample: Sample, sampling: Any) -> Rollout:
-        rollout = await super().answer(sample, sampling)
+    async def answer(self, sample: Sample, sampling: Any, upcoming: str | None = None) -> Rollout:
+        rollout = await super().answer(sample, sampling, upcoming)
         return replace(rollout, prompt=self.ask(self._renderer, sample))
 
     def ask(self, renderer: Renderer, sample: Sample) -> Prompt:

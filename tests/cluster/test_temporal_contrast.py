@@ -93,8 +93,10 @@ async def test_shuffled_traces_that_cannot_be_written_are_a_failure_of_the_group
     broken = Failure(kind=FailureKind.GENERATION, culprit="r0", reason="gone")
     answer = FakeEngines.answer
 
-    async def fails(self: FakeEngines, sample: Sample, sampling: Sampling) -> Rollout:
-        rollout = await answer(self, sample, sampling)
+    async def fails(
+        self: FakeEngines, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
+        rollout = await answer(self, sample, sampling, upcoming)
         if is_shuffled(sample):
             return replace(rollout, prompt=None, completions=(), failures=(broken,))
         return rollout
