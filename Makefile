@@ -37,7 +37,7 @@ study: setup
 	  --group-by seen_combination --results docs/results.md
 
 test: setup
-	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest -m "not slow"
 
 test-all: setup
 	$(BIN)/pytest

@@ -1,18 +1,11 @@
-"""Tests marked gpu are skipped, with a reason, where torch sees no GPU. One Ray serves all.
-
-`make test` deals the files to two processes; all tests with a Ray go to one of them.
-"""
+"""Tests marked gpu are skipped, with a reason, where torch sees no GPU. One Ray serves all."""
 
 from collections.abc import Iterator
 
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return
