@@ -1,8 +1,11 @@
 """Tests marked gpu are skipped, with a reason, where torch sees no GPU. One Ray serves all."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
+
+_CPUS = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,10 +20,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def one_ray() -> Iterator[None]:
     """A local Ray of four CPUs; its workers import our packages as the tests do."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=_CPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_session(one_ray: None) -> Iterator[None]:
+    """That Ray, which every file has to itself: a file that keeps an actor fails here, by the
+    actor's name, and not the next file, which would wait for its CPU."""
+    yield
+    import ray
+    from ray._private.state import actors
+
+    deadline = time.monotonic() + 30
+    while (free := ray.available_resources().get("CPU", 0)) < _CPUS:
+        kept = [actor["ActorClassName"] for actor in actors().values() if actor["State"] == "ALIVE"]
+        assert time.monotonic() < deadline, f"{_CPUS - free:g} CPUs are still held, by {kept}"
+        time.sleep(0.1)

@@ -248,7 +248,7 @@ def _gap(found: Any, expected: Any) -> float:
 
 @pytest.fixture(scope="session")
 def make_place(
-    ray_session: None, tmp_path_factory: pytest.TempPathFactory
+    one_ray: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], SimpleNamespace]:
     """``make_place("qwen3_vl")``: an untrained model of that family, clips and labels on disk."""
     import ray
@@ -319,6 +319,7 @@ def open_stage() -> Callable[[SimpleNamespace], AbstractContextManager[Stage]]:
 
 @pytest.fixture(scope="module")
 def stage(
+    ray_session: None,
     place: SimpleNamespace,
     open_stage: Callable[[SimpleNamespace], AbstractContextManager[Stage]],
     request: pytest.FixtureRequest,

@@ -190,10 +190,10 @@ def scribbles_a_nan():
 
 
 def _write_everywhere(text):
-    for number in range(3, 32):
+    for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if Path(f"/proc/self/fd/{number}").readlink().name.startswith("socket"):
-                os.write(number, text)
+            if link.readlink().name.startswith("socket"):
+                os.write(int(link.name), text)
 
 
 def breaks_json():
