@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -86,6 +86,7 @@ class DeepSpeedEngine:
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
         self._clip_at = optim.grad_clip or NO_CLIPPING
+        self._dtype = getattr(torch, config.dtype)
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=policy,
@@ -218,6 +219,20 @@ class DeepSpeedEngine:
                 whole = [(piece.name, piece.make()) for piece in bucket]
             yield from whole
             del whole
+
+    def can_settle(self, dtype: torch.dtype) -> bool:
+        """Whether the parameters, which engines are sent in ``dtype``, can be kept in memory that
+        engines read: they are whole, of that precision, on a CPU, and nothing else has views of
+        them, as ZeRO's and DeepSpeed's bfloat16 optimisers have."""
+        kept_whole = self._engine.zero_optimization_stage() == 0 and self._lora == "none"
+        return kept_whole and dtype == torch.float32 == self._dtype and self.device.type == "cpu"
+
+    def settle(self, places: Mapping[str, Tensor]) -> None:
+        """From here on the parameters of these names live in these tensors, which hold their values
+        already. Only where :meth:`can_settle` says so."""
+        parameters = dict(self.policy.vlm.named_parameters())
+        for name, place in places.items():
+            parameters[name].data = place
 
     def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Those of the vision tower, each as it computes, whole while it is looked at. All ranks

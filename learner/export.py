@@ -1,7 +1,7 @@
 """What leaves the learner: a Hugging Face directory, or weights on their way to the engines."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,12 @@ class Outgoing:
 
     def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
         return self.engine.full_parameters(bucket_bytes, self.what)
+
+    def can_settle(self, dtype: torch.dtype) -> bool:
+        return self.engine.can_settle(dtype)
+
+    def settle(self, places: Mapping[str, torch.Tensor]) -> None:
+        self.engine.settle(places)
 
 
 def write_model(

@@ -8,7 +8,7 @@ take part, because gathering ZeRO-3 shards is a collective; rank 0 sends.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +42,12 @@ class Weights(Protocol):
     def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
         """Each whole; gathered by buckets. All ranks iterate."""
 
+    def can_settle(self, dtype: torch.dtype) -> bool:
+        """Whether they can live, in this precision, where the engines read them."""
+
+    def settle(self, places: Mapping[str, torch.Tensor]) -> None:
+        """Live there from now on; the places hold their values."""
+
 
 class PolicySource(WeightSource):
     """The policy's weights in the precision of the wire.
@@ -64,6 +70,15 @@ class PolicySource(WeightSource):
         for name, tensor in self._weights().full_parameters(self._bucket_bytes):
             yield name, tensor.to(self._dtype)
 
+    @property
+    def can_settle(self) -> bool:
+        """Whether the weights can live where the engines read them."""
+        return self._weights().can_settle(self._dtype)
+
+    def settle(self, places: Mapping[str, torch.Tensor]) -> None:
+        """See Weights."""
+        self._weights().settle(places)
+
 
 @dataclass
 class ObjectStoreTrainerInit(TrainerInitInfo):
@@ -77,13 +92,17 @@ class ObjectStoreTrainerInit(TrainerInitInfo):
 class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
     """Sends checked buckets through the client, each with their number: a lost one is noticed.
 
-    While the engines load a bucket, the ranks gather the next one and rank 0 packs it.
+    While the engines load a bucket, the ranks gather the next one and rank 0 packs it. Weights that
+    can settle are packed once: from then on they live in the memory that the engines read.
     """
 
     init_info_cls = ObjectStoreTrainerInit
 
-    def __init__(self, *, bucket_bytes: int, timeout_s: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, source: PolicySource, *, bucket_bytes: int, timeout_s: float, **kwargs: Any
+    ) -> None:
+        super().__init__(source=source, **kwargs)
+        self._policy = source
         self._bucket_bytes, self._timeout_s = bucket_bytes, timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="send-weights")
         self._buffers: dict[int, SharedBuffer] = {}
@@ -100,10 +119,10 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
         source: WeightSource | None = None,
     ) -> "ObjectStoreTrainer":
         """Ready to send; there is no rendezvous."""
-        assert source is not None, "the object_store backend sends a WeightSource"
+        assert isinstance(source, PolicySource), f"a PolicySource is sent, not {type(source)}"
         return cls(
+            source,
             client=client,
-            source=source,
             is_sender=init_info.is_sender,
             bucket_bytes=init_info.bucket_bytes,
             timeout_s=init_info.timeout_s,
@@ -111,9 +130,8 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
 
     def send_weights(self) -> None:
         """One whole update. Raises what the client raises, WeightUpdateError, DeadlineExceeded."""
-        assert self.source is not None
         self.seconds = {}
-        tensors = iter(self.source)
+        tensors = iter(self._policy)
         try:
             if self.is_sender:
                 self._send(tensors)
@@ -122,23 +140,23 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                 pass
 
     def _send(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-        assert self.source is not None
-        described = [(meta.name, meta.dtype, meta.shape) for meta in self.source.metadata()]
+        described = [(meta.name, meta.dtype, meta.shape) for meta in self._policy.metadata()]
         layouts = plan(described, self._bucket_bytes)
-        self._reserve(layouts)
+        settles = self._policy.can_settle
+        depth = len(layouts) if settles else _DEPTH
         calls = OverlappedCalls(self._thread, self._timeout_s)
-        sent: list[Call | None] = [None] * _DEPTH
+        sent: list[Call | None] = [None] * depth
         try:
             calls.add("the engines to begin a weight update", self.client.start_weight_update)
             for layout in layouts:
                 with self._timed("gather"):
                     whole = list(islice(tensors, len(layout.entries)))
-                place = layout.index % _DEPTH
+                place = layout.index % depth
                 with self._timed("wait"):
                     if not calls.ended(sent[place]):
                         break
                 with self._timed("pack"):
-                    bucket = fill(layout, whole, self._buffers[place].data)
+                    bucket = self._pack(layout, whole, place, settles)
                 del whole  # before the next gather asks for as much
                 what = f"the engines to take weight bucket {layout.index + 1} of {len(layouts)}"
                 sent[place] = calls.add(what, self._send_bucket, bucket, place, len(layouts))
@@ -159,13 +177,20 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                 }
             )
 
-    def _reserve(self, layouts: list[Layout]) -> None:
-        """Memory for the largest bucket of each place; kept from update to update."""
-        for place in range(min(_DEPTH, len(layouts))):
-            most = max(layout.num_bytes for layout in layouts[place::_DEPTH])
-            held = self._buffers.get(place)
-            if held is None or len(held.data) < most:
-                self._buffers[place] = SharedBuffer(most)
+    def _pack(
+        self, layout: Layout, whole: list[tuple[str, torch.Tensor]], place: int, settles: bool
+    ) -> Bucket:
+        """Into the place's memory, which is kept from update to update."""
+        held = self._buffers.get(place)
+        if settles and held is not None and layout.lies_in(held.data, whole):
+            return fill(layout, whole, held.data)
+        # what weights have settled in is theirs, as long as they live
+        if settles or held is None or len(held.data) < layout.num_bytes:
+            self._buffers[place] = held = SharedBuffer(layout.num_bytes)
+        bucket = fill(layout, whole, held.data)
+        if settles:
+            self._policy.settle(layout.views(held.data))
+        return bucket
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

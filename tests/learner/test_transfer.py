@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -39,6 +39,30 @@ class Weights:
                 raise RuntimeError("Connection closed by peer")
             self.events.append(f"gather {name}")
             yield name, torch.empty(0) if name == self._empty else tensor
+
+    def can_settle(self, dtype: torch.dtype) -> bool:
+        return False
+
+    def settle(self, places: Mapping[str, torch.Tensor]) -> None:
+        raise AssertionError("these stay where they are")
+
+
+class SettlingWeights(Weights):
+    """A model's own, which move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors = {name: tensor.clone() for name, tensor in TENSORS.items()}
+
+    def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self.tensors.items()
+
+    def can_settle(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.float32
+
+    def settle(self, places: Mapping[str, torch.Tensor]) -> None:
+        self.events += [f"settle {name}" for name in places]
+        self.tensors |= places
 
 
 class Client:
@@ -230,3 +254,45 @@ def test_the_metadata_describe_what_is_sent_in_the_precision_of_the_wire(
     described = [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()]
     assert weights.events == [], "shapes are known without gathering"
     assert described == [(name, t.dtype, tuple(t.shape)) for name, t in source]
+
+
+def test_weights_that_can_settle_are_packed_once_and_trained_where_engines_read_them() -> None:
+    weights = SettlingWeights()
+    client = Client(weights)
+    made = sender(weights, client)
+    made.send_weights()
+    assert client.loaded == {name: tensor.tolist() for name, tensor in TENSORS.items()}
+    assert [e for e in weights.events if e.startswith("settle")] == [f"settle {n}" for n in TENSORS]
+    places = {name: tensor.data_ptr() for name, tensor in weights.tensors.items()}
+    for tensor in weights.tensors.values():
+        tensor += 1  # an update of the optimiser's
+    weights.events.clear()
+    made.send_weights()
+    assert client.loaded == {name: (tensor + 1).tolist() for name, tensor in TENSORS.items()}
+    assert not [event for event in weights.events if event.startswith("settle")]
+    assert {name: tensor.data_ptr() for name, tensor in weights.tensors.items()} == places
+
+
+def test_the_next_stages_weights_do_not_settle_on_the_last_ones() -> None:
+    """A reference model may be the last stage's."""
+    stages = [SettlingWeights(), SettlingWeights()]
+    stages[1].tensors = {name: tensor + 5 for name, tensor in TENSORS.items()}
+    now, client = stages[0], Client(stages[0])
+    source = PolicySource(lambda: now, torch.float32, BUCKET_BYTES)
+    config = ObjectStoreConfig(bucket_mb=BUCKET_BYTES / 2**20)
+    made = connect(config, client, source, 0, "127.0.0.1", 1, 30.0)
+    made.send_weights()
+    now = stages[1]
+    made.send_weights()
+    assert client.loaded == {name: (tensor + 5).tolist() for name, tensor in TENSORS.items()}
+    assert all(torch.equal(stages[0].tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_weights_in_another_precision_than_the_engines_do_not_settle() -> None:
+    weights = SettlingWeights()
+    client = Client(weights)
+    source = PolicySource(lambda: weights, torch.bfloat16, BUCKET_BYTES)
+    config = ObjectStoreConfig(bucket_mb=BUCKET_BYTES / 2**20)
+    connect(config, client, source, 0, "127.0.0.1", 1, 30.0).send_weights()
+    assert set(client.loaded) == set(TENSORS)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.tensors.values())

@@ -116,6 +116,30 @@ def test_tensors_other_than_those_described_are_refused(given: Tensors, message:
         fill(layout, given, np.zeros(100, np.uint8))
 
 
+def test_tensors_that_are_in_place_already_are_checked_and_not_copied() -> None:
+    described = [("a", torch.float32, (5,)), ("b", torch.float32, (3,))]
+    (layout,) = plan(described, 1000)
+    memory = np.zeros(layout.num_bytes, np.uint8)
+    places = layout.views(memory)
+    assert all(place.data_ptr() % 64 == memory.ctypes.data % 64 for place in places.values())
+    places["a"].fill_(2.0)
+    assert layout.lies_in(memory, places.items())
+    bucket = fill(layout, places.items(), memory)
+    assert dict(unpack(bucket.header(), memory))["a"].tolist() == [2.0] * 5
+    places["a"][4] = 3.0
+    with pytest.raises(WeightUpdateError, match="damaged"):
+        list(unpack(bucket.header(), memory))
+
+
+def test_tensors_elsewhere_or_in_part_are_not_in_place() -> None:
+    (layout,) = plan([("a", torch.float32, (5,)), ("b", torch.float32, (3,))], 1000)
+    memory = np.zeros(layout.num_bytes, np.uint8)
+    places = layout.views(memory)
+    assert not layout.lies_in(memory, [("a", places["a"]), ("b", torch.zeros(3))])
+    assert not layout.lies_in(memory, [("a", places["a"])])
+    assert not layout.lies_in(memory[:-1], places.items())
+
+
 def test_another_precision_is_converted_on_the_way() -> None:
     (layout,) = plan([("a", torch.bfloat16, (2,))], 100)
     bucket = fill(layout, [("a", torch.tensor([1.0, 3.14159]))], np.zeros(100, np.uint8))
@@ -169,5 +193,5 @@ def test_a_bucket_cut_short_is_refused() -> None:
 def test_tensors_are_views_of_the_bytes_that_arrived() -> None:
     (bucket,) = pack([("a", torch.zeros(4))], 100)
     ((_, tensor),) = unpack(bucket.header(), bucket.data)
-    bucket.data[:] = np.frombuffer(np.float32([7, 7, 7, 7]).tobytes(), np.uint8)
+    bucket.data[:16] = np.frombuffer(np.float32([7, 7, 7, 7]).tobytes(), np.uint8)
     assert tensor.tolist() == [7, 7, 7, 7]
