@@ -36,8 +36,10 @@ study: setup
 	  --set 'data.manifest=../build/study/data-{seed}/manifest.jsonl' \
 	  --group-by seen_combination --results docs/results.md
 
+# Tests that start a Ray have the machine to themselves; the others go to two processes, by file.
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not ray" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and ray"
 
 test-all: setup
 	$(BIN)/pytest

@@ -318,7 +318,7 @@ class GrpoLossConfig(Config):
 class _Bucketed(Config):
     bucket_mb: float = Field(default=256.0, gt=0)
     """ZeRO-3 shards are gathered in pieces of about this size; ``object_store`` also sends these,
-    from two such pieces of shared memory."""
+    from two such pieces of shared memory, or from where the weights live (docs/cluster.md)."""
 
     @property
     def bucket_bytes(self) -> int:

@@ -31,8 +31,8 @@ def one_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ray_session(one_ray: None) -> Iterator[None]:
-    """That Ray, which every file has to itself: a file that keeps an actor fails here, by the
-    actor's name, and not the next file, which would wait for its CPU."""
+    """That Ray, which every file has to itself: a file that keeps an actor, or ends this Ray, fails
+    here and not the next file, which would wait for a CPU."""
     yield
     import ray
     from ray._private.state import actors
@@ -40,5 +40,5 @@ def ray_session(one_ray: None) -> Iterator[None]:
     deadline = time.monotonic() + 30
     while (free := ray.available_resources().get("CPU", 0)) < _CPUS:
         kept = [actor["ActorClassName"] for actor in actors().values() if actor["State"] == "ALIVE"]
-        assert time.monotonic() < deadline, f"{_CPUS - free:g} CPUs are still held, by {kept}"
+        assert time.monotonic() < deadline, f"{free:g} of {_CPUS} CPUs are free; held by {kept}"
         time.sleep(0.1)

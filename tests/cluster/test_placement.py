@@ -33,23 +33,37 @@ class SlowRay:
     """Comes up at the n-th start."""
 
     def __init__(self, comes_up_at: int) -> None:
-        self.starts, self._at = 0, comes_up_at
+        self.starts, self._at, self.is_half_up = 0, comes_up_at, False
 
     def init(self, **options: Any) -> None:
         assert options == {"address": "local", "log_to_driver": False}
+        assert not self.is_half_up, "what is left of the last start is in the way"
         self.starts += 1
-        if self.starts < self._at:
+        self.is_half_up = self.starts < self._at
+        if self.is_half_up:
             raise Exception("The current node timed out during startup. This could happen")
 
+    def shutdown(self) -> None:
+        self.is_half_up = False
 
-def test_a_ray_that_comes_up_too_late_is_started_once_more(monkeypatch: pytest.MonkeyPatch):
-    late = SlowRay(comes_up_at=2)
-    monkeypatch.setattr(ray, "init", late.init)
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> SlowRay:
+    """In place of Ray's own calls: other tests' Ray stays up."""
+    slow = SlowRay(request.param)
+    monkeypatch.setattr(ray, "init", slow.init)
+    monkeypatch.setattr(ray, "shutdown", slow.shutdown)
+    return slow
+
+
+@pytest.mark.parametrize("late", [2], indirect=True)
+def test_a_ray_that_comes_up_too_late_is_started_once_more(late: SlowRay):
     _start_local(log_to_driver=False)
     assert late.starts == 2
 
 
-def test_a_ray_that_does_not_come_up_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ray, "init", SlowRay(comes_up_at=9).init)
+@pytest.mark.parametrize("late", [9], indirect=True)
+def test_a_ray_that_does_not_come_up_is_no_bug_of_ours(late: SlowRay):
     with pytest.raises(PlacementError, match="too busy; end other work, or start Ray beforehand"):
         _start_local(log_to_driver=False)
+    assert not late.is_half_up
