@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from wire.adapters import AdapterFiles
 from wire.errors import DeepIntuitError, WeightUpdateError
 from wire.types import PolicyVersion
+from wire.weights import digest
 
 
 class EngineClient:
@@ -87,7 +88,8 @@ class EngineClient:
         first of its workers."""
         if not far:
             return {}
-        chunk = ray.put({key: value for key, value in update.items() if key != "path"})
+        rest = {key: value for key, value in update.items() if key != "path"}
+        chunk = ray.put({**rest, "digest": digest(update["data"])})
         first = {self._nodes[name]: name for name in reversed(far)}
         held = self._fan_out("hold", lambda _, w: w.hold.remote(chunk), list(first.values()))
         for name in far:

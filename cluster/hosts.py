@@ -28,8 +28,10 @@ from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
 from wire.adapters import AdapterFiles
+from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
 from wire.types import Failure, PolicyVersion, Prompt, Sample, stable_seed
+from wire.weights import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +126,17 @@ class RolloutHost:
 
     def hold(self, update: dict[str, Any]) -> dict[str, Any]:
         """Put a chunk's bytes where all engines of this node can read them, until the next chunk.
-        Returns the chunk that says where."""
+        Returns the chunk that says where. Raises WeightUpdateError if they are not those sent."""
         data = update["data"]
+        if (found := digest(data)) != update["digest"]:
+            raise WeightUpdateError(
+                f"weights came to this node damaged: digest {found:016x}, "
+                f"sent with {update['digest']:016x}"
+            )
         if self._held is None or len(self._held.data) < len(data):
             self._held = SharedBuffer(2 * len(data))  # what is never touched takes no memory
         self._held.data[: len(data)] = data
-        rest = {key: value for key, value in update.items() if key != "data"}
+        rest = {key: value for key, value in update.items() if key not in ("data", "digest")}
         return {**rest, "path": self._held.path}
 
     async def update_weights(self, update: dict[str, Any]) -> float:

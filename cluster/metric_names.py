@@ -216,7 +216,7 @@ METRICS: tuple[Metric, ...] = (
          "the same over the time of the transfer, from the pause to the resume"),
         ("weights/gather_s", "s", "step",
          "rank 0 gathering ZeRO-3 shards, part of timing_s/update_weights (as those below)"),
-        ("weights/pack_s", "s", "step", "copying them into shared memory, with a checksum"),
+        ("weights/pack_s", "s", "step", "copying those that are not in shared memory already"),
         ("weights/wait_s", "s", "step", "neither: waiting until engines had loaded"),
         ("weights/send_s", "s", "step", "the engines' turn, beside gathering and packing"),
         ("weights/load_s", "s", "step", "of that, the slowest engine loading what it was sent"),

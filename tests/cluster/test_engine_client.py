@@ -16,6 +16,7 @@ from cluster.hosts import RolloutHost
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer, SharedReader
 from wire.types import PolicyVersion
+from wire.weights import digest
 
 pytestmark = pytest.mark.ray
 
@@ -50,6 +51,8 @@ class Host(RolloutHost):
     def hold(self, update: dict[str, Any]) -> dict[str, Any]:
         if self._fault == "cannot hold":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._fault == "bad network":
+            update = update | {"data": update["data"] ^ 1}
         return super().hold(update)
 
     async def finish_update(self, version: PolicyVersion) -> None:
@@ -141,6 +144,14 @@ def test_a_node_whose_holder_dies_is_told_who_it_was(make: Any) -> None:
     assert told(hosts["near"])[2] == [25, 81]
 
 
+def test_bytes_that_change_on_their_way_to_another_node_are_noticed_there(make: Any) -> None:
+    hosts = make(near=(None, ""), far1=("x", "bad network"), far2=("x", ""))
+    client = publish(hosts)
+    assert "weights came to this node damaged" in client.failures["far1"]
+    assert client.failures["far2"] == "far1 did not bring the weights to this node"
+    assert told(hosts["near"])[2] == [25, 81]
+
+
 def test_nobody_left_is_told_by_the_failures_alone(make: Any) -> None:
     """Rank 0 goes on gathering with the other ranks."""
     client = publish(make(a=(None, "fails")))
@@ -151,5 +162,7 @@ def test_a_hold_that_grows_is_read_whole(make: Any) -> None:
     (host,) = make(far=("x", "")).values()
     for size in (4, 100):
         data = np.full(size, 3, np.uint8)
-        held = ray.get(host.hold.remote({"size": size, "data": data}), timeout=60)
+        chunk = {"size": size, "data": data, "digest": digest(data)}
+        held = ray.get(host.hold.remote(chunk), timeout=60)
+        assert set(held) == {"size", "path"}
         assert SharedReader().view(held["path"])[:size].tolist() == [3] * size

@@ -5,7 +5,7 @@ Learner's rank 0 -> Client (which a test may make faulty) -> Rollouts -> VllmEng
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +130,12 @@ class Altered:
 
     def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, Any]]:
         return self._alter(self._engine.full_parameters(bucket_bytes))
+
+    def can_settle(self, dtype: Any) -> bool:
+        return self._alter is iter and self._engine.can_settle(dtype)
+
+    def settle(self, places: Mapping[str, Any]) -> None:
+        self._engine.settle(places)
 
 
 class Learner:

@@ -97,7 +97,7 @@ def drop(index: int) -> Callable[[dict], dict | None]:
 
 def damage(chunk: dict) -> dict:
     data = chunk["data"]  # the memory itself
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2 // 4096 * 4096] ^= 1  # the first byte of a page
     return chunk
 
 
@@ -125,7 +125,12 @@ def with_two_swapped(parameters: Parameters) -> Parameters:
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(drop(0), "missing"), (drop(2), "missing"), (damage, "damaged"), (break_off, "went away")],
+    [
+        (drop(0), "missing"),
+        (drop(2), "missing"),
+        (damage, "not the one that was sent"),
+        (break_off, "went away"),
+    ],
 )
 def test_an_update_that_is_not_whole_fails_and_a_full_one_mends_it(
     stage: Any, moved: Any, spoil: Callable[[dict], dict | None], message: str

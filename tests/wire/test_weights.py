@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wire.errors import WeightUpdateError
-from wire.weights import Bucket, fill, plan, split_by_size, unpack
+from wire.weights import Bucket, digest, fill, plan, split_by_size, unpack
 
 Tensors = list[tuple[str, torch.Tensor]]
 
@@ -79,15 +79,23 @@ def test_a_tensor_larger_than_a_bucket_gets_one_of_its_own() -> None:
     ]
 
 
-def test_every_part_of_a_tensor_of_many_chunks_arrives_and_is_checked() -> None:
+def test_every_part_of_a_large_tensor_arrives_and_other_bytes_in_a_page_are_noticed() -> None:
     sent = [("a", torch.arange(300_000)), ("b", torch.ones(3)), ("c", torch.arange(99_999))]
     (bucket,) = pack(sent, 1 << 30)
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(sent, received([bucket]), strict=True))
-    for place in (0, 1 << 18, 2_000_000, bucket.layout.num_bytes - 1):
+    for place in (0, 1 << 18, (1 << 18) + 63, bucket.layout.num_bytes - 1):
         bucket.data[place] ^= 1
-        with pytest.raises(WeightUpdateError, match="damaged"):
+        with pytest.raises(WeightUpdateError, match="is not the one that was sent"):
             received([bucket])
         bucket.data[place] ^= 1
+
+
+@given(st.data())
+def test_a_digest_tells_any_change_of_what_went_over_a_network(data: st.DataObject) -> None:
+    sent = np.arange(20_000, dtype=np.int64).view(np.uint8)
+    found = sent.copy()
+    found[data.draw(st.integers(0, len(found) - 1))] ^= data.draw(st.integers(1, 255))
+    assert digest(found) != digest(sent) == digest(sent.copy())
 
 
 def test_no_tensors_make_no_bucket() -> None:
@@ -127,7 +135,7 @@ def test_tensors_that_are_in_place_already_are_checked_and_not_copied() -> None:
     bucket = fill(layout, places.items(), memory)
     assert dict(unpack(bucket.header(), memory))["a"].tolist() == [2.0] * 5
     places["a"][4] = 3.0
-    with pytest.raises(WeightUpdateError, match="damaged"):
+    with pytest.raises(WeightUpdateError, match="is not the one that was sent"):
         list(unpack(bucket.header(), memory))
 
 
@@ -159,7 +167,7 @@ def test_the_next_bucket_in_the_same_memory_is_not_taken_for_the_last() -> None:
     (layout,) = plan([("a", torch.float32, (4,))], 100)
     late = fill(layout, [("a", torch.ones(4))], memory).header()
     fill(layout, [("a", torch.zeros(4))], memory)
-    with pytest.raises(WeightUpdateError, match="bucket 0 arrived damaged"):
+    with pytest.raises(WeightUpdateError, match="bucket 0 is not the one that was sent"):
         list(unpack(late, memory))
 
 
@@ -168,7 +176,7 @@ def test_a_damaged_byte_is_refused_before_any_tensor_comes_out(data: st.DataObje
     (bucket,) = pack(make_tensors(), 10_000)
     damaged = bucket.data.copy()
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(WeightUpdateError, match="bucket 0 arrived damaged"):
+    with pytest.raises(WeightUpdateError, match="bucket 0 is not the one that was sent"):
         next(unpack(bucket.header(), damaged))
 
 
@@ -180,13 +188,13 @@ def test_a_changed_table_is_refused(field: str, value: object) -> None:
     (bucket,) = pack(make_tensors(), 10_000)
     header = copy.deepcopy(bucket.header())
     header["entries"][0][field] = value
-    with pytest.raises(WeightUpdateError, match="damaged"):
+    with pytest.raises(WeightUpdateError, match="is not the one that was sent"):
         list(unpack(header, bucket.data))
 
 
 def test_a_bucket_cut_short_is_refused() -> None:
     (bucket,) = pack(make_tensors(), 10_000)
-    with pytest.raises(WeightUpdateError, match="damaged"):
+    with pytest.raises(WeightUpdateError, match="is not the one that was sent"):
         list(unpack(bucket.header(), bucket.data[:-16]))
 
 
