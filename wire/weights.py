@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import xxhash
 
@@ -201,6 +202,7 @@ def _fingerprint(entries: Iterable[Entry], data: Bytes) -> int:
     table = json.dumps([asdict(entry) for entry in entries], sort_keys=True).encode()
     whole = len(data) - len(data) % _PAGE
     state = xxhash.xxh3_64(table)
-    state.update(data[:whole].reshape(-1, _PAGE)[:, :_LINE].tobytes())
+    # not tobytes(), which goes byte by byte and takes ten times as long
+    state.update(np.ascontiguousarray(data[:whole].reshape(-1, _PAGE)[:, :_LINE]).data)
     state.update(data[whole:].data)
     return state.intdigest()
