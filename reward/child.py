@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reward.plugin import Signature
+from reward.signature import Signature
+from wire.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -102,26 +103,25 @@ class Child:
                 env=os.environ | {_MARK: self._mark},
             )
         self._buffer = bytearray()
-        self.is_async = self.wants_ids = False
-        self.style = ""
-        self.signature: Signature | None = None
-        """What the function takes; None until it is loaded."""
+        self.signature: Signature
+        """What the function takes; :meth:`ready` sets it."""
 
-    def ready(self, timeout_s: float) -> str | None:
-        """Wait until the function is loaded. Returns why it was refused, None if it was not."""
+    def ready(self, timeout_s: float) -> None:
+        """Wait until the function is loaded. Raises ConfigError if it was refused, Broken if the
+        process did not get that far."""
         reply = self.receive(timeout_s, num_traces=1)
         if "refused" in reply:
-            return str(reply["refused"])
-        self.style = str(reply.get("style"))
-        self.is_async, self.wants_ids = bool(reply.get("is_async")), bool(reply.get("wants_ids"))
-        self.signature = Signature(
-            style=self.style,
-            is_async=self.is_async,
-            takes_any=bool(reply.get("takes_any")),
-            names=tuple(map(str, reply.get("names", ()))),
-            required=tuple(map(str, reply.get("required", ()))),
-        )
-        return None
+            raise ConfigError(str(reply["refused"]))
+        try:
+            self.signature = Signature(
+                style=str(reply["style"]),
+                is_async=bool(reply["is_async"]),
+                takes_any=bool(reply["takes_any"]),
+                names=tuple(map(str, reply["names"])),
+                required=tuple(map(str, reply["required"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise Broken(SCRIBBLED) from error
 
     def is_waiting(self) -> bool:
         """Whether it can be asked: alive, and it said nothing that nobody asked for."""

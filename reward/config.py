@@ -5,8 +5,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from reward.builtin import BUILTINS, read_params
-from reward.plugin import ENTRY_POINTS, FORMS, entry_points, is_plugin, nearest
+from reward.spec import ENTRY_POINTS, FORMS, entry_points, is_plugin
 from wire.config import Config
+from wire.nearest import nearest
 
 # Fields that say how a user's function is called: a built-in has no process of its own.
 _PLUGIN_FIELDS = ("style", "completion_format", "concurrency", "memory_mb", "max_processes")
@@ -59,7 +60,7 @@ class RewardTerm(Config):
         if function not in known:
             raise ValueError(
                 f"expected a built-in's name, {FORMS}, or an entry point of {ENTRY_POINTS!r}; "
-                f"{nearest(function, known)}"
+                f"{nearest(function, sorted(known))}"
             )
         return function
 

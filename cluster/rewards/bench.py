@@ -20,8 +20,8 @@ from cluster.rewards.subject import Subject
 from cluster.rewards.traces import made_up_traces
 from cluster.run_dir import read_label_names
 from reward.config import RewardTerm
-from reward.plugin import locate
 from reward.scorer import Scorer, question_of
+from reward.spec import locate
 from wire.archive import read_groups
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet

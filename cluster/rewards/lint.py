@@ -16,8 +16,8 @@ from cluster.rewards.signature import Argument, arguments, unfilled, why_style
 from cluster.rewards.subject import Subject
 from cluster.rewards.traces import RIGHT, TYPICAL, WRONG, Case, as_completion, cases
 from reward.config import RewardTerm
-from reward.plugin import Signature
 from reward.scorer import Scorer
+from reward.signature import Signature
 from wire.errors import UserError
 from wire.types import Failure, FailureKind, Sample, Score
 

@@ -25,8 +25,8 @@ from cluster.rewards.score_change import Change, change_of
 from cluster.rewards.score_file import Judged, Key, Outcome, ScoreFile
 from cluster.run_dir import write_json
 from cluster.scoring import prompt_text
-from reward.plugin import file_of, module_file
 from reward.scorer import Scorer
+from reward.spec import source_of
 from reward.stats import refuse_too_many_failures
 from wire.archive import read_groups, read_table
 from wire.errors import DataError
@@ -175,8 +175,8 @@ def _hash_of(config: RunConfig) -> str:
         for name in ("timeout_s", "concurrency", "memory_mb", "max_processes"):
             term.pop(name)
     named = [term.function for term in config.reward.terms if not term.is_builtin]
-    files = [file_of(function) or module_file(function) for function in named]
-    texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file]
+    files = [file for function in named if (file := source_of(function))]
+    texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     labels = [label.model_dump() for label in config.labels]
     limit = config.rollout.max_response_length
     return stable_hash(reward, labels, texts, limit)

@@ -123,11 +123,12 @@ async def test_nothing_outlives_a_guard_that_was_killed(tmp_path: Path) -> None:
 
 ORPHAN = """
 import asyncio, os, signal, sys
+from reward.config import RewardTerm
 from reward.question import Asked, Question
-from reward.runner import Limits, PluginRunner
+from reward.runner import PluginRunner
 
 async def main(spec):
-    runner = PluginRunner("hostile", spec, Limits(timeout_s=60.0))
+    runner = PluginRunner(RewardTerm(function=spec, timeout_s=60.0))
     def ask(text):
         asked = Asked(text=text, token_ids=(1,), is_truncated=False, policy_version="0.0")
         return runner.score(Question(sample_id="", split="", label="", columns={"fps": 1},
