@@ -105,6 +105,11 @@ class RewardConfig(Config):
     max_failure_frac: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's traces whose scoring may fail before the run ends with TooManyFailures."""
 
+    def only(self, term: RewardTerm) -> "RewardConfig":
+        """This term alone and unweighted: the total is what its function says."""
+        plain = {"weight": 1.0, "label_weights": {}, "gated_by": None}
+        return self.model_copy(update={"terms": (term.model_copy(update=plain),), "combine": "sum"})
+
     @model_validator(mode="after")
     def _distinct(self) -> "RewardConfig":
         parts = [term.part for term in self.terms]

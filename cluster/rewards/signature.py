@@ -75,12 +75,5 @@ def arguments(
     return found
 
 
-def unfilled(
-    term: RewardTerm, signature: Signature, num_with: Mapping[str, int] | None
-) -> list[str]:
-    """Required parameters that only a manifest's column could fill, where there is no manifest."""
-    return [] if num_with is not None else signature.missing(term.params)
-
-
 def _share(count: int, of: int) -> str:
     return f"all {of} samples" if count == of else f"{count} of {of} samples"
