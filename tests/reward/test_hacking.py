@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward.config import RewardConfig, RewardTerm
-from reward.hacking import Reading, hacking_figures, prompt_figures, spellings_of
+from reward.hacking import Reading, hacking_figures, prompt_figures
 from wire.label_words import LabelWords
 from wire.labels import Label, LabelSet
 from wire.types import (
@@ -129,10 +129,10 @@ def test_answers_that_are_no_label_say_nothing_of_labels() -> None:
 
 
 def test_accepted_spellings_are_answers_of_their_label() -> None:
-    term = RewardTerm(function="synonyms", params={"spellings": {"fall": ["Tumble"]}})
+    term = RewardTerm(function="synonyms", params={"spellings": {"Fall": ["Tumble  down"]}})
     reading = Reading.of(RewardConfig(terms=(term,)), LABELS)
-    assert reading.answer("<answer> tumble </answer>") == "fall"
-    assert spellings_of(RewardConfig(terms=(term,))) == {"fall": ["Tumble"]}
+    assert reading.answer("<answer> tumble\n down </answer>") == "fall"
+    assert reading.words.named_in("they tumble down") == {"fall"}
 
 
 def test_a_trace_that_was_not_scored_counts_as_text_and_not_as_reward() -> None:
