@@ -211,7 +211,7 @@ class PluginRunner:
                 left = limit - (monotonic() - begin) if is_async else limit
                 reply = child.receive(max(left, 0.0), num_traces=1)
                 index = reply.pop("index", None)
-                if index not in waiting:
+                if not isinstance(index, int) or index not in waiting:
                     raise Broken(SCRIBBLED)
                 found[index] = self._read(reply)
                 del waiting[index]
@@ -277,7 +277,7 @@ class PluginRunner:
         numbers = [*([] if value is None else [value]), *extras.values()]
         if not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
             raise Broken(SCRIBBLED)
-        return Value(value=value, extras=extras)
+        return Value(value=value, extras={_as_utf8(name): one for name, one in extras.items()})
 
     def _failure_of(self, reply: Mapping[str, Any]) -> Failure:
         return self._failure(str(reply["error"]), str(reply.get("traceback", "")))
@@ -289,9 +289,14 @@ class PluginRunner:
         return Failure(
             kind=FailureKind.REWARD,
             culprit=self._part,
-            reason=reason[:_MAX_REASON_CHARS],
+            reason=_as_utf8(reason[:_MAX_REASON_CHARS]),
             traceback=traceback,
         )
+
+
+def _as_utf8(text: str) -> str:
+    """User code may name half a character, which no archive takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _discard(slot: _Slot) -> None:
