@@ -19,7 +19,7 @@ from reward.plugin import Plugin
 from reward.question import unpacked
 from reward.signature import LABEL_COLUMNS
 
-_MAX_REASON_CHARS = 500
+_MAX_SAID_CHARS = 300  # of the 500 that the runner keeps: place and hint come after it
 _MAX_TRACEBACK_CHARS = 4_000
 _MAX_FRAMES = 12
 _MAX_EXTRAS = 32
@@ -233,7 +233,7 @@ def _got(value: Any) -> str:
 
 def _raised(error: BaseException) -> Reply:
     try:
-        said = repr(error)[:_MAX_REASON_CHARS]
+        said = repr(error)[:_MAX_SAID_CHARS]
     except BaseException:  # noqa: BLE001  as above: __repr__ is other people's code too
         said = f"{type(error).__name__} (its repr raises)"
     frames = traceback.extract_tb(error.__traceback__)

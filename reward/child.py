@@ -32,7 +32,7 @@ _MARK = "DEEPINTUIT_REWARD_PROCESS"
 _GUARD = "import sys; sys.path[:] = {paths!r}; from reward.guard import main; main()"
 
 
-def _paths() -> list[str]:
+def module_paths() -> list[str]:
     """Where the process looks for modules: first where this one was found, last the working folder,
     so that a module there is found, but stands in for none of ours."""
     own = str(Path(__file__).parents[1])
@@ -93,7 +93,7 @@ class Child:
         with theirs, guards:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _GUARD.format(paths=_paths())),
+                    *(sys.executable, "-c", _GUARD.format(paths=module_paths())),
                     *(*map(str, numbers), json.dumps(dict(settings), default=str)),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -125,6 +125,14 @@ def test_a_column_that_a_sample_has_not_is_an_error_that_names_it() -> None:
     ]
 
 
+def test_a_long_message_leaves_room_for_its_place() -> None:
+    def f(solution_str: str) -> float:
+        raise ValueError("x" * 10_000)
+
+    (reply,) = replies(f, "a", style="verl")
+    assert f" at {__file__}:" in reply["error"][:500]
+
+
 @pytest.mark.parametrize(
     "value", [1, 1.0, True, np.float32(1), np.int64(1), np.bool_(True), {"score": 1}]
 )
