@@ -17,13 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
 from wire.errors import ConfigError
+from wire.nearest import nearest
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 
@@ -169,8 +169,7 @@ def choose(checks: Sequence[Check], only: Sequence[str]) -> tuple[Check, ...]:
     """The named checks in their order, all without names. Raises ConfigError on an unknown one."""
     names = [check.name for check in checks]
     if unknown := [name for name in only if name not in names]:
-        near = get_close_matches(unknown[0], names, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+        advice = nearest(unknown[0], names, "there are")
         raise ConfigError(f"--only got {unknown[0]!r}, which is no check; {advice}")
     return tuple(check for check in checks if not only or check.name in only)
 

@@ -11,11 +11,10 @@ import logging
 from collections.abc import Sequence
 
 from cluster.config import RunConfig
-from reward.hacking import Reading, hacking_figures, prompt_figures, spellings_of
+from reward.hacking import Reading, hacking_figures, prompt_figures
 from reward.watch import WatchState, patience, watch
 from rollout.prompt import trace_prompt
 from rollout.render import Renderer
-from wire.label_words import LabelWords
 from wire.types import TraceGroup
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ class Guards:
         self._text = functools.lru_cache(_MAX_PROMPTS)(renderer.text)
         self._groups_per_step = config.grpo.groups_per_step
         self._reading = Reading.of(config.reward, labels)
-        self._words = LabelWords(labels, spellings_of(config.reward))
         self._num_labels = len(labels.names)
         self._bare = renderer.text_of(trace_prompt(labels))
 
@@ -49,7 +47,7 @@ class Guards:
             for group in groups
             if group.prompt is not None
         ]
-        figures |= prompt_figures(asked, self._bare, self._words, self._num_labels)
+        figures |= prompt_figures(asked, self._bare, self._reading.words, self._num_labels)
         length = {} if mean_length is None else {"response_length/mean": mean_length}
         seen = watch(self.state, {**length, **figures}, self._groups_per_step)
         self.state = seen.state

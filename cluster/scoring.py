@@ -1,6 +1,6 @@
 """The recipe's reward for the samples of a run: what the parts of a run that score share."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cluster.config import RunConfig
 from cluster.judge_frames import read_frames
@@ -9,19 +9,26 @@ from rollout.prompt import trace_prompt
 from wire.types import Sample
 
 
-def make_scorer(config: RunConfig, samples: Sequence[Sample] = ()) -> Scorer:
-    """Not started yet. ``samples``: all of the manifest, none if unknown; a function that needs a
-    column that they have not is refused when it is loaded.
+def make_scorer(config: RunConfig, columns: Collection[str] | None = None) -> Scorer:
+    """Not started yet. ``columns``: the manifest's further ones, if known; a function that needs
+    another is refused when it is loaded.
 
     Raises ConfigError for a missing file, or parameters that do not fit the task.
     """
     return Scorer(
         config.reward,
         config.label_set,
-        columns={column for sample in samples for column in sample.extra} if samples else None,
+        columns=columns,
         max_response_length=config.rollout.max_response_length,
         read_frames=read_frames,
     )
+
+
+def columns_of(samples: Sequence[Sample]) -> frozenset[str] | None:
+    """The further columns of a manifest; None if it has no rows."""
+    if not samples:
+        return None
+    return frozenset(column for sample in samples for column in sample.extra)
 
 
 def prompt_text(config: RunConfig, sample: Sample) -> str:
@@ -32,5 +39,5 @@ def prompt_text(config: RunConfig, sample: Sample) -> str:
 
 async def try_functions(config: RunConfig, samples: Sequence[Sample]) -> None:
     """Load every user function once, in its process, and let it go. Raises ConfigError."""
-    async with make_scorer(config, samples):
+    async with make_scorer(config, columns_of(samples)):
         return

@@ -30,7 +30,7 @@ from cluster.model_source import with_local_model
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.progress import console
 from cluster.run_dir import RunDir
-from cluster.scoring import make_scorer, prompt_text, try_functions
+from cluster.scoring import columns_of, make_scorer, prompt_text, try_functions
 from cluster.writer import GroupWriter
 from learner.config import OptimConfig
 from learner.largest_batch import LargestBatch
@@ -263,7 +263,8 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
-        scorer = await stack.enter_async_context(make_scorer(config, data.samples))
+        scorer = make_scorer(config, columns_of(data.samples))
+        await stack.enter_async_context(scorer)
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)

@@ -7,7 +7,6 @@ Each seed has processes of its own, so that nothing leaks into the next one. The
 on where the last one stopped. A seed that fails is named, and the others go on.
 """
 
-import difflib
 import fcntl
 import json
 import os
@@ -33,6 +32,7 @@ from cluster.run_dir import RunDir, read_result, write_json
 from rollout.manifest import read_manifest
 from wire.config import apply_override
 from wire.errors import ConfigError, StudyFailed
+from wire.nearest import nearest
 
 _PLACE = "{seed}"
 _GRACE_S = 90.0  # a run that is stopped shuts down its engines and Ray
@@ -188,9 +188,7 @@ def _check_arms(arms: Sequence[str]) -> None:
     """A wrong name would be found hours later, when the first seed's controls start."""
     for arm in arms:
         if arm not in CONTROL_ARMS:
-            near = difflib.get_close_matches(arm, CONTROL_ARMS, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CONTROL_ARMS)}"
-            raise ConfigError(f"--arms: unknown arm {arm!r}; {advice}")
+            raise ConfigError(f"--arms: unknown arm {arm!r}; {nearest(arm, CONTROL_ARMS)}")
 
 
 def _check_data(plan: SeedPlan, group_by: str | None) -> None:

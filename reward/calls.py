@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from reward.plugin import LABEL_COLUMNS, Plugin, missing
+from reward.plugin import Plugin
 from reward.question import unpacked
+from reward.signature import LABEL_COLUMNS
 
-_MAX_REASON_CHARS = 500
+_MAX_SAID_CHARS = 300  # of the 500 that the runner keeps: place and hint come after it
 _MAX_TRACEBACK_CHARS = 4_000
 _MAX_FRAMES = 12
 _MAX_EXTRAS = 32
@@ -35,13 +36,13 @@ def answer(
     reply: Callable[[Reply], None],
 ) -> None:
     """Call the function as its shape wants and reply, trace by trace or for all at once."""
-    if lacking := missing(plugin, question["columns"].keys()):
+    if lacking := plugin.missing(question["columns"].keys()):
         error = {"error": f"needs {lacking}, which sample {question['sample_id']} has not"}
         for trace in question["traces"]:
             reply({"index": trace["index"], **error})
-    elif plugin.style == "trl":
+    elif plugin.signature.style == "trl":
         reply(_ask_batch(plugin, question, loop))
-    elif plugin.is_async:
+    elif plugin.signature.is_async:
         loop.run(_ask_side_by_side(plugin, question, reply))
     else:
         for trace in question["traces"]:
@@ -99,6 +100,7 @@ def _verl_arguments(
     plugin: Plugin, question: Mapping[str, Any], trace: Mapping[str, Any]
 ) -> dict[str, Any]:
     """verl's four, as far as it takes them, and the columns that it names."""
+    signature = plugin.signature
     columns = copy.deepcopy(question["columns"])  # what one call changes is no other's
     own = {
         "sample_id": question["sample_id"],
@@ -112,13 +114,14 @@ def _verl_arguments(
         "ground_truth": question["label"],
         "extra_info": {**columns, **own},
     }
-    named = {name: value for name, value in columns.items() if name in plugin.names}
-    taken = four if plugin.takes_any else {n: v for n, v in four.items() if n in plugin.names}
+    named = {name: value for name, value in columns.items() if name in signature.names}
+    taken = {name: value for name, value in four.items() if signature.takes(name)}
     return {**named, **taken, **copy.deepcopy(plugin.params)}
 
 
 def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> dict[str, Any]:
     """TRL's, and each column as a list, as far as the function takes them."""
+    signature = plugin.signature
     traces, count = question["traces"], len(question["traces"])
     prompt, texts = question["prompt"], [trace["text"] for trace in traces]
     prompts: list[Any] = [prompt] * count
@@ -129,7 +132,7 @@ def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> 
     columns = {
         name: [copy.deepcopy(value) for _ in traces]
         for name, value in question["columns"].items()
-        if plugin.takes_any or name in plugin.names
+        if signature.takes(name)
     }
     given = {
         **dict.fromkeys(LABEL_COLUMNS, [question["label"]] * count),
@@ -140,9 +143,9 @@ def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> 
         "log_extra": log.extra,
         "log_metric": log.metric,
     }
-    if plugin.wants_ids:
+    if signature.wants_ids:
         given["completion_ids"] = [unpacked(trace["ids"]) for trace in traces]
-    taken = {n: v for n, v in given.items() if plugin.takes_any or n in plugin.names}
+    taken = {name: value for name, value in given.items() if signature.takes(name)}
     return {**taken, **copy.deepcopy(plugin.params)}
 
 
@@ -230,7 +233,7 @@ def _got(value: Any) -> str:
 
 def _raised(error: BaseException) -> Reply:
     try:
-        said = repr(error)[:_MAX_REASON_CHARS]
+        said = repr(error)[:_MAX_SAID_CHARS]
     except BaseException:  # noqa: BLE001  as above: __repr__ is other people's code too
         said = f"{type(error).__name__} (its repr raises)"
     frames = traceback.extract_tb(error.__traceback__)

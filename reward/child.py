@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reward.plugin import Signature
+from reward.signature import Signature
+from wire.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _MARK = "DEEPINTUIT_REWARD_PROCESS"
 _GUARD = "import sys; sys.path[:] = {paths!r}; from reward.guard import main; main()"
 
 
-def _paths() -> list[str]:
+def module_paths() -> list[str]:
     """Where the process looks for modules: first where this one was found, last the working folder,
     so that a module there is found, but stands in for none of ours."""
     own = str(Path(__file__).parents[1])
@@ -92,7 +93,7 @@ class Child:
         with theirs, guards:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _GUARD.format(paths=_paths())),
+                    *(sys.executable, "-c", _GUARD.format(paths=module_paths())),
                     *(*map(str, numbers), json.dumps(dict(settings), default=str)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -102,26 +103,25 @@ class Child:
                 env=os.environ | {_MARK: self._mark},
             )
         self._buffer = bytearray()
-        self.is_async = self.wants_ids = False
-        self.style = ""
-        self.signature: Signature | None = None
-        """What the function takes; None until it is loaded."""
+        self.signature: Signature
+        """What the function takes; :meth:`ready` sets it."""
 
-    def ready(self, timeout_s: float) -> str | None:
-        """Wait until the function is loaded. Returns why it was refused, None if it was not."""
+    def ready(self, timeout_s: float) -> None:
+        """Wait until the function is loaded. Raises ConfigError if it was refused, Broken if the
+        process did not get that far."""
         reply = self.receive(timeout_s, num_traces=1)
         if "refused" in reply:
-            return str(reply["refused"])
-        self.style = str(reply.get("style"))
-        self.is_async, self.wants_ids = bool(reply.get("is_async")), bool(reply.get("wants_ids"))
-        self.signature = Signature(
-            style=self.style,
-            is_async=self.is_async,
-            takes_any=bool(reply.get("takes_any")),
-            names=tuple(map(str, reply.get("names", ()))),
-            required=tuple(map(str, reply.get("required", ()))),
-        )
-        return None
+            raise ConfigError(str(reply["refused"]))
+        try:
+            self.signature = Signature(
+                style=str(reply["style"]),
+                is_async=bool(reply["is_async"]),
+                takes_any=bool(reply["takes_any"]),
+                names=tuple(map(str, reply["names"])),
+                required=tuple(map(str, reply["required"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise Broken(SCRIBBLED) from error
 
     def is_waiting(self) -> bool:
         """Whether it can be asked: alive, and it said nothing that nobody asked for."""

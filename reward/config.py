@@ -5,8 +5,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from reward.builtin import BUILTINS, read_params
-from reward.plugin import ENTRY_POINTS, FORMS, entry_points, is_plugin, nearest
+from reward.spec import ENTRY_POINTS, FORMS, entry_points, is_plugin
 from wire.config import Config
+from wire.nearest import nearest
 
 # Fields that say how a user's function is called: a built-in has no process of its own.
 _PLUGIN_FIELDS = ("style", "completion_format", "concurrency", "memory_mb", "max_processes")
@@ -59,7 +60,7 @@ class RewardTerm(Config):
         if function not in known:
             raise ValueError(
                 f"expected a built-in's name, {FORMS}, or an entry point of {ENTRY_POINTS!r}; "
-                f"{nearest(function, known)}"
+                f"{nearest(function, sorted(known))}"
             )
         return function
 
@@ -103,6 +104,11 @@ class RewardConfig(Config):
     """The total is the sum, or the product, of ``weight * value`` over the terms."""
     max_failure_frac: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's traces whose scoring may fail before the run ends with TooManyFailures."""
+
+    def only(self, term: RewardTerm) -> "RewardConfig":
+        """This term alone and unweighted: the total is what its function says."""
+        plain = {"weight": 1.0, "label_weights": {}, "gated_by": None}
+        return self.model_copy(update={"terms": (term.model_copy(update=plain),), "combine": "sum"})
 
     @model_validator(mode="after")
     def _distinct(self) -> "RewardConfig":

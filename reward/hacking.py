@@ -15,7 +15,7 @@ from typing import Any
 
 from reward.config import RewardConfig
 from wire.label_words import LabelWords
-from wire.labels import LabelSet, first_block
+from wire.labels import LabelSet, first_block, plain
 from wire.types import Score, Trace, TraceGroup
 
 
@@ -24,32 +24,32 @@ class Reading:
     """How to read a trace: what it answers, and whether it keeps the format.
 
     Example:
-        Reading(labels=labels, formats=("format",), spellings={"lapse": "relapse"})
+        Reading.of(RewardConfig(), labels)
     """
 
     labels: LabelSet
     formats: tuple[str, ...]
     """Reward parts that are the format's."""
     spellings: Mapping[str, str]
-    """Accepted spelling, in lower case -> label."""
+    """What a term ``synonyms`` accepts, in plain words -> label."""
+    words: LabelWords
+    """Finds the labels, and these spellings, in a text."""
 
     @classmethod
     def of(cls, reward: RewardConfig, labels: LabelSet) -> "Reading":
         """As the recipe's reward reads them."""
         formats = [term.part for term in reward.terms if term.function == "format"]
-        spellings = {
-            spelling.strip().casefold(): label
-            for label, accepted in spellings_of(reward).items()
-            for spelling in accepted
-        }
-        return cls(labels=labels, formats=tuple(formats), spellings=spellings)
+        accepted = _accepted(reward, labels)
+        spellings = {plain(it): label for label, given in accepted.items() for it in given}
+        words = LabelWords(labels, accepted)
+        return cls(labels=labels, formats=tuple(formats), spellings=spellings, words=words)
 
     def answer(self, text: str) -> str | None:
         """The label in the first answer block; None: there is none."""
         said = first_block(text, "answer")
         if said is None:
             return None
-        return self.labels.find(said) or self.spellings.get(said.strip().casefold())
+        return self.labels.find(said) or self.spellings.get(plain(said))
 
     def is_right(self, label: str, text: str, parts: Mapping[str, float]) -> bool:
         """As the ``accuracy`` part says, if there is one; else: it answers with the label."""
@@ -61,13 +61,13 @@ class Reading:
         return all(value > 0 for value in values) if values else None
 
 
-def spellings_of(reward: RewardConfig) -> Mapping[str, Sequence[str]]:
+def _accepted(reward: RewardConfig, labels: LabelSet) -> Mapping[str, Sequence[str]]:
     """Label -> further names that a term ``synonyms`` accepts."""
     found: dict[str, list[str]] = {}
     for term in reward.terms:
         if term.function == "synonyms":
             for label, accepted in term.params.get("spellings", {}).items():
-                found.setdefault(label, []).extend(accepted)
+                found.setdefault(labels.find(label) or label, []).extend(accepted)
     return found
 
 

@@ -30,8 +30,10 @@ from time import monotonic
 from typing import Any
 
 from reward.child import SCRIBBLED, START_TIMEOUT_S, Broken, Child
-from reward.plugin import Signature, locate
+from reward.config import RewardTerm
 from reward.question import Question
+from reward.signature import Signature
+from reward.spec import locate
 from wire.errors import ConfigError
 from wire.types import Failure, FailureKind
 
@@ -53,15 +55,6 @@ class Value:
     """Further numbers that it returned, to be archived and logged."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one process of a function may use; fields as in RewardTerm."""
-
-    timeout_s: float = 10.0
-    memory_mb: int = 4096
-    max_processes: int = 64
-
-
 @dataclass(slots=True)
 class _Slot:
     """The place of one process, used by one thread at a time."""
@@ -72,46 +65,35 @@ class _Slot:
 class PluginRunner:
     """Asks one user function, a group at a time."""
 
-    def __init__(
-        self,
-        name: str,
-        spec: str,
-        limits: Limits,
-        *,
-        concurrency: int = 1,
-        params: Mapping[str, Any] | None = None,
-        style: str | None = None,
-        as_messages: bool = False,
-        columns: Collection[str] | None = None,
-    ) -> None:
-        """``name`` is the culprit of its failures. Raises ConfigError if there is no such file."""
-        self._name = name
-        self._limits = limits
+    def __init__(self, term: RewardTerm, columns: Collection[str] | None = None) -> None:
+        """``term`` names a function, and is the culprit of its failures; ``columns``: the
+        manifest's further ones, if known. Raises ConfigError if there is no such file."""
+        self._part, self._timeout_s = term.part, term.timeout_s
         self._settings = {
-            "spec": locate(spec),
-            "params": dict(params or {}),
-            "style": style,
-            "as_messages": as_messages,
+            "spec": locate(term.function),
+            "params": term.params,
+            "style": term.style,
+            "as_messages": term.completion_format == "messages",
             "columns": None if columns is None else sorted(columns),
-            "memory_mb": limits.memory_mb,
-            "max_processes": limits.max_processes,
+            "memory_mb": term.memory_mb,
+            "max_processes": term.max_processes,
         }
         size = len(json.dumps(self._settings, default=str))
         if size > _MAX_SETTINGS_BYTES:
             raise ConfigError(
-                f"reward {spec!r}: its params are {size // 1000} kB as JSON, expected at most "
-                f"{_MAX_SETTINGS_BYTES // 1000}; put them in a file and give its path in params"
+                f"reward {term.function!r}: its params are {size // 1000} kB as JSON, expected at "
+                f"most {_MAX_SETTINGS_BYTES // 1000}; put them in a file and give its path in "
+                "params"
             )
-        self._slots = [_Slot() for _ in range(concurrency)]
+        self._slots = [_Slot() for _ in range(term.concurrency)]
         self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
         for slot in self._slots:
             self._idle.put(slot)
         self._threads = ThreadPoolExecutor(
-            max_workers=concurrency, thread_name_prefix=f"reward-{name}"
+            max_workers=term.concurrency, thread_name_prefix=f"reward-{term.part}"
         )
         self._lock = threading.Lock()
         self._is_closed = False
-        self._is_batched = False
         self.signature: Signature | None = None
         """What the function takes; None before :meth:`start`."""
         self._latencies: list[float] = []
@@ -124,7 +106,8 @@ class PluginRunner:
     async def score(self, question: Question) -> list[Value | Failure]:
         """The function's word on each trace of the group, in their order; or why there is none."""
         count = len(question.traces)
-        size = count if self._is_batched else math.ceil(count / len(self._slots))
+        is_batched = self.signature is not None and self.signature.style == "trl"
+        size = count if is_batched else math.ceil(count / len(self._slots))
         parts = [range(k, min(k + size, count)) for k in range(0, count, max(size, 1))]
         answers = await asyncio.gather(*[self._in_thread(self._ask, question, p) for p in parts])
         return [
@@ -179,7 +162,7 @@ class PluginRunner:
             child = slot.child = Child(self._settings)
             self._num_started += 1
         try:
-            refused = child.ready(START_TIMEOUT_S)
+            child.ready(START_TIMEOUT_S)
         except Broken as broken:
             _discard(slot)
             said = f": {broken.output.strip()}" if broken.output.strip() else ""
@@ -187,10 +170,9 @@ class PluginRunner:
                 f"reward {self._settings['spec']!r} could not be imported: {broken}; "
                 f"mend what it does on import{said}"
             ) from broken
-        if refused is not None:
+        except ConfigError:
             _discard(slot)
-            raise ConfigError(refused)
-        self._is_batched = child.style == "trl"
+            raise
         self.signature = child.signature
         return child
 
@@ -207,7 +189,7 @@ class PluginRunner:
             except (ConfigError, OSError) as error:  # broken since it was loaded first
                 found |= dict.fromkeys(part, self._failure(str(error)))
                 continue
-            ask = self._ask_batch if child.style == "trl" else self._ask_each
+            ask = self._ask_batch if child.signature.style == "trl" else self._ask_each
             rounds.extendleft(reversed(ask(slot, child, question, part, found)))
         return found
 
@@ -220,29 +202,29 @@ class PluginRunner:
         found: dict[int, Value | Failure],
     ) -> list[list[int]]:
         """verl's way; returns what has to be asked again."""
-        limit = self._limits.timeout_s
+        limit, is_async = self._timeout_s, child.signature.is_async
         begin = since = monotonic()
         waiting = dict.fromkeys(part)
         try:
-            child.send(question.to_json(part, with_ids=child.wants_ids), limit)
+            child.send(question.to_json(part, with_ids=child.signature.wants_ids), limit)
             while waiting:
-                left = limit - (monotonic() - begin) if child.is_async else limit
+                left = limit - (monotonic() - begin) if is_async else limit
                 reply = child.receive(max(left, 0.0), num_traces=1)
                 index = reply.pop("index", None)
-                if index not in waiting:
+                if not isinstance(index, int) or index not in waiting:
                     raise Broken(SCRIBBLED)
                 found[index] = self._read(reply)
                 del waiting[index]
                 now = monotonic()
                 self._latencies.append(now - since)
-                since = begin if child.is_async else now
+                since = begin if is_async else now
         except Broken as broken:
             self._latencies.append(monotonic() - since)
             _discard(slot)
             alone = list(waiting)
-            if child.is_async and not broken.is_late and len(alone) > 1:
+            if is_async and not broken.is_late and len(alone) > 1:
                 return [[index] for index in alone]
-            culprits, rest = (alone, []) if child.is_async else (alone[:1], alone[1:])
+            culprits, rest = (alone, []) if is_async else (alone[:1], alone[1:])
             found |= dict.fromkeys(culprits, self._broken(broken))
             return [rest] if rest else []
         return []
@@ -256,10 +238,10 @@ class PluginRunner:
         found: dict[int, Value | Failure],
     ) -> list[list[int]]:
         """TRL's way; returns what has to be asked again."""
-        begin = monotonic()
+        begin, limit = monotonic(), self._timeout_s
         try:
-            child.send(question.to_json(part, with_ids=child.wants_ids), self._limits.timeout_s)
-            reply = child.receive(self._limits.timeout_s, num_traces=len(part))
+            child.send(question.to_json(part, with_ids=child.signature.wants_ids), limit)
+            reply = child.receive(limit, num_traces=len(part))
             values = self._read_batch(reply, len(part))
             is_retried = bool(reply.get("retry"))
         except Broken as broken:
@@ -295,7 +277,7 @@ class PluginRunner:
         numbers = [*([] if value is None else [value]), *extras.values()]
         if not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
             raise Broken(SCRIBBLED)
-        return Value(value=value, extras=extras)
+        return Value(value=value, extras={_as_utf8(name): one for name, one in extras.items()})
 
     def _failure_of(self, reply: Mapping[str, Any]) -> Failure:
         return self._failure(str(reply["error"]), str(reply.get("traceback", "")))
@@ -306,10 +288,15 @@ class PluginRunner:
     def _failure(self, reason: str, traceback: str = "") -> Failure:
         return Failure(
             kind=FailureKind.REWARD,
-            culprit=self._name,
-            reason=reason[:_MAX_REASON_CHARS],
+            culprit=self._part,
+            reason=_as_utf8(reason[:_MAX_REASON_CHARS]),
             traceback=traceback,
         )
+
+
+def _as_utf8(text: str) -> str:
+    """User code may name half a character, which no archive takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _discard(slot: _Slot) -> None:

@@ -24,11 +24,12 @@ from reward.builtins.temporal import SHUFFLED_ACCURACY, share_right
 from reward.combine import combine
 from reward.config import RewardConfig, RewardTerm
 from reward.context import RewardContext
-from reward.plugin import Signature, nearest
 from reward.question import Asked, Question
-from reward.runner import Limits, PluginRunner, Value
+from reward.runner import PluginRunner, Value
+from reward.signature import Signature
 from wire.errors import ConfigError
 from wire.labels import LabelSet
+from wire.nearest import nearest
 from wire.types import Completion, Failure, FailureKind, Sample, Score
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Scorer:
         self._labels = labels
         self._max_response_length = max_response_length
         self._runners = {
-            term.part: _runner(term, columns) for term in config.terms if not term.is_builtin
+            term.part: PluginRunner(term, columns) for term in config.terms if not term.is_builtin
         }
         self._arguments = {
             term.part: _arguments(term, labels, max_response_length, read_frames)
@@ -219,22 +220,6 @@ def _check_label_weights(terms: Sequence[RewardTerm], labels: LabelSet) -> None:
                     f"reward term {term.part!r}: label_weights has {name!r}, which is no label; "
                     f"{nearest(name, labels.names)}"
                 )
-
-
-def _runner(term: RewardTerm, columns: Collection[str] | None) -> PluginRunner:
-    limits = Limits(
-        timeout_s=term.timeout_s, memory_mb=term.memory_mb, max_processes=term.max_processes
-    )
-    return PluginRunner(
-        term.part,
-        term.function,
-        limits,
-        concurrency=term.concurrency,
-        params=term.params,
-        style=term.style,
-        as_messages=term.completion_format == "messages",
-        columns=columns,
-    )
 
 
 def _arguments(

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from reward.calls import answer
@@ -43,16 +44,7 @@ def serve(pipe: socket.socket, settings: Mapping[str, Any]) -> None:
         except ConfigError as error:
             reply({"refused": str(error)[:_MAX_REFUSAL_CHARS]})
             os._exit(0)
-        reply(
-            {
-                "style": plugin.style,
-                "is_async": plugin.is_async,
-                "wants_ids": plugin.wants_ids,
-                "takes_any": plugin.takes_any,
-                "names": sorted(plugin.names),
-                "required": sorted(plugin.required),
-            }
-        )
+        reply(asdict(plugin.signature))
         with asyncio.Runner() as loop:
             while line := questions.readline():
                 answer(plugin, json.loads(line), loop, reply)

@@ -7,7 +7,6 @@
 any engine starts, so it imports neither a decoder nor a model.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from video.address import Address, Window
 from video.config import VideoConfig
 from wire.errors import ClipError, DataError
 from wire.labels import LabelSet
+from wire.nearest import nearest
 from wire.types import Sample, Split
 
 _REQUIRED = ("id", "video", "label", "split")
@@ -235,9 +235,7 @@ def _type_faults(row: Row) -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)  # a mistake in a label is seldom alone, and label sets may be large
 def _unknown(what: str, value: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(value.casefold(), known, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {value!r}; {advice}"
+    return f"unknown {what} {value!r}; {nearest(value.casefold(), known)}"
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row | str]]:

@@ -1,6 +1,5 @@
 """Base of every configuration model: frozen, typed, unknown keys refused with the nearest name."""
 
-import difflib
 import os
 import re
 import tomllib
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from wire.errors import ConfigError
+from wire.nearest import nearest
 
 
 class Config(BaseModel):
@@ -168,9 +168,7 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
         known = _known_names(model, detail["loc"][:-1])
         if hint and (found := hint(where, detail["input"], known)):
             return found
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
-        listed = ", ".join(sorted(set(known)))
-        advice = f"did you mean {near[0]!r}?" if near else f"known here: {listed}"
+        advice = nearest(str(detail["loc"][-1]), sorted(set(known)), "known here")
         return f"unknown key {where!r}; {advice}"
     if detail["type"] == "missing":
         return f"{where!r} is missing; add it"

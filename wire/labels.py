@@ -55,6 +55,11 @@ class LabelSet(Config):
         return None if answer is None else self.find(answer)
 
 
+def plain(text: str) -> str:
+    """Ignoring case and the width of space: what spellings are compared by."""
+    return " ".join(text.casefold().split())
+
+
 def reasoning_in(completion: str) -> str | None:
     """The text of the first think block, without outer space; None if there is none."""
     reasoning = first_block(completion, "think")

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from cluster.checks.finding import Area, Finding, ok, refusals, warning
 from cluster.config import RunConfig
-from cluster.scoring import make_scorer
-from reward.config import RewardConfig, RewardTerm
-from wire.types import Completion, Failure, FailureKind, FinishReason, PolicyVersion, Sample
-
-_NO_VERSION = PolicyVersion(attempt=0, step=0)
+from cluster.rewards.traces import as_completion
+from cluster.scoring import columns_of, make_scorer, prompt_text
+from reward.config import RewardTerm
+from wire.types import Failure, FailureKind, Sample
 
 
 async def reward_findings(config: RunConfig, samples: Sequence[Sample]) -> list[Finding]:
@@ -23,12 +22,14 @@ async def reward_findings(config: RunConfig, samples: Sequence[Sample]) -> list[
 
 async def _try(config: RunConfig, term: RewardTerm, samples: Sequence[Sample]) -> Finding:
     """Raises ConfigError if the function cannot be loaded."""
-    alone = RewardConfig(terms=(term.model_copy(update={"gated_by": None}),))
-    async with make_scorer(config.model_copy(update={"reward": alone}), samples) as scorer:
+    alone = config.model_copy(update={"reward": config.reward.only(term)})
+    async with make_scorer(alone, columns_of(samples)) as scorer:
         if not samples:
             return ok(Area.REWARD, f"{term.part} can be loaded; there is no row to try it on")
         sample = samples[0]
-        (score,) = await scorer.score(sample, [_right_answer(sample)])
+        text = f"<think>The video shows it.</think><answer>{sample.label}</answer>"
+        prompt = prompt_text(config, sample)
+        (score,) = await scorer.score(sample, [as_completion(text)], prompt)
     if isinstance(score, Failure) and score.kind is FailureKind.NOT_APPLICABLE:
         return ok(Area.REWARD, f"{term.part} does not apply to the first row, and was loaded")
     if isinstance(score, Failure):
@@ -36,13 +37,3 @@ async def _try(config: RunConfig, term: RewardTerm, samples: Sequence[Sample]) -
         remedy = "mend the function; too many failures (reward.max_failure_frac) end a run"
         return warning(Area.REWARD, what, remedy, [sample.id])
     return ok(Area.REWARD, f"{term.part} gives {score.parts[term.part]:g} to a right answer")
-
-
-def _right_answer(sample: Sample) -> Completion:
-    return Completion(
-        token_ids=(0,),
-        logprobs=(0.0,),
-        text=f"<think>The video shows it.</think><answer>{sample.label}</answer>",
-        finish_reason=FinishReason.STOP,
-        policy_version=_NO_VERSION,
-    )

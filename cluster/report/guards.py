@@ -14,7 +14,6 @@ from cluster.report.archived import GroupFacts, GroupKey, TraceFacts, collect
 from cluster.report.curves import StageCurves
 from reward.hacking import Reading
 from reward.watch import SIGNALS, Signal
-from wire.label_words import LabelWords
 from wire.types import Purpose
 
 _NUM_EXAMPLES = 3
@@ -185,11 +184,10 @@ def _repeated(groups: Sequence[GroupFacts], reading: Reading, value: float) -> l
 
 
 def _told(groups: Sequence[GroupFacts], reading: Reading, value: float) -> list[Found]:
-    words = LabelWords(reading.labels)
     return [
         (group, group.traces[0], f"text that came with the video: {group.side_text}")
         for group in groups
-        if group.side_text and words.named_in(group.side_text) == {group.label}
+        if group.side_text and reading.words.named_in(group.side_text) == {group.label}
     ]
 
 

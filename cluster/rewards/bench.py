@@ -13,15 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.judge_frames import read_frames
 from cluster.rewards.plain_loop import plain_s
-from cluster.rewards.signature import unfilled
 from cluster.rewards.subject import Subject
 from cluster.rewards.traces import made_up_traces
 from cluster.run_dir import read_label_names
 from reward.config import RewardTerm
-from reward.plugin import locate
 from reward.scorer import Scorer, question_of
+from reward.spec import locate
 from wire.archive import read_groups
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
@@ -113,20 +111,10 @@ def _archived(run: Path, num_traces: int, prompt: str) -> Iterator[Asked]:
 
 async def bench(subject: Subject, term: RewardTerm, groups: Sequence[Asked]) -> Timing:
     """Judge all groups by one term. Raises UserError if it cannot be loaded."""
-    scorer = Scorer(
-        subject.only(term),
-        subject.labels,
-        columns=None if subject.num_with is None else subject.num_with.keys(),
-        max_response_length=subject.max_response_length,
-        read_frames=read_frames,
-    )
-    async with scorer:
+    async with subject.scorer(term) as scorer:
         signature = scorer.signatures.get(term.part)
-        if signature and (lacking := unfilled(term, signature, subject.num_with)):
-            raise ConfigError(
-                f"{term.function} takes {', '.join(lacking)} from the manifest; bench a recipe "
-                f"that has one, or give --set params.{lacking[0]}=VALUE"
-            )
+        if why := subject.why_not_tried(term, signature):
+            raise ConfigError(f"{term.function} {why}")
         begin = time.perf_counter()
         outcomes = await asyncio.gather(
             *[scorer.score(group.sample, group.completions, group.prompt) for group in groups]

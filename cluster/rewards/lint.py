@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cluster.checks.finding import Area, Finding, Level, error, said, warning
-from cluster.judge_frames import read_frames
-from cluster.rewards.signature import Argument, arguments, unfilled, why_style
+from cluster.rewards.signature import Argument, arguments, why_style
 from cluster.rewards.subject import Subject
 from cluster.rewards.traces import RIGHT, TYPICAL, WRONG, Case, as_completion, cases
 from reward.config import RewardTerm
-from reward.plugin import Signature
 from reward.scorer import Scorer
+from reward.signature import Signature
 from wire.errors import UserError
 from wire.types import Failure, FailureKind, Sample, Score
 
@@ -88,20 +87,10 @@ async def _lint_term(subject: Subject, term: RewardTerm) -> TermReport:
     trial = _Trial()
     signature: Signature | None = None
     try:
-        scorer = Scorer(
-            subject.only(term),
-            subject.labels,
-            columns=None if subject.num_with is None else subject.num_with.keys(),
-            max_response_length=subject.max_response_length,
-            read_frames=read_frames,
-        )
-        async with scorer:
+        async with subject.scorer(term) as scorer:
             signature = scorer.signatures.get(term.part)
-            lacking = unfilled(term, signature, subject.num_with) if signature else []
-            if lacking:
-                what = f"takes {', '.join(lacking)} from the manifest, so it was not tried"
-                first = lacking[0]
-                remedy = f"lint a recipe that has one, or give --set params.{first}=VALUE"
+            if why := subject.why_not_tried(term, signature):
+                what, _, remedy = why.partition("; ")
                 trial.findings.append(warning(Area.REWARD, what, remedy))
             else:
                 await _try(scorer, term, subject, trial)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.calls import answer
+from reward.child import module_paths
 from reward.plugin import load
 
 _START = "import sys; sys.path[:] = {paths!r}; from cluster.rewards.plain_loop import main; main()"
@@ -32,8 +33,7 @@ def plain_s(settings: Mapping[str, Any], lines: Iterable[bytes], timeout_s: floa
         (folder / "settings.json").write_text(json.dumps(settings))
         with (folder / "questions.jsonl").open("wb") as file:
             file.writelines(lines)
-        paths = [path for path in sys.path if path] + [str(Path.cwd())]
-        command = [sys.executable, "-c", _START.format(paths=paths), name]
+        command = [sys.executable, "-c", _START.format(paths=module_paths()), name]
         try:
             subprocess.run(
                 command,

@@ -19,14 +19,13 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from cluster.config import RunConfig
-from cluster.judge_frames import read_frames
 from cluster.progress import Bar, progress_bar
 from cluster.rewards.score_change import Change, change_of
 from cluster.rewards.score_file import Judged, Key, Outcome, ScoreFile
 from cluster.run_dir import write_json
-from cluster.scoring import prompt_text
-from reward.plugin import file_of, module_file
+from cluster.scoring import make_scorer, prompt_text
 from reward.scorer import Scorer
+from reward.spec import source_of
 from reward.stats import refuse_too_many_failures
 from wire.archive import read_groups, read_table
 from wire.errors import DataError
@@ -60,14 +59,7 @@ async def rescore(
     archive = run / "archive"
     columns, num_groups = _survey(archive, config, purpose)
     folder = run / "rescored" / f"{name}-{_hash_of(config)[:8]}"
-    scorer = Scorer(
-        config.reward,
-        config.label_set,
-        columns=columns,
-        max_response_length=config.rollout.max_response_length,
-        read_frames=read_frames,
-    )
-    async with scorer:
+    async with make_scorer(config, columns) as scorer:
         with ScoreFile(folder / "scores.jsonl") as scores:
             write_json(folder / "reward.json", config.reward.model_dump(mode="json"))
             num_before = sum(it.is_done for it in _of(scores, purpose))
@@ -175,8 +167,8 @@ def _hash_of(config: RunConfig) -> str:
         for name in ("timeout_s", "concurrency", "memory_mb", "max_processes"):
             term.pop(name)
     named = [term.function for term in config.reward.terms if not term.is_builtin]
-    files = [file_of(function) or module_file(function) for function in named]
-    texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file]
+    files = [file for function in named if (file := source_of(function))]
+    texts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     labels = [label.model_dump() for label in config.labels]
     limit = config.rollout.max_response_length
     return stable_hash(reward, labels, texts, limit)

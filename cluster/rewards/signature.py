@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reward.config import RewardTerm
-from reward.plugin import LABEL_COLUMNS, TRL_ARGUMENTS, VERL_ARGUMENTS, Signature
+from reward.signature import Signature
 
 _MEANING = {
     "data_source": "the manifest's column data_source, else empty text",
@@ -54,7 +54,7 @@ def arguments(
     term: RewardTerm, signature: Signature, num_with: Mapping[str, int] | None, num_samples: int
 ) -> list[Argument]:
     """Every parameter in the order of the alphabet, those with a given value first explained."""
-    own = VERL_ARGUMENTS if signature.style == "verl" else (*TRL_ARGUMENTS, *LABEL_COLUMNS)
+    own = signature.own
     columns = num_with or {}
     found = []
     for name in sorted(signature.names):
@@ -73,16 +73,6 @@ def arguments(
         rest = "nothing more" if signature.style == "verl" else "every further column"
         found.append(Argument(name="**", filled_by=rest))
     return found
-
-
-def unfilled(
-    term: RewardTerm, signature: Signature, num_with: Mapping[str, int] | None
-) -> list[str]:
-    """Required parameters that only a manifest's column could fill, where there is no manifest."""
-    if num_with is not None:
-        return []
-    own = VERL_ARGUMENTS if signature.style == "verl" else (*TRL_ARGUMENTS, *LABEL_COLUMNS)
-    return sorted(set(signature.required) - {*own, *term.params})
 
 
 def _share(count: int, of: int) -> str:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.judge_frames import read_frames
 from reward.config import RewardConfig, RewardTerm
+from reward.scorer import Scorer
+from reward.signature import Signature
 from wire.config import apply_override, validate
 from wire.labels import Label, LabelSet
 from wire.types import Sample, Split
@@ -38,11 +41,26 @@ class Subject:
     """All of the manifest."""
     max_response_length: int | None
 
-    def only(self, term: RewardTerm) -> RewardConfig:
-        """A reward of this term alone, unweighted: its total is what the function said."""
-        plain = {"weight": 1.0, "label_weights": {}, "gated_by": None}
-        return self.reward.model_copy(
-            update={"terms": (term.model_copy(update=plain),), "combine": "sum"}
+    def scorer(self, term: RewardTerm) -> Scorer:
+        """Of this term alone. Raises UserError as Scorer does."""
+        return Scorer(
+            self.reward.only(term),
+            self.labels,
+            columns=None if self.num_with is None else self.num_with.keys(),
+            max_response_length=self.max_response_length,
+            read_frames=read_frames,
+        )
+
+    def why_not_tried(self, term: RewardTerm, signature: Signature | None) -> str | None:
+        """What only a manifest could fill, where there is none, and what to do."""
+        if signature is None or self.num_with is not None:
+            return None
+        lacking = signature.missing(term.params)
+        if not lacking:
+            return None
+        return (
+            f"takes {', '.join(lacking)} from the manifest, so it was not tried; give a recipe "
+            f"that has one, or --set params.{lacking[0]}=VALUE"
         )
 
 

@@ -1,7 +1,8 @@
 """Traces to try a reward on: what a policy writes, and what it writes while it learns to."""
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wire.types import Completion, FinishReason, PolicyVersion
 
@@ -55,32 +56,27 @@ def cases(label: str, other: str) -> tuple[Case, ...]:
     return (*(Case(name=name, text=text) for name, text in texts.items()), cut)
 
 
-def as_completion(text: str, *, is_truncated: bool = False, step: int = 1) -> Completion:
+def as_completion(text: str, *, is_truncated: bool = False) -> Completion:
     """A completion of that text; its token ids are made up, about one for four characters."""
-    count = 1 + len(text) // _CHARS_PER_TOKEN
-    return Completion(
-        token_ids=tuple(range(count)),
-        logprobs=(-0.1,) * count,
-        text=text,
-        finish_reason=FinishReason.LENGTH if is_truncated else FinishReason.STOP,
-        policy_version=PolicyVersion(attempt=0, step=step),
-    )
+    return _completion(text, 1 + len(text) // _CHARS_PER_TOKEN, is_truncated)
 
 
 def made_up_traces(label: str, other: str, num_tokens: int) -> Iterator[Completion]:
     """Without end, no two alike: every third has the wrong answer, every seventh none."""
     body = " ".join(_WORDS[k % len(_WORDS)] for k in range(num_tokens))
-    ids, logprobs = tuple(range(num_tokens)), (-0.1,) * num_tokens
-    number = 0
-    while True:
+    alike = _completion("", num_tokens)
+    for number in itertools.count():
         answer = (
             "" if number % 7 == 6 else f"<answer>{other if number % 3 == 2 else label}</answer>"
         )
-        yield Completion(
-            token_ids=ids,
-            logprobs=logprobs,
-            text=f"<think>{number} {body}</think>{answer}",
-            finish_reason=FinishReason.STOP,
-            policy_version=PolicyVersion(attempt=0, step=1),
-        )
-        number += 1
+        yield replace(alike, text=f"<think>{number} {body}</think>{answer}")
+
+
+def _completion(text: str, num_tokens: int, is_truncated: bool = False) -> Completion:
+    return Completion(
+        token_ids=tuple(range(num_tokens)),
+        logprobs=(-0.1,) * num_tokens,
+        text=text,
+        finish_reason=FinishReason.LENGTH if is_truncated else FinishReason.STOP,
+        policy_version=PolicyVersion(attempt=0, step=1),
+    )

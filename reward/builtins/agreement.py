@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from reward.builtins.params import Params
 from reward.context import RewardContext
-from wire.labels import reasoning_in
+from wire.labels import plain, reasoning_in
 
 # A letter or digit that belongs to the same word as its neighbour. Chinese, Japanese, Korean and
 # Thai write a label without spaces around it, so their letters border on nothing.
@@ -47,17 +47,17 @@ def agreement(completion: str, label: str, context: RewardContext, *, phrase: st
     reasoning, answer = reasoning_in(completion), context.labels.answer_in(completion)
     if reasoning is None or answer is None:
         return 0.0
-    named = _label_pattern(phrase, context.labels.names).findall(_plain(reasoning))
-    return float(bool(named) and named[-1] == _plain(answer))
+    named = _label_pattern(phrase, context.labels.names).findall(plain(reasoning))
+    return float(bool(named) and named[-1] == plain(answer))
 
 
 @functools.lru_cache(maxsize=64)
 def _label_pattern(phrase: str, names: tuple[str, ...]) -> re.Pattern[str]:
     """Literals and one alternation: linear in the text. A longer label wins over its beginning."""
-    before, after = (re.escape(part) for part in _plain(phrase).split("{label}"))
-    plain = sorted((_plain(name) for name in names), key=len, reverse=True)
-    spelled = [re.escape(name) + _BORDER * _is_in_word(name[-1]) for name in plain]
-    starts = [_is_in_word(name[0]) for name in plain]
+    before, after = (re.escape(part) for part in plain(phrase).split("{label}"))
+    longest_first = sorted((plain(name) for name in names), key=len, reverse=True)
+    spelled = [re.escape(name) + _BORDER * _is_in_word(name[-1]) for name in longest_first]
+    starts = [_is_in_word(name[0]) for name in longest_first]
     # The test of the word's start stands before all its labels: most places of a text fail it.
     words = "|".join(text for text, starts_word in zip(spelled, starts, strict=True) if starts_word)
     others = [text for text, starts_word in zip(spelled, starts, strict=True) if not starts_word]
@@ -67,7 +67,3 @@ def _label_pattern(phrase: str, names: tuple[str, ...]) -> re.Pattern[str]:
 
 def _is_in_word(letter: str) -> bool:
     return re.match(_IN_WORD, letter) is not None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -16,7 +16,7 @@ from pydantic import Field
 from reward.builtins.params import Params
 from reward.context import RewardContext
 from wire.errors import DataError
-from wire.labels import reasoning_in
+from wire.labels import plain, reasoning_in
 
 Span = tuple[float, float]
 
@@ -58,8 +58,8 @@ def evidence_iou(
 
 def spans_in(text: str) -> list[Span]:
     """The time spans in seconds that a text names, in order; tagged ones win over prose."""
-    plain = " ".join(text.casefold().split())
-    found = _TAGGED.findall(plain) or _PROSE.findall(plain)
+    said = plain(text)
+    found = _TAGGED.findall(said) or _PROSE.findall(said)
     spans = [(float(start), float(end)) for start, end in found]
     return [(start, end) for start, end in spans if start < end]
 

@@ -3,13 +3,13 @@
 [reward.terms.params] -> Params (typos refused) -> refuse_unfit(labels, limit) -> **arguments()
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from wire.config import Config
 from wire.errors import ConfigError
 from wire.labels import LabelSet
+from wire.nearest import nearest
 
 
 class Params(Config):
@@ -27,8 +27,7 @@ def refuse_unknown_labels(key: str, names: Iterable[str], labels: LabelSet) -> N
     """Raises ConfigError if one of ``names`` is no label of the task; says the nearest one."""
     for name in names:
         if labels.find(name) is None:
-            near = difflib.get_close_matches(name, labels.names, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"labels: {', '.join(labels.names)}"
+            advice = nearest(name, labels.names, "labels")
             raise ConfigError(f"{key} names {name!r}, which is no label of the task; {advice}")
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from reward.builtins.params import Params, refuse_unknown_labels
 from reward.context import RewardContext
 from wire.errors import ConfigError
-from wire.labels import LabelSet, first_block
+from wire.labels import LabelSet, first_block, plain
 
 
 class SynonymsParams(Params):
@@ -33,7 +33,7 @@ class SynonymsParams(Params):
         meaning: dict[str, str] = {}
         for label, accepted in spellings.items():
             for spelling in accepted:
-                key = _plain(spelling)
+                key = plain(spelling)
                 if not key:
                     raise ValueError(f"an empty spelling for {label!r}; take it out")
                 if meaning.setdefault(key, label) != label:
@@ -64,9 +64,5 @@ def synonyms(
         return 0.0
     wanted = context.labels.find(label) or label
     accepted = [s for name, s in spellings.items() if context.labels.find(name) == wanted]
-    known = {_plain(wanted), *(_plain(spelling) for group in accepted for spelling in group)}
-    return float(_plain(answer) in known)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    known = {plain(wanted), *(plain(spelling) for group in accepted for spelling in group)}
+    return float(plain(answer) in known)

@@ -22,23 +22,12 @@ from reward.watch import WatchState
 from rollout.prompt import trace_prompt
 from tests.benchmarks.figures import Figure, report
 from tests.cluster.session_fakes import NAMES, load_renderer, make_config
+from tests.groups import make_completion, make_group, make_sample
 from video.processor import PLACEHOLDER
-from wire.types import (
-    Completion,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Prompt, Score, Trace, TraceGroup
 
 NUM_GROUPS, GROUP_SIZE, NUM_TOKENS, NUM_VIDEO = 512, 8, 1_000, 5_000
 LIMIT_S = 0.2
-VERSION = PolicyVersion(attempt=0, step=1)
 
 
 def step() -> list[TraceGroup]:
@@ -50,33 +39,20 @@ def step() -> list[TraceGroup]:
     groups = []
     for number in range(NUM_GROUPS):
         label = draw.choice(NAMES)
-        sample = Sample(id=str(number), video="a.mp4", label=label, split=Split.TRAIN)
         text = renderer._text(trace_prompt(labels, f"clip {number}"))
         before, after = text.split(PLACEHOLDER)
         ids = (*renderer._ids(before), *clip, *renderer._ids(after))
-        groups.append(
-            TraceGroup(
-                group_id=str(number),
-                sample=sample,
-                purpose=Purpose.TRAIN,
-                policy_version=VERSION,
-                prompt=Prompt(token_ids=ids, clip_key="k", fingerprint="f"),
-                traces=tuple(trace(f"{number} {n} {words}", draw) for n in range(GROUP_SIZE)),
-            )
-        )
+        traces = [trace(f"{number} {n} {words}", draw) for n in range(GROUP_SIZE)]
+        prompt = Prompt(token_ids=ids, clip_key="k", fingerprint="f")
+        groups.append(make_group(*traces, sample=make_sample(label), prompt=prompt))
     return groups
 
 
 def trace(words: str, draw: random.Random) -> Trace:
     right = float(draw.random() < 0.5)
+    text = f"<think>{words}</think><answer>{draw.choice(NAMES)}</answer>"
     return Trace(
-        completion=Completion(
-            token_ids=(1,) * NUM_TOKENS,
-            logprobs=(-0.1,) * NUM_TOKENS,
-            text=f"<think>{words}</think><answer>{draw.choice(NAMES)}</answer>",
-            finish_reason=FinishReason.STOP,
-            policy_version=VERSION,
-        ),
+        completion=make_completion(text, num_tokens=NUM_TOKENS),
         outcome=Score(total=right + 1, parts={"accuracy": right, "format": 1.0}),
     )
 

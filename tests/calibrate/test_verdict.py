@@ -22,15 +22,14 @@ from calibrate.verdict import (
     training_rows,
 )
 from rollout.prompt import verdict_prompt
+from tests.groups import make_completion
+from tests.groups import make_group as group_of
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
 from wire.types import (
-    Completion,
     Failure,
     FailureKind,
-    FinishReason,
     PolicyVersion,
-    Prompt,
     Purpose,
     Sample,
     Score,
@@ -54,29 +53,19 @@ def make_sample(name: str, label: str = "normal") -> Sample:
 def make_group(
     name: str, *texts: str, label: str = "normal", version: PolicyVersion = SERVED
 ) -> TraceGroup:
-    failed = Failure(kind=FailureKind.DECODE, culprit=f"{name}.mp4", reason="no frames")
-    return TraceGroup(
+    return group_of(
+        *(make_trace(text, version) for text in texts),
         group_id=name,
         sample=make_sample(name, label),
         purpose=Purpose.CALIBRATION,
         policy_version=version,
-        prompt=Prompt(token_ids=(1,), clip_key="k", fingerprint="f"),
-        traces=tuple(make_trace(text, version) for text in texts),
-        failures=() if texts else (failed,),
     )
 
 
 def make_trace(text: str, version: PolicyVersion = SERVED) -> Trace:
-    completion = Completion(
-        token_ids=(1,),
-        logprobs=(-0.1,),
-        text=text,
-        finish_reason=FinishReason.STOP,
-        policy_version=version,
-    )
     unscored = Failure(kind=FailureKind.REWARD, culprit="judge", reason="timeout")
     outcome = unscored if text == BROKEN else Score(total=0.0, parts={})
-    return Trace(completion=completion, outcome=outcome)
+    return Trace(completion=make_completion(text, version=version), outcome=outcome)
 
 
 def make_prediction(name: str, right: bool, trace: str | None = None) -> Prediction:

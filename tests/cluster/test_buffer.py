@@ -3,36 +3,25 @@ import asyncio
 import pytest
 
 from cluster.buffer import GroupBuffer
-from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Sample, Split, TraceGroup
-
-
-def make_group(name: str, step: int = 0) -> TraceGroup:
-    return TraceGroup(
-        group_id=name,
-        sample=Sample(id=name, video="a.mp4", label="x", split=Split.TRAIN),
-        purpose=Purpose.TRAIN,
-        policy_version=PolicyVersion(attempt=0, step=step),
-        prompt=None,
-        traces=(),
-        failures=(Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="empty"),),
-    )
+from tests.groups import make_group
+from wire.types import PolicyVersion
 
 
 async def test_groups_come_in_the_order_of_their_places_whoever_finished_first():
     buffer = GroupBuffer(2)
     first, second = await buffer.reserve(), await buffer.reserve()
-    second.fill(make_group("second"))
+    second.fill(make_group(group_id="second"))
     taking = asyncio.create_task(buffer.take(2))
     await asyncio.sleep(0)
     assert not taking.done()
-    first.fill(make_group("first"))
+    first.fill(make_group(group_id="first"))
     assert [group.group_id for group in await taking] == ["first", "second"]
 
 
 async def test_a_place_is_free_only_after_release_not_after_take():
     buffer = GroupBuffer(1)
     first = await buffer.reserve()
-    first.fill(make_group("a"))
+    first.fill(make_group(group_id="a"))
     await buffer.take(1)
     waiting = asyncio.create_task(buffer.reserve())
     await asyncio.sleep(0)
@@ -59,7 +48,7 @@ async def test_there_is_no_place_after_the_last():
 async def test_a_replaced_group_gives_its_place_to_one_after_the_last():
     buffer = GroupBuffer(1, first_index=4, num_places=1)
     place = await buffer.reserve()
-    place.fill(make_group("a"))
+    place.fill(make_group(group_id="a"))
     await buffer.take_one()
     assert buffer.next_index == 5
     buffer.replace()
@@ -86,7 +75,7 @@ async def test_staleness_is_bounded_exactly_even_with_one_very_slow_group(max_st
             started_at = version
             for _ in range(200 if place.index == 5 else 1 + place.index % 3):
                 await asyncio.sleep(0)
-            place.fill(make_group(str(place.index), step=started_at))
+            place.fill(make_group(policy_version=PolicyVersion(attempt=0, step=started_at)))
 
     loops = [asyncio.create_task(rollout()) for _ in range(capacity)]
     for _ in range(steps):

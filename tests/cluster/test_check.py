@@ -328,11 +328,13 @@ def test_rewards_are_tried_as_a_run_has_them(
         "{function='format', gated_by='accuracy'}",
         "{function='overlong', params={cache_length=8}}",
         "{function='temporal_contrast'}",
+        "{function='repetition', weight=0}",
         f"{{function='{tmp_path}/rubric.py:f', name='graded'}}",
     )
     assert check(recipe(), *set_to(f"reward.terms=[{', '.join(terms)}]")) == 2
     said = " ".join(capsys.readouterr().out.split())
     assert "format gives 1 to a right answer" in said
     assert "overlong gives 0 to a right answer" in said
+    assert "repetition gives 0 to a right answer" in said
     assert "temporal_contrast does not apply to the first row" in said
     assert "needs ['rubric'], which is neither" in said

@@ -16,7 +16,8 @@ from cluster.buffer import GroupBuffer
 from cluster.grpo import filter_figures, filter_of
 from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
 from tests.cluster.session_fakes import make_config
-from tests.learner.builders import make_group, make_trace
+from tests.groups import make_group
+from tests.learner.builders import make_trace
 from wire.types import PolicyVersion, Sample, Split, TraceGroup
 
 Signal = Callable[[int], bool]
@@ -52,15 +53,7 @@ class Run:
         version = PolicyVersion(attempt=0, step=self.version)
         for _ in range(self.slow.choice([0, 1, 2, 60])):
             await asyncio.sleep(0)
-        return TraceGroup(
-            group_id=sample.id,
-            sample=sample,
-            purpose=make_group().purpose,
-            policy_version=version,
-            prompt=None,
-            traces=(),
-            failures=make_group().failures,
-        )
+        return make_group(group_id=sample.id, sample=sample, policy_version=version)
 
     async def train(self, taken: Taken, step: int) -> None:
         await asyncio.sleep(0)
@@ -175,5 +168,5 @@ def test_replaced_groups_are_counted_by_label():
     assert found == {
         "filter_groups/num_trained": 1.0,
         "filter_groups/num_replaced": 2.0,
-        "filter_groups/replaced/undo": 2.0,
+        "filter_groups/replaced/x": 2.0,
     }

@@ -13,22 +13,14 @@ from cluster.failures import refuse_failures
 from cluster.run_dir import RunDir
 from cluster.session import open_quarantine
 from tests.cluster.session_fakes import make_config
-from tests.learner.builders import make_group, make_trace
+from tests.groups import make_group
+from tests.learner.builders import make_trace
 from wire.errors import DataError, TooManyFailures
 from wire.types import Failure, FailureKind, Sample, Split, TraceGroup
 
 
 def failed_group(kind: FailureKind) -> TraceGroup:
-    failure = Failure(kind=kind, culprit="a.mp4", reason="why")
-    return TraceGroup(
-        group_id="g",
-        sample=Sample(id="s", video="a.mp4", label="x", split=Split.TRAIN),
-        purpose=make_group().purpose,
-        policy_version=make_group().policy_version,
-        prompt=None,
-        traces=(),
-        failures=(failure,),
-    )
+    return make_group(failures=(Failure(kind=kind, culprit="a.mp4", reason="why"),))
 
 
 def test_groups_that_could_not_be_written_end_a_run() -> None:

@@ -14,9 +14,10 @@ from cluster.metrics import MetricsLog
 from cluster.run_dir import RunDir, write_json
 from cluster.status import read_status
 from tests.cluster.session_fakes import make_config
+from tests.groups import make_group
 from wire.archive import Archive, read_groups
 from wire.errors import DiskFull
-from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Sample, Split, TraceGroup
+from wire.types import Failure, FailureKind, PolicyVersion, TraceGroup
 
 LONG = random.Random(0).randbytes(100_000).hex()
 """Does not compress away."""
@@ -39,17 +40,9 @@ def run_dir(tmp_path: Path) -> Iterator[RunDir]:
 
 
 def group(index: int) -> TraceGroup:
-    version = PolicyVersion(attempt=0, step=1)
     failure = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason=f"{index}{LONG[index:]}")
-    return TraceGroup(
-        group_id=f"grpo/{index:08d}",
-        sample=Sample(id="a", video="a.mp4", label="x", split=Split.TRAIN),
-        purpose=Purpose.TRAIN,
-        policy_version=version,
-        prompt=None,
-        traces=(),
-        failures=(failure,),
-    )
+    version = PolicyVersion(attempt=0, step=1)
+    return make_group(group_id=f"grpo/{index:08d}", policy_version=version, failures=(failure,))
 
 
 def fill(path: Path) -> None:

@@ -4,20 +4,13 @@ import pytest
 
 from cluster.buffer import GroupBuffer
 from cluster.loop import Taken, rollout_loop, run_until_trained, train_loop
+from tests.groups import make_group, make_sample
 from wire.errors import TooManyFailures
-from wire.types import (
-    Failure,
-    FailureKind,
-    PolicyVersion,
-    Purpose,
-    Sample,
-    Split,
-    TraceGroup,
-)
+from wire.types import PolicyVersion, Sample, TraceGroup
 
 
 def sample_at(index: int) -> Sample:
-    return Sample(id=f"s{index}", video="a.mp4", label="x", split=Split.TRAIN)
+    return make_sample(id=f"s{index}")
 
 
 class FakeWriter:
@@ -32,15 +25,7 @@ class FakeWriter:
         self.upcoming[index] = upcoming and upcoming.id
         version = PolicyVersion(attempt=0, step=self.version)
         await asyncio.sleep(0)
-        return TraceGroup(
-            group_id=sample.id,
-            sample=sample,
-            purpose=Purpose.TRAIN,
-            policy_version=version,
-            prompt=None,
-            traces=(),
-            failures=(Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="empty"),),
-        )
+        return make_group(group_id=sample.id, sample=sample, policy_version=version)
 
 
 class FakeLearner:

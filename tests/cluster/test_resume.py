@@ -8,8 +8,9 @@ from cluster.resume import resume_lines
 from cluster.run_dir import RunDir, write_json
 from learner.checkpoint import tag_of
 from tests.cluster.session_fakes import make_config, make_run_dir
+from tests.groups import make_group
 from wire.archive import Archive
-from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Sample, Split, TraceGroup
+from wire.types import PolicyVersion, TraceGroup
 
 
 def write_checkpoint(folder: Path, state: LoopState) -> None:
@@ -23,16 +24,7 @@ WORK = ("base", "coldstart", "grpo", "calibrated")
 
 
 def group(group_id: str, step: int) -> TraceGroup:
-    failure = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="cut")
-    return TraceGroup(
-        group_id=group_id,
-        sample=Sample(id="a", video="a.mp4", label="x", split=Split.TRAIN),
-        purpose=Purpose.TRAIN,
-        policy_version=PolicyVersion(attempt=0, step=step),
-        prompt=None,
-        traces=(),
-        failures=(failure,),
-    )
+    return make_group(group_id=group_id, policy_version=PolicyVersion(attempt=0, step=step))
 
 
 def test_resume_says_attempt_results_place_and_changes(tmp_path: Path):

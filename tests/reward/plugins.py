@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from reward.config import RewardTerm
 from reward.question import Asked, Question
-from reward.runner import Limits, PluginRunner
+from reward.runner import PluginRunner
 from wire.types import Failure, FailureKind
 
 
@@ -26,6 +27,10 @@ def ask(*texts: str, label: str = "normal", columns: Mapping[str, Any] | None = 
     )
 
 
+def make_term(function: str, timeout_s: float, **fields: Any) -> RewardTerm:
+    return RewardTerm(function=function, name="hostile", timeout_s=timeout_s, **fields)
+
+
 @contextlib.asynccontextmanager
 async def running(
     path: Path,
@@ -33,14 +38,13 @@ async def running(
     timeout_s: float = 60.0,
     *,
     function: str = "compute_score",
-    memory_mb: int = 4096,
-    max_processes: int = 64,
-    **settings: Any,
+    columns: Collection[str] | None = None,
+    **fields: Any,
 ) -> AsyncIterator[PluginRunner]:
+    """``fields``: further ones of the term."""
     file = path / "hostile.py"
     file.write_text(source)
-    limits = Limits(timeout_s=timeout_s, memory_mb=memory_mb, max_processes=max_processes)
-    runner = PluginRunner("hostile", f"{file}:{function}", limits, **settings)
+    runner = PluginRunner(make_term(f"{file}:{function}", timeout_s, **fields), columns)
     try:
         await runner.start()
         yield runner

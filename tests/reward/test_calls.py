@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -7,30 +8,26 @@ import pytest
 
 from reward.calls import answer, read_value
 from reward.plugin import Plugin
+from reward.signature import read_signature
 from tests.reward.plugins import ask
 
 
-def replies(function: Callable[..., Any], *texts: str, **fields: Any) -> list[dict[str, Any]]:
+def replies(
+    function: Callable[..., Any], *texts: str, style: str = "trl", **fields: Any
+) -> list[dict[str, Any]]:
     """What the child would send for these texts."""
-    import inspect
-    import json
-
-    names = inspect.signature(function).parameters
+    signature = read_signature("f", function, style)
     plugin = Plugin(
         **{
             "function": function,
-            "style": "trl",
-            "is_async": False,
+            "signature": signature,
             "params": {},
-            "names": frozenset(names) - {"kwargs"},
-            "required": frozenset(names) - {"kwargs"},
-            "takes_any": "kwargs" in names,
             "as_messages": False,
             **fields,
         }
     )
     question = json.loads(
-        ask(*texts, columns={"fps": 2}).to_json(range(len(texts)), with_ids=plugin.wants_ids)
+        ask(*texts, columns={"fps": 2}).to_json(range(len(texts)), with_ids=signature.wants_ids)
     )
     found: list[dict[str, Any]] = []
     with asyncio.Runner() as loop:
@@ -126,6 +123,14 @@ def test_a_column_that_a_sample_has_not_is_an_error_that_names_it() -> None:
     assert replies(f, "a", style="verl") == [
         {"index": 0, "error": "needs ['rubric'], which sample train-1 has not"}
     ]
+
+
+def test_a_long_message_leaves_room_for_its_place() -> None:
+    def f(solution_str: str) -> float:
+        raise ValueError("x" * 10_000)
+
+    (reply,) = replies(f, "a", style="verl")
+    assert f" at {__file__}:" in reply["error"][:500]
 
 
 @pytest.mark.parametrize(

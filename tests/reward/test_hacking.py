@@ -9,27 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward.config import RewardConfig, RewardTerm
-from reward.hacking import Reading, hacking_figures, prompt_figures, spellings_of
+from reward.hacking import Reading, hacking_figures, prompt_figures
+from tests.groups import make_completion, make_sample
+from tests.groups import make_group as group_of
 from wire.label_words import LabelWords
 from wire.labels import Label, LabelSet
-from wire.types import (
-    Completion,
-    Failure,
-    FailureKind,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Failure, FailureKind, Score, Trace, TraceGroup
 
 LABELS = LabelSet(labels=tuple(Label(name=name) for name in ("fall", "jump", "walk")))
 READING = Reading.of(RewardConfig(), LABELS)
-VERSION = PolicyVersion(attempt=0, step=0)
 BROKEN = Failure(kind=FailureKind.REWARD, culprit="judge", reason="KeyError('rubric')")
 
 
@@ -46,28 +34,15 @@ def make_trace(
     right = float(answer == label)
     parts = {"accuracy": right, "format": float(kept)}
     return Trace(
-        completion=Completion(
-            token_ids=(1,) * length,
-            logprobs=(-0.1,) * length,
-            text=f"<think>{think}</think><answer>{answer}</answer>",
-            finish_reason=FinishReason.STOP,
-            policy_version=VERSION,
+        completion=make_completion(
+            f"<think>{think}</think><answer>{answer}</answer>", num_tokens=length
         ),
         outcome=BROKEN if failed else Score(total=right + kept, parts=parts),
     )
 
 
-def make_group(label: str, traces: Sequence[Trace], text: str | None = None) -> TraceGroup:
-    failure = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="no frames")
-    return TraceGroup(
-        group_id="g",
-        sample=Sample(id="s", video="a.mp4", label=label, split=Split.TRAIN, text=text),
-        purpose=Purpose.TRAIN,
-        policy_version=VERSION,
-        prompt=Prompt(token_ids=(1,), clip_key="k", fingerprint="f"),
-        traces=tuple(traces),
-        failures=() if traces else (failure,),
-    )
+def make_group(label: str, traces: Sequence[Trace]) -> TraceGroup:
+    return group_of(*traces, sample=make_sample(label))
 
 
 def figures_of(*groups: tuple[str, list[Trace]], reading: Reading = READING) -> dict[str, float]:
@@ -129,10 +104,10 @@ def test_answers_that_are_no_label_say_nothing_of_labels() -> None:
 
 
 def test_accepted_spellings_are_answers_of_their_label() -> None:
-    term = RewardTerm(function="synonyms", params={"spellings": {"fall": ["Tumble"]}})
+    term = RewardTerm(function="synonyms", params={"spellings": {"Fall": ["Tumble  down"]}})
     reading = Reading.of(RewardConfig(terms=(term,)), LABELS)
-    assert reading.answer("<answer> tumble </answer>") == "fall"
-    assert spellings_of(RewardConfig(terms=(term,))) == {"fall": ["Tumble"]}
+    assert reading.answer("<answer> tumble\n down </answer>") == "fall"
+    assert reading.words.named_in("they tumble down") == {"fall"}
 
 
 def test_a_trace_that_was_not_scored_counts_as_text_and_not_as_reward() -> None:

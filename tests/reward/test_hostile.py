@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reward.runner import Limits, PluginRunner
-from tests.reward.plugins import values
+from reward.runner import PluginRunner
+from tests.reward.plugins import make_term, values
 
 _FILE = Path(__file__).with_name("hostile.py")
 _SOON_S = 2.0
@@ -51,8 +51,8 @@ LATE = (*("sleeps", "spins", "ignores_signals", "stops_itself", "floods_its_outp
 
 
 def started(timeout_s: float) -> Iterator[PluginRunner]:
-    limits = Limits(timeout_s=timeout_s, memory_mb=160, max_processes=8)
-    runner = PluginRunner("hostile", f"{_FILE}:compute_score", limits)
+    function = f"{_FILE}:compute_score"
+    runner = PluginRunner(make_term(function, timeout_s, memory_mb=160, max_processes=8))
     asyncio.run(runner.start())
     yield runner
     asyncio.run(runner.close())

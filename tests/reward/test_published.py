@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from reward.runner import Limits, PluginRunner, Value
-from tests.reward.plugins import ask, running, values
+from reward.runner import PluginRunner, Value
+from tests.reward.plugins import ask, make_term, running, values
 
 PACKAGES = (
     *("verl==0.9.1", "math-verify==0.9.0"),
     *("latex2sympy2-extended==1.11.0", "antlr4-python3-runtime==4.13.2"),
 )
-LIMITS = Limits(timeout_s=120.0)
+TIMEOUT_S = 120.0
 SEVEN, EIGHT = "So it is seven. #### 7", "So it is eight. #### 8"
 
 
@@ -39,9 +39,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 async def scored(
-    spec: str, *texts: str, label: str, as_messages: bool = False, **params: object
+    spec: str, *texts: str, label: str, form: str = "text", **params: object
 ) -> list[float | str | None]:
-    runner = PluginRunner("hostile", spec, LIMITS, params=params, as_messages=as_messages)
+    term = make_term(spec, TIMEOUT_S, params=params, completion_format=form)
+    runner = PluginRunner(term)
     await runner.start()
     try:
         return await values(runner, *texts, label=label)
@@ -75,7 +76,7 @@ async def test_parameters_reach_verls_functions(published: Path) -> None:
 @pytest.mark.slow
 async def test_further_numbers_of_verls_dict_are_kept(published: Path) -> None:
     spec = f"{published}/verl/utils/reward_score/math_dapo.py:compute_score"
-    runner = PluginRunner("hostile", spec, LIMITS)
+    runner = PluginRunner(make_term(spec, TIMEOUT_S))
     await runner.start()
     outcome = await runner.score(ask("Answer: $7$", label="7"))
     await runner.close()
@@ -102,7 +103,10 @@ GOOD_SHAPE = "<think>\nIt is 2.\n</think>\n\\boxed{2}"
 @pytest.mark.slow
 async def test_trls_think_format_reward_runs_unchanged() -> None:
     spec = "trl.rewards:think_format_reward"
-    assert await scored(spec, GOOD_SHAPE, "no", label="x", as_messages=True) == [1.0, 0.0]
+    assert await scored(spec, GOOD_SHAPE, "no", label="x", form="messages") == [
+        1.0,
+        0.0,
+    ]
 
 
 @pytest.mark.slow
@@ -110,7 +114,7 @@ async def test_trls_think_format_reward_runs_unchanged() -> None:
 @pytest.mark.parametrize("name", ["accuracy_reward", "reasoning_accuracy_reward"])
 async def test_trls_rewards_of_a_right_answer_run_unchanged(name: str) -> None:
     spec, wrong = f"trl.rewards:{name}", GOOD_SHAPE.replace("{2}", "{3}")
-    found = await scored(spec, GOOD_SHAPE, wrong, label="$2$", as_messages=True)
+    found = await scored(spec, GOOD_SHAPE, wrong, label="$2$", form="messages")
     assert found == [1.0, 0.0]
 
 
@@ -142,7 +146,7 @@ cosine = get_cosine_scaled_reward(max_len=4)
 @pytest.mark.slow
 @pytest.mark.usefixtures("published")
 async def test_trls_reward_of_answer_and_length_runs_unchanged(tmp_path: Path) -> None:
-    settings = {"function": "cosine", "timeout_s": 120.0, "as_messages": True}
+    settings = {"function": "cosine", "timeout_s": 120.0, "completion_format": "messages"}
     async with running(tmp_path, COSINE, **settings) as runner:
         right, wrong = await values(runner, r"\boxed{2}", r"\boxed{3}", label="$2$")
         assert right == pytest.approx(0.75)  # two ids of four: half way from 1 to 0.5

@@ -95,6 +95,31 @@ async def test_further_numbers_of_a_dict_are_kept(tmp_path: Path) -> None:
         assert await runner.score(ask("four")) == [Value(value=4.0, extras={"words": 3.0})]
 
 
+async def test_half_a_character_in_a_name_is_replaced_since_no_archive_takes_it(
+    tmp_path: Path,
+) -> None:
+    source = "def compute_score(solution_str):\n    return {'score': 1, chr(0xD800): 2}\n"
+    async with running(tmp_path, source) as runner:
+        assert await runner.score(ask("x")) == [Value(value=1.0, extras={"?": 2.0})]
+
+
+async def test_a_reply_about_no_trace_is_no_reply(tmp_path: Path) -> None:
+    source = """
+import os, pathlib
+def compute_score(solution_str):
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if pathlib.Path(f"/proc/self/fd/{fd}").readlink().name.startswith("socket"):
+                os.write(fd, b'{"index": [0], "value": 1.0}\\n')
+        except OSError:
+            pass
+    return 2.0
+"""
+    async with running(tmp_path, source) as runner:
+        (failed,) = await values(runner, "x")
+        assert "wrote on the runner's pipe" in str(failed)
+
+
 async def test_a_sleeper_is_killed_on_time_and_replaced(tmp_path: Path) -> None:
     async with running(tmp_path, PLUGIN, timeout_s=1.0) as runner:
         (old,) = await values(runner, "pid")
@@ -103,7 +128,8 @@ async def test_a_sleeper_is_killed_on_time_and_replaced(tmp_path: Path) -> None:
         assert "no answer within 1 s" in str(late)
         assert time.perf_counter() - begin < 5.0
         assert new != old
-        assert not alive(int(old))  # type: ignore[arg-type]  # a failure would fail here
+        assert isinstance(old, float)
+        assert not alive(int(old))
 
 
 async def test_what_left_the_session_of_a_killed_function_dies_with_it(tmp_path: Path) -> None:
@@ -123,11 +149,12 @@ async def test_nothing_outlives_a_guard_that_was_killed(tmp_path: Path) -> None:
 
 ORPHAN = """
 import asyncio, os, signal, sys
+from reward.config import RewardTerm
 from reward.question import Asked, Question
-from reward.runner import Limits, PluginRunner
+from reward.runner import PluginRunner
 
 async def main(spec):
-    runner = PluginRunner("hostile", spec, Limits(timeout_s=60.0))
+    runner = PluginRunner(RewardTerm(function=spec, timeout_s=60.0))
     def ask(text):
         asked = Asked(text=text, token_ids=(1,), is_truncated=False, policy_version="0.0")
         return runner.score(Question(sample_id="", split="", label="", columns={"fps": 1},

@@ -9,13 +9,13 @@ import pytest
 
 from reward.config import RewardConfig, RewardTerm
 from reward.scorer import Scorer
+from tests.groups import make_completion
 from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
 from wire.types import (
     Completion,
     Failure,
     FailureKind,
-    FinishReason,
     PolicyVersion,
     Sample,
     Score,
@@ -56,13 +56,7 @@ def huge(data_source, solution_str, ground_truth, extra_info=None):
 
 
 def completion(text: str) -> Completion:
-    return Completion(
-        token_ids=(1,),
-        logprobs=(-0.1,),
-        text=text,
-        finish_reason=FinishReason.STOP,
-        policy_version=PolicyVersion(attempt=0, step=3),
-    )
+    return make_completion(text, version=PolicyVersion(attempt=0, step=3))
 
 
 def term(path: Path, function: str, **values: Any) -> RewardTerm:

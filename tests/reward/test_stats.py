@@ -1,44 +1,18 @@
 import pytest
 
 from reward.stats import refuse_too_many_failures, summarise
+from tests.groups import make_completion, make_sample
+from tests.groups import make_group as group_of
 from wire.errors import TooManyFailures
-from wire.types import (
-    Completion,
-    Failure,
-    FailureKind,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Failure, FailureKind, Score, Trace, TraceGroup
 
-VERSION = PolicyVersion(attempt=0, step=0)
 BROKEN = Failure(kind=FailureKind.REWARD, culprit="judge", reason="KeyError('rubric')")
 
 
 def make_group(label: str, *outcomes: Score | Failure) -> TraceGroup:
-    answer = Completion(
-        token_ids=(1,),
-        logprobs=(-0.1,),
-        text="x",
-        finish_reason=FinishReason.STOP,
-        policy_version=VERSION,
-    )
-    failed = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="no frames")
-    return TraceGroup(
-        group_id="g",
-        sample=Sample(id="s", video="a.mp4", label=label, split=Split.TRAIN),
-        purpose=Purpose.TRAIN,
-        policy_version=VERSION,
-        prompt=Prompt(token_ids=(1,), clip_key="k", fingerprint="f"),
-        traces=tuple(Trace(completion=answer, outcome=outcome) for outcome in outcomes),
-        failures=() if outcomes else (failed,),
-    )
+    answer = make_completion("x")
+    traces = [Trace(completion=answer, outcome=outcome) for outcome in outcomes]
+    return group_of(*traces, sample=make_sample(label))
 
 
 def score(accuracy: float, shape: float) -> Score:

@@ -11,23 +11,13 @@ import numpy as np
 from calibrate.predictions import Prediction, write_predictions
 from cluster.run_dir import RunDir
 from tests.cluster.study_runs import NAMES, make_run, write_arm
+from tests.groups import make_completion, make_sample
+from tests.groups import make_group as group_of
 from video.encode import write_mp4
 from wire.archive import Archive
-from wire.types import (
-    Completion,
-    Failure,
-    FailureKind,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Score, Trace, TraceGroup
 
+FIRST = PolicyVersion(attempt=0, step=1)
 BROKEN = Failure(kind=FailureKind.REWARD, culprit="mine.py:score", reason="KeyError: 'x'")
 GONE = Failure(kind=FailureKind.DECODE, culprit="clips/7.mp4", reason="moov atom not found")
 
@@ -44,17 +34,15 @@ def make_trace(
     answer: str = "a",
     outcome: Score | Failure | None = None,
     text: str | None = None,
-    step: int = 1,
+    num_tokens: int = 3,
 ) -> Trace:
     """A trace that answers; right if ``answer`` is "a"."""
     right = float(answer == "a")
     return Trace(
-        completion=Completion(
-            token_ids=(5, 6, 7),
-            logprobs=(-0.1, -0.2, 0.0),
-            text=text or f"<think>I saw {answer}</think><answer>{answer}</answer>",
-            finish_reason=FinishReason.STOP,
-            policy_version=PolicyVersion(attempt=0, step=step),
+        completion=make_completion(
+            text or f"<think>I saw {answer}</think><answer>{answer}</answer>",
+            num_tokens=num_tokens,
+            version=FIRST,
         ),
         outcome=outcome or Score(total=right + 1.0, parts={"accuracy": right, "format": 1.0}),
     )
@@ -68,17 +56,16 @@ def make_group(
     video: Path | str = "clip.mp4",
     label: str = "a",
     purpose: Purpose = Purpose.TRAIN,
-    version: PolicyVersion | None = None,
+    version: PolicyVersion = FIRST,
     failures: Sequence[Failure] = (),
 ) -> TraceGroup:
     """A group as a run archives it."""
-    return TraceGroup(
+    return group_of(
+        *traces,
         group_id=group_id,
-        sample=Sample(id=sample_id, video=str(video), label=label, split=Split.TRAIN),
+        sample=make_sample(label, id=sample_id, video=str(video)),
         purpose=purpose,
-        policy_version=version or PolicyVersion(attempt=0, step=1),
-        prompt=Prompt(token_ids=(1, 2), clip_key="k", fingerprint="f") if traces else None,
-        traces=tuple(traces),
+        policy_version=version,
         failures=tuple(failures),
     )
 

@@ -7,7 +7,6 @@ from typing import Any
 from cluster.run_dir import RunDir
 from tests.cluster.report.builders import make_group, make_trace, write_groups, write_metrics
 from tests.cluster.study_runs import make_run, write_arm
-from wire.types import Completion, FinishReason, PolicyVersion
 
 STEPS = 40
 LABEL = "falling"
@@ -54,8 +53,7 @@ def write_guarded_run(path: Path, hostile: str = "") -> RunDir:
     groups = [make_group(f"grpo/{place:08d}", early, label="b") for place in range(4)]
     for place in (2 * STEPS - 2, 2 * STEPS - 1):
         text = f"<think>I saw {hostile} again and again</think><answer>a</answer>"
-        trace = make_trace("b", text=text)
-        long = replace(trace, completion=_lengthened(trace.completion))
+        long = make_trace("b", text=text, num_tokens=9)
         group = make_group(
             f"grpo/{place:08d}", [long, long], label=LABEL, sample_id=f"train-{place}"
         )
@@ -63,13 +61,3 @@ def write_guarded_run(path: Path, hostile: str = "") -> RunDir:
         groups.append(replace(group, sample=sample))
     write_groups(run, *groups)
     return run
-
-
-def _lengthened(completion: Completion) -> Completion:
-    return Completion(
-        token_ids=(5,) * 9,
-        logprobs=(-0.1,) * 9,
-        text=completion.text,
-        finish_reason=FinishReason.STOP,
-        policy_version=PolicyVersion(attempt=0, step=STEPS),
-    )

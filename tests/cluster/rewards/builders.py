@@ -6,22 +6,11 @@ from pathlib import Path
 
 from cluster.config import RunConfig
 from cluster.run_dir import RunDir
+from tests.groups import make_completion, make_sample
+from tests.groups import make_group as group_of
 from wire.archive import Archive
 from wire.config import validate
-from wire.types import (
-    Completion,
-    Failure,
-    FailureKind,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Score, Trace, TraceGroup
 
 LABELS = [{"name": "fall"}, {"name": "walk"}]
 MANIFEST = """\
@@ -31,19 +20,9 @@ MANIFEST = """\
 
 
 def make_trace(text: str, reward: float | None) -> Trace:
-    completion = Completion(
-        token_ids=(5, 6),
-        logprobs=(-0.1, -0.2),
-        text=text,
-        finish_reason=FinishReason.STOP,
-        policy_version=PolicyVersion(attempt=0, step=1),
-    )
-    if reward is None:
-        return Trace(
-            completion=completion,
-            outcome=Failure(kind=FailureKind.REWARD, culprit="accuracy", reason="it broke"),
-        )
-    return Trace(completion=completion, outcome=Score(total=reward, parts={"accuracy": reward}))
+    broken = Failure(kind=FailureKind.REWARD, culprit="accuracy", reason="it broke")
+    outcome = broken if reward is None else Score(total=reward, parts={"accuracy": reward})
+    return Trace(completion=make_completion(text, num_tokens=2), outcome=outcome)
 
 
 def make_group(
@@ -55,20 +34,18 @@ def make_group(
     label: str = "",
 ) -> TraceGroup:
     """Even groups are of the label fall, odd ones of walk."""
-    sample = Sample(
+    sample = make_sample(
+        label or ("fall", "walk")[number % 2],
         id=f"clip-{number}",
         video=f"{number}.mp4",
-        label=label or ("fall", "walk")[number % 2],
-        split=Split.TRAIN,
         extra={"fps": 2},
     )
-    return TraceGroup(
+    return group_of(
+        *(make_trace(text, reward) for text, reward in traces),
         group_id=f"grpo/{number}",
         sample=sample,
         purpose=purpose,
         policy_version=PolicyVersion(attempt=attempt, step=number // 8),
-        prompt=Prompt(token_ids=(1, 2), clip_key="ab", fingerprint="9f"),
-        traces=tuple(make_trace(text, reward) for text, reward in traces),
     )
 
 

@@ -12,7 +12,7 @@ from cluster.rewards.lint import lint
 from cluster.rewards.subject import read_subject
 from cluster.rewards.traces import RIGHT, cases
 from tests.cluster.rewards.builders import write_plugin, write_recipe
-from tests.reward.builtins.test_judge import Server, reply, serving
+from tests.reward.judge_server import Server, reply, serving
 
 
 def linted(tmp_path: Path, subject: object, *words: str, status: int = 0) -> list[dict[str, Any]]:

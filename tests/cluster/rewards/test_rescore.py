@@ -23,7 +23,7 @@ from tests.cluster.rewards.builders import (
     write_plugin,
     write_recipe,
 )
-from tests.reward.builtins.test_judge import Server, reply, serving
+from tests.reward.judge_server import Server, reply, serving
 from wire.archive import Archive
 from wire.errors import ConfigError, TooManyFailures
 from wire.types import Purpose

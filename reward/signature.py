@@ -1,0 +1,111 @@
+"""Which of two shapes a user's function has, and what it takes.
+
+    function -> its parameters' names -> Signature
+
+verl's is called once per trace, TRL's once per group; they are told apart by names that only one of
+them has.
+"""
+
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from wire.errors import ConfigError
+
+VERL_ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
+TRL_ARGUMENTS = (
+    *("prompts", "completions", "completion_ids"),
+    *("trainer_state", "log_extra", "log_metric"),
+)
+LABEL_COLUMNS = ("label", "ground_truth", "solution")
+"""Under these names a TRL function gets the label, where the manifest has no such column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a loaded function takes; the child tells it to the driver.
+
+    Example:
+        Signature(style="verl", is_async=False, takes_any=False, names=("solution_str",),
+                  required=("solution_str",))
+    """
+
+    style: str
+    """``verl``: once per trace; ``trl``: once per group."""
+    is_async: bool
+    takes_any: bool
+    """Whether it has ``**kwargs``."""
+    names: tuple[str, ...]
+    """Parameters that it names, sorted."""
+    required: tuple[str, ...]
+    """Those without a default."""
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """What every function of its shape may take."""
+        return VERL_ARGUMENTS if self.style == "verl" else (*TRL_ARGUMENTS, *LABEL_COLUMNS)
+
+    @property
+    def wants_ids(self) -> bool:
+        """Whether token ids have to be sent to it."""
+        return self.style == "trl" and self.takes("completion_ids")
+
+    def takes(self, name: str) -> bool:
+        """Whether it can be given that argument."""
+        return self.takes_any or name in self.names
+
+    def missing(self, given: Collection[str]) -> list[str]:
+        """Parameters without a default that nobody will give; ``given``: params and columns."""
+        return sorted(set(self.required) - {*self.own, *given})
+
+
+def read_signature(spec: str, function: Callable[..., Any], style: str | None) -> Signature:
+    """``style``: what the recipe says. Raises ConfigError if the parameters fit neither shape, or
+    both, or could never hold a trace."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"reward {spec!r} has no signature to read ({error})") from error
+    kinds = inspect.Parameter
+    if unnamed := [p.name for p in parameters if p.kind is kinds.POSITIONAL_ONLY]:
+        raise ConfigError(
+            f"reward {spec!r} takes {unnamed} by position only, but is called by keyword; take "
+            "the '/' out of its signature"
+        )
+    named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
+    names = tuple(sorted(p.name for p in named))
+    takes_any = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+    if not names and not takes_any:
+        raise ConfigError(
+            f"reward {spec!r} takes nothing by keyword, and so would never see a trace; give it "
+            f"verl's arguments ({', '.join(VERL_ARGUMENTS)}) or TRL's (prompts, completions)"
+        )
+    return Signature(
+        style=style or _style_of(spec, names),
+        is_async=inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(getattr(function, "__call__", None)),  # noqa: B004
+        takes_any=takes_any,
+        names=names,
+        required=tuple(sorted(p.name for p in named if p.default is kinds.empty)),
+    )
+
+
+def _style_of(spec: str, names: Collection[str]) -> str:
+    """``solution_str`` is verl's alone and ``completions`` TRL's; ``ground_truth`` may be a column.
+
+    Raises ConfigError if the names fit both or neither.
+    """
+    verl, trl = "solution_str" in names, "completions" in names
+    if not verl and not trl:  # less telling names
+        verl = not {"data_source", "extra_info"}.isdisjoint(names)
+        trl = not {"prompts", "completion_ids", "trainer_state"}.isdisjoint(names)
+    if verl != trl:
+        return "verl" if verl else "trl"
+    got = f"def {spec.rpartition(':')[2]}({', '.join(names)})"
+    raise ConfigError(
+        f"reward {spec!r}: {got} has a wrong signature: it could be called in "
+        f"{'both ways' if verl else 'no known way'}; expected verl's ({', '.join(VERL_ARGUMENTS)}) "
+        'or TRL\'s (prompts, completions, **columns), or say which with style = "verl" | "trl" '
+        "in its term"
+    )
