@@ -8,31 +8,18 @@ out of service until a later version succeeds.
 """
 
 import logging
-from dataclasses import replace
 
 from cluster.actors import LearnerPool, RolloutPool
-from cluster.handoff import HandoffReport, largest_difference
+from cluster.handoff import HandoffReport
 from cluster.hosts import Published
+from cluster.probe import Probe
 from learner.rows import Row
-from wire.errors import (
-    DeadlineExceeded,
-    GenerationError,
-    ParityError,
-    WeightUpdateError,
-    WorkerDied,
-)
+from wire.errors import DeadlineExceeded, WeightUpdateError, WorkerDied
 from wire.types import PolicyVersion
 
 log = logging.getLogger(__name__)
 
 _TRIES = 2
-_FAILURES = (
-    ParityError,
-    GenerationError,
-    DeadlineExceeded,
-    WeightUpdateError,
-    WorkerDied,
-)
 
 
 class AdapterHandoff:
@@ -42,9 +29,7 @@ class AdapterHandoff:
         self, rollouts: RolloutPool, learner: LearnerPool, probe: Row, tolerance: float
     ) -> None:
         self._rollouts, self._learner = rollouts, learner
-        self._tolerance = tolerance
-        only = replace(probe.responses[0], trains=False)
-        self._probe = replace(probe, responses=(only,))
+        self._probe = Probe(probe, tolerance)
         self._have_model = set[str]()
 
     def begin(self) -> None:
@@ -56,19 +41,25 @@ class AdapterHandoff:
         rollouts = self._rollouts
         waiting, failures = rollouts.names, dict[str, str]()
         worst, figures = 0.0, dict[str, float]()
-        expected = (await self._learner.logprobs([self._probe]))[0][0]
+        expected = await self._probe.expected(self._learner)
         for _ in range(_TRIES):
             if not waiting:
                 break
             sent = await self._send(version, waiting)
             failures, figures = dict(sent.failures), figures or sent.figures
-            for name in [n for n in waiting if n not in failures]:
+            sound = [name for name in waiting if name not in failures]
+            outcomes = await self._probe.outcomes(rollouts, sound, expected, version)
+            for name, outcome in zip(sound, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    failures[name] = outcome
+                    continue
                 try:
-                    worst = max(worst, await self._verify(name, version, expected))
                     await rollouts.serve_adapter(name, version)
-                    rollouts.admit(name)
-                except _FAILURES as error:
+                except (WeightUpdateError, DeadlineExceeded, WorkerDied) as error:
                     failures[name] = str(error)
+                else:
+                    worst = max(worst, outcome)
+                    rollouts.admit(name)
             for name, why in failures.items():
                 log.warning("%s did not come to version %s: %s", name, version, why)
                 rollouts.withdraw(name)
@@ -101,17 +92,3 @@ class AdapterHandoff:
         return Published(
             failures=sent.failures | adapter.failures, figures=adapter.figures | sent.figures
         )
-
-    async def _verify(self, name: str, version: PolicyVersion, expected: list[float]) -> float:
-        """Largest difference of the probe. Raises ParityError beyond the tolerance."""
-        row = self._probe
-        found = await self._rollouts.logprobs(
-            name, row.video, row.prompt, row.responses[0].token_ids, version
-        )
-        worst = largest_difference(found, expected)
-        if not worst <= self._tolerance:  # also catches NaN
-            raise ParityError(
-                f"logprobs differ by {worst:.3g} from the learner's, {self._tolerance:.2g} is "
-                "allowed: the engine does not compute with the adapter that was sent"
-            )
-        return worst

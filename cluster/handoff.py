@@ -2,26 +2,19 @@
 
     out of service -> pause, transfer, reset caches, resume -> parity probe -> in service
 
-The probe is one fixed prompt and response: learner and engines compute its logprobs at the same
-time, and every engine must give the learner's. An engine whose update or probe failed gets
-everything once more; if that fails too it stays out of service until a later update succeeds. One
-whose process has ended is not asked again.
+An engine whose update or probe (cluster/probe.py) failed gets everything once more; if that fails
+too it stays out of service until a later update succeeds. One whose process has ended is not asked
+again.
 """
 
-import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.actors import LearnerPool, RolloutPool
 from cluster.hosts import Published
-from learner.rows import Response, Row
-from wire.errors import (
-    DeadlineExceeded,
-    GenerationError,
-    WeightUpdateError,
-    WorkerDied,
-)
+from cluster.probe import Probe
+from learner.rows import Row
+from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion
 
 log = logging.getLogger(__name__)
@@ -47,9 +40,7 @@ class Handoff:
         self, rollouts: RolloutPool, learner: LearnerPool, probe: Row, tolerance: float
     ) -> None:
         self._rollouts, self._learner = rollouts, learner
-        self._tolerance = tolerance
-        only = replace(probe.responses[0], trains=False)
-        self._probe = replace(probe, responses=(only,))
+        self._probe = Probe(probe, tolerance)
 
     async def publish(self, version: PolicyVersion) -> HandoffReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
@@ -57,13 +48,15 @@ class Handoff:
         rollouts.take_out_of_service()
         waiting, failures = rollouts.names, dict[str, str]()
         worst, figures = 0.0, dict[str, float]()
+        expected = await self._probe.expected(self._learner)
         for _ in range(_TRIES):
             if not waiting:
                 break
             sent = await self._send(version, waiting)
             failures, figures = dict(sent.failures), figures or sent.figures
             sound = [name for name in waiting if name not in failures]
-            for name, outcome in zip(sound, await self._differences(sound), strict=True):
+            outcomes = await self._probe.outcomes(rollouts, sound, expected)
+            for name, outcome in zip(sound, outcomes, strict=True):
                 if isinstance(outcome, str):
                     failures[name] = outcome
                 else:
@@ -87,43 +80,3 @@ class Handoff:
             return await self._learner.publish(version, names)
         except WeightUpdateError as error:
             return Published(failures=dict.fromkeys(names, str(error)), figures={})
-
-    async def _differences(self, names: Sequence[str]) -> list[float | str]:
-        """Of each engine from the learner, who answer side by side: the largest, or why the engine
-        is not to serve."""
-        if not names:
-            return []
-        asked = asyncio.gather(*[self._ask(name) for name in names])
-        (((expected,),), answers) = await asyncio.gather(
-            self._learner.logprobs([self._probe]), asked
-        )
-        return [a if isinstance(a, str) else self._judge(a, expected) for a in answers]
-
-    async def _ask(self, name: str) -> list[float] | str:
-        """An engine's logprobs of the probe, or why there are none."""
-        row = self._probe
-        response = row.responses[0].token_ids
-        try:
-            return await self._rollouts.logprobs(name, row.video, row.prompt, response)
-        except (GenerationError, DeadlineExceeded, WorkerDied) as error:
-            return str(error)
-
-    def _judge(self, found: Sequence[float], expected: Sequence[float]) -> float | str:
-        worst = largest_difference(found, expected)
-        if worst <= self._tolerance:  # not so for NaN
-            return worst
-        return (
-            f"logprobs differ by {worst:.3g} from the learner's, {self._tolerance:.2g} is allowed: "
-            "the engine does not hold the weights that were sent"
-        )
-
-
-def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
-    """Largest |found - expected| / max(1, |expected|): float32 rounds a logprob of -15 fifteen
-    times as much."""
-    return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, expected, strict=True))
-
-
-def probe_row(row: Row, token_ids: tuple[int, ...]) -> Row:
-    """A row that asks about a fixed response to a row's prompt."""
-    return replace(row, responses=(Response(token_ids=token_ids),))

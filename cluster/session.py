@@ -23,11 +23,12 @@ from cluster.attempts import describe_attempt, note_attempt
 from cluster.background import in_background
 from cluster.config import RunConfig
 from cluster.data import Data
-from cluster.handoff import Handoff, probe_row
+from cluster.handoff import Handoff
 from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
 from cluster.model_source import with_local_model
 from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
+from cluster.probe import probe_row
 from cluster.progress import console
 from cluster.run_dir import RunDir
 from cluster.scoring import columns_of, make_scorer, prompt_text, try_functions

@@ -145,13 +145,14 @@ class Extension:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """A copy in memory is no faster by several threads, and these wait for each other where other
-    engines or a learner use the same cores."""
+    engines or a learner use the same cores. (On a CPU, vLLM makes ``torch.set_num_threads`` do
+    nothing.)"""
     count = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch._C.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(count)
+        torch._C.set_num_threads(count)
 
 
 def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:

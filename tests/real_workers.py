@@ -12,7 +12,8 @@ from cluster import placement
 from cluster.actors import LearnerPool, RolloutPool
 from cluster.config import DataConfig, RunConfig
 from cluster.engine_client import EngineClient
-from cluster.handoff import Handoff, probe_row
+from cluster.handoff import Handoff
+from cluster.probe import probe_row
 from learner.config import OptimConfig
 from learner.rows import Response, Row
 from rollout.manifest import read_manifest

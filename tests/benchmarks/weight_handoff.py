@@ -75,7 +75,7 @@ def config_of(size: str, folder: Path, manifest: Path) -> RunConfig:
         write_model(folder / "model", _SIZES[size]),
         manifest,
         list(DEFINITIONS),
-        rollout={"num_workers": 2, "num_cpus": 0.5, "num_threads": 2},
+        rollout={"num_workers": 2, "num_cpus": 0.5, "num_threads": 1},
         learner={"num_cpus": 0.5, "num_threads": 2, "num_ranks": 2},
         cluster={"object_store_mb": 200},
     )

@@ -1,4 +1,6 @@
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -129,3 +131,16 @@ async def test_no_engine_left_ends_the_run_with_the_reason():
     with pytest.raises(WeightUpdateError, match=r"no engine came to version 0\.3.*differ"):
         await make(engines, Learner()).publish(version(3))
     assert not engines.in_service
+
+
+async def test_adapters_are_proven_side_by_side() -> None:
+    class Meeting(Engines):
+        async def logprobs(self, *arguments: Any) -> list[float]:
+            await both.wait()
+            return await super().logprobs(*arguments)
+
+    both = asyncio.Barrier(2)
+    engines = Meeting("a", "b")
+    handoff = AdapterHandoff(engines, Learner(), PROBE, 1e-5)
+    await asyncio.wait_for(handoff.publish(version(1)), 10)
+    assert engines.serving == {"a": 1, "b": 1}

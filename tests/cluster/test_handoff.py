@@ -3,8 +3,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from cluster.handoff import Handoff, largest_difference
+from cluster.handoff import Handoff
 from cluster.hosts import Published
+from cluster.probe import largest_difference
 from learner.rows import Response, Row
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion, Prompt
@@ -38,8 +39,14 @@ class Engines:
         return [name for name in names if name not in self.dead]
 
     async def logprobs(
-        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+        self,
+        name: str,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None,
     ) -> list[float]:
+        assert adapter_of is None, "the whole model was sent"
         assert name not in self.in_service, "a worker is proven before it serves"
         return self.answers[name].pop(0)
 
@@ -49,9 +56,11 @@ class Learner:
 
     def __init__(self, *failures: dict[str, str]) -> None:
         self.failures, self.sent = list(failures), list[list[str]]()
+        self.num_asked = 0
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         assert not rows[0].responses[0].trains
+        self.num_asked += 1
         return [[EXPECTED]]
 
     async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
@@ -90,6 +99,19 @@ async def test_an_engine_that_disagrees_is_sent_everything_again_alone():
     await make(engines, learner).publish(VERSION)
     assert learner.sent == [["a", "b"], ["b"]]
     assert engines.in_service == {"a", "b"}
+
+
+async def test_the_learner_is_asked_once_and_before_any_engine_works():
+    """On a CPU both would share the cores; a second try is of the same weights."""
+
+    class Late(Learner):
+        async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+            assert self.num_asked == 1
+            return await super().publish(version, names)
+
+    learner = Late()
+    await make(Engines({"a": [[-0.5, -2.1], EXPECTED]}), learner).publish(VERSION)
+    assert (learner.num_asked, learner.sent) == (1, [["a"], ["a"]])
 
 
 async def test_an_engine_that_still_disagrees_stays_out_of_service_until_a_later_update():

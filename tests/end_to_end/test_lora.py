@@ -140,7 +140,7 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     from cluster import placement
     from cluster.actors import LearnerPool, RolloutPool
     from cluster.adapter_handoff import AdapterHandoff
-    from cluster.handoff import probe_row
+    from cluster.probe import probe_row
 
     first = PolicyVersion(attempt=0, step=0)
     group = await placement.reserve(config)
