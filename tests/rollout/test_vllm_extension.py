@@ -25,6 +25,7 @@ class Model(torch.nn.Module):
         loaded = set()
         for name, tensor in weights:
             self.get_parameter(name).data.copy_(tensor)
+            self.num_threads = torch.get_num_threads()
             loaded.add(name)
         return loaded
 
@@ -44,12 +45,12 @@ def buckets() -> list[Bucket]:
     tensors = {"a": torch.ones(4), "b": torch.full((2,), 2.0)}
     layouts = plan([(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()], bucket_bytes=1)
     return [
-        fill(layout, [pair], np.zeros(16, np.uint8))
+        fill(layout, [pair], np.zeros(64, np.uint8))
         for layout, pair in zip(layouts, tensors.items(), strict=True)
     ]
 
 
-MEMORY = SharedBuffer(16)
+MEMORY = SharedBuffer(64)
 
 
 def send(transfer: Any, bucket: Bucket, num_buckets: int = 2) -> None:
@@ -116,3 +117,16 @@ def test_a_draw_that_is_taken_back_is_drawn_again() -> None:
     second = draw()
     generator.set_offset(generator.get_offset() - 4)
     assert draw() == second != first
+
+
+def test_weights_are_loaded_by_one_thread_although_vllm_refuses_to_change_their_number(
+    transfer: Any, buckets: list[Bucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # as vLLM's CPU worker does
+    try:
+        send(transfer, buckets[0])
+        assert (transfer.model.num_threads, torch.get_num_threads()) == (1, 2)
+    finally:
+        torch._C.set_num_threads(before)
