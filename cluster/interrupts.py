@@ -38,7 +38,12 @@ def run_interruptibly(
         with _second_is_final(say, last):
             return await work
 
-    return asyncio.run(guarded())
+    run = guarded()
+    try:
+        return asyncio.run(run)
+    finally:  # interrupted before it began, it would be complained of
+        run.close()
+        work.close()
 
 
 @contextmanager

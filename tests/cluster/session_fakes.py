@@ -102,7 +102,7 @@ class FakeEngines:
         )
 
     async def logprobs(
-        self, name: str, video: str, prompt: Prompt, response: Sequence[int]
+        self, name: str, video: str, prompt: Prompt, response: Sequence[int], adapter_of: object
     ) -> list[float]:
         return [-1.0] * len(response)
 

@@ -1,5 +1,7 @@
 """Real signals to a small real process that has a run directory, cleaning up to do, and a child."""
 
+import asyncio
+import inspect
 import json
 import os
 import pty
@@ -14,6 +16,7 @@ import psutil
 import pytest
 
 from cluster.commands.base import interrupted, resume_command
+from cluster.interrupts import run_interruptibly
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,3 +200,18 @@ def test_the_last_words_import_nothing_heavy() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_an_interrupt_before_the_work_began_leaves_nothing_to_complain_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted_at_once(main: object) -> None:
+        raise KeyboardInterrupt
+
+    async def work() -> None: ...
+
+    monkeypatch.setattr(asyncio, "run", interrupted_at_once)
+    given = work()
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptibly(given, print, lambda: None)
+    assert inspect.getcoroutinestate(given) == inspect.CORO_CLOSED
