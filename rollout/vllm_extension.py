@@ -113,6 +113,7 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
                 f"weight update left {len(untouched)} parameters as they were, "
                 f"such as {untouched[0]}"
             )
+        self._memory.forget_unseen()
 
     def shutdown(self) -> None:
         """Let go of the learner's memory."""

@@ -40,6 +40,7 @@ class SharedReader:
 
     def __init__(self) -> None:
         self._views: dict[tuple[int, int], Bytes] = {}
+        self._seen: set[tuple[int, int]] = set()
 
     def view(self, path: str) -> Bytes:
         """All bytes of a buffer; what is written into the view stays in this process.
@@ -53,7 +54,14 @@ class SharedReader:
             if key not in self._views:
                 private = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                 self._views[key] = np.frombuffer(private, dtype=np.uint8)
+        self._seen.add(key)
         return self._views[key]
+
+    def forget_unseen(self) -> None:
+        """Let go of buffers that were not looked at since the last call: a view keeps a buffer's
+        memory, also when its owner has no more use for it."""
+        self._views = {key: view for key, view in self._views.items() if key in self._seen}
+        self._seen.clear()
 
     def forget(self) -> None:
         """Let go of all buffers."""

@@ -1,5 +1,7 @@
+import gc
 import os
 import subprocess
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,18 @@ def test_a_reader_sees_every_change_and_changes_nothing() -> None:
 def test_a_buffer_that_comes_again_is_not_mapped_again() -> None:
     buffer, reader = SharedBuffer(8), SharedReader()
     assert reader.view(buffer.path) is reader.view(buffer.path)
+
+
+def test_a_buffer_that_did_not_come_again_is_let_go() -> None:
+    """The weights of the last stage, after an update of this one's."""
+    reader, last, this = SharedReader(), SharedBuffer(8), SharedBuffer(8)
+    views = [weakref.ref(reader.view(buffer.path).base) for buffer in (last, this)]
+    reader.forget_unseen()
+    for _ in range(2):
+        reader.view(this.path)
+        reader.forget_unseen()
+    gc.collect()
+    assert [view() is None for view in views] == [True, False]
 
 
 def test_another_buffer_at_the_same_path_is_another_view() -> None:
