@@ -64,7 +64,9 @@ def _prctl(option: int, value: int) -> None:
 def _become_worker(pipe: socket.socket, printed: int, settings: dict[str, Any]) -> None:
     """In the forked process: shed what is the guard's, then serve. Never returns."""
     try:
+        nice = _session_nice()
         os.setsid()  # its own group to be killed, and where Linux shares out cores by session
+        _set_session_nice(nice)  # else the worker of a niced run would go before its guard
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the disk
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
@@ -80,6 +82,18 @@ def _become_worker(pipe: socket.socket, printed: int, settings: dict[str, Any]) 
         sys.stderr.flush()
     finally:
         os._exit(1)
+
+
+def _session_nice() -> str:
+    """Of this session ("/autogroup-7 nice 5"); "" where Linux does not share out by session."""
+    with contextlib.suppress(OSError), open("/proc/self/autogroup") as file:  # noqa: PTH123
+        return file.read().rpartition(" ")[2].strip()
+    return ""
+
+
+def _set_session_nice(nice: str) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123
+        file.write(nice)
 
 
 class _Guard:
