@@ -94,6 +94,7 @@ def test_a_missing_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_too_few_cpus_are_said_at_once(recipe: Callable[..., Path]):
     """In a process of its own: it starts, and ends, a Ray of its own."""
     path = recipe()
