@@ -31,13 +31,14 @@ class EngineClient:
         self._nodes: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         """Workers that left the last update, and why."""
+        self._loading: list[dict[str, Any]] = []
         self.load_s = 0.0
         """Seconds that the slowest engine spent loading chunks of the last update."""
 
     def open(self, version: PolicyVersion, names: list[str]) -> None:
         """Say which workers get the next update, and what version it makes them."""
         self._version, self._active, self.failures = version, list(names), {}
-        self.load_s = 0.0
+        self._loading, self.load_s = [], 0.0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Rendezvous. NCCL ranks are numbered through all engines."""
@@ -62,20 +63,22 @@ class EngineClient:
     def update_weights(self, update_info: Any) -> None:
         """One chunk to all engines; returns when they have loaded it.
 
-        ``data``, if there is any, are the bytes that this process holds at ``path``.
+        ``data``, if there is any, are the bytes that this process holds at ``path``. If they
+        ``stay`` there until the update ends, engines of this node are not waited for before that.
         """
         here = ray.get_runtime_context().get_node_id()
-        near = {key: value for key, value in update_info.items() if key != "data"}
+        near = {key: value for key, value in update_info.items() if key not in ("data", "stay")}
         chunks = dict.fromkeys(self._active, near)
+        far = [name for name in chunks if self._nodes[name] != here]
         if "data" in update_info:
-            chunks |= self._carry(update_info, [n for n in chunks if self._nodes[n] != here])
-        loads = self._fan_out(
-            "update_weights", lambda name, worker: worker.update_weights.remote(chunks[name])
-        )
-        self.load_s += max(loads.values(), default=0.0)
+            chunks |= self._carry(update_info, far)
+        self._loading.append(self._call(lambda name, w: w.update_weights.remote(chunks[name])))
+        if far or not update_info.get("stay"):
+            self._end_loading()
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Close the update; the engines answer under the new version."""
+        self._end_loading()
         self._fan_out("finish_update", lambda _, w: w.finish_update.remote(self._version))
 
     def load_adapter(self, files: AdapterFiles) -> None:
@@ -98,6 +101,12 @@ class EngineClient:
                 self._drop(name, f"{holder} did not bring the weights to this node")
         return {name: held[first[self._nodes[name]]] for name in far if name in self._active}
 
+    def _end_loading(self) -> None:
+        loading, self._loading = self._loading, []
+        answers = [self._answers("update_weights", calls) for calls in loading]
+        # calls that were made one right after another wait for each other in the engine
+        self.load_s += max((seconds for each in answers for seconds in each.values()), default=0.0)
+
     def _fan_out(
         self, what: str, call: Callable[[str, Any], Any], names: Sequence[str] | None = None
     ) -> dict[str, Any]:
@@ -105,12 +114,20 @@ class EngineClient:
 
         Nobody left is no error: who asked reads ``failures``.
         """
-        names = list(self._active if names is None else names)
-        calls = {name: call(name, self._workers[name]) for name in names}
+        return self._answers(what, self._call(call, names))
+
+    def _call(
+        self, call: Callable[[str, Any], Any], names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        names = self._active if names is None else names
+        return {name: call(name, self._workers[name]) for name in names}
+
+    def _answers(self, what: str, calls: dict[str, Any]) -> dict[str, Any]:
+        """Of those workers that are still in the update."""
         deadline, answers = time.monotonic() + self._timeout_s, {}
-        for name, reference in calls.items():
+        for name in [name for name in calls if name in self._active]:
             try:
-                answers[name] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+                answers[name] = ray.get(calls[name], timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:
                 self._drop(name, f"{what} did not end within {self._timeout_s:.0f} s")
             except (RayError, DeepIntuitError) as error:

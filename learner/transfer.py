@@ -93,7 +93,8 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
     """Sends checked buckets through the client, each with their number: a lost one is noticed.
 
     While the engines load a bucket, the ranks gather the next one and rank 0 packs it. Weights that
-    can settle are packed once: from then on they live in the memory that the engines read.
+    can settle are packed once: from then on they live in the memory that the engines read, and no
+    bucket is waited for before the last one is sent.
     """
 
     init_info_cls = ObjectStoreTrainerInit
@@ -174,6 +175,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                     "path": self._buffers[place].path,
                     "data": bucket.data,
                     "num_buckets": num_buckets,
+                    "stay": self._policy.can_settle,
                 }
             )
 

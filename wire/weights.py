@@ -12,11 +12,10 @@ tells other memory than the sender's, and the next bucket in it, from the one th
 memory is read whole for it. Bytes that go over a network have a digest of all of them.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,8 +32,7 @@ _ALIGNMENT = (
 _PAGE, _LINE = 4096, 64  # bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a tensor lies in its bucket."""
 
     name: str
@@ -84,7 +82,7 @@ class Bucket:
         """All but the bytes, as plain values."""
         return {
             "index": self.layout.index,
-            "entries": [asdict(entry) for entry in self.layout.entries],
+            "entries": [tuple(entry) for entry in self.layout.entries],
             "num_bytes": len(self.data),
             "fingerprint": self.fingerprint,
         }
@@ -145,7 +143,7 @@ def unpack(header: dict[str, Any], data: Bytes) -> Iterator[tuple[str, torch.Ten
 
     Raises WeightUpdateError, before the first tensor, if bytes or table are not those sent.
     """
-    entries = [Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in header["entries"]]
+    entries = [Entry(*entry)._replace(shape=tuple(entry[2])) for entry in header["entries"]]
     found = _fingerprint(entries, data[: header["num_bytes"]])
     if found != header["fingerprint"]:
         raise WeightUpdateError(
@@ -199,7 +197,7 @@ def _refuse_empty(name: str, size: int) -> None:
 def _fingerprint(entries: Iterable[Entry], data: Bytes) -> int:
     """XXH3, 64 bits, of the table, of the first line of every page, and of what is left after the
     last one: a few milliseconds for a gigabyte, where a digest takes as long as half a copy."""
-    table = json.dumps([asdict(entry) for entry in entries], sort_keys=True).encode()
+    table = repr([tuple(entry) for entry in entries]).encode()
     whole = len(data) - len(data) % _PAGE
     state = xxhash.xxh3_64(table)
     # not tobytes(), which goes byte by byte and takes ten times as long

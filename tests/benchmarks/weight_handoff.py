@@ -5,10 +5,11 @@
 A real learner (DeepSpeed, ZeRO 0 on one rank and ZeRO 3 on two) and two real vLLM engines, in Ray
 on this machine, with models of about 20 and 200 million float32 parameters. ``copy_share``: time of
 a plain copy in memory, into memory that was used before, over the time of the update, in turns,
-medians; ``step_share``: the update, its parity probe included, of a step that writes and trains two
-groups of eight traces (a small step: a larger one makes the share smaller). Prints one row per
-figure: name, value, unit, limit, and whether the goal is to be above or below it. Ends with status
-1 if a limit is missed. Some seven minutes on two cores.
+medians; ``delivered_share``: the same of the bytes that all engines got together, in one copy after
+another; ``step_share``: the update, its parity probe included, of a step in which the same learner
+trains on two groups of eight traces that were written for it (a small step: a larger one makes the
+share smaller). Prints one row per figure: name, value, unit, limit, and whether the goal is to be
+above or below it. Ends with status 1 if a limit is missed. Some eight minutes on two cores.
 """
 
 import argparse
@@ -92,6 +93,7 @@ async def measure_model(size: str, config: RunConfig, folder: Path) -> list[Figu
         sharded = workers.learner(zero_stage=3, num_ranks=2, num_threads=1)
         async with sharded as (learner, handoff):
             results += await measure_updates(f"{size}/zero3", workers, learner, 0.05)
+            step_s = await measure_step(workers, learner)
             results += await measure_share(f"{size}/zero3", workers, handoff, step_s)
     return results
 
@@ -123,6 +125,9 @@ async def measure_updates(name: str, workers: Workers, learner: Any, goal: float
         sys.stderr.write(f"{of} {update:.3f} s, copy {plain:.3f} s, first {updates[0]:.3f} s\n")
         sys.stderr.write(f"  {[f'{x:.3f}' for x in updates]} {parts[-1]}\n")
         results.append(Figure(f"{of}/copy_share", plain / update, "ratio", goal, "above"))
+        if len(names) > 1:
+            delivered = len(names) * plain / update
+            results.append(Figure(f"{of}/delivered_share", delivered, "ratio", goal, "above"))
         rate = parts[-1]["weights/gb"] / update
         results.append(Figure(f"{of}/rate", rate, "GB/s", 0.1, "above"))
     return results

@@ -1,5 +1,6 @@
 """The client and the hosts' side of the memory they share, in real actors without engines."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ class Host(RolloutHost):
     def __init__(self, node: str | None = None, fault: str = "") -> None:
         self._node, self._fault, self._held = node, fault, None
         self._reader, self.paths, self.sums = SharedReader(), list[str](), list[int]()
+        self._go = asyncio.Event()
 
     def node(self) -> str:
         return self._node or super().node()
@@ -44,9 +46,14 @@ class Host(RolloutHost):
             time.sleep(60)
         if self._fault == "fails":
             raise WeightUpdateError("bucket 0 arrived damaged")
+        if self._fault == "waits":
+            await self._go.wait()
         self.paths.append(update["path"])
         self.sums.append(int(self._reader.view(update["path"])[: update["size"]].sum()))
         return 0.5
+
+    async def go(self) -> None:
+        self._go.set()
 
     def hold(self, update: dict[str, Any]) -> dict[str, Any]:
         if self._fault == "cannot hold":
@@ -78,14 +85,32 @@ def make(ray_session: None) -> Iterator[Any]:
         ray.kill(each)
 
 
-def publish(hosts: dict[str, Any], sizes: tuple[int, ...] = (5, 9), timeout_s: float = 60) -> Any:
-    client, buffer = EngineClient(hosts, 1, timeout_s), SharedBuffer(16)
+def opened(hosts: dict[str, Any], timeout_s: float = 60) -> EngineClient:
+    client = EngineClient(hosts, 1, timeout_s)
     client.open(VERSION, list(hosts))
     client.start_weight_update()
-    for size in sizes:
-        buffer.data[:size] = size
-        data = buffer.data[:size]
-        client.update_weights({"size": size, "path": buffer.path, "data": data})
+    return client
+
+
+def chunk_in(buffer: SharedBuffer, size: int) -> dict[str, Any]:
+    buffer.data[:size] = size
+    return {"size": size, "path": buffer.path, "data": buffer.data[:size]}
+
+
+def publish(hosts: dict[str, Any], timeout_s: float = 60) -> EngineClient:
+    """Two chunks, one after another in the same memory."""
+    client, buffer = opened(hosts, timeout_s), SharedBuffer(16)
+    for size in (5, 9):
+        client.update_weights(chunk_in(buffer, size))
+    client.finish_weight_update()
+    return client
+
+
+def publish_at_rest(hosts: dict[str, Any], timeout_s: float = 60) -> EngineClient:
+    """Two chunks, each in memory of its own."""
+    client, buffers = opened(hosts, timeout_s), [SharedBuffer(16) for _ in range(2)]
+    for buffer, size in zip(buffers, (5, 9), strict=True):
+        client.update_weights({**chunk_in(buffer, size), "stay": True})
     client.finish_weight_update()
     return client
 
@@ -96,39 +121,50 @@ def told(host: Any) -> tuple[int, list[str], list[int]]:
 
 def test_engines_of_the_learners_node_read_its_own_memory(make: Any) -> None:
     hosts = make(a=(None, ""), b=(None, ""))
-    client = publish(hosts)
-    assert client.failures == {}
-    assert client.load_s == 1.0
+    one_by_one, at_rest = publish(hosts), publish_at_rest(hosts)
+    assert one_by_one.failures == at_rest.failures == {}
+    assert (one_by_one.load_s, at_rest.load_s) == (1.0, 0.5)
     for host in hosts.values():
         _, paths, sums = told(host)
-        assert sums == [25, 81]
+        assert sums == [25, 81] * 2
         assert all(path.startswith(f"/proc/{os.getpid()}/") for path in paths)
+
+
+def test_an_engine_is_not_waited_for_as_long_as_its_chunk_stays_where_it_is(make: Any) -> None:
+    hosts = make(a=(None, "waits"))
+    client, buffers = opened(hosts), [SharedBuffer(16) for _ in range(2)]
+    for buffer, size in zip(buffers, (5, 9), strict=True):
+        client.update_weights({**chunk_in(buffer, size), "stay": True})
+    assert told(hosts["a"])[2] == []
+    hosts["a"].go.remote()
+    client.finish_weight_update()
+    assert told(hosts["a"])[2] == [25, 81]
 
 
 def test_engines_of_another_node_share_what_one_of_them_holds(make: Any) -> None:
     hosts = make(near=(None, ""), far1=("x", ""), far2=("x", ""), other=("y", ""))
-    assert publish(hosts).failures == {}
+    assert publish(hosts).failures == publish_at_rest(hosts).failures == {}
     holder = told(hosts["far1"])[0]
     for name, owner in {"far1": holder, "far2": holder, "other": told(hosts["other"])[0]}.items():
         _, paths, sums = told(hosts[name])
-        assert sums == [25, 81]
+        assert sums == [25, 81] * 2
         assert all(path.startswith(f"/proc/{owner}/") for path in paths)
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("send", "fault", "message"),
     [
-        ("dies", "update_weights: .*died"),
-        ("hangs", "update_weights did not end within 8 s"),
-        ("fails", "WeightUpdateError: bucket 0 arrived damaged"),
+        (publish_at_rest, "dies", "update_weights: .*died"),
+        (publish_at_rest, "hangs", "update_weights did not end within 8 s"),
+        (publish, "fails", "WeightUpdateError: bucket 0 arrived damaged"),
     ],
 )
 def test_a_worker_that_fails_leaves_with_its_reason_and_the_others_go_on(
-    make: Any, fault: str, message: str
+    make: Any, send: Any, fault: str, message: str
 ) -> None:
     hosts = make(a=(None, ""), b=(None, fault), c=("x", ""))
     start = time.monotonic()
-    client = publish(hosts, timeout_s=8.0)
+    client = send(hosts, timeout_s=8.0)
     assert time.monotonic() - start < 30
     assert list(client.failures) == ["b"]
     with pytest.raises(AssertionError, match=message):

@@ -34,6 +34,7 @@ class KillingClient(EngineClient):
         super().update_weights(update_info)
         assert update_info["num_buckets"] > 3
         if update_info["header"]["index"] == 0 and self._victim.exists():
+            self._end_loading()
             process = int(self._victim.read_text())
             self._victim.unlink()
             os.kill(process, signal.SIGKILL)
