@@ -25,6 +25,7 @@ from torch import Tensor
 
 from learner import fragments
 from learner.batch import TrainBatch
+from learner.build_locks import builds_folder, remove_stale_locks
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
 from learner.lora import Piece, What, pieces
@@ -61,6 +62,7 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # else a page per stage and rank
     warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)  # DeepSpeed's calls
+    remove_stale_locks(builds_folder())
     backend = "nccl" if config.num_gpus else "gloo"
     dist.init_process_group(
         backend,
