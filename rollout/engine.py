@@ -203,19 +203,23 @@ class VllmEngine:
         response: Sequence[int],
         adapter: Adapter | None = None,
     ) -> list[float]:
-        """Logprob (nats) of each token of a given response under the engine's weights."""
+        """Logprob (nats) of each token of a given response under the engine's weights.
+
+        vLLM makes logits of every token that it computes for such a request, and takes four times
+        as much memory: 10 GB for a prompt of 4,096 tokens and Qwen's vocabulary. So the prompt is
+        put into the prefix cache first, under a salt: what others left may hold the response too.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            prompt_logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        ids = (*prompt.token_ids, *response)
-        output = await self._run(self._request(ids, clip), params, adapter)
+        final, salt = RequestOutputKind.FINAL_ONLY, f"logprobs-{self._requests}"
+        params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, output_kind=final)
+        # the last prompt token is left: its logits are those of the first response token
+        request = self._request(prompt.token_ids[:-1], clip, salt)
+        await self._run(request, params, adapter)
+        params.prompt_logprobs, params.skip_reading_prefix_cache = 0, False
+        request = self._request((*prompt.token_ids, *response), clip, salt)
+        output = await self._run(request, params, adapter)
         rows = output.prompt_logprobs[len(prompt.token_ids) :]
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
@@ -358,7 +362,9 @@ class VllmEngine:
             finally:
                 queue.close()
 
-    def _request(self, token_ids: Sequence[int], clip: ProcessedClip) -> Any:
+    def _request(
+        self, token_ids: Sequence[int], clip: ProcessedClip, salt: str | None = None
+    ) -> Any:
         """vLLM's already processed multimodal input."""
         import torch
         from transformers import BatchFeature
@@ -387,6 +393,7 @@ class VllmEngine:
             mm_kwargs=MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields),
             mm_hashes={"video": [clip.fingerprint]},
             mm_placeholders={"video": [place]},
+            cache_salt=salt,
         )
 
 

@@ -70,8 +70,8 @@ def build_model(model_type: str, tokenizer: Any, seed: int, **text: Any) -> Any:
     ends = {"bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
     config = config_class(
         text_config={
-            **text,
             "vocab_size": len(tokenizer),
+            **text,
             "pad_token_id": ids("<|endoftext|>"),
             **ends,
         },

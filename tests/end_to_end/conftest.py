@@ -100,7 +100,7 @@ class Client:
 
     def update_weights(self, update: dict[str, Any]) -> None:
         if (chunk := self._spoil(update)) is not None:
-            rest = {key: value for key, value in chunk.items() if key != "data"}
+            rest = {key: chunk[key] for key in ("header", "path", "num_buckets")}
             self._call("update_weights", rest)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:

@@ -108,7 +108,11 @@ def steps(out: Path) -> dict[int, dict[str, Any]]:
     """The last line of each step, without what measures time, caches or an attempt."""
     left_out = ("timing_s/", "perf/", "cache/", "weights/", *OF_ATTEMPTS)
     return {
-        row["step"]: {name: v for name, v in row.items() if not name.startswith(left_out)}
+        row["step"]: {
+            name: value
+            for name, value in row.items()
+            if not name.startswith(left_out) and "/latency_" not in name
+        }
         for row in metrics(out, "grpo")
     }
 
