@@ -22,6 +22,7 @@ from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.types import FinishReason, Prompt
 
+_MANY_LOGITS = 1 << 24  # 64 MB of float32
 _LOOK_EVERY_S = 0.5
 
 
@@ -206,17 +207,18 @@ class VllmEngine:
         """Logprob (nats) of each token of a given response under the engine's weights.
 
         vLLM makes logits of every token that it computes for such a request, and takes four times
-        as much memory: 10 GB for a prompt of 4,096 tokens and Qwen's vocabulary. So the prompt is
-        put into the prefix cache first, under a salt: what others left may hold the response too.
+        as much memory: 10 GB for a prompt of 4,096 tokens and Qwen's vocabulary. So a long prompt
+        is put into the prefix cache first, under a salt: what others left may hold the response.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         final, salt = RequestOutputKind.FINAL_ONLY, f"logprobs-{self._requests}"
         params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, output_kind=final)
-        # the last prompt token is left: its logits are those of the first response token
-        request = self._request(prompt.token_ids[:-1], clip, salt)
-        await self._run(request, params, adapter)
+        if len(prompt.token_ids) * self._llm.model_config.get_vocab_size() > _MANY_LOGITS:
+            # without its last token, whose logits are those of the first response token
+            request = self._request(prompt.token_ids[:-1], clip, salt)
+            await self._run(request, params, adapter)
         params.prompt_logprobs, params.skip_reading_prefix_cache = 0, False
         request = self._request((*prompt.token_ids, *response), clip, salt)
         output = await self._run(request, params, adapter)

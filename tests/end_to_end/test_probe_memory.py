@@ -9,6 +9,7 @@ import pytest
 
 from tests import tiny_models
 from tests.real_workers import make_config, open_workers
+from wire.types import PolicyVersion
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -36,6 +37,7 @@ async def test_a_probe_makes_no_logits_of_the_prompt(
         place.root.parent / "data" / "manifest.jsonl",
         [label.name for label in place.labels.labels],
         rollout=settings,
+        learner={"num_cpus": 0.25},
     )
     labels = [label.model_copy(update={"definition": "long " * 30}) for label in config.labels]
     config = config.model_copy(update={"labels": labels})
@@ -49,8 +51,11 @@ async def test_a_probe_makes_no_logits_of_the_prompt(
         before = peak_bytes(pid)
         again = await workers.rollouts.logprobs(name, row.video, prompt, response)
         taken = peak_bytes(pid) - before
+        async with workers.learner(num_ranks=1) as (_, handoff):
+            report = await handoff.publish(PolicyVersion(attempt=0, step=1))
     of_prompt = len(prompt.token_ids) * VOCABULARY * 4
     print(f"{taken / 1e6:.0f} MB, logits of the prompt {of_prompt / 1e6:.0f} MB")  # noqa: T201
     assert of_prompt > 200e6
     assert again == pytest.approx(first, abs=1e-4)
+    assert report.max_logprob_diff < 1e-4, "a learner says the same"
     assert taken < of_prompt / 2
