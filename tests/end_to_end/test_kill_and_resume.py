@@ -32,6 +32,7 @@ SETTINGS = (
     "grpo.max_staleness=1",
     "coldstart.save_every=3",
 )
+OF_A_REWARD_S_WORKERS = ("/latency_", "/num_started")
 OF_ATTEMPTS = ("attempt", "time", "rollout/num_taken_up", "shared_prefix/self_check")
 REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
@@ -111,7 +112,7 @@ def steps(out: Path) -> dict[int, dict[str, Any]]:
         row["step"]: {
             name: value
             for name, value in row.items()
-            if not name.startswith(left_out) and "/latency_" not in name
+            if not name.startswith(left_out) and not any(x in name for x in OF_A_REWARD_S_WORKERS)
         }
         for row in metrics(out, "grpo")
     }
