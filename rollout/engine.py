@@ -208,7 +208,8 @@ class VllmEngine:
 
         vLLM makes logits of every token that it computes for such a request, and takes four times
         as much memory: 10 GB for a prompt of 4,096 tokens and Qwen's vocabulary. So a long prompt
-        is put into the prefix cache first, under a salt: what others left may hold the response.
+        is put into the prefix cache first (which a deterministic run empties), under a salt: what
+        others left there may hold the response.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind

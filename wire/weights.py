@@ -26,9 +26,8 @@ from wire.shared_memory import Bytes
 
 T = TypeVar("T")
 
-_ALIGNMENT = (
-    64  # bytes, torch's own: what computes on the views is as fast, and the same bit for bit
-)
+# bytes, torch's own: what computes on the views is as fast, and the same bit for bit
+_ALIGNMENT = 64
 _PAGE, _LINE = 4096, 64  # bytes
 
 

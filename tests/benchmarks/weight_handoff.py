@@ -9,7 +9,7 @@ medians; ``delivered_share``: the same of the bytes that all engines got togethe
 another; ``step_share``: the update, its parity probe included, of a step in which the same learner
 trains on two groups of eight traces that were written for it (a small step: a larger one makes the
 share smaller). Prints one row per figure: name, value, unit, limit, and whether the goal is to be
-above or below it. Ends with status 1 if a limit is missed. Some eight minutes on two cores.
+above or below it. Ends with status 1 if a limit is missed. Some ten minutes on two cores.
 """
 
 import argparse
