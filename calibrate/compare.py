@@ -1,4 +1,4 @@
-"""Two classifiers on the same clips: which is better, by how much, and could it be chance?
+"""Comparison of two classifiers on the same clips: which is better, by how much, or is it chance?
 
     Predictions before, Predictions after -> matched by sample id -> Comparison
     one such pair for each seed                                   -> SeedComparison
@@ -19,7 +19,7 @@ from wire.errors import DataError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flips:
-    """What a second classifier changed about the answers of a first, clip by clip."""
+    """Changes of answers from a first classifier to a second, counted in clips."""
 
     both_right: int
     both_wrong: int
@@ -31,7 +31,7 @@ class Flips:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two classifiers on the same clips; shares are in [0, 1]."""
+    """Comparison of two classifiers on the same clips; shares are in [0, 1]."""
 
     num_samples: int
     accuracy_before: float
@@ -46,7 +46,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedComparison:
-    """The same two classifiers under several seeds."""
+    """Comparison of the same two classifiers under several seeds."""
 
     differences: tuple[float, ...]
     """Accuracy after - before of each seed, in the order given."""
@@ -113,7 +113,8 @@ def compare_seeds(
 
 
 def count_flips(before: Sequence[Prediction], after: Sequence[Prediction]) -> Flips:
-    """What changed from one classifier to another on the same clips; conditions as ``compare``."""
+    """Counts of changed answers between two classifiers on the same clips; conditions as
+    ``compare``."""
     first, second = _by_sample(before), _by_sample(after)
     shared = first.keys() & second.keys()
     if alone := sorted(first.keys() ^ second.keys()):

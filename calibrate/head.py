@@ -23,6 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from calibrate.metrics import negative_log_likelihood
 from wire.errors import DataError
+from wire.whole_file import replace_json, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +65,10 @@ class Head:
         """Write head.safetensors, then head.json, each by rename: the JSON marks a whole head."""
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
-        partial = directory / "head.safetensors.partial"
-        save_file(tensors, partial)
-        partial.replace(directory / "head.safetensors")
+        with whole_file(directory / "head.safetensors") as partial:
+            save_file(tensors, partial)
         about = {"format": _FORMAT, "label_names": self.label_names, "c": self.c}
-        partial = directory / "head.json.partial"
-        partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
-        partial.replace(directory / "head.json")
+        replace_json(directory / "head.json", about)
 
     @classmethod
     def load(cls, directory: Path) -> "Head":

@@ -1,4 +1,4 @@
-"""What a classifier said of each clip: one record per sample, kept as Parquet.
+"""Predictions of a classifier: one record per clip, kept as Parquet.
 
 probabilities [N, L] -> Predictions -> predictions.parquet -> calibrate/metrics.py
 """
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from wire.errors import DataError
+from wire.whole_file import whole_file
 
 _SCHEMA = pa.schema(
     [
@@ -33,7 +34,7 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The answer of one classifier for one clip.
+    """Prediction of one classifier for one clip.
 
     Example:
         Prediction(sample_id="test-0007", label="normal", predicted="abnormal", confidence=0.7,
@@ -44,7 +45,8 @@ class Prediction:
     label: str
     """The true label."""
     predicted: str | None
-    """None: the answer could not be parsed. It counts as wrong, with confidence 0."""
+    """Predicted label; None: the answer could not be parsed. It counts as wrong, with confidence
+    0."""
     confidence: float
     """Probability of the predicted label, in [0, 1]."""
     probabilities: tuple[float, ...] | None
@@ -123,9 +125,8 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write as Parquet, in order; the file appears by rename."""
     columns = {name: [getattr(p, name) for p in predictions] for name in _SCHEMA.names}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd")
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -37,7 +37,8 @@ class VerdictExample:
 
     sample: Sample
     trace: str | None
-    """As the policy wrote it, whole; it may be wrong or malformed. None: the video alone."""
+    """The trace as the policy wrote it, whole; it may be wrong or malformed. None: the video
+    alone."""
     label: str
     """The clip's true label."""
 
@@ -67,7 +68,7 @@ class VerdictTrainer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceReport:
-    """How good the traces themselves are. Shares count traces, not clips."""
+    """Quality of the traces themselves. Shares count traces, not clips."""
 
     num_clips: int
     num_clips_without_traces: int
@@ -81,7 +82,7 @@ class TraceReport:
 
 
 def refuse_foreign_traces(groups: Sequence[TraceGroup], expected: PolicyVersion) -> None:
-    """Raises DataError if any trace was written by another policy than ``expected``.
+    """Raise DataError if any trace was written by another policy than ``expected``.
 
     A verdict trained on another policy's traces meets others in use: the mismatch the method
     removes.

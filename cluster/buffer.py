@@ -15,11 +15,11 @@ from wire.types import TraceGroup
 
 
 class Place:
-    """A reserved place: filled once, then handed over."""
+    """A place reserved for one group: filled once, then taken by a step."""
 
     def __init__(self, index: int) -> None:
         self.index = index
-        """Counts places of the run, also over resumes: which sample to ask."""
+        """Number of the place in the run, counted on over resumes; decides the sample."""
         self._group: asyncio.Future[TraceGroup] = asyncio.get_running_loop().create_future()
 
     def fill(self, group: TraceGroup) -> None:
@@ -27,17 +27,17 @@ class Place:
         self._group.set_result(group)
 
     async def group(self) -> TraceGroup:
-        """The group, once it is there."""
+        """Wait for the group."""
         return await asyncio.shield(self._group)
 
     @property
     def filled(self) -> TraceGroup | None:
-        """The group; None as long as it is being written."""
+        """The group; None while rollout still writes it."""
         return self._group.result() if self._group.done() else None
 
 
 class GroupBuffer:
-    """At most ``capacity`` groups between reserve and release, ``num_places`` in all."""
+    """Buffer of at most ``capacity`` groups between reserve and release, ``num_places`` in all."""
 
     def __init__(self, capacity: int, first_index: int = 0, num_places: int | None = None) -> None:
         self._free = asyncio.Semaphore(0)
@@ -47,13 +47,13 @@ class GroupBuffer:
         self._capacity = capacity
         self._end = math.inf if num_places is None else first_index + num_places
         self._left = math.inf if num_places is None else num_places
-        """Places that were never free yet."""
+        """Places not released yet for the first time."""
         self.next_index = first_index
         """The sampler's cursor: the place of the next group that nobody has taken."""
         self.release(capacity)
 
     async def reserve(self) -> Place:
-        """The next place, once one is free: after the last, never."""
+        """Reserve the next place, once one is free. After the last place this waits for ever."""
         await self._free.acquire()
         place = Place(next(self._indices))
         self._order.put_nowait(place)
@@ -61,44 +61,44 @@ class GroupBuffer:
         return place
 
     def one_round_after(self, place: Place) -> int | None:
-        """Index of the place that is free once all of now are released; None: there is none."""
+        """Index of the place one round of the buffer after ``place``; None after the last place."""
         later = place.index + self._capacity
         return later if later < self._end else None
 
     async def take(self, count: int) -> list[TraceGroup]:
-        """The next ``count`` groups in the order of their places; waits for each."""
+        """Take the next ``count`` groups in the order of their places; waits for each."""
         return [await self.take_one() for _ in range(count)]
 
     async def take_one(self) -> TraceGroup:
-        """The next group."""
+        """Take the next group; waits until its place is filled."""
         group = await (await self._order.get()).group()
         self._reserved.popleft()
         self.next_index += 1
         return group
 
     def waiting(self) -> list[TraceGroup]:
-        """Groups that are there and have not been taken, in the order of their places."""
+        """Filled groups that no step has taken, in the order of their places."""
         return [group for place in self._reserved if (group := place.filled) is not None]
 
     async def settled(self) -> None:
-        """Until every free place has been reserved, by a loop for each, and filled."""
+        """Wait until every free place has been reserved, by a loop for each, and filled."""
         while not self._free.locked():
             await asyncio.sleep(0)
         for place in list(self._reserved):
             await place.group()
 
     def release(self, count: int) -> None:
-        """Free places: new weights are loaded."""
+        """Free places, once new weights are loaded."""
         for _ in range(count):
             if self._left > 0:
                 self._left -= 1
                 self._free.release()
 
     def replace(self) -> None:
-        """Free a place for another group in the stead of one that was taken and is not trained.
+        """Free a place for another group instead of one that was taken and is not trained.
 
-        Right away, before new weights are loaded: for the step that took it, and for those alone
-        that it is sure to take (cluster/loop.py).
+        Called before new weights are loaded, by the step that took the group, and only for places
+        which that step is sure to take itself (cluster/loop.py).
         """
         self._left += 1
         self._end += 1

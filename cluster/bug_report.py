@@ -1,4 +1,4 @@
-"""An error that nobody foresaw: its traceback goes into a file, the person gets one line."""
+"""Reports unexpected errors: the traceback goes into a file, the user gets one line."""
 
 import argparse
 import platform
@@ -13,9 +13,9 @@ from cluster.commands.base import run_path
 
 def report_bug(error: BaseException, options: argparse.Namespace) -> str:
     """Write the traceback to the run directory, or to a temporary file if there is none. Returns
-    what to say."""
+    the line for the user."""
     kind, first = type(error).__name__, next(iter(str(error).splitlines()), "")
-    said = f"this is a bug of deepintuit: {kind}: {first}"
+    sentence = f"this is a bug of deepintuit: {kind}: {first}"
     command = shlex.join(["deepintuit", *options.typed])
     text = f"{command}\nPython {platform.python_version()}, {platform.platform()}\n\n"
     text += "".join(traceback.format_exception(error))
@@ -23,8 +23,8 @@ def report_bug(error: BaseException, options: argparse.Namespace) -> str:
         about_run = "recipe" in options and "run_dir" in options
         file = _write(text, run_path(options) if about_run else None)
     except OSError:
-        return f"{said}; --debug shows where; please report it with that"
-    return f"{said}; please report it with {file} (--debug shows the traceback here)"
+        return f"{sentence}; --debug shows where; please report it with that"
+    return f"{sentence}; please report it with {file} (--debug shows the traceback here)"
 
 
 def _write(text: str, run_dir: Path | None) -> Path:

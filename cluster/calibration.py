@@ -1,5 +1,5 @@
-"""Stage 3: classifiers trained on the refined policy's own traces (DeepIntuit's intuition
-calibration).
+"""Stage 3, intuition calibration: trains classifiers on the refined policy's own traces, and
+measures them.
 
     cal clips -> k traces each, kept right or wrong, archived -> verdict (the VLM itself) and head
     (linear)
@@ -31,26 +31,26 @@ from cluster.evaluation import (
 )
 from cluster.failures import refuse_failures
 from cluster.progress import console
-from cluster.run_dir import write_json
 from cluster.session import Session
-from cluster.verdict import PolicyTraces, PolicyVerdict, label_predictions
+from cluster.verdict import RunTraceWriter, RunVerdictTrainer, label_predictions
 from learner.config import OptimConfig
 from learner.rows import Row, supervised_row
 from wire.types import Purpose, Split, TraceGroup
+from wire.whole_file import write_json
 
 STAGE = "calibrated"
 
 
 async def run_calibration(session: Session, policy_dir: Path) -> dict[str, Any]:
-    """Train and measure the classifiers. ``policy_dir`` holds the weights that the engines hold
-    now."""
+    """Train and measure the classifiers. ``policy_dir``: the weights that the engines have
+    loaded."""
     config, labels = session.config.calibrate, session.config.label_set
     samples = session.data.of(Split(config.split))
-    written = await PolicyTraces(session, STAGE).write(
+    written = await RunTraceWriter(session, STAGE).write(
         samples, config.num_traces, config.temperature, Purpose.CALIBRATION
     )
     refuse_failures(written, session.config.reward.max_failure_frac)
-    refuse_foreign_traces(written, session.version(session.engines_step))
+    refuse_foreign_traces(written, session.version(session.engine_weights_step))
     examples = training_rows(written, labels.names)
     evaluated = await write_evaluation_traces(session, STAGE)
     policy = policy_predictions(evaluated, labels, session.renderer)
@@ -83,7 +83,7 @@ async def _verdict(
     examples: Sequence[VerdictExample],
     evaluated: Sequence[TraceGroup],
 ) -> list[Prediction]:
-    verdict = PolicyVerdict(session, STAGE, policy_dir)
+    verdict = RunVerdictTrainer(session, STAGE, policy_dir)
     await verdict.train(examples, session.config.calibrate)
     await session.learner.export(str(session.run_dir.model(STAGE)))
     asked = training_rows(evaluated, session.config.label_set.names)
@@ -97,7 +97,7 @@ async def _head(
     evaluated: Sequence[TraceGroup],
 ) -> list[Prediction]:
     """A linear classifier over the policy's hidden state after video and trace."""
-    await session.begin(policy_dir, OptimConfig())
+    await session.start_training(policy_dir, OptimConfig())
     names = session.config.label_set.names
     known = training_rows(written, names)
     console.print(f"head: hidden states of {len(known)} traces")
@@ -107,9 +107,9 @@ async def _head(
     )
     head.save(session.run_dir.model(STAGE).parent / "head")
     asked = training_rows(evaluated, names)
-    found = await session.learner.features(_trace_rows(evaluated))
+    features = await session.learner.features(_trace_rows(evaluated))
     samples = [group.sample for group in evaluated]
-    return label_predictions(session, asked, head.probabilities(found), samples)
+    return label_predictions(session, asked, head.probabilities(features), samples)
 
 
 def _trace_rows(groups: Sequence[TraceGroup]) -> list[Row]:

@@ -1,11 +1,11 @@
-"""A recipe checked in full before anything starts: every finding at once, none stops the others.
+"""Checks a recipe in full before anything starts, and reports all findings at once.
 
     recipe -> rows -> clips (decoded, hashed) -> labels, splits, leaks, traces
            -> model -> prompt lengths         -> reward, placement, memory, disk -> Report
 
-What `run` refuses is an error here, because it is refused by the same functions
-(rollout/manifest.py, cluster/data.py, cluster/preflight.py, cluster/placement.py). What would let
-it go through, and mean less than it seems, is a warning.
+What `run` refuses is an error here, because the same functions refuse it
+(rollout/manifest.py, cluster/data.py, cluster/preflight.py, cluster/placement.py). A fault that
+lets a run go through, with a result that means less than it seems, is a warning.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.checks import leaks, machine, overlap, prompts, rows
-from cluster.checks.clips import Looks, clip_findings, look_at_clips
-from cluster.checks.finding import Area, Finding, Level, error, ok, refusals, warning
+from cluster.checks.clips import ClipScans, clip_findings, scan_clips
+from cluster.checks.finding import Area, Finding, Level, collect_refusals, error, ok, warning
 from cluster.checks.reward import reward_findings
 from cluster.config import RunConfig, read_recipe
 from cluster.loggers import check_logging
@@ -34,26 +34,26 @@ FACTS = "checked.sqlite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What is to be checked."""
+class CheckRequest:
+    """Recipe, run directory and stages to check."""
 
     recipe: Path
     settings: list[str] = field(default_factory=list)
     """``--set`` over the recipe."""
     run_dir: Path
     stages: Sequence[str] | None = None
-    """Those that are to run; none: all of the recipe."""
+    """Stages that are to run; None: all of the recipe."""
     group_by: Sequence[str] = ()
     """Columns of which no value may be in two splits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A check that is done."""
+    """Findings of a finished check."""
 
     recipe: Path
     findings: tuple[Finding, ...]
-    """By area."""
+    """Findings, sorted by area."""
     balance: rows.Balance
     """Split -> label -> clips."""
 
@@ -62,38 +62,40 @@ class Report:
         return [finding for finding in self.findings if finding.level is level]
 
 
-def check_recipe(asked: Asked) -> Report:
-    """Look at everything. Raises nothing for what it finds: that is in the report."""
+def check_recipe(request: CheckRequest) -> Report:
+    """Check a recipe, its data, model and machine. Raises nothing: faults are in the report."""
     try:
-        config = read_recipe(asked.recipe, asked.settings)
+        config = read_recipe(request.recipe, request.settings)
     except ConfigError as refused:
         remedy = "mend the recipe or --set; the rest was not looked at"
-        return _report(asked, [error(Area.RECIPE, str(refused), remedy)], [])
-    check = _Check(asked, config)
+        return _report(request, [error(Area.RECIPE, str(refused), remedy)], [])
+    check = _Check(request, config)
     for step in check.steps:
         step()
-    return _report(asked, check.found, check.samples)
+    return _report(request, check.findings, check.samples)
 
 
-def _report(asked: Asked, found: Sequence[Finding], samples: Sequence[Sample]) -> Report:
+def _report(
+    request: CheckRequest, findings: Sequence[Finding], samples: Sequence[Sample]
+) -> Report:
     order = list(Area)
-    by_area = sorted(found, key=lambda finding: order.index(finding.area))
+    by_area = sorted(findings, key=lambda finding: order.index(finding.area))
     balance = rows.balance_of(samples)
-    return Report(recipe=asked.recipe, findings=tuple(by_area), balance=balance)
+    return Report(recipe=request.recipe, findings=tuple(by_area), balance=balance)
 
 
 class _Check:
-    """The steps of a check, and what the earlier ones leave to the later ones."""
+    """The steps of a check, and the values that earlier steps leave to later ones."""
 
-    def __init__(self, asked: Asked, config: RunConfig) -> None:
-        self.asked, self.config = asked, with_cached_model(config)
-        self.stages = config.stages if asked.stages is None else asked.stages
-        self.cache_dir = config.video.cache_dir or asked.run_dir.resolve() / "cache"
-        self.found: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
+    def __init__(self, request: CheckRequest, config: RunConfig) -> None:
+        self.request, self.config = request, with_cached_model(config)
+        self.stages = config.stages if request.stages is None else request.stages
+        self.cache_dir = config.video.cache_dir or request.run_dir.resolve() / "cache"
+        self.findings: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
         self.samples: list[Sample] = []
-        self.looks: Looks = {}
+        self.scans: ClipScans = {}
         self.cache_is_open = False
-        self.ruler: prompts.PromptRuler | None = None
+        self.prompt_lengths: prompts.PromptLengths | None = None
         self.steps: tuple[Callable[[], None], ...] = (
             self._logging,
             self._manifest,
@@ -106,72 +108,72 @@ class _Check:
         )
 
     def _logging(self) -> None:
-        with refusals(self.found, Area.RECIPE):
+        with collect_refusals(self.findings, Area.RECIPE):
             check_logging(self.config.logging)
 
     def _manifest(self) -> None:
         data = self.config.data
-        with refusals(self.found, Area.MANIFEST):
+        with collect_refusals(self.findings, Area.MANIFEST):
             manifest = data.manifest, self.config.label_set, data.media_root
             self.samples, faults = scan_manifest(*manifest)
-            self.found += rows.row_findings(self.samples, faults)
-        if (self.asked.run_dir / "archive").exists():
-            what = f"{self.asked.run_dir} holds a run"
+            self.findings += rows.row_findings(self.samples, faults)
+        if (self.request.run_dir / "archive").exists():
+            what = f"{self.request.run_dir} holds a run"
             remedy = "give run --resume or --overwrite, or another --run-dir"
-            self.found.append(warning(Area.DISK, what, remedy))
+            self.findings.append(warning(Area.DISK, what, remedy))
 
     def _clips(self) -> None:
-        with refusals(self.found, Area.DISK):
+        with collect_refusals(self.findings, Area.DISK):
             open_cache(self.cache_dir)
             self.cache_is_open = True
         if not self.cache_is_open:
             return
         try:
-            self.looks = look_at_clips(self.samples, self.config.video, self.cache_dir / FACTS)
+            self.scans = scan_clips(self.samples, self.config.video, self.cache_dir / FACTS)
         except OSError as problem:
             remedy = "make room there; the clips were not all looked at"
-            self.found.append(error(Area.DISK, str(problem), remedy))
-        self.found += clip_findings(self.config, self.samples, self.looks)
+            self.findings.append(error(Area.DISK, str(problem), remedy))
+        self.findings += clip_findings(self.config, self.samples, self.scans)
 
     def _rows(self) -> None:
-        """All that follows from rows and contents alone."""
+        """Findings from rows and contents alone."""
         samples, config = self.samples, self.config
         if not samples:
             return
         with_trace = self._with_trace()
-        self.found += [
+        self.findings += [
             *rows.split_findings(config, samples, self.stages),
             *rows.label_findings(config, rows.balance_of(samples)),
-            *overlap.content_findings(samples, self.looks),
+            *overlap.content_findings(samples, self.scans),
             *leaks.leak_findings(
                 config.label_set, samples, use_side_text=config.data.use_side_text
             ),
             *leaks.hint_findings(with_trace),
         ]
-        with refusals(self.found, Area.SPLITS):
-            self.found += overlap.group_findings(samples, self.asked.group_by)
+        with collect_refusals(self.findings, Area.SPLITS):
+            self.findings += overlap.group_findings(samples, self.request.group_by)
 
     def _with_trace(self) -> list[Sample]:
-        """Those that the cold start would learn from, if it is to run."""
+        """Samples that the cold start would learn from, if it is to run."""
         train = select(self.samples, Split.TRAIN) if "coldstart" in self.stages else []
         return [sample for sample in train if sample.trace]
 
     def _model(self) -> None:
-        """What needs the model's own tokenizer and processor."""
+        """Findings that need the model's own tokenizer and processor."""
         config = self.config
         renderer: Renderer | None = None
         if is_hub_name(str(config.model)) and not config.model.is_dir():
-            self.found.append(_not_fetched(config.model))
+            self.findings.append(_not_fetched(config.model))
         else:
-            with refusals(self.found, Area.MODEL):
+            with collect_refusals(self.findings, Area.MODEL):
                 renderer = open_model(config)
-                self.found.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
+                self.findings.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
         if renderer is not None:
-            with refusals(self.found, Area.MODEL):
+            with collect_refusals(self.findings, Area.MODEL):
                 check_context(config)
-            with refusals(self.found, Area.PROMPTS):
+            with collect_refusals(self.findings, Area.PROMPTS):
                 self._prompts(renderer)
-        self.found += prompts.trace_findings(
+        self.findings += prompts.trace_findings(
             config.label_set,
             self._with_trace(),
             (lambda trace: len(renderer.target(trace))) if renderer else None,
@@ -179,17 +181,21 @@ class _Check:
         )
 
     def _prompts(self, renderer: Renderer) -> None:
-        self.ruler = prompts.PromptRuler(self.config, renderer, ClipProcessor(self.config.model))
-        self.found += prompts.prompt_findings(self.config, self.samples, self.looks, self.ruler)
+        self.prompt_lengths = prompts.PromptLengths(
+            self.config, renderer, ClipProcessor(self.config.model)
+        )
+        self.findings += prompts.prompt_findings(
+            self.config, self.samples, self.scans, self.prompt_lengths
+        )
         if self.cache_is_open:
             check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
 
     def _reward(self) -> None:
-        self.found += asyncio.run(reward_findings(self.config, self.samples))
+        self.findings += asyncio.run(reward_findings(self.config, self.samples))
 
     def _placement(self) -> None:
-        with refusals(self.found, Area.PLACEMENT):
-            self.found += machine.placement_findings(self.config)
+        with collect_refusals(self.findings, Area.PLACEMENT):
+            self.findings += machine.placement_findings(self.config)
 
     def _machine(self) -> None:
         """Memory and disk, where the model's sizes are known."""
@@ -198,25 +204,29 @@ class _Check:
         try:
             plan = plan_of(config, stages, clips)
         except UserError:
-            return  # a model of another kind, which is said already
-        self.found += machine.plan_findings(config, plan, measured=self.ruler is not None)
+            return  # a model of another kind, which has its finding already
+        self.findings += machine.plan_findings(
+            config, plan, measured=self.prompt_lengths is not None
+        )
         if plan.memory is not None and machine.is_local(config):
             wants_gpu = bool(config.rollout.num_gpus or config.learner.num_gpus)
             there = machine.this_machine(with_gpus=wants_gpu)
-            self.found += machine.memory_findings(config, plan.memory, there)
-        if self.ruler is not None:
-            self._disk(self.ruler)
+            self.findings += machine.memory_findings(config, plan.memory, there)
+        if self.prompt_lengths is not None:
+            self._disk(self.prompt_lengths)
 
-    def _disk(self, ruler: prompts.PromptRuler) -> None:
-        shape, run_dir = read_shape(self.config.model), self.asked.run_dir.resolve()
+    def _disk(self, prompt_lengths: prompts.PromptLengths) -> None:
+        shape, run_dir = read_shape(self.config.model), self.request.run_dir.resolve()
         if shape is None:
             return
-        contents = overlap.by_content(self.samples, self.looks)
-        tokens = [ruler.video_tokens(clip) or 0 for clip in contents.values()]
+        contents = overlap.by_content(self.samples, self.scans)
+        tokens = [prompt_lengths.video_tokens(clip) or 0 for clip in contents.values()]
         cache = machine.cache_bytes(shape, tokens) - machine.folder_bytes(self.cache_dir)
         run = machine.run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
-        self.found += machine.disk_findings({self.cache_dir: max(0, cache), run_dir: max(0, run)})
+        self.findings += machine.disk_findings(
+            {self.cache_dir: max(0, cache), run_dir: max(0, run)}
+        )
 
 
 def _not_fetched(model: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""A report of a check as text: label balance, then errors, warnings and what is fine."""
+"""Prints a report of a check: label balance, then errors, warnings and areas in order."""
 
 from rich import box
 from rich.markup import escape
@@ -16,14 +16,14 @@ _TITLE = {Level.ERROR: "errors", Level.WARNING: "warnings", Level.OK: "fine"}
 
 
 def print_report(report: Report) -> None:
-    """The worst first; of the places of a finding, the first five."""
+    """Print a report: worst findings first, each with its first five places."""
     if report.balance:
         console.print(_balance_table(report.balance, report.recipe.stem))
     for level in Level:
-        if found := report.of(level):
-            title = f"{_TITLE[level]} ({len(found)})"
+        if findings := report.of(level):
+            title = f"{_TITLE[level]} ({len(findings)})"
             console.print(f"[{_STYLE[level]}]{title}[/]")
-            for finding in found:
+            for finding in findings:
                 _print_finding(finding)
 
 

@@ -1,6 +1,7 @@
-"""Checkpoints of a stage: what to save them as, which to take up, which to keep.
+"""Saves a stage's checkpoints, resumes from the newest intact one, deletes all but the last and the
+best.
 
-newest whole one -> learner, LoopState        (a damaged one is put aside, the one before taken)
+newest intact one -> learner, LoopState    (a damaged one is put aside, the one before is loaded)
 learner, LoopState -> saved -> all but the last and the best are deleted
 """
 
@@ -17,11 +18,11 @@ from learner import checkpoint
 from wire.errors import CheckpointDamaged, UserError
 
 KEEP_LAST = 2
-"""Of supervised training: the last, and the one before it in case the last is damaged."""
+"""Checkpoints kept in supervised training: the last, and the one before in case it is damaged."""
 
 
 class Checkpoints:
-    """Of one stage of a run."""
+    """Checkpoints of one stage of a run."""
 
     def __init__(
         self, session: Session, stage: str, keep_last: int = KEEP_LAST, keep_best: int = 0
@@ -32,9 +33,9 @@ class Checkpoints:
         self._ancestors: tuple[Ancestor, ...] = ()
 
     async def resume(self) -> LoopState:
-        """Load the newest checkpoint that is whole; returns where it stood, the start without one.
+        """Load the newest intact checkpoint; returns its LoopState, or the start without one.
 
-        A damaged one is said by name and put aside as ``damaged-TAG``.
+        A damaged checkpoint is reported by name and renamed to ``damaged-TAG``.
         """
         for tag in checkpoint.tags(self._directory):
             try:
@@ -49,7 +50,8 @@ class Checkpoints:
         return LoopState()
 
     async def save(self, state: LoopState, version_step: int = 0) -> None:
-        """Save, then delete all but the last and the best. ``version_step``: of its weights."""
+        """Save a checkpoint, then delete all but the last and the best. ``version_step``: of the
+        weights."""
         session = self._session
         here = Ancestor(attempt=session.attempt, until=version_step)
         state = replace(
@@ -75,14 +77,14 @@ class Checkpoints:
 
 
 def best_of(directory: Path, tags: Iterable[str], count: int) -> list[str]:
-    """The checkpoints with the highest score, a newer one before an older of the same."""
+    """Tags of the ``count`` checkpoints with the highest score; of equal scores the newer first."""
     scores = {tag: score for tag in tags if (score := _score(directory / tag)) is not None}
     return sorted(scores, key=lambda tag: (scores[tag], tag), reverse=True)[:count]
 
 
 def keep_best_alone(directory: Path, count: int) -> None:
-    """A stage has ended: delete its checkpoints but the best ones, and those too if the weights
-    that the stage ended with are the best."""
+    """Delete the checkpoints of a finished stage but the ``count`` best; all of them if the last
+    one, whose weights the stage exported, is the best."""
     tags = checkpoint.tags(directory)
     best = best_of(directory, tags, count)
     if not best or best[0] == tags[0]:

@@ -1,4 +1,4 @@
-"""The promises of the method, each held against what was measured.
+"""The claims of the method, each judged by the measured figures.
 
     ArmRows -> judge_claims -> one Claim per promise: threshold, measured, held or not
 
@@ -16,23 +16,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from cluster.arm_figures import COSTS, ArmRow, PerSeed, mean
+from cluster.arm_figures import COSTS, ArmRow, ValuePerSeed, mean
 from wire.errors import ConfigError
 
 
 class Outcome(StrEnum):
-    """What became of a promise."""
+    """Outcome of a claim."""
 
     HELD = "held"
     DID_NOT_HOLD = "did not hold"
     NOT_MEASURED = "not measured"
     SHOWN = "shown"
-    """Measured, and nothing was promised."""
+    """Measured without a bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What the mean has to be, in points: ``Bound(sign=">=", points=8.0)``."""
+    """Bound of a mean in points: ``Bound(sign=">=", points=8.0)``."""
 
     sign: str
     points: float
@@ -41,7 +41,7 @@ class Bound:
         return f"{self.sign} {self.points:.1f}"
 
     def holds(self, points: float) -> bool:
-        """Whether ``points`` is within; shares of clips are not exact in floating point."""
+        """Whether ``points`` is within the bound; shares of clips are inexact in floating point."""
         return _SIGNS[self.sign](round(points, 6), self.points)
 
 
@@ -55,7 +55,7 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One promise and what was measured.
+    """A claim with its measured values and its outcome.
 
     Example:
         Claim(key="b", text="GRPO gains on the cold start", threshold=">= 8.0",
@@ -65,27 +65,27 @@ class Claim:
     key: str
     text: str
     threshold: str
-    values: PerSeed
-    """In points (hundredths for Brier), one for each seed."""
+    values: ValuePerSeed
+    """Values in points (hundredths for Brier), one for each seed."""
     mean: float | None
     """Over the seeds that have a value."""
     outcome: Outcome
     remark: str
-    """What else a reader has to know, such as a cost."""
+    """Remark for the reader, such as a cost."""
     reason: str
-    """From notes.toml, where the promise did not hold or was not judged."""
+    """Reason from notes.toml, where the claim did not hold or was not judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A promise about one figure of two arms: ``better`` - ``than``."""
+    """A claim about one figure of two arms: ``better`` - ``than``."""
 
     key: str
     text: str
     better: str
     than: str
     bound: Bound | None
-    """None: shown without a threshold."""
+    """Bound of the mean; None: shown without one."""
     figure: str = "accuracy"
     lower_is_better: bool = False
     """The difference is then ``than`` - ``better``: how much lower."""
@@ -224,11 +224,11 @@ CLAIM_KEYS = (
     "k2",
     *(one.key for one in _LAST),
 )
-"""In the order of the table."""
+"""Keys of all claims, in the order of the table."""
 
 
 def judge_claims(rows: Mapping[str, ArmRow], notes: Mapping[str, str]) -> tuple[Claim, ...]:
-    """Every claim, in order. ``notes`` gives reasons by key, or by letter for all of a letter."""
+    """Judge every claim, in order. ``notes``: reasons by key, or by letter for all of a letter."""
     return (
         *(_judge_difference(one, rows, notes) for one in _FIRST),
         _against_best_video_only(rows, notes),
@@ -247,7 +247,7 @@ def judge_claims(rows: Mapping[str, ArmRow], notes: Mapping[str, str]) -> tuple[
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """Reasons by claim, from ``[notes]`` of a TOML file; none without the file.
+    """Read reasons by claim from ``[notes]`` of a TOML file; empty without the file.
 
     A key is a claim's (``h1``), or a letter for all of that letter. Raises ConfigError.
     """
@@ -321,34 +321,34 @@ def _claim(
     key: str,
     text: str,
     bound: Bound | None,
-    values: PerSeed,
+    values: ValuePerSeed,
     remark: str,
     notes: Mapping[str, str],
 ) -> Claim:
-    found = mean(values)
-    if found is None or None in values:
+    average = mean(values)
+    if average is None or None in values:
         outcome = Outcome.NOT_MEASURED
     elif bound is None:
         outcome = Outcome.SHOWN
     else:
-        outcome = Outcome.HELD if bound.holds(found) else Outcome.DID_NOT_HOLD
+        outcome = Outcome.HELD if bound.holds(average) else Outcome.DID_NOT_HOLD
     return Claim(
         key=key,
         text=text,
         threshold=str(bound) if bound else "",
         values=values,
-        mean=found,
+        mean=average,
         outcome=outcome,
         remark=remark,
         reason="" if outcome is Outcome.HELD else notes.get(key, notes.get(key[0], "")),
     )
 
 
-def _points(values: PerSeed) -> PerSeed:
+def _points(values: ValuePerSeed) -> ValuePerSeed:
     return tuple(None if value is None else 100 * value for value in values)
 
 
-def _differences(after: ArmRow, before: ArmRow, figure: str) -> PerSeed:
+def _differences(after: ArmRow, before: ArmRow, figure: str) -> ValuePerSeed:
     return tuple(
         None if a is None or b is None else 100 * (a - b)
         for a, b in zip(after.values(figure), before.values(figure), strict=True)
@@ -356,7 +356,7 @@ def _differences(after: ArmRow, before: ArmRow, figure: str) -> PerSeed:
 
 
 def _levels(better: ArmRow, than: ArmRow, figure: str) -> str:
-    """Both means, over the seeds that have both."""
+    """Means of both arms, over the seeds that have both."""
     pairs = zip(better.values(figure), than.values(figure), strict=True)
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
     if not both:
@@ -366,8 +366,8 @@ def _levels(better: ArmRow, than: ArmRow, figure: str) -> str:
 
 
 def _cost_text(row: ArmRow) -> str:
-    """What an arm spent, mean over seeds: ``vote: 8,000 rollouts``."""
+    """Cost of an arm, mean over seeds: ``vote: 8,000 rollouts``."""
     parts = [
-        f"{found:,.0f} {text}" for key, text in COSTS.items() if (found := mean(row.cost(key)))
+        f"{average:,.0f} {text}" for key, text in COSTS.items() if (average := mean(row.cost(key)))
     ]
     return f"{row.name}: {', '.join(parts)}" if parts else ""

@@ -27,7 +27,7 @@ from cluster.commands import (
 )
 from cluster.commands.base import interrupted, say
 from wire.disk import full_disk
-from wire.errors import DeepIntuitError, UserError
+from wire.errors import DeepIntuitError, UserError, root_causes
 
 _COMMANDS = (
     import_data,
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fail(error: Exception, options: argparse.Namespace) -> int:
     """A line per cause, and the exit status; what nobody foresaw is a bug of ours."""
-    causes: Sequence[BaseException] = _causes(error)
+    causes: Sequence[BaseException] = root_causes(error)
     if (full := full_disk(error, [])) is not None:
         causes = [full]
     foreseen = [text for cause in causes if (text := _foreseen(cause)) is not None]
@@ -110,12 +110,6 @@ def _fail(error: Exception, options: argparse.Namespace) -> int:
         if any(isinstance(c, DeepIntuitError) and not isinstance(c, UserError) for c in causes)
         else 2
     )
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [cause for inner in error.exceptions for cause in _causes(inner)]
-    return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised
 
 
 def _foreseen(error: BaseException) -> str | None:

@@ -1,4 +1,4 @@
-"""What ``deepintuit compare`` prints: arms of runs side by side, and paired tests between them.
+"""Compares runs for ``deepintuit compare``: figures of their arms, and paired tests.
 
     run directories -> arms (predictions/NAME.parquet) -> figures of each
                                                        -> pairs -> Comparison of each
@@ -23,7 +23,7 @@ from wire.errors import ConfigError, DataError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One classifier of one run, and what it said.
+    """Predictions of one stage or control arm of one run.
 
     Example:
         Arm(run="demo", name="grpo", predictions=(...))
@@ -61,7 +61,7 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunComparison:
-    """Everything that is printed."""
+    """Figures and tests that ``deepintuit compare`` prints."""
 
     only_shared: bool
     """Figures and tests are over the clips that every arm has."""
@@ -99,7 +99,7 @@ Runs = Mapping[str, Mapping[str, Arm]]
 
 
 def _run_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What to call each run: its directory's name, unless two share one."""
+    """Name of each run: its directory's name, or its path where two share a name."""
     resolved = [path.resolve() for path in paths]
     for path, place in zip(paths, resolved, strict=True):
         if resolved.count(place) > 1:
@@ -113,16 +113,16 @@ def _shared_labels(paths: Sequence[Path]) -> tuple[str, ...]:
     first, *others = paths
     expected = read_label_names(first)
     for path in others:
-        if (found := read_label_names(path)) != expected:
+        if (names := read_label_names(path)) != expected:
             raise DataError(
-                f"{first} has the labels {', '.join(expected)}, and {path} has {', '.join(found)}; "
+                f"{first} has the labels {', '.join(expected)}, and {path} has {', '.join(names)}; "
                 "compare runs of one label set"
             )
     return expected
 
 
 def _read_arms(path: Path, run: str, stages: Sequence[str], against: str | None) -> dict[str, Arm]:
-    """The arms of a run in their order: those asked for, or all."""
+    """Arms of a run in their order: those named in ``stages``, or all."""
     files = prediction_files(path)
     if not files:
         raise DataError(f"{path} has no predictions yet; wait until its first stage has finished")
@@ -149,7 +149,7 @@ def _no_such_arm(path: Path, name: str, known: Mapping[str, object]) -> ConfigEr
 
 
 def _restrict(runs: Runs) -> dict[str, dict[str, Arm]]:
-    """The same arms over the clips that all of them have."""
+    """Arms with predictions only for the clips that all arms have."""
     arms = [arm for by_name in runs.values() for arm in by_name.values()]
     shared = set.intersection(*[_clips(arm) for arm in arms])
     if not shared:

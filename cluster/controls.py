@@ -1,9 +1,9 @@
-"""Control arms: measurements beside the four stages, so that each stage meets an honest opponent.
+"""Control arms: measurements beside the four stages that each stage is compared with.
 
     finished stages + recipe -> arms that have not finished -> predictions/ARM.parquet, done.json
 
-An arm leaves what a stage leaves, except a model, and touches nothing of the stages. What an arm
-measures is said where it is defined (cluster/controls_policy.py, cluster/controls_verdict.py).
+An arm writes the files that a stage writes, except a model, and changes no stage's files. The
+function of an arm says what it measures (cluster/controls_policy.py, cluster/controls_verdict.py).
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from cluster import controls_policy as policy
 from cluster import controls_verdict as verdict
-from cluster.background import in_background
+from cluster.background import run_in_daemon_thread
 from cluster.config import ARMS, ArmName, RunConfig
 from cluster.controls_data import calibration_clips
-from cluster.data import Data
+from cluster.data import SampleSplits
 from cluster.memory import MemoryWatch
 from cluster.progress import console
 from cluster.run import finish_all, model_after
 from cluster.run_dir import RunDir
 from cluster.session import Session, bring_model, open_session
-from cluster.work import Act, Work, run_work
+from cluster.work import Stage, StageFn, run_stage
 from video.address import View
 from wire.errors import ConfigError, DataError
 from wire.types import Sample, Split
@@ -32,78 +32,78 @@ _REMEDY = "leave the arm out (controls.arms, or --only with the others)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One control arm."""
+    """One control arm: its function, and the stages and clips that it needs."""
 
-    act: Act
+    run: StageFn
     start: str
-    """The stage whose policy it starts from; base: the recipe's model."""
+    """Stage whose policy the arm starts from; base: the recipe's model."""
     after: str
-    """The last stage that must have finished."""
-    engines_hold: bool = True
-    """Whether it writes traces with the weights that it starts from."""
+    """Last stage that must have finished."""
+    loads_engines: bool = True
+    """Whether the arm writes traces with its start weights."""
     needs: tuple[Literal["val", "cal"], ...] = ()
-    """Clips that it works on beside train and the evaluated ones; cal: the calibration's."""
+    """Splits that the arm uses beside train and the evaluated one; cal: the calibration's."""
 
 
 def _video_only(name: ArmName, times: int) -> Arm:
-    act = partial(verdict.video_only, name=name, times=times)
-    return Arm(act=act, start="grpo", after="grpo", engines_hold=False, needs=("cal",))
+    run = partial(verdict.video_only, name=name, times=times)
+    return Arm(run=run, start="grpo", after="grpo", loads_engines=False, needs=("cal",))
 
 
 def _policy_on(name: ArmName, view: View) -> Arm:
-    return Arm(act=partial(policy.on_view, name=name, view=view), start="grpo", after="grpo")
+    return Arm(run=partial(policy.on_view, name=name, view=view), start="grpo", after="grpo")
 
 
 def _verdict_on(name: ArmName, view: View) -> Arm:
-    act = partial(verdict.verdict_on_view, name=name, view=view)
-    return Arm(act=act, start="grpo", after="calibrated")
+    run = partial(verdict.verdict_on_view, name=name, view=view)
+    return Arm(run=run, start="grpo", after="calibrated")
 
 
 _ARM: dict[ArmName, Arm] = {
     "coldstart_val": Arm(
-        act=policy.coldstart_val, start="coldstart", after="coldstart", needs=("val",)
+        run=policy.coldstart_val, start="coldstart", after="coldstart", needs=("val",)
     ),
-    "rejection": Arm(act=policy.rejection, start="coldstart", after="coldstart"),
+    "rejection": Arm(run=policy.rejection, start="coldstart", after="coldstart"),
     "coldstart_2x": Arm(
-        act=policy.coldstart_2x,
+        run=policy.coldstart_2x,
         start="base",
         after="coldstart",
-        engines_hold=False,
+        loads_engines=False,
         needs=("val",),
     ),
     "policy_probability": Arm(
-        act=policy.policy_probability, start="grpo", after="grpo", engines_hold=False
+        run=policy.policy_probability, start="grpo", after="grpo", loads_engines=False
     ),
-    "vote": Arm(act=policy.vote, start="grpo", after="grpo"),
+    "vote": Arm(run=policy.vote, start="grpo", after="grpo"),
     "trace_accuracy": Arm(
-        act=policy.trace_accuracy, start="grpo", after="grpo", needs=("val", "cal")
+        run=policy.trace_accuracy, start="grpo", after="grpo", needs=("val", "cal")
     ),
     "blank": _policy_on("blank", View.BLANK),
     "shuffled": _policy_on("shuffled", View.SHUFFLED),
     "verdict_teacher": Arm(
-        act=verdict.verdict_teacher,
+        run=verdict.verdict_teacher,
         start="grpo",
         after="grpo",
-        engines_hold=False,
+        loads_engines=False,
         needs=("cal",),
     ),
-    "verdict_train": Arm(act=verdict.verdict_train, start="grpo", after="grpo", needs=("cal",)),
+    "verdict_train": Arm(run=verdict.verdict_train, start="grpo", after="grpo", needs=("cal",)),
     "video_only_1x": _video_only("video_only_1x", 1),
     "video_only_3x": _video_only("video_only_3x", 3),
     "video_only_10x": _video_only("video_only_10x", 10),
     "verdict_blank": _verdict_on("verdict_blank", View.BLANK),
     "verdict_shuffled": _verdict_on("verdict_shuffled", View.SHUFFLED),
-    "grpo_more": Arm(act=policy.grpo_more, start="grpo", after="grpo", needs=("cal",)),
+    "grpo_more": Arm(run=policy.grpo_more, start="grpo", after="grpo", needs=("cal",)),
 }
 
 
 async def run_controls(
     config: RunConfig, run_dir: RunDir, *, debug: bool = False
 ) -> dict[str, Any]:
-    """Run the arms of ``controls.arms`` that have not finished yet, and write the summary anew.
-    Returns it.
+    """Run the unfinished arms of ``controls.arms``, and write the summary anew. Returns the
+    summary.
 
-    Raises UserError for what the user can mend; what is finished stays finished.
+    Raises UserError for mistakes that the user can mend; finished arms stay finished.
     """
     wanted = [arm for arm in ARMS if arm in config.controls.arms]
     _check_stages(run_dir, [arm for arm in wanted if run_dir.result(arm) is None])
@@ -115,24 +115,24 @@ async def _run(
 ) -> None:
     arms = [arm for arm in ARMS if arm in todo]
     check_data = partial(check_arms, config, arms)
-    config = await in_background(bring_model, config, check_data)
+    config = await run_in_daemon_thread(bring_model, config, check_data)
     start = model_after(config, run_dir, _ARM[arms[0]].start)
     async with open_session(config, run_dir, check_data, *start, debug=debug) as session:
         await run_arms(session, arms, memory)
 
 
 async def run_arms(session: Session, arms: Sequence[ArmName], memory: MemoryWatch) -> None:
-    """One after another, in the order given."""
+    """Run control arms one after another, in the order given."""
     for name in arms:
         arm = _ARM[name]
         console.print(f"control arm {name}")
-        work = Work(name=name, act=arm.act, engines_hold=arm.engines_hold)
+        stage = Stage(name=name, run=arm.run, loads_engines=arm.loads_engines)
         start = model_after(session.config, session.run_dir, arm.start)
-        await run_work(session, work, start, memory)
+        await run_stage(session, stage, start, memory)
 
 
 def _check_stages(run_dir: RunDir, arms: Sequence[ArmName]) -> None:
-    """Raise ConfigError unless the run has what the arms start from."""
+    """Raise ConfigError unless the run has finished the stages that the arms need."""
     for name in arms:
         stage = _ARM[name].after
         if run_dir.result(stage) is None or not run_dir.model(stage).exists():
@@ -142,8 +142,8 @@ def _check_stages(run_dir: RunDir, arms: Sequence[ArmName]) -> None:
             )
 
 
-def check_arms(config: RunConfig, arms: Sequence[ArmName], data: Data) -> None:
-    """Raise ConfigError or DataError if the data lacks what an arm needs."""
+def check_arms(config: RunConfig, arms: Sequence[ArmName], data: SampleSplits) -> None:
+    """Raise ConfigError or DataError if the samples lack a split or traces that an arm needs."""
     data.of(Split.TRAIN)
     for name in arms:
         for part in _ARM[name].needs:
@@ -152,7 +152,7 @@ def check_arms(config: RunConfig, arms: Sequence[ArmName], data: Data) -> None:
             except DataError as error:
                 raise DataError(f"control arm {name}: {error}, or {_REMEDY}") from error
     if "coldstart_2x" in arms:
-        _ = data.with_trace
+        _ = data.with_teacher_trace
     if "verdict_teacher" in arms:
         _check_teacher(config, calibration_clips(config, data))
 

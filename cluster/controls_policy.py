@@ -1,8 +1,10 @@
-"""Control arms in which a policy answers: what it writes, how often, on what, after what training.
+"""Control arms in which a policy answers: after other training, on other clips, or by several
+traces.
 
-    weights -> (training of the arm's own) -> traces -> answers -> predictions, figures
+    start weights -> (the arm's training) -> traces -> answers -> predictions, figures
 
-Each function is one arm: a session and the weights it starts from in, its part of done.json out.
+Each function is one arm: takes a session and the start weights, returns the arm's part of
+done.json.
 """
 
 import asyncio
@@ -24,13 +26,13 @@ from cluster.controls_data import (
 )
 from cluster.evaluation import evaluate_policy, measure, num_failed
 from cluster.failures import refuse_failures
-from cluster.grpo import GrpoPlan, TrainingGroups, run_grpo
+from cluster.grpo import GrpoPlan, TrainingGroupWriter, run_grpo
 from cluster.progress import progress_bar
 from cluster.sampler import Sampler
 from cluster.session import Session
 from cluster.supervised import learn_from_teacher, train_supervised
-from cluster.taken_up import WrittenBefore
-from cluster.verdict import PolicyTraces, code_logprobs, code_row
+from cluster.taken_up import ArchivedGroups
+from cluster.verdict import RunTraceWriter, code_logprobs, label_code_row
 from learner.config import OptimConfig
 from learner.rows import Row, supervised_row
 from reward.config import RewardTerm
@@ -64,7 +66,7 @@ async def rejection(session: Session, model_dir: Path) -> Result:
     """Rejection sampling (RFT; Yuan et al. 2023, arXiv 2308.01825): SFT on the cold start's own
     traces that earned the full reward, each text of a clip once.
 
-    As many traces as GRPO wrote, of the same clips equally often: it asks GRPO's places.
+    Samples as many traces as GRPO wrote, of the same clips equally often: those of GRPO's places.
     """
     name: ArmName = "rejection"
     config = session.config.controls.rejection
@@ -90,26 +92,28 @@ async def rejection(session: Session, model_dir: Path) -> Result:
 
 
 async def policy_probability(session: Session, model_dir: Path) -> Result:
-    """The refined policy's written answers, with probabilities over all labels: those of the label
-    codes at the place of the answer, after the policy's own trace."""
+    """The refined policy's written answers, with probabilities over all labels: of the label codes
+    where the answer stands, after the policy's own trace."""
     answers = await policy_answers(session)
     labels = session.config.label_set
     rows: dict[str, Row] = {}
     for prediction, group in answers:
         if prediction.predicted is None or group is None:
             continue
-        found = session.renderer.answer_codes(group.traces[0].completion.token_ids, labels)
-        assert found is not None, "a trace with a parsed answer has an answer block"
+        answer = session.renderer.answer_codes(group.traces[0].completion.token_ids, labels)
+        assert answer is not None, "a trace with a parsed answer has an answer block"
         assert group.prompt is not None, "a trace answers a prompt"
-        before, codes = found
+        before, codes = answer
         # the trace joins the prompt, so that it is computed once for all labels
         prompt = replace(group.prompt, token_ids=group.prompt.token_ids + before)
-        rows[prediction.sample_id] = code_row(prompt, group.sample.video, list(codes.values()))
+        rows[prediction.sample_id] = label_code_row(
+            prompt, group.sample.video, list(codes.values())
+        )
     predictions = {p.sample_id: p for p, _ in answers}
     if rows:
-        await session.begin(model_dir, OptimConfig())
-        found_logprobs = await code_logprobs(session, list(rows.values()))
-        shares = probabilities_from_logprobs(found_logprobs).tolist()
+        await session.start_training(model_dir, OptimConfig())
+        logprobs = await code_logprobs(session, list(rows.values()))
+        shares = probabilities_from_logprobs(logprobs).tolist()
         for sample_id, share in zip(rows, shares, strict=True):
             predictions[sample_id] = _with_probabilities(
                 predictions[sample_id], share, labels.names
@@ -126,7 +130,7 @@ async def policy_probability(session: Session, model_dir: Path) -> Result:
 async def vote(session: Session, model_dir: Path) -> Result:
     """The most frequent answer of several traces; equal counts: the first label by name."""
     config, labels = session.config, session.config.label_set
-    groups = await PolicyTraces(session, "vote").write(
+    groups = await RunTraceWriter(session, "vote").write(
         session.data.of(config.evaluate.split),
         config.controls.num_votes,
         config.rollout.temperature,
@@ -153,16 +157,16 @@ async def vote(session: Session, model_dir: Path) -> Result:
 
 
 async def trace_accuracy(session: Session, model_dir: Path) -> Result:
-    """How right the traces are that a verdict would learn from: on clips that GRPO trained on, on
-    val, and on those of the calibration."""
+    """Accuracy of the traces that a verdict would learn from: on clips that GRPO trained on, on
+    val, and on the calibration's clips."""
     config, labels = session.config, session.config.label_set
     clips = {
         "train": trained_clips(config, session.data),
         "val": session.data.of(Split.VAL),
         "cal": calibration_clips(config, session.data),
     }
-    samples = {sample.id: sample for some in clips.values() for sample in some}
-    groups = await PolicyTraces(session, "trace_accuracy").write(
+    samples = {sample.id: sample for split in clips.values() for sample in split}
+    groups = await RunTraceWriter(session, "trace_accuracy").write(
         list(samples.values()),
         config.calibrate.num_traces,
         config.calibrate.temperature,
@@ -171,11 +175,11 @@ async def trace_accuracy(session: Session, model_dir: Path) -> Result:
     refuse_failures(groups, config.reward.max_failure_frac)
     of_clip = {group.sample.id: group for group in groups}
     accuracies = {
-        name: report_traces([of_clip[sample.id] for sample in some], labels).accuracy
-        for name, some in clips.items()
+        name: report_traces([of_clip[sample.id] for sample in split], labels).accuracy
+        for name, split in clips.items()
     }
     return accuracies | {
-        "num_clips": {name: len(some) for name, some in clips.items()},
+        "num_clips": {name: len(split) for name, split in clips.items()},
         "num_failed": num_failed(groups),
         "split": None,
         "cost": cost(groups),
@@ -183,15 +187,15 @@ async def trace_accuracy(session: Session, model_dir: Path) -> Result:
 
 
 async def on_view(session: Session, model_dir: Path, *, name: ArmName, view: View) -> Result:
-    """The policy's answers where its clips are shown otherwise."""
+    """The policy's answers on another view of its clips (blank, shuffled)."""
     samples = [with_view(s, view) for s in session.data.of(session.config.evaluate.split)]
     measured = await evaluate_policy(session, name, samples)
     return measured | {"split": session.config.evaluate.split, "cost": cost()}
 
 
 async def grpo_more(session: Session, model_dir: Path) -> Result:
-    """GRPO continued with the calibration's clips as well, for as many updates again: what these
-    clips and more training would have given the policy itself."""
+    """GRPO continued with the calibration's clips added, for as many updates again: the gain of the
+    policy itself from these clips and more training."""
     name: ArmName = "grpo_more"
     config, data = session.config, session.data
     both = [*data.of(Split.TRAIN), *calibration_clips(config, data)]
@@ -208,16 +212,16 @@ async def grpo_more(session: Session, model_dir: Path) -> Result:
 
 
 class _Kept:
-    """Traces worth learning from, and what all of them cost."""
+    """Traces with full reward, by clip and text, and the cost of sampling them all."""
 
     def __init__(self, terms: Sequence[RewardTerm]) -> None:
         self.rows: dict[tuple[str, str], Row] = {}
-        """By clip and text."""
+        """Rows by sample id and text."""
         self.cost = cost()
         self._parts = [term.part for term in terms if term.weight > 0]
 
     def add(self, group: TraceGroup, session: Session) -> None:
-        """Count a group, keep its traces with full reward."""
+        """Count a group's cost, and keep its traces with full reward."""
         self.cost = {key: self.cost[key] + value for key, value in cost([group]).items()}
         for trace in group.traces:
             text = trace.completion.text
@@ -227,18 +231,18 @@ class _Kept:
                 self.rows.setdefault((group.sample.id, text), row)
 
     def _is_full(self, trace: Trace) -> bool:
-        """Every term that adds to the reward, and applies, gives 1 or more."""
+        """Whether every positive reward term that applies gives 1 or more."""
         score = trace.outcome
         return isinstance(score, Score) and all(score.parts.get(p, 1) >= 1 for p in self._parts)
 
 
 async def _sample_and_reject(session: Session, name: ArmName) -> _Kept:
-    """Raises DataError if nothing is kept."""
+    """Sample the traces of GRPO's places, and keep the best. Raises DataError if none is kept."""
     config = session.config
     sampler = Sampler(
         session.data.of(Split.TRAIN), config.seed, balanced=config.grpo.class_balanced
     )
-    writer = TrainingGroups(session, name, WrittenBefore())
+    writer = TrainingGroupWriter(session, name, ArchivedGroups())
     kept = _Kept(config.reward.terms)
     num_places = config.grpo.num_steps * config.grpo.groups_per_step
     with progress_bar(f"{name} traces", num_places) as bar:
@@ -254,7 +258,7 @@ async def _sample_and_reject(session: Session, name: ArmName) -> _Kept:
             refuse_failures(groups, config.reward.max_failure_frac)
             for group in groups:
                 kept.add(group, session)
-    session.archive.compact(session.engines_step)
+    session.archive.compact(session.engine_weights_step)
     if not kept.rows:
         raise DataError(
             f"none of {kept.cost['num_rollouts']} traces earned the full reward (every term 1), so "

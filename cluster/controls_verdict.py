@@ -1,8 +1,10 @@
-"""Control arms in which a classifier answers: trained on other traces, on none, or asked otherwise.
+"""Control arms in which a classifier answers: trained on other traces or none, or on other views.
 
-    examples -> PolicyVerdict, from the refined policy -> the policy's own test traces -> figures
+    examples -> RunVerdictTrainer, from the refined policy
+             -> its predictions on the policy's own test traces -> figures
 
-Each function is one arm: a session and the weights it starts from in, its part of done.json out.
+Each function is one arm: takes a session and the start weights, returns the arm's part of
+done.json.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from cluster.controls_data import (
 from cluster.evaluation import measure, num_failed, write_evaluation_traces
 from cluster.failures import refuse_failures
 from cluster.session import Session
-from cluster.verdict import PolicyTraces, PolicyVerdict
+from cluster.verdict import RunTraceWriter, RunVerdictTrainer
 from learner.config import OptimConfig
 from video.address import View, with_view
 from wire.types import Purpose, Sample, TraceGroup
@@ -33,8 +35,8 @@ Result = dict[str, Any]
 
 
 async def verdict_teacher(session: Session, model_dir: Path) -> Result:
-    """The verdict trained on the teacher's traces of the same clips, as many times as each has
-    traces of its own: the mismatch that calibration is to remove."""
+    """The verdict trained on the teacher's traces of the same clips, each as often as the policy
+    wrote traces of the clip: the mismatch that calibration removes."""
     config = session.config
     samples = readable(session, calibration_clips(config, session.data))
     examples = [_example(s, s.trace) for s in samples for _ in range(config.calibrate.num_traces)]
@@ -42,10 +44,10 @@ async def verdict_teacher(session: Session, model_dir: Path) -> Result:
 
 
 async def verdict_train(session: Session, model_dir: Path) -> Result:
-    """The verdict trained on the policy's traces of clips that GRPO trained on, where they flatter
-    it."""
+    """The verdict trained on the policy's traces of clips that GRPO trained on, which are more
+    often right than on new clips."""
     config, labels = session.config, session.config.label_set
-    groups = await PolicyTraces(session, "verdict_train").write(
+    groups = await RunTraceWriter(session, "verdict_train").write(
         trained_clips(config, session.data),
         config.calibrate.num_traces,
         config.calibrate.temperature,
@@ -71,12 +73,12 @@ async def video_only(session: Session, model_dir: Path, *, name: ArmName, times:
 async def verdict_on_view(
     session: Session, policy_dir: Path, *, name: ArmName, view: View
 ) -> Result:
-    """The calibrated verdict where clips are shown otherwise, to the policy that writes the traces
-    and to itself."""
+    """The calibrated verdict on another view of the clips (blank, shuffled), both for the policy
+    that writes the traces and for the verdict."""
     samples = [with_view(sample, view) for sample in _evaluated(session)]
     groups = await write_evaluation_traces(session, name, samples)
-    await session.begin(session.run_dir.model("calibrated"), OptimConfig())
-    verdict = PolicyVerdict(session, name, policy_dir)
+    await session.start_training(session.run_dir.model("calibrated"), OptimConfig())
+    verdict = RunVerdictTrainer(session, name, policy_dir)
     asked = training_rows(groups, session.config.label_set.names)
     predictions = await verdict.predict(asked, samples)
     return _measured(session, name, predictions) | {
@@ -92,7 +94,7 @@ async def _on_policy_traces(
     examples: Sequence[VerdictExample],
     written: Sequence[TraceGroup] = (),
 ) -> Result:
-    """Trained like the stage's verdict, and asked about the same policy's test traces."""
+    """Train a verdict as the stage does, and measure it on the same policy's test traces."""
     groups = [group for _, group in await policy_answers(session) if group is not None]
     asked = training_rows(groups, session.config.label_set.names)
     training = session.config.calibrate
@@ -108,7 +110,7 @@ async def _train_and_ask(
     asked: Sequence[VerdictExample],
     written: Sequence[TraceGroup] = (),
 ) -> Result:
-    verdict = PolicyVerdict(session, name, model_dir)
+    verdict = RunVerdictTrainer(session, name, model_dir)
     num_updates = await verdict.train(examples, training)
     predictions = await verdict.predict(asked, _evaluated(session))
     return _measured(session, name, predictions) | {

@@ -1,4 +1,4 @@
-"""The samples of a run by use, and the check that every stage finds some. Loads no engine."""
+"""Samples of a run by split, and the check that every stage has some. Loads no engine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,39 +11,40 @@ from wire.types import Sample, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """The samples of a manifest, by use."""
+class SampleSplits:
+    """Samples of a manifest by split."""
 
     samples: list[Sample]
 
     def of(self, split: Split) -> list[Sample]:
         """Samples of a split. Raises DataError if there are none."""
-        found = select(self.samples, split)
-        if not found:
+        samples = select(self.samples, split)
+        if not samples:
             raise DataError(f"the manifest has no samples with split={split.value!r}; add some")
-        return found
+        return samples
 
     @property
-    def with_trace(self) -> list[Sample]:
-        """Train samples that have a teacher's trace."""
-        found = [s for s in select(self.samples, Split.TRAIN) if s.trace]
-        if not found:
+    def with_teacher_trace(self) -> list[Sample]:
+        """Train samples that have a teacher's trace. Raises DataError if there are none."""
+        samples = [s for s in select(self.samples, Split.TRAIN) if s.trace]
+        if not samples:
             raise DataError(
                 "no train sample has a trace, and the cold start learns from traces; "
                 "add a 'trace' column, or leave this stage out with coldstart.epochs = 0"
             )
-        return found
+        return samples
 
 
-def check_splits(config: RunConfig, data: Data, stages: Sequence[str]) -> None:
-    """Raise UserError if a stage would find nothing to do, or no samples to work on, hours from
-    now."""
+def check_splits(config: RunConfig, data: SampleSplits, stages: Sequence[str]) -> None:
+    """Raise UserError now if a stage would later have nothing to do, or no samples."""
     for fault in split_faults(config, data, stages):
         raise fault
 
 
-def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterator[UserError]:
-    """Everything for which ``check_splits`` would raise."""
+def split_faults(
+    config: RunConfig, data: SampleSplits, stages: Sequence[str]
+) -> Iterator[UserError]:
+    """All errors that ``check_splits`` would raise, one after another."""
     splits = [config.evaluate.split]
     if set(stages) != {"base"}:
         splits.append(Split.TRAIN)
@@ -54,7 +55,7 @@ def split_faults(config: RunConfig, data: Data, stages: Sequence[str]) -> Iterat
     if "coldstart" in stages and not config.coldstart.epochs:
         yield ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
     elif "coldstart" in stages and select(data.samples, Split.TRAIN):
-        yield from _fault(lambda: data.with_trace)
+        yield from _fault(lambda: data.with_teacher_trace)
     if "calibrated" in stages and "head" in config.calibrate.methods:
         labels = {s.label for s in select(data.samples, Split(config.calibrate.split))}
         if len(labels) == 1:

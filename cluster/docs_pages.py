@@ -1,5 +1,5 @@
-"""The pages of docs/ that code writes: ``python -m cluster.docs_pages``, or ``--check`` to change
-nothing and fail where one differs.
+"""Writes the generated pages of docs/: ``python -m cluster.docs_pages``. ``--check`` changes
+nothing and fails if a page differs.
 
 PAGES -> text of each -> docs/*.md
 
@@ -26,7 +26,7 @@ PAGES: Mapping[str, Callable[[str], str]] = {
 
 
 def outdated(root: Path = ROOT) -> dict[str, str]:
-    """The pages below ``root`` that the code would write otherwise today, with their new text."""
+    """Pages below ``root`` that are outdated, with their new text."""
     pages = {name: _read(root / name) for name in PAGES}
     texts = {name: PAGES[name](page) for name, page in pages.items()}
     return {name: text for name, text in texts.items() if text != pages[name]}
@@ -37,7 +37,7 @@ def _read(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 1 if ``--check`` found a page that differs."""
+    """Write or check the pages. Exit status 1 if ``--check`` finds a page that differs."""
     parser = argparse.ArgumentParser(description="Write the pages of docs/ that code writes.")
     parser.add_argument("--check", action="store_true", help="only say which pages differ")
     check = parser.parse_args(arguments).check

@@ -1,10 +1,10 @@
-"""Is this machine fit to run? Each check is a small real trial in a process of its own.
+"""Runs the doctor's checks of this machine: each a small real trial in a process of its own.
 
     Check -> child process (cluster/doctor_child.py) -> Outcome -> Result, with a remedy
 
-A trial that fails, crashes or hangs costs its own deadline at most and stops no other one; whatever
-it started ends with it. To add a check: a function that returns an Outcome, and a line in
-``all_checks``.
+A trial that fails, crashes or hangs costs its own deadline at most and stops no other trial; the
+processes that it started end with it. To add a check: a function that returns an Outcome, and an
+entry in ``CHECKS``.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ _LOOK_EVERY_S = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a trial found.
+    """Outcome of a trial: its status, a sentence with the evidence, a remedy.
 
     Example:
         Outcome(status="warning", found="/dev/shm holds 0.1 GB", remedy="give it more")
@@ -42,19 +42,19 @@ class Outcome:
     status: Status
     found: str
     remedy: str = ""
-    """What to do about it; empty: the check's own remedy."""
+    """Remedy for this outcome; empty: the check's own remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One trial, and how long it may take."""
+    """Check of the doctor: a trial, its deadline, its remedy."""
 
     name: str
     trial: str
     """``module:function``; the function returns an Outcome, or raises."""
     deadline_s: float
     remedy: str
-    """What to do if the trial fails without a remedy of its own, or gives no answer."""
+    """Remedy where the trial fails without one of its own, or gives no answer."""
     starts_engines: bool = False
     """Left out by ``--quick``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A check that has ended."""
+    """Result of a check that has ended."""
 
     name: str
     status: Status
@@ -72,101 +72,108 @@ class Result:
     seconds: float
 
 
+_LIGHT, _ENGINES = "cluster.doctor_trials", "cluster.doctor_engines"
+
+CHECKS = (
+    Check(
+        name="python",
+        trial=f"{_LIGHT}:try_python",
+        deadline_s=20,
+        remedy="run make setup with Python 3.11 on Linux x86-64",
+    ),
+    Check(
+        name="packages",
+        trial=f"{_LIGHT}:try_packages",
+        deadline_s=60,
+        remedy="run make setup: it builds .venv anew from the lock",
+        settings={"requirements": str(ROOT / "requirements")},
+    ),
+    Check(
+        name="devices",
+        trial=f"{_LIGHT}:try_devices",
+        deadline_s=120,
+        remedy="run nvidia-smi, and python -c 'import torch; torch.cuda.init()', by hand",
+    ),
+    Check(
+        name="shared-memory",
+        trial=f"{_LIGHT}:try_shared_memory",
+        deadline_s=30,
+        remedy="give /dev/shm memory: docker run --shm-size=8g, or in Kubernetes an emptyDir "
+        "with medium: Memory mounted there",
+    ),
+    Check(
+        name="disk",
+        trial=f"{_LIGHT}:try_disk",
+        deadline_s=120,
+        remedy="free space, or name another disk by --run-dir, XDG_CACHE_HOME or TMPDIR",
+    ),
+    Check(
+        name="open-files",
+        trial=f"{_LIGHT}:try_open_files",
+        deadline_s=20,
+        remedy="raise it: ulimit -n 65536, or docker run --ulimit nofile=65536:65536",
+    ),
+    Check(
+        name="ports",
+        trial=f"{_LIGHT}:try_ports",
+        deadline_s=40,
+        remedy="let this host reach its own address: mend /etc/hosts or the firewall",
+    ),
+    Check(
+        name="decoder",
+        trial=f"{_LIGHT}:try_decoder",
+        deadline_s=120,
+        remedy="run make setup: av comes with all four codecs",
+    ),
+    Check(
+        name="ray",
+        trial=f"{_ENGINES}:try_ray",
+        deadline_s=150,
+        remedy="read the newest /tmp/ray/session_latest/logs, and check ports, shared memory "
+        "and disk above",
+        starts_engines=True,
+    ),
+    Check(
+        name="deepspeed",
+        trial=f"{_ENGINES}:try_deepspeed",
+        deadline_s=180,
+        remedy="run make setup, and with GPUs check that driver and torch agree (devices)",
+        starts_engines=True,
+    ),
+    Check(
+        name="vllm",
+        trial=f"{_ENGINES}:try_vllm",
+        deadline_s=300,
+        remedy="run make setup, and check devices and shared memory above",
+        starts_engines=True,
+    ),
+    Check(
+        name="nccl",
+        trial=f"{_ENGINES}:try_nccl",
+        deadline_s=180,
+        remedy="run with NCCL_DEBUG=INFO; NCCL_P2P_DISABLE=1 or NCCL_SHM_DISABLE=1 tell which "
+        "path between the GPUs is broken",
+        starts_engines=True,
+    ),
+)
+"""All checks, the cheap ones first. ``all_checks`` gives the check ``disk`` its folders."""
+
+
 def all_checks(run_dir: Path) -> tuple[Check, ...]:
-    """Cheap ones first. ``run_dir``: where runs will be written; it need not exist."""
-    light, engines = "cluster.doctor_trials", "cluster.doctor_engines"
+    """``CHECKS`` for this machine. ``run_dir``: where runs will be written; it need not exist."""
     folders = {
         "runs": str(run_dir.resolve()),
         "cache": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
         "tmp": tempfile.gettempdir(),
     }
-    return (
-        Check(
-            name="python",
-            trial=f"{light}:try_python",
-            deadline_s=20,
-            remedy="run make setup with Python 3.11 on Linux x86-64",
-        ),
-        Check(
-            name="packages",
-            trial=f"{light}:try_packages",
-            deadline_s=60,
-            remedy="run make setup: it builds .venv anew from the lock",
-            settings={"requirements": str(ROOT / "requirements")},
-        ),
-        Check(
-            name="devices",
-            trial=f"{light}:try_devices",
-            deadline_s=120,
-            remedy="run nvidia-smi, and python -c 'import torch; torch.cuda.init()', by hand",
-        ),
-        Check(
-            name="shared-memory",
-            trial=f"{light}:try_shared_memory",
-            deadline_s=30,
-            remedy="give /dev/shm memory: docker run --shm-size=8g, or in Kubernetes an emptyDir "
-            "with medium: Memory mounted there",
-        ),
-        Check(
-            name="disk",
-            trial=f"{light}:try_disk",
-            deadline_s=120,
-            remedy="free space, or name another disk by --run-dir, XDG_CACHE_HOME or TMPDIR",
-            settings={"folders": folders},
-        ),
-        Check(
-            name="open-files",
-            trial=f"{light}:try_open_files",
-            deadline_s=20,
-            remedy="raise it: ulimit -n 65536, or docker run --ulimit nofile=65536:65536",
-        ),
-        Check(
-            name="ports",
-            trial=f"{light}:try_ports",
-            deadline_s=40,
-            remedy="let this host reach its own address: mend /etc/hosts or the firewall",
-        ),
-        Check(
-            name="decoder",
-            trial=f"{light}:try_decoder",
-            deadline_s=120,
-            remedy="run make setup: av comes with all four codecs",
-        ),
-        Check(
-            name="ray",
-            trial=f"{engines}:try_ray",
-            deadline_s=150,
-            remedy="read the newest /tmp/ray/session_latest/logs, and check ports, shared memory "
-            "and disk above",
-            starts_engines=True,
-        ),
-        Check(
-            name="deepspeed",
-            trial=f"{engines}:try_deepspeed",
-            deadline_s=180,
-            remedy="run make setup, and with GPUs check that driver and torch agree (devices)",
-            starts_engines=True,
-        ),
-        Check(
-            name="vllm",
-            trial=f"{engines}:try_vllm",
-            deadline_s=300,
-            remedy="run make setup, and check devices and shared memory above",
-            starts_engines=True,
-        ),
-        Check(
-            name="nccl",
-            trial=f"{engines}:try_nccl",
-            deadline_s=180,
-            remedy="run with NCCL_DEBUG=INFO; NCCL_P2P_DISABLE=1 or NCCL_SHM_DISABLE=1 tell which "
-            "path between the GPUs is broken",
-            starts_engines=True,
-        ),
+    return tuple(
+        replace(check, settings={"folders": folders}) if check.name == "disk" else check
+        for check in CHECKS
     )
 
 
 def choose(checks: Sequence[Check], only: Sequence[str]) -> tuple[Check, ...]:
-    """The named checks in their order, all without names. Raises ConfigError on an unknown one."""
+    """The checks named in ``only``; all if it is empty. Raises ConfigError on an unknown name."""
     names = [check.name for check in checks]
     if unknown := [name for name in only if name not in names]:
         advice = nearest(unknown[0], names, "there are")
@@ -181,7 +188,7 @@ def run_checks(
     on_start: Callable[[Check], None] = lambda check: None,
     on_end: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """One after another, each to its end or its deadline, whatever the others do."""
+    """Run checks one after another, each to its end or its deadline."""
     results = []
     for check in checks:
         on_start(check)
@@ -192,7 +199,7 @@ def run_checks(
 
 
 def run_check(check: Check) -> Result:
-    """One trial in a process of its own. Nothing that it started outlives it."""
+    """Run a check's trial in a process of its own, and end every process that the trial started."""
     before = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="deepintuit-doctor-", ignore_cleanup_errors=True) as d:
         outcome = _in_child(check, Path(d))
@@ -237,8 +244,8 @@ def _in_child(check: Check, folder: Path) -> Outcome:
     if answer.is_file():
         return Outcome(**json.loads(answer.read_text(encoding="utf-8")))
     why = f"no answer within {check.deadline_s:.0f} s" if late else _ending(status)
-    said = _last_line(log)
-    return Outcome(status="failed", found=f"{why}; its last line: {said}" if said else why)
+    line = _last_line(log)
+    return Outcome(status="failed", found=f"{why}; its last line: {line}" if line else why)
 
 
 def _ending(status: int) -> str:
@@ -253,8 +260,8 @@ def _last_line(log: Path) -> str:
 
 
 class _Family:
-    """A process and all that ever descended from it, orphans too: Ray's and vLLM's processes
-    outlive a parent that is killed."""
+    """A process and all its descendants, orphans included: Ray's and vLLM's processes outlive a
+    parent that is killed."""
 
     def __init__(self, pid: int) -> None:
         self._members: dict[int, psutil.Process] = {}
@@ -262,7 +269,7 @@ class _Family:
             self._members[pid] = psutil.Process(pid)
 
     def wait(self, child: subprocess.Popen[bytes], deadline_s: float) -> bool:
-        """Until the child has ended; False if it has not by the deadline."""
+        """Wait until the child has ended; False if it is still running at the deadline."""
         deadline = time.monotonic() + deadline_s
         while child.poll() is None:
             if time.monotonic() > deadline:
@@ -272,7 +279,7 @@ class _Family:
         return True
 
     def end(self) -> None:
-        """Kill whoever is left."""
+        """Kill the processes that are left."""
         self._look()
         for member in self._members.values():
             with contextlib.suppress(psutil.Error):  # gone, or its number is another's by now

@@ -11,19 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster.doctor import Outcome
+from wire.whole_file import whole_file
 
 
 def main(trial: str, answer: str, settings: str) -> None:
-    """Run a trial and leave its outcome, an exception as a failure."""
+    """Run a trial and write its outcome; an exception becomes a failure."""
     module, _, function = trial.partition(":")
     try:
         outcome = getattr(importlib.import_module(module), function)(**json.loads(settings))
     except Exception as error:  # noqa: BLE001  a trial is there to find out what may be raised
         traceback.print_exc()
         outcome = Outcome(status="failed", found=_one_line(error))
-    partial = Path(answer).with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-    partial.rename(answer)  # all of it or nothing: the process may be killed here
+    with whole_file(Path(answer)) as partial:  # the process may be killed here
+        partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
 
 
 def _one_line(error: BaseException) -> str:

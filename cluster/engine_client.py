@@ -1,9 +1,9 @@
-"""vLLM's weight-sync protocol over Ray: one update fanned out to every rollout worker, each
-failure kept apart.
+"""Engine client: vLLM's weight-sync protocol over Ray. Sends each update to every rollout worker
+and keeps each worker's failure apart.
 
-An engine that fails leaves the update and is reported; the others go on. Every wait has a deadline
-and names whom it waited for. Bytes reach the engines of the learner's own node through its memory;
-to another node they travel once, and its engines share them there.
+An engine that fails leaves the update and is reported; the others go on. Every call has a deadline,
+and its error names worker and call. Bytes reach the engines of the learner's own node through its
+memory; to another node they travel once, and its engines share them there.
 """
 
 import time
@@ -20,7 +20,8 @@ from wire.weights import digest
 
 
 class EngineClient:
-    """Used by rank 0 of the learner. Implements vLLM's ``VLLMWeightSyncClient``."""
+    """Client of all engines, used by rank 0 of the learner. Implements vLLM's
+    ``VLLMWeightSyncClient``."""
 
     def __init__(self, workers: dict[str, Any], ranks_per_engine: int, timeout_s: float) -> None:
         self._workers = workers
@@ -36,18 +37,18 @@ class EngineClient:
         """Seconds that the slowest engine spent loading chunks of the last update."""
 
     def open(self, version: PolicyVersion, names: list[str]) -> None:
-        """Say which workers get the next update, and what version it makes them."""
+        """Choose the workers of the next update, and the version that it brings."""
         self._version, self._active, self.failures = version, list(names), {}
         self._loading, self.load_s = [], 0.0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Rendezvous. NCCL ranks are numbered through all engines."""
-        every = list(self._workers)
+        """Open the rendezvous. NCCL ranks are numbered through all engines."""
+        names = list(self._workers)
 
         def call(name: str, worker: Any) -> Any:
             info = dict(init_info)
             if "rank_offset" in info:
-                info["rank_offset"] += every.index(name) * self._ranks_per_engine
+                info["rank_offset"] += names.index(name) * self._ranks_per_engine
             return worker.init_transfer.remote(info)
 
         self._fan_out("init_transfer", call)
@@ -61,10 +62,10 @@ class EngineClient:
         self._fan_out("begin_update", lambda _, worker: worker.begin_update.remote())
 
     def update_weights(self, update_info: Any) -> None:
-        """One chunk to all engines; returns when they have loaded it.
+        """Send one chunk to all engines; returns when they have loaded it.
 
-        ``data``, if there is any, are the bytes that this process holds at ``path``. If they
-        ``stay`` there until the update ends, engines of this node are not waited for before that.
+        ``data``, if any, are the bytes that this process keeps at ``path``. With ``stay`` they
+        remain there until the update ends, and engines of this node are only awaited then.
         """
         here = ray.get_runtime_context().get_node_id()
         near = {key: value for key, value in update_info.items() if key not in ("data", "stay")}
@@ -77,24 +78,26 @@ class EngineClient:
             self._end_loading()
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Close the update; the engines answer under the new version."""
+        """End the update; the engines answer under the new version."""
         self._end_loading()
         self._fan_out("finish_update", lambda _, w: w.finish_update.remote(self._version))
 
     def load_adapter(self, files: AdapterFiles) -> None:
-        """A LoRA adapter, beside those that requests use; nothing pauses."""
+        """Load a LoRA adapter beside the adapters that requests use; nothing pauses."""
         sent = ray.put(files)
         self._fan_out("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
 
     def _carry(self, update: dict[str, Any], far: list[str]) -> dict[str, Any]:
-        """For each worker of another node, the chunk as its node holds it: in the memory of the
-        first of its workers."""
+        """Send a chunk once to each other node, into the memory of its first worker. Returns the
+        chunk for each worker there, with that memory's path."""
         if not far:
             return {}
         rest = {key: value for key, value in update.items() if key != "path"}
         chunk = ray.put({**rest, "digest": digest(update["data"])})
         first = {self._nodes[name]: name for name in reversed(far)}
-        held = self._fan_out("hold", lambda _, w: w.hold.remote(chunk), list(first.values()))
+        held = self._fan_out(
+            "cache_chunk", lambda _, w: w.cache_chunk.remote(chunk), list(first.values())
+        )
         for name in far:
             holder = first[self._nodes[name]]
             if holder not in held and name in self._active:
@@ -110,9 +113,10 @@ class EngineClient:
     def _fan_out(
         self, what: str, call: Callable[[str, Any], Any], names: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """What the workers answered. One that failed is dropped from the update.
+        """Call the workers and return their answers. A worker that fails is dropped from the
+        update.
 
-        Nobody left is no error: who asked reads ``failures``.
+        No worker left is no error: the caller reads ``failures``.
         """
         return self._answers(what, self._call(call, names))
 
@@ -123,7 +127,7 @@ class EngineClient:
         return {name: call(name, self._workers[name]) for name in names}
 
     def _answers(self, what: str, calls: dict[str, Any]) -> dict[str, Any]:
-        """Of those workers that are still in the update."""
+        """Await the answers of the workers that are still in the update."""
         deadline, answers = time.monotonic() + self._timeout_s, {}
         for name in [name for name in calls if name in self._active]:
             try:

@@ -1,4 +1,4 @@
-"""Measuring a policy: one near-greedy trace per clip, its answer, and how sure it was.
+"""Evaluation of a policy: one near-greedy trace per clip, its answer and confidence, then metrics.
 
 samples -> GroupWriter (temperature 0.01) -> Predictions -> Evaluation
 """
@@ -26,8 +26,8 @@ _FIGURES = ("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier", "unpars
 async def evaluate_policy(
     session: Session, stage: str, samples: Sequence[Sample] | None = None
 ) -> dict[str, Any]:
-    """Measure what the engines hold, on the evaluated split unless given samples: its part of
-    done.json."""
+    """Measure the policy in the engines, on the evaluated split or on ``samples``. Returns a
+    stage's part of done.json."""
     groups = await write_evaluation_traces(session, stage, samples)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
     return {
@@ -37,14 +37,14 @@ async def evaluate_policy(
 
 
 def num_failed(groups: Sequence[TraceGroup]) -> int:
-    """Groups without a trace."""
+    """Number of groups without a trace."""
     return sum(not group.traces for group in groups)
 
 
 async def write_evaluation_traces(
     session: Session, stage: str, samples: Sequence[Sample] | None = None
 ) -> list[TraceGroup]:
-    """One trace per clip of the evaluated split, or of ``samples``, archived."""
+    """Write and archive one trace per clip of the evaluated split, or of ``samples``."""
     if samples is None:
         samples = session.data.of(session.config.evaluate.split)
 
@@ -68,7 +68,7 @@ async def write_evaluation_traces(
 def policy_predictions(
     groups: Sequence[TraceGroup], labels: LabelSet, renderer: Renderer
 ) -> list[Prediction]:
-    """What the policy wrote as its answer; unparsable or failed is wrong, with confidence 0.
+    """Predictions from the policy's written answers; unparsable or failed counts as wrong.
 
     Confidence is the probability (at temperature 1) of the tokens inside the answer block.
     """
@@ -76,17 +76,18 @@ def policy_predictions(
 
 
 def measure(session: Session, stage: str, predictions: Sequence[Prediction]) -> Evaluation:
-    """All figures of a stage; its predictions are kept."""
+    """Compute all figures of a stage from its predictions, and write both."""
     write_predictions(session.run_dir.predictions(stage), predictions)
     train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
-    found = evaluate(predictions, session.config.label_set.names, train)
-    session.metrics.write(EVALUATION, session.engines_step, evaluation_figures(stage, found))
-    return found
+    figures = evaluate(predictions, session.config.label_set.names, train)
+    step = session.engine_weights_step
+    session.metrics.write(EVALUATION, step, evaluation_figures(stage, figures))
+    return figures
 
 
-def evaluation_figures(stage: str, found: Evaluation) -> dict[str, float]:
-    """The main figures of an evaluation; those that the method does not give are left out."""
-    values = {name: getattr(found, name) for name in _FIGURES}
+def evaluation_figures(stage: str, evaluation: Evaluation) -> dict[str, float]:
+    """Main figures of an evaluation, by metric name; a figure that the method lacks is left out."""
+    values = {name: getattr(evaluation, name) for name in _FIGURES}
     return {f"{stage}/{name}": value for name, value in values.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""When failures end a run: too many groups that could not be written, or traces not scored.
+"""Failure limits of a run: too many groups that could not be written, or traces not scored, end it.
 
 Clips that cannot be decoded are counted over all of the run, by the quarantine: a step with one bad
 clip among four would else end it.

@@ -1,4 +1,4 @@
-"""Stage 2: GRPO, by the loops of cluster/loop.py.
+"""Stage 2: trains the policy by GRPO, with the loops of cluster/loop.py.
 
 version of the weights after step s of the stage = FIRST_STEP + s
 """
@@ -13,22 +13,28 @@ from statistics import fmean
 
 import psutil
 
-from cluster.attempts import alike_since, describe_attempt
-from cluster.background import in_background
+from cluster.attempts import describe_attempt, first_bitwise_equal_attempt
+from cluster.background import run_in_daemon_thread
 from cluster.buffer import GroupBuffer
 from cluster.checkpoints import Checkpoints
 from cluster.config import GrpoConfig, RunConfig
 from cluster.failures import refuse_failures
-from cluster.guards import Guards
+from cluster.guards import HackingGuards
 from cluster.largest import longest_prompt
-from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
+from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
 from cluster.loop_state import LoopState
 from cluster.metrics import Stopwatch
 from cluster.progress import Bar, console, progress_bar
 from cluster.run_dir import RunDir
 from cluster.sampler import Sampler
 from cluster.session import Session
-from cluster.taken_up import Found, Rule, WrittenBefore, find_groups, group_id_of
+from cluster.taken_up import (
+    ArchivedGroups,
+    ReusableGroups,
+    ReusePolicy,
+    find_reusable_groups,
+    group_id_of,
+)
 from learner.credit import has_signal, with_advantages
 from learner.rows import Row, grpo_rows
 from reward.stats import summarise
@@ -44,29 +50,31 @@ FIRST_STEP = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoPlan:
-    """One training by GRPO: the stage's, or that of a control arm."""
+    """Plan of one GRPO training: the stage's, or that of a control arm."""
 
     name: str
-    """Of the stage or arm: in group ids, seeds, metrics and checkpoints."""
+    """Name of the stage or arm: in group ids, seeds, metrics and checkpoints."""
     samples: Sequence[Sample]
     first_step: int = FIRST_STEP
     """Version step of the weights that it starts from."""
+    archived: ReusableGroups | None = None
+    """What a look through the archive found already, so that it is not read again."""
 
 
-class TrainingGroups:
-    """Writes the group of a place, or takes up the one that an earlier attempt wrote; the seed
-    comes from the place, so a resumed run draws the same."""
+class TrainingGroupWriter:
+    """Writes the training group of a place, or reuses the one of an earlier attempt. The seed
+    comes from the place, so a resumed run samples the same."""
 
-    def __init__(self, session: Session, name: str, before: WrittenBefore) -> None:
-        self._session, self._name, self._before = session, name, before
+    def __init__(self, session: Session, name: str, archived: ArchivedGroups) -> None:
+        self._session, self._name, self._archived = session, name, archived
         rollout = session.config.rollout
         self._n, self._temperature = rollout.group_size, rollout.temperature
         self._max_tokens = rollout.max_response_length
 
     async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
-        """One archived group."""
+        """Write or reuse one archived group."""
         group_id = group_id_of(self._name, index)
-        if (group := self._before.take(group_id)) is not None:
+        if (group := self._archived.take(group_id)) is not None:
             return group
         sampling = Sampling(
             n=self._n,
@@ -80,36 +88,37 @@ class TrainingGroups:
 
 
 class GrpoLearner:
-    """One step: rows, updates, weights to the engines, archive compacted, numbers logged."""
+    """Trains one GRPO step: rows, updates, weights to the engines, archive compacted, metrics
+    logged."""
 
     def __init__(
         self,
         session: Session,
         plan: GrpoPlan,
         buffer: GroupBuffer,
-        before: WrittenBefore,
+        archived: ArchivedGroups,
         checkpoints: Checkpoints,
-        guards: Guards,
+        guards: HackingGuards,
         bar: Bar,
     ) -> None:
         self._session, self._plan = session, plan
-        self._buffer, self._before = buffer, before
+        self._buffer, self._archived = buffer, archived
         self._checkpoints, self._guards, self._bar = checkpoints, guards, bar
         self._watch = Stopwatch()
         self._since = self._waiting_since = time.perf_counter()
-        self._hits = HitRates(session)
+        self._hits = CacheHitRates(session)
         self._rewards: list[float] = []  # of the steps since the last checkpoint
 
-    async def train(self, taken: Taken, step: int) -> None:
-        """Train on groups and publish the version after ``step`` (counted from 1)."""
+    async def train(self, taken: StepGroups, step: int) -> None:
+        """Train on a step's groups and publish the version after ``step`` (counted from 1)."""
         session, config, watch = self._session, self._session.config, self._watch
-        groups = taken.every
+        groups = taken.all
         watch.add("gen", time.perf_counter() - self._waiting_since)
         refuse_failures(groups, config.reward.max_failure_frac)
         version = self._plan.first_step + step
         figures = {**summarise(groups), **session.scorer.take_figures()}
         figures |= trace_figures(groups, version - 1)
-        figures |= self._guards.look(groups, figures.get("response_length/mean"))
+        figures |= self._guards.check_step(groups, figures.get("response_length/mean"))
         figures |= await self._hits.of_step()
         if config.grpo.filter_groups.enable:
             figures |= filter_figures(taken)
@@ -130,7 +139,7 @@ class GrpoLearner:
         figures |= throughput(groups, watch.seconds)
         figures |= {
             "rollout/next_place": float(self._buffer.next_index),
-            "rollout/num_taken_up": float(self._before.num_taken),
+            "rollout/num_taken_up": float(self._archived.num_taken),
         }
         figures["quarantine/num_clips"] = float(len(session.quarantine))
         session.metrics.write(self._plan.name, step, {**figures, **watch.seconds})
@@ -153,7 +162,7 @@ class GrpoLearner:
         )
 
     async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
-        """What the step trains, with all logprobs that its objective asks for."""
+        """Rows that the step trains, with all logprobs that its objective needs."""
         grpo, learner = self._session.config.grpo, self._session.learner
         loss, rows = grpo.loss, grpo_rows(groups)
         by_trainer = loss.old_logprobs == "trainer"
@@ -184,15 +193,15 @@ def _combine(name: str) -> Callable[[Iterable[float]], float]:
     return max if name.rpartition("/")[2].startswith("max") else fmean
 
 
-class HitRates:
-    """What the rollout workers' clip caches and the engines' prefix caches spared, by step."""
+class CacheHitRates:
+    """Hit rates of the workers' clip caches and the engines' prefix caches, by step."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._before: Counter[str] = Counter()
 
     async def of_step(self) -> dict[str, float]:
-        """Since the last call. A rate without a request is left out."""
+        """Hit rates since the last call. A rate without a request is left out."""
         now = Counter(await self._session.rollouts.cache_counts())
         now += self._session.writer.token_counts
         new, self._before = now - self._before, now
@@ -206,12 +215,12 @@ class HitRates:
 
 
 async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
-    """Train ``model_dir`` by GRPO; the result is in the learner and in the engines."""
+    """Train ``model_dir`` by GRPO; the result stays in the learner and in the engines."""
     grpo = session.config.grpo
-    await session.begin(model_dir, grpo.optim)
+    await session.start_training(model_dir, grpo.optim)
     checkpoints = Checkpoints(session, plan.name, grpo.keep_last, grpo.keep_best)
     state = await checkpoints.resume()
-    before = await in_background(_take_up, session, plan, state)
+    archived = await run_in_daemon_thread(_load_reusable_groups, session, plan, state)
     rollout = session.config.rollout
     await session.preflight(
         plan.name,
@@ -227,63 +236,76 @@ async def run_grpo(session: Session, model_dir: Path, plan: GrpoPlan) -> None:
     num_places = (grpo.num_steps - state.step) * grpo.groups_per_step
     buffer = GroupBuffer(capacity, state.next_index, num_places)
     sampler = Sampler(plan.samples, session.config.seed, balanced=grpo.class_balanced)
-    writer = TrainingGroups(session, plan.name, before)
+    writer = TrainingGroupWriter(session, plan.name, archived)
     with progress_bar(plan.name, grpo.num_steps) as bar:
         bar.resume(state.step)
-        guards = Guards(session.config, session.renderer, plan.name, state.guards)
-        learner = GrpoLearner(session, plan, buffer, before, checkpoints, guards, bar)
+        guards = HackingGuards(session.config, session.renderer, plan.name, state.guards)
+        learner = GrpoLearner(session, plan, buffer, archived, checkpoints, guards, bar)
         steps = range(state.step + 1, grpo.num_steps + 1)
         train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
 
 
-def taking_up(
-    config: RunConfig, run_dir: RunDir, name: str, first_step: int, state: LoopState, attempt: int
-) -> Found:
-    """What an attempt that goes on from ``state`` finds in the archive for this training."""
-    rule = Rule(
+def reusable_groups(
+    config: RunConfig,
+    run_dir: RunDir,
+    name: str,
+    first_step: int,
+    state: LoopState,
+    attempt: int,
+    known: ReusableGroups | None = None,
+) -> ReusableGroups:
+    """Archived groups of this training that an attempt which resumes from ``state`` may reuse;
+    ``known``: an earlier result, returned if it is for the same training and state."""
+    reuse = ReusePolicy(
         state=state,
         first_step=first_step,
-        alike_since=alike_since(run_dir.path, describe_attempt(config, attempt)),
+        first_bitwise_equal_attempt=first_bitwise_equal_attempt(
+            run_dir.path, describe_attempt(config, attempt)
+        ),
         groups_per_step=config.grpo.groups_per_step,
         max_staleness=config.grpo.max_staleness,
     )
-    return find_groups(run_dir.archive, name, rule)
+    if known is not None and (known.name, known.reuse) == (name, reuse):
+        return known
+    return find_reusable_groups(run_dir.archive, name, reuse)
 
 
-def _take_up(session: Session, plan: GrpoPlan, state: LoopState) -> WrittenBefore:
-    """Raises ConfigError where a deterministic run cannot be one."""
+def _load_reusable_groups(session: Session, plan: GrpoPlan, state: LoopState) -> ArchivedGroups:
+    """Read the reusable groups. Raises ConfigError if a deterministic run has lost some."""
     config, run_dir = session.config, session.run_dir
-    found = taking_up(config, run_dir, plan.name, plan.first_step, state, session.attempt)
-    if found.num_lost:
-        lost = f"{run_dir.archive} lacks {found.num_lost} groups that the checkpoint counts on"
+    reusable = reusable_groups(
+        config, run_dir, plan.name, plan.first_step, state, session.attempt, plan.archived
+    )
+    if reusable.num_lost:
+        lost = f"{run_dir.archive} lacks {reusable.num_lost} groups that the checkpoint counts on"
         if config.deterministic:
             raise ConfigError(
                 f"{lost}: the run cannot go on to the bit; restore them, or set deterministic = "
                 "false to go on without"
             )
         log.warning("%s; their places are written anew", lost)
-    if found.usable or found.num_others:
+    if reusable.usable or reusable.num_others:
         console.print(
-            f"{plan.name}: {len(found.usable)} archived groups are taken up, "
-            f"{found.num_others} written anew"
+            f"{plan.name}: {len(reusable.usable)} archived groups are taken up, "
+            f"{reusable.num_others} written anew"
         )
-    return WrittenBefore.read(run_dir.archive, found)
+    return ArchivedGroups.read(run_dir.archive, reusable)
 
 
-def filter_of(grpo: GrpoConfig) -> Filter | None:
-    """The recipe's dynamic sampling."""
+def filter_of(grpo: GrpoConfig) -> DynamicSampling | None:
+    """The recipe's dynamic sampling; None if it is off."""
     if not grpo.filter_groups.enable:
         return None
-    return Filter(
+    return DynamicSampling(
         has_signal=lambda group: has_signal(group, grpo.loss),
         max_groups=grpo.filter_groups.max_num_gen_batches * grpo.groups_per_step,
     )
 
 
-def filter_figures(taken: Taken) -> dict[str, float]:
-    """What dynamic sampling asked and left out, by label."""
+def filter_figures(taken: StepGroups) -> dict[str, float]:
+    """Metrics of dynamic sampling: groups trained, and groups left out by label."""
     labels = Counter(group.sample.label for group in taken.replaced)
     return {
         "filter_groups/num_trained": float(len(taken.trained)),
@@ -293,7 +315,7 @@ def filter_figures(taken: Taken) -> dict[str, float]:
 
 
 def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, float]:
-    """Lengths, ends, failures and staleness of a step's traces. Staleness is in versions."""
+    """Metrics of a step's traces: lengths, ends, failures, and staleness in versions."""
     completions = [trace.completion for group in groups for trace in group.traces]
     failed = [group for group in groups if not group.traces]
     figures = {"rollout/failed_groups_frac": len(failed) / len(groups)}
@@ -320,10 +342,10 @@ def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, 
 
 
 def throughput(groups: Sequence[TraceGroup], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Tokens per second of a step, from its traces and its phases; memory of this node."""
+    """Metrics of speed: tokens per second of a step and its phases; memory of this node."""
     responses = sum(len(t.completion.token_ids) for group in groups for t in group.traces)
     prompts = [(group.prompt, len(group.traces)) for group in groups if group.prompt]
-    every = responses + sum(len(prompt.token_ids) * count for prompt, count in prompts)
+    total = responses + sum(len(prompt.token_ids) * count for prompt, count in prompts)
     computed = sum(
         len(group.prompt.token_ids) + sum(len(t.completion.token_ids) for t in group.scored)
         for group in groups
@@ -332,8 +354,8 @@ def throughput(groups: Sequence[TraceGroup], seconds: Mapping[str, float]) -> di
     step = seconds["timing_s/step"]
     figures = {
         "perf/time_per_step": step,
-        "perf/total_num_tokens": float(every),
-        "perf/throughput": every / max(step, 1e-9),
+        "perf/total_num_tokens": float(total),
+        "perf/throughput": total / max(step, 1e-9),
         "perf/rollout_tokens_per_s": responses / max(seconds["timing_s/gen"], 1e-9),
         "perf/cpu_memory_used_gb": psutil.virtual_memory().used / 1e9,
     }

@@ -1,6 +1,6 @@
-"""Guards of a training by GRPO: looks at each step for signs of reward hacking, and warns once.
+"""Guards against reward hacking: check each GRPO step for signs of it, and warn once.
 
-    groups of a step -> reward/hacking.py -> reward/watch.py -> figures, warnings, WatchState
+    groups of a step -> reward/hacking.py -> reward/watch.py -> figures, warnings, AlertState
     their prompts, as tokens -> text around the clip
 
 Prompts are read from the tokens that the engine saw, not from the sample they were made of.
@@ -11,8 +11,8 @@ import logging
 from collections.abc import Sequence
 
 from cluster.config import RunConfig
-from reward.hacking import Reading, hacking_figures, prompt_figures
-from reward.watch import WatchState, patience, watch
+from reward.hacking import TraceReader, hacking_figures, prompt_figures
+from reward.watch import AlertState, steps_before_alert, update_alerts
 from rollout.prompt import trace_prompt
 from rollout.render import Renderer
 from wire.types import TraceGroup
@@ -20,39 +20,41 @@ from wire.types import TraceGroup
 log = logging.getLogger(__name__)
 
 _MAX_PROMPTS = 4096
-"""Texts of prompts that are kept: most groups are asked the same."""
+"""Prompt texts that are cached: most groups have the same one."""
 
 
-class Guards:
-    """Of one training."""
+class HackingGuards:
+    """Guards against reward hacking of one training."""
 
-    def __init__(self, config: RunConfig, renderer: Renderer, name: str, state: WatchState) -> None:
+    def __init__(self, config: RunConfig, renderer: Renderer, name: str, state: AlertState) -> None:
         """``name``: of the stage or arm; ``state``: where its checkpoint stood."""
         labels = config.label_set
         self.state = state
-        """After the last step."""
+        """State after the last step, for the checkpoint."""
         self._name = name
         self._around_clip = renderer.around_clip
         self._text = functools.lru_cache(_MAX_PROMPTS)(renderer.text)
         self._groups_per_step = config.grpo.groups_per_step
-        self._reading = Reading.of(config.reward, labels)
+        self._reader = TraceReader.of(config.reward, labels)
         self._num_labels = len(labels.names)
         self._bare = renderer.text_of(trace_prompt(labels))
 
-    def look(self, groups: Sequence[TraceGroup], mean_length: float | None) -> dict[str, float]:
+    def check_step(
+        self, groups: Sequence[TraceGroup], mean_length: float | None
+    ) -> dict[str, float]:
         """Figures of a step; ``mean_length``: of its traces, if it has any."""
-        figures = hacking_figures(groups, self._reading)
+        figures = hacking_figures(groups, self._reader)
         asked = [
             (group.sample.label, self._text(self._around_clip(group.prompt)))
             for group in groups
             if group.prompt is not None
         ]
-        figures |= prompt_figures(asked, self._bare, self._reading.words, self._num_labels)
+        figures |= prompt_figures(asked, self._bare, self._reader.words, self._num_labels)
         length = {} if mean_length is None else {"response_length/mean": mean_length}
-        seen = watch(self.state, {**length, **figures}, self._groups_per_step)
+        seen = update_alerts(self.state, {**length, **figures}, self._groups_per_step)
         self.state = seen.state
         for said in seen.begun:
-            steps = patience(self._groups_per_step)
+            steps = steps_before_alert(self._groups_per_step)
             log.warning(
                 "%s: reward hacking? %s; for %d steps now (docs/rewards.md, Guards)",
                 self._name,

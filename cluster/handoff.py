@@ -1,82 +1,47 @@
-"""New weights into the engines, and the proof that they arrived.
+"""Weight sync: sends new weights to the engines and proves by the parity probe that they arrived.
 
     out of service -> pause, transfer, reset caches, resume -> parity probe -> in service
 
-An engine whose update or probe (cluster/probe.py) failed gets everything once more; if that fails
-too it stays out of service until a later update succeeds. One whose process has ended is not asked
-again.
+An engine whose update or probe (cluster/probe.py) failed gets all weights once more; if that fails
+too, the engine stays out of service until a later update succeeds. An engine whose process has
+ended gets no further update.
 """
 
-import logging
-from dataclasses import dataclass
+from functools import partial
 
-from cluster.actors import LearnerPool, RolloutPool
-from cluster.hosts import Published
-from cluster.probe import Probe
+from cluster.actors import LearnerGroup, RolloutPool
+from cluster.probe import ParityProbe
+from cluster.sync_engines import WeightSyncReport, bring_engines_to
 from learner.rows import Row
-from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion
 
-log = logging.getLogger(__name__)
 
-_TRIES = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandoffReport:
-    """What became of one update."""
-
-    max_logprob_diff: float
-    """Largest difference of a probe token, nats, over the engines in service."""
-    num_out_of_service: int
-    figures: dict[str, float]
-    """Metrics ``weights/...`` of the first sending."""
-
-
-class Handoff:
-    """Publishes the learner's weights under a new version."""
+class WeightSync:
+    """Weight sync of all weights: publishes the learner's weights under a new version."""
 
     def __init__(
-        self, rollouts: RolloutPool, learner: LearnerPool, probe: Row, tolerance: float
+        self, rollouts: RolloutPool, learner: LearnerGroup, probe: Row, tolerance: float
     ) -> None:
         self._rollouts, self._learner = rollouts, learner
-        self._probe = Probe(probe, tolerance)
+        self._probe = ParityProbe(probe, tolerance)
 
-    async def publish(self, version: PolicyVersion) -> HandoffReport:
+    async def publish(self, version: PolicyVersion) -> WeightSyncReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
         rollouts = self._rollouts
-        rollouts.take_out_of_service()
-        waiting, failures = rollouts.names, dict[str, str]()
-        worst, figures = 0.0, dict[str, float]()
+        rollouts.take_all_out_of_service()
         expected = await self._probe.expected(self._learner)
-        for _ in range(_TRIES):
-            if not waiting:
-                break
-            sent = await self._send(version, waiting)
-            failures, figures = dict(sent.failures), figures or sent.figures
-            sound = [name for name in waiting if name not in failures]
-            outcomes = await self._probe.outcomes(rollouts, sound, expected)
-            for name, outcome in zip(sound, outcomes, strict=True):
-                if isinstance(outcome, str):
-                    failures[name] = outcome
-                else:
-                    worst = max(worst, outcome)
-                    rollouts.admit(name)
-            for name, why in failures.items():
-                log.warning("%s did not come to version %s: %s", name, version, why)
-            waiting = await rollouts.find_alive(sorted(failures))
-        if not rollouts.in_service:
-            raise WeightUpdateError(
-                f"no engine came to version {version} after {_TRIES} tries: {failures}"
-            )
-        return HandoffReport(
-            max_logprob_diff=worst,
-            num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
-            figures=figures,
-        )
 
-    async def _send(self, version: PolicyVersion, names: list[str]) -> Published:
-        try:
-            return await self._learner.publish(version, names)
-        except WeightUpdateError as error:
-            return Published(failures=dict.fromkeys(names, str(error)), figures={})
+        async def prove(names: list[str]) -> list[float | str]:
+            return await self._probe.outcomes(rollouts, names, expected)
+
+        async def admit(name: str) -> None:
+            rollouts.put_in_service(name)
+
+        return await bring_engines_to(
+            version,
+            rollouts,
+            send=partial(self._learner.publish, version),
+            prove=prove,
+            admit=admit,
+            drop=lambda name: None,  # all are out of service already
+        )

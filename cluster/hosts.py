@@ -1,5 +1,5 @@
-"""What lives inside each Ray actor: plain classes that build a worker from the recipe and hand
-calls on to it."""
+"""The classes that run as Ray actors. Each builds its worker from the recipe and forwards calls to
+it."""
 
 import os
 import time
@@ -17,12 +17,12 @@ from learner.config import OptimConfig
 from learner.determinism import be_repeatable, random_state, seed_all, set_random_state
 from learner.embedding_store import EmbeddingStore
 from learner.largest_batch import LargestBatch
-from learner.meeting import listen
+from learner.meeting import open_rendezvous
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from rollout.engine import Sampling, VllmEngine
-from rollout.lora import AdapterRoom
-from rollout.prompt import Ask
+from rollout.lora import AdapterSlots
+from rollout.prompt import PromptKind
 from rollout.render import Renderer
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
@@ -35,17 +35,17 @@ from wire.weights import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """What became of one sending of the weights."""
+class WeightSyncResult:
+    """Result of sending the weights to the workers once: who failed, and metrics."""
 
     failures: dict[str, str]
-    """Workers that did not get them whole, and why."""
+    """Workers that did not get the weights whole, and why."""
     figures: dict[str, float]
     """Metrics ``weights/...``."""
 
 
-class RolloutHost:
-    """A rollout worker and its engine, in an actor of their own."""
+class RolloutActor:
+    """Rollout actor: a rollout worker and its vLLM engine."""
 
     def __init__(self, config: RunConfig, name: str, cache_dir: str) -> None:
         self._config, self._name, self._cache_dir = config, name, cache_dir
@@ -55,7 +55,7 @@ class RolloutHost:
         self._held: SharedBuffer | None = None
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
-        """Bring the engine up with a model's weights."""
+        """Start the engine with a model's weights, and the worker on it."""
         config, folder = self._config, Path(model_dir)
         renderer = Renderer.load(folder, config.rollout.max_prompt_length)
         clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
@@ -66,7 +66,7 @@ class RolloutHost:
             config.rollout,
             blocked,
             config.transfer.kind,
-            _adapter_room(config),
+            _adapter_slots(config),
             deterministic=config.deterministic,
         )
         self._engine = engine
@@ -83,10 +83,10 @@ class RolloutHost:
     async def answer(
         self, sample: Sample, sampling: Sampling, upcoming: str | None = None
     ) -> Rollout:
-        """See RolloutWorker."""
+        """Write the traces of a sample; ``upcoming``: a clip to prepare meanwhile."""
         return await self._started.answer(sample, sampling, upcoming)
 
-    async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
+    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """See RolloutWorker."""
         return await self._started.prompt(sample, ask)
 
@@ -97,64 +97,65 @@ class RolloutHost:
         response: Sequence[int],
         adapter_of: PolicyVersion | None = None,
     ) -> list[float]:
-        """See RolloutWorker."""
+        """Logprobs of a fixed response, for the parity probe."""
         return await self._started.logprobs(video, prompt, response, adapter_of)
 
     async def cache_counts(self) -> dict[str, int]:
-        """Clips found processed, and clips decoded, since the start."""
+        """Clip cache hits and misses since the start."""
         assert self._clips is not None, "start() comes first"
         return {"clip_hits": self._clips.hits, "clip_misses": self._clips.misses}
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
-        """Rendezvous of the weight-transfer backend."""
+        """Join the rendezvous of the weight-transfer backend."""
         assert self._engine is not None, "start() comes first"
         await self._engine.init_transfer(init_info)
 
     async def begin_update(self) -> None:
-        """See RolloutWorker."""
+        """Pause the engine, and prepare it for new weights."""
         await self._started.begin_update()
 
     def node(self) -> str:
-        """Ray's name of the node that this is on."""
+        """Ray's id of the actor's node."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
 
     async def is_alive(self) -> bool:
-        """Whether the engine's process is still there."""
+        """Whether the engine's process still runs."""
         return self._engine is not None and self._engine.is_alive
 
-    def hold(self, update: dict[str, Any]) -> dict[str, Any]:
-        """Put a chunk's bytes where all engines of this node can read them, until the next chunk.
-        Returns the chunk that says where. Raises WeightUpdateError if they are not those sent."""
+    def cache_chunk(self, update: dict[str, Any]) -> dict[str, Any]:
+        """Copy a chunk's bytes to memory that all engines of this node can read, until the next
+        chunk. Returns the chunk with the path of that memory. Raises WeightUpdateError if the
+        bytes differ from those sent."""
         data = update["data"]
-        if (found := digest(data)) != update["digest"]:
+        if (received := digest(data)) != update["digest"]:
             raise WeightUpdateError(
-                f"weights came to this node damaged: digest {found:016x}, "
+                f"weights came to this node damaged: digest {received:016x}, "
                 f"sent with {update['digest']:016x}"
             )
         if self._held is None or len(self._held.data) < len(data):
-            self._held = SharedBuffer(2 * len(data))  # what is never touched takes no memory
+            self._held = SharedBuffer(2 * len(data))  # pages that are never touched take no memory
         self._held.data[: len(data)] = data
         rest = {key: value for key, value in update.items() if key not in ("data", "digest")}
         return {**rest, "path": self._held.path}
 
     async def update_weights(self, update: dict[str, Any]) -> float:
-        """See RolloutWorker. Returns the seconds it took."""
+        """Load one chunk of new weights. Returns the seconds this took."""
         start = time.perf_counter()
         await self._started.update_weights(update)
         return time.perf_counter() - start
 
     async def finish_update(self, version: PolicyVersion) -> None:
-        """See RolloutWorker."""
+        """End the update: drop what the old weights computed, answer under the new version."""
         await self._started.finish_update(version)
 
     async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
-        """See RolloutWorker."""
+        """Load a version's adapter; running requests keep the adapter they have."""
         await self._started.load_adapter(version, files)
 
     async def serve_adapter(self, version: PolicyVersion) -> None:
-        """See RolloutWorker."""
+        """Answer new requests with a version's adapter, which is loaded."""
         await self._started.serve_adapter(version)
 
     async def stop(self) -> None:
@@ -168,8 +169,8 @@ class RolloutHost:
         return self._worker
 
 
-class LearnerHost:
-    """A learner rank, in an actor of its own."""
+class LearnerActor:
+    """Learner actor: one learner rank."""
 
     def __init__(self, config: RunConfig, rank: int, cache_dir: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
@@ -182,39 +183,40 @@ class LearnerHost:
         self._rank, self._config = rank, config
         self._client: EngineClient | None = None
 
-    def listen(self) -> tuple[str, int]:
+    def open_rendezvous(self) -> tuple[str, int]:
         """Where the other ranks find this one: its node and a port."""
         import ray
 
-        return ray.util.get_node_ip_address(), listen(self._config.learner.num_ranks)
+        return ray.util.get_node_ip_address(), open_rendezvous(self._config.learner.num_ranks)
 
     def join(self, address: str, port: int) -> None:
-        """See LearnerWorker."""
+        """Join the other ranks at rank 0's address."""
         if self._config.deterministic:
             be_repeatable()
         self._worker.join(self._rank, address, port)
 
     def begin(self, model_dir: str, optim: OptimConfig) -> None:
-        """See LearnerWorker. What a stage draws at random comes from the run's seed."""
-        seed_all(stable_seed("learner", self._config.seed))  # what it makes anew: equal on all
+        """Start a stage from a model directory, with a fresh optimiser, seeded by the run's
+        seed."""
+        seed_all(stable_seed("learner", self._config.seed))  # new weights: equal on all ranks
         self._worker.begin(model_dir, optim)
         seed_all(stable_seed("learner", self._config.seed, self._rank))
 
     def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:
-        """Meet the rollout engines."""
+        """Connect to the rollout engines for weight updates."""
         self._client = client
         self._worker.connect(self._config.transfer, client, address, num_engine_ranks)
 
-    def publish(self, version: PolicyVersion, names: list[str]) -> Published:
-        """Send the weights to the named workers (rank 0 knows what became of it)."""
+    def publish(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
+        """Send the weights to the named workers. Only rank 0's result names the failures."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, names)
         figures = self._worker.publish()
         figures["weights/load_s"] = self._client.load_s
-        return Published(failures=self._client.failures, figures=figures)
+        return WeightSyncResult(failures=self._client.failures, figures=figures)
 
-    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> Published:
-        """As :meth:`publish`, the adapter alone."""
+    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
+        """Send the adapter alone to the named workers, else as :meth:`publish`."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, names)
         files = self._worker.adapter()  # all ranks gather
@@ -222,48 +224,49 @@ class LearnerHost:
         if self._rank == 0:
             self._client.load_adapter(files)
         figures = {"weights/gb": files.num_bytes / 1e9}
-        return Published(failures=self._client.failures, figures=figures)
+        return WeightSyncResult(failures=self._client.failures, figures=figures)
 
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
     ) -> dict[str, float]:
-        """See LearnerWorker."""
+        """Make one update from this rank's rows. Returns metrics."""
         return self._worker.train_step(rows, counts, objective, learning_rate)
 
     def preflight(self, largest: LargestBatch, refers: bool) -> float:
-        """See LearnerWorker. What it draws at random is put back: a resumed run makes it anew."""
+        """Peak memory of the largest batch, GB. Restores the random state, because a resumed run
+        runs the preflight again."""
         before = random_state()
-        found = self._worker.preflight(largest, refers)
+        peak_gb = self._worker.preflight(largest, refers)
         set_random_state(before)
-        return found
+        return peak_gb
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """See LearnerWorker."""
+        """Logprobs per row, response and token, of the present policy."""
         return self._worker.logprobs(rows)
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """See LearnerWorker."""
+        """Logprobs per row, response and token, of the model that the stage started from."""
         return self._worker.ref_logprobs(rows)
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-        """See LearnerWorker."""
+        """Hidden states [len(rows), hidden] at each row's last token."""
         return self._worker.features(rows)
 
     def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
-        """See LearnerWorker."""
+        """Save a checkpoint of all ranks, with the caller's files ``notes``."""
         self._worker.save(directory, tag, notes)
 
     def load(self, directory: str, tag: str) -> None:
-        """See LearnerWorker."""
+        """Load a checkpoint of the same stage, to continue from it."""
         self._worker.load(directory, tag)
 
     def export(self, directory: str) -> None:
-        """See LearnerWorker."""
+        """Write the weights as a Hugging Face directory."""
         self._worker.export(directory)
 
 
-def _adapter_room(config: RunConfig) -> AdapterRoom | None:
+def _adapter_slots(config: RunConfig) -> AdapterSlots | None:
     lora = config.learner.lora
     if lora is None or not config.learner.hands_off_adapters:
         return None
-    return AdapterRoom(rank=lora.rank, count=config.adapters_per_engine)
+    return AdapterSlots(rank=lora.rank, count=config.adapters_per_engine)

@@ -1,9 +1,10 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a run alike: once, in order; twice, at once.
+"""Interrupts of a run: Ctrl-C, SIGTERM and a closed terminal end it, the first in order, the second
+at once.
 
     first signal  -> the main task is cancelled -> engines and Ray go down -> KeyboardInterrupt
     second signal -> every process below this one is killed, and this one ends with status 130
 
-Either way the run can be resumed: what it has is on disk before it counts.
+Either way the run can be resumed: a result is on disk before it counts.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ STATUS = 130
 
 
 def listen() -> None:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does. What is ignored (nohup) stays ignored."""
+    """Let SIGTERM and SIGHUP do what Ctrl-C does. An ignored signal (nohup) stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _as_ctrl_c)
@@ -41,14 +42,15 @@ def run_interruptibly(
     run = guarded()
     try:
         return asyncio.run(run)
-    finally:  # interrupted before it began, it would be complained of
+    finally:  # interrupted before it began, Python would warn of it
         run.close()
         work.close()
 
 
 @contextmanager
 def _second_is_final(say: Callable[[str], None], last: Callable[[], None]) -> Iterator[None]:
-    """Over asyncio's own handler, which cancels the main task."""
+    """Signal handler over asyncio's own, which cancels the main task: the second signal ends at
+    once."""
     first = signal.getsignal(signal.SIGINT)
     if not callable(first):  # ignored: a background job of a shell
         yield
@@ -94,7 +96,7 @@ def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def _let_go_of_terminal() -> None:
-    """Output to a terminal that is gone would raise in the middle of the cleaning up."""
+    """Send output to /dev/null: on a terminal that is gone it would raise during the clean-up."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

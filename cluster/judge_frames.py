@@ -1,4 +1,4 @@
-"""A few frames of a clip as JPEG files, for a judge that looks (reward/builtins/judge.py)."""
+"""Writes frames of a clip as JPEG files, for the judge reward (reward/builtins/judge.py)."""
 
 import functools
 import io
@@ -13,8 +13,8 @@ from video.pool import DecodePool
 
 
 def read_frames(video: str, count: int) -> list[bytes]:
-    """``count`` frames spread over the clip or its time window, in order; a view
-    (``#view=...``) is not applied: the judge sees what is there.
+    """Read ``count`` frames spread over the clip or its time window, in order. A view
+    (``#view=...``) is not applied: the judge sees the original frames.
 
     Raises ClipError if the clip cannot be decoded.
     """
@@ -26,7 +26,8 @@ def read_frames(video: str, count: int) -> list[bytes]:
 
 @functools.cache
 def _decoders(max_frames: int) -> DecodePool:
-    """One process, killed when a clip hangs it; it ends when idle, and with this process."""
+    """Pool of one decoder process, which is killed if a clip hangs it, and ends when idle or with
+    this process."""
     return DecodePool(VideoConfig(max_frames=max_frames, decode_workers=1))
 
 

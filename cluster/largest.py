@@ -1,4 +1,4 @@
-"""The longest prompt that GRPO can come to, for the learner's preflight."""
+"""Longest prompt that GRPO can meet, for the learner's memory preflight."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,9 @@ _ASKED = 8  # samples whose text is counted: those with most of it
 
 
 async def longest_prompt(session: Session, samples: Sequence[Sample]) -> int:
-    """Tokens: the largest clip that sampling lets through, with the longest text around it; never
-    more than ``rollout.max_prompt_length``, which it is where the model does not say."""
+    """Length of the longest prompt, tokens: the largest clip that sampling lets through, with the
+    longest text around it. At most ``rollout.max_prompt_length``, and equal to that where the
+    model gives no largest clip."""
     config = session.config
     most, clip = config.rollout.max_prompt_length, largest_clip(config)
     if clip is None or clip.tokens >= most:

@@ -1,4 +1,4 @@
-"""The loggers that a recipe asks for: W&B, MLflow, Prometheus through Ray.
+"""Metric sinks for W&B, MLflow, and Prometheus through Ray.
 
     [logging] -> check_logging (before anything starts) -> open_metrics -> MetricsLog
 
@@ -25,8 +25,9 @@ from cluster.config import RunConfig
 from cluster.logging_config import LoggingConfig, MlflowConfig, WandbConfig
 from cluster.metric_names import METRICS
 from cluster.metrics import MetricsLog, MetricsSink, TensorBoardSink, tag
-from cluster.run_dir import write_json
+from wire.config import flatten
 from wire.errors import ConfigError
+from wire.whole_file import write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ def check_logging(config: LoggingConfig) -> None:
 
 
 def open_metrics(config: RunConfig, run_dir: Path, attempt: int) -> MetricsLog:
-    """The log of a run with all its sinks. Ray must be up. A sink that does not open is left
-    out with a warning."""
+    """Open the metrics log of a run with all its sinks. Ray must be up. A sink that does not open
+    is left out with a warning."""
     asked = config.logging
     sinks: list[MetricsSink] = [TensorBoardSink(run_dir)]
 
@@ -166,7 +167,7 @@ class MlflowSink:
         known = client.get_experiment_by_name(config.experiment)
         experiment = known.experiment_id if known else client.create_experiment(config.experiment)
         run = client.create_run(experiment, run_name=config.name or run_dir.name)
-        flat = [Param(name, str(value)[:6000]) for name, value in _flat(settings)]
+        flat = [Param(name, str(value)[:6000]) for name, value in flatten(settings).items()]
         for start in range(0, len(flat), 100):  # the most that a server takes at once
             client.log_batch(run.info.run_id, params=flat[start : start + 100])
         return str(run.info.run_id)
@@ -193,7 +194,7 @@ def _tracking_uri(config: MlflowConfig) -> str:
 
 
 class Background:
-    """A sink that is opened, written and closed by a thread of its own."""
+    """Wraps a sink: a thread of its own opens, writes and closes it."""
 
     def __init__(self, name: str, make: Callable[[], MetricsSink]) -> None:
         self._name, self._make = name, make
@@ -203,7 +204,7 @@ class Background:
         self._thread.start()
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Hand it over; never waits. Left out if too much waits, or the sink has failed."""
+        """Queue a record without waiting; drop it if the queue is full or the sink has failed."""
         if self._failed:
             return
         try:
@@ -278,21 +279,10 @@ class PrometheusSink:
 
 
 def _remember(run_dir: Path, logger: str, make: Callable[[], str]) -> str:
-    """The id of the run at a logger: that of an earlier attempt, or a new one."""
+    """Id of the run at a logger: that of an earlier attempt, or a new one."""
     file = run_dir / _IDS
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
     if logger not in known:
         known[logger] = make()
         write_json(file, known)
     return known[logger]
-
-
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as (``a.b``, value)."""
-    if not isinstance(values, dict):
-        return [(prefix, values)]
-    return [
-        pair
-        for key, inner in values.items()
-        for pair in _flat(inner, f"{prefix}.{key}" if prefix else key)
-    ]

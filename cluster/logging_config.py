@@ -1,4 +1,4 @@
-"""Where a run's numbers go, beside ``metrics.jsonl`` and TensorBoard, which are always written."""
+"""Config of a run's loggers, beside ``metrics.jsonl`` and TensorBoard, which are always written."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ class MlflowConfig(Config):
 
 
 class LoggingConfig(Config):
-    """Where numbers go. A logger that fails is dropped with a warning; it never ends the run."""
+    """Loggers of a run's metrics. One that fails is dropped with a warning; the run goes on."""
 
     wandb: WandbConfig | None = None
     """Left out: not used."""

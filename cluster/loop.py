@@ -24,8 +24,8 @@ from wire.types import Sample, TraceGroup
 
 
 class Writer(Protocol):
-    """Rollout and reward behind one verb: a sample in, an archived group out. ``upcoming``: the
-    sample that is asked about once the buffer has gone round, to get its clip ready."""
+    """Writes groups, by rollout and reward: a sample in, an archived group out. ``upcoming``: the
+    sample of the place that comes one round of the buffer later; its clip is prepared."""
 
     async def write(
         self, sample: Sample, index: int, upcoming: Sample | None = None
@@ -33,43 +33,45 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class StepGroups:
     """The groups of one step, in the order of their places.
 
     Example:
-        Taken(trained=[a, c], replaced=[b])
+        StepGroups(trained=[a, c], replaced=[b])
     """
 
     trained: Sequence[TraceGroup]
     replaced: Sequence[TraceGroup] = ()
-    """Without signal; others were written in their stead, up to the bound."""
+    """Groups without signal, left out of the step; others were requested instead, up to
+    max_groups."""
 
     @property
-    def every(self) -> Sequence[TraceGroup]:
-        """All of them."""
+    def all(self) -> Sequence[TraceGroup]:
+        """All groups that the step took, trained or not."""
         return [*self.trained, *self.replaced]
 
 
 class Learner(Protocol):
-    """One training step on groups, its weights published to every engine in service."""
+    """Trains one step on groups, and publishes its weights to every engine in service."""
 
-    async def train(self, taken: Taken, step: int) -> None: ...
+    async def train(self, taken: StepGroups, step: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Dynamic sampling: which groups a step trains, and how long it looks for them."""
+class DynamicSampling:
+    """Dynamic sampling (DAPO): which groups have signal, and how many a step may take to find
+    them."""
 
     has_signal: Callable[[TraceGroup], bool]
     max_groups: int
-    """A step that has taken so many trains those with signal, however few; at least its size."""
+    """Most groups a step takes. When it is reached, the step trains on the groups with signal it
+    has. At least groups_per_step."""
 
 
 async def rollout_loop(
     sample_at: Callable[[int], Sample], writer: Writer, buffer: GroupBuffer
 ) -> None:
-    """Answer one sample after another. A run starts as many of these as it wants groups in
-    flight."""
+    """Write the group of one place after another. A run starts one loop per group in flight."""
     while True:
         place = await buffer.reserve()
         later = buffer.one_round_after(place)
@@ -82,24 +84,25 @@ async def train_loop(
     learner: Learner,
     steps: range,
     groups_per_step: int,
-    filtering: Filter | None = None,
+    filtering: DynamicSampling | None = None,
 ) -> None:
-    """One step after another; a place is free again once the step's weights are loaded."""
+    """Train one step after another; its places are free again once the step's weights are
+    loaded."""
     for step in steps:
         await learner.train(await _take(buffer, groups_per_step, filtering), step)
         buffer.release(groups_per_step)
 
 
-async def _take(buffer: GroupBuffer, count: int, filtering: Filter | None) -> Taken:
-    """A step's groups. With a filter: until ``count`` of them have signal, or the bound.
+async def _take(buffer: GroupBuffer, count: int, filtering: DynamicSampling | None) -> StepGroups:
+    """Take a step's groups. With dynamic sampling: until ``count`` have signal, or the bound.
 
-    Staleness stays bounded as without a filter. After d groups without signal the step is sure to
-    take min(count + d, max_groups) places, so of those d as many are free at once as are sure to be
-    taken by this very step; ``count`` places stay held until its weights are loaded. A place that
-    were freed beyond the bound could be trained a step too late.
+    Staleness stays bounded as without dynamic sampling. After d groups without signal the step is
+    sure to take min(count + d, max_groups) places, so of those d the ones that this very step is
+    sure to take are free at once; ``count`` places stay held until its weights are loaded. A place
+    that is freed beyond the bound could be trained a step too late.
     """
     if filtering is None:
-        return Taken(trained=await buffer.take(count))
+        return StepGroups(trained=await buffer.take(count))
     trained: list[TraceGroup] = []
     replaced: list[TraceGroup] = []
     while len(trained) < count and len(trained) + len(replaced) < filtering.max_groups:
@@ -110,11 +113,12 @@ async def _take(buffer: GroupBuffer, count: int, filtering: Filter | None) -> Ta
             replaced.append(group)
             if count + len(replaced) <= filtering.max_groups:
                 buffer.replace()
-    return Taken(trained=trained, replaced=replaced)
+    return StepGroups(trained=trained, replaced=replaced)
 
 
 async def run_until_trained(train: Awaitable[None], rollouts: Sequence[Awaitable[None]]) -> None:
-    """Until training ends. A loop that fails cancels the others, and its error surfaces."""
+    """Run the loops until training ends. A loop that fails cancels the others; its error is
+    raised."""
     async with asyncio.TaskGroup() as group:
         background = [group.create_task(_run(loop)) for loop in rollouts]
         await group.create_task(_run(train))

@@ -1,8 +1,8 @@
-"""Where a stage stands: all of a run's state that is not in the learner, saved in each checkpoint.
+"""Loop state: how far a stage is, without the learner's own state. Saved in each checkpoint.
 
     loop -> LoopState -> CHECKPOINT/loop.json -> LoopState -> loop
 
-Everything else of the loop is a function of the recipe and of this: samples and seeds come from
+Everything else of the loop follows from the recipe and the loop state: samples and seeds come from
 the index of a place (cluster/sampler.py), groups from the archive by their place's id
 (cluster/taken_up.py).
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from reward.watch import WatchState
+from reward.watch import AlertState
 from wire.errors import UserError
 
 LOOP_FILE = "loop.json"
@@ -20,7 +20,7 @@ LOOP_FILE = "loop.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ancestor:
-    """An attempt on the way to a checkpoint's weights.
+    """An earlier attempt of the run whose weights a checkpoint builds on.
 
     Example:
         Ancestor(attempt=0, until=41)
@@ -28,12 +28,12 @@ class Ancestor:
 
     attempt: int
     until: int
-    """The last version step of that attempt from which this run went on."""
+    """The last version step of that attempt which later attempts built on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopState:
-    """After a step of GRPO, or an update of supervised training.
+    """State of a stage's loop after a step of GRPO, or an update of supervised training.
 
     Example:
         LoopState(step=40, next_index=2560, buffered=("grpo/00002560",), journal_position=2561,
@@ -45,23 +45,23 @@ class LoopState:
     next_index: int = 0
     """The sampler's cursor: the place of the next group that no step has taken."""
     buffered: tuple[str, ...] = ()
-    """Groups that wait in the buffer for later steps, by id: they are in the archive."""
+    """Ids of groups that wait in the buffer for later steps; the archive holds them."""
     journal_position: int = 0
-    """Groups that the attempt had archived: with fewer, the archive has lost some."""
+    """Number of groups that the attempt had archived; an archive with fewer has lost some."""
     ancestors: tuple[Ancestor, ...] = ()
     """Oldest first; the last one wrote the checkpoint."""
     score: float | None = None
     """Mean reward of the steps since the checkpoint before; none without a scored trace."""
-    guards: WatchState = field(default_factory=WatchState)
+    guards: AlertState = field(default_factory=AlertState)
     """What the guards against reward hacking remember."""
 
     def to_json(self) -> str:
-        """As it is in the checkpoint."""
+        """The state as JSON, for the checkpoint."""
         return _ADAPTER.dump_json(self, indent=1).decode()
 
     @classmethod
     def read(cls, checkpoint: Path) -> "LoopState":
-        """Of a checkpoint. Raises UserError."""
+        """Read the loop state of a checkpoint. Raises UserError."""
         try:
             return _ADAPTER.validate_json((checkpoint / LOOP_FILE).read_bytes())
         except (OSError, ValidationError) as error:

@@ -1,5 +1,5 @@
-"""Peak memory of this process and all its descendants (on one node: Ray, engines, learner), by
-sampling."""
+"""Samples the memory of this process and its children every 2 s and keeps the peak (on one node:
+Ray, engines, learner)."""
 
 import threading
 from typing import Self
@@ -10,7 +10,7 @@ _EVERY_S = 2.0
 
 
 class MemoryWatch:
-    """Proportional set size, so that pages shared between processes count once."""
+    """Thread that samples memory: proportional set size, so that shared pages count once."""
 
     def __init__(self) -> None:
         self.peak_gb = 0.0
@@ -31,7 +31,7 @@ class MemoryWatch:
 
 
 def tree_memory_gb() -> float:
-    """Memory now, GB."""
+    """Memory of this process and its children now, GB."""
     me = psutil.Process()
     return sum(_pss(process) for process in [me, *me.children(recursive=True)]) / 1e9
 

@@ -1,4 +1,4 @@
-"""Every figure that a run writes: its name, unit, what it is per, and what others call it.
+"""Catalogue of all figures that a run writes: name, unit, meaning, and verl's name.
 
 A test holds the table against what runs write; docs/metrics.md is made from it (`make docs`).
 """
@@ -22,7 +22,7 @@ class Metric:
     """``<word>`` stands for a name of the recipe or the code."""
     unit: str
     per: str
-    """What it is a figure of: token, sequence, group, update, step, clip or run."""
+    """The figure is one per token, sequence, group, update, step, clip or run."""
     meaning: str
     verl: str | None = None
     """verl's name for it. Figures that share one are added up."""
@@ -30,7 +30,7 @@ class Metric:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Matches whole names."""
+        """Regular expression that matches whole names."""
         parts = re.split(r"<\w+>", self.name)
         return re.compile("(.+)".join(map(re.escape, parts)))
 
@@ -258,14 +258,14 @@ METRICS: tuple[Metric, ...] = (
         ),
     ),
 )  # fmt: skip
-"""In the order of the page; the first that matches a name is its description."""
+"""Descriptions in the order of the page; the first that matches a name counts."""
 
 EVALUATION = "eval"
 """The stage under which evaluations are written: ``eval/<stage>/accuracy`` in dashboards."""
 
 
 def describe(name: str, stage: str = "") -> Metric | None:
-    """What is known of a figure; None: it is in no table, which a test refuses."""
+    """Description of a figure; None if ``METRICS`` has none, which a test refuses."""
     of_eval = stage == EVALUATION
     known = [metric for metric in METRICS if metric.area.startswith("Evaluation") == of_eval]
     exact = (metric for metric in known if metric.name == name)
@@ -274,17 +274,17 @@ def describe(name: str, stage: str = "") -> Metric | None:
 
 
 def verl_names(values: Mapping[str, float]) -> dict[str, float]:
-    """The figures that verl has, under its names."""
-    found: dict[str, float] = {}
+    """Figures that verl has, too, under verl's names."""
+    totals: dict[str, float] = {}
     for name, value in values.items():
         metric = describe(name)
         if metric is not None and metric.verl is not None:
-            found[metric.verl] = found.get(metric.verl, 0.0) + value
-    return found
+            totals[metric.verl] = totals.get(metric.verl, 0.0) + value
+    return totals
 
 
 def metrics_page() -> str:
-    """docs/metrics.md."""
+    """Render docs/metrics.md."""
     lines = [_HEAD]
     for area in dict.fromkeys(metric.area for metric in METRICS):
         lines += [f"## {area.replace('``', '`')}", ""]

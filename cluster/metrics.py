@@ -1,4 +1,4 @@
-"""Numbers of a run: one record per step, to every sink that the recipe names.
+"""Log of a run's metrics: one record per step, to metrics.jsonl and the recipe's sinks.
 
     values -> MetricsLog -> metrics.jsonl | TensorBoard | W&B | MLflow | Prometheus
 
@@ -23,14 +23,14 @@ _ALIASED_STAGE = "grpo"  # verl's names know no stages
 
 
 class MetricsSink(Protocol):
-    """Takes numbers somewhere."""
+    """Destination of metrics, such as a dashboard."""
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers; ``stage`` is empty for names that stand for themselves."""
         ...
 
     def close(self) -> None:
-        """All that was written is there; nothing more comes."""
+        """Flush all records; no more follow."""
         ...
 
 
@@ -110,7 +110,7 @@ def tag(stage: str, name: str) -> str:
 
 
 def _open_whole_lines(path: Path) -> "_Appending":
-    """A file to append lines to; half a line that a killed process left is cut off."""
+    """Open a file to append lines to; cut off half a line that a killed process left."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -120,7 +120,7 @@ def _open_whole_lines(path: Path) -> "_Appending":
 
 
 class _Appending:
-    """Unbuffered, so that a line that did not fit on a full disk is not tried again on closing."""
+    """Unbuffered file to append to: closing it does not repeat a write that a full disk refused."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -162,6 +162,6 @@ class Stopwatch:
         self.add(self._phase, spent)
 
     def add(self, phase: str, seconds: float) -> None:
-        """Seconds that were measured elsewhere."""
+        """Add seconds measured by other code to a phase."""
         key = f"timing_s/{phase}"
         self.seconds[key] = self.seconds.get(key, 0.0) + seconds

@@ -1,5 +1,5 @@
-"""What settings of verl, TRL, OpenRLHF and Qwen's video tools are called here: data, and the hint
-that a recipe's unknown key gets.
+"""Maps settings of verl, TRL, OpenRLHF and Qwen's video tools to our recipe keys: tables, and the
+hint for an unknown key in a recipe.
 
     a key as typed elsewhere -> Moved -> our key, or why there is none
 """
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One setting of another system.
+    """Setting of another system, with our recipe key.
 
     Example:
         Moved("actor_rollout_ref.rollout.n", "rollout.group_size", "traces per clip")
@@ -23,7 +23,7 @@ class Moved:
     ours: str
     """Our recipe key; empty: there is none."""
     note: str = ""
-    """What differs; where there is no key, what is done instead, or why it is not there."""
+    """Difference to our key; without a key, the substitute, or the reason why there is none."""
 
 
 _REFERENCE = "with a KL coefficient, the model that the stage started from, frozen on every rank"
@@ -424,7 +424,7 @@ SYSTEMS: Mapping[str, tuple[Moved, ...]] = {
 
 
 def hint(key: str, value: object, known: Sequence[str]) -> str | None:
-    """What to say of an unknown key that another system has, or None.
+    """Hint for an unknown key, if another system has it; else None.
 
     ``key`` is dotted, as typed; ``value`` may be a table, whose keys are then looked up;
     ``known`` are the keys of the section in which it was typed.
@@ -446,10 +446,10 @@ def _leaves(key: str, value: object) -> Iterator[str]:
 
 
 def _line(key: str, known: Sequence[str]) -> str | None:
-    found = _find(key)
-    if found is None:
+    entry = _find(key)
+    if entry is None:
         return None
-    system, moved = found
+    system, moved = entry
     own = _in_section(key, moved.ours, known)
     if own and own != moved.ours:
         advice = f"here it is {own}"
@@ -461,7 +461,7 @@ def _line(key: str, known: Sequence[str]) -> str | None:
 
 
 def _in_section(key: str, ours: str, known: Sequence[str]) -> str:
-    """``calibrate.lr`` is calibrate.learning_rate, though the table names GRPO's."""
+    """Our key in the section of ``key``: calibrate.learning_rate for ``calibrate.lr``."""
     section = key.rpartition(".")[0]
     parts = ours.split(".")
     tails = [parts[start:] for start in range(1, len(parts)) if parts[start] in known]
@@ -469,7 +469,7 @@ def _in_section(key: str, ours: str, known: Sequence[str]) -> str:
 
 
 def _find(key: str) -> tuple[str, Moved] | None:
-    """The setting that ``key`` names: whole, else below a ``.*``, else by its last parts."""
+    """Find the setting ``key``: by the whole key, else below a ``.*``, else by its last parts."""
     bare = key.lstrip("+~-")
     every = [(system, moved) for system, table in SYSTEMS.items() for moved in table]
     whole = (pair for pair in every if pair[1].theirs == bare)
@@ -478,7 +478,7 @@ def _find(key: str) -> tuple[str, Moved] | None:
 
 
 def _by_last_parts(key: str, every: Sequence[tuple[str, Moved]]) -> tuple[str, Moved] | None:
-    """``optim.lr`` and ``grpo.num_generations`` are understood, too, where they mean one thing."""
+    """Find a setting by the last parts of ``key``, as in ``optim.lr``, if they are unambiguous."""
     parts = key.split(".")
     for start in range(len(parts)):
         tail = ".".join(parts[start:])
@@ -489,5 +489,5 @@ def _by_last_parts(key: str, every: Sequence[tuple[str, Moved]]) -> tuple[str, M
 
 
 def _tells(word: str, same: Sequence[tuple[str, Moved]]) -> bool:
-    """Whether a single word says which setting is meant: ``steps`` and ``path`` do not."""
+    """Whether a single word identifies a setting: ``steps`` and ``path`` do not."""
     return "_" in word or word == "lr" or any(moved.theirs == word for _, moved in same)

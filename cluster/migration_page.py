@@ -1,4 +1,4 @@
-"""The tables of docs/migration.md; its prose is written by hand around them. Pure.
+"""Renders the tables of docs/migration.md; the prose around them is written by hand. Pure.
 
 the page as it is -> the same, with each ``<!-- table NAME -->`` ... ``<!-- end -->`` filled anew
 """
@@ -12,7 +12,7 @@ _BLOCK = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def migration_page(page: str) -> str:
-    """The page with today's tables. Raises KeyError for a table that is not there."""
+    """The page with up-to-date tables. Raises KeyError for an unknown table."""
     return _BLOCK.sub(lambda match: _block(match[1]), page)
 
 

@@ -1,4 +1,4 @@
-"""How large a model is: parameters, video tokens of a clip, bytes in the learner and in vLLM.
+"""Computes a model's size: parameters, video tokens of a clip, bytes in the learner and in vLLM.
 
     config.json -> ModelShape -> parameters, tokens -> bytes per learner rank, bytes per engine
 
@@ -29,7 +29,7 @@ _PROCESSOR_FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What of a configuration decides the number of parameters; transformers' names."""
+    """Sizes of a model that decide its number of parameters, by transformers' names."""
 
     vocab_size: int
     hidden_size: int
@@ -39,7 +39,7 @@ class ModelShape:
     num_key_value_heads: int
     tie_word_embeddings: bool
     head_dim: int | None = None
-    """None: hidden size / number of heads."""
+    """Width of a head; None: hidden size / number of heads."""
     model_type: str = "qwen2_5_vl"
     vision_depth: int = 32
     vision_hidden_size: int = 1280
@@ -73,12 +73,12 @@ class ModelShape:
 
     @property
     def head_size(self) -> int:
-        """Of one attention head."""
+        """Width of one attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def key_value_size(self) -> int:
-        """Keys (or values) of one token in one layer."""
+        """Size of the keys (or values) of one token in one layer."""
         return self.num_key_value_heads * self.head_size
 
     @property
@@ -94,7 +94,7 @@ class ModelShape:
 
     @property
     def _num_merger(self) -> int:
-        """With those of deepstack, whose norms are as wide as what they merge."""
+        """Parameters of the mergers, with deepstack's, whose norms are as wide as their inputs."""
         merged = self.vision_hidden_size * self.spatial_merge_size**2
         out = merged * merged + merged + merged * self.hidden_size + self.hidden_size
         norm = self.vision_hidden_size * (1 if self.model_type == "qwen2_5_vl" else 2)
@@ -131,7 +131,7 @@ def _qwen3(**sizes: Any) -> ModelShape:
     )
 
 
-KNOWN = {
+KNOWN_MODELS = {
     "Qwen2.5-VL-3B-Instruct": ModelShape(
         vocab_size=151_936,
         hidden_size=2048,
@@ -194,11 +194,11 @@ KNOWN = {
         tie_word_embeddings=False,
     ),
 }
-"""Models that people name before they have downloaded them."""
+"""Shapes of models that users name before they have downloaded them."""
 
 
 def read_shape(model_dir: Path) -> ModelShape | None:
-    """From a model directory's ``config.json``, which must be there; None if it lacks a size.
+    """Read the shape from a model directory's ``config.json``; None if a size is missing.
 
     Raises ConfigError for a model of another kind.
     """
@@ -235,8 +235,8 @@ def read_shape(model_dir: Path) -> ModelShape | None:
 
 
 def read_max_pixels(model_dir: Path, shape: ModelShape, num_frames: int) -> int | None:
-    """Most pixels per frame of a clip of so many, by the model's own processor; None if its files
-    do not say.
+    """Largest frame, in pixels, that the model's processor lets through for a clip of
+    ``num_frames``; None if its files do not say.
 
     Raises ConfigError for a file that is no JSON.
     """
@@ -277,19 +277,19 @@ class RankMemory:
     optimizer_bytes: int
     """float32 copies and moments."""
     offloaded_bytes: int = 0
-    """Of these, what waits in the node's memory while a GPU trains."""
+    """Bytes of these kept in the node's memory while a GPU trains."""
     reference_bytes: int = 0
     """A KL term's frozen copy of the model, whole on every rank."""
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Sum of all bytes."""
         trained = self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
         return trained + self.reference_bytes
 
     @property
     def device_bytes(self) -> int:
-        """What stays on the GPU, or in all on CPU."""
+        """Bytes that stay on the GPU; on CPU, all."""
         return self.total_bytes - self.offloaded_bytes
 
 
@@ -301,7 +301,7 @@ def rank_memory(
     *,
     reference: bool = False,
 ) -> RankMemory:
-    """What ZeRO leaves on each rank: 1 shards the optimiser, 2 the gradients, 3 the parameters.
+    """Bytes of a rank under ZeRO: 1 shards the optimiser, 2 the gradients, 3 the parameters.
 
     With LoRA, ``num_adapter`` parameters are added, and train alone.
 
@@ -339,20 +339,20 @@ class EngineMemory:
     kv_bytes_longest_sequence: int
     """A prompt and a response of full length."""
     kv_cache_bytes: int | None
-    """The cache as it is set up; None on a GPU, where it is what the weights leave."""
+    """Size of the cache; None on a GPU, where the cache takes what the weights leave."""
     adapter_bytes: int = 0
-    """Room for LoRA adapters."""
+    """Bytes reserved for LoRA adapters."""
 
     @property
     def kv_cache_tokens(self) -> int | None:
-        """Tokens that find room in the cache; None on a GPU."""
+        """Tokens that fit in the cache; None on a GPU."""
         return (
             None if self.kv_cache_bytes is None else self.kv_cache_bytes // self.kv_bytes_per_token
         )
 
 
 def engine_memory(shape: ModelShape, config: RolloutConfig) -> EngineMemory:
-    """Weights and cache. Tensor parallelism divides both, but no key/value head is split."""
+    """Bytes of weights and cache. Tensor parallelism divides both, but splits no key/value head."""
     size, split = BYTES[config.dtype], config.tensor_parallel_size
     per_token = size * shape.cached_values_per_token // min(split, shape.num_key_value_heads)
     cache = max(1, round(config.kv_cache_gb)) * 2**30  # rollout/engine_environment.py: whole GiB

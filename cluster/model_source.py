@@ -1,4 +1,4 @@
-"""Where a recipe's model is: a directory, or a model of the Hugging Face hub that is brought here.
+"""Model folder of a recipe: a local directory, or a Hugging Face hub model, downloaded if needed.
 
     model = "../models/mine"                   -> that directory
     model = "Qwen/Qwen2.5-VL-7B-Instruct"      -> local cache, else download -> its directory there
@@ -28,19 +28,19 @@ def with_local_model(config: RunConfig) -> RunConfig:
 
 
 def with_cached_model(config: RunConfig) -> RunConfig:
-    """As it is here now, the hub's cache included; one that is not here stays as it is named.
-    Downloads nothing."""
+    """The recipe with its model's directory if it is on this machine, in the hub's cache too; else
+    the recipe unchanged. Downloads nothing."""
     if config.model.is_dir():
         return config
     return config.model_copy(update={"model": cached_model(config.model) or config.model})
 
 
 def local_model(model: Path, cache_dir: Path | None = None) -> Path:
-    """The directory of a model: itself, or where the hub's is after it was brought here.
+    """The directory of a model: the given one, or that of a hub model after its download.
 
     ``cache_dir``: Hugging Face's cache; none: the usual one. Raises ConfigError if there is no such
-    model, it cannot be reached, or it is of a kind that cannot be trained here (said before its
-    weights are downloaded).
+    model, the hub cannot be reached, or the model is of a kind that cannot be trained here (checked
+    before its weights are downloaded).
     """
     if model.is_dir():
         return model
@@ -54,7 +54,7 @@ def local_model(model: Path, cache_dir: Path | None = None) -> Path:
 
 
 def cached_model(model: Path, cache_dir: Path | None = None) -> Path | None:
-    """Where a whole model of the hub lies in the local cache; None if it does not. No network."""
+    """Folder of a complete hub model in the local cache; None without one. No network."""
     from huggingface_hub import snapshot_download
 
     name = str(model)
@@ -98,7 +98,7 @@ def _download(name: str, cache_dir: Path | None) -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    """What the hub's client says in several lines, in a few words."""
+    """The hub client's error of several lines, in a few words."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -112,7 +112,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Configuration, tokenizer and every file of weights are there."""
+    """Whether a folder has configuration, tokenizer and every file of weights."""
     index = folder / f"{_WEIGHTS}.index.json"
     if index.is_file():
         try:

@@ -1,6 +1,7 @@
-"""Where the workers go: a Ray to use, a check that the recipe fits it, a placement group.
+"""Placement of the workers: connects to Ray, checks that the recipe fits, reserves a placement
+group.
 
-What does not fit is said at once: Ray itself would wait for ever for resources that never come.
+A recipe that does not fit is refused at once: Ray itself would wait for ever for its resources.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ _STARTS = 2
 
 
 def connect(config: RunConfig, *, debug: bool) -> None:
-    """Join the named Ray, the one of this job, or start a local one for the time of the run."""
+    """Connect to the Ray that the recipe or RAY_ADDRESS names, or start a local one for the run."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _init(config, debug=debug)
@@ -57,12 +58,12 @@ def _init(config: RunConfig, *, debug: bool) -> None:
 
 
 def _start_local(**options: Any) -> None:
-    """Ray gives its processes 30 s, which cannot be set and may be too few on a busy machine; what
-    they read from disk is in memory the second time."""
+    """Start a local Ray, trying twice. Ray gives its processes 30 s, which cannot be set and may be
+    too few on a busy machine; the second time their files are in memory."""
     for _ in range(_STARTS):
         try:
             ray.init(address="local", **options)
-        except Exception as error:  # it raises no class of its own
+        except Exception as error:  # Ray raises no class of its own
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
@@ -75,7 +76,7 @@ def _start_local(**options: Any) -> None:
 
 
 def address_of(config: RunConfig) -> str | None:
-    """The Ray to join; None: a local one for the time of the run."""
+    """Address of the Ray to connect to; None: a local one for the run."""
     return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -87,8 +88,8 @@ def bundles(config: RunConfig) -> list[Bundle]:
 
 
 def nodes(config: RunConfig) -> list[Bundle]:
-    """Resources of each node that a run would find; a local Ray is asked for its count, not
-    started. Raises PlacementError if the Ray that the recipe names does not answer."""
+    """Resources of each node that a run would have, without starting a local Ray. Raises
+    PlacementError if the Ray that the recipe names does not answer."""
     if address_of(config) is None:
         return [_this_machine()]
     connect(config, debug=False)
@@ -99,7 +100,7 @@ def nodes(config: RunConfig) -> list[Bundle]:
 
 
 def _this_machine() -> Bundle:
-    """As a local Ray counts it."""
+    """Resources of this machine, as a local Ray counts them."""
     spec = ResourceAndLabelSpec().resolve(is_head=True)
     return {"CPU": float(spec.num_cpus or 0), "GPU": float(spec.num_gpus or 0)}
 
@@ -107,7 +108,7 @@ def _this_machine() -> Bundle:
 def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:
     """Raise PlacementError unless every bundle finds a node (first fit, largest first).
 
-    ``nodes`` are the resources of each node of the cluster, used or not.
+    ``nodes``: resources of each node of the cluster, used or not.
     """
     left = [dict(node) for node in nodes]
     for bundle in sorted(wanted, key=lambda b: (-b.get("GPU", 0), -b["CPU"])):

@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: stages, workers, batches, memory, and what looks wrong.
+"""Plans a run without starting it: stages, workers, batches, memory, warnings.
 
     recipe (+ manifest and model, where they are here) -> make_plan -> Plan -> table, JSON
 
@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from cluster.adapter_size import engine_adapter_bytes, trained_adapter
 from cluster.config import RunConfig
-from cluster.data import Data, check_splits
+from cluster.data import SampleSplits, check_splits
 from cluster.model_size import (
-    KNOWN,
+    KNOWN_MODELS,
     ModelShape,
     engine_memory,
     rank_memory,
@@ -51,14 +51,14 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
         note = f"there is no manifest {manifest}: counts that depend on it are unknown"
         return plan_of(config, stages, None, note)
     samples = read_manifest(manifest, config.label_set, config.data.media_root)
-    check_splits(config, Data(samples=samples), stages)
+    check_splits(config, SampleSplits(samples=samples), stages)
     return plan_of(config, stages, count_clips(config, samples))
 
 
 def plan_of(
     config: RunConfig, stages: Sequence[str], clips: ClipCounts | None, *notes: str
 ) -> Plan:
-    """Plan the named stages over so many clips. Raises ConfigError for a model of another kind."""
+    """Plan the named stages over ``clips``. Raises ConfigError for a model of another kind."""
     shape, more = _model_shape(config)
     tokens = _clip_tokens(config, shape)
     if shape and not tokens:
@@ -81,7 +81,7 @@ def plan_of(
 
 
 def count_clips(config: RunConfig, samples: Sequence[Sample]) -> ClipCounts:
-    """The clips of a manifest, by use."""
+    """Count the clips of a manifest by use."""
     train = select(samples, Split.TRAIN)
     return ClipCounts(
         train=len(train),
@@ -99,14 +99,14 @@ def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
         shape = read_shape(folder)
         lacking = f"memory is not estimated: {folder / 'config.json'} does not give all sizes"
         return shape, [] if shape else [lacking]
-    if folder.name in KNOWN:
-        return KNOWN[folder.name], [f"{absent}: sizes are those known of {folder.name}"]
-    known = ", ".join(KNOWN)
+    if folder.name in KNOWN_MODELS:
+        return KNOWN_MODELS[folder.name], [f"{absent}: sizes are those known of {folder.name}"]
+    known = ", ".join(KNOWN_MODELS)
     return None, [f"{absent}: video tokens and memory are not estimated (known by name: {known})"]
 
 
 def largest_clip(config: RunConfig) -> ClipTokens | None:
-    """None if the model's files do not say."""
+    """The largest clip that sampling lets through; None if the model's files give no bound."""
     return _clip_tokens(config, _model_shape(config)[0])
 
 
@@ -172,7 +172,7 @@ def _measurement(config: RunConfig, clips: int) -> Measurement:
 
 
 def _base(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
-    """Only measured."""
+    """The base stage: evaluated, not trained."""
     return _stage(config, "base", clips=0, epochs=0, examples=0, updates=0)
 
 
@@ -252,5 +252,5 @@ def _stage(
 
 
 def _updates(examples: int | None, batch_size: int, epochs: int) -> int | None:
-    """The last batch of an epoch may be short."""
+    """Optimiser updates of all epochs; the last batch of an epoch may be short."""
     return None if examples is None else epochs * -(-examples // batch_size)

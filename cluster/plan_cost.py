@@ -1,4 +1,4 @@
-"""What a planned run would take, from what a finished one took.
+"""Estimates the time and price of a planned run from the times of a finished run.
 
     done.json, metrics.jsonl, run.json of a run -> seconds per unit of each kind of work
     Plan (its counts)                           -> seconds, GPU-hours, cost
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from cluster.config import RunConfig
 from cluster.plan_types import Plan, StagePlan
-from cluster.run_dir import read_result
+from cluster.run_dir import read_result, result_figures
+from wire.config import flatten
 from wire.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -64,13 +65,13 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What to expect, and on which assumptions."""
+    """Estimated seconds, GPU-hours and price of a run, with the assumptions."""
 
     measured_run: str
     parts: tuple[Part, ...]
     stages: tuple[StageCost, ...]
     seconds: float
-    """Of the stages that are known."""
+    """Sum over the stages whose time is known."""
     is_whole: bool
     """False: a stage is unknown, and all sums are lower bounds."""
     gpus: float
@@ -82,7 +83,7 @@ class Cost:
 
 
 class _Taken(NamedTuple):
-    """Measured seconds of one kind of work, what they grow with, and how much there was of it."""
+    """Measured seconds of one kind of work, the unit they grow with, and its count."""
 
     work: str
     unit: str
@@ -91,7 +92,7 @@ class _Taken(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What a finished run left."""
+    """Recipe, results and times read from a finished run."""
 
     path: Path
     recipe: dict[str, Any]
@@ -101,7 +102,7 @@ class _Run(NamedTuple):
 def estimate(
     plan: Plan, config: RunConfig, run_dir: Path, price_per_gpu_hour: float | None
 ) -> Cost:
-    """Scale what the run in ``run_dir`` took to a plan.
+    """Scale the times of the run in ``run_dir`` to a plan.
 
     Raises ConfigError if there is no run, or none of the planned stages finished in it.
     """
@@ -146,7 +147,7 @@ def _read_run(path: Path) -> _Run:
 
 
 def _parsed(line: str) -> Row | None:
-    """None for a line that a crash has cut."""
+    """A line of JSON; None if a crash has cut it."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -233,8 +234,8 @@ def _rows(run: _Run, stage: str) -> list[Row]:
 
 
 def _training_seconds(run: _Run, stage: str) -> tuple[float, float] | None:
-    """Of the last attempt, and what all updates of the stage take at its pace; None: fewer than
-    two updates tell no pace."""
+    """Training seconds of the last attempt, and of all updates at its pace; None: fewer than two
+    updates, so no pace."""
     rows = _rows(run, stage)
     last = [row for row in rows if row["attempt"] == rows[-1]["attempt"]]
     if len(last) < 2:
@@ -244,14 +245,13 @@ def _training_seconds(run: _Run, stage: str) -> tuple[float, float] | None:
 
 
 def _rest(seconds: float, trained: float) -> float:
-    """A stage's seconds without its training. They are those of the attempt that ended it, which
-    may have found the training done."""
+    """Seconds of a stage without its training, from the attempt that finished the stage (its
+    training may have been done before)."""
     return seconds - trained if seconds >= trained else seconds
 
 
 def _evaluated(result: dict[str, Any]) -> int:
-    figures = result.get("evaluation") or result.get("verdict") or result["head"]
-    return int(figures["num_samples"])
+    return int(result_figures(result)["num_samples"])
 
 
 def _scale(stage: StagePlan, taken: _Taken, plan: Plan) -> Part:
@@ -286,16 +286,16 @@ def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
 
 
 def _stage_cost(name: str, parts: Iterable[Part]) -> StageCost:
-    found = [part.seconds for part in parts if part.stage == name]
-    known = [seconds for seconds in found if seconds is not None]
-    whole = bool(found) and len(known) == len(found)
+    seconds_of = [part.seconds for part in parts if part.stage == name]
+    known = [seconds for seconds in seconds_of if seconds is not None]
+    whole = bool(seconds_of) and len(known) == len(seconds_of)
     return StageCost(name=name, seconds=math.fsum(known) if whole else None)
 
 
 def _assumptions(
     run: _Run, plan: Plan, config: RunConfig, stages: Sequence[StageCost]
 ) -> list[str]:
-    found = [
+    assumptions = [
         "each kind of work takes as long per trace, clip or step as in the measured run",
         "starting Ray, engines and learner, and control arms, are not counted",
         _machine(run.path),
@@ -303,27 +303,27 @@ def _assumptions(
     lengths = [row["response_length/mean"] for row in run.rows if "response_length/mean" in row]
     if lengths:
         then, now = run.recipe["rollout"]["max_response_length"], config.rollout
-        found.append(
+        assumptions.append(
             f"traces are as long as there, {fmean(lengths):.1f} tokens on average (at most {then} "
             f"there, {now.max_response_length} here)"
         )
     if differing := _differing(run, config):
-        found.append(
+        assumptions.append(
             f"only counts are scaled, and the run differs in more: {'; '.join(differing)}: "
             "the seconds do not know of it"
         )
     if unknown := [stage.name for stage in stages if stage.seconds is None]:
-        found.append(
+        assumptions.append(
             f"{', '.join(unknown)}: unknown, since the run did not finish it or the manifest is "
             "not here; the total is a lower bound"
         )
     if plan.rollout.gpus + plan.learner.gpus:
-        found.append("GPUs count from the first to the last stage, working or waiting")
-    return found
+        assumptions.append("GPUs count from the first to the last stage, working or waiting")
+    return assumptions
 
 
 def _machine(run_dir: Path) -> str:
-    """TensorBoard puts the host into the names of its files."""
+    """Host of a run: TensorBoard puts it into the names of its files."""
     names = sorted((run_dir / "tensorboard").glob("events.out.tfevents.*"))
     host = names[-1].name.split(".", 4)[-1].rsplit(".", 2)[0] if names else "unknown"
     here = socket.gethostname()
@@ -333,7 +333,7 @@ def _machine(run_dir: Path) -> str:
 
 def _differing(run: _Run, config: RunConfig) -> list[str]:
     """Settings that change what a unit costs, as ``name = there, here``."""
-    then, now = _flat(run.recipe), _flat(config.model_dump(mode="json"))
+    then, now = flatten(run.recipe), flatten(config.model_dump(mode="json"))
     names = sorted(
         name
         for name in then.keys() | now.keys()
@@ -349,14 +349,3 @@ def _same_model(one: Path, other: Path) -> bool:
         return (one / "config.json").read_bytes() == (other / "config.json").read_bytes()
     except OSError:
         return one.name == other.name and one.parent.name == other.parent.name
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``a.b`` -> value."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    return {
-        name: value
-        for key, inner in values.items()
-        for name, value in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
-    }

@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Prints a plan and its cost."""
 
 from rich import box
 from rich.table import Table
@@ -7,10 +7,11 @@ from cluster.model_size import RankMemory
 from cluster.plan_cost import Cost
 from cluster.plan_types import Memory, Plan, StagePlan, Workers
 from cluster.progress import console
+from cluster.units import format_bytes
 
 
 def print_plan(plan: Plan, title: str) -> None:
-    """Workers, stages, one step, memory, then what is unknown and what looks wrong."""
+    """Print workers, stages, one step, memory, then notes and warnings."""
     console.print(_workers_table(plan, title))
     console.print(_stages_table(plan))
     if measured := plan.measurement:
@@ -77,39 +78,43 @@ def _stage_cells(stage: StagePlan) -> list[str]:
 
 def _print_memory(memory: Memory) -> None:
     rank, engine = memory.rank, memory.engine
-    reference = f" + reference {_size(rank.reference_bytes)}" if rank.reference_bytes else ""
+    reference = f" + reference {format_bytes(rank.reference_bytes)}" if rank.reference_bytes else ""
     _say(
         f"model: {_count(memory.parameters)} parameters, {_count(memory.trained_parameters)} "
         "trained"
     )
     _say(
-        f"a learner rank: {_size(rank.total_bytes)} = parameters {_size(rank.parameter_bytes)} + "
-        f"gradients {_size(rank.gradient_bytes)} + optimiser {_size(rank.optimizer_bytes)}"
+        f"a learner rank: {format_bytes(rank.total_bytes)} = "
+        f"parameters {format_bytes(rank.parameter_bytes)} + "
+        f"gradients {format_bytes(rank.gradient_bytes)} + "
+        f"optimiser {format_bytes(rank.optimizer_bytes)}"
         f"{reference}{_offloaded(rank)}; activations and buffers not included"
     )
     room = engine.kv_cache_tokens
     cache = (
         "on its GPUs the cache is what gpu_memory_utilization leaves"
         if room is None or engine.kv_cache_bytes is None
-        else f"the cache of {_size(engine.kv_cache_bytes)} holds {_count(room)} tokens"
+        else f"the cache of {format_bytes(engine.kv_cache_bytes)} holds {_count(room)} tokens"
     )
-    adapters = f"LoRA adapters {_size(engine.adapter_bytes)}, " if engine.adapter_bytes else ""
+    adapters = (
+        f"LoRA adapters {format_bytes(engine.adapter_bytes)}, " if engine.adapter_bytes else ""
+    )
     _say(
-        f"an engine, per GPU (or in all, on CPU): weights {_size(engine.weight_bytes)}, "
+        f"an engine, per GPU (or in all, on CPU): weights {format_bytes(engine.weight_bytes)}, "
         f"{adapters}keys and "
-        f"values {_size(engine.kv_bytes_per_token)} per token, "
-        f"{_size(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
+        f"values {format_bytes(engine.kv_bytes_per_token)} per token, "
+        f"{format_bytes(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )
 
 
 def _offloaded(rank: RankMemory) -> str:
     if not rank.offloaded_bytes:
         return ""
-    return f", of which {_size(rank.offloaded_bytes)} in the node's memory, not on the GPU"
+    return f", of which {format_bytes(rank.offloaded_bytes)} in the node's memory, not on the GPU"
 
 
 def print_cost(cost: Cost) -> None:
-    """Expected seconds by kind of work, in all, and what they rest on."""
+    """Print expected seconds by kind of work, their sum, and the assumptions."""
     table = Table(title=f"expected, measured by {cost.measured_run}", box=box.SIMPLE)
     for name in ("stage", "work", "counted in"):
         table.add_column(name, no_wrap=True)
@@ -138,14 +143,6 @@ def _seconds(number: float | None) -> str:
 
 def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
-
-
-def _size(number: int) -> str:
-    """In decimal units."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number / 1000:.1f} kB"
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a plan says (cluster/plan.py)."""
+"""Types of a plan (cluster/plan.py)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -13,16 +13,16 @@ class ClipCounts:
 
     train: int
     with_trace: int
-    """Those of ``train`` that the cold start learns from."""
+    """Train clips that the cold start learns from."""
     calibration: int
-    """Those of ``calibrate.split``."""
+    """Clips of ``calibrate.split``."""
     evaluation: int
-    """Those of ``evaluate.split``."""
+    """Clips of ``evaluate.split``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """Rollout workers or learner ranks, and what Ray reserves for each."""
+    """Rollout workers or learner ranks, with the CPUs and GPUs that Ray reserves for each."""
 
     count: int
     cpus_each: float
@@ -33,7 +33,7 @@ class Workers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One stage. None: unknown without the manifest.
+    """Plan of one stage. None: unknown without the manifest.
 
     Example:
         StagePlan(name="grpo", clips=600, epochs=3.2, rollouts=15360, examples=15360, updates=60,
@@ -42,9 +42,9 @@ class StagePlan:
 
     name: str
     clips: int | None
-    """Clips that it learns from."""
+    """Clips that the stage learns from."""
     epochs: float | None
-    """Passes over them: over the train clips in GRPO, over the examples elsewhere."""
+    """Passes over the train clips in GRPO, over the examples in other stages."""
     rollouts: int | None
     """Traces that the engines write to learn from."""
     examples: int | None
@@ -52,14 +52,14 @@ class StagePlan:
     updates: int | None
     """Optimiser updates."""
     max_prompt_tokens: int | None
-    """Upper bound of the prompts of its rollouts, each once for its whole group."""
+    """Upper bound of the rollouts' prompt tokens; a prompt counts once for its whole group."""
     max_response_tokens: int | None
-    """Upper bound of its rollouts."""
+    """Upper bound of the rollouts' tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What measures each stage at its end: one trace per clip."""
+    """Evaluation at the end of each stage: one trace per clip."""
 
     clips: int
     max_prompt_tokens: int
@@ -68,7 +68,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One step of GRPO."""
+    """Plan of one GRPO step."""
 
     groups: int
     rollouts: int
@@ -89,7 +89,7 @@ class ClipTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What is held all the time. Not included: activations, buffers, CUDA, Ray's object store."""
+    """Memory held all the time. Not included: activations, buffers, CUDA, Ray's object store."""
 
     parameters: int
     trained_parameters: int
@@ -99,7 +99,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All of a run."""
+    """Plan of a run."""
 
     model: str
     clips: ClipCounts | None
@@ -111,10 +111,10 @@ class Plan:
     """None: there is no manifest here."""
     step: StepPlan
     clip_tokens: ClipTokens | None
-    """None: neither model nor recipe says how large a frame may be."""
+    """The largest clip; None: neither model nor recipe bounds a frame."""
     memory: Memory | None
-    """None: the model is not here, and its name is not known."""
+    """Memory of the workers; None: the model is not here, and its name is not known."""
     notes: tuple[str, ...]
-    """What is not here, and so not counted."""
+    """Files that are not here, and so not counted."""
     warnings: tuple[str, ...]
-    """What looks wrong and does not keep a run from starting."""
+    """Settings that look wrong, but do not keep a run from starting."""

@@ -1,8 +1,8 @@
-"""What must hold before an engine starts, said by `run` and by `check` in the same words.
+"""Checks before an engine starts, with the same messages in `run` and `check`.
 
     recipe -> manifest and splits, model folder, context, first prompt -> (cluster/session.py)
 
-Each function raises UserError for what it is about, and starts nothing.
+Each function raises UserError for its own subject, and starts nothing.
 """
 
 import json
@@ -26,7 +26,7 @@ _SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_
 
 
 def open_model(config: RunConfig) -> Renderer:
-    """The renderer of a model folder that can be used. Raises ConfigError."""
+    """Check a model folder and load its renderer. Raises ConfigError."""
     if not config.model.is_dir():
         raise ConfigError(
             f"there is no model directory {config.model}; give 'model' as the path of one"
@@ -45,7 +45,7 @@ def open_model(config: RunConfig) -> Renderer:
 
 
 def read_context(model: Path) -> int | None:
-    """The most tokens that a model has positions for; None if its ``config.json`` does not say."""
+    """Context length of a model, tokens; None if its ``config.json`` does not give one."""
     values: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
     text = values.get("text_config") or values
     limit = text.get("max_position_embeddings") or values.get("max_position_embeddings")
@@ -57,9 +57,10 @@ def read_context(model: Path) -> int | None:
 
 
 def check_context(config: RunConfig) -> int | None:
-    """The most tokens that the model has positions for; None if its ``config.json`` does not say.
+    """Check that prompt and response fit the model's context length, and return it, as
+    :func:`read_context` does.
 
-    Raises ConfigError if prompt and response may be longer: vLLM refuses to start then.
+    Raises ConfigError if they may be longer: vLLM refuses to start then.
     """
     most = read_context(config.model)
     if most is None:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as RichProgress
 
 # A log file has no width: wide enough for our tables, so that no line is folded.
 _width = None if sys.stdout.isatty() else 100
@@ -23,11 +23,11 @@ _EVERY_S = 15.0  # between two lines in a log file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """How far one piece of work is.
+class Progress:
+    """Progress of a task with a known number of parts.
 
     Example:
-        Piece(title="grpo", done=12, total=80, rate=0.4)
+        Progress(title="grpo", done=12, total=80, rate=0.4)
     """
 
     title: str
@@ -36,14 +36,18 @@ class Piece:
     rate: float
     """Parts per second, of this attempt; 0 before the first."""
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at this rate; None before the first part."""
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
 
-Listener = Callable[[Piece], None]
-_listeners: list[Listener] = []
+
+_listeners: list[Callable[[Progress], None]] = []
 
 
 @contextmanager
-def reported_to(listener: Listener) -> Iterator[None]:
-    """For the time of the block, all that bars are told."""
+def progress_listener(listener: Callable[[Progress], None]) -> Iterator[None]:
+    """Inside the block, ``listener`` gets every progress update."""
     _listeners.append(listener)
     try:
         yield
@@ -52,40 +56,42 @@ def reported_to(listener: Listener) -> Iterator[None]:
 
 
 class Bar:
-    """One piece of work with a known number of parts."""
+    """Progress bar of a task with a known number of parts."""
 
-    def __init__(self, title: str, total: int, progress: Progress | None) -> None:
-        self._title, self._total, self._progress = title, total, progress
-        self._task = progress.add_task(title, total=total, note="") if progress else None
+    def __init__(self, title: str, total: int, shown: RichProgress | None) -> None:
+        self._title, self._total, self._shown = title, total, shown
+        self._task = shown.add_task(title, total=total, note="") if shown else None
         self._before = 0
-        self._done, self._start, self._said = 0, time.monotonic(), time.monotonic()
-        self._tell()
+        self._done, self._start, self._printed = 0, time.monotonic(), time.monotonic()
+        self._notify()
 
     def resume(self, done: int) -> None:
-        """``done`` parts were finished by an earlier attempt; they say nothing about the rate."""
+        """``done`` parts were finished by an earlier attempt; they do not count in the rate."""
         self._done += done
         self._before = done
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=done)
-        self._tell()
+        if self._shown is not None and self._task is not None:
+            self._shown.update(self._task, advance=done)
+        self._notify()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """``count`` more parts are done."""
+        """Count ``count`` more parts as done."""
         self._done += count
-        self._tell()
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=count, note=f"{self._rate():.1f}/s {note}")
-        elif self._done >= self._total or time.monotonic() - self._said > _EVERY_S:
-            self._said = time.monotonic()
+        self._notify()
+        if self._shown is not None and self._task is not None:
+            self._shown.update(self._task, advance=count, note=f"{self._rate():.1f}/s {note}")
+        elif self._done >= self._total or time.monotonic() - self._printed > _EVERY_S:
+            self._printed = time.monotonic()
             console.print(self._line(note))
 
     def _rate(self) -> float:
         return (self._done - self._before) / max(1e-9, time.monotonic() - self._start)
 
-    def _tell(self) -> None:
-        piece = Piece(title=self._title, done=self._done, total=self._total, rate=self._rate())
+    def _notify(self) -> None:
+        progress = Progress(
+            title=self._title, done=self._done, total=self._total, rate=self._rate()
+        )
         for listener in _listeners:
-            listener(piece)
+            listener(progress)
 
     def _line(self, note: str) -> str:
         spent = time.monotonic() - self._start
@@ -99,7 +105,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Bar]:
-    """A bar for the time of the block."""
+    """Show a progress bar during the block."""
     if not console.is_terminal:
         yield Bar(title, total, None)
         return
@@ -111,5 +117,5 @@ def progress_bar(title: str, total: int) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:
-        yield Bar(title, total, progress)
+    with RichProgress(*columns, console=console) as shown:
+        yield Bar(title, total, shown)

@@ -1,4 +1,4 @@
-"""Does anything answer at a Ray's address? Ray itself would try for minutes, page by page."""
+"""Tests whether Ray's address answers, within seconds; Ray itself would try for minutes."""
 
 import socket
 
@@ -6,7 +6,7 @@ _PATIENCE_S = 5.0
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether a connection can be made."""
+    """Whether an address accepts connections."""
     try:
         socket.create_connection((host, port), timeout=_PATIENCE_S).close()
     except OSError:
@@ -15,6 +15,6 @@ def answers(host: str, port: int) -> bool:
 
 
 def ray_answers(address: str) -> bool:
-    """For ``HOST:PORT`` and ``ray://HOST:PORT``; Ray knows what other forms mean."""
+    """Whether ``HOST:PORT`` or ``ray://HOST:PORT`` answers; True for forms that only Ray knows."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     return not (host and port.isdecimal()) or answers(host.strip("[]"), int(port))

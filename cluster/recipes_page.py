@@ -1,4 +1,4 @@
-"""docs/recipes.md: every recipe key, from the config models. Pure.
+"""Renders docs/recipes.md: every recipe key, from the config models. Pure.
 
 RunConfig -> one heading per TOML table -> a row per key: type and bounds, default, docstring
 """
@@ -66,17 +66,17 @@ class Table:
     """Dotted; empty: the top of the recipe."""
     model: type[Config]
     value: Config | None
-    """What holds where a recipe sets nothing; none: the model's own defaults."""
+    """Values where a recipe sets none; None: the model's own defaults."""
     use: str = ""
     """The docstring of the key that holds it."""
     is_list: bool = False
     """Written ``[[name]]``, as often as wanted."""
     kind: str = ""
-    """Of a union: the ``kind`` that chooses this member."""
+    """In a union, the ``kind`` that chooses this member."""
 
     @property
     def heading(self) -> str:
-        """As it is written in a recipe."""
+        """Heading of the table, as a recipe writes it."""
         if not self.name:
             return "Top of the recipe"
         brackets = f"`[[{self.name}]]`" if self.is_list else f"`[{self.name}]`"
@@ -89,18 +89,18 @@ def recipes_page() -> str:
 
 
 def tables(model: type[Config]) -> list[Table]:
-    """Every table that a recipe of ``model`` may hold, outer before inner, in their order."""
+    """All tables that a recipe of ``model`` may hold, outer before inner."""
     return list(_tables(Table(name="", model=model, value=None)))
 
 
 def recipe_keys(model: type[Config]) -> list[str]:
-    """Every dotted key, tables included; that of a list element without an index."""
-    found: dict[str, None] = {}
+    """All dotted keys, tables included; keys of list elements have no index."""
+    keys: dict[str, None] = {}
     for table in tables(model):
         prefix = f"{table.name}." if table.name else ""
-        found |= dict.fromkeys([table.name] if table.name else [])
-        found |= dict.fromkeys(prefix + name for name in table.model.model_fields)
-    return list(found)
+        keys |= dict.fromkeys([table.name] if table.name else [])
+        keys |= dict.fromkeys(prefix + name for name in table.model.model_fields)
+    return list(keys)
 
 
 def _tables(table: Table) -> Iterator[Table]:

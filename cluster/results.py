@@ -1,4 +1,4 @@
-"""The runs of a study -> everything its page says, as plain data.
+"""Results of a study as plain data: figures, claims and tests for its page, from its runs.
 
     SeedRuns (cluster/arm_figures.py) -> study_results -> StudyResults -> study.json
                                                                        -> cluster/results_page.py
@@ -12,7 +12,7 @@ from typing import Any
 
 from calibrate.compare import Comparison, SeedComparison, compare, compare_seeds
 from calibrate.verdict import trace_agreement
-from cluster.arm_figures import ARM_TEXTS, ArmRow, PerSeed, SeedRun, arm_row, result_of
+from cluster.arm_figures import ARM_TITLES, ArmRow, SeedRun, ValuePerSeed, arm_row, result_of
 from cluster.claims import Claim, judge_claims
 from rollout.manifest import select
 from wire.types import Split
@@ -34,24 +34,24 @@ _SHOWN_TRACES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """What was run, as far as the run directories do not say it."""
+class StudyInfo:
+    """Facts about a study that its run directories do not hold."""
 
     recipe: str
     command: str
-    """What repeats the study."""
+    """Command that repeats the study."""
     cores: int
     seconds: float
-    """Of all processes of the study, failed and interrupted ones included."""
+    """Seconds of all processes of the study, failed and interrupted ones included."""
     seeds: tuple[int, ...]
     failed: dict[int, str]
-    """Seed -> what failed in the last attempt."""
+    """Seed -> failure of the last attempt."""
     group_by: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedRow:
-    """Two arms on the same clips, seed by seed and over the seeds that have both."""
+    """Comparison of two arms on the same clips, per seed and over the seeds that have both."""
 
     before: str
     after: str
@@ -60,8 +60,8 @@ class PairedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataFacts:
-    """The data of one seed."""
+class DataSummary:
+    """Sizes of one seed's data."""
 
     seed: int
     sizes: dict[str, int]
@@ -74,20 +74,20 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResults:
-    """Everything on the page."""
+    """Results of a study: all that its page shows."""
 
-    about: About
+    about: StudyInfo
     versions: dict[str, str]
     peak_memory_gb: float
     same_data: bool
     """All seeds were given one manifest."""
-    data: tuple[DataFacts, ...]
+    data: tuple[DataSummary, ...]
     arms: tuple[ArmRow, ...]
     claims: tuple[Claim, ...]
     tests: tuple[PairedRow, ...]
-    agreement: dict[str, PerSeed]
+    agreement: dict[str, ValuePerSeed]
     """Verdict -> share of its answers that repeat the trace's."""
-    trace_accuracy: dict[str, PerSeed]
+    trace_accuracy: dict[str, ValuePerSeed]
     """Split -> share of sampled traces whose answer is right."""
 
     def arm(self, name: str) -> ArmRow:
@@ -100,16 +100,16 @@ class StudyResults:
 
 
 def study_results(
-    about: About, runs: Sequence[SeedRun], notes: Mapping[str, str] | None = None
+    about: StudyInfo, runs: Sequence[SeedRun], notes: Mapping[str, str] | None = None
 ) -> StudyResults:
-    """Figures, claims and tests of a study from what its seeds left; ``runs`` may lack seeds.
+    """Compute figures, claims and tests of a study from its runs; ``runs`` may lack seeds.
 
     Raises DataError if predictions are not of the manifest's clips, or not those that done.json
     was written with.
     """
     by_seed = {run.seed: run for run in runs}
     seeds = [by_seed.get(seed) for seed in about.seeds]
-    arms = tuple(arm_row(name, seeds) for name in ARM_TEXTS)
+    arms = tuple(arm_row(name, seeds) for name in ARM_TITLES)
     return StudyResults(
         about=about,
         versions={name: v for run in runs for name, v in run.versions.items()},
@@ -132,18 +132,18 @@ def study_results(
 
 def _pairs() -> list[tuple[str, str]]:
     """(before, after): consecutive stages, then each control against GRPO and the verdict."""
-    controls = [name for name in ARM_TEXTS if name not in _NOT_CONTROLS]
+    controls = [name for name in ARM_TITLES if name not in _NOT_CONTROLS]
     return [
         *_STAGE_PAIRS,
         *((control, stage) for stage in ("grpo", "calibrated") for control in controls),
     ]
 
 
-def _facts(run: SeedRun) -> DataFacts:
+def _facts(run: SeedRun) -> DataSummary:
     train = select(run.samples, Split.TRAIN)
     trained = {run.groups[sample.id] for sample in train if run.groups}
     of_split = {split.value: select(run.samples, split) for split in Split}
-    return DataFacts(
+    return DataSummary(
         seed=run.seed,
         sizes={split: len(samples) for split, samples in of_split.items()},
         num_traces=sum(sample.trace is not None for sample in train),
@@ -171,7 +171,7 @@ def _paired_row(before: str, after: str, seeds: Sequence[SeedRun | None]) -> Pai
     )
 
 
-def _agreement(arm: str, seeds: Sequence[SeedRun | None]) -> PerSeed:
+def _agreement(arm: str, seeds: Sequence[SeedRun | None]) -> ValuePerSeed:
     return tuple(
         trace_agreement(run.predictions[arm], run.config.label_set)
         if run and arm in run.predictions

@@ -1,4 +1,4 @@
-"""StudyResults -> the page of results, as Markdown. Every number on it is a field of theirs.
+"""Renders StudyResults as a Markdown page. Every number on the page is a field of StudyResults.
 
 Shares are shown in points (hundredths) with one decimal.
 """
@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 from calibrate.compare import Comparison
-from cluster.arm_figures import COSTS, ArmRow, PerSeed, mean
+from cluster.arm_figures import COSTS, ArmRow, ValuePerSeed, mean
 from cluster.claims import Outcome
 from cluster.results import PairedRow, StudyResults
+from cluster.units import format_hours
 
 _NOT_RUN = "not run"
 _TEXT_COLUMNS = (
@@ -55,7 +56,7 @@ def _what_was_run(results: StudyResults) -> list[str]:
     lines = [
         f"- Recipe: `{about.recipe}`, seeds {seeds}.",
         f"- Machine: {about.cores} CPU cores; most memory {results.peak_memory_gb:.1f} GB; "
-        f"{_duration(about.seconds)} in all, engine starts and failed attempts included.",
+        f"{format_hours(about.seconds)} in all, engine starts and failed attempts included.",
         f"- Versions: {versions or 'not known yet'}.",
         f"- Again: `{about.command}`",
     ]
@@ -74,7 +75,7 @@ def _what_was_run(results: StudyResults) -> list[str]:
 
 
 def _never_text(results: StudyResults) -> str:
-    """Which clips are in groups that train never shows, and who else has seen their labels."""
+    """Paragraph on clips in groups without train clips, and on arms that saw their labels."""
     group_by = results.about.group_by
     if group_by is None or not results.data:
         return ""
@@ -139,12 +140,12 @@ def _constant_row(row: ArmRow, text: str, field: str, width: int) -> list[str]:
     return cells + [_NONE] * (width - len(cells))
 
 
-def _accuracies(values: PerSeed) -> list[str]:
+def _accuracies(values: ValuePerSeed) -> list[str]:
     """One cell per seed, and their mean; a mean over fewer says so."""
-    found = [value for value in values if value is not None]
-    text = _points(mean(values)) if found else _NOT_RUN
-    if found and len(found) < len(values):
-        text += f" ({len(found)} of {len(values)})"
+    measured = [value for value in values if value is not None]
+    text = _points(mean(values)) if measured else _NOT_RUN
+    if measured and len(measured) < len(values):
+        text += f" ({len(measured)} of {len(values)})"
     return [*(_NOT_RUN if value is None else _points(value) for value in values), text]
 
 
@@ -233,18 +234,18 @@ def _agreement(results: StudyResults) -> list[str]:
 
 
 def _trace_accuracy(results: StudyResults) -> list[str]:
-    found = results.trace_accuracy
-    rows = [[split, *_accuracies(values)] for split, values in found.items()]
+    accuracy = results.trace_accuracy
+    rows = [[split, *_accuracies(values)] for split, values in accuracy.items()]
     return [
         "## Traces of train clips against others",
         "Accuracy of traces sampled from the GRPO policy, by the split of their clips.",
         _table(_seed_header("clips", results), rows),
-        " ".join(part for part in (_flattered(found), _train_verdict(results)) if part),
+        " ".join(part for part in (_flattered(accuracy), _train_verdict(results)) if part),
     ]
 
 
-def _flattered(found: dict[str, PerSeed]) -> str:
-    gap = _mean_difference(found["train"], found["cal"])
+def _flattered(accuracy: dict[str, ValuePerSeed]) -> str:
+    gap = _mean_difference(accuracy["train"], accuracy["cal"])
     if gap is None:
         return ""
     return (
@@ -314,14 +315,14 @@ def _test_split(results: StudyResults) -> str:
 
 
 def _split_of(row: ArmRow) -> str | None:
-    return next((found.split for found in row.figures if found), None)
+    return next((metrics.split for metrics in row.figures if metrics), None)
 
 
-def _mean_difference(first: PerSeed, second: PerSeed) -> float | None:
-    """In points, over the seeds that have both."""
+def _mean_difference(first: ValuePerSeed, second: ValuePerSeed) -> float | None:
+    """Mean difference in points, over the seeds that have both values."""
     pairs = zip(first, second, strict=True)
-    found = mean([a - b for a, b in pairs if a is not None and b is not None])
-    return None if found is None else 100 * found
+    difference = mean([a - b for a, b in pairs if a is not None and b is not None])
+    return None if difference is None else 100 * difference
 
 
 def _points(share: float | None) -> str:
@@ -348,13 +349,8 @@ def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
 def _cell(text: str) -> str:
-    """Text that a table's cell can hold."""
+    """Text escaped for a table's cell."""
     return " ".join(text.split()).replace("|", r"\|")
 
 

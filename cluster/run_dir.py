@@ -1,4 +1,4 @@
-"""The directory of a run: what is in it, who may write it, how results appear whole.
+"""The directory of a run: its layout, its lock, and atomic writes of results.
 
 run.json  status.json  metrics.jsonl  tensorboard/  quarantine.jsonl  summary.json
 archive/     traces of all attempts          checkpoints/STAGE/   learner and sampler
@@ -13,23 +13,25 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from cluster.config import STAGES, RunConfig
-from wire.config import validate
+from wire.config import flatten, validate
 from wire.errors import ConfigError, DataError
 from wire.labels import LabelSet
+from wire.whole_file import write_json
 
 SILENT_S = 60.0
-"""A process on another machine that has given no sign for so long is taken for dead."""
+"""Seconds without a heartbeat after which a process on another machine counts as dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A setting of a resumed run.
+    """A setting that a resumed run changes.
 
     Example:
         Change(name="grpo.save_every", before=50, now=10)
@@ -41,7 +43,7 @@ class Change:
 
 
 class RunDir:
-    """One process at a time writes a run directory."""
+    """A run directory, locked by this process: one process at a time writes it."""
 
     def __init__(
         self,
@@ -55,19 +57,18 @@ class RunDir:
         self.changes = changes
         """Settings of a resumed run that differ from those it was started with."""
         self.also_written = also_written
-        """Places elsewhere that the run writes to."""
+        """Folders elsewhere that the run writes to."""
 
     @classmethod
     def open(cls, path: Path, config: RunConfig, *, resume: bool, overwrite: bool) -> Self:
-        """Create a run directory, take up an old one (``resume``), or replace it (``overwrite``).
+        """Create a run directory, resume an old one (``resume``), or replace it (``overwrite``).
 
-        Raises ConfigError if a run is there and neither was asked for, if another process writes
-        it, or if a resumed
-        recipe differs in what was trained.
+        Raises ConfigError if the directory has a run and neither is set, if another process writes
+        it, or if the recipe of a resumed run changes what its stages compute.
         """
         path = path.resolve()
         config_file = path / "run.json"
-        started = (path / "archive").exists()  # else a check ended it, and there is nothing to lose
+        started = (path / "archive").exists()  # else a check ended it: nothing to lose
         if resume and not started:
             raise ConfigError(
                 f"there is no run in {path} to resume; leave --resume out to start one"
@@ -100,48 +101,55 @@ class RunDir:
         return cls(path, lock, changes, () if cache is None else (cache,))
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         self._lock.close()
 
     @property
     def archive(self) -> Path:
-        """The trace archive."""
+        """Folder of the trace archive."""
         return self.path / "archive"
 
     @property
     def summary(self) -> Path:
-        """The results."""
+        """File of the run's summary."""
         return self.path / "summary.json"
 
     def checkpoints(self, stage: str) -> Path:
-        """Checkpoints of a stage."""
+        """Folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
 
     def model(self, stage: str) -> Path:
-        """The weights a stage ended with, in Hugging Face format."""
+        """Folder of the weights a stage ended with, in Hugging Face format."""
         return self.path / "stages" / stage / "model"
 
     def predictions(self, stage: str) -> Path:
-        """What a stage said of each evaluated clip."""
+        """File of a stage's predictions on the evaluated clips."""
         return self.path / "predictions" / f"{stage}.parquet"
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage left; None if it has not finished."""
+        """Content of a stage's done.json; None if the stage has not finished."""
         return read_result(self.path, stage)
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
-        """Mark a stage as finished, last of all."""
+        """Write a stage's done.json, which marks it as finished; call this last."""
         write_json(self.path / "stages" / stage / "done.json", result)
 
 
 def read_result(path: Path, stage: str) -> dict[str, Any] | None:
-    """``RunDir.result`` of the run in ``path``, which may still be going on; nothing is locked."""
+    """Result of a stage of the run in ``path``, as ``RunDir.result``; takes no lock."""
     file = path / "stages" / stage / "done.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures in what a stage or arm left (done.json): of its answers, of its verdict, else of
+    the head; empty where it predicts nothing."""
+    figures = result.get("evaluation") or result.get("verdict") or result.get("head")
+    return figures or {}
+
+
 def read_label_names(path: Path) -> tuple[str, ...]:
-    """The label names of the run in ``path``, which may still be going on; nothing is locked.
+    """Label names of the run in ``path``, which may still be going on; takes no lock.
 
     Raises ConfigError if there is no run, DataError if its recipe cannot be read.
     """
@@ -158,15 +166,14 @@ def read_label_names(path: Path) -> tuple[str, ...]:
 
 
 def prediction_files(path: Path) -> dict[str, Path]:
-    """The predictions that the run in ``path`` has left so far: stages in their order, then other
-    arms by name."""
-    found = {file.stem: file for file in sorted((path / "predictions").glob("*.parquet"))}
-    return {name: found.pop(name) for name in STAGES if name in found} | found
+    """Prediction files of the run in ``path`` so far: stages in their order, then arms by name."""
+    files = {file.stem: file for file in sorted((path / "predictions").glob("*.parquet"))}
+    return {name: files.pop(name) for name in STAGES if name in files} | files
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether a process of this machine (or of any, where the file system says) is at work in the
-    run directory ``path``; None: that cannot be asked. Leaves no trace."""
+    """Whether a process has locked the run directory ``path``: one of this machine, or of any if
+    the file system shares locks. None: the file system has no locks. Writes nothing."""
     try:
         with (path / ".lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -179,36 +186,11 @@ def is_locked(path: Path) -> bool | None:
     return False
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write and rename, so that a reader sees all of it or nothing; then it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_and_rename(path, value, sync=True)
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """``write_json`` for what may be lost when the machine goes down."""
-    _write_and_rename(path, value, sync=False)
-
-
-def _write_and_rename(path: Path, value: Any, *, sync: bool) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w") as file:
-            json.dump(value, file, indent=2)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        partial.rename(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 # What may lie in a directory before a run does; a study's log is open before its run starts.
 _NOT_RUNS = (".lock", "cache", "log.txt")
 
-# What a resumed run may change: where it runs, how long it waits, not what its stages compute.
-# (What control arms were run with is in their results.)
+# Settings that a resumed run may change: where it runs, how long it waits, not what its stages
+# compute. (The settings of control arms are in their results.)
 _FREE = re.compile(
     r"cluster\..*|logging(\..*)?|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
     r"|rollout\.num_workers"
@@ -219,10 +201,11 @@ _FREE = re.compile(
 
 
 def _take_lock(path: Path) -> IO[str]:
-    """The lock of a run directory, with this process named in it.
+    """Take the lock of a run directory, and write this process's name into it.
 
-    Raises ConfigError that names the process that has it: on this machine by the lock, on another
-    by its last sign of life, because not every shared file system carries locks between machines.
+    Raises ConfigError that names the process which has the lock: on this machine by the lock, on
+    another by its last heartbeat, because not every shared file system carries locks between
+    machines.
     """
     lock = (path / ".lock").open("a+")
     try:
@@ -251,7 +234,7 @@ def _lock_file(lock: IO[str], path: Path) -> None:
                 ) from error
             time.sleep(0.1)  # `deepintuit status` holds the lock for a moment
         except OSError:
-            return  # a file system without locks: the last sign of life has to do
+            return  # a file system without locks: only the heartbeat tells
         else:
             return
 
@@ -272,19 +255,19 @@ def _refuse_other_host(path: Path) -> None:
 
 
 def _who(text: str) -> str:
-    """The process that a lock or a sign names."""
+    """Describe the process that a lock or a heartbeat names."""
     try:
-        found = json.loads(text)
-        since = datetime.fromtimestamp(found["started"]).strftime("%Y-%m-%d %H:%M:%S")
-        return f"process {found['pid']} on {found['host']}, since {since}"
+        process = json.loads(text)
+        since = datetime.fromtimestamp(process["started"]).strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {process['pid']} on {process['host']}, since {since}"
     except (ValueError, KeyError, TypeError):
         return "it does not say which"
 
 
 def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
     """What a resumed recipe changes. Raises ConfigError if that is what its stages compute."""
-    old = _flat(json.loads(config_file.read_text()))
-    new = _flat(config.model_dump(mode="json"))
+    old = flatten(json.loads(config_file.read_text()))
+    new = flatten(config.model_dump(mode="json"))
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
     if changed := [name for name in names if not _FREE.fullmatch(name)]:
         raise ConfigError(
@@ -294,21 +277,10 @@ def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
     return tuple(Change(name=n, before=old.get(n), now=new.get(n)) for n in names)
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``a.b`` -> value."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    return {
-        name: value
-        for key, inner in values.items()
-        for name, value in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
-    }
-
-
 def _empty(path: Path) -> None:
     for entry in path.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
         elif entry.name not in (".lock", "run.json", "log.txt"):
             entry.unlink()
-    (path / "run.json").unlink(missing_ok=True)  # last: what is half emptied is still a run's
+    (path / "run.json").unlink(missing_ok=True)  # last: a folder emptied in part is still a run's

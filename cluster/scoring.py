@@ -1,4 +1,4 @@
-"""The recipe's reward for the samples of a run: what the parts of a run that score share."""
+"""Makes the recipe's scorer, for the run, `check`, `plan` and the reward tools."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,8 +10,8 @@ from wire.types import Sample
 
 
 def make_scorer(config: RunConfig, columns: Collection[str] | None = None) -> Scorer:
-    """Not started yet. ``columns``: the manifest's further ones, if known; a function that needs
-    another is refused when it is loaded.
+    """Make the scorer of a recipe, not started yet. ``columns``: the manifest's extra columns, if
+    known; a reward function that needs another is refused when it is loaded.
 
     Raises ConfigError for a missing file, or parameters that do not fit the task.
     """
@@ -25,19 +25,20 @@ def make_scorer(config: RunConfig, columns: Collection[str] | None = None) -> Sc
 
 
 def columns_of(samples: Sequence[Sample]) -> frozenset[str] | None:
-    """The further columns of a manifest; None if it has no rows."""
+    """Extra columns of a manifest; None if it has no rows."""
     if not samples:
         return None
     return frozenset(column for sample in samples for column in sample.extra)
 
 
 def prompt_text(config: RunConfig, sample: Sample) -> str:
-    """What the policy is asked about a sample, without the video."""
+    """The prompt's text for a sample, without the video."""
     text = sample.text if config.data.use_side_text else None
     return trace_prompt(config.label_set, text)[0].text
 
 
 async def try_functions(config: RunConfig, samples: Sequence[Sample]) -> None:
-    """Load every user function once, in its process, and let it go. Raises ConfigError."""
+    """Load every user reward function once, in its process, and end the process. Raises
+    ConfigError."""
     async with make_scorer(config, columns_of(samples)):
         return

@@ -1,9 +1,10 @@
-"""Everything a stage needs, brought up once and shared by all stages of a run.
+"""Session of a run: engines, learner and all else that stages need, started once and shared by all
+stages.
 
-    recipe -> checks -> Ray -> rollout engines + learner ranks -> (stages) -> all down again
+    recipe -> checks -> Ray -> rollout engines + learner ranks -> (stages) -> all stopped
 
-The checks come first: a mistake in the recipe, the manifest or a clip is said before any engine
-starts.
+The checks come first: a mistake in the recipe, the manifest or a clip is reported before any
+engine starts.
 """
 
 import asyncio
@@ -17,13 +18,13 @@ import ray
 from ray.util.placement_group import remove_placement_group
 
 from cluster import placement
-from cluster.actors import LearnerPool, RolloutPool
-from cluster.adapter_handoff import AdapterHandoff
+from cluster.actors import LearnerGroup, RolloutPool
+from cluster.adapter_handoff import AdapterSync
 from cluster.attempts import describe_attempt, note_attempt
-from cluster.background import in_background
+from cluster.background import run_in_daemon_thread
 from cluster.config import RunConfig
-from cluster.data import Data
-from cluster.handoff import Handoff
+from cluster.data import SampleSplits
+from cluster.handoff import WeightSync
 from cluster.loggers import check_logging, open_metrics
 from cluster.metrics import MetricsLog
 from cluster.model_source import with_local_model
@@ -38,7 +39,7 @@ from learner.largest_batch import LargestBatch
 from learner.rows import supervised_row
 from reward.scorer import Scorer
 from rollout.manifest import read_manifest, unreadable_clips
-from rollout.prompt import Ask, VerdictOn
+from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
@@ -49,17 +50,17 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """What is up during a run."""
+    """The running engines, learner, scorer, archive and logs that the stages of a run share."""
 
     def __init__(
         self,
         config: RunConfig,
         run_dir: RunDir,
-        data: Data,
+        data: SampleSplits,
         renderer: Renderer,
         attempt: int,
         rollouts: RolloutPool,
-        learner: LearnerPool,
+        learner: LearnerGroup,
         scorer: Scorer,
         archive: Archive,
         quarantine: Quarantine,
@@ -70,37 +71,39 @@ class Session:
         self.attempt = attempt
         self.rollouts, self.learner = rollouts, learner
         self.archive, self.quarantine, self.metrics = archive, quarantine, metrics
-        self._handoff: Handoff | AdapterHandoff | None = None
-        self.engines_step = step
-        """Version step of the weights that the engines hold."""
+        self._weight_sync: WeightSync | AdapterSync | None = None
+        self.engine_weights_step = step
+        """Version step of the weights in the engines."""
         self.scorer = scorer
         self.writer = GroupWriter(
             *(rollouts, scorer, archive, quarantine),
-            lambda: self.version(self.engines_step),
+            lambda: self.version(self.engine_weights_step),
             partial(prompt_text, config),
         )
 
-    async def engines_hold(self, model_dir: Path, step: int) -> None:
-        """Bring the engines to the weights that a stage starts from, if they hold others."""
-        if self.engines_step != step:
-            await self.begin(model_dir, OptimConfig())
+    async def ensure_engine_weights(self, model_dir: Path, step: int) -> None:
+        """Load a stage's start weights into the engines, unless these have them already."""
+        if self.engine_weights_step != step:
+            await self.start_training(model_dir, OptimConfig())
             await self.publish(step)
 
     def version(self, step: int) -> PolicyVersion:
-        """The version that this attempt gives to a step: never one that an earlier attempt used."""
+        """Policy version of a step in this attempt; differs from the versions of earlier
+        attempts."""
         return PolicyVersion(attempt=self.attempt, step=step)
 
-    async def begin(self, model_dir: Path, optim: OptimConfig) -> None:
-        """A stage's learner: these weights, a fresh optimiser; met with the engines once."""
+    async def start_training(self, model_dir: Path, optim: OptimConfig) -> None:
+        """Start a stage's training: the learner loads a model, with a fresh optimiser. The first
+        call also connects the learner to the engines."""
         await self.learner.begin(str(model_dir), optim)
-        if self._handoff is None:
+        if self._weight_sync is None:
             engine_ranks = (
                 self.config.rollout.num_workers * self.config.rollout.tensor_parallel_size
             )
             await self.learner.connect(self.rollouts.client(), engine_ranks)
-            self._handoff = await self._make_handoff()
-        if isinstance(self._handoff, AdapterHandoff):
-            self._handoff.begin()
+            self._weight_sync = await self._make_weight_sync()
+        if isinstance(self._weight_sync, AdapterSync):
+            self._weight_sync.begin()
 
     async def preflight(
         self,
@@ -112,8 +115,9 @@ class Session:
         groups_per_update: int,
         refers: bool = False,
     ) -> None:
-        """Say how much memory the largest batch of a stage takes, before its first update;
-        :meth:`begin` comes first. Raises UserError that says what to lower if it does not fit."""
+        """Print the memory that a stage's largest batch takes, before its first update;
+        :meth:`start_training` comes first. Raises UserError that says what to lower if it does not
+        fit."""
         config = self.config.learner
         if not config.preflight:
             return
@@ -132,10 +136,11 @@ class Session:
         )
 
     async def publish(self, step: int) -> dict[str, float]:
-        """The learner's weights into every engine, proven by the probe. Returns metrics."""
-        assert self._handoff is not None, "begin() comes first"
-        report = await self._handoff.publish(self.version(step))
-        self.engines_step = step
+        """Send the learner's weights to every engine, proven by the parity probe. Returns
+        metrics."""
+        assert self._weight_sync is not None, "start_training() comes first"
+        report = await self._weight_sync.publish(self.version(step))
+        self.engine_weights_step = step
         return {
             "parity/probe_max_logprob_diff": report.max_logprob_diff,
             "rollout/num_out_of_service": float(report.num_out_of_service),
@@ -143,10 +148,10 @@ class Session:
         }
 
     async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
-        """Trace prompts of samples whose clips can be read; the others are quarantined."""
-        found = await self._ask([(sample, "trace") for sample in samples])
+        """Trace prompts of samples whose clips can be read; unreadable clips are quarantined."""
+        prompts = await self._ask([(sample, "trace") for sample in samples])
         usable = []
-        for sample, prompt in zip(samples, found, strict=True):
+        for sample, prompt in zip(samples, prompts, strict=True):
             if isinstance(prompt, Prompt):
                 usable.append((sample, prompt))
             elif prompt.kind is FailureKind.DECODE:
@@ -161,17 +166,17 @@ class Session:
 
     async def verdict_prompts(self, traces: list[tuple[Sample, str]]) -> list[Prompt | Failure]:
         """The prompts that ask for a verdict on traces, in their order."""
-        return await self._ask([(sample, VerdictOn(trace)) for sample, trace in traces])
+        return await self._ask([(sample, VerdictPrompt(trace)) for sample, trace in traces])
 
     async def label_prompts(self, samples: list[Sample]) -> list[Prompt | Failure]:
-        """The prompts that ask for the label, given the video alone, in their order."""
+        """Prompts that ask for the label, given the video alone, in their order."""
         return await self._ask([(sample, "label") for sample in samples])
 
-    async def _ask(self, asks: list[tuple[Sample, Ask]]) -> list[Prompt | Failure]:
+    async def _ask(self, asks: list[tuple[Sample, PromptKind]]) -> list[Prompt | Failure]:
         prompts = [self.rollouts.prompt(sample, ask) for sample, ask in asks]
         return list(await asyncio.gather(*prompts))
 
-    async def _make_handoff(self) -> Handoff | AdapterHandoff:
+    async def _make_weight_sync(self) -> WeightSync | AdapterSync:
         config = self.config
         sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
         # Unlikely text on purpose: where a token is nearly certain, wrong weights hardly show.
@@ -180,18 +185,18 @@ class Session:
         target = self.renderer.target(text)[: config.rollout.max_response_length]
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
-        kind = AdapterHandoff if config.learner.hands_off_adapters else Handoff
+        kind = AdapterSync if config.learner.hands_off_adapters else WeightSync
         return kind(self.rollouts, self.learner, row, limit)
 
 
 def check(
-    config: RunConfig, cache_dir: Path, check_data: Callable[[Data], None]
-) -> tuple[Data, Renderer]:
-    """All that can be wrong before an engine starts; ``check_data``: what the work of this session
-    needs of the data. Raises UserError (ConfigError, DataError)."""
+    config: RunConfig, cache_dir: Path, check_data: Callable[[SampleSplits], None]
+) -> tuple[SampleSplits, Renderer]:
+    """Check all that can be wrong before an engine starts; ``check_data``: the check of the samples
+    by the stages or arms of this session. Raises UserError (ConfigError, DataError)."""
     check_logging(config.logging)
     samples = read_samples(config)
-    data = Data(samples=samples)
+    data = SampleSplits(samples=samples)
     check_data(data)
     renderer = open_model(config)
     check_context(config)
@@ -201,37 +206,39 @@ def check(
     return data, renderer
 
 
-def bring_model(config: RunConfig, check_data: Callable[[Data], None]) -> RunConfig:
-    """The recipe with a model that is on this machine. What the data lacks is said before a
-    download. Raises UserError."""
+def bring_model(config: RunConfig, check_data: Callable[[SampleSplits], None]) -> RunConfig:
+    """Download the recipe's model if needed, and return the recipe with its folder. Faults of the
+    samples are reported before a download. Raises UserError."""
     if not config.model.is_dir():
-        check_data(Data(samples=read_samples(config)))
+        check_data(SampleSplits(samples=read_samples(config)))
     return with_local_model(config)
 
 
 def read_samples(config: RunConfig) -> list[Sample]:
-    """All of the manifest. Raises DataError."""
+    """Read all samples of the manifest. Raises DataError."""
     return read_manifest(config.data.manifest, config.label_set, config.data.media_root)
 
 
-def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantine:
-    """The clips to leave out: those that earlier attempts found, and those that cannot be opened.
+def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Quarantine:
+    """Open the quarantine: clips to leave out, from earlier attempts and because they cannot be
+    opened.
 
-    Raises DataError if these are more than the recipe allows.
+    Raises DataError if there are more than the recipe allows.
     """
     path = run_dir.path / "quarantine.jsonl"
     if not run_dir.archive.exists():
-        path.unlink(missing_ok=True)  # of a check that ended; the clips may have been mended
+        path.unlink(missing_ok=True)  # left by a check alone; the clips may have been mended
     videos = {sample.video: sample.id for sample in reversed(data.samples)}
     allowed = int(config.data.max_quarantine_frac * len(videos))
     quarantine = Quarantine(path, allowed)
     if config.data.check_clips:
-        found = unreadable_clips(data.samples, config.video)
-        for video, reason in found.items():
+        unreadable = unreadable_clips(data.samples, config.video)
+        for video, reason in unreadable.items():
             quarantine.add(video, videos[video], reason)
-        if found:
+        if unreadable:
             console.print(
-                f"{len(found)} of {len(videos)} clips cannot be read and are left out; see {path}"
+                f"{len(unreadable)} of {len(videos)} clips cannot be read and are left out; "
+                f"see {path}"
             )
     try:
         quarantine.refuse_too_many()
@@ -244,17 +251,17 @@ def open_quarantine(config: RunConfig, run_dir: RunDir, data: Data) -> Quarantin
 async def open_session(
     config: RunConfig,
     run_dir: RunDir,
-    check_data: Callable[[Data], None],
+    check_data: Callable[[SampleSplits], None],
     model_dir: Path,
     step: int,
     *,
     debug: bool,
 ) -> AsyncIterator[Session]:
-    """Check, start everything, hand it over, take it down. Engines start with ``model_dir`` as
-    version ``step``."""
+    """Check the recipe, start a session, and stop it after the block. Engines start with
+    ``model_dir`` as version ``step``."""
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await in_background(check, config, cache_dir, check_data)
-    quarantine = await in_background(open_quarantine, config, run_dir, data)
+    data, renderer = await run_in_daemon_thread(check, config, cache_dir, check_data)
+    quarantine = await run_in_daemon_thread(open_quarantine, config, run_dir, data)
     placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
         stack.callback(ray.shutdown)
@@ -269,7 +276,7 @@ async def open_session(
         cache = str(cache_dir)
         rollouts = RolloutPool(config, group, cache)
         stack.push_async_callback(rollouts.stop)
-        learner = LearnerPool(config, group, cache)
+        learner = LearnerGroup(config, group, cache)
         stack.callback(learner.stop)
         console.print(
             f"starting {config.rollout.num_workers} rollout worker(s) and "

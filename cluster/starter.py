@@ -1,4 +1,4 @@
-"""A first recipe for a manifest: what must be said, and what its size and this machine suggest.
+"""Writes a first recipe for a manifest: required keys, and values that fit data and machine.
 
 manifest -> labels, clips of each split, traces -> TOML with the reasons as comments
 """
@@ -56,7 +56,7 @@ kind = "nccl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a manifest holds."""
+    """Counts of a manifest's labels, clips and traces."""
 
     labels: tuple[str, ...]
     """Sorted."""
@@ -67,8 +67,8 @@ class Counts:
 
 
 def count_manifest(manifest: Path) -> Counts:
-    """Raises DataError if it cannot be read, a row lacks what every row needs, or there are fewer
-    than two labels."""
+    """Count a manifest's labels, clips and traces. Raises DataError if the manifest cannot be
+    read, a row lacks a required column, or there are fewer than two labels."""
     labels: set[str] = set()
     splits: Counter[str] = Counter()
     traces = 0
@@ -96,17 +96,17 @@ def count_manifest(manifest: Path) -> Counts:
 def starter_recipe(
     counts: Counts, manifest: Path, recipe: Path, model: str, num_gpus: int, context: int | None
 ) -> str:
-    """The text of ``recipe``. Paths in it start at its own folder.
+    """Text of a first recipe for the file ``recipe``; paths are relative to its folder.
 
     ``context``: tokens that the model has positions for, if that is known.
     """
-    found = ", ".join(f"{count} {split}" for split, count in counts.splits.items())
+    sizes = ", ".join(f"{count} {split}" for split, count in counts.splits.items())
     tables = [
         f'[[labels]]\nname = {_toml(name)}\ndefinition = ""  # one sentence, for the prompt\n'
         for name in counts.labels
     ]
     parts = (
-        f"# {len(counts.labels)} labels; clips: {found}. Every key: docs/recipes.md",
+        f"# {len(counts.labels)} labels; clips: {sizes}. Every key: docs/recipes.md",
         f"model = {_toml(_relative(model, recipe))}",
         "",
         *tables,
@@ -130,7 +130,7 @@ def _engines(num_gpus: int, context: int | None) -> str:
 
 
 def _lengths(context: int | None) -> str:
-    """Nothing where the defaults fit; else a quarter of the model's context is the response's."""
+    """Lines of lengths; none if the defaults fit, else responses get a quarter of the context."""
     default = RolloutConfig()
     if context is None or default.max_model_len <= context:
         return ""
@@ -167,7 +167,7 @@ def _calibrate(counts: Counts) -> str:
 
 
 def _relative(path: str, recipe: Path) -> str:
-    """As the recipe would say it; a model's hub id stays as it is."""
+    """A path relative to the recipe's folder; a model's hub id stays as it is."""
     if not Path(path).exists():
         return path
     return os.path.relpath(Path(path).resolve(), recipe.resolve().parent)

@@ -1,5 +1,5 @@
-"""How a run stands, from its files alone: works while another process writes, on any machine that
-sees them.
+"""Status of a run, read from its files alone: while another process writes, on any machine that
+sees the files.
 
     run.json, status.json, lock, done.json, metrics.jsonl, checkpoints -> RunStatus
 
@@ -12,22 +12,24 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.at_work import Sign, State, read_sign
+from cluster.at_work import Heartbeat, State, read_heartbeat
 from cluster.config import ARMS, STAGES
-from cluster.run_dir import SILENT_S, is_locked, read_result
+from cluster.progress import Progress
+from cluster.run_dir import SILENT_S, is_locked, read_result, result_figures
 from reward.watch import standing
 from wire.errors import ConfigError
 
 _TAIL_BYTES = 200_000
+_JSON_KEYS = {"progress": "piece"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A stage or control arm that has finished.
+    """Finished stage or control arm.
 
     Example:
         Finished(name="grpo", accuracy=0.725, seconds=260.0)
@@ -39,23 +41,8 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """The piece of work under way, or that was.
-
-    Example:
-        Piece(title="grpo", done=12, total=80, rate_per_s=0.4, left_s=170.0)
-    """
-
-    title: str
-    done: int
-    total: int
-    rate_per_s: float
-    left_s: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The last whole checkpoint.
+    """Newest complete checkpoint of a run.
 
     Example:
         Checkpoint(stage="grpo", tag="step-000050", age_s=310.0)
@@ -68,7 +55,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """The process that writes the run, or wrote it last.
+    """Process that writes the run, or wrote to it last.
 
     Example:
         Writer(pid=712, host="node-3", attempt=1, since=1.7e9, seen_age_s=2.1, alive=True)
@@ -84,42 +71,49 @@ class Writer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """All that is known of a run."""
+    """Status of a run: state, finished stages, progress, figures, checkpoint, writer."""
 
     name: str
     path: str
     state: State
     why: str
-    """Why it stopped or failed; or what is odd about one that runs. Empty: nothing."""
+    """Why the run stopped or failed, or what is odd about a running one; else empty."""
     resume: str
-    """The command that goes on with it; empty where there is nothing to go on with."""
+    """Command that resumes the run; empty if it runs, has finished or left nothing to resume."""
     stage: str
-    """Under way, or the last."""
+    """The stage in progress, or the last one."""
     finished: tuple[Finished, ...]
-    piece: Piece | None
+    progress: Progress | None
+    """Progress of the current or last task; None: unknown, or the run has finished."""
     step: int | None
-    """Of the last line of figures."""
+    """Step of the last line of metrics.jsonl."""
     step_stage: str
     figures: dict[str, float]
-    """That line's figures."""
+    """Figures of that line."""
     guards: tuple[str, ...]
-    """Warnings of reward hacking that stand, or stood at the end of their training."""
+    """Warnings of reward hacking at the last step of each stage."""
     num_quarantined: int
     checkpoint: Checkpoint | None
     writer: Writer | None
     age_s: float
-    """Since anything was written."""
+    """Since the last write to a file of the run."""
     size_gb: float | None
-    """Of the run's directory; None: not asked."""
+    """Size of the run's directory; None: not measured."""
     free_gb: float
+    """On the disk of the run's directory."""
 
-
-def ago(seconds: float) -> str:
-    """A time span in its largest unit."""
-    for unit, length in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON: what `deepintuit status --json` prints, in its order and with its keys."""
+        plain = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        if (progress := self.progress) is not None:
+            plain["piece"] = {
+                "title": progress.title,
+                "done": progress.done,
+                "total": progress.total,
+                "rate_per_s": progress.rate,
+                "left_s": progress.left_s if self.state is State.RUNNING else None,
+            }
+        return plain
 
 
 def is_run(path: Path) -> bool:
@@ -128,7 +122,7 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
-    """Runs below a folder, itself included; what is inside a run is not searched."""
+    """Run directories below a folder, the folder itself included; runs are not searched inside."""
     if is_run(folder):
         yield folder
         return
@@ -142,15 +136,15 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 
 def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
-    """How the run in ``path`` stands. Raises ConfigError if there is none."""
+    """Status of the run in ``path``. Raises ConfigError if there is none."""
     if not is_run(path):
         raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
     now = time.time()
-    sign = read_sign(path)
+    beat = read_heartbeat(path)
     finished = tuple(_finished(path))
-    names = {one.name for one in finished}
+    names = {result.name for result in finished}
     state, why = judge(
-        sign,
+        beat,
         locked=is_locked(path),
         here=socket.gethostname(),
         now=now,
@@ -163,17 +157,17 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         path=str(path),
         state=state,
         why=why,
-        resume=_resume(path, sign, state),
-        stage=_stage(sign, names, finished),
+        resume=_resume(path, beat, state),
+        stage=_stage(beat, names, finished),
         finished=finished,
-        piece=None if sign is None or state is State.FINISHED else _piece(sign),
+        progress=None if beat is None or state is State.FINISHED else beat.progress,
         step=step,
         step_stage=stage_of,
         figures=figures,
         guards=tuple(_guards(rows)),
         num_quarantined=_count_lines(path / "quarantine.jsonl"),
         checkpoint=_checkpoint(path / "checkpoints", now),
-        writer=None if sign is None else _writer(sign, state, now),
+        writer=None if beat is None else _writer(beat, state, now),
         age_s=max(0.0, now - _last_change(path)),
         size_gb=_size_gb(path) if with_size else None,
         free_gb=shutil.disk_usage(path).free / 1e9,
@@ -181,35 +175,35 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
 
 
 def judge(
-    sign: Sign | None, *, locked: bool | None, here: str, now: float, whole: bool
+    beat: Heartbeat | None, *, locked: bool | None, here: str, now: float, whole: bool
 ) -> tuple[State, str]:
-    """State, and why. The lock, where it can be asked, is the truth about this machine; about
-    another one the age of the last sign is.
+    """State of a run, and why. The lock, where it can be tested, decides for this machine; for
+    another one the age of the last heartbeat does.
 
-    ``whole``: all stages have finished, for a run without a sign (of an earlier version).
+    ``whole``: all stages have finished; decides where there is no heartbeat (earlier versions).
     """
-    silent_s = now - sign.seen if sign is not None else 0.0
+    silent_s = now - beat.last_beat if beat is not None else 0.0
     if locked:
-        if sign is not None and sign.state is State.RUNNING and silent_s > SILENT_S:
+        if beat is not None and beat.state is State.RUNNING and silent_s > SILENT_S:
             return State.RUNNING, f"no sign of life for {silent_s:.0f} s: it may hang"
         return State.RUNNING, ""
-    if sign is None:
+    if beat is None:
         return (State.FINISHED, "") if whole else (State.STOPPED, "")
-    if sign.state is not State.RUNNING:
-        return sign.state, sign.reason
-    known_dead = locked is False and sign.host == here
+    if beat.state is not State.RUNNING:
+        return beat.state, beat.reason
+    known_dead = locked is False and beat.host == here
     if not known_dead and silent_s <= SILENT_S:
         return State.RUNNING, ""
-    where = "" if sign.host == here else f" on {sign.host}"
-    return State.STOPPED, f"its process {sign.pid}{where} ended without a word (killed?)"
+    where = "" if beat.host == here else f" on {beat.host}"
+    return State.STOPPED, f"its process {beat.pid}{where} ended without a word (killed?)"
 
 
-def _resume(path: Path, sign: Sign | None, state: State) -> str:
-    if sign is None or state in (State.RUNNING, State.FINISHED):
+def _resume(path: Path, beat: Heartbeat | None, state: State) -> str:
+    if beat is None or state in (State.RUNNING, State.FINISHED):
         return ""
     if (path / "archive").exists():
-        return sign.resume
-    return sign.resume.removesuffix(" --resume")  # nothing was started yet
+        return beat.resume
+    return beat.resume.removesuffix(" --resume")  # nothing was started yet
 
 
 def _finished(path: Path) -> Iterator[Finished]:
@@ -219,45 +213,29 @@ def _finished(path: Path) -> Iterator[Finished]:
         except (OSError, ValueError):
             continue
         if result is not None:
-            found = result.get("verdict") or result.get("evaluation") or result.get("head") or {}
-            yield Finished(
-                name=name, accuracy=found.get("accuracy"), seconds=result.get("seconds", 0.0)
-            )
+            accuracy = result_figures(result).get("accuracy")
+            yield Finished(name=name, accuracy=accuracy, seconds=result.get("seconds", 0.0))
 
 
-def _stage(sign: Sign | None, names: set[str], finished: tuple[Finished, ...]) -> str:
-    work = sign.work if sign is not None else STAGES
+def _stage(beat: Heartbeat | None, names: set[str], finished: tuple[Finished, ...]) -> str:
+    work = beat.work if beat is not None else STAGES
     todo = [name for name in work if name not in names]
     return todo[0] if todo else finished[-1].name if finished else ""
 
 
-def _piece(sign: Sign) -> Piece | None:
-    piece = sign.piece
-    if piece is None:
-        return None
-    left = (piece.total - piece.done) / piece.rate if piece.rate > 0 else None
-    return Piece(
-        title=piece.title,
-        done=piece.done,
-        total=piece.total,
-        rate_per_s=piece.rate,
-        left_s=left if sign.state is State.RUNNING else None,
-    )
-
-
-def _writer(sign: Sign, state: State, now: float) -> Writer:
+def _writer(beat: Heartbeat, state: State, now: float) -> Writer:
     return Writer(
-        pid=sign.pid,
-        host=sign.host,
-        attempt=sign.attempt,
-        since=sign.started,
-        seen_age_s=max(0.0, now - sign.seen),
+        pid=beat.pid,
+        host=beat.host,
+        attempt=beat.attempt,
+        since=beat.started,
+        seen_age_s=max(0.0, now - beat.last_beat),
         alive=state is State.RUNNING,
     )
 
 
 def _last_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The last whole lines that are no evaluations, newest first."""
+    """Last complete lines of metrics.jsonl, newest first, without those of evaluations."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -283,10 +261,10 @@ def _last_figures(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int | None, d
 
 
 def _guards(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What stands at the last line of each training."""
+    """Warnings of reward hacking at the last line of each stage."""
     newest = {str(row["stage"]): row for row in reversed(rows)}
     for stage, row in newest.items():
-        yield from (f"{stage} step {row['step']}: {said}" for said in standing(row))
+        yield from (f"{stage} step {row['step']}: {alert}" for alert in standing(row))
 
 
 def _checkpoint(folder: Path, now: float) -> Checkpoint | None:
@@ -324,7 +302,7 @@ def _count_lines(path: Path) -> int:
 
 
 def _size_gb(path: Path) -> float:
-    """Of what is there now; files may come and go meanwhile."""
+    """Size of a folder now; files may come and go meanwhile."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

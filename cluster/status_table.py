@@ -13,7 +13,8 @@ from rich.text import Text
 
 from cluster.at_work import State
 from cluster.config import STAGES
-from cluster.status import RunStatus, ago
+from cluster.status import RunStatus
+from cluster.units import format_duration
 
 _COLOUR = {
     State.RUNNING: "green",
@@ -21,7 +22,7 @@ _COLOUR = {
     State.STOPPED: "yellow",
     State.FAILED: "red",
 }
-# Figures in their order, with the words for them; those that a stage has not are left out.
+# Figures in their order, with their labels; figures that a stage does not have are left out.
 _FIGURES = (
     ("reward/mean", "reward"),
     ("nll", "nll"),
@@ -42,7 +43,7 @@ _FIGURES = (
 
 
 def status_view(status: RunStatus) -> RenderableType:
-    """One run, as a table, its progress, and what to do next."""
+    """One run: its table, progress bar, and what to do next."""
     table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -63,17 +64,17 @@ def runs_view(runs: Sequence[RunStatus], folder: Path) -> RenderableType:
         size = "" if run.size_gb is None else f"{run.size_gb:.2f} GB"
         state = Text(run.state.value, style=_COLOUR[run.state])
         name = escape(os.path.relpath(run.path, folder.parent))
-        table.add_row(name, state, where(run), _accuracies(run), ago(run.age_s), size)
+        table.add_row(name, state, where(run), _accuracies(run), format_duration(run.age_s), size)
     return table
 
 
 def where(run: RunStatus) -> str:
-    """Stage and step."""
-    piece = run.piece
-    if run.state is State.FINISHED or piece is None:
+    """Stage and progress of a run, in words."""
+    progress = run.progress
+    if run.state is State.FINISHED or progress is None:
         return run.stage
-    title = "" if piece.title == run.stage else f" ({piece.title})"
-    return f"{run.stage}{title} {piece.done}/{piece.total}"
+    title = "" if progress.title == run.stage else f" ({progress.title})"
+    return f"{run.stage}{title} {progress.done}/{progress.total}"
 
 
 def _title(status: RunStatus) -> Text:
@@ -86,12 +87,14 @@ def _title(status: RunStatus) -> Text:
 
 
 def _bar(status: RunStatus) -> Iterator[RenderableType]:
-    piece = status.piece
-    if piece is not None and piece.total and status.state is State.RUNNING:
+    progress = status.progress
+    if progress is not None and progress.total and status.state is State.RUNNING:
         grid = Table.grid(padding=(0, 1))
-        left = "" if piece.left_s is None else f"{ago(piece.left_s)} left"
-        pace = pace_of(piece.rate_per_s)
-        grid.add_row(ProgressBar(total=piece.total, completed=piece.done, width=40), pace, left)
+        left = "" if progress.left_s is None else f"{format_duration(progress.left_s)} left"
+        pace = pace_of(progress.rate)
+        grid.add_row(
+            ProgressBar(total=progress.total, completed=progress.done, width=40), pace, left
+        )
         yield grid
 
 
@@ -114,13 +117,13 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
             yield words, value + (_parts(figures) if name == "reward/mean" else "")
     yield "quarantined clips", str(status.num_quarantined)
     if (kept := status.checkpoint) is not None:
-        yield "last checkpoint", f"{kept.stage} {kept.tag}, {ago(kept.age_s)} old"
+        yield "last checkpoint", f"{kept.stage} {kept.tag}, {format_duration(kept.age_s)} old"
     if (writer := status.writer) is not None:
         alive = "alive" if writer.alive else "ended"
         yield (
             "writer",
             f"process {writer.pid} on {escape(writer.host)}, attempt {writer.attempt}: {alive}, "
-            f"last sign {ago(writer.seen_age_s)} ago",
+            f"last sign {format_duration(writer.seen_age_s)} ago",
         )
     size = "" if status.size_gb is None else f"{status.size_gb:.2f} GB, "
     yield "disk", f"{size}{status.free_gb:.1f} GB free"
@@ -136,10 +139,11 @@ def _parts(figures: dict[str, float]) -> str:
 
 
 def _accuracies(run: RunStatus) -> str:
-    """Of the stages, and how many control arms there are."""
-    stages = [one for one in run.finished if one.name in STAGES]
+    """Accuracies of the finished stages, and the number of finished control arms."""
+    stages = [result for result in run.finished if result.name in STAGES]
     shown = [
-        one.name if one.accuracy is None else f"{one.name} {one.accuracy:.3f}" for one in stages
+        stage.name if stage.accuracy is None else f"{stage.name} {stage.accuracy:.3f}"
+        for stage in stages
     ]
     arms = len(run.finished) - len(stages)
     return ", ".join([*shown, f"{arms} control arms"] if arms else shown)
@@ -154,7 +158,7 @@ def _advice(status: RunStatus) -> Iterator[RenderableType]:
         yield Text(f"stopped{at}{why}", style="yellow")
     elif status.why:
         yield Text(status.why, style="yellow")
-    for said in status.guards:
-        yield Text(f"reward hacking? {said}", style="yellow")
+    for alert in status.guards:
+        yield Text(f"reward hacking? {alert}", style="yellow")
     if status.resume:
         yield Text(f"resume with: {status.resume}", style="bold")

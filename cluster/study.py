@@ -1,4 +1,4 @@
-"""A study: the same recipe under several seeds, unattended, and one page of results.
+"""Runs a study: the same recipe under several seeds, unattended, then one page of results.
 
     for each seed:  process `run`  ->  process `controls`      DIR/seed-K/, output in log.txt
     at the end:     all seeds      ->  DIR/study.json, DIR/results.md
@@ -24,15 +24,16 @@ from typing import Any
 from cluster.arm_figures import CONTROL_ARMS, read_seed
 from cluster.claims import read_notes
 from cluster.config import RunConfig, read_recipe
-from cluster.data import Data, check_splits
+from cluster.data import SampleSplits, check_splits
 from cluster.progress import console
-from cluster.results import About, study_results
+from cluster.results import StudyInfo, study_results
 from cluster.results_page import render_page
-from cluster.run_dir import RunDir, read_result, write_json
+from cluster.run_dir import RunDir, read_result
 from rollout.manifest import read_manifest
 from wire.config import apply_override
 from wire.errors import ConfigError, StudyFailed
 from wire.nearest import nearest
+from wire.whole_file import whole_file, write_json
 
 _PLACE = "{seed}"
 _GRACE_S = 90.0  # a run that is stopped shuts down its engines and Ray
@@ -42,7 +43,7 @@ _SHOWN_LINES = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What is asked for.
+    """Request for a study: recipe, seeds, settings, arms.
 
     Example:
         Study(recipe=Path("recipes/demo.toml"), directory=Path("runs/study"), seeds=(1, 2, 3),
@@ -61,13 +62,13 @@ class Study:
     results: Path | None = None
     """The page; none: results.md in ``directory``."""
     command: str = "deepintuit study"
-    """What was typed, for the page."""
+    """The typed command, for the page."""
     debug: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedPlan:
-    """One seed of a study, checked."""
+    """Checked recipe, data and directory of one seed."""
 
     seed: int
     run_dir: Path
@@ -78,7 +79,7 @@ class SeedPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """One process to be started."""
+    """Child process to start: a run or the controls of a seed."""
 
     study: Study
     plan: SeedPlan
@@ -87,7 +88,7 @@ class Child:
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """File for the output."""
         return self.plan.run_dir / "log.txt"
 
 
@@ -106,7 +107,7 @@ def child_command(child: Child) -> list[str]:
 
 
 def run_study(study: Study, command: Callable[[Child], list[str]] = child_command) -> Path:
-    """Run what has not finished yet and write the results. Returns the page's path.
+    """Run the seeds that have not finished and write the results. Returns the page's path.
 
     ``command`` gives the command line of a child. Raises UserError before anything has started,
     StudyFailed after everything if a seed failed, KeyboardInterrupt with the child stopped.
@@ -127,7 +128,7 @@ def run_study(study: Study, command: Callable[[Child], list[str]] = child_comman
 
 
 def plan_study(study: Study) -> list[SeedPlan]:
-    """Every seed's recipe, data and directory, checked before anything starts. Raises UserError."""
+    """Check every seed's recipe, data and directory before anything starts. Raises UserError."""
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         raise ConfigError(f"--seeds got {list(study.seeds)}, expected distinct whole numbers")
     if any(setting.partition("=")[0].strip() == "seed" for setting in study.settings):
@@ -185,7 +186,7 @@ def _refuse_braces(value: Any, setting: str) -> None:
 
 
 def _check_arms(arms: Sequence[str]) -> None:
-    """A wrong name would be found hours later, when the first seed's controls start."""
+    """Refuse a wrong name now: the first seed's controls start hours later."""
     for arm in arms:
         if arm not in CONTROL_ARMS:
             raise ConfigError(f"--arms: unknown arm {arm!r}; {nearest(arm, CONTROL_ARMS)}")
@@ -194,7 +195,7 @@ def _check_arms(arms: Sequence[str]) -> None:
 def _check_data(plan: SeedPlan, group_by: str | None) -> None:
     data = plan.config.data
     samples = read_manifest(data.manifest, plan.config.label_set, data.media_root)
-    check_splits(plan.config, Data(samples=samples), plan.config.stages)
+    check_splits(plan.config, SampleSplits(samples=samples), plan.config.stages)
     without = [sample for sample in samples if group_by and group_by not in sample.extra]
     if without:
         raise ConfigError(
@@ -228,7 +229,7 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 
 def _run_seed(study: Study, plan: SeedPlan, command: Callable[[Child], list[str]]) -> str | None:
-    """Stages, then controls. Returns what failed, or None."""
+    """Run a seed's stages, then its controls. Returns the failure, or None."""
     verbs = ["run", "controls"]
     if all(read_result(plan.run_dir, stage) is not None for stage in plan.config.stages):
         verbs.remove("run")
@@ -244,7 +245,7 @@ def _run_seed(study: Study, plan: SeedPlan, command: Callable[[Child], list[str]
 
 
 def _run_child(child: Child, command: Sequence[str]) -> int:
-    """Start it, wait for it, and leave nothing of it behind. Returns its exit status."""
+    """Start a child, wait for it, and end its process group. Returns its exit status."""
     name = f"seed {child.plan.seed}: {child.verb}"
     _say(f"{name}, log in {child.log}")
     child.log.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +275,7 @@ def _run_child(child: Child, command: Sequence[str]) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], name: str, log: Path) -> int:
-    """Until it ends; its own waits have deadlines. A terminal shows the last line of its log."""
+    """Wait until the child ends (its waits have deadlines); a terminal shows its last line."""
     if not console.is_terminal:
         return process.wait()
     with console.status(name) as line:
@@ -282,8 +283,8 @@ def _wait(process: subprocess.Popen[bytes], name: str, log: Path) -> int:
             try:
                 return process.wait(timeout=_POLL_S)
             except subprocess.TimeoutExpired:
-                said = next(iter(_last_lines(log, 1)), "").replace("[", r"\[")
-                line.update(f"{name}: {said}"[: max(20, console.width - 4)])
+                last = next(iter(_last_lines(log, 1)), "").replace("[", r"\[")
+                line.update(f"{name}: {last}"[: max(20, console.width - 4)])
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
@@ -305,7 +306,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _record(child: Child, status: int | None, seconds: float) -> None:
-    """A line for each process; ``status`` None: interrupted."""
+    """Append a line about a process to the study's record; ``status`` None: interrupted."""
     line = {
         "seed": child.plan.seed,
         "verb": child.verb,
@@ -330,7 +331,7 @@ def _write_results(
     failed: Mapping[int, str],
     notes: Mapping[str, str],
 ) -> Path:
-    about = About(
+    about = StudyInfo(
         recipe=str(study.recipe),
         command=study.command,
         cores=os.cpu_count() or 0,
@@ -344,19 +345,18 @@ def _write_results(
     write_json(study.directory / "study.json", results.to_plain())
     page = study.results or study.directory / "results.md"
     page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(page.name + ".partial")
-    partial.write_text(render_page(results), encoding="utf-8")
-    partial.replace(page)
+    with whole_file(page) as partial:
+        partial.write_text(render_page(results), encoding="utf-8")
     return page
 
 
 def _total_seconds(directory: Path) -> float:
-    """Of all processes so far, failed and interrupted ones included."""
+    """Seconds of all processes so far, failed and interrupted ones included."""
     path = directory / "processes.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return float(sum(json.loads(line)["seconds"] for line in lines))
 
 
 def _say(text: str) -> None:
-    """A line as it is, never folded: paths and logs are read by machines too."""
+    """Print a line unfolded: programs read paths and logs, too."""
     console.print(text, markup=False, soft_wrap=True)

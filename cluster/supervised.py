@@ -1,6 +1,6 @@
 """Supervised fine-tuning through the learner: the cold start, and the verdict classifier.
 
-rows -> epochs of shuffled batches -> updates, now and then a checkpoint
+rows -> epochs of shuffled batches -> updates, checkpoints in between
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from rollout.prompt import trace_target
 async def learn_from_teacher(
     session: Session, name: str, model_dir: Path, epochs: int
 ) -> tuple[int, int]:
-    """SFT on teacher traces, assistant tokens only; the result is in the learner. Returns the
-    numbers of traces and of updates."""
+    """Fine-tune on teacher traces, assistant tokens only; the result stays in the learner. Returns
+    the numbers of traces and of updates."""
     config = session.config.coldstart
     rows = [
         supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
-        for sample, prompt in await session.prompts(session.data.with_trace)
+        for sample, prompt in await session.prompts(session.data.with_teacher_trace)
     ]
     num_steps = await train_supervised(
         session,
@@ -50,10 +50,10 @@ async def train_supervised(
     optim: OptimConfig,
     save_every: int | None = None,
 ) -> int:
-    """Fine-tune ``model_dir`` on rows; the result is in the learner. Takes up its last
+    """Fine-tune ``model_dir`` on rows; the result stays in the learner. Resumes from its last
     checkpoint; there is one every ``save_every`` updates, else one after each epoch. Returns the
     number of updates."""
-    await session.begin(model_dir, optim)
+    await session.start_training(model_dir, optim)
     num_steps = num_updates(len(rows), epochs, batch_size)
     batches_per_epoch = num_steps // epochs
     checkpoints = Checkpoints(session, stage)
@@ -94,5 +94,5 @@ async def _preflight(session: Session, stage: str, rows: Sequence[Row], batch_si
 
 
 def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:
-    """Updates of a whole training; the last batch of an epoch may be smaller."""
+    """Number of updates of a training; the last batch of an epoch may be smaller."""
     return epochs * -(-num_rows // batch_size)

@@ -1,4 +1,4 @@
-"""The tables that a run ends with, and that runs are compared in."""
+"""Prints the table at the end of a run and the tables of `deepintuit compare`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from cluster.progress import console
 
 
 def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
-    """Stages and control arms with intervals, baselines, memory, and where the rest is."""
+    """Print stages and control arms with intervals, baselines, memory, and result paths."""
     table = Table(title=f"{run_dir.name}: seed {summary['seed']}", box=box.SIMPLE)
     columns = ("stage", "accuracy", "95% interval", "macro F1", "balanced", "ECE", "seconds")
     for name in columns:
@@ -41,20 +41,20 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["name"], f"{row['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", *figures, seconds]
 
 
-def print_comparison(found: RunComparison) -> None:
-    """Arms of runs with their figures, then the paired tests between them."""
-    runs = list(dict.fromkeys(arm.run for arm in found.arms))
+def print_comparison(comparison: RunComparison) -> None:
+    """Print figures of the arms of runs, then the paired tests between them."""
+    runs = list(dict.fromkeys(arm.run for arm in comparison.arms))
     many = len(runs) > 1
     title = ("all runs" if many else escape(runs[0])) + (
-        ", the clips that all share" if found.only_shared else ""
+        ", the clips that all share" if comparison.only_shared else ""
     )
     table = _table(title, ("run", "stage") if many else ("stage",), _FIGURES)
-    for arm in found.arms:
+    for arm in comparison.arms:
         table.add_row(*_names(many, arm.run, arm.name), *_figures(arm.evaluation))
     console.print(table)
     console.print(f"top {COVERAGE:.0%}: accuracy on the most confident {COVERAGE:.0%} of the clips")
-    if found.tests:
-        _print_tests(found.tests, many)
+    if comparison.tests:
+        _print_tests(comparison.tests, many)
 
 
 def _print_tests(tests: Sequence[PairedTest], many: bool) -> None:
@@ -98,16 +98,16 @@ def _figures(e: Evaluation) -> list[str]:
 
 
 def _names(many: bool, run: str, name: str) -> list[str]:
-    """Of one run alone the name says nothing."""
+    """Cells with an arm's name; with one run alone, without the run's name."""
     return [escape(run), escape(name)] if many else [escape(name)]
 
 
-def _difference(found: Comparison) -> list[str]:
-    p = found.flips.p_value
+def _difference(comparison: Comparison) -> list[str]:
+    p = comparison.flips.p_value
     return [
-        f"{found.difference:+.3f}",
-        f"{found.difference_low:+.3f} to {found.difference_high:+.3f}",
-        str(found.flips.wrong_to_right),
-        str(found.flips.right_to_wrong),
+        f"{comparison.difference:+.3f}",
+        f"{comparison.difference_low:+.3f} to {comparison.difference_high:+.3f}",
+        str(comparison.flips.wrong_to_right),
+        str(comparison.flips.right_to_wrong),
         "<0.001" if p < 0.001 else f"{p:.3f}",
     ]

@@ -1,6 +1,7 @@
-"""Groups that an earlier attempt archived and this one trains: none is lost, none trained twice.
+"""Reuse of archived groups on resume: groups that an earlier attempt wrote and this one trains.
+None is lost, none trained twice.
 
-    checkpoint's LoopState + archive -> may it be trained? -> groups by place, as they were written
+    checkpoint's LoopState + archive -> ReusePolicy -> ReusableGroups -> ArchivedGroups by place
 
 A group keeps its place (``grpo/00000042``) and its policy version, so what was trained can be read
 from the archive and the metrics: step s took the places from ``rollout/next_place`` of step s - 1
@@ -22,34 +23,35 @@ from wire.types import PolicyVersion, TraceGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """Which archived groups may be trained by an attempt that goes on from a checkpoint."""
+class ReusePolicy:
+    """Decides which archived groups an attempt that resumes from a checkpoint may train."""
 
     state: LoopState
     first_step: int
     """Version step of the weights that the stage started from; the same in every attempt."""
-    alike_since: int
-    """Attempts from this one on make the same bits: what they wrote would be written again."""
+    first_bitwise_equal_attempt: int
+    """Attempts from this number on give bitwise equal results: they would write the same groups."""
     groups_per_step: int
     max_staleness: int
 
     def allows(self, version: PolicyVersion, index: int) -> bool:
         """Whether the group of place ``index``, written with ``version``, may be trained.
 
-        No kept step has taken its place, and its weights lead to those that it will train: an
-        ancestor's, no older than ``max_staleness`` versions by then (a step takes at least
-        ``groups_per_step`` places, so it comes no later than this counts). In a deterministic run
-        also those of a lost step: this attempt will have them, too.
+        It may if no kept step has taken its place, and the policy being trained descends from its
+        weights: they are an ancestor's, no older than ``max_staleness`` versions when the step
+        comes (a step takes at least ``groups_per_step`` places, so it comes no later than counted
+        here). In a deterministic run the weights of a lost step count too: this attempt makes the
+        same ones again.
         """
         ahead = index - self.state.next_index
         if ahead < 0:
             return False
-        if version.attempt >= self.alike_since:
+        if version.attempt >= self.first_bitwise_equal_attempt:
             return True
         trained_from = self.first_step + self.state.step + ahead // self.groups_per_step
-        return self._leads_here(version) and trained_from - version.step <= self.max_staleness
+        return self._is_ancestor(version) and trained_from - version.step <= self.max_staleness
 
-    def _leads_here(self, version: PolicyVersion) -> bool:
+    def _is_ancestor(self, version: PolicyVersion) -> bool:
         return version.step <= self.first_step or any(
             version.attempt == ancestor.attempt and version.step <= ancestor.until
             for ancestor in self.state.ancestors
@@ -57,23 +59,27 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What earlier attempts wrote for places that no kept step has taken."""
+class ReusableGroups:
+    """Archived groups at places that no kept step has taken: which will be trained, how many
+    not."""
 
+    name: str
+    """Of the stage or arm."""
+    reuse: ReusePolicy
     usable: dict[str, int]
-    """Group id -> attempt, of those that will be trained."""
+    """Group id -> attempt, of the groups that will be trained."""
     num_others: int
-    """Places whose groups are kept in the archive, and written anew."""
+    """Places whose archived groups may not be trained: rollout writes them anew."""
     num_lost: int
-    """Groups that the checkpoint counts on, and the archive has no more."""
+    """Groups that the checkpoint refers to and the archive lacks."""
 
 
-def find_groups(archive: Path, name: str, rule: Rule) -> Found:
-    """Look through the archive for a stage's training groups. Of each place the newest group
-    counts, so that what is trained there can be told from the archive."""
+def find_reusable_groups(archive: Path, name: str, reuse: ReusePolicy) -> ReusableGroups:
+    """Find a stage's training groups in the archive. Of each place the newest group counts, so that
+    the archive alone shows which group was trained there."""
     newest: dict[str, PolicyVersion] = {}
     written: set[str] = set()
-    state = rule.state
+    state = reuse.state
     writer = state.ancestors[-1].attempt if state.ancestors else -1
     for group_id, version in _versions(archive):
         if version.attempt == writer:
@@ -90,30 +96,32 @@ def find_groups(archive: Path, name: str, rule: Rule) -> Found:
     usable = {
         group_id: version.attempt
         for group_id, version in own.items()
-        if rule.allows(version, place_of(name, group_id) or 0)
+        if reuse.allows(version, place_of(name, group_id) or 0)
     }
-    return Found(
+    return ReusableGroups(
+        name=name,
+        reuse=reuse,
         usable=usable,
         num_others=len(own) - len(usable),
         num_lost=max(missing, state.journal_position - len(written)),
     )
 
 
-class WrittenBefore:
-    """The groups of earlier attempts, each handed out once, as it was written."""
+class ArchivedGroups:
+    """The reusable groups of earlier attempts, each handed out once, as it was written."""
 
     def __init__(self, rows: Mapping[str, pa.Table] = MappingProxyType({})) -> None:
         self._rows = dict(rows)
         self.num_taken = 0
-        """Groups handed out since the start."""
+        """Number of groups handed out since the start."""
 
     @classmethod
-    def read(cls, archive: Path, found: Found) -> Self:
-        """Those that may be trained."""
-        return cls(dict(read_rows_of(archive, found.usable)))
+    def read(cls, archive: Path, reusable: ReusableGroups) -> Self:
+        """Read the reusable groups from the archive."""
+        return cls(dict(read_rows_of(archive, reusable.usable)))
 
     def take(self, group_id: str) -> TraceGroup | None:
-        """The group of a place; None if it must be written."""
+        """Take the group of a place; None if rollout must write it."""
         rows = self._rows.pop(group_id, None)
         if rows is None:
             return None
@@ -128,13 +136,14 @@ def group_id_of(name: str, index: int) -> str:
 
 
 def place_of(name: str, group_id: str) -> int | None:
-    """The inverse of :func:`group_id_of`; None for a group that is none of this training."""
+    """The place in a group id, inverse of :func:`group_id_of`; None for another training's
+    group."""
     owner, _, index = group_id.rpartition("/")
     return int(index) if owner == name and index.isdigit() else None
 
 
 def _versions(archive: Path) -> Iterator[tuple[str, PolicyVersion]]:
-    """Of each group, as often as it has traces."""
+    """Group id and policy version of each archived trace."""
     for table in read_tables(archive, ["group_id", "attempt", "step"]):
         columns = (table[name].to_pylist() for name in ("group_id", "attempt", "step"))
         for group_id, attempt, step in zip(*columns, strict=True):

@@ -1,7 +1,7 @@
-"""The verdict on real engines: writing the traces it learns from, training it, asking it.
+"""Verdict trainer and trace writer on a run's engines and learner.
 
-    samples  -> PolicyTraces  -> TraceGroups -> VerdictExamples
-    examples -> PolicyVerdict -> predictions
+    samples  -> RunTraceWriter    -> TraceGroups -> VerdictExamples
+    examples -> RunVerdictTrainer -> predictions
 
 calibrate/ states what it needs as Protocols and knows no engine; they are implemented here, for the
 calibration stage and for the control arms that train another verdict.
@@ -26,8 +26,8 @@ from wire.errors import DataError
 from wire.types import Failure, Prompt, Purpose, Sample, TraceGroup, stable_seed
 
 
-class PolicyTraces:
-    """calibrate's TraceWriter: the rollout engines, for a stage or arm of this name."""
+class RunTraceWriter:
+    """calibrate's TraceWriter on the run's rollout engines, for a stage or arm of this name."""
 
     def __init__(self, session: Session, name: str) -> None:
         self._session, self._name = session, name
@@ -35,7 +35,7 @@ class PolicyTraces:
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
     ) -> list[TraceGroup]:
-        """``k`` traces per sample, kept right or wrong."""
+        """Write ``k`` traces per sample, kept right or wrong."""
         session = self._session
 
         def sampling(sample: Sample) -> Sampling:
@@ -54,9 +54,9 @@ class PolicyTraces:
         return groups
 
 
-class PolicyVerdict:
-    """calibrate's VerdictTrainer: the learner, for a stage or arm of this name, starting from the
-    weights in ``policy_dir``."""
+class RunVerdictTrainer:
+    """calibrate's VerdictTrainer on the run's learner, for a stage or arm of this name, starting
+    from the weights in ``policy_dir``."""
 
     def __init__(self, session: Session, name: str, policy_dir: Path) -> None:
         self._session, self._name, self._policy_dir = session, name, policy_dir
@@ -89,7 +89,7 @@ class PolicyVerdict:
         """[N, L]: logprob of each label's code under the learner's present weights."""
         asked = await _prompts(self._session, examples)
         rows = [
-            code_row(prompt, example.sample.video, list(self._codes.values()))
+            label_code_row(prompt, example.sample.video, list(self._codes.values()))
             for example, prompt in asked
         ]
         return await code_logprobs(self._session, rows)
@@ -97,13 +97,13 @@ class PolicyVerdict:
     async def predict(
         self, examples: Sequence[VerdictExample], samples: Sequence[Sample]
     ) -> list[Prediction]:
-        """What it says of ``samples``; those without an example are wrong."""
+        """Predict the labels of ``samples``; a sample without an example counts as wrong."""
         probabilities = probabilities_from_logprobs(await self.label_logprobs(examples))
         return label_predictions(self._session, examples, probabilities, samples)
 
 
-def code_row(prompt: Prompt, video: str, codes: Sequence[tuple[int, ...]]) -> Row:
-    """A row that asks for the logprobs of all codes behind one prompt."""
+def label_code_row(prompt: Prompt, video: str, codes: Sequence[tuple[int, ...]]) -> Row:
+    """A row of all label codes as responses to one prompt, to compute their logprobs."""
     return Row(
         prompt=prompt, video=video, responses=tuple(Response(token_ids=code) for code in codes)
     )
@@ -111,8 +111,8 @@ def code_row(prompt: Prompt, video: str, codes: Sequence[tuple[int, ...]]) -> Ro
 
 async def code_logprobs(session: Session, rows: Sequence[Row]) -> NDArray[np.float64]:
     """[N, L]: logprob of each response of each row, summed over its tokens."""
-    found = await session.learner.logprobs(rows)
-    return np.array([[sum(tokens) for tokens in row] for row in found])
+    logprobs = await session.learner.logprobs(rows)
+    return np.array([[sum(tokens) for tokens in row] for row in logprobs])
 
 
 def label_predictions(
@@ -121,8 +121,8 @@ def label_predictions(
     probabilities: NDArray[np.float64],
     samples: Sequence[Sample],
 ) -> list[Prediction]:
-    """Predictions for all samples, from the probabilities [N, L] of those that were asked about;
-    one that was not is wrong."""
+    """Predictions for all samples, from the probabilities [N, L] of the examples ``asked``; a
+    sample without an example counts as wrong."""
     given = from_probabilities(
         [example.sample.id for example in asked],
         [example.label for example in asked],
@@ -131,11 +131,11 @@ def label_predictions(
         [example.trace for example in asked],
     )
     by_id = {prediction.sample_id: prediction for prediction in given}
-    return [by_id.get(sample.id) or missing(sample) for sample in samples]
+    return [by_id.get(sample.id) or no_prediction(sample) for sample in samples]
 
 
-def missing(sample: Sample) -> Prediction:
-    """Of a sample that could not be asked about: wrong."""
+def no_prediction(sample: Sample) -> Prediction:
+    """Prediction of a sample without an example: no label, which counts as wrong."""
     return Prediction(
         sample_id=sample.id,
         label=sample.label,
@@ -150,18 +150,19 @@ async def _prompts(
     session: Session, examples: Sequence[VerdictExample]
 ) -> list[tuple[VerdictExample, Prompt]]:
     """Each example's prompt. Raises DataError if a clip can no longer be read."""
-    found = []
+    pairs = []
     for start in range(0, len(examples), 256):  # bounded, so that calls do not pile up
         part = examples[start : start + 256]
-        found += list(zip(part, await _ask(session, part), strict=True))
-    bad = next((p for _, p in found if isinstance(p, Failure)), None)
+        pairs += list(zip(part, await _ask(session, part), strict=True))
+    bad = next((p for _, p in pairs if isinstance(p, Failure)), None)
     if bad is not None:
         raise DataError(f"no label can be asked for {bad.culprit}: {bad.reason}")
-    return [(example, prompt) for example, prompt in found if isinstance(prompt, Prompt)]
+    return [(example, prompt) for example, prompt in pairs if isinstance(prompt, Prompt)]
 
 
 async def _ask(session: Session, examples: Sequence[VerdictExample]) -> list[Prompt | Failure]:
-    """Asks for a verdict on each trace, or for the label alone where examples have none."""
+    """Render the prompts: for a verdict on each trace, or for the label where examples have
+    none."""
     traces = [(e.sample, e.trace) for e in examples if e.trace is not None]
     assert len(traces) in (0, len(examples)), "examples with and without trace in one training"
     if traces:

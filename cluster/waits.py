@@ -1,4 +1,4 @@
-"""Waits for Ray actors: each ends within a deadline, by an error that names whom it waited for."""
+"""Calls to Ray actors with a deadline; the error names the actor and the call."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -13,8 +13,8 @@ T = TypeVar("T")
 _GRACE_S = 10.0
 
 
-async def within(call: Awaitable[T], timeout_s: float, what: str) -> T:
-    """The call's result. Raises DeadlineExceeded, WorkerDied; ``what`` follows "waited for"."""
+async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
+    """Await a call's result. Raises DeadlineExceeded, WorkerDied; ``what`` names actor and call."""
     try:
         return await asyncio.wait_for(call, timeout_s)
     except TimeoutError as error:
@@ -23,9 +23,10 @@ async def within(call: Awaitable[T], timeout_s: float, what: str) -> T:
         raise WorkerDied(f"waited for {what}: its process died; --resume goes on") from error
 
 
-async def together(waits: Sequence[Awaitable[T]], grace_s: float = _GRACE_S) -> list[T]:
-    """The results of all. Where one fails the others get ``grace_s`` to fail too, and a death is
-    told before anything else: a rank whose peer died speaks of a lost connection, often earlier."""
+async def gather_or_raise(waits: Sequence[Awaitable[T]], grace_s: float = _GRACE_S) -> list[T]:
+    """Gather the results of all calls, or raise one error. When a call fails, the others get
+    ``grace_s`` to fail too, and WorkerDied is raised before any other error: a rank whose peer died
+    reports a lost connection, often earlier."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         _, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -40,8 +41,8 @@ async def together(waits: Sequence[Awaitable[T]], grace_s: float = _GRACE_S) -> 
             task.cancel()
 
 
-async def lives(call: Awaitable[bool]) -> bool:
-    """Whether an actor says that it lives. One that is merely slow may."""
+async def responds(call: Awaitable[bool]) -> bool:
+    """Whether an actor answers that it is alive; an actor that is only slow counts as alive."""
     try:
         return await asyncio.wait_for(call, _GRACE_S)
     except TimeoutError:
@@ -50,8 +51,8 @@ async def lives(call: Awaitable[bool]) -> bool:
         return False
 
 
-async def quietly(call: Awaitable[Any]) -> None:
-    """An actor that is asked to end may be gone already."""
+async def ignore_dead(call: Awaitable[Any]) -> None:
+    """Await a call that ends an actor; ignore that the actor is dead already, or slow."""
     try:
         await asyncio.wait_for(call, 30)
     except (RayActorError, TimeoutError):

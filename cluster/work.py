@@ -1,7 +1,8 @@
-"""What leaves a result in a run directory, a stage or a control arm, and how it is run.
+"""Runs one stage or control arm: loads its start weights into the engines, runs it, writes
+done.json.
 
-start weights into the engines -> work -> seconds, peak memory -> done.json
-    -> checkpoints dropped, but the best
+start weights -> engines -> stage -> seconds, peak memory -> done.json
+    -> checkpoints deleted, but the best
 """
 
 import time
@@ -16,35 +17,36 @@ from cluster.session import Session
 
 
 class Weights(NamedTuple):
-    """Weights on disk, and the version step that engines serve them under."""
+    """Weights on disk, and the version step under which the engines serve them."""
 
     model_dir: Path
     step: int
 
 
-Act = Callable[[Session, Path], Awaitable[dict[str, Any]]]
-"""Does the work from the weights in a directory; returns what done.json keeps."""
+StageFn = Callable[[Session, Path], Awaitable[dict[str, Any]]]
+"""A stage's function: trains or measures from the weights in a folder; returns its part of
+done.json."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """One stage or arm."""
+class Stage:
+    """One stage or control arm, and the function that runs it."""
 
     name: str
-    act: Act
-    engines_hold: bool = True
-    """Whether the engines must hold the weights it starts from; False: it writes no traces with
+    run: StageFn
+    loads_engines: bool = True
+    """Whether the engines must hold the start weights; False: the stage writes no traces with
     them."""
 
 
-async def run_work(session: Session, work: Work, start: Weights, memory: MemoryWatch) -> None:
-    """Run it to its end; then its result is there, and before that nothing is."""
+async def run_stage(session: Session, stage: Stage, start: Weights, memory: MemoryWatch) -> None:
+    """Run a stage to its end. Its done.json is written last: an interrupted stage has none."""
     before = time.monotonic()
-    if work.engines_hold:
-        await session.engines_hold(start.model_dir, start.step)
-    result = await work.act(session, start.model_dir)
+    if stage.loads_engines:
+        await session.ensure_engine_weights(start.model_dir, start.step)
+    result = await stage.run(session, start.model_dir)
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
-    session.run_dir.finish(work.name, result)
+    session.run_dir.finish(stage.name, result)
     # the exported model stays; the optimiser's state that made it is of no further use
-    keep_best_alone(session.run_dir.checkpoints(work.name), session.config.grpo.keep_best)
+    keep_best_alone(session.run_dir.checkpoints(stage.name), session.config.grpo.keep_best)

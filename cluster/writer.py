@@ -1,5 +1,5 @@
-"""Rollout, reward and archive behind one verb: a sample in, an archived group of judged traces
-out."""
+"""Group writer: rollout, reward and archive in one call. A sample in, an archived group of judged
+traces out."""
 
 import asyncio
 from collections import Counter
@@ -27,7 +27,7 @@ from wire.types import (
 
 
 class GroupWriter:
-    """Writes groups. A group is in the archive, on disk, before anyone gets it."""
+    """Writes groups of judged traces. A group is in the archive, on disk, before it is returned."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class GroupWriter:
         self._rollouts, self._scorer, self._prompt_text = rollouts, scorer, prompt_text
         self._archive, self._quarantine, self._version = archive, quarantine, version
         self.token_counts: Counter[str] = Counter()
-        """Prompt tokens so far, and those of them that an engine had computed before."""
+        """Prompt tokens so far, and how many of them came from an engine's prefix cache."""
 
     async def write(
         self,
@@ -51,9 +51,9 @@ class GroupWriter:
         group_id: str,
         upcoming: Sample | None = None,
     ) -> TraceGroup:
-        """Traces of one clip. A bad clip or request makes a group that says so; it is archived
-        too. ``upcoming`` will be asked about soon: its clip is made ready. Raises TooManyFailures
-        once there are more bad clips than the recipe allows."""
+        """Write one clip's group. A bad clip or request makes a group of failures, archived too.
+        ``upcoming``: a sample that follows soon; its clip is prepared meanwhile. Raises
+        TooManyFailures once there are more bad clips than the recipe allows."""
         rollout = self._refused(sample)
         ahead = self._worth_preparing(upcoming)
         if rollout is None and purpose is Purpose.TRAIN and self._scorer.wants_shuffled(sample):
@@ -84,11 +84,11 @@ class GroupWriter:
     async def _contrast(
         self, sample: Sample, sampling: Sampling, upcoming: str | None
     ) -> tuple[Sample, Rollout]:
-        """T-GRPO's two groups (reward/builtins/temporal.py): the rollout of the clip as it is, and
-        the sample with what half as many traces on its shuffled frames came to.
+        """Write T-GRPO's two groups (reward/builtins/temporal.py): traces of the clip as it is, and
+        half as many of its shuffled frames, whose outcome is added to the sample.
 
-        The shuffled traces are not archived. If there are none, their failure joins the group's,
-        and the term does not apply.
+        The shuffled traces are not archived. If there are none, their failure joins the group's
+        failures, and the reward term does not apply.
         """
         half = replace(
             sampling, n=max(1, sampling.n // 2), seed=stable_seed("shuffled", sampling.seed)
@@ -107,7 +107,7 @@ class GroupWriter:
         return None if sample is None or sample.video in self._quarantine else sample.video
 
     def _refused(self, sample: Sample) -> Rollout | None:
-        """What a quarantined clip gets, without another try to decode it."""
+        """The failed rollout of a quarantined clip, which is not decoded again; None for others."""
         if sample.video not in self._quarantine:
             return None
         failure = Failure(
@@ -126,7 +126,7 @@ class GroupWriter:
         stage: str,
         advance: Callable[[], None],
     ) -> list[TraceGroup]:
-        """One group per sample, in their order."""
+        """Write one group per sample, in the order of ``samples``."""
 
         async def one(number: int, sample: Sample) -> TraceGroup:
             group_id = f"{stage}/{purpose}/{sample.id}"

@@ -19,7 +19,7 @@ def group_advantages(
     estimator: Literal["grpo", "rloo"] = "grpo",
     by_std: bool = True,
 ) -> list[float]:
-    """How much better each of a group's n members with a reward is than its group.
+    """Advantage of each of a group's n members with a reward: how much better it is than its group.
 
         grpo    A_i = (r_i - mean) / (std + epsilon);  not ``by_std``: A_i = r_i - mean
         rloo    A_i = r_i - (mean of the others) = (r_i - mean) n / (n - 1)
@@ -47,7 +47,7 @@ def advantages_of(rewards: Sequence[float | None], config: GrpoLossConfig) -> li
 
 
 def _scale(known: Sequence[float], mean: float, epsilon: float, estimator: str, std: bool) -> float:
-    """What a group's deviations from its mean are divided by."""
+    """The divisor of a group's deviations from its mean."""
     if estimator == "rloo":
         return (len(known) - 1) / len(known)
     if not std:

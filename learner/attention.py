@@ -48,7 +48,7 @@ def use_shared_prefix(vlm: Any) -> None:
 
 
 def layout_keywords(layout: Layout, device: torch.device) -> dict[str, Any]:
-    """What a model's forward call passes on to :func:`attend`."""
+    """Keyword arguments of a model's forward call that reach :func:`attend`."""
     if device.type == "cpu":
         return {"layout": layout}
     return {"layout": layout, "block_mask": block_mask(layout, device)}
@@ -150,12 +150,13 @@ def _merge(
 
 
 def _accumulated(dtype: torch.dtype) -> torch.dtype:
-    """What kernels keep log-sum-exps in."""
+    """The precision in which kernels keep log-sum-exps."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def block_mask(layout: Layout, device: torch.device | str) -> BlockMask:
-    """Who sees whom, for FlexAttention: which blocks to visit, and which of them need the mask.
+    """FlexAttention's block mask of a layout: which blocks to visit, and which of them need the
+    mask.
 
     Made from the layout's intervals; no [L, L] tensor exists.
     """

@@ -35,13 +35,14 @@ class TrainBatch:
     input_ids: Int[Tensor, "1 L"]
     position_ids: Int[Tensor, "3 1 L"]
     layout: Layout
-    """Where the groups lie; who sees whom follows from it."""
+    """Positions of the groups; which tokens attend to which follows from it."""
     pixel_values: Float[Tensor, "P D"]
     """Patches of the batch's distinct clips; none where ``seen`` is given."""
     grid_thw: Int[Tensor, "C 3"]
-    """Of the distinct clips, in the order in which they first occur."""
+    """Grids of the distinct clips, in the order in which they first occur."""
     patch_at: Int[Tensor, " V"]
-    """Which merged patch of the distinct clips each video token of the batch stands for."""
+    """Index of the merged patch of the distinct clips that each video token of the batch stands
+    for."""
     predict_at: Int[Tensor, " N"]
     """Place in the row of the token whose output predicts each response token."""
     target: Int[Tensor, " N"]
@@ -56,10 +57,10 @@ class TrainBatch:
     lengths: tuple[int, ...]
     """Tokens of each response, in the order of rows and responses; they add up to N."""
     seen: ClipFeatures | None = None
-    """What the vision tower makes of the distinct clips; None: it has to look at them."""
+    """Vision-tower features of the distinct clips; None: the forward pass computes them."""
 
     def to(self, device: torch.device | str) -> "TrainBatch":
-        """The batch where the model is."""
+        """Move the batch to the model's device."""
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
@@ -133,7 +134,7 @@ def make_batch(
 
 
 def _positions(row: Row, clips: dict[str, ProcessedClip], rule: PositionRule) -> Positions:
-    """Of a prompt and its responses, int64 [3, L]."""
+    """Position ids of a prompt and its responses, int64 [3, L]."""
     ids = row.prompt.token_ids
     if row.prompt.clip_key:
         clip = clips[row.prompt.clip_key]

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 
 from learner.batch import TrainBatch, make_batch, micro_batches
-from learner.collectives import most, reduce, same_on_all_ranks
+from learner.collectives import max_over_ranks, reduce, require_same_on_all_ranks
 from learner.config import LearnerConfig
 from learner.embedding_store import EmbeddingStore
 from learner.embeddings import TOKENS_PER_CALL, EmbeddingCache, tower_hash
 from learner.engine import DeepSpeedEngine
 from learner.largest_batch import LargestBatch
-from learner.rows import Row, apart, silent
+from learner.rows import Row, as_filler, one_row_per_response
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -26,7 +26,7 @@ _BATCHES_PER_LOOK = 32  # micro-batches whose clips the tower looks at, and memo
 
 
 class Batches:
-    """Of one stage. All ranks call every method in one order."""
+    """Micro-batches of one stage. All ranks call every method in one order."""
 
     def __init__(
         self,
@@ -36,27 +36,31 @@ class Batches:
         clips: ClipStore,
         embeddings: EmbeddingStore | None,
     ) -> None:
-        """``embeddings``: where a frozen tower's are kept; none: it looks at every clip anew."""
+        """``embeddings``: store of a frozen tower's features; none: the tower runs on every clip
+        anew."""
         self._config, self._engine, self._rule = config, engine, rule
         self._clips, self._embeddings = clips, embeddings
         self._seen = self._open_embeddings()
 
     def weights_changed(self) -> None:
-        """A checkpoint was loaded: it may hold another tower."""
+        """Reopen the embedding cache: a checkpoint was loaded, which may hold another tower."""
         self._seen = self._open_embeddings()
 
-    def rehearsal(self, largest: LargestBatch) -> TrainBatch:
-        """A batch of made-up rows; the cache neither gives nor keeps anything."""
+    def trial_batch(self, largest: LargestBatch) -> TrainBatch:
+        """A batch of made-up rows for the memory preflight; it neither reads nor fills the
+        cache."""
         width = self._engine.policy.blank_clip(self._smallest).values.shape[1]
         rows, clip_of = largest.rows(self._rule), largest.clips(self._rule, width)
         if not self._config.shared_prefix:
             rows = next(
-                micro_batches([one for row in rows for one in apart(row)], largest.max_tokens)
+                micro_batches(
+                    [one for row in rows for one in one_row_per_response(row)], largest.max_tokens
+                )
             )
         if self._seen is None:
             batch = make_batch(rows, clip_of, self._rule)
         else:
-            seen = self._seen.rehearsal(clip_of)
+            seen = self._seen.for_trial(clip_of)
             seen.fill(rows)
             batch = make_batch(rows, seen.clip_of, self._rule, seen.seen_of)
         return self._engine.to_device(batch)
@@ -64,7 +68,7 @@ class Batches:
     def in_step(self, rows: Sequence[Row]) -> Iterator[TrainBatch]:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
         mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
-        mine += [[silent(rows[0])]] * (most(len(mine)) - len(mine))
+        mine += [[as_filler(rows[0])]] * (max_over_ranks(len(mine)) - len(mine))
         for start in range(0, len(mine), _BATCHES_PER_LOOK):
             parts = mine[start : start + _BATCHES_PER_LOOK]
             if self._seen is not None:
@@ -78,7 +82,8 @@ class Batches:
         return make_batch(rows, self._seen.clip_of, self._rule, self._seen.seen_of)
 
     def _open_embeddings(self) -> EmbeddingCache | None:
-        """Under the tower's present weights; none where they are trained. All ranks call."""
+        """The embedding cache of the tower's present weights; None where they are trained. All
+        ranks call."""
         policy = self._engine.policy
         if self._embeddings is None or policy.trains_tower:
             return None
@@ -87,7 +92,7 @@ class Batches:
         alone = torch.are_deterministic_algorithms_enabled()
         about = (policy.tower_config, "alone") if alone else policy.tower_config
         tower = tower_hash(self._engine.tower_parameters(), about, device)
-        same_on_all_ranks(tower)
+        require_same_on_all_ranks(tower)
         return EmbeddingCache(
             self._embeddings,
             tower,
@@ -95,12 +100,13 @@ class Batches:
             look=self._engine.look,
             blank=policy.blank_clip(self._smallest),
             clip_of=self._clip,
-            most=most,
+            max_over_ranks=max_over_ranks,
             tokens_per_call=0 if alone else TOKENS_PER_CALL,
         )
 
     def hit_rate(self) -> dict[str, float]:
-        """Of all ranks since the last update; nothing without clips or without a cache."""
+        """The embedding cache's hit rate of all ranks since the last update; empty without clips or
+        cache."""
         if self._seen is None:
             return {}
         counts = reduce(self._seen.take_counts(), dist.ReduceOp.SUM)

@@ -1,4 +1,4 @@
-"""Locks that killed processes left where torch compiles DeepSpeed's operators.
+"""Removes locks that killed processes left where torch compiles DeepSpeed's operators.
 
 Who compiles an operator holds a file ``lock`` in its folder open and removes it at the end;
 everybody else waits until it is gone. A process that is killed meanwhile leaves it, and the next
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def builds_folder() -> Path:
-    """Where torch keeps what it compiled."""
+    """The folder where torch keeps compiled extensions."""
     from torch.utils.cpp_extension import get_default_build_root
 
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
@@ -48,7 +48,7 @@ def _remove_if_stale(lock: Path, patience_s: float) -> None:
 
 
 def _is_open(file: os.stat_result) -> bool:
-    """By any process that this user may look at."""
+    """Whether a process that this user may look at has the file open."""
     for process in psutil.pids():
         with suppress(OSError), os.scandir(f"/proc/{process}/fd") as opened:
             for entry in opened:

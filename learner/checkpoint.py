@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, in a directory that every rank sees.
+"""Checkpoints of the learner: saved whole or not at all, in a directory that every rank sees.
 
     all ranks write .<tag>.partial, hash their share of its files
         -> rank 0 writes manifest.json, renames to <tag>
@@ -13,7 +13,6 @@ Nothing in it is a pickle. The hashes find damage.
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from learner.collectives import gather
 from learner.determinism import random_state, set_random_state
 from wire.disk import naming_full_disk
 from wire.errors import CheckpointDamaged, ConfigError, DiskFull, UserError
+from wire.whole_file import sync_to_disk
 
 MANIFEST = "manifest.json"
 _FORMAT = 2
@@ -46,7 +46,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a whole checkpoint holds, and which learner wrote it.
+    """The manifest of a whole checkpoint: its files, and which learner wrote it.
 
     Example:
         Manifest(num_ranks=2, zero_stage=1, dtype="bfloat16",
@@ -58,7 +58,7 @@ class Manifest:
     dtype: str
     files: dict[str, File]
     format: int = 1
-    """Of the files; the first was DeepSpeed's."""
+    """Version of the files' format; version 1 was DeepSpeed's."""
 
 
 _ADAPTER = TypeAdapter(Manifest)
@@ -127,14 +127,14 @@ def load(read: Access, directory: Path, tag: str) -> None:
 
 
 def write_random_state(folder: Path) -> None:
-    """This rank's generators."""
+    """Write the state of this rank's random generators."""
     from safetensors.torch import save_file
 
     save_file(random_state(), folder / f"random-{dist.get_rank():05d}.safetensors")
 
 
 def read_random_state(folder: Path) -> None:
-    """This rank's generators; a rank that was not there keeps those that it has."""
+    """Restore this rank's random generators; a rank that was not there keeps those that it has."""
     from safetensors.torch import load_file
 
     path = folder / f"random-{dist.get_rank():05d}.safetensors"
@@ -143,7 +143,7 @@ def read_random_state(folder: Path) -> None:
 
 
 def latest(directory: Path | str) -> str | None:
-    """The newest whole checkpoint's tag, by names and sizes (no hashing); None without one."""
+    """Tag of the newest whole checkpoint, by names and sizes (no hashing); None without one."""
     return next(iter(whole_tags(directory)), None)
 
 
@@ -153,24 +153,24 @@ def whole_tags(directory: Path | str) -> Iterator[str]:
 
 
 def tags(directory: Path | str) -> list[str]:
-    """Of all checkpoints, newest first."""
+    """Tags of all checkpoints, newest first."""
     found = (entry.name for entry in Path(directory).glob("step-*") if _TAG.fullmatch(entry.name))
     return sorted(found, key=step_of, reverse=True)
 
 
 def tag_of(step: int) -> str:
-    """What the checkpoint after a step is called."""
+    """The tag of the checkpoint after a step."""
     return f"step-{step:06d}"
 
 
 def step_of(tag: str) -> int:
-    """The inverse of :func:`tag_of`."""
+    """The step of a checkpoint's tag: the inverse of :func:`tag_of`."""
     return int(tag.removeprefix("step-"))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises CheckpointDamaged if there is none, and so no whole checkpoint; UserError for one of
-    another version of this program."""
+    """The manifest of a checkpoint. Raises CheckpointDamaged if there is none, and so no whole
+    checkpoint; UserError for one of another version of this program."""
     try:
         manifest = _ADAPTER.validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
@@ -190,20 +190,12 @@ def read_manifest(folder: Path) -> Manifest:
 def _publish(partial: Path, folder: Path, manifest: Manifest) -> None:
     """Manifest last, then the name; nothing is named before it is on the disk."""
     for name in manifest.files:
-        _sync(partial / name)
+        sync_to_disk(partial / name)
     (partial / MANIFEST).write_bytes(_ADAPTER.dump_json(manifest, indent=1))
-    _sync(partial / MANIFEST)
+    sync_to_disk(partial / MANIFEST)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_to_disk(folder.parent)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -241,5 +233,5 @@ def _names(folder: Path) -> list[str]:
 
 
 def _share(names: Sequence[str]) -> Sequence[str]:
-    """This rank's part of the hashing."""
+    """The files that this rank hashes."""
     return names[dist.get_rank() :: dist.get_world_size()]

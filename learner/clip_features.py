@@ -1,4 +1,5 @@
-"""What the vision tower makes of clips, as a value: computed with the batch, or brought along."""
+"""Vision-tower features of a batch's clips: computed in the forward pass, or read from the
+embedding cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,23 +17,23 @@ class Pixels:
     grid_thw: Int[Tensor, "C 3"]
 
     def to(self, device: torch.device | str) -> "Pixels":
-        """The same values where the model is."""
+        """Move the pixels to the model's device."""
         values = self.values.to(device, non_blocking=True)
         return Pixels(values, self.grid_thw.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, slots=True)
 class ClipFeatures:
-    """The V merged patches of one or more clips, in their order."""
+    """Vision-tower features of one or more clips: V merged patches, in the clips' order."""
 
     embeds: Float[Tensor, "V H"]
-    """Take the place of the video tokens' embeddings."""
+    """Embeddings that take the place of the video tokens'."""
     deepstack: tuple[Float[Tensor, "V H"], ...] = ()
-    """Qwen3-VL: added to the hidden states after the first layers of the text model."""
+    """Qwen3-VL: features added to the hidden states after the first layers of the text model."""
 
     @classmethod
     def join(cls, parts: Sequence["ClipFeatures"]) -> "ClipFeatures":
-        """Of clips one after another; of none: no patch."""
+        """Concatenate the features of clips; without clips, no patch."""
         if not parts:
             return cls(torch.empty(0, 0))
         layers = zip(*(part.deepstack for part in parts), strict=True)
@@ -49,10 +50,10 @@ class ClipFeatures:
         ]
 
     def at(self, patches: Tensor) -> "ClipFeatures":
-        """Of the patches with these indices, in this order, as often as they occur."""
+        """Features of the patches with these indices, in this order, as often as they occur."""
         return ClipFeatures(self.embeds[patches], tuple(layer[patches] for layer in self.deepstack))
 
     def to(self, device: torch.device | str) -> "ClipFeatures":
-        """The same values where the model is."""
+        """Move the features to the model's device."""
         layers = tuple(layer.to(device, non_blocking=True) for layer in self.deepstack)
         return ClipFeatures(self.embeds.to(device, non_blocking=True), layers)

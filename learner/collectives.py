@@ -1,4 +1,4 @@
-"""Numbers and small values that the learner's ranks agree on. All ranks call together."""
+"""Collective calls over the learner's ranks: reduce numbers, gather values, require equality."""
 
 from typing import Any, TypeVar
 
@@ -21,23 +21,23 @@ def reduce(values: dict[str, float], op: Any) -> dict[str, float]:
     return dict(zip(names, tensor.tolist(), strict=True))
 
 
-def most(number: int) -> int:
+def max_over_ranks(number: int) -> int:
     """The largest of all ranks' numbers."""
     return int(reduce({"n": float(number)}, dist.ReduceOp.MAX)["n"])
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's value, on every rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
+    """The values of all ranks, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def same_on_all_ranks(tower: str) -> None:
-    """Raises ParityError on all ranks unless they hold the same tower."""
-    found = gather(tower)
-    if len(set(found)) > 1:
+def require_same_on_all_ranks(tower: str) -> None:
+    """Raise ParityError on all ranks unless they hold the same vision tower (by its hash)."""
+    hashes = gather(tower)
+    if len(set(hashes)) > 1:
         raise ParityError(
-            f"the learner's ranks hold different vision towers (hashes {', '.join(found)}); "
+            f"the learner's ranks hold different vision towers (hashes {', '.join(hashes)}); "
             "give all nodes the same model directory"
         )

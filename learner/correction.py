@@ -23,21 +23,22 @@ from learner.config import GrpoLossConfig
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Weights, and what they were made of."""
+    """Importance weights, and the ratios that they were made of."""
 
     weight: Float[Tensor, " N"]
     changed: Bool[Tensor, " N"]
-    """Cut off at the threshold, or outside of the band."""
+    """Whether a weight was cut off at the threshold, or is outside of the band."""
     raw: Float[Tensor, " N"]
     """Ratio trainer / engine of each token."""
     raw_sequence: Float[Tensor, " R"]
-    """The same of each response: the product over its tokens."""
+    """Ratio trainer / engine of each response: the product over its tokens."""
 
 
 def rollout_correction(
     log_ratio: Float[Tensor, " N"], lengths: Sequence[int], config: GrpoLossConfig
 ) -> Correction:
-    """``log_ratio``: trainer's minus engine's logprob, 0 where masked; no gradient.
+    """Importance weights of response tokens. ``log_ratio``: trainer's minus engine's logprob, 0
+    where masked; no gradient.
 
     raw_t = exp(clip(log_ratio_t, -20, 20)); of a response: of the sum over its tokens
     weight = min(raw, threshold)                      a number: truncated

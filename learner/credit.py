@@ -16,7 +16,8 @@ from wire.types import TraceGroup
 
 
 def with_advantages(rows: Sequence[Row], config: GrpoLossConfig) -> list[Row]:
-    """What is trained: each row a whole group. A row without a response that trains is left out.
+    """Rows with advantages, ready for training; each row in ``rows`` is a whole group. A row
+    without a response that trains is left out.
 
     With ``mask_truncated`` a truncated response is left out, too, after its reward has entered the
     baseline (overlong filtering: DAPO, arXiv 2503.14476, section 3.4).
@@ -49,8 +50,8 @@ def _credited(responses: Sequence[Response], config: GrpoLossConfig) -> tuple[Re
 
 
 def _penalised(response: Response, config: GrpoLossConfig) -> float | None:
-    """``r - kl_coef * sum over its tokens of KL(old policy || reference)``: verl's
-    ``apply_kl_penalty``, whose token rewards GRPO adds up."""
+    """Reward with its KL penalty: ``r - kl_coef * sum over its tokens of KL(old policy ||
+    reference)``: verl's ``apply_kl_penalty``, whose token rewards GRPO adds up."""
     if response.reward is None or not config.kl_coef:
         return response.reward
     by_engine = config.old_logprobs == "engine"

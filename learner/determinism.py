@@ -1,4 +1,4 @@
-"""Randomness and rounding of a learner rank: seeded, saved, restored, repeatable.
+"""Determinism of a learner rank: seeds, random state, repeatable kernels.
 
 seed_all -> training -> random_state -> checkpoint -> set_random_state
 """
@@ -14,7 +14,8 @@ _PYTHON, _NUMPY, _TORCH, _CUDA = "python", "numpy", "torch", "cuda"
 
 
 def be_repeatable() -> None:
-    """The same kernels, and the same order of sums, in every run; warn where torch has none."""
+    """Make torch repeatable: the same kernels and the same order of sums in every run; warn where
+    torch has none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -45,7 +46,8 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """The inverse of :func:`random_state`; what a machine without a GPU cannot take is left."""
+    """Restore :func:`random_state`'s generators; the state of a GPU is skipped where there is
+    none."""
     gauss = state[f"{_PYTHON}.gauss"].tolist()
     random.setstate((3, tuple(state[_PYTHON].tolist()), gauss[0] if gauss else None))
     position, has_gauss, cached = state[f"{_NUMPY}.rest"].tolist()

@@ -1,4 +1,4 @@
-"""What a frozen vision tower makes of clips, kept on disk: an entry is whole or absent.
+"""Store of a frozen vision tower's clip features on disk: an entry is whole or absent.
 
     SeenClip -> <key>.partial, locked -> rename -> <key>.safetensors -> mapped, checked SeenClip
 
@@ -7,7 +7,6 @@ cut, changed or belongs to another key is made anew, never used. The disk used i
 (video/eviction.py); where it is full, entries live in memory as long as they are needed.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -20,8 +19,7 @@ from typing import BinaryIO
 from torch import Tensor, uint8
 
 from learner.clip_features import ClipFeatures
-from video.eviction import Eviction
-from video.locked_file import locked
+from video.cache_folder import CacheFolder, is_disk_full
 from wire.errors import DeadlineExceeded
 
 _log = logging.getLogger(__name__)
@@ -29,28 +27,28 @@ _log = logging.getLogger(__name__)
 _RECENT_BYTES = 2 * 2**30
 _RECENT_CLIPS = 4096  # each is a file's mapping, of which a process may have 65,530
 _PATIENCE_S = 10.0  # for another writer of the same entry; then it is kept in memory alone
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenClip:
-    """One clip as the frozen tower sees it, and what of it decides positions."""
+    """Cached entry of one clip: the frozen tower's features, and the grid and timing that positions
+    need."""
 
     key: str
-    """Names clip, sampling, processor and the tower's weights (learner/embeddings.py)."""
+    """Cache key of clip, sampling, processor and the tower's weights (learner/embeddings.py)."""
     features: ClipFeatures
-    """On CPU."""
+    """Vision-tower features, on CPU."""
     grid_thw: tuple[int, int, int]
     seconds_per_grid: float
 
     @property
     def num_tokens(self) -> int:
-        """Video tokens that it stands for."""
+        """Number of video tokens that the features stand for."""
         return len(self.features.embeds)
 
     @property
     def num_bytes(self) -> int:
-        """Of the tensors."""
+        """Size of the feature tensors."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -58,7 +56,7 @@ class SeenClip:
         return {"embeds": self.features.embeds} | {f"deepstack.{n}": layer for n, layer in layers}
 
     def digest(self) -> str:
-        """Hash of all that it holds."""
+        """Hash of the whole entry."""
         tensors = self._tensors()
         shapes = {name: [str(t.dtype), *t.shape] for name, t in tensors.items()}
         header = [self.key, self.grid_thw, self.seconds_per_grid.hex(), shapes]
@@ -68,7 +66,8 @@ class SeenClip:
         return found.hexdigest()
 
     def write(self, file: BinaryIO) -> None:
-        """As safetensors. Not flushed to the disk: a power cut leaves what its digest refuses."""
+        """Write the entry as safetensors. Not flushed to the disk: a power cut leaves a file whose
+        digest is wrong."""
         from safetensors.torch import save
 
         entry = {
@@ -83,7 +82,7 @@ class SeenClip:
 
 
 class Damaged(Exception):
-    """The file is not the whole entry that its name says; it is made anew."""
+    """The file is not a whole entry of its name; the caller computes it anew."""
 
 
 def read(path: Path) -> SeenClip:
@@ -115,35 +114,32 @@ def read(path: Path) -> SeenClip:
 
 
 class EmbeddingStore:
-    """The entries of one process: those used last in memory, all on disk up to a bound."""
+    """Entries of one process: the most recently used in memory, all on disk up to a bound."""
 
     def __init__(
         self, folder: Path | None, max_bytes: int, recent_bytes: int = _RECENT_BYTES
     ) -> None:
         """``folder``: shared with other processes; None: memory alone."""
-        self._folder, self._recent_bytes = folder, recent_bytes
+        self._recent_bytes = recent_bytes
         self._recent: OrderedDict[str, SeenClip] = OrderedDict()
         self._num_bytes = 0
-        self._disk_is_full = False
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._eviction = Eviction(folder, max_bytes)
+        self._folder = None if folder is None else _open_folder(folder, max_bytes)
 
     def get(self, key: str) -> SeenClip | None:
-        """None: it is to be made."""
+        """The entry of a key; None if it has to be computed."""
         seen = self._recent.get(key) or self._read(key)
         if seen is not None:
             self._remember(seen)
             if self._folder is not None:
-                self._eviction.used(self._file(self._folder, key))
+                self._folder.used(key)
         return seen
 
     def put(self, seen: SeenClip) -> SeenClip:
-        """Keep a new entry. Returns it as it is to be used: mapped from disk, where it is there."""
+        """Keep a new entry. Returns the entry to use: mapped from disk, where it was written."""
         kept = seen
         if self._folder is not None and self._write(seen, self._folder):
             kept = self._read(seen.key) or seen
-            self._eviction.wrote(seen.num_bytes)
+            self._folder.wrote(seen.num_bytes)
         self._remember(kept)
         return kept
 
@@ -159,45 +155,32 @@ class EmbeddingStore:
         if self._folder is None:
             return None
         try:
-            return read(self._file(self._folder, key))
+            return read(self._folder.file(key))
         except FileNotFoundError:
             return None
         except Damaged as error:
             _log.warning("%s; making it anew", error)
             return None
 
-    def _write(self, seen: SeenClip, folder: Path) -> bool:
+    def _write(self, seen: SeenClip, folder: CacheFolder) -> bool:
         """False if it is not on disk: there is no room, or another writer hangs."""
-        file = self._file(folder, seen.key)
-        partial = file.with_suffix(".partial")
         try:
-            with locked(partial, time.monotonic() + _PATIENCE_S) as opened:
-                opened.truncate(0)  # a writer that died may have left some
-                seen.write(opened)
-                partial.rename(file)
+            with folder.locked(seen.key, time.monotonic() + _PATIENCE_S) as opened:
+                return folder.write(seen.key, opened, seen.write)
         except DeadlineExceeded as error:
             _log.warning("%s; keeping it in memory", error)
             return False
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_disk_full(error):
                 raise
-            self._no_room(error)
+            folder.make_room(error)  # not even for the file's name
             return False
-        self._disk_is_full = False
-        return True
 
-    def _no_room(self, error: OSError) -> None:
-        self._eviction.make_room()
-        if not self._disk_is_full:
-            _log.warning(
-                "no room for the tower's embeddings in %s (%s): until there is, they are computed "
-                "again when memory has lost them; free some, or set video.cache_dir to another "
-                "disk",
-                self._folder,
-                error.strerror,
-            )
-        self._disk_is_full = True
 
-    @staticmethod
-    def _file(folder: Path, key: str) -> Path:
-        return folder / key[:2] / f"{key}.safetensors"
+def _open_folder(path: Path, max_bytes: int) -> CacheFolder:
+    return CacheFolder(
+        path,
+        max_bytes,
+        what="the tower's embeddings",
+        otherwise="they are computed again when memory has lost them",
+    )

@@ -1,4 +1,4 @@
-"""The embedding cache of a frozen vision tower: what it makes of a clip is computed once.
+"""Embedding cache of a frozen vision tower: the features of a clip are computed once.
 
     rows -> keys -> found in the store, or looked at, several clips per call -> SeenClips
 
@@ -28,11 +28,11 @@ from wire.types import Prompt, stable_hash
 _LAYOUT = "1"
 """Part of every key: change it with anything that changes entries and has no other part in it."""
 TOKENS_PER_CALL = 8192
-"""Merged patches that the tower looks at together; a larger clip is looked at alone."""
+"""Merged patches that one call of the tower computes; a larger clip gets a call of its own."""
 
 
 def tower_hash(parameters: Iterable[tuple[str, Tensor]], config: object, device: str) -> str:
-    """Hash of everything but the clip that decides what a tower makes of it.
+    """Hash of everything but the clip that decides a tower's output.
 
     ``parameters``: all of the tower's, mergers included, whole, in the precision that computes.
     """
@@ -47,12 +47,13 @@ def tower_hash(parameters: Iterable[tuple[str, Tensor]], config: object, device:
 
 
 def embedding_key(prompt: Prompt, tower: str) -> str:
-    """Names the entry of a prompt's clip under a tower (:func:`tower_hash`)."""
+    """Cache key of a prompt's clip under a tower (:func:`tower_hash`)."""
     return stable_hash(_LAYOUT, prompt.clip_key, prompt.fingerprint, tower)[:40]
 
 
 class EmbeddingCache:
-    """One stage's: its tower does not change. All ranks call :meth:`fill` together."""
+    """The embedding cache of one stage, whose tower does not change. All ranks call :meth:`fill`
+    together."""
 
     def __init__(
         self,
@@ -62,28 +63,30 @@ class EmbeddingCache:
         look: Callable[[Pixels], ClipFeatures],
         blank: Pixels,
         clip_of: Callable[[Row], ProcessedClip],
-        most: Callable[[int], int],
+        max_over_ranks: Callable[[int], int],
         tokens_per_call: int = TOKENS_PER_CALL,
     ) -> None:
-        """``look``: the tower. ``blank``: what a rank looks at that has nothing more to look at.
-        ``clip_of`` loads a row's pixels and raises ParityError if they are not those of its
-        fingerprint. ``most``: the largest of all ranks' numbers."""
+        """``look``: runs the tower. ``blank``: the clip of a call that a rank makes only to keep
+        step. ``clip_of`` loads a row's pixels and raises ParityError if they are not those of its
+        fingerprint. ``max_over_ranks``: the largest of all ranks' numbers."""
         self._store, self._tower, self._rule = store, tower, rule
-        self._look, self._blank, self._clip_of, self._most = look, blank, clip_of, most
+        self._look, self._blank, self._clip_of = look, blank, clip_of
+        self._max_over_ranks = max_over_ranks
         self._tokens_per_call = tokens_per_call
         self._held: dict[str, SeenClip] = {}
         self._wanted: set[str] = set()
         self._looked_at: set[str] = set()
 
     def fill(self, rows: Sequence[Row]) -> None:
-        """Hold what the tower makes of the rows' clips, until the next call."""
+        """Load or compute the features of the rows' clips, and hold them until the next call."""
         clips = {self._key(row): row for row in rows if row.prompt.clip_key}
         self._held = {key: seen for key, row in clips.items() if (seen := self._find(key, row))}
         missing = {key: row for key, row in clips.items() if key not in self._held}
         self._wanted |= clips.keys()
         self._looked_at |= missing.keys()
         calls = list(self._calls(missing))
-        most = self._most(len(calls))  # before the first call: under ZeRO-3 a call is collective
+        # before the first call: under ZeRO-3 a call is collective
+        most = self._max_over_ranks(len(calls))
         for keys in calls:
             for seen in self._look_at({key: missing[key] for key in keys}):
                 self._held[seen.key] = self._store.put(seen)
@@ -91,7 +94,7 @@ class EmbeddingCache:
             self._look(self._blank)
 
     def clip_of(self, row: Row) -> ProcessedClip:
-        """A row's clip without its pixels, which nobody needs."""
+        """A row's clip without its pixels, which are not needed beside cached features."""
         seen = self._held[self._key(row)]
         return ProcessedClip(
             pixel_values=np.zeros((0, 1), np.float32),
@@ -103,11 +106,11 @@ class EmbeddingCache:
         )
 
     def seen_of(self, row: Row) -> ClipFeatures:
-        """What the tower makes of a row's clip. The row was in the last :meth:`fill`."""
+        """The tower's features of a row's clip. The row was in the last :meth:`fill`."""
         return self._held[self._key(row)].features
 
-    def rehearsal(self, clip_of: Callable[[Row], ProcessedClip]) -> "EmbeddingCache":
-        """Another one with the same tower, which finds nothing and keeps nothing."""
+    def for_trial(self, clip_of: Callable[[Row], ProcessedClip]) -> "EmbeddingCache":
+        """An empty cache of the same tower for the memory preflight: it finds and keeps nothing."""
         return EmbeddingCache(
             EmbeddingStore(None, 0, recent_bytes=0),
             self._tower,
@@ -115,13 +118,13 @@ class EmbeddingCache:
             look=self._look,
             blank=self._blank,
             clip_of=clip_of,
-            most=self._most,
+            max_over_ranks=self._max_over_ranks,
             tokens_per_call=self._tokens_per_call,
         )
 
     def take_counts(self) -> dict[str, float]:
-        """Clips that this rank wanted since the last call, and those that its tower had to look at
-        for that; each counts once, however often it was wanted."""
+        """Counts since the last call: clips that this rank wanted, and those whose features the
+        tower had to compute; each clip counts once, however often it was wanted."""
         counts = {"wanted": float(len(self._wanted)), "looked_at": float(len(self._looked_at))}
         self._wanted, self._looked_at = set(), set()
         return counts
@@ -137,7 +140,7 @@ class EmbeddingCache:
         return int(self._rule.is_video(row.prompt.token_ids).sum())
 
     def _calls(self, missing: dict[str, Row]) -> Iterator[list[str]]:
-        """Keys of the clips that are looked at together."""
+        """Keys of the clips of each call of the tower."""
         held: list[str] = []
         total = 0
         for key, row in missing.items():

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: the only module that knows DeepSpeed, and where its averaging is undone.
+"""The DeepSpeed engine: the only module that uses DeepSpeed, and where its averaging is undone.
 
     loss, divided by the step's global count -> backward, any number of times -> step
 
@@ -28,8 +28,8 @@ from learner.batch import TrainBatch
 from learner.build_locks import builds_folder, remove_stale_locks
 from learner.clip_features import ClipFeatures, Pixels
 from learner.config import LearnerConfig, OptimConfig
-from learner.lora import Piece, What, pieces
-from learner.meeting import meet
+from learner.lora import WeightKind, WeightPart, weight_parts
+from learner.meeting import join_rendezvous
 from learner.parts import Part, parameter_groups
 from learner.policy import Policy
 from learner.token_head import TokenScores
@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 
 def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> None:
-    """Meet the other ranks; once per process, further calls change nothing."""
+    """Join the process group of the learner's ranks; once per process, further calls change
+    nothing."""
     torch.set_num_threads(config.num_threads)
     os.environ.update(
         RANK=str(rank),
@@ -66,7 +67,7 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
     backend = "nccl" if config.num_gpus else "gloo"
     dist.init_process_group(
         backend,
-        store=meet(config.num_ranks, address, port, config.timeout_s),
+        store=join_rendezvous(config.num_ranks, address, port, config.timeout_s),
         rank=rank,
         world_size=config.num_ranks,
         timeout=timedelta(seconds=config.timeout_s),
@@ -110,26 +111,26 @@ class DeepSpeedEngine:
 
     @property
     def policy(self) -> Policy:
-        """The model itself; under ZeRO-3 its parameters are shards."""
+        """The model; under ZeRO-3 its parameters are shards."""
         return self._engine.module  # type: ignore[no-any-return]
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return torch.device(self._engine.device)
 
     def to_device(self, batch: TrainBatch) -> TrainBatch:
-        """The batch where the model is."""
+        """Move a batch to the model's device."""
         return batch.to(self._engine.device)
 
     def forward(self, batch: TrainBatch) -> TokenScores:
-        """With gradient."""
+        """Scores of every response token, with gradient."""
         self._engine.train()
         return self._engine(batch)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def score(self, batch: TrainBatch) -> TokenScores:
-        """Without gradient."""
+        """Scores of every response token, without gradient."""
         self._engine.eval()
         return self._engine(batch)  # type: ignore[no-any-return]
 
@@ -141,7 +142,7 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def look(self, pixels: Pixels) -> ClipFeatures:
-        """The tower alone, without gradient."""
+        """Vision-tower features of clips, without gradient."""
         self._engine.eval()
         embeds, *deepstack = self._engine(pixels.to(self._engine.device))
         return ClipFeatures(embeds, tuple(deepstack))
@@ -150,16 +151,16 @@ class DeepSpeedEngine:
         """Add a micro-batch's gradient; ``loss`` is divided by the global count already."""
         self._engine.backward(loss * self._world, scale_wrt_gas=False)
 
-    def rehearse(self, batch: TrainBatch) -> None:
-        """A forward and a backward pass of a batch that trains nothing: every gradient is zero."""
-        assert not batch.mask.any(), "a rehearsal of rows that train"
+    def trial_step(self, batch: TrainBatch) -> None:
+        """Forward and backward pass of a batch that trains nothing: every gradient is zero."""
+        assert not batch.mask.any(), "a trial step of rows that train"
         logp = self.forward(batch).logp
         self.backward(logp.where(batch.mask, 0.0).sum())
         self._engine._unmanaged_backward_count = 0  # it is no sample
 
     @property
     def optimizer_bytes_to_come(self) -> int:
-        """What this rank's first update will take: AdamW makes its two moments then."""
+        """Bytes that this rank's first update will allocate: AdamW makes its two moments then."""
         groups = self._engine.optimizer.param_groups
         if self._engine.basic_optimizer.state or "betas" not in groups[0]:
             return 0
@@ -185,7 +186,8 @@ class DeepSpeedEngine:
         return norm
 
     def learning_rates(self, learning_rate: float) -> dict[Part, float]:
-        """Of each part that trains, in a step at this learning rate of the language model."""
+        """Learning rate of each trained part, in a step at this learning rate of the language
+        model."""
         return {part: learning_rate * scale for part, scale in self._scales}
 
     def _clip(self) -> None:
@@ -195,15 +197,15 @@ class DeepSpeedEngine:
             for parameter in trained:
                 parameter.grad = None  # the optimiser passes over it
 
-    def weight_shapes(self, what: What = "merged") -> list[tuple[str, tuple[int, ...]]]:
-        """Names and whole shapes of the policy's weights, in the order of full_parameters."""
-        found = pieces(self.policy.vlm, what)
-        return [(name, _whole_shape(parameters[0])) for name, parameters, _ in found]
+    def weight_shapes(self, kind: WeightKind = "merged") -> list[tuple[str, tuple[int, ...]]]:
+        """Names and unsharded shapes of the policy's weights, in the order of full_parameters."""
+        parts = weight_parts(self.policy.vlm, kind)
+        return [(name, _whole_shape(parameters[0])) for name, parameters, _ in parts]
 
     def full_parameters(
-        self, bucket_bytes: int = 1 << 28, what: What = "merged"
+        self, bucket_bytes: int = 1 << 28, kind: WeightKind = "merged"
     ) -> Iterator[tuple[str, Tensor]]:
-        """The policy's weights, each whole, by their names. All ranks iterate, in step.
+        """Names and unsharded values of the policy's weights. All ranks iterate, in step.
 
         ZeRO-3 shards are gathered by buckets of about ``bucket_bytes``, one collective call each;
         a bucket's memory is free once its tensors are dropped and the next one is asked for. Never
@@ -211,14 +213,14 @@ class DeepSpeedEngine:
         """
         import deepspeed
 
-        def num_bytes(piece: Piece) -> int:
-            return sum(math.prod(_whole_shape(p)) * p.element_size() for p in piece.parameters)
+        def num_bytes(part: WeightPart) -> int:
+            return sum(math.prod(_whole_shape(p)) * p.element_size() for p in part.parameters)
 
-        for bucket in split_by_size(pieces(self.policy.vlm, what), num_bytes, bucket_bytes):
-            needed = [parameter for piece in bucket for parameter in piece.parameters]
+        for bucket in split_by_size(weight_parts(self.policy.vlm, kind), num_bytes, bucket_bytes):
+            needed = [parameter for part in bucket for parameter in part.parameters]
             with deepspeed.zero.GatheredParameters(needed):
                 # on leaving, DeepSpeed drops its reference to the gathered memory; these keep it
-                whole = [(piece.name, piece.make()) for piece in bucket]
+                whole = [(part.name, part.make()) for part in bucket]
             yield from whole
             del whole
 
@@ -230,15 +232,15 @@ class DeepSpeedEngine:
         return kept_whole and dtype == torch.float32 == self._dtype and self.device.type == "cpu"
 
     def settle(self, places: Mapping[str, Tensor]) -> None:
-        """From here on the parameters of these names live in these tensors, which hold their values
-        already. Only where :meth:`can_settle` says so."""
+        """Move the parameters of these names into these tensors, which hold their values already.
+        Only where :meth:`can_settle` is true."""
         parameters = dict(self.policy.vlm.named_parameters())
         for name, place in places.items():
             parameters[name].data = place
 
     def tower_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Those of the vision tower, each as it computes, whole while it is looked at. All ranks
-        iterate."""
+        """Parameters of the vision tower in the precision of the forward pass, each whole while it
+        is iterated over. All ranks iterate."""
         import deepspeed
 
         for name, parameter in self.policy.tower.named_parameters():
@@ -247,13 +249,14 @@ class DeepSpeedEngine:
                 yield name, parameter.detach()
 
     def save(self, folder: Path) -> None:
-        """Trained weights, optimiser state and step counts: this rank's files in ``folder``."""
+        """Save trained weights, optimiser state and step counts: this rank's files in
+        ``folder``."""
         fragments.write(self._engine, folder)
         if dist.get_rank() == 0:
             (folder / _LORA).write_text(json.dumps(self._lora))
 
     def load(self, folder: Path) -> None:
-        """The inverse of :meth:`save`, of any number of ranks and ZeRO stage.
+        """Load what :meth:`save` wrote, under any number of ranks and any ZeRO stage.
 
         Raises ConfigError for another kind of adapter, or other trained parameters.
         """
@@ -280,5 +283,5 @@ class DeepSpeedEngine:
 
 
 def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    """Also of a ZeRO-3 shard, which is empty."""
+    """Unsharded shape of a parameter; a ZeRO-3 shard itself is empty."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,4 +1,4 @@
-"""What leaves the learner: a Hugging Face directory, or weights on their way to the engines."""
+"""Exports of the learner's weights: as a Hugging Face directory, or on their way to the engines."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -8,28 +8,28 @@ from pathlib import Path
 import torch
 
 from learner.engine import DeepSpeedEngine
-from learner.lora import What
+from learner.lora import WeightKind
 from learner.policy import Policy
 from wire.disk import naming_full_disk
 
 ADAPTER_FOLDER = "adapter"
-"""Beside an exported model, what LoRA added to the one that the stage began with."""
+"""Folder beside an exported model: the LoRA adapter, which adds to the stage's starting model."""
 
 _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, processor
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """The engine's weights of one kind, as learner/transfer.py asks for them."""
+class EngineWeights:
+    """Weights of one kind for the engines: the ``Weights`` that learner/transfer.py sends."""
 
     engine: DeepSpeedEngine
-    what: What
+    kind: WeightKind
 
     def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        return self.engine.weight_shapes(self.what)
+        return self.engine.weight_shapes(self.kind)
 
     def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
-        return self.engine.full_parameters(bucket_bytes, self.what)
+        return self.engine.full_parameters(bucket_bytes, self.kind)
 
     def can_settle(self, dtype: torch.dtype) -> bool:
         return self.engine.can_settle(dtype)

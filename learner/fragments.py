@@ -1,4 +1,5 @@
-"""What training has changed, in pieces that any number of ranks write and any other number reads.
+"""Checkpoint fragments: trained values and optimiser state, written by any number of ranks and read
+by any other.
 
     optimiser -> this rank's fragments -> rank-RRRRR-NNN.safetensors      (every rank its own)
     all ranks' files -> what this rank's fragments cover -> optimiser -> the model's weights
@@ -39,10 +40,10 @@ class Fragment:
     flat: Tensor
     offset: int
     shared: bool
-    """Every rank has the same."""
+    """True if every rank has the same values."""
 
     def of(self, tensor: Tensor) -> Tensor:
-        """This range in ``flat``, or in a tensor of the optimiser's beside it. A view."""
+        """View of this range in ``flat``, or in one of the optimiser's tensors beside it."""
         return tensor.detach().view(-1).narrow(0, self.offset, self.length)
 
 
@@ -56,7 +57,7 @@ class _Piece(NamedTuple):
 
 
 def fragments_of(engine: Any) -> Iterator[Fragment]:
-    """Of DeepSpeed's engine: what this rank updates of each trained parameter."""
+    """Fragments of each trained parameter that this rank's DeepSpeed engine updates."""
     optimizer = engine.optimizer
     copies = {id(own): copy for own, copy in _copies(optimizer)}
     for name, parameter in engine.module.named_parameters():
@@ -81,7 +82,7 @@ def fragments_of(engine: Any) -> Iterator[Fragment]:
 
 
 def _copies(optimizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """In bfloat16 without ZeRO: each parameter, and the float32 copy that is updated."""
+    """Fragments in bfloat16 without ZeRO: each parameter, and the float32 copy that is updated."""
     if hasattr(optimizer, "fp32_groups"):
         for own, copies in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
             yield from zip(own, copies, strict=True)
@@ -94,7 +95,7 @@ def _flat_groups(optimizer: Any) -> list[Tensor]:
 
 
 def write(engine: Any, folder: Path) -> None:
-    """This rank's files. All ranks call."""
+    """Write this rank's fragments. All ranks call."""
     rank, num_ranks = dist.get_rank(), dist.get_world_size()
     folder.mkdir(parents=True, exist_ok=True)
     held: dict[str, Tensor] = {}
@@ -112,7 +113,8 @@ def write(engine: Any, folder: Path) -> None:
 
 
 def _kinds(fragment: Fragment, state: Any) -> Iterator[tuple[str, Tensor]]:
-    """Value, per-element state, and numbers that the optimiser keeps (its count of steps)."""
+    """Tensors of a fragment by kind: value, per-element state, numbers that the optimiser keeps
+    (its count of steps)."""
     yield _VALUE, fragment.of(fragment.flat)
     for kind, value in state.get(fragment.flat, {}).items():
         if torch.is_tensor(value) and value.shape == fragment.flat.shape:
@@ -130,7 +132,8 @@ def _write_file(folder: Path, rank: int, number: int, tensors: dict[str, Tensor]
 
 @torch.no_grad()
 def read(engine: Any, folder: Path) -> None:
-    """The inverse of :func:`write`, by any ranks under any ZeRO stage. All ranks call.
+    """Read the fragments that :func:`write` left, by any ranks under any ZeRO stage. All ranks
+    call.
 
     Raises ConfigError, before it changes anything, if other parameters were trained.
     """
@@ -150,7 +153,7 @@ def read(engine: Any, folder: Path) -> None:
 
 
 def _index(folder: Path) -> dict[str, dict[str, list[_Piece]]]:
-    """By parameter and kind, in the order of the elements."""
+    """Pieces in the files by parameter and kind, in the order of the elements."""
     from safetensors import safe_open
 
     found: dict[str, dict[str, list[_Piece]]] = defaultdict(lambda: defaultdict(list))
@@ -204,7 +207,7 @@ def _number(value: float, flat: Tensor, optimizer: Any) -> Tensor | int:
 
 
 def _update_weights(optimizer: Any) -> None:
-    """The weights that the forward pass uses, from the float32 ones."""
+    """Set the weights of the forward pass from the float32 ones."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # ZeRO 3
         own = zip(
             optimizer.fp16_partitioned_groups_flat,

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and how much it took at most.
+"""Free memory of this process, and its peak.
 
 A container, a batch system or a shell may allow less than the machine has: the least counts.
 """
@@ -41,7 +41,7 @@ def free_gpu_bytes() -> int:
 
 
 def _below_cgroup(folder: Path) -> int | None:
-    """What a container's limit leaves; None without one."""
+    """Bytes left below a container's limit; None without one."""
     for limit, used, statistics, droppable in _CGROUPS:
         try:
             most = (folder / limit).read_text().strip()
@@ -63,7 +63,7 @@ def _give_back() -> None:
 
 
 class PeakMemory:
-    """The most memory of this process during a block, bytes: on its GPU, else of all its pages."""
+    """Peak memory of this process during a block, bytes: on its GPU, else of all its pages."""
 
     def __init__(self) -> None:
         _give_back()
@@ -74,7 +74,7 @@ class PeakMemory:
 
     @property
     def rise(self) -> int:
-        """Above what was there before."""
+        """Peak above the memory taken before the block."""
         return max(0, self.peak - self.before)
 
     def __enter__(self) -> "PeakMemory":

@@ -1,4 +1,4 @@
-"""The largest micro-batch that a stage may come to, made of clips and tokens that show nothing.
+"""The largest micro-batch that a stage can have, made of blank clips and filler tokens.
 
 sizes that the recipe allows -> LargestBatch -> rows + their clips, as any others
 """
@@ -32,9 +32,9 @@ class LargestBatch:
     num_groups: int
     """Groups that a rank may have in one update."""
     num_frames: int
-    """Of the longest clip."""
+    """Frames of the longest clip."""
     max_tokens: int
-    """Of a micro-batch; a prompt with one response may be more."""
+    """Token limit of a micro-batch; a prompt with one response may exceed it."""
 
     @property
     def responses(self) -> tuple[int, ...]:
@@ -47,13 +47,13 @@ class LargestBatch:
 
     @property
     def num_rows(self) -> int:
-        """Rows that find room in the micro-batch."""
+        """Rows that fit into the micro-batch."""
         of_group = -(-self.group_size // len(self.responses))
         return max(1, min(self.num_groups * of_group, self.max_tokens // self._row_tokens))
 
     @property
     def num_tokens(self) -> int:
-        """Of the whole micro-batch."""
+        """Tokens of the whole micro-batch."""
         return self.num_rows * self._row_tokens
 
     @property
@@ -61,7 +61,7 @@ class LargestBatch:
         return self.prompt_length + sum(self.responses)
 
     def scaled(self, share: float) -> "LargestBatch":
-        """As many rows, each so much shorter."""
+        """The same number of rows, each shorter by the factor ``share``."""
         return replace(
             self,
             prompt_length=max(4, int(self.prompt_length * share)),
@@ -79,7 +79,7 @@ class LargestBatch:
         return steps, height * rule.merge_size, each // height * rule.merge_size
 
     def rows(self, rule: PositionRule) -> list[Row]:
-        """They train nothing."""
+        """Rows of these sizes, which train nothing."""
         word = int(rule.video_token_id == 0)  # any token that is none of a clip
         t, h, w = self.grid(rule)
         merged = t * h * w // rule.merge_size**2
@@ -100,7 +100,7 @@ class LargestBatch:
         ]
 
     def clips(self, rule: PositionRule, values_per_patch: int) -> Callable[[Row], ProcessedClip]:
-        """The clip of any of the rows."""
+        """Loader of a blank clip for any of the rows."""
         grid = self.grid(rule)
         pixels = np.zeros((math.prod(grid), values_per_patch), np.float32)
 

@@ -1,4 +1,4 @@
-"""Where prompts and responses lie in a packed row, and who sees whom.
+"""Layout of a packed row: positions of prompts and responses, and which tokens attend to which.
 
     [prompt | r1 | ... | rG][prompt | r1][...]      one group after another, no padding
 
@@ -22,17 +22,18 @@ Ints = npt.NDArray[np.int64]
 
 
 class Call(NamedTuple):
-    """Queries that look at keys in one call of an attention kernel; half-open intervals."""
+    """One call of an attention kernel: queries and keys as half-open intervals."""
 
     queries: tuple[int, int]
     keys: tuple[int, int]
     causal: bool
-    """Else every query sees every key. Causal calls have equal queries and keys."""
+    """False: every query attends to every key. Causal calls have equal queries and keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One group: where its prompt and its responses start, and where the last one ends."""
+    """Position of one group in the row: starts of its prompt and of its responses, end of the last
+    one."""
 
     start: int
     responses: tuple[int, ...]
@@ -45,7 +46,7 @@ class Span:
 
     @property
     def end_of_prompt(self) -> int:
-        """Also where the first response starts."""
+        """End of the prompt, which is where the first response starts."""
         return self.responses[0]
 
     @property
@@ -55,8 +56,8 @@ class Span:
 
     @property
     def calls(self) -> list[Call]:
-        """The kernel calls that make this group's attention: one for a prompt with one response,
-        which is an ordinary causal sequence."""
+        """Kernel calls of this group's attention: one for a prompt with one response, which is an
+        ordinary causal sequence."""
         if len(self.responses) == 1:
             return [Call((self.start, self.end), (self.start, self.end), True)]
         prompt = (self.start, self.end_of_prompt)
@@ -69,13 +70,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Layout:
-    """A packed row."""
+    """Layout of a packed row: the spans of its groups."""
 
     spans: tuple[Span, ...]
 
     @classmethod
     def of(cls, groups: Sequence[tuple[int, Sequence[int]]]) -> "Layout":
-        """``groups``: tokens of the prompt, and of each response."""
+        """Layout of groups in order; ``groups``: tokens of the prompt, and of each response."""
         spans, start = [], 0
         for prompt, responses in groups:
             edges = [int(edge) for edge in start + np.cumsum([prompt, *responses])]
@@ -90,12 +91,12 @@ class Layout:
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:
-        """The kernel calls that make the row's attention."""
+        """Kernel calls of the row's attention."""
         return tuple(call for span in self.spans for call in span.calls)
 
     @property
     def predict_at(self) -> Ints:
-        """The place whose output predicts each response token, in their order: the one before, and
+        """Position whose output predicts each response token, in their order: the one before, and
         for a first token the prompt's last."""
         return np.concatenate(
             [
@@ -107,8 +108,8 @@ class Layout:
 
     @property
     def sight(self) -> Ints:
-        """[3, L]: start of the group, end of the prompt, start of the own prompt or response, of
-        each token."""
+        """Attention bounds of each token, [3, L]: start of its group, end of the prompt, start of
+        its own prompt or response."""
         columns: list[tuple[int, int, int, int]] = []
         for span in self.spans:
             columns += [
@@ -120,8 +121,8 @@ class Layout:
         return np.stack([np.repeat(row, lengths) for row in values])
 
     def seen_in_blocks(self, size: int) -> Ints:
-        """[Q, K]: how many pairs of a token of query block Q and a token of key block K see each
-        other; ``size ** 2`` is a block without a mask."""
+        """[Q, K]: number of pairs of a token of query block Q and a token of key block K that
+        attend to each other; ``size ** 2`` is a block without a mask."""
         place = np.arange(self.num_tokens)
         group, end_of_prompt, own = self.sight
         edges = np.arange(-(-self.num_tokens // size) + 1) * size

@@ -1,7 +1,7 @@
 """LoRA through peft (arXiv 2106.09685): additions of low rank to linear layers, all else frozen.
 
     adapt(vlm) -> the same model, each target layer holding base_layer, lora_A and lora_B
-    pieces(vlm, "adapter" | "base" | "merged") -> what leaves the learner, by its name outside
+    weight_parts(vlm, "adapter" | "base" | "merged") -> what leaves the learner, by its name outside
 
 A layer computes ``W x + s B A x`` with ``s = alpha / rank`` (eq. 3); B starts at 0, so a new
 adapter changes nothing. peft's layers are put into the model (``inject_adapter_in_model``) rather
@@ -25,7 +25,7 @@ from learner.token_head import TokenScores
 from video.families import family_of
 from wire.errors import ConfigError
 
-What = Literal["adapter", "base", "merged"]
+WeightKind = Literal["adapter", "base", "merged"]
 """The additions alone, by peft's names; the model without them; the model with them added in."""
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
@@ -34,14 +34,15 @@ _HEAD = "lm_head"
 _SEED = 0  # of lora_A: the same on every rank, in every attempt
 
 
-class Piece(NamedTuple):
-    """One tensor that leaves the learner."""
+class WeightPart(NamedTuple):
+    """One tensor that is exported or sent to the engines."""
 
     name: str
     parameters: tuple[nn.Parameter, ...]
-    """What it is made of; under ZeRO-3 they must be gathered while ``make`` runs."""
+    """Parameters that the tensor is made of; under ZeRO-3 they must be gathered while ``make``
+    runs."""
     make: Callable[[], Tensor]
-    """The tensor; where it is a parameter itself, it shares the parameter's memory."""
+    """Makes the tensor; where it is a parameter itself, it shares the parameter's memory."""
 
 
 def adapt(vlm: Any, config: LoraConfig, frozen: Collection[Part]) -> None:
@@ -91,28 +92,28 @@ class AdapterOff:
         self._vlm, self._score = vlm, score
 
     def logprobs(self, batch: TrainBatch) -> Float[Tensor, " N"]:
-        """Of every response token, without gradient. All ranks call together."""
+        """Logprobs of every response token, without gradient. All ranks call together."""
         with adapter_off(self._vlm):
             return self._score(batch).logp
 
 
-def pieces(vlm: nn.Module, what: What) -> list[Piece]:
-    """Everything of one kind, tied parameters once. Without an adapter, base and merged are the
+def weight_parts(vlm: nn.Module, kind: WeightKind) -> list[WeightPart]:
+    """All tensors of one kind, tied parameters once. Without an adapter, base and merged are the
     model's own parameters."""
     layers = dict(_layers(vlm))
-    found = []
+    parts = []
     for name, parameter in vlm.named_parameters():
-        if (".lora_A." in name or ".lora_B." in name) != (what == "adapter"):
+        if (".lora_A." in name or ".lora_B." in name) != (kind == "adapter"):
             continue
         outside = name.replace(".base_layer.", ".")
-        if what == "adapter":
+        if kind == "adapter":
             outside = _PEFT_PREFIX + name.replace(f".{_ADAPTER}.", ".")
         layer = layers.get(name.removesuffix(".base_layer.weight"))
-        if what == "merged" and layer is not None:
-            found.append(_merged(outside, parameter, layer))
+        if kind == "merged" and layer is not None:
+            parts.append(_merged(outside, parameter, layer))
         else:
-            found.append(Piece(outside, (parameter,), parameter.detach))
-    return found
+            parts.append(WeightPart(outside, (parameter,), parameter.detach))
+    return parts
 
 
 def adapter_config(vlm: nn.Module, config: LoraConfig, base: Path) -> str:
@@ -128,7 +129,7 @@ def adapter_config(vlm: nn.Module, config: LoraConfig, base: Path) -> str:
     return json.dumps(values, indent=2, sort_keys=True, default=_plain)
 
 
-def _merged(name: str, weight: nn.Parameter, layer: Any) -> Piece:
+def _merged(name: str, weight: nn.Parameter, layer: Any) -> WeightPart:
     low, high = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
 
     def make() -> Tensor:
@@ -136,7 +137,7 @@ def _merged(name: str, weight: nn.Parameter, layer: Any) -> Piece:
         added: Tensor = (high.detach().float() @ low.detach().float()) * layer.scaling[_ADAPTER]
         return (weight.detach().float() + added).to(weight.dtype)
 
-    return Piece(name, (weight, low, high), make)
+    return WeightPart(name, (weight, low, high), make)
 
 
 def _layers(vlm: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -170,15 +171,15 @@ def _targets(vlm: nn.Module, config: LoraConfig, frozen: Collection[Part]) -> li
     if config.target_modules == "all-linear":
         return linear
     wanted = config.target_modules
-    found = {want: [n for n in linear if f".{n}".endswith(f".{want}")] for want in wanted}
-    if absent := [want for want, names in found.items() if not names]:
+    matches = {want: [n for n in linear if f".{n}".endswith(f".{want}")] for want in wanted}
+    if absent := [want for want, names in matches.items() if not names]:
         known = sorted({name.rpartition(".")[2] for name in linear} - {"0", "2"})
         where = ", ".join(part.replace("_", " ") for part in Part if part not in frozen)
         raise ConfigError(
             f"learner.lora.target_modules: {', '.join(map(repr, absent))} matches no linear layer "
             f"of the {where}; expected 'all-linear' or some of {', '.join(known)}"
         )
-    return [name for name in linear if any(name in names for names in found.values())]
+    return [name for name in linear if any(name in names for names in matches.values())]
 
 
 def _pattern(vlm: nn.Module, names: Sequence[str]) -> str:
@@ -196,5 +197,5 @@ def _any_number(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """peft's enumerations and sets as JSON."""
+    """JSON form of peft's enumerations and sets."""
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

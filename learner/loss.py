@@ -25,23 +25,23 @@ from learner.surrogate import Surrogate, surrogate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """What is known of each response token. Only ``logp`` and ``entropy`` carry a gradient."""
+    """Inputs of a loss, per response token. Only ``logp`` and ``entropy`` carry a gradient."""
 
     logp: Float[Tensor, " N"]
-    """Of the policy in training."""
+    """Logprob under the policy in training."""
     logp_old: Float[Tensor, " N"]
-    """The trainer's own before the step's first update; NaN: that of ``logp``."""
+    """The trainer's logprob before the step's first update; NaN: that of ``logp``."""
     logp_rollout: Float[Tensor, " N"]
-    """The rollout engine's, as it sampled."""
+    """The rollout engine's logprob, as it sampled."""
     advantage: Float[Tensor, " N"]
     mask: Bool[Tensor, " N"]
     """False for tokens that count nowhere, whatever they hold. Whole responses only."""
     lengths: Sequence[int]
     """Tokens of each response; they add up to N."""
     logp_ref: Float[Tensor, " N"] | None = None
-    """The reference model's, where a coefficient asks for it."""
+    """The reference model's logprob, where a coefficient asks for it."""
     entropy: Float[Tensor, " N"] | None = None
-    """Of the policy's distributions, where a coefficient asks for it."""
+    """Entropy of the policy's distributions, where a coefficient asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _correction_sums(
 
 
 def _mismatch_maxima(own: Float[Tensor, " N"], rollout: Float[Tensor, " N"]) -> dict[str, float]:
-    """Of a micro-batch, with at least one token; masked ones differ by 0."""
+    """Largest mismatches of a micro-batch with at least one token; masked ones differ by 0."""
     gap = own - rollout
     return {
         "rollout_is/max": float(torch.exp(gap.clamp(-20.0, 20.0)).max()),

@@ -1,4 +1,4 @@
-"""Where ranks find each other.
+"""Rendezvous of the learner's ranks: a TCPStore on a port that rank 0 holds from the start.
 
     rank 0: listen -> port -> every rank: meet -> store for torch.distributed
 
@@ -11,19 +11,19 @@ from datetime import timedelta
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented there
 
 _opened: TCPStore | None = None
-"""This process's own, as torch.distributed's group is the process's."""
+"""The store that this process opened, as torch.distributed's group is the process's."""
 
 
-def listen(num_ranks: int) -> int:
-    """Open a meeting point for so many ranks in this process; returns its port, which the system
+def open_rendezvous(num_ranks: int) -> int:
+    """Open a rendezvous for ``num_ranks`` ranks in this process; returns its port, which the system
     chose."""
     global _opened
     _opened = TCPStore("localhost", 0, num_ranks, is_master=True, wait_for_workers=False)
     return _opened.port
 
 
-def meet(num_ranks: int, address: str, port: int, timeout_s: float) -> TCPStore:
-    """The store at ``port`` of the node at ``address``, whoever opened it.
+def join_rendezvous(num_ranks: int, address: str, port: int, timeout_s: float) -> TCPStore:
+    """The store at ``port`` of the node at ``address``, opened there by :func:`open_rendezvous`.
 
     Raises torch.distributed.DistError if nobody listens there within the timeout.
     """

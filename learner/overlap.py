@@ -1,4 +1,4 @@
-"""Calls that a thread makes while their owner goes on: in order, each awaited within a deadline.
+"""Runs calls in one background thread, in order, while the owner continues; each has a deadline.
 
     owner:   gather 0 | gather 1 | (wait for 0) gather 2 | (wait for 1) ...
     thread:           | send 0   | send 1                | send 2
@@ -19,7 +19,7 @@ from wire.errors import DeadlineExceeded
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One that was handed over."""
+    """A call that was handed to the thread."""
 
     what: str
     """Ends the sentence "waited for ..."."""
@@ -27,7 +27,8 @@ class Call:
 
 
 class OverlappedCalls:
-    """One round of calls on an executor of one thread; after one that failed none is made."""
+    """One round of calls on an executor of one thread; after a failed call no further one is
+    made."""
 
     def __init__(self, thread: Executor, timeout_s: float) -> None:
         self._thread, self._timeout_s = thread, timeout_s
@@ -36,13 +37,13 @@ class OverlappedCalls:
         self._last: Call | None = None
 
     def add(self, what: str, call: Callable[..., None], *values: Any) -> Call:
-        """Make a call after those before it."""
+        """Queue a call behind those added before."""
         self._last = Call(what, self._thread.submit(self._run, call, values))
         return self._last
 
-    def ended(self, call: Call | None) -> bool:
-        """Wait for a call, if there is one. False: some call failed or overran the deadline, so
-        no more will be made."""
+    def wait_for(self, call: Call | None) -> bool:
+        """Wait for a call, if one is given. False: some call failed or overran the deadline, so no
+        more will be made."""
         if call is not None:
             try:
                 call.future.result(self._timeout_s)
@@ -51,13 +52,13 @@ class OverlappedCalls:
         return not self._given_up.is_set()
 
     def end(self) -> None:
-        """Wait for all. Raises the first error."""
-        self.ended(self._last)
+        """Wait for all calls. Raises the first error."""
+        self.wait_for(self._last)
         if self._error is not None:
             raise self._error
 
-    def give_up(self) -> None:
-        """Make none of those that still wait; the one under way ends by itself."""
+    def cancel_pending(self) -> None:
+        """Cancel the calls that still wait; the one under way ends by itself."""
         self._given_up.set()
 
     def _fail(self, error: BaseException) -> None:

@@ -1,4 +1,5 @@
-"""What of a policy trains, and at which learning rate: language model, merger, vision tower.
+"""Which parts of the policy are trained, each at its own learning rate: language model, merger,
+vision tower.
 
     parameters -> parts -> frozen, or groups of the optimiser, each with its share of the step's
     learning rate
@@ -21,16 +22,16 @@ _MERGERS = ("merger", "deepstack_merger_list")
 
 
 class Part(StrEnum):
-    """What can be frozen, or trained at a learning rate of its own."""
+    """A part of the policy that can be frozen, or trained at a learning rate of its own."""
 
     LANGUAGE_MODEL = "language_model"
     MERGER = "merger"
-    """From the tower's features to the text's; Qwen3-VL has one more per deepstack layer."""
+    """Maps the tower's features to the text model's; Qwen3-VL has one more per deepstack layer."""
     VISION_TOWER = "vision_tower"
 
 
 def part_of(name: str) -> Part:
-    """By a parameter's Hugging Face name, with or without a prefix."""
+    """The part of a parameter, by its Hugging Face name, with or without a prefix."""
     _, visual, inner = f".{name}".partition(".visual.")
     if not visual:
         return Part.LANGUAGE_MODEL
@@ -38,7 +39,7 @@ def part_of(name: str) -> Part:
 
 
 def frozen_parts(config: LearnerConfig) -> list[Part]:
-    """Those that the recipe leaves as they are."""
+    """Parts that the recipe freezes."""
     frozen = {
         Part.LANGUAGE_MODEL: config.freeze_language_model,
         Part.MERGER: config.merger_frozen,
@@ -48,7 +49,7 @@ def frozen_parts(config: LearnerConfig) -> list[Part]:
 
 
 def freeze(model: nn.Module, parts: Collection[Part]) -> None:
-    """Give these parts no gradient."""
+    """Turn off the gradient of these parts."""
     for name, parameter in model.named_parameters():
         if part_of(name) in parts:
             parameter.requires_grad_(False)
@@ -62,15 +63,15 @@ class Group:
     parameters: list[nn.Parameter]
     weight_decay: float
     scale: float
-    """Learning rate over that of the step, which is the language model's."""
+    """Factor from the step's learning rate, which is the language model's."""
 
     def for_torch(self) -> dict[str, Any]:
-        """As optimisers take it."""
+        """The group as a dict of torch's optimisers."""
         return {"params": self.parameters, "weight_decay": self.weight_decay, "part": self.part}
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[Group]:
-    """Those that train, in a fixed order; no group is empty."""
+    """Optimiser groups of the trained parameters, in a fixed order; no group is empty."""
     groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

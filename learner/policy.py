@@ -34,8 +34,8 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, model_dir: Path, dtype: str) -> "Policy":
-        """From a Hugging Face directory. Raises ConfigError unless it is a whole model of a known
-        family."""
+        """Load a model from a Hugging Face directory. Raises ConfigError unless it is a whole model
+        of a known family."""
         import transformers
         from safetensors import SafetensorError
 
@@ -68,17 +68,18 @@ class Policy(nn.Module):
 
     @property
     def tower_config(self) -> dict[str, Any]:
-        """What of the tower is no weight: sizes, and the kernel of its attention."""
+        """Settings of the vision tower that change its output but are not weights: sizes, attention
+        kernel."""
         config = self.tower.config
         return {**config.to_dict(), "attention": config._attn_implementation}
 
     @property
     def trains_tower(self) -> bool:
-        """Whether any parameter of the tower is trained, an adapter's too."""
+        """Whether any parameter of the tower is trained, also an adapter's."""
         return any(parameter.requires_grad for parameter in self.tower.parameters())
 
     def blank_clip(self, grid_thw: tuple[int, int, int]) -> Pixels:
-        """A clip of this size that shows nothing."""
+        """A blank clip of this size."""
         patch = self.tower.patch_embed
         width = patch.in_channels * patch.temporal_patch_size * patch.patch_size**2
         return Pixels(torch.zeros(math.prod(grid_thw), width), torch.tensor([grid_thw]))
@@ -87,7 +88,7 @@ class Policy(nn.Module):
         self, batch: TrainBatch | Pixels, *, features: bool = False
     ) -> TokenScores | Tensor | tuple[Tensor, ...]:
         """Scores of every response token, or ``features``: hidden states [R, H]. Of pixels alone:
-        what the tower makes of them, as a tuple, because ZeRO-3's hooks look into no other value.
+        the tower's features, as a tuple, because ZeRO-3's hooks look into no other value.
 
         Features are those at the last token of each of the R rows, which the head classifier reads;
         they need one response per row. All go through here, because ZeRO-3 hooks this call.
@@ -105,7 +106,7 @@ class Policy(nn.Module):
     def look(
         self, pixel_values: Float[Tensor, "P D"], grid_thw: Int[Tensor, "C 3"]
     ) -> ClipFeatures:
-        """The vision tower's view of C clips, once each."""
+        """Vision-tower features of C clips, computed once each."""
         seen = self.vlm.model.get_video_features(
             pixel_values.to(self.vlm.dtype), grid_thw, return_dict=True
         )
@@ -128,7 +129,8 @@ class Policy(nn.Module):
         return self.read(batch, seen.at(batch.patch_at)) + 0.0 * nothing
 
     def read(self, batch: TrainBatch, seen: ClipFeatures) -> Float[Tensor, "L H"]:
-        """Hidden states of the text model; ``seen``: of the batch's video tokens, in order."""
+        """Hidden states of the text model; ``seen``: features of the batch's video tokens, in
+        order."""
         video = _Seen(pooler_output=[seen.embeds], deepstack_features=[[x] for x in seen.deepstack])
         output = self.vlm.model(
             input_ids=batch.input_ids,
@@ -142,7 +144,7 @@ class Policy(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """As transformers' models take what a tower has seen."""
+    """Vision-tower features in the form that transformers' models take."""
 
     pooler_output: list[Tensor]
     deepstack_features: list[list[Tensor]]

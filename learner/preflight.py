@@ -1,4 +1,4 @@
-"""Whether a stage's largest micro-batch fits into memory, found before its first update.
+"""Memory preflight: whether a stage's largest micro-batch fits, found before its first update.
 
     LargestBatch -> forward + backward, gradient zero -> peak, or a UserError: what to lower
 
@@ -21,14 +21,14 @@ from learner.largest_batch import LargestBatch
 from wire.errors import UserError
 
 _FIRST, _SECOND = 1 / 8, 1 / 4
-_SURE = 4.0
-"""An estimate so many times below what is left needs no proof."""
+_SAFE_FACTOR = 4.0
+"""If free memory is at least this many times the estimate, skip the trial step."""
 _GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What one rank still needs and may still take, bytes."""
+class MemoryNeed:
+    """Memory that one rank still needs, and memory that is free for it, bytes."""
 
     host: str
     bytes: int
@@ -36,7 +36,7 @@ class Need:
 
 
 def estimate(first: int, second: int) -> int:
-    """Bytes at full size, from those at 1/8 and 1/4 of it.
+    """Memory at full size, bytes, estimated from that at 1/8 and 1/4 of it.
 
     ``b x + c x^2`` through both: what grows with the tokens, and with their square. Between the
     straight line and the parabola through the second alone, which bounds a small first's noise.
@@ -46,24 +46,25 @@ def estimate(first: int, second: int) -> int:
 
 
 class Preflight:
-    """One rank's. All ranks call :meth:`run` together."""
+    """The preflight of one rank. All ranks call :meth:`run` together."""
 
     def __init__(
         self,
         config: LearnerConfig,
-        rehearse: Callable[[LargestBatch], None],
+        trial_step: Callable[[LargestBatch], None],
         optimizer_bytes: int,
         free: Callable[[], int],
-        gather: Callable[[Need], list[Need]],
+        gather: Callable[[MemoryNeed], list[MemoryNeed]],
     ) -> None:
-        """``rehearse``: forward and backward on such a batch. ``optimizer_bytes``: what the first
-        update will take beside it. ``free``: what is left now. ``gather``: of all ranks."""
-        self._config, self._rehearse = config, rehearse
+        """``trial_step``: forward and backward on such a batch. ``optimizer_bytes``: bytes that the
+        first update allocates beside it. ``free``: bytes free now. ``gather``: collects the needs
+        of all ranks."""
+        self._config, self._trial_step = config, trial_step
         self._optimizer_bytes, self._free, self._gather = optimizer_bytes, free, gather
 
     def run(self, largest: LargestBatch) -> float:
-        """The peak in GB: of tensors on a GPU, else of all pages of this process (estimated, where
-        that is far below what is left).
+        """The peak memory in GB: of tensors on a GPU, else of all pages of this process (estimated,
+        where that is far below what is left).
 
         Raises UserError with what is needed, what is there, and the settings to lower, in order.
         """
@@ -79,27 +80,27 @@ class Preflight:
             with self._naming_settings(largest, free):
                 reserved = torch.empty(self._optimizer_bytes, dtype=torch.uint8, device="cuda")
                 with PeakMemory() as memory:
-                    self._rehearse(largest)
+                    self._trial_step(largest)
                 del reserved
         torch.cuda.empty_cache()
         return memory.peak / _GB
 
     def _on_cpu(self, largest: LargestBatch) -> float:
         with self._naming_settings(largest, self._free()):
-            self._rehearse(largest.scaled(_FIRST))  # gradients and kernels take their memory once
+            self._trial_step(largest.scaled(_FIRST))  # gradients and kernels take their memory once
             first, second = (self._measure(largest.scaled(x)) for x in (_FIRST, _SECOND))
             wanted = estimate(first.rise, second.rise)
             free = self._free()
-            needs = self._gather(Need(platform.node(), wanted + self._optimizer_bytes, free))
+            needs = self._gather(MemoryNeed(platform.node(), wanted + self._optimizer_bytes, free))
             if fault := _fault(needs):
                 raise UserError(self._message(largest, *fault))
-            if any(need.bytes * _SURE * len(needs) > need.free for need in needs):
+            if any(need.bytes * _SAFE_FACTOR * len(needs) > need.free for need in needs):
                 return self._measure(largest).peak / _GB
         return (second.before + wanted) / _GB
 
     def _measure(self, batch: LargestBatch) -> PeakMemory:
         with PeakMemory() as memory:
-            self._rehearse(batch)
+            self._trial_step(batch)
         return memory
 
     @contextmanager
@@ -123,7 +124,7 @@ class Preflight:
 
 
 def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]:
-    """Those that take less memory, the ones that cost least first."""
+    """Settings that take less memory when changed, the ones that cost least first."""
     whole, gpu = largest.prompt_length + largest.response_length, config.num_gpus > 0
     more_ranks = "" if config.num_ranks > 1 else "; it divides among more learner.num_ranks"
     found = [
@@ -140,8 +141,8 @@ def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]
     return [setting for applies, setting in found if applies]
 
 
-def _fault(needs: list[Need]) -> tuple[int, int] | None:
-    """Needed and left, bytes, on the first node where all its ranks together do not fit."""
+def _fault(needs: list[MemoryNeed]) -> tuple[int, int] | None:
+    """Needed and free bytes of the first node where all its ranks together do not fit."""
     for host in dict.fromkeys(need.host for need in needs):
         ranks = [need for need in needs if need.host == host]
         needed, free = sum(need.bytes for need in ranks), min(need.free for need in ranks)
@@ -151,7 +152,7 @@ def _fault(needs: list[Need]) -> tuple[int, int] | None:
 
 
 def _ran_out(error: BaseException) -> bool:
-    """torch says so on CPU by words alone."""
+    """Whether an error means that memory ran out; on CPU torch says so by words alone."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)

@@ -22,10 +22,11 @@ class FrozenPolicy:
 
     @classmethod
     def load(cls, model_dir: Path, dtype: str, device: torch.device) -> "FrozenPolicy":
-        """Raises ConfigError unless it is a whole model of a known family."""
+        """Load a frozen copy. Raises ConfigError unless it is a whole model of a known family."""
         return cls(Policy.load(model_dir, dtype), device)
 
     @torch.no_grad()
     def logprobs(self, batch: TrainBatch) -> Float[Tensor, " N"]:
-        """Of every response token of a batch, where the batch is. All ranks call together."""
+        """Logprobs of every response token of a batch, on the batch's device. All ranks call
+        together."""
         return self._policy(batch).logp  # type: ignore[no-any-return]

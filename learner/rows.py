@@ -1,4 +1,4 @@
-"""Rows: what the learner trains on. One prompt with its clip, and every response to it.
+"""Rows, the learner's training unit: one prompt with its clip, and every response to it.
 
     TraceGroup -> Row with rewards -> Row with advantages    (GRPO; learner/credit.py)
     prompt + target -> Row                                   (supervised: one response, weight 1)
@@ -25,15 +25,16 @@ class Response:
     advantage: float = 1.0
     """GRPO's advantage; the weight of the sample in supervised training."""
     rollout_logprobs: tuple[float, ...] | None = None
-    """As the engine sampled them; None in supervised training."""
+    """Logprobs as the engine sampled them; None in supervised training."""
     old_logprobs: tuple[float, ...] | None = None
-    """The trainer's own, before the step's first update; None: those of the forward pass itself."""
+    """The trainer's own logprobs, before the step's first update; None: those of the forward pass
+    itself."""
     ref_logprobs: tuple[float, ...] | None = None
-    """The reference model's, where a KL coefficient asks for them."""
+    """The reference model's logprobs, where a KL coefficient asks for them."""
     reward: float | None = None
-    """What the advantage is made of; None in supervised training."""
+    """The reward that the advantage is made of; None in supervised training."""
     truncated: bool = False
-    """Cut at the length limit."""
+    """Whether it was cut at the length limit."""
     trains: bool = True
     """False: a filler that keeps ranks in step and counts nothing."""
 
@@ -49,7 +50,7 @@ class Row:
 
     prompt: Prompt
     video: str
-    """Where the clip can be decoded again if the cache of this node has lost it."""
+    """Address of the clip, to decode it again if the cache of this node has lost it."""
     responses: tuple[Response, ...]
 
     @property
@@ -65,8 +66,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    """What a whole update trains, over all ranks and micro-batches: the losses' denominators, so
-    that no split of the rows changes the gradient."""
+    """Counts of a whole update, over all ranks and micro-batches: the losses' denominators, so that
+    no split of the rows changes the gradient."""
 
     num_tokens: int
     """Response tokens."""
@@ -76,7 +77,7 @@ class StepCounts:
 
     @classmethod
     def of(cls, rows: Iterable[Row], max_response_length: int = 0) -> "StepCounts":
-        """Of all ranks' rows; fillers count nothing."""
+        """Counts of all ranks' rows; fillers count nothing."""
         trained = [r for row in rows for r in row.responses if r.trains]
         num_tokens = sum(len(response.token_ids) for response in trained)
         return cls(num_tokens, len(trained), max_response_length)
@@ -108,50 +109,50 @@ def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
     return Row(prompt=prompt, video=video, responses=(Response(token_ids=tuple(target)),))
 
 
-def apart(row: Row) -> list[Row]:
-    """One row per response: the naive layout, which repeats the prompt."""
+def one_row_per_response(row: Row) -> list[Row]:
+    """Split a row into one per response: the naive layout, which repeats the prompt."""
     return [replace(row, responses=(response,)) for response in row.responses]
 
 
-def split(rows: Iterable[Row], max_tokens: int) -> list[Row]:
+def split_rows(rows: Iterable[Row], max_tokens: int) -> list[Row]:
     """Rows of at most ``max_tokens`` tokens each: a larger group becomes several rows with the same
     prompt, its responses in order. A response with its prompt is never cut.
 
     The gradient is the same, because a response sees only its prompt and itself, its advantage is
     known, and losses are divided by the counts of the whole step.
     """
-    found = []
+    parts = []
     for row in rows:
         held: list[Response] = []
         num_tokens = 0
         for response in row.responses:
             room = max_tokens - len(row.prompt.token_ids)
             if held and num_tokens + len(response.token_ids) > room:
-                found.append(replace(row, responses=tuple(held)))
+                parts.append(replace(row, responses=tuple(held)))
                 held, num_tokens = [], 0
             held.append(response)
             num_tokens += len(response.token_ids)
-        found.append(replace(row, responses=tuple(held)))
-    return found
+        parts.append(replace(row, responses=tuple(held)))
+    return parts
 
 
 Logprobs = Sequence[Sequence[Sequence[float]]]
-"""Per row, response and token."""
+"""Logprobs per row, response and token."""
 
 
 def with_old_logprobs(rows: Sequence[Row], logprobs: Logprobs) -> list[Row]:
     """Rows that carry the trainer's own logprobs, for a step of several updates."""
     return [
-        replace(row, responses=tuple(replace(r, old_logprobs=tuple(v)) for r, v in found))
-        for row, found in _paired(rows, logprobs)
+        replace(row, responses=tuple(replace(r, old_logprobs=tuple(v)) for r, v in values))
+        for row, values in _paired(rows, logprobs)
     ]
 
 
 def with_ref_logprobs(rows: Sequence[Row], logprobs: Logprobs) -> list[Row]:
     """Rows that carry the reference model's logprobs."""
     return [
-        replace(row, responses=tuple(replace(r, ref_logprobs=tuple(v)) for r, v in found))
-        for row, found in _paired(rows, logprobs)
+        replace(row, responses=tuple(replace(r, ref_logprobs=tuple(v)) for r, v in values))
+        for row, values in _paired(rows, logprobs)
     ]
 
 
@@ -159,28 +160,29 @@ def _paired(
     rows: Sequence[Row], logprobs: Logprobs
 ) -> Iterator[tuple[Row, Iterator[tuple[Response, Sequence[float]]]]]:
     """Each row, with its responses beside their logprobs."""
-    for row, found in zip(rows, logprobs, strict=True):
-        yield row, zip(row.responses, found, strict=True)
+    for row, values in zip(rows, logprobs, strict=True):
+        yield row, zip(row.responses, values, strict=True)
 
 
-def deal(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
-    """Deal rows to ranks, longest first to the least loaded; each rank keeps the order of ``rows``.
+def assign_to_ranks(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
+    """Assign rows to ranks, longest first to the least loaded; each rank keeps the order of
+    ``rows``.
 
     A rank without rows gets a filler (a row that trains nothing), because every rank must take part
     in every collective of a step.
     """
-    hands: list[list[int]] = [[] for _ in range(num_ranks)]
+    per_rank: list[list[int]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
     for index in sorted(range(len(rows)), key=lambda i: (-rows[i].num_tokens, i)):
         least = loads.index(min(loads))
-        hands[least].append(index)
+        per_rank[least].append(index)
         loads[least] += rows[index].num_tokens
-    dealt = [[rows[i] for i in sorted(hand)] for hand in hands]
-    filler = silent(min(rows, key=lambda row: row.num_tokens))
-    return [hand or [filler] for hand in dealt]
+    assigned = [[rows[i] for i in sorted(indices)] for indices in per_rank]
+    filler = as_filler(min(rows, key=lambda row: row.num_tokens))
+    return [own or [filler] for own in assigned]
 
 
-def silent(row: Row) -> Row:
-    """The row as a filler: same tensors, no loss, no count."""
+def as_filler(row: Row) -> Row:
+    """A filler made of the row: same tensors, no loss, no count."""
     short = replace(row.responses[0], trains=False)
     return replace(row, responses=(short,))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the update's number. They share a peak of 1.
+"""Learning-rate schedules: pure functions of the update's number, relative to a peak of 1.
 
 linear warm-up to 1 -> constant | straight line | half a cosine, to a floor at the stage's end
 """

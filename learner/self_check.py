@@ -1,4 +1,4 @@
-"""Is shared prefix exact on this machine? Asked with the first batch of a run.
+"""Exactness check of the shared-prefix layout on this machine, with the first batch of a run.
 
     a small group -> logprobs behind one prompt, and with the prompt repeated -> LayoutCheck
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from learner.rows import Row, apart
+from learner.rows import Row, one_row_per_response
 
 Scorer = Callable[[Sequence[Row]], list[list[list[float]]]]
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LayoutCheck:
-    """What the first batch said."""
+    """Result of the check on the first batch."""
 
     gap: float
     """Norm of the difference of logprobs over their norm: the largest of all ranks."""
@@ -46,14 +46,16 @@ class LayoutCheck:
 def check_layouts(
     rows: Sequence[Row], score: Scorer, dtype: str, largest: Callable[[float], float]
 ) -> LayoutCheck:
-    """Both layouts of a small group. All ranks call; each tries a group of its own.
+    """Compare both layouts on a small group. All ranks call; each tries a group of its own.
 
     ``score`` gives logprobs per row and response, of rows as they are laid out; ``largest`` is a
     number's maximum over ranks, so that all of them decide alike.
     """
     few = _small_group(rows)
     together = [value for response in score([few])[0] for value in response]
-    repeated = [value for row in score(apart(few)) for response in row for value in response]
+    repeated = [
+        value for row in score(one_row_per_response(few)) for response in row for value in response
+    ]
     gap = float(np.linalg.norm(np.subtract(together, repeated)) / np.linalg.norm(repeated))
     check = LayoutCheck(largest(gap if math.isfinite(gap) else math.inf), _LIMITS[dtype])
     if not check.holds:

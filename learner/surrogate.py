@@ -21,15 +21,15 @@ from learner.config import GrpoLossConfig
 
 @dataclass(frozen=True, slots=True)
 class Surrogate:
-    """A loss per token, and which tokens a bound has changed."""
+    """Loss per token, and which tokens a bound has changed."""
 
     loss: Float[Tensor, " N"]
     high: Bool[Tensor, " N"]
-    """Clipped at 1 + clip_ratio_high."""
+    """Tokens clipped at 1 + clip_ratio_high."""
     low: Bool[Tensor, " N"]
-    """Clipped at 1 - clip_ratio_low."""
+    """Tokens clipped at 1 - clip_ratio_low."""
     dual: Bool[Tensor, " N"]
-    """Bounded by clip_ratio_c."""
+    """Tokens bounded by clip_ratio_c."""
 
 
 def surrogate(
@@ -54,7 +54,7 @@ def surrogate(
 def _clipped(
     ratio: Float[Tensor, " N"], advantage: Float[Tensor, " N"], config: GrpoLossConfig
 ) -> Surrogate:
-    """``max(-A rho, -A clip(rho, 1 - low, 1 + high))``."""
+    """Clipped surrogate: ``max(-A rho, -A clip(rho, 1 - low, 1 + high))``."""
     low, high = 1 - config.clip_ratio_low, 1 + config.clip_ratio_high
     loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(low, high))
     never = torch.zeros_like(ratio).bool()
@@ -64,7 +64,7 @@ def _clipped(
 def _dual_clipped(
     clipped: Surrogate, advantage: Float[Tensor, " N"], config: GrpoLossConfig
 ) -> Surrogate:
-    """``min(L, -c A)`` where A < 0."""
+    """Dual clip: ``min(L, -c A)`` where A < 0."""
     most = -config.clip_ratio_c * advantage
     loss = torch.where(advantage < 0, torch.minimum(clipped.loss, most), clipped.loss)
     return Surrogate(loss, clipped.high, clipped.low, loss < clipped.loss)
@@ -76,7 +76,7 @@ def _cispo(
     advantage: Float[Tensor, " N"],
     config: GrpoLossConfig,
 ) -> Surrogate:
-    """``-sg(clip(rho, 1 - low, 1 + high)) A logp``: no token loses its gradient."""
+    """CISPO: ``-sg(clip(rho, 1 - low, 1 + high)) A logp``: no token loses its gradient."""
     low, high = 1 - config.clip_ratio_low, 1 + config.clip_ratio_high
     loss = -ratio.detach().clamp(low, high) * advantage * logp
     return Surrogate(loss, ratio > high, ratio < low, torch.zeros_like(ratio).bool())

@@ -19,15 +19,16 @@ _PLACES, _WORDS = 2048, 8192  # a tile of logits: 64 MiB in float32
 
 
 class TokenScores(NamedTuple):
-    """Per response token of a batch. Both carry exact gradients; an unused one costs nothing."""
+    """Logprob and entropy of each response token of a batch. Both carry exact gradients; an unused
+    one costs nothing."""
 
     logp: Float[Tensor, " N"]
     entropy: Float[Tensor, " N"]
-    """Of the distribution that the token was drawn from, in nats."""
+    """Entropy of the distribution that the token was drawn from, in nats."""
 
 
 class TokenHead(nn.Module):
-    """The output head, applied to hidden states where a response token is predicted.
+    """The output head, applied to the hidden states that predict a response token.
 
     One call of this module per batch, however many tiles it has: under ZeRO-3 every module call
     gathers its weights from all ranks, and ranks whose batches differ in tiles would wait for each
@@ -52,7 +53,7 @@ class TokenHead(nn.Module):
 
 
 class _Scores(torch.autograd.Function):
-    """See the module. With l the logits, p their softmax, H its entropy:
+    """Autograd function of the tiled scores. With l the logits, p their softmax, H its entropy:
 
     d logp / dl = onehot(target) - p        d H / dl = -p * (log p + H)
     """
@@ -135,8 +136,8 @@ def _grad_of_logits(
     of_logp: Float[Tensor, " C"] | None,
     entropy: tuple[Float[Tensor, " C"], Float[Tensor, " C"]] | None,
 ) -> Float[Tensor, "C W"]:
-    """Of one tile. ``wanted``: rows whose target lies in it, and where; ``entropy``: the gradient
-    of it, and its value."""
+    """Gradient of one tile of logits. ``wanted``: rows whose target lies in it, and where;
+    ``entropy``: the gradient of the entropy, and its value."""
     p = log_p.exp()
     if entropy is None:
         assert of_logp is not None, "a backward pass without a gradient"
@@ -160,7 +161,7 @@ def _inside(
 
 
 def _add_product(total: Float[Tensor, "A B"], left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``, in float32 whatever the factors are."""
+    """``total += left @ right``, in float32 whatever precision the factors have."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:

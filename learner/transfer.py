@@ -34,19 +34,19 @@ _DEPTH = 2  # buckets at once: one is gathered and packed, one is sent and loade
 
 
 class Weights(Protocol):
-    """What is to be sent: learner/engine.py's engine."""
+    """Weights to be sent to the engines, as learner/export.py's ``EngineWeights`` gives them."""
 
     def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and whole shapes, in the order of the other; no collective."""
+        """Names and unsharded shapes, in the order of full_parameters; no collective."""
 
     def full_parameters(self, bucket_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each whole; gathered by buckets. All ranks iterate."""
+        """Names and unsharded values, gathered by buckets. All ranks iterate."""
 
     def can_settle(self, dtype: torch.dtype) -> bool:
-        """Whether they can live, in this precision, where the engines read them."""
+        """Whether the parameters can live, in this precision, in memory that the engines read."""
 
     def settle(self, places: Mapping[str, torch.Tensor]) -> None:
-        """Live there from now on; the places hold their values."""
+        """Move the parameters into ``places``, which hold their values already."""
 
 
 class PolicySource(WeightSource):
@@ -62,7 +62,7 @@ class PolicySource(WeightSource):
         self._weights, self._dtype, self._bucket_bytes = weights, dtype, bucket_bytes
 
     def metadata(self) -> list[ParamMeta]:
-        """Names, precision on the wire, whole shapes. Gathers nothing."""
+        """Names, precision on the wire and unsharded shapes. Gathers nothing."""
         shapes = self._weights().weight_shapes()
         return [ParamMeta(name, self._dtype, shape) for name, shape in shapes]
 
@@ -72,17 +72,17 @@ class PolicySource(WeightSource):
 
     @property
     def can_settle(self) -> bool:
-        """Whether the weights can live where the engines read them."""
+        """Whether the weights can live in memory that the engines read."""
         return self._weights().can_settle(self._dtype)
 
     def settle(self, places: Mapping[str, torch.Tensor]) -> None:
-        """See Weights."""
+        """Move the weights into ``places``, which hold their values already."""
         self._weights().settle(places)
 
 
 @dataclass
 class ObjectStoreTrainerInit(TrainerInitInfo):
-    """Trainer side of the ``object_store`` backend."""
+    """Settings of the trainer's side of the ``object_store`` backend."""
 
     backend: ClassVar[str] = "object_store"
     bucket_bytes: int = 1 << 28
@@ -90,7 +90,7 @@ class ObjectStoreTrainerInit(TrainerInitInfo):
 
 
 class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
-    """Sends checked buckets through the client, each with their number: a lost one is noticed.
+    """Sends checked buckets through the client, each with its number: a lost one is noticed.
 
     While the engines load a bucket, the ranks gather the next one and rank 0 packs it. Weights that
     can settle are packed once: from then on they live in the memory that the engines read, and no
@@ -119,7 +119,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
         client: VLLMWeightSyncClient,
         source: WeightSource | None = None,
     ) -> "ObjectStoreTrainer":
-        """Ready to send; there is no rendezvous."""
+        """Get ready to send; there is no rendezvous."""
         assert isinstance(source, PolicySource), f"a PolicySource is sent, not {type(source)}"
         return cls(
             source,
@@ -130,7 +130,8 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
         )
 
     def send_weights(self) -> None:
-        """One whole update. Raises what the client raises, WeightUpdateError, DeadlineExceeded."""
+        """Send one whole update. Raises what the client raises, WeightUpdateError,
+        DeadlineExceeded."""
         self.seconds = {}
         tensors = iter(self._policy)
         try:
@@ -154,7 +155,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                     whole = list(islice(tensors, len(layout.entries)))
                 place = layout.index % depth
                 with self._timed("wait"):
-                    if not calls.ended(sent[place]):
+                    if not calls.wait_for(sent[place]):
                         break
                 with self._timed("pack"):
                     bucket = self._pack(layout, whole, place, settles)
@@ -165,7 +166,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
             with self._timed("wait"):
                 calls.end()
         finally:
-            calls.give_up()
+            calls.cancel_pending()
 
     def _send_bucket(self, bucket: Bucket, place: int, num_buckets: int) -> None:
         with self._timed("send"):
@@ -182,7 +183,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
     def _pack(
         self, layout: Layout, whole: list[tuple[str, torch.Tensor]], place: int, settles: bool
     ) -> Bucket:
-        """Into the place's memory, which is kept from update to update."""
+        """Copy tensors into the bucket's memory, which is kept from update to update."""
         held = self._buffers.get(place)
         if settles and held is not None and layout.lies_in(held.data, whole):
             return fill(layout, whole, held.data)
@@ -210,7 +211,8 @@ def connect(
     num_engine_ranks: int,
     timeout_s: float,
 ) -> TrainerWeightTransferEngine[Any]:
-    """The backend's trainer engine, its rendezvous with the rollout engines done. All ranks call.
+    """The trainer engine of the backend, after its rendezvous with the rollout engines. All ranks
+    call.
 
     ``nccl`` and ``ipc`` are vLLM's own and need GPUs; they were not run on a machine without one.
     ``timeout_s`` bounds each wait of ``object_store`` for its engines.

@@ -24,16 +24,16 @@ from learner.collectives import gather, reduce
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.embedding_store import EmbeddingStore
 from learner.engine import DeepSpeedEngine, join_ranks
-from learner.export import ADAPTER_FOLDER, Outgoing, write_model
+from learner.export import ADAPTER_FOLDER, EngineWeights, write_model
 from learner.free_memory import free_bytes, free_gpu_bytes
 from learner.largest_batch import LargestBatch
-from learner.lora import AdapterOff, What, adapt, adapter_config
+from learner.lora import AdapterOff, WeightKind, adapt, adapter_config
 from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.parts import Part, freeze, frozen_parts
 from learner.policy import Policy
 from learner.preflight import Preflight
 from learner.reference import FrozenPolicy
-from learner.rows import Row, StepCounts, apart, split
+from learner.rows import Row, StepCounts, one_row_per_response, split_rows
 from learner.self_check import LayoutCheck, check_layouts
 from learner.token_head import TokenScores
 from video.cache import ClipStore
@@ -44,7 +44,7 @@ Objective = Literal["grpo", "supervised"]
 
 
 class LearnerWorker:
-    """A rank of the learner. :meth:`join` comes first, then :meth:`begin` once per stage."""
+    """One rank of the learner. :meth:`join` comes first, then :meth:`begin` once per stage."""
 
     def __init__(
         self,
@@ -53,7 +53,8 @@ class LearnerWorker:
         clips: ClipStore,
         embeddings: EmbeddingStore | None = None,
     ) -> None:
-        """``embeddings``: where a frozen tower's are kept; none: it looks at every clip anew."""
+        """``embeddings``: store of a frozen tower's features; none: the tower runs on every clip
+        anew."""
         self._config = config
         self._loss = loss
         self._clips = clips
@@ -66,7 +67,7 @@ class LearnerWorker:
         self._layout: LayoutCheck | None = None
 
     def join(self, rank: int, address: str, port: int) -> None:
-        """Meet the other ranks; once per process, further calls change nothing."""
+        """Join the other ranks; once per process, further calls change nothing."""
         join_ranks(self._config, rank, address, port)
 
     def begin(self, model_dir: str, optim: OptimConfig) -> None:
@@ -122,8 +123,8 @@ class LearnerWorker:
         }
 
     def preflight(self, largest: LargestBatch, refers: bool = False) -> float:
-        """GB that this rank takes at its peak for such a batch. Nothing of the stage changes.
-        ``refers``: the stage will ask for :meth:`ref_logprobs`, whose model counts too.
+        """Peak memory of this rank for such a batch, GB. Nothing of the stage changes. ``refers``:
+        the stage will ask for :meth:`ref_logprobs`, whose model counts too.
 
         Raises UserError that says what to lower, on all ranks or (GPU) on the one without room.
         """
@@ -132,26 +133,27 @@ class LearnerWorker:
             self._to_reference()
         trial = Preflight(
             self._config,
-            self._rehearse,
+            self._trial_step,
             0 if gpu and self._config.offload != "none" else self.engine.optimizer_bytes_to_come,
             free=free_gpu_bytes if gpu else free_bytes,
             gather=gather,
         )
         return trial.run(largest)
 
-    def _rehearse(self, largest: LargestBatch) -> None:
-        self.engine.rehearse(self._in_stage.rehearsal(largest))
+    def _trial_step(self, largest: LargestBatch) -> None:
+        self.engine.trial_step(self._in_stage.trial_batch(largest))
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         """Logprob of every response token, per row and response of this rank's rows."""
         return self._per_response(rows, self._logprobs)
 
     def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """The same of the model that the stage began with."""
+        """Logprob of every response token under the model that the stage began with."""
         return self._per_response(rows, self._to_reference().logprobs)
 
     def _to_reference(self) -> AdapterOff | FrozenPolicy:
-        """With LoRA the policy with its adapter off, else a second copy of the weights."""
+        """The reference model: with LoRA the policy with its adapter off, else a second copy of the
+        weights."""
         if self._reference is None:
             config, engine = self._config, self.engine
             self._reference = (
@@ -170,21 +172,22 @@ class LearnerWorker:
     def connect(
         self, transfer: TransferConfig, client: Any, address: str, num_engine_ranks: int
     ) -> None:
-        """Meet the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
+        """Connect to the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
         from learner.transfer import PolicySource, connect
 
         config = self._config
         dtype = getattr(torch, config.dtype)
-        source = PolicySource(lambda: self._outgoing, dtype, transfer.bucket_bytes)
+        source = PolicySource(lambda: self._engine_weights, dtype, transfer.bucket_bytes)
         rank = dist.get_rank()
         self._sender = connect(
             transfer, client, source, rank, address, num_engine_ranks, config.timeout_s
         )
 
     @property
-    def _outgoing(self) -> Outgoing:
-        """Where adapters go on their own, engines get the model without."""
-        return Outgoing(self.engine, "base" if self._config.hands_off_adapters else "merged")
+    def _engine_weights(self) -> EngineWeights:
+        """Weights that the engines get: without the adapter, where adapters are sent on their
+        own."""
+        return EngineWeights(self.engine, "base" if self._config.hands_off_adapters else "merged")
 
     def publish(self) -> dict[str, float]:
         """Send the present weights to the rollout engines, whole; an adapter goes on its own.
@@ -197,7 +200,7 @@ class LearnerWorker:
     def save(
         self, directory: str, tag: str, notes: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        """Checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call.
+        """Save a checkpoint of all ranks, ``directory/tag``: whole or absent. All ranks call.
 
         ``notes``: texts of the caller's by file name, that belong to it.
         """
@@ -246,11 +249,12 @@ class LearnerWorker:
         config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
         return AdapterFiles.of(config, self._gathered("adapter"))
 
-    def _gathered(self, what: What) -> dict[str, torch.Tensor]:
-        """Empty on other ranks than 0: those only take part in gathering."""
+    def _gathered(self, kind: WeightKind) -> dict[str, torch.Tensor]:
+        """Weights of one kind by name; empty on other ranks than 0, which only take part in
+        gathering."""
         writes = dist.get_rank() == 0
         found = {}
-        for name, tensor in self.engine.full_parameters(what=what):
+        for name, tensor in self.engine.full_parameters(kind=kind):
             if writes:
                 found[name] = tensor.to("cpu", copy=True).contiguous()
         return found
@@ -299,17 +303,19 @@ class LearnerWorker:
         return self.engine.score(batch).logp
 
     def _laid_out(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows that fit a micro-batch where they can: groups behind one prompt, or repeated."""
+        """Rows in the layout of the run, within the token limit where they can be: groups behind
+        one prompt, or repeated."""
         if not self._shares_prefix:
-            rows = [one for row in rows for one in apart(row)]
-        return split(rows, self._config.max_tokens_per_batch)
+            rows = [one for row in rows for one in one_row_per_response(row)]
+        return split_rows(rows, self._config.max_tokens_per_batch)
 
     @property
     def _shares_prefix(self) -> bool:
         return self._config.shared_prefix and (self._layout is None or self._layout.holds)
 
     def _check_layout(self, rows: Sequence[Row]) -> None:
-        """With the first batch of a run; what is found holds from then on. All ranks call."""
+        """Check the shared-prefix layout with the first batch of a run; the result holds from then
+        on. All ranks call."""
         if self._config.shared_prefix and self._layout is None:
             self._layout = check_layouts(
                 rows,
@@ -325,7 +331,7 @@ class LearnerWorker:
     def _scored(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
     ) -> list[list[float]]:
-        """Logprobs of every response, of rows as they are laid out."""
+        """Logprobs of every response, of rows in the layout of the run."""
         found: list[list[float]] = []
         for batch in self._in_stage.in_step(rows):
             found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
@@ -333,7 +339,7 @@ class LearnerWorker:
 
 
 def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
-    """Of one update. vLLM's own trainer engines do not say where their time went."""
+    """Figures of one weight update. vLLM's own trainer engines do not say where their time went."""
     metadata = sender.source.metadata()
     gigabytes = sum(math.prod(m.shape) * m.dtype.itemsize for m in metadata) / 1e9
     parts = getattr(sender, "seconds", {})
@@ -345,19 +351,19 @@ def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
 
 
 def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
-    """Of merger and tower, where they train."""
+    """Learning rates of merger and tower, where they train."""
     rates = {part: rate for part, rate in rates.items() if part is not Part.LANGUAGE_MODEL}
     return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
 def _by_row(rows: Sequence[Row], found: Sequence[list[float]]) -> list[list[list[float]]]:
-    """Values of responses, in the order of rows and responses, per row."""
+    """Values of responses grouped by row, in the order of rows and responses."""
     parts = iter(found)
     return [[next(parts) for _ in row.responses] for row in rows]
 
 
 def _gpu_memory() -> dict[str, float]:
-    """Peaks of this rank's GPU since its start; nothing without one."""
+    """Peak memory of this rank's GPU since its start; empty without a GPU."""
     if not torch.cuda.is_available():
         return {}
     return {

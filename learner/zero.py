@@ -18,7 +18,8 @@ overlaps (two buffers); NCCL is at full speed from some tens of megabytes on."""
 
 
 def make_optimizer(groups: Sequence[Group], optim: OptimConfig) -> torch.optim.Optimizer:
-    """With learning rate 0: each step brings its own, and DeepSpeed may take a step of its own.
+    """The optimiser, at learning rate 0: each step brings its own, and DeepSpeed may take a step of
+    its own.
 
     torch's fused AdamW serves GPU and CPU, so that offloading needs no compiler on the node (as
     DeepSpeed's CPUAdam would), and no update holds copies of all moments (as torch's default would
@@ -33,7 +34,7 @@ def make_optimizer(groups: Sequence[Group], optim: OptimConfig) -> torch.optim.O
 
 
 def deepspeed_config(config: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
-    """What ``deepspeed.initialize`` takes."""
+    """DeepSpeed's configuration, for ``deepspeed.initialize``."""
     mixed = config.dtype == "bfloat16"
     sums_in_float32 = mixed and config.zero_stage >= 2  # below, engine.py sees to it
     return {

@@ -35,7 +35,7 @@ def answer(
     loop: asyncio.Runner,
     reply: Callable[[Reply], None],
 ) -> None:
-    """Call the function as its shape wants and reply, trace by trace or for all at once."""
+    """Call the function in the way of its shape and reply, trace by trace or for all at once."""
     if lacking := plugin.missing(question["columns"].keys()):
         error = {"error": f"needs {lacking}, which sample {question['sample_id']} has not"}
         for trace in question["traces"]:
@@ -99,7 +99,8 @@ def _ask_batch(plugin: Plugin, question: Mapping[str, Any], loop: asyncio.Runner
 def _verl_arguments(
     plugin: Plugin, question: Mapping[str, Any], trace: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """verl's four, as far as it takes them, and the columns that it names."""
+    """Arguments of a verl function: verl's four, where the function takes them, and the columns
+    that it names."""
     signature = plugin.signature
     columns = copy.deepcopy(question["columns"])  # what one call changes is no other's
     own = {
@@ -120,7 +121,8 @@ def _verl_arguments(
 
 
 def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> dict[str, Any]:
-    """TRL's, and each column as a list, as far as the function takes them."""
+    """Arguments of a TRL function: TRL's own, and each column as a list, where the function takes
+    them."""
     signature = plugin.signature
     traces, count = question["traces"], len(question["traces"])
     prompt, texts = question["prompt"], [trace["text"] for trace in traces]
@@ -150,7 +152,7 @@ def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> 
 
 
 class _Log:
-    """TRL's ``log_extra`` and ``log_metric``: what is numeric in them joins a trace's extras."""
+    """TRL's ``log_extra`` and ``log_metric``: numeric values join a trace's extras."""
 
     def __init__(self, count: int) -> None:
         self._extras: list[dict[str, Any]] = [{} for _ in range(count)]
@@ -179,7 +181,7 @@ def _read_safely(value: Any) -> Reply:
 
 
 def read_value(value: Any) -> Reply:
-    """What a user function returned for one trace -> ``{"value": finite float or None}``, with the
+    """A user function's return value for one trace -> ``{"value": finite float or None}``, with the
     numeric ``extras`` of verl's dict; or ``{"error": why not}``.
 
     Accepts None (not applicable), numbers, NumPy and torch scalars, and verl's dict with one of
@@ -213,7 +215,7 @@ def _number(value: Any) -> float | None:
 
 
 def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
-    """What can be logged of a function's extras: the finite numbers, the first few of them."""
+    """Finite numbers among a function's extras, the first few of them: those that can be logged."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if len(found) == _MAX_EXTRAS:

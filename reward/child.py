@@ -33,7 +33,7 @@ _GUARD = "import sys; sys.path[:] = {paths!r}; from reward.guard import main; ma
 
 
 def module_paths() -> list[str]:
-    """Where the process looks for modules: first where this one was found, last the working folder,
+    """Module search path of the process: first the folder of this package, last the working folder,
     so that a module there is found, but stands in for none of ours."""
     own = str(Path(__file__).parents[1])
     paths = [path for path in sys.path if path]
@@ -41,7 +41,7 @@ def module_paths() -> list[str]:
 
 
 def _end_marked(mark: str) -> None:
-    """Kill what a guard left that was ended itself: whatever has its mark in its environment, which
+    """Kill the processes of a guard that was itself killed, by the mark in their environment, which
     a process inherits wherever it goes."""
     marked = f"{_MARK}={mark}".encode()
     deadline = time.monotonic() + _END_TIMEOUT_S
@@ -124,13 +124,13 @@ class Child:
             raise Broken(SCRIBBLED) from error
 
     def is_waiting(self) -> bool:
-        """Whether it can be asked: alive, and it said nothing that nobody asked for."""
+        """Whether the process can be asked: alive, and nothing unasked was written to the pipe."""
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         return not poll.poll(0) and not self._buffer
 
     def send(self, line: bytes, timeout_s: float) -> None:
-        """Raises Broken if the process does not take it in time."""
+        """Send a question. Raises Broken if the process does not take it in time."""
         self._pipe.settimeout(timeout_s)
         try:
             self._pipe.sendall(line)
@@ -140,7 +140,7 @@ class Child:
             raise self._ended() from error
 
     def receive(self, timeout_s: float, *, num_traces: int) -> dict[str, Any]:
-        """The next reply. Raises Broken if it is late, is none, or the process has ended."""
+        """The next reply. Raises Broken if it is late or malformed, or the process has ended."""
         deadline = time.monotonic() + timeout_s
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
@@ -163,7 +163,7 @@ class Child:
         return reply
 
     def _wait(self, seconds: float) -> bool:
-        """Until there is something to read, or the guard has ended: a process that it left may
+        """Wait until there is something to read, or the guard has ended: a process that it left may
         hold the pipe open."""
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
@@ -183,7 +183,8 @@ class Child:
         return chunk
 
     def hang_up(self) -> None:
-        """Tell the guard to end everything; from any thread, also in the middle of a call."""
+        """Tell the guard to end everything; may be called from any thread, also in the middle of a
+        call."""
         with contextlib.suppress(OSError):  # ended, or told already
             self._control.shutdown(socket.SHUT_WR)
 
@@ -202,7 +203,7 @@ class Child:
         self._control.close()
 
     def _ended(self) -> Broken:
-        """Why the pipe is closed: the guard says so before it ends."""
+        """Reason why the pipe is closed, which the guard gives before it ends."""
         said = bytearray()
         self._control.settimeout(_END_TIMEOUT_S)
         with contextlib.suppress(OSError):  # it is ending already

@@ -1,4 +1,4 @@
-"""The values of a trace's terms -> its reward. Pure.
+"""Combines the values of a trace's terms to its reward. Pure.
 
 {"accuracy": 1.0, "format": 0.0, "judge": None} -> weights, gates, sum or product -> 1.0
 """

@@ -1,4 +1,4 @@
-"""What a built-in reward may look at beside a completion and its label. Plain values, no Ray.
+"""Context of a built-in reward: its input beside completion and label. Plain values, no Ray.
 
 Sample + Completions of one group -> a RewardContext per completion -> f(text, label, context)
 """
@@ -12,7 +12,7 @@ from wire.labels import LabelSet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardContext:
-    """Where a completion stands: in its group, on its clip, in its task.
+    """Context of a completion: its group, its clip, its task.
 
     Example:
         RewardContext(labels=labels, extra={"severity": 2}, texts=("<think>...", "<think>..."),
@@ -27,12 +27,12 @@ class RewardContext:
     texts: tuple[str, ...]
     """All completions of the group, in order, this one included."""
     index: int
-    """Which of ``texts`` is being judged."""
+    """Index in ``texts`` of the completion that is being scored."""
     num_tokens: int
     """Sampled tokens of this completion."""
     is_truncated: bool
     """Whether the token limit cut it."""
     max_response_length: int | None
-    """That limit, in tokens; None where the caller has none."""
+    """The token limit; None where the caller has none."""
     video: str
     """Path of the clip, as the sample names it (it may end in ``#view=...``)."""

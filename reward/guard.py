@@ -1,4 +1,4 @@
-"""The process over a user function: it watches it, and ends it with everything it started.
+"""Guard process over a user function: watches it, and ends it with everything it started.
 
     driver -> guard (this) -> worker (user code) -> whatever that starts
 
@@ -38,7 +38,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """``argv``: the number of the pipe's socket, that of the control socket, settings as JSON."""
+    """Entry point of the guard; ``argv``: the number of the pipe's socket, that of the control
+    socket, settings as JSON."""
     pipe, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     settings = json.loads(sys.argv[3])
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -62,7 +63,8 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _become_worker(pipe: socket.socket, printed: int, settings: dict[str, Any]) -> None:
-    """In the forked process: shed what is the guard's, then serve. Never returns."""
+    """Turn the forked process into the worker: close what is the guard's, then serve. Never
+    returns."""
     try:
         nice = _session_nice()
         os.setsid()  # its own group to be killed, and where Linux shares out cores by session
@@ -85,7 +87,8 @@ def _become_worker(pipe: socket.socket, printed: int, settings: dict[str, Any]) 
 
 
 def _session_nice() -> str:
-    """Of this session ("/autogroup-7 nice 5"); "" where Linux does not share out by session."""
+    """Nice value of this session's autogroup (5 of "/autogroup-7 nice 5"); "" where Linux does not
+    share out by session."""
     with contextlib.suppress(OSError), open("/proc/self/autogroup") as file:  # noqa: PTH123
         return file.read().rpartition(" ")[2].strip()
     return ""
@@ -108,7 +111,8 @@ class _Guard:
         self._kept = b""
 
     def watch(self) -> None:
-        """Until there is a reason to end; then end everything and say why."""
+        """Watch the worker until there is a reason to end; then end everything and report the
+        reason."""
         poll = select.poll()
         poll.register(self._output, select.POLLIN)
         poll.register(self._control, select.POLLIN)
@@ -142,8 +146,8 @@ class _Guard:
                 pass
 
     def _reason_asked_for(self) -> str:
-        """The driver hung up, or asks why the worker's pipe is closed: the worker may be about to
-        end."""
+        """Reason to end after the driver hung up, or asked why the worker's pipe is closed: the
+        worker may be about to end."""
         deadline = time.monotonic() + _GRACE_S
         if self._control.recv(1):
             while self._reap() and self._ending is None and time.monotonic() < deadline:
@@ -166,7 +170,7 @@ class _Guard:
         return bool(chunk)
 
     def _reap(self) -> bool:
-        """Collect ended children; False if there is none left, ended or not."""
+        """Collect ended children; False if there is no child left."""
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -217,12 +221,12 @@ def _ending(code: int) -> str:
 
 class _Process(NamedTuple):
     num_bytes: int
-    """Resident; pages that processes share count in each."""
+    """Resident memory; pages that processes share count in each."""
     group: int
 
 
 def _count_below(root: int, limit: int) -> int:
-    """Living processes below ``root``; counts no further than one above the limit.
+    """Number of living processes below ``root``; stops counting one above the limit.
 
     Asks for children alone: thousands of runaway processes take a second to list, and double
     meanwhile. 0 where the kernel keeps no lists of children.
@@ -238,7 +242,7 @@ def _count_below(root: int, limit: int) -> int:
 
 
 def _children(pid: int) -> Iterator[int]:
-    """Of all threads of a process, ended ones included."""
+    """Children of all threads of a process, ended ones included."""
     with contextlib.suppress(OSError):  # it ended meanwhile
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             with open(f"/proc/{pid}/task/{thread}/children") as file:  # noqa: PTH123

@@ -1,4 +1,4 @@
-"""Signs that a policy is paid for something else than right answers. Pure functions.
+"""Signs of reward hacking: a policy is paid for something else than right answers. Pure functions.
 
     TraceGroups of a step -> {"guard/...": ...};  reward/watch.py knows the limits
 
@@ -20,43 +20,44 @@ from wire.types import Score, Trace, TraceGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How to read a trace: what it answers, and whether it keeps the format.
+class TraceReader:
+    """Reads a trace: its answer, and whether it keeps the format.
 
     Example:
-        Reading.of(RewardConfig(), labels)
+        TraceReader.of(RewardConfig(), labels)
     """
 
     labels: LabelSet
     formats: tuple[str, ...]
-    """Reward parts that are the format's."""
+    """Reward parts that score the format."""
     spellings: Mapping[str, str]
-    """What a term ``synonyms`` accepts, in plain words -> label."""
+    """Spelling that a term ``synonyms`` accepts, in plain words -> label."""
     words: LabelWords
-    """Finds the labels, and these spellings, in a text."""
+    """Finds the labels and the accepted spellings in a text."""
 
     @classmethod
-    def of(cls, reward: RewardConfig, labels: LabelSet) -> "Reading":
-        """As the recipe's reward reads them."""
+    def of(cls, reward: RewardConfig, labels: LabelSet) -> "TraceReader":
+        """The reader for a recipe's reward."""
         formats = [term.part for term in reward.terms if term.function == "format"]
         accepted = _accepted(reward, labels)
-        spellings = {plain(it): label for label, given in accepted.items() for it in given}
+        spellings = {plain(name): label for label, names in accepted.items() for name in names}
         words = LabelWords(labels, accepted)
         return cls(labels=labels, formats=tuple(formats), spellings=spellings, words=words)
 
     def answer(self, text: str) -> str | None:
-        """The label in the first answer block; None: there is none."""
-        said = first_block(text, "answer")
-        if said is None:
+        """The label in the first answer block; None if there is none."""
+        block = first_block(text, "answer")
+        if block is None:
             return None
-        return self.labels.find(said) or self.spellings.get(plain(said))
+        return self.labels.find(block) or self.spellings.get(plain(block))
 
     def is_right(self, label: str, text: str, parts: Mapping[str, float]) -> bool:
-        """As the ``accuracy`` part says, if there is one; else: it answers with the label."""
+        """Whether the answer is right: by the ``accuracy`` part, if there is one; else by the
+        label."""
         return parts["accuracy"] > 0 if "accuracy" in parts else self.answer(text) == label
 
     def keeps_format(self, parts: Mapping[str, float]) -> bool | None:
-        """None: no format term applies."""
+        """Whether the trace keeps the format; None if no format term applies."""
         values = [parts[name] for name in self.formats if name in parts]
         return all(value > 0 for value in values) if values else None
 
@@ -73,7 +74,7 @@ def _accepted(reward: RewardConfig, labels: LabelSet) -> Mapping[str, Sequence[s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """What one trace comes to."""
+    """One trace as the figures read it."""
 
     label: str
     answer: str | None
@@ -84,9 +85,10 @@ class _Read:
     """None: no format term applies."""
 
 
-def hacking_figures(groups: Sequence[TraceGroup], reading: Reading) -> dict[str, float]:
-    """All but the drift of length, which needs the first steps, and the prompts (below)."""
-    read = [[_read(group, trace, reading) for trace in group.traces] for group in groups]
+def hacking_figures(groups: Sequence[TraceGroup], reader: TraceReader) -> dict[str, float]:
+    """All figures of a step but the drift of length, which needs the first steps, and those of the
+    prompts (:func:`prompt_figures`)."""
+    read = [[_read(group, trace, reader) for trace in group.traces] for group in groups]
     return {
         **length_figures(read),
         **format_figures(read),
@@ -111,7 +113,7 @@ def length_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
 
 
 def format_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
-    """How much of the reward is the format's.
+    """Figures of how much of the reward is the format's.
 
     guard/format_only_frac    share of scored traces that keep the format and answer wrongly
     guard/format_signal_frac  of the groups whose rewards differ, those in which all traces are
@@ -145,7 +147,8 @@ def format_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
 
 
 def answer_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
-    """One label for everything? Over the traces whose answer is a label.
+    """Figures of answers that are one label for everything, over the traces whose answer is a
+    label.
 
     guard/top_answer_frac  share of the most frequent answer
     guard/top_label_frac   share of the most frequent true label
@@ -168,7 +171,7 @@ def answer_figures(groups: Sequence[Sequence[_Read]]) -> dict[str, float]:
 def identical_figures(
     groups: Sequence[TraceGroup], read: Sequence[Sequence[_Read]]
 ) -> dict[str, float]:
-    """Does a group still hold different traces? Over the groups of at least two.
+    """Figures of groups whose traces are identical, over the groups of at least two.
 
     guard/distinct_frac         mean of (distinct texts - 1) / (traces - 1): 1 all differ, 0 none
     guard/identical_frac        share of groups whose traces are all the same
@@ -195,8 +198,8 @@ def identical_figures(
 def prompt_figures(
     asked: Iterable[tuple[str, str]], without_sample: str, words: LabelWords, num_labels: int
 ) -> dict[str, float]:
-    """Does the prompt tell the answer? ``asked``: (true label, text of the prompt) of each group;
-    ``without_sample``: the prompt that knows nothing of a sample.
+    """Figure of prompts that tell the answer. ``asked``: (true label, text of the prompt) of each
+    group; ``without_sample``: the prompt that knows nothing of a sample.
 
     guard/label_in_prompt  share of prompts that name the true label and no other, less the mean
                            share of those that name one certain other label and no more (what
@@ -216,22 +219,22 @@ def prompt_figures(
     return {"guard/label_in_prompt": score / num} if num else {}
 
 
-def _read(group: TraceGroup, trace: Trace, reading: Reading) -> _Read:
+def _read(group: TraceGroup, trace: Trace, reader: TraceReader) -> _Read:
     label, outcome = group.sample.label, trace.outcome
     text = trace.completion.text
     parts = outcome.parts if isinstance(outcome, Score) else {}
     return _Read(
         label=label,
-        answer=reading.answer(text),
-        right=reading.is_right(label, text, parts),
+        answer=reader.answer(text),
+        right=reader.is_right(label, text, parts),
         length=len(trace.completion.token_ids),
         reward=trace.reward,
-        keeps_format=reading.keeps_format(parts),
+        keeps_format=reader.keeps_format(parts),
     )
 
 
 def _kappa(read: Sequence[_Read]) -> float | None:
-    """None: the true labels do not differ."""
+    """Cohen's kappa of answers and true labels; None if the true labels do not differ."""
     labels = Counter(one.label for one in read)
     if len(labels) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A user's reward function, loaded: imported in the child, and what is wrong with it said.
+"""A user's reward function, loaded in the child: its import, and errors that say what is wrong.
 
     what locate found (reward/spec.py) -> import -> Signature (reward/signature.py) -> Plugin
 
@@ -28,7 +28,7 @@ from wire.nearest import nearest
 _OF_THE_TRACE = frozenset(
     ("solution_str", "ground_truth", "prompts", "completions", "completion_ids")
 )
-"""What params must not replace: every trace would be judged as if it were the same."""
+"""Arguments that params must not replace: every trace would be scored as if it were the same."""
 _MACHINERY = frozenset(
     (
         *("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"),
@@ -51,10 +51,10 @@ class Plugin:
     params: Mapping[str, Any]
     """Keyword arguments from the recipe; they win over manifest columns of the same name."""
     as_messages: bool
-    """TRL's: prompts and completions as chat messages, not as text."""
+    """For TRL functions: prompts and completions as chat messages, not as text."""
 
     def missing(self, columns: Collection[str]) -> list[str]:
-        """Parameters without a default that nobody will give, where these are the columns."""
+        """Required parameters that neither params nor these columns fill."""
         return self.signature.missing([*self.params, *columns])
 
 
@@ -107,7 +107,8 @@ def _check_params(spec: str, signature: Signature, params: Mapping[str, Any]) ->
 
 
 def _import(spec: str) -> Callable[..., Any]:
-    """Raises ConfigError if it cannot be imported, is missing, or no function."""
+    """Import a function. Raises ConfigError if it cannot be imported, is missing, or no
+    function."""
     file = FILE.match(spec)
     module = _import_file(spec, Path(file["path"])) if file else _import_module(spec)
     function: Any = module

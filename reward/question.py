@@ -1,4 +1,4 @@
-"""What a user function is asked about: one group, as it goes to the child as a line of JSON."""
+"""Question to a user function: one group to be scored, sent to the child as a line of JSON."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One group.
+    """One group to be scored.
 
     Example:
         Question(sample_id="train-1", split="train", label="normal", columns={"fps": 2},
@@ -37,13 +37,13 @@ class Question:
     columns: Mapping[str, Any]
     """The manifest's further columns. Values that JSON has not (dates, paths) arrive as text."""
     prompt: str
-    """The text that the policy was asked, without its video."""
+    """Text of the policy's prompt, without its video."""
     step: int
-    """Training step of the weights that answered; TRL's ``trainer_state.global_step``."""
+    """Training step of the weights that wrote the traces; TRL's ``trainer_state.global_step``."""
     traces: tuple[Asked, ...]
 
     def to_json(self, indices: Sequence[int], *, with_ids: bool) -> bytes:
-        """One line about some of the traces."""
+        """One line of JSON about some of the traces."""
         traces = [self._trace(index, with_ids) for index in indices]
         values = {
             "sample_id": self.sample_id,
@@ -73,5 +73,5 @@ def _packed(ids: Sequence[int]) -> str:
 
 
 def unpacked(text: str) -> list[int]:
-    """The inverse, in the child."""
+    """The numbers of :func:`_packed`, in the child."""
     return array("i", base64.b64decode(text)).tolist()

@@ -1,4 +1,4 @@
-"""One user reward function in processes of its own: asked, timed, killed and replaced.
+"""Runs one user reward function in processes of its own: asks, times, kills and replaces them.
 
     score(group) -> worker thread -> pipe -> guard + worker process -> the user's function
                                   <- a value per trace, or what went wrong
@@ -43,7 +43,7 @@ _MAX_SETTINGS_BYTES = 100_000  # Linux starts no process with an argument of 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """What a function said of one trace.
+    """A function's result for one trace.
 
     Example:
         Value(value=0.5, extras={"num_words": 40.0})
@@ -57,7 +57,7 @@ class Value:
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one process, used by one thread at a time."""
+    """Place of one process, used by one thread at a time."""
 
     child: Child | None = None
 
@@ -104,7 +104,7 @@ class PluginRunner:
         await self._in_thread(self._start_one)
 
     async def score(self, question: Question) -> list[Value | Failure]:
-        """The function's word on each trace of the group, in their order; or why there is none."""
+        """The function's value of each trace of the group, in their order; or the failure."""
         count = len(question.traces)
         is_batched = self.signature is not None and self.signature.style == "trl"
         size = count if is_batched else math.ceil(count / len(self._slots))
@@ -115,7 +115,7 @@ class PluginRunner:
         ]
 
     def take_figures(self) -> dict[str, float]:
-        """What happened since the last time; latencies in seconds per call (of a trace or group).
+        """Figures since the last call; latencies in seconds per call (of a trace or group).
 
         latency_p50_s, latency_p99_s; num_started: processes; num_split: groups asked one by one
         """
@@ -179,7 +179,7 @@ class PluginRunner:
     def _ask(
         self, slot: _Slot, question: Question, indices: Sequence[int]
     ) -> dict[int, Value | Failure]:
-        """Every trace is in the result. Each round settles a trace, or leaves smaller rounds."""
+        """Values of all traces. Each round settles a trace, or leaves smaller rounds."""
         found: dict[int, Value | Failure] = {}
         rounds = deque([list(indices)])
         while rounds:
@@ -189,11 +189,10 @@ class PluginRunner:
             except (ConfigError, OSError) as error:  # broken since it was loaded first
                 found |= dict.fromkeys(part, self._failure(str(error)))
                 continue
-            ask = self._ask_batch if child.signature.style == "trl" else self._ask_each
-            rounds.extendleft(reversed(ask(slot, child, question, part, found)))
+            rounds.extendleft(reversed(self._ask_child(slot, child, question, part, found)))
         return found
 
-    def _ask_each(
+    def _ask_child(
         self,
         slot: _Slot,
         child: Child,
@@ -201,7 +200,25 @@ class PluginRunner:
         part: list[int],
         found: dict[int, Value | Failure],
     ) -> list[list[int]]:
-        """verl's way; returns what has to be asked again."""
+        """Ask a process, which is discarded if it breaks; returns what has to be asked again."""
+        style, is_async = child.signature.style, child.signature.is_async
+        ask = self._ask_batch if style == "trl" else self._ask_each
+        try:
+            return ask(child, question, part, found)
+        except Broken as broken:
+            _discard(slot)
+            if style == "trl":
+                return self._settle_batch(part, found, self._broken(broken), is_retried=True)
+            return self._settle_rest(part, found, broken, is_async=is_async)
+
+    def _ask_each(
+        self,
+        child: Child,
+        question: Question,
+        part: list[int],
+        found: dict[int, Value | Failure],
+    ) -> list[list[int]]:
+        """verl's way; returns what has to be asked again. Raises Broken."""
         limit, is_async = self._timeout_s, child.signature.is_async
         begin = since = monotonic()
         waiting = dict.fromkeys(part)
@@ -218,36 +235,53 @@ class PluginRunner:
                 now = monotonic()
                 self._latencies.append(now - since)
                 since = begin if is_async else now
-        except Broken as broken:
+        except Broken:
             self._latencies.append(monotonic() - since)
-            _discard(slot)
-            alone = list(waiting)
-            if is_async and not broken.is_late and len(alone) > 1:
-                return [[index] for index in alone]
-            culprits, rest = (alone, []) if is_async else (alone[:1], alone[1:])
-            found |= dict.fromkeys(culprits, self._broken(broken))
-            return [rest] if rest else []
+            raise
         return []
 
     def _ask_batch(
         self,
-        slot: _Slot,
         child: Child,
         question: Question,
         part: list[int],
         found: dict[int, Value | Failure],
     ) -> list[list[int]]:
-        """TRL's way; returns what has to be asked again."""
+        """TRL's way; returns what has to be asked again. Raises Broken."""
         begin, limit = monotonic(), self._timeout_s
         try:
             child.send(question.to_json(part, with_ids=child.signature.wants_ids), limit)
             reply = child.receive(limit, num_traces=len(part))
             values = self._read_batch(reply, len(part))
-            is_retried = bool(reply.get("retry"))
-        except Broken as broken:
-            _discard(slot)
-            values, is_retried = self._broken(broken), True
-        self._latencies.append(monotonic() - begin)
+        finally:
+            self._latencies.append(monotonic() - begin)
+        return self._settle_batch(part, found, values, is_retried=bool(reply.get("retry")))
+
+    def _settle_rest(
+        self,
+        part: list[int],
+        found: dict[int, Value | Failure],
+        broken: Broken,
+        *,
+        is_async: bool,
+    ) -> list[list[int]]:
+        """Blame traces of verl's way that have no answer; returns what has to be asked again."""
+        alone = [index for index in part if index not in found]
+        if is_async and not broken.is_late and len(alone) > 1:
+            return [[index] for index in alone]
+        culprits, rest = (alone, []) if is_async else (alone[:1], alone[1:])
+        found |= dict.fromkeys(culprits, self._broken(broken))
+        return [rest] if rest else []
+
+    def _settle_batch(
+        self,
+        part: list[int],
+        found: dict[int, Value | Failure],
+        values: list[Value | Failure] | Failure,
+        *,
+        is_retried: bool,
+    ) -> list[list[int]]:
+        """Keep the values of TRL's way, or blame the group; returns what has to be asked again."""
         if isinstance(values, list):
             found |= dict(zip(part, values, strict=True))
         elif is_retried and len(part) > 1:
@@ -266,7 +300,7 @@ class PluginRunner:
         return [self._read(value) for value in batch]
 
     def _read(self, reply: Any) -> Value | Failure:
-        """A reply about one trace; what does not look like one was written by user code."""
+        """Value in a reply about one trace; a malformed reply was written by user code."""
         if not isinstance(reply, dict):
             raise Broken(SCRIBBLED)
         if "error" in reply:

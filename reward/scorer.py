@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Scorer:
-    """Judges traces by the terms of a recipe.
+    """Scores traces by the terms of a recipe.
 
     Example:
         async with Scorer(config, labels) as scorer:
@@ -53,8 +53,8 @@ class Scorer:
         read_frames: FrameReader | None = None,
     ) -> None:
         """Cheap: starts no process. ``columns``: the manifest's further columns, if known, so that
-        a function that needs another is refused at the start; ``read_frames``: for judges that
-        look at the clip. Raises ConfigError if a user function's file is missing, or a label of
+        a function that needs another is refused at the start; ``read_frames``: for judges that look
+        at the clip. Raises ConfigError if a user function's file is missing, or a label of
         ``label_weights``, or parameters of a built-in do not fit the task."""
         _check_label_weights(config.terms, labels)
         self._config = config
@@ -79,15 +79,15 @@ class Scorer:
 
     @property
     def signatures(self) -> dict[str, Signature]:
-        """Part -> what its function takes; of user functions that have been loaded."""
+        """Signatures of the loaded user functions, by reward part."""
         found = {part: runner.signature for part, runner in self._runners.items()}
         return {part: signature for part, signature in found.items() if signature is not None}
 
     async def score(
         self, sample: Sample, completions: Sequence[Completion], prompt: str = ""
     ) -> list[Score | Failure]:
-        """One result per completion, in their order; ``prompt``: the text that was asked, for
-        functions that want it.
+        """One result per completion, in their order; ``prompt``: the text of the policy's prompt,
+        for functions that want it.
 
         Waits at most ``timeout_s`` per completion for each user function (they run side by side),
         plus their restarts and the calls of other groups that wait for the same function.
@@ -102,18 +102,18 @@ class Scorer:
         return results
 
     def wants_shuffled(self, sample: Sample) -> bool:
-        """Whether a term compares with traces about the clip's shuffled frames, and has none."""
+        """Whether a term needs traces about the clip's shuffled frames, which the sample lacks."""
         wanted = any(term.function == "temporal_contrast" for term in self._config.terms)
         return wanted and SHUFFLED_ACCURACY not in sample.extra
 
     def with_shuffled(self, sample: Sample, completions: Sequence[Completion]) -> Sample:
-        """The sample, with what those traces came to among its columns; ``completions`` not
-        empty."""
+        """The sample with the share of right answers on shuffled frames as a column;
+        ``completions`` not empty."""
         share = share_right([it.text for it in completions], sample.label, self._labels)
         return replace(sample, extra={**sample.extra, SHUFFLED_ACCURACY: share})
 
     def take_figures(self) -> dict[str, float]:
-        """What user functions took since the last time.
+        """Figures of the user functions' processes since the last call.
 
         reward/<part>/latency_p50_s, _p99_s   seconds per call: of a trace (verl's), a group (TRL's)
         reward/<part>/num_started             processes; more than ``concurrency``: some were ended
@@ -178,7 +178,7 @@ class Scorer:
         ]
 
     def _tell(self, sample: Sample, results: Sequence[Score | Failure]) -> None:
-        """The first failure of each term, at once; the others are in the archive and counted."""
+        """Log the first failure of each term at once; the others are in the archive and counted."""
         for failure in results:
             if not isinstance(failure, Failure) or failure.kind is FailureKind.NOT_APPLICABLE:
                 continue
@@ -188,7 +188,7 @@ class Scorer:
                 log.warning(what, failure.culprit, sample.id, failure.reason, failure.traceback)
 
     def _join(self, label: str, outcomes: Sequence[Value | Failure]) -> Score | Failure:
-        """The values of all terms for one trace -> its outcome; the first failure stands."""
+        """The outcome of one trace, from the values of all terms; the first failure stands."""
         values: dict[str, float | None] = {}
         parts: dict[str, float] = {}
         for term, outcome in zip(self._config.terms, outcomes, strict=True):
@@ -287,7 +287,7 @@ def _is_late(error: Exception) -> bool:
 
 
 def question_of(sample: Sample, completions: Sequence[Completion], prompt: str) -> Question:
-    """What a user function is asked about completions of one sample."""
+    """The question to a user function about completions of one sample."""
     return Question(
         sample_id=sample.id,
         split=sample.split.value,

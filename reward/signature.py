@@ -1,4 +1,4 @@
-"""Which of two shapes a user's function has, and what it takes.
+"""Signature of a user's reward function: which of two shapes it has, and what it takes.
 
     function -> its parameters' names -> Signature
 
@@ -19,12 +19,12 @@ TRL_ARGUMENTS = (
     *("trainer_state", "log_extra", "log_metric"),
 )
 LABEL_COLUMNS = ("label", "ground_truth", "solution")
-"""Under these names a TRL function gets the label, where the manifest has no such column."""
+"""Names of arguments that give a TRL function the label, where the manifest has no such column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What a loaded function takes; the child tells it to the driver.
+    """Signature of a loaded function, which the child sends to the driver.
 
     Example:
         Signature(style="verl", is_async=False, takes_any=False, names=("solution_str",),
@@ -37,32 +37,32 @@ class Signature:
     takes_any: bool
     """Whether it has ``**kwargs``."""
     names: tuple[str, ...]
-    """Parameters that it names, sorted."""
+    """Names of its parameters, sorted."""
     required: tuple[str, ...]
-    """Those without a default."""
+    """Names of parameters without a default."""
 
     @property
     def own(self) -> tuple[str, ...]:
-        """What every function of its shape may take."""
+        """Arguments that every function of its shape may take."""
         return VERL_ARGUMENTS if self.style == "verl" else (*TRL_ARGUMENTS, *LABEL_COLUMNS)
 
     @property
     def wants_ids(self) -> bool:
-        """Whether token ids have to be sent to it."""
+        """Whether token ids have to be sent to the function."""
         return self.style == "trl" and self.takes("completion_ids")
 
     def takes(self, name: str) -> bool:
-        """Whether it can be given that argument."""
+        """Whether the function takes that argument."""
         return self.takes_any or name in self.names
 
     def missing(self, given: Collection[str]) -> list[str]:
-        """Parameters without a default that nobody will give; ``given``: params and columns."""
+        """Required parameters that nothing fills; ``given``: params and columns."""
         return sorted(set(self.required) - {*self.own, *given})
 
 
 def read_signature(spec: str, function: Callable[..., Any], style: str | None) -> Signature:
-    """``style``: what the recipe says. Raises ConfigError if the parameters fit neither shape, or
-    both, or could never hold a trace."""
+    """The signature of a function. ``style``: what the recipe says. Raises ConfigError if the
+    parameters fit neither shape, or both, or could never hold a trace."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
@@ -92,7 +92,8 @@ def read_signature(spec: str, function: Callable[..., Any], style: str | None) -
 
 
 def _style_of(spec: str, names: Collection[str]) -> str:
-    """``solution_str`` is verl's alone and ``completions`` TRL's; ``ground_truth`` may be a column.
+    """Shape of a function: ``solution_str`` is verl's alone and ``completions`` TRL's;
+    ``ground_truth`` may be a column.
 
     Raises ConfigError if the names fit both or neither.
     """

@@ -1,4 +1,4 @@
-"""How a user's reward function is named, and where that is found. Imports nothing of the user's.
+"""Names of user reward functions, and where their code is. Imports nothing of the user's.
 
 "file.py:f" | "package.module:f" | entry point -> locate -> what the child is to load
 """
@@ -11,7 +11,7 @@ from wire.errors import ConfigError
 from wire.nearest import nearest
 
 ENTRY_POINTS = "deepintuit.rewards"
-"""Group in which an installed package names its rewards."""
+"""Entry-point group in which an installed package names its rewards."""
 FORMS = "path/to/file.py:function or package.module:function"
 _NAMES = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 FILE = re.compile(rf"^(?P<path>.+\.py):(?P<function>{_NAMES})$")
@@ -25,7 +25,7 @@ def is_plugin(spec: str) -> bool:
 
 def entry_points() -> dict[str, str]:
     """Rewards that installed packages offer: name -> ``package.module:function``; where packages
-    disagree, all that they say."""
+    disagree, all their values."""
     from importlib import metadata  # not needed in the child, and not free
 
     found: dict[str, set[str]] = {}
@@ -44,7 +44,8 @@ def _offered(name: str, value: str) -> str:
 
 
 def locate(spec: str) -> str:
-    """What the child is to load: an absolute file, or a module, with the function.
+    """Location of a function for the child: an absolute file, or a module, with the function's
+    name.
 
     Raises ConfigError if the form is wrong, or there is no such file or entry point.
     """
@@ -70,8 +71,8 @@ def locate(spec: str) -> str:
 
 
 def source_of(spec: str) -> Path | None:
-    """The file that ``spec`` names, or that of its module, itself or by its entry point, where it
-    is found as source below the working folder or the Python path; else None."""
+    """The source file of a function: the file that ``spec`` names, or that of its module, itself or
+    by its entry point, where it is found below the working folder or the Python path; else None."""
     located = locate(spec)
     if file := FILE.match(located):
         return Path(file["path"])

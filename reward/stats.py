@@ -1,4 +1,4 @@
-"""What the rewards of a step look like, and whether too many of them failed. Pure functions.
+"""Reward figures of a step, and the limit on failed scores. Pure functions.
 
 TraceGroups -> {"reward/mean": ..., ...};  the loop logs them
 """
@@ -12,7 +12,7 @@ from wire.types import Failure, FailureKind, Score, Trace, TraceGroup
 
 
 def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
-    """Figures of one step. A figure without data (no trace scored) is left out, not zero.
+    """Reward figures of one step. A figure without data (no trace scored) is left out, not zero.
 
     reward/mean, reward/std    over scored traces (population deviation); reward/min, reward/max
     reward/<part>/mean, std    over scored traces to which the part applies, before weighting; also
@@ -59,7 +59,7 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
 
 
 def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
-    """Raises TooManyFailures if more than that share of the traces could not be scored.
+    """Raise TooManyFailures if more than ``max_failure_frac`` of the traces could not be scored.
 
     The message names the culprits, most frequent first, each with one of its reasons; then the
     first failure, with its sample and where in the function it happened.
@@ -79,7 +79,7 @@ def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: flo
 
 
 def _first(groups: Sequence[TraceGroup]) -> str:
-    """The first failure that can say where it happened, or just the first."""
+    """The first failure with a traceback, or just the first."""
     failed = [(group.sample.id, f) for group in groups for f in _failures(group.traces)]
     sample_id, failure = next((it for it in failed if it[1].traceback), failed[0])
     said = f"\n{failure.traceback}" if failure.traceback else f" {failure.reason}"

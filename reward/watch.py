@@ -1,6 +1,7 @@
-"""When signs of reward hacking become a warning: their limits, with the reasons, and a memory.
+"""Turns signs of reward hacking into warnings: the limits, why each is where it is, and the state
+kept between steps.
 
-    figures of a step + WatchState -> flags, what to tell -> WatchState (in each checkpoint)
+    figures of a step + AlertState -> flags, what to tell -> AlertState (in each checkpoint)
 
 A warning is a question to people: nothing here ends a run. The honest runs behind the limits are
 the project's study of 3 seeds, 80 steps each (docs/results.md), traces of 16 tokens.
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 BASELINE_STEPS = 5
-"""First steps whose mean length is what later lengths are compared with."""
+"""First steps, whose mean length is the baseline of later lengths."""
 _MIN_STEPS = 5
 _MIN_GROUPS = 64
 
@@ -19,7 +20,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One sign: it shows while its figure is at a limit or beyond.
+    """One sign of reward hacking: it shows while its figure is at a limit or beyond.
 
     Example:
         Signal(name="one_label", title="One label for everything", figure="guard/answer_entropy",
@@ -36,7 +37,7 @@ class Signal:
     absent: str
     """Why a run may have no figure."""
     says: Callable[[Figures], str]
-    """What the figures of a step say, in words."""
+    """Describes the figures of a step in words."""
 
     @property
     def flag(self) -> str:
@@ -44,17 +45,17 @@ class Signal:
         return f"guard/{self.name}/flagged"
 
     def shows(self, value: float) -> bool:
-        """Whether it is beyond a limit."""
+        """Whether a value of the figure is at a limit or beyond."""
         is_low = self.low is not None and value <= self.low
         return is_low or (self.high is not None and value >= self.high)
 
 
 def _length(figures: Figures) -> str:
-    said = f"traces are {figures['guard/length_ratio']:.2f} times as long as in the first steps"
+    sentence = f"traces are {figures['guard/length_ratio']:.2f} times as long as in the first steps"
     correlation = figures.get("guard/length_reward_corr")
     if correlation is None:
-        return said
-    return f"{said}; within a group length and reward correlate at {correlation:+.2f}"
+        return sentence
+    return f"{sentence}; within a group length and reward correlate at {correlation:+.2f}"
 
 
 def _format(figures: Figures) -> str:
@@ -135,15 +136,15 @@ SIGNALS = (
         says=_prompt,
     ),
 )
-"""In the order in which they are shown."""
+"""All signals, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchState:
-    """What the steps so far leave behind.
+class AlertState:
+    """State of the alerts after some steps.
 
     Example:
-        WatchState(num_baseline=5, length=210.5, beyond={"one_label": 3})
+        AlertState(num_baseline=5, length=210.5, beyond={"one_label": 3})
     """
 
     num_baseline: int = 0
@@ -155,32 +156,33 @@ class WatchState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A step looked at."""
+class AlertUpdate:
+    """State, figures and warnings after a step."""
 
-    state: WatchState
+    state: AlertState
     figures: dict[str, float]
     """guard/length_ratio, and guard/<signal>/flagged for every signal that has had a figure."""
     begun: tuple[str, ...]
-    """What to warn of, once: signals that have just shown for long enough, in words."""
+    """Warnings that begin: signals that have just shown for long enough, in words."""
     ended: tuple[str, ...]
-    """Titles of warnings that no longer stand."""
+    """Titles of warnings that ended."""
 
 
-def patience(groups_per_step: int) -> int:
+def steps_before_alert(groups_per_step: int) -> int:
     """Steps in a row before a warning: 5, more where a step has so few groups that five could go
     wrong by chance (64 groups in all)."""
     return max(_MIN_STEPS, -(-_MIN_GROUPS // groups_per_step))
 
 
-def watch(state: WatchState, figures: Figures, groups_per_step: int) -> Seen:
-    """Look at a step. ``figures``: its guard figures, and response_length/mean if it has traces.
+def update_alerts(state: AlertState, figures: Figures, groups_per_step: int) -> AlertUpdate:
+    """Update the alerts by a step. ``figures``: its guard figures, and response_length/mean if it
+    has traces.
 
     guard/length_ratio      response_length/mean over its mean in the first 5 steps (in those, over
                             the mean so far)
-    guard/<signal>/flagged  1 while a signal has shown for ``patience`` steps in a row
+    guard/<signal>/flagged  1 while a signal has shown for ``steps_before_alert`` steps in a row
     """
-    wanted = patience(groups_per_step)
+    wanted = steps_before_alert(groups_per_step)
     state, own = _with_length(state, figures)
     known = {**figures, **own}
     beyond, begun, ended = dict(state.beyond), [], []
@@ -194,24 +196,24 @@ def watch(state: WatchState, figures: Figures, groups_per_step: int) -> Seen:
             if before >= wanted and not now:
                 ended.append(signal.title)
     own |= {s.flag: float(beyond[s.name] >= wanted) for s in SIGNALS if s.name in beyond}
-    state = WatchState(num_baseline=state.num_baseline, length=state.length, beyond=beyond)
-    return Seen(state=state, figures=own, begun=tuple(begun), ended=tuple(ended))
+    state = AlertState(num_baseline=state.num_baseline, length=state.length, beyond=beyond)
+    return AlertUpdate(state=state, figures=own, begun=tuple(begun), ended=tuple(ended))
 
 
 def standing(figures: Figures) -> Iterator[str]:
-    """Warnings that stand at a step, from its figures alone."""
+    """Warnings that stand after a step, from its figures alone."""
     for signal in SIGNALS:
         if figures.get(signal.flag):
-            said = f": {signal.says(figures)}" if signal.figure in figures else ""
-            yield f"{signal.title}{said}"
+            details = f": {signal.says(figures)}" if signal.figure in figures else ""
+            yield f"{signal.title}{details}"
 
 
-def _with_length(state: WatchState, figures: Figures) -> tuple[WatchState, dict[str, float]]:
+def _with_length(state: AlertState, figures: Figures) -> tuple[AlertState, dict[str, float]]:
     length = figures.get("response_length/mean")
     if length is None:
         return state, {}
     if state.num_baseline < BASELINE_STEPS:
         count = state.num_baseline + 1
         mean = state.length + (length - state.length) / count
-        state = WatchState(num_baseline=count, length=mean, beyond=state.beyond)
+        state = AlertState(num_baseline=count, length=mean, beyond=state.beyond)
     return state, {"guard/length_ratio": length / state.length}

@@ -1,4 +1,4 @@
-"""The process that runs user code: load the function, say so, answer until the driver is gone.
+"""Worker process of a user function: loads it, reports that, answers until the driver is gone.
 
     line of JSON (reward/question.py) -> the function -> lines of JSON, one per trace or per group
 
@@ -23,7 +23,8 @@ _MAX_REFUSAL_CHARS = 4_000
 
 
 def serve(pipe: socket.socket, settings: Mapping[str, Any]) -> None:
-    """Never returns: user threads, and what is registered to run at exit, do not keep it."""
+    """Load the function and answer questions. Never returns: user threads, and what is registered
+    to run at exit, do not keep it."""
     for number, name in ((1, "stdout"), (2, "stderr")):  # the guard has put its pipe under them
         stream = os.fdopen(number, "w", buffering=1, errors="backslashreplace", closefd=False)
         setattr(sys, name, stream)

@@ -1,4 +1,4 @@
-"""The policy's versions that one engine holds as LoRA adapters.
+"""LoRA adapters that one engine holds: versions of the policy, loaded, served and dropped.
 
     load (beside the others) -> probe -> serve (new requests) -> its last request ends -> drop
 
@@ -22,8 +22,8 @@ from wire.types import PolicyVersion
 
 
 class _Folder:
-    """A folder with the two files. Their bytes are in memory and have no name, so that a process
-    that is killed leaves no more than two dead links."""
+    """A folder with the two files of an adapter. Their bytes are in memory and have no name, so
+    that a process that is killed leaves no more than two dead links."""
 
     def __init__(self, files: AdapterFiles) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="deepintuit-adapter-")
@@ -36,7 +36,7 @@ class _Folder:
             self._buffers.append(buffer)
 
     def close(self) -> None:
-        """The adapter is not read any more."""
+        """Free the files; the adapter is not read any more."""
         self._buffers.clear()
         self._folder.cleanup()
 
@@ -50,7 +50,8 @@ class _Held:
 
 
 class Adapters:
-    """New requests get the one served last; it and those with requests stay."""
+    """Adapters of one engine: new requests get the one served last; an older one stays until its
+    requests end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -60,7 +61,7 @@ class Adapters:
 
     @property
     def versions(self) -> list[PolicyVersion]:
-        """Those in the engine, oldest first."""
+        """Versions in the engine, oldest first."""
         return [held.adapter.version for held in self._held]
 
     async def load(self, version: PolicyVersion, files: AdapterFiles) -> None:
@@ -81,7 +82,7 @@ class Adapters:
         await self._drop_unused()  # such as one whose probe failed
 
     async def serve(self, version: PolicyVersion) -> None:
-        """From now on new requests get this version; older ones go as their requests end."""
+        """Give new requests this version; older ones go as their requests end."""
         self._serving = self._loaded(version)
         await self._drop_unused()
 
@@ -90,7 +91,8 @@ class Adapters:
         return self._in_use(self._serving)
 
     def of(self, version: PolicyVersion) -> AbstractAsyncContextManager[Adapter | None]:
-        """The adapter of a version, served or not: for the probe. Raises WeightUpdateError."""
+        """The adapter of a version, served or not, for the parity probe. Raises
+        WeightUpdateError."""
         return self._in_use(self._loaded(version))
 
     @contextlib.asynccontextmanager
@@ -106,14 +108,14 @@ class Adapters:
             await self._drop_unused()
 
     def _loaded(self, version: PolicyVersion) -> _Held:
-        """The last one of this version: it may have been sent again."""
+        """The last loaded adapter of this version, which may have been sent again."""
         for held in reversed(self._held):
             if held.adapter.version == version:
                 return held
         raise WeightUpdateError(f"the engine holds no adapter of version {version}")
 
     async def _drop_unused(self) -> None:
-        """The last one stays: it is about to be served."""
+        """Drop adapters without requests, but not the last one: it is about to be served."""
         unused = [h for h in self._held[:-1] if h is not self._serving and not h.requests]
         self._held = [held for held in self._held if held not in unused]
         for held in unused:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from rollout.config import RolloutConfig
 from rollout.engine_environment import set_engine_environment
-from rollout.lora import Adapter, AdapterRoom, add_whole, engine_arguments, lora_request
+from rollout.lora import Adapter, AdapterSlots, add_whole, engine_arguments, lora_request
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
@@ -28,20 +28,20 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How one group of answers is drawn."""
+    """Sampling settings of one group of answers."""
 
     n: int
     temperature: float
     max_tokens: int
     seed: int
     turn: int = 0
-    """Whose turn it is where that is fixed (a deterministic run): worker ``turn`` modulo their
-    number."""
+    """Turn of the request, where the worker is fixed (a deterministic run): worker ``turn`` modulo
+    their number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the engine wrote once; text and version are added by the worker."""
+    """One answer as the engine wrote it; text and version are added by the worker."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -58,11 +58,11 @@ class Generation:
 
 
 class Engine(Protocol):
-    """What a rollout worker needs of an engine."""
+    """Protocol of an engine, as a rollout worker uses it."""
 
     @property
     def is_alive(self) -> bool:
-        """False once the engine's process has ended: it will answer nothing any more."""
+        """False once the engine's process has ended and can answer nothing any more."""
 
     async def generate(
         self,
@@ -71,7 +71,7 @@ class Engine(Protocol):
         sampling: Sampling,
         adapter: Adapter | None = None,
     ) -> Generation:
-        """Raises GenerationError, DeadlineExceeded."""
+        """Draw ``sampling.n`` answers. Raises GenerationError, DeadlineExceeded."""
 
     async def logprobs(
         self,
@@ -80,23 +80,25 @@ class Engine(Protocol):
         response: Sequence[int],
         adapter: Adapter | None = None,
     ) -> list[float]:
-        """Raises GenerationError, DeadlineExceeded."""
+        """Logprob of each token of a given response. Raises GenerationError, DeadlineExceeded."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Beside those it holds. Raises WeightUpdateError, DeadlineExceeded; then nothing
-        changed."""
+        """Load an adapter beside those it holds. Raises WeightUpdateError, DeadlineExceeded; then
+        nothing changed."""
 
     async def drop_adapter(self, adapter: Adapter) -> None:
-        """No request uses it any more. Raises WeightUpdateError, DeadlineExceeded."""
+        """Drop an adapter that no request uses. Raises WeightUpdateError, DeadlineExceeded."""
 
     async def begin_update(self) -> None:
-        """Also after an update that failed. Raises WeightUpdateError, DeadlineExceeded."""
+        """Open a weight update, also after one that failed. Raises WeightUpdateError,
+        DeadlineExceeded."""
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """Raises WeightUpdateError, DeadlineExceeded."""
+        """Load one chunk of weights. Raises WeightUpdateError, DeadlineExceeded."""
 
     async def finish_update(self) -> None:
-        """Raises WeightUpdateError, DeadlineExceeded; the engine then answers nothing."""
+        """Close the weight update. Raises WeightUpdateError, DeadlineExceeded; the engine then
+        answers nothing."""
 
 
 class VllmEngine:
@@ -125,7 +127,7 @@ class VllmEngine:
         config: RolloutConfig,
         blocked_tokens: Sequence[int],
         backend: str,
-        adapters: AdapterRoom | None = None,
+        adapters: AdapterSlots | None = None,
         *,
         deterministic: bool = False,
     ) -> "VllmEngine":
@@ -238,14 +240,14 @@ class VllmEngine:
             await asyncio.gather(self._pause(), begin)
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """One chunk, in the form of the transfer backend."""
+        """Load one chunk of weights, in the form of the transfer backend."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._updating("load weights"):
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
-        """Rendezvous of the transfer backend (NCCL's process group, say)."""
+        """Run the rendezvous of the transfer backend (NCCL's process group, say)."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         async with self._updating("meet the learner"):
@@ -254,19 +256,19 @@ class VllmEngine:
             )
 
     async def finish_update(self) -> None:
-        """Close the update and go on."""
+        """Close the weight update and go on."""
         async with self._updating("finish a weight update"):
             await self._llm.finish_weight_update()
             await self._llm.resume_generation()
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Beside those it holds; no request waits. Raises WeightUpdateError if it does not fit, or
-        if vLLM would leave a part of it out; then it is gone again."""
+        """Load an adapter beside those it holds; no request waits. Raises WeightUpdateError if it
+        does not fit, or if vLLM would leave a part of it out; then it is gone again."""
         async with self._updating(f"load the adapter {adapter.name}"):
             await add_whole(self._llm, adapter)
 
     async def drop_adapter(self, adapter: Adapter) -> None:
-        """Make room."""
+        """Drop an adapter that no request uses."""
         async with self._updating(f"drop the adapter {adapter.name}"):
             await self._llm.remove_lora(adapter.number)
 
@@ -289,7 +291,7 @@ class VllmEngine:
 
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
-        """A step of a weight update: with a deadline, and errors of ours.
+        """Context of a step of a weight update: with a deadline, and errors of ours.
 
         vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
         """
@@ -368,7 +370,7 @@ class VllmEngine:
     def _request(
         self, token_ids: Sequence[int], clip: ProcessedClip, salt: str | None = None
     ) -> Any:
-        """vLLM's already processed multimodal input."""
+        """Request in vLLM's form, with the multimodal input already processed."""
         import torch
         from transformers import BatchFeature
         from vllm.inputs.engine import mm_input
@@ -401,9 +403,9 @@ class VllmEngine:
 
 
 def _executor(config: RolloutConfig) -> str | None:
-    """vLLM's choice, but on a CPU: there it starts its only worker as one more process, and both
-    sides poll for a second after each message. In one process an engine is up 20 s sooner and
-    takes 1 GB less (demo model, 2 cores); what it generates is the same."""
+    """Executor of the engine: vLLM's choice, but on a CPU: there it starts its only worker as one
+    more process, and both sides poll for a second after each message. In one process an engine is
+    up 20 s sooner and takes 1 GB less (demo model, 2 cores); what it generates is the same."""
     if config.num_gpus == 0 and config.tensor_parallel_size == 1:
         return "vllm.v1.executor.uniproc_executor.UniProcExecutor"
     return None

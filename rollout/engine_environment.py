@@ -1,4 +1,4 @@
-"""Environment variables of an engine: vLLM reads them at import, its processes inherit them."""
+"""Environment variables of an engine, which vLLM reads at import and its processes inherit."""
 
 import os
 
@@ -9,7 +9,7 @@ OWNER = "DEEPINTUIT_ENGINE_OWNER"
 
 
 def set_engine_environment(config: RolloutConfig) -> None:
-    """Call it before vLLM is imported."""
+    """Set the environment variables; to be called before vLLM is imported."""
     os.environ[OWNER] = str(os.getpid())
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -1,6 +1,6 @@
-"""A LoRA adapter as vLLM takes it.
+"""LoRA adapters in vLLM: the engine's arguments, requests, and loading.
 
-AdapterRoom -> vLLM's arguments;  Adapter -> LoRARequest, of a request or to be loaded
+AdapterSlots -> vLLM's arguments;  Adapter -> LoRARequest, of a request or to be loaded
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion
 
 _LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-"""Of a language model. Not its output head, though no adapter of ours has one: vLLM would compute
-with an addition there, and ends where one request asks for logprobs of its prompt, as the parity
-probe does, while others are being answered."""
+"""Layers of a language model. Not its output head, though no adapter of ours has one: vLLM would
+compute with an addition there, and ends where one request asks for logprobs of its prompt, as the
+parity probe does, while others are being answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,44 +20,46 @@ class Adapter:
     """A LoRA adapter as an engine knows it."""
 
     number: int
-    """Of this engine, from 1 and never used twice: vLLM finds cached prefixes by the name."""
+    """Number in this engine, from 1 and never used twice: vLLM finds cached prefixes by the
+    name."""
     version: PolicyVersion
     path: str
     """A folder in peft's format, which vLLM may read again while the adapter is loaded."""
 
     @property
     def name(self) -> str:
-        """Says what it is in vLLM's log."""
+        """Name in vLLM's log."""
         return f"policy-{self.version}-{self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterRoom:
-    """What an engine keeps free for adapters."""
+class AdapterSlots:
+    """Slots for adapters in an engine."""
 
     rank: int
-    """Of the largest."""
+    """Rank of the largest adapter."""
     count: int
-    """Adapters that are computed with at the same time; of more, some wait."""
+    """Adapters that are computed with at the same time; requests of any others wait."""
 
 
-def engine_arguments(room: AdapterRoom | None) -> dict[str, Any]:
-    """vLLM's own; none without adapters. It knows only some ranks: the next larger one."""
-    if room is None:
+def engine_arguments(slots: AdapterSlots | None) -> dict[str, Any]:
+    """vLLM's arguments for adapters; empty without. vLLM knows only some ranks: the next larger
+    one."""
+    if slots is None:
         return {}
     from vllm.config.lora import MaxLoRARanks
 
-    rank = min(size for size in get_args(MaxLoRARanks) if size >= room.rank)
+    rank = min(size for size in get_args(MaxLoRARanks) if size >= slots.rank)
     return {
         "enable_lora": True,
         "max_lora_rank": rank,
-        "max_loras": room.count,
+        "max_loras": slots.count,
         "lora_target_modules": _LAYERS,
     }
 
 
 def lora_request(adapter: Adapter) -> Any:
-    """vLLM's name for it, and where it is read from."""
+    """The adapter as a vLLM LoRARequest."""
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(adapter.name, adapter.number, adapter.path)

@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a row."""
+    """A fault of a row."""
 
     where: str
     """``line 7`` or ``row 7``; empty for the manifest as a whole."""
@@ -76,8 +76,8 @@ def scan_manifest(
 
 
 def read_rows(manifest: Path) -> Iterator[tuple[str, Row | str]]:
-    """Where each row is, and the row, or the reason why it is none. Raises DataError if the file
-    cannot be read."""
+    """Places and rows of a file, or for a place the reason why it holds none. Raises DataError if
+    the file cannot be read."""
     return _parquet_rows(manifest) if manifest.suffix == ".parquet" else _json_rows(manifest)
 
 
@@ -194,7 +194,7 @@ def _check_file(video: Path) -> str | None:
 
 
 def _window(row: Row) -> Window | None:
-    """Raises ValueError if there is no such window."""
+    """Time window of a row. Raises ValueError if there is no such window."""
     start, end = (_seconds(row.get(name)) for name in _TIMES)
     return None if start is None and end is None else Window(start or 0.0, end)
 

@@ -17,14 +17,14 @@ PROMPT_VERSION = "1"
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictOn:
-    """Asks for the label alone, given the video and this trace about it."""
+class VerdictPrompt:
+    """Kind of prompt that asks for the label alone, given the video and this trace about it."""
 
     trace: str
 
 
-Ask = Literal["trace", "label"] | VerdictOn
-"""What a prompt asks of the model: a trace; the label, given the video alone; or a verdict."""
+PromptKind = Literal["trace", "label"] | VerdictPrompt
+"""Kind of a prompt: it asks for a trace; for the label, given the video alone; or for a verdict."""
 
 _TRACE = """Decide which label fits the video.
 Labels:
@@ -54,31 +54,31 @@ class Message:
     has_video: bool = False
 
 
-def prompt_for(ask: Ask, labels: LabelSet, side_text: str | None = None) -> list[Message]:
-    """The chat that asks for it."""
+def prompt_for(ask: PromptKind, labels: LabelSet, side_text: str | None = None) -> list[Message]:
+    """Chat messages of a prompt of this kind."""
     match ask:
         case "trace":
             return trace_prompt(labels, side_text)
         case "label":
             return label_prompt(labels, side_text)
-        case VerdictOn(trace):
+        case VerdictPrompt(trace):
             return verdict_prompt(labels, trace, side_text)
 
 
 def trace_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
-    """Asks for a reasoning trace and an answer."""
+    """Chat messages that ask for a reasoning trace and an answer."""
     text = _TRACE.format(labels=_definitions(labels), side=_side(side_text))
     return [Message("user", text, has_video=True)]
 
 
 def trace_target(sample: Sample) -> str:
-    """What the cold start teaches the assistant to say for a sample with a teacher trace."""
+    """Target of the cold start: the assistant's text for a sample with a teacher trace."""
     assert sample.trace is not None, f"sample {sample.id} has no trace; select samples with one"
     return sample.trace
 
 
 def verdict_prompt(labels: LabelSet, trace: str, side_text: str | None = None) -> list[Message]:
-    """Asks for the label alone, given the video and a trace about it.
+    """Chat messages that ask for the label alone, given the video and a trace about it.
 
     A trace that cannot be parsed is shown whole, with an empty conclusion (seeds.md 1.3).
     """
@@ -95,7 +95,8 @@ def verdict_prompt(labels: LabelSet, trace: str, side_text: str | None = None) -
 
 
 def label_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
-    """Asks for the label alone, given the video: the prompt of label-only classifiers."""
+    """Chat messages that ask for the label alone, given the video: the prompt of label-only
+    classifiers."""
     text = _LABEL.format(labels=_definitions(labels), side=_side(side_text))
     return [Message("user", text, has_video=True)]
 

@@ -1,4 +1,4 @@
-"""Chat messages + processed clip -> prompt token ids; the only place where text becomes tokens.
+"""Rendering: chat messages + processed clip -> prompt token ids; the only place of tokenization.
 
     messages -> chat template -> ids(before) + the clip's placeholder ids + ids(after) -> Prompt
 
@@ -23,7 +23,7 @@ _TRACE = "<think> a </think> <answer> b </answer>"
 
 
 class PromptTooLong(ValueError):
-    """A prompt that does not fit; says by how much."""
+    """A prompt that does not fit; the message names its length and the limit."""
 
 
 class Renderer:
@@ -36,7 +36,8 @@ class Renderer:
 
     @classmethod
     def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
-        """With the tokenizer of a model directory. Raises ConfigError if there is none."""
+        """A renderer with the tokenizer of a model directory. Raises ConfigError if there is
+        none."""
         from transformers import AutoTokenizer
 
         try:
@@ -75,17 +76,17 @@ class Renderer:
         )
 
     def num_text_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt around its clip; the clip's are its ``placeholder_ids``."""
+        """Number of tokens of a prompt around its clip; the clip's are its ``placeholder_ids``."""
         before, after = self._text(messages).split(PLACEHOLDER)
         return len(self._ids(before)) + len(self._ids(after))
 
     def text_of(self, messages: Sequence[Message]) -> str:
-        """Text of a prompt without its clip: of the tokens that ``around_clip`` leaves."""
+        """Text of a prompt without its clip, as the tokens of ``around_clip`` give it."""
         before, after = self._text(messages).split(PLACEHOLDER)
         return self.text((*self._ids(before), *self._ids(after)))
 
     def around_clip(self, prompt: Prompt) -> tuple[int, ...]:
-        """Tokens of a prompt but for its clip: what the first and the last token of
+        """Tokens of a prompt but for its clip, which the first and the last token of
         ``PLACEHOLDER`` enclose."""
         ids = prompt.token_ids
         start, *_, end = self._clip_ends
@@ -99,14 +100,15 @@ class Renderer:
         return (*self._ids(text), self.end_of_turn)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Decoded with special tokens kept (tags may be special), a final end of turn removed."""
+        """Text of token ids with special tokens kept (tags may be special), a final end of turn
+        removed."""
         ids = list(token_ids)
         if ids and ids[-1] == self.end_of_turn:
             ids.pop()
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def label_codes(self, labels: LabelSet) -> dict[str, tuple[int, ...]]:
-        """The tokens that stand for each label in the verdict, one where the vocabulary has it.
+        """Tokens that stand for each label in the verdict, one where the vocabulary has it.
 
         Raises ConfigError where two labels could not be told apart: a code that begins another, or
         one that does not decode back to its label.
@@ -143,8 +145,8 @@ class Renderer:
     def answer_codes(
         self, token_ids: Sequence[int], labels: LabelSet
     ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None:
-        """What stands before the first answer, and how it would go on with each label; None without
-        an answer block.
+        """Token ids before the first answer, and the continuation for each label; None without an
+        answer block.
 
         Before: whole tokens up to ``<answer>``. If a token holds the end of the tag and more, it
         begins the codes; so does the space that was written in front of the label.
@@ -159,8 +161,8 @@ class Renderer:
         return tuple(token_ids[:count]), {name: self._ids(lead + name) for name in labels.names}
 
     def _answer(self, token_ids: Sequence[int]) -> tuple[list[int], str, int, str] | None:
-        """Where each token's text ends, the whole text, where the first answer starts, the answer;
-        None without an answer block."""
+        """Ends of each token's text, the whole text, start of the first answer, the answer; None
+        without an answer block."""
         # one by one: a character of several tokens is lost, but tags are ASCII
         pieces = self._tokenizer.batch_decode([[token] for token in token_ids])
         text = "".join(pieces)
@@ -199,7 +201,8 @@ class Renderer:
             )
 
     def blocked_tokens(self) -> tuple[int, ...]:
-        """Vision tokens, which a policy must not write: no trace with one could be trained on."""
+        """Vision tokens, which a policy must not write: a trace with one could not be trained
+        on."""
         kinds = ("video_pad", "image_pad", "vision_pad", "vision_start", "vision_end")
         names = [f"<|{kind}|>" for kind in kinds]
         vocabulary = self._tokenizer.get_vocab()

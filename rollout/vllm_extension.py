@@ -1,4 +1,4 @@
-"""What vLLM imports in its own processes (``worker_extension_cls``) before the model is built.
+"""Extension of vLLM's own processes (``worker_extension_cls``), imported before the model is built.
 
 Four things happen at import, where a later call would come too late:
 
@@ -45,12 +45,12 @@ BACKEND = "object_store"
 
 @dataclass
 class ObjectStoreInit(WeightTransferInitInfo):
-    """Nothing to agree on: each bucket describes itself."""
+    """Empty settings of the backend: each bucket describes itself."""
 
 
 @dataclass
 class ObjectStoreUpdate(WeightTransferUpdateInfo):
-    """One bucket: its header, and where in shared memory its bytes are."""
+    """One bucket of a weight update: its header, and where in shared memory its bytes are."""
 
     header: dict[str, Any]
     path: str
@@ -71,10 +71,10 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
         self._memory = SharedReader()
 
     def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
-        """Nothing to open."""
+        """Opens nothing: there is no rendezvous."""
 
     def start_weight_update(self) -> None:
-        """Forget the last update."""
+        """Reset the state of the last update."""
         self._seen, self._expected, self._loaded = set(), 0, set()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -116,12 +116,12 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
         self._memory.forget_unseen()
 
     def shutdown(self) -> None:
-        """Let go of the learner's memory."""
+        """Unmap the learner's memory."""
         self._memory.forget()
 
 
 class Extension:
-    """Mixed into vLLM's worker; importing this module did the work."""
+    """Mixin of vLLM's worker; importing this module applied its patches."""
 
     model_runner: Any
     weight_transfer_engine: Any
@@ -145,9 +145,9 @@ class Extension:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A copy in memory is no faster by several threads, and these wait for each other where other
-    engines or a learner use the same cores. (On a CPU, vLLM makes ``torch.set_num_threads`` do
-    nothing.)"""
+    """Run the block in one thread: a copy in memory is no faster by several, and these wait for
+    each other where other engines or a learner use the same cores. (On a CPU, vLLM makes
+    ``torch.set_num_threads`` do nothing.)"""
     count = torch.get_num_threads()
     torch._C.set_num_threads(1)
     try:
@@ -157,12 +157,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def _plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
-    """In place of vLLM's CPU packing: the weight stays where updates write it."""
+    """Plain linear layer in place of vLLM's CPU packing: the weight stays where updates write
+    it."""
     layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
 
 def _replace_everywhere(name: str, replacement: Callable[..., None]) -> None:
-    """Also in vLLM modules that imported the function by name."""
+    """Replace a function, also in vLLM modules that imported it by name."""
     setattr(layer_utils, name, replacement)
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("vllm") and hasattr(module, name):
@@ -170,14 +171,15 @@ def _replace_everywhere(name: str, replacement: Callable[..., None]) -> None:
 
 
 class _Rewindable(torch.Generator):
-    """Can take back its last draw, as vLLM asks where a prompt was computed in part only.
+    """Random generator that can take back its last draw, as vLLM asks where a prompt was computed
+    in part only.
 
     vLLM does it by moving the generator's offset back, which a CPU one lacks: here the state before
     the draw is kept.
     """
 
     def mark(self) -> None:
-        """Remember this place."""
+        """Remember the present state."""
         self._before = self.get_state()
 
     def get_offset(self) -> int:
@@ -188,7 +190,8 @@ class _Rewindable(torch.Generator):
 
 
 def _rewindable_requests() -> None:
-    """Give every seeded request such a generator, marked before a draw that will be taken back."""
+    """Give every seeded request a rewindable generator, marked before a draw that will be taken
+    back."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     request_init, sample = CachedRequestState.__post_init__, GPUModelRunner._sample

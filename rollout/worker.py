@@ -11,7 +11,7 @@ from typing import Any
 
 from rollout.adapters import Adapters
 from rollout.engine import Engine, Generation, Sampling
-from rollout.prompt import Ask, Message, prompt_for, trace_prompt
+from rollout.prompt import Message, PromptKind, prompt_for, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
@@ -23,7 +23,7 @@ from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """What a worker answers to one sample: completions, or the failure that took their place.
+    """Result of a worker for one sample: completions, or the failure that took their place.
 
     Example:
         Rollout(prompt=prompt, completions=(completion,) * 8, failures=(),
@@ -38,8 +38,8 @@ class Rollout:
 
 
 class RolloutWorker:
-    """Answers samples. ``version`` is that of the weights last loaded whole; a trace written with
-    an adapter has the adapter's."""
+    """One rollout worker. ``version`` is that of the weights last loaded whole; a trace written
+    with an adapter has the adapter's."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class RolloutWorker:
             return _failed(failure, version)
         return self._rollout(prompt, generation, version)
 
-    async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
+    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt that asks for a trace, a label or a verdict; caches the clip."""
         messages = prompt_for(ask, self._labels, self._side_text(sample))
         # labels are asked of the learner, whose rows the engine's limit does not bind
@@ -116,7 +116,7 @@ class RolloutWorker:
         await self._engine.begin_update()
 
     async def update_weights(self, update: dict[str, Any]) -> None:
-        """One chunk of new weights."""
+        """Load one chunk of new weights."""
         await self._engine.update_weights(update)
 
     async def finish_update(self, version: PolicyVersion) -> None:
@@ -125,7 +125,8 @@ class RolloutWorker:
         self._version = version
 
     async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
-        """Hold a version of the policy as an adapter; requests go on with those they have."""
+        """Load a version of the policy as an adapter; requests go on with the adapters they
+        have."""
         await self._adapters.load(version, files)
 
     async def serve_adapter(self, version: PolicyVersion) -> None:

@@ -1,6 +1,7 @@
-"""Completions, samples and groups of traces, valid, with what a test is about changed. (No test
+"""Completions, traces, samples and groups, valid, with what a test is about changed. (No test
 file.)"""
 
+from collections.abc import Sequence
 from typing import Any
 
 from wire.types import (
@@ -12,6 +13,7 @@ from wire.types import (
     Prompt,
     Purpose,
     Sample,
+    Score,
     Split,
     Trace,
     TraceGroup,
@@ -19,6 +21,7 @@ from wire.types import (
 
 VERSION = PolicyVersion(attempt=0, step=0)
 UNREADABLE = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="no frames")
+UNSCORED = Failure(kind=FailureKind.REWARD, culprit="judge", reason="it raised")
 
 
 def make_completion(
@@ -27,14 +30,28 @@ def make_completion(
     num_tokens: int = 1,
     finish: FinishReason = FinishReason.STOP,
     version: PolicyVersion = VERSION,
+    **changes: Any,
 ) -> Completion:
-    return Completion(
-        token_ids=(1,) * num_tokens,
-        logprobs=(-0.1,) * num_tokens,
-        text=text,
-        finish_reason=finish,
-        policy_version=version,
-    )
+    values = {
+        "token_ids": (1,) * num_tokens,
+        "logprobs": (-0.1,) * num_tokens,
+        "text": text,
+        "finish_reason": finish,
+        "policy_version": version,
+    }
+    return Completion(**{**values, **changes})
+
+
+def make_trace(
+    reward: float | None = 1.0,
+    tokens: Sequence[int] = (50, 51),
+    finish: FinishReason = FinishReason.STOP,
+) -> Trace:
+    """A reward of None: its scoring failed."""
+    logprobs = (-1.0,) * len(tokens)
+    completion = make_completion("a b", finish=finish, token_ids=tuple(tokens), logprobs=logprobs)
+    outcome = UNSCORED if reward is None else Score(total=reward, parts={"accuracy": reward})
+    return Trace(completion=completion, outcome=outcome)
 
 
 def make_sample(label: str = "x", **changes: Any) -> Sample:

@@ -9,10 +9,10 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster import placement
-from cluster.actors import LearnerPool, RolloutPool
+from cluster.actors import LearnerGroup, RolloutPool
 from cluster.config import DataConfig, RunConfig
 from cluster.engine_client import EngineClient
-from cluster.handoff import Handoff
+from cluster.handoff import WeightSync
 from cluster.probe import probe_row
 from learner.config import OptimConfig
 from learner.rows import Response, Row
@@ -37,18 +37,18 @@ class Workers:
     @asynccontextmanager
     async def learner(
         self, client: type[EngineClient] = EngineClient, *values: Any, **settings: Any
-    ) -> AsyncIterator[tuple[LearnerPool, Handoff]]:
+    ) -> AsyncIterator[tuple[LearnerGroup, WeightSync]]:
         """Fresh learner ranks, met with the engines through ``client(..., *values)``."""
         config = self.config.model_copy(
             update={"learner": self.config.learner.model_copy(update=settings)}
         )
-        learner = LearnerPool(config, self.group, self.cache_dir)
+        learner = LearnerGroup(config, self.group, self.cache_dir)
         try:
             await learner.start()
             await learner.begin(str(config.model), OptimConfig())
             made = client(self.rollouts._actors, 1, config.rollout.update_timeout_s + 30, *values)
             await learner.connect(made, config.rollout.num_workers)
-            yield learner, Handoff(self.rollouts, learner, self.probe, 1e-4)
+            yield learner, WeightSync(self.rollouts, learner, self.probe, 1e-4)
         finally:
             learner.stop()
 

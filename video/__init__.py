@@ -1,1 +1,1 @@
-"""What the model sees: decode, sampling, one processor call, cache, positions, views."""
+"""Model input of videos: decoding, sampling, one processor call, cache, positions, views."""

@@ -1,4 +1,4 @@
-"""What a sample's ``video`` names: a file, and perhaps a part or a view of it.
+"""Address of a clip, as a sample's ``video`` names it: a file, and perhaps a part or a view of it.
 
     clip.mp4                        the whole clip
     clip.mp4#t=3.5,9                from 3.5 s to before 9 s (``#t=3.5`` to its end, ``#t=,9``)
@@ -23,8 +23,8 @@ Addressed = TypeVar("Addressed", str, Sample)
 
 
 class View(StrEnum):
-    """What is shown instead of the clip. The name is part of the clip key: a view that comes to
-    show other pixels needs another name."""
+    """A view that is shown instead of the clip. The name is part of the clip key: a view that comes
+    to show other pixels needs another name."""
 
     BLANK = "blank"
     """Grey frames: nothing to see but size and length."""
@@ -36,7 +36,7 @@ class View(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Seconds of a clip, counted from its first frame.
+    """Time window of a clip, in seconds from its first frame.
 
     Example:
         str(Window(3.5, 9.0)) == "3.5,9"
@@ -60,7 +60,7 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> "Window":
-        """The inverse of ``str``; also ``,9``. Raises ValueError."""
+        """Parse a window as ``str`` writes it; also ``,9``. Raises ValueError."""
         start, comma, end = text.partition(",")
         if not start and not end:
             raise ValueError("no time in it; write t=START,END in seconds")
@@ -69,7 +69,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A file and what is shown of it."""
+    """A file, and the window and view of it."""
 
     path: Path
     window: Window | None = None
@@ -83,7 +83,7 @@ class Address:
 
     @classmethod
     def parse(cls, address: str | Path) -> "Address":
-        """Take an address apart. A file whose own name is the whole address wins.
+        """Parse an address. A file whose own name is the whole address wins.
 
         Raises ClipError if the window or the view is none.
         """
@@ -100,7 +100,8 @@ class Address:
 
 
 def with_view(of: Addressed, view: View | None) -> Addressed:
-    """An address, or a sample with its clip, under another view than it has now; none: as it is.
+    """An address, or a sample with its clip, under another view than it has now; without a view, as
+    it is.
 
     Its window stays. Raises ClipError if its present view is unknown.
     """
@@ -130,7 +131,7 @@ def _view(address: str | Path, name: str) -> View:
 
 
 def _number(seconds: float) -> str:
-    """As short as it can be and still the same number: 9 for 9.0."""
+    """Shortest text of a number: 9 for 9.0."""
     return repr(seconds).removesuffix(".0")
 
 

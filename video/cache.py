@@ -1,4 +1,4 @@
-"""Processed clips, made once per content, sampling and processor, and kept on local disk.
+"""Cache of processed clips, made once per content, sampling and processor, and kept on local disk.
 
     address -> content hash + window + view -> clip key -> recent clips -> file in cache_dir
                                                                -> decode, view, process
@@ -10,7 +10,6 @@ own (video/pool.py), and the disk used is bounded (video/eviction.py). Where the
 are made anew each time instead.
 """
 
-import errno
 import hashlib
 import logging
 import stat
@@ -18,15 +17,15 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from video import clip_file
 from video.address import Address
+from video.cache_folder import CacheFolder, is_disk_full
 from video.config import VideoConfig
 from video.decode import DecodedClip
-from video.eviction import Eviction
-from video.locked_file import locked
 from video.pool import DecodePool
 from video.processor import ProcessedClip
 from video.view import apply_view
@@ -41,23 +40,22 @@ frames of files with open GOPs and of transport streams are those at their times
 _RECENT_CLIPS = 16
 _RECENT_BYTES = 512 * 2**20
 _PROCESSING_S = 60.0
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Processor(Protocol):
-    """What turns frames into model input: ``video.processor.ClipProcessor``, or a fake in tests."""
+    """Turns frames into model input: ``video.processor.ClipProcessor``, or a fake in tests."""
 
     @property
     def processor_hash(self) -> str:
-        """Changes whenever the result of ``process`` would."""
+        """Hash that changes whenever the result of ``process`` would."""
         ...
 
     def pixel_bounds(self, config: VideoConfig) -> tuple[int, int]:
-        """Raises ConfigError if the recipe cannot be followed."""
+        """Least and most pixels per frame. Raises ConfigError if the recipe cannot be followed."""
         ...
 
     def process(self, clip: DecodedClip, config: VideoConfig, *, clip_key: str) -> ProcessedClip:
-        """Raises ClipError if the clip does not suit the model."""
+        """Process one clip. Raises ClipError if the clip does not suit the model."""
         ...
 
 
@@ -71,14 +69,16 @@ class ClipStore:
         config: VideoConfig,
         pool: DecodePool | None = None,
     ) -> None:
-        """``pool``: to decode in; none: one of its own. Raises ConfigError if the recipe's pixel
+        """``pool``: decoders; none: a pool of its own. Raises ConfigError if the recipe's pixel
         bounds contradict the processor's."""
         processor.pixel_bounds(config)
-        self._dir = Path(cache_dir)
-        self._dir.mkdir(parents=True, exist_ok=True)
         self._pool = pool or DecodePool(config)
-        self._eviction = Eviction(self._dir, int(config.cache_max_gb * 2**30))
-        self._disk_is_full = False
+        self._folder = CacheFolder(
+            Path(cache_dir),
+            int(config.cache_max_gb * 2**30),
+            what="clips",
+            otherwise="they are decoded anew each time they are used",
+        )
         self._processor = processor
         self._config = config
         self._spec = config.model_dump(
@@ -112,14 +112,15 @@ class ClipStore:
         try:
             return self._find(key) or self._make_once(key, source, content_hash)
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_disk_full(error):
                 raise
-            self._no_room(error)  # not even for the file's name
+            self._folder.make_room(error)  # not even for the file's name
             decoded = self._pool.decode(source.path, source.window)
             return self._process(decoded, key, source, content_hash)
 
     def prepare(self, address: str | Path) -> None:
-        """Have a clip ready that is about to be asked for; it counts now instead of then.
+        """Make a clip ready that is about to be asked for; its hit or miss counts now instead of
+        then.
 
         What is wrong with it is said to who asks.
         """
@@ -129,7 +130,8 @@ class ClipStore:
                 self._counted.add(key)
 
     def load(self, clip_key: str, address: str | Path, fingerprint: str) -> ProcessedClip:
-        """What the rollout saw under ``clip_key``; made anew from ``address`` if it is not here.
+        """The processed clip that the rollout saw under ``clip_key``; made anew from ``address`` if
+        the cache lacks it.
 
         Raises ParityError if the fingerprint differs from the rollout's.
         """
@@ -154,16 +156,16 @@ class ClipStore:
         clip = self._recent.get(key) or self._read(key)
         if clip is not None:
             self._recent.put(clip)
-            self._eviction.used(self._file(key))
+            self._folder.used(key)
             with self._counting:
                 self.hits += key not in self._counted
                 self._counted.discard(key)
         return clip
 
     def _read(self, key: str) -> ProcessedClip | None:
-        """From disk; None if it is not there, or damaged and so to be made anew."""
+        """Read a clip from disk; None if it is not there, or damaged and so to be made anew."""
         try:
-            return clip_file.read(self._file(key))
+            return clip_file.read(self._folder.file(key))
         except FileNotFoundError:
             return None
         except clip_file.Damaged as error:
@@ -171,28 +173,23 @@ class ClipStore:
             return None
 
     def _make_once(self, key: str, source: Address, content_hash: str) -> ProcessedClip:
-        file = self._file(key)
-        partial = file.with_suffix(".partial")
         patience = self._config.decode_timeout_s + _PROCESSING_S
         # a helper first: who holds the lock never waits in the queue for one
         with (
             self._pool.helper() as helper,
-            locked(partial, time.monotonic() + patience) as opened,
+            self._folder.locked(key, time.monotonic() + patience) as opened,
         ):
             made_meanwhile = self._find(key)
             if made_meanwhile is not None:
-                partial.unlink()
+                self._folder.partial(key).unlink()
                 return made_meanwhile
             decoded = helper.decode(source.path, source.window)
             clip = self._process(decoded, key, source, content_hash)
-            if self._write(clip, opened):
-                partial.rename(file)
-            else:
-                partial.unlink()
+            self._folder.write(key, opened, partial(clip_file.write, clip))
         self._recent.put(clip)
         with self._counting:
             self.misses += 1
-        self._eviction.wrote(clip.pixel_values.nbytes)
+        self._folder.wrote(clip.pixel_values.nbytes)
         return clip
 
     def _process(
@@ -205,36 +202,9 @@ class ClipStore:
         except ClipError as error:
             raise ClipError(f"cannot use {source.path}: {error}") from error
 
-    def _write(self, clip: ProcessedClip, file: BinaryIO) -> bool:
-        """False if there is no room: the clip can be used all the same."""
-        try:
-            file.truncate(0)  # a writer that died may have left some
-            clip_file.write(clip, file)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            self._no_room(error)
-            return False
-        self._disk_is_full = False
-        return True
-
-    def _no_room(self, error: OSError) -> None:
-        self._eviction.make_room()
-        if not self._disk_is_full:
-            _log.warning(
-                "no room for clips in %s (%s): until there is, they are decoded anew each time "
-                "they are used; free some, or set video.cache_dir to another disk",
-                self._dir,
-                error.strerror,
-            )
-        self._disk_is_full = True
-
-    def _file(self, key: str) -> Path:
-        return self._dir / key[:2] / f"{key}.safetensors"
-
 
 class _Recent:
-    """The clips used last, bounded by count and bytes."""
+    """The most recently used clips, bounded by count and bytes."""
 
     def __init__(self) -> None:
         self._clips: OrderedDict[str, ProcessedClip] = OrderedDict()

@@ -1,4 +1,4 @@
-"""One processed clip as one safetensors file that is whole or absent.
+"""File of one processed clip: safetensors, whole or absent.
 
     ProcessedClip -> <key>.partial -> fsync -> rename -> <key>.safetensors -> mapped ProcessedClip
 

@@ -1,4 +1,4 @@
-"""A video file -> the sampled frames and their times. The only module that knows the decoder.
+"""Decodes videos: a file -> the sampled frames and their times. The only user of the decoder.
 
     packets, not decoded -> times of all frames -> indices -> jumps to key frames -> DecodedClip
 
@@ -34,7 +34,7 @@ Frames = npt.NDArray[np.uint8]
 # FFmpeg would follow these into other files and onto the network.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
 _VARIABLE_RATE = 0.05
-"""A header whose frame rate is off by a larger share is not believed."""
+"""If a header's frame rate is off by a larger share, it is not believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +97,7 @@ def probe(path: str | Path, window: Window | None = None) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Reasons become errors that name the file."""
+    """Turn the reasons of the block into errors that name the file."""
     try:
         _check_file(path)
         yield
@@ -108,7 +108,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 class _Undecodable(Exception):
-    """Why there is no clip; never leaves this module."""
+    """Reason why there is no clip; never leaves this module."""
 
 
 class _Lost(Exception):
@@ -130,24 +130,25 @@ def _check_file(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Index:
-    """When the frames of a file are shown, and where decoding can start. Times are in ticks."""
+    """Index of a file: the times of its frames, and where decoding can start. Times are in
+    ticks."""
 
     pts: list[int]
-    """Of all frames, in order."""
+    """Times of all frames, in order."""
     keys: list[tuple[int, int]]
-    """(shown, decoded) of the key frames, in order."""
+    """(shown, decoded) times of the key frames, in order."""
     tick: Fraction
-    """Seconds."""
+    """Length of a tick, in seconds."""
     native_fps: float
 
     def seconds(self, frame: int) -> float:
-        """From the first frame."""
+        """Seconds of a frame from the first frame."""
         return float((self.pts[frame] - self.pts[0]) * self.tick)
 
 
 def _index(path: Path) -> _Index:
-    """Reads all packets, decodes none: a second for hours of video. Raises _Lost if packets do not
-    tell when frames are shown (AVI and MPEG program streams with B-frames)."""
+    """Build the index from all packets, decoding none: a second for hours of video. Raises _Lost if
+    packets do not tell when frames are shown (AVI and MPEG program streams with B-frames)."""
     with _open(path) as (container, stream):
         pts, keys, count = [], [], 0
         for packet in container.demux(stream):
@@ -169,9 +170,9 @@ def _index(path: Path) -> _Index:
 
 
 def _index_by_decoding(path: Path) -> _Index:
-    """For files whose packets do not tell. Decoders give frames in the order in which they are
-    shown, also where they give them each other's times (H.264 in AVI); frames without times of
-    their own (raw streams) are taken to be shown at the stream's rate."""
+    """Build the index of a file whose packets do not tell the times. Decoders give frames in the
+    order in which they are shown, also where they give them each other's times (H.264 in AVI);
+    frames without times of their own (raw streams) are taken to be shown at the stream's rate."""
     with _open(path) as (container, stream):
         pts = [frame.pts for frame in container.decode(stream)]
         if len(pts) < stream.frames:
@@ -211,7 +212,7 @@ def _make_index(stream: "VideoStream", pts: list[int], keys: list[tuple[int, int
 
 
 def _native_fps(header: Any, total_frames: int, seconds: float) -> float:
-    """The header's, unless the time stamps say otherwise (a variable rate)."""
+    """Frame rate of the header, unless the time stamps say otherwise (a variable rate)."""
     fps = float(header)
     believed = math.isfinite(fps) and fps > 0
     if total_frames == 1 or seconds == 0:
@@ -243,7 +244,7 @@ def _choose(index: _Index, config: FrameChoice, window: Window | None) -> _Choic
 
 
 def _inside(index: _Index, window: Window | None) -> range:
-    """The frames of a window."""
+    """Frames inside a window."""
     if window is None:
         return range(len(index.pts))
     first = bisect.bisect_left(range(len(index.pts)), window.start_s, key=index.seconds)
@@ -273,7 +274,8 @@ def _clip(pixels: Frames, choice: _Choice) -> DecodedClip:
 
 
 def _jump(path: Path, index: _Index, indices: Sequence[int]) -> Frames:
-    """[T, H, W, 3]. Raises _Lost if a frame is not met where the index says."""
+    """Decode frames by seeking, [T, H, W, 3]. Raises _Lost if a frame is not met where the index
+    says."""
     wanted = [index.pts[i] for i in indices]
     with _open(path) as (container, stream):
         return _pictures(_met_by_jumps(container, stream, index, wanted), wanted)
@@ -315,7 +317,7 @@ def _from_key(
 
 
 def _read_through(path: Path, indices: Sequence[int]) -> Frames:
-    """[T, H, W, 3], by decoding everything."""
+    """Decode everything up to the frames, [T, H, W, 3]."""
     wanted = set(indices)
     with _open(path) as (container, stream):
         frames = enumerate(container.decode(stream))
@@ -348,7 +350,7 @@ def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) ->
 
 @contextmanager
 def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
-    """A file and its video stream; whatever PyAV raises while it is open becomes a reason."""
+    """Open a file and its video stream; whatever PyAV raises while it is open becomes a reason."""
     import av
 
     try:

@@ -1,4 +1,4 @@
-"""Frames -> an H.264 mp4. The only module beside the demo that writes videos."""
+"""Writes frames as an H.264 mp4. The only module beside the demo that writes videos."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -17,7 +17,7 @@ _OPTIONS = {"crf": str(_CRF), "preset": "fast", "threads": "1", "x264-params": "
 
 
 def write_mp4(file: BinaryIO, frames: Iterable[Frame], fps: Fraction) -> int:
-    """Write [H, W, 3] RGB frames of one size; returns how many there were.
+    """Write [H, W, 3] RGB frames of one size; returns their number.
 
     An odd width or height loses its last column or row: 4:2:0 video has none. Raises ValueError
     on no frames, on a frame of another size than the first, or on one below 2x2 pixels.

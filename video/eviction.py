@@ -1,4 +1,4 @@
-"""The bound on a clip cache's disk: what was not used for longest goes first.
+"""Eviction from the clip cache: keeps a folder below a bound, deleting the least recently used.
 
     a clip is read  -> its time of change is set to now
     a clip is made  -> perhaps a look at the folder -> clips above the bound are deleted
@@ -23,15 +23,16 @@ _log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 30.0
 _LOOK_EVERY_SHARE = 0.01
-"""Of the bound, written by this process: so much it may be exceeded, for each process."""
+"""Share of the bound that this process may write before it looks at the folder again; the bound may
+be exceeded by as much, for each process."""
 _KEPT_SHARE = 0.9
-"""Of the bound, after deleting: the next clips need no other look."""
+"""Share of the bound that is kept after deleting, so that the next clips need no other look."""
 _FREE_DISK = 2 * 2**30
 """Bytes of the disk that the cache leaves to others, on small disks a twentieth of them."""
 
 
 class Eviction:
-    """Keeps one folder below its bound, together with those in other processes."""
+    """Keeps one folder below its bound, together with the evictions of other processes."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         """Looks at the folder at once."""
@@ -61,7 +62,8 @@ class Eviction:
         self.look(keep=_KEPT_SHARE)
 
     def look(self, keep: float = 1.0) -> None:
-        """Delete what is too much. ``keep``: at most this share of what is there."""
+        """Delete clips beyond the bound. ``keep``: at most this share of the present size is
+        kept."""
         with self._lock:
             self._written, self._looked = 0, time.monotonic()
         try:
@@ -105,7 +107,7 @@ class _Entry:
 
 
 def _clips(folder: Path) -> Iterator[_Entry]:
-    """The clips in a cache. What killed writers left is deleted on the way."""
+    """Clips in a cache folder. Partial files of killed writers are deleted on the way."""
     for part in list(os.scandir(folder)):
         if not part.is_dir():
             continue

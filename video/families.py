@@ -1,4 +1,4 @@
-"""What differs between the architectures that can be trained: one table, read by everyone.
+"""Model families that can be trained: one table of their differences, read by everyone.
 
     config.json -> model type -> Family
 
@@ -20,10 +20,10 @@ from wire.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One architecture."""
+    """One model architecture."""
 
     model_type: str
-    """As ``config.json`` names it."""
+    """The ``model_type`` of ``config.json``."""
     model_class: str
     processor_class: str
     tokens_per_second: float
@@ -61,11 +61,11 @@ FAMILIES = {
         ),
     )
 }
-"""By model type."""
+"""Families by model type."""
 
 
 def family_named(model_type: str) -> Family:
-    """Raises ConfigError for a model of another kind, with the kinds that can be used."""
+    """The family of a model type. Raises ConfigError with the known types for any other."""
     if model_type not in FAMILIES:
         raise ConfigError(
             f"a model of type {model_type!r} cannot be trained here; "

@@ -1,4 +1,4 @@
-"""A zip of frame images -> its frames, in natural order of their names.
+"""Reads a zip of frame images, in natural order of their names.
 
     zip -> names of images, sorted -> bytes, bounded -> one decoded frame at a time
 
@@ -33,7 +33,8 @@ _CODECS = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png", ".bmp": "bmp", ".we
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
-    """The frames, [H, W, 3] RGB, one at a time. Raises ClipError naming the zip and the reason."""
+    """Frames of a zip, [H, W, 3] RGB, one at a time. Raises ClipError naming the zip and the
+    reason."""
     try:
         with zipfile.ZipFile(path) as archive:
             for info in _images(path, archive.infolist()):
@@ -70,7 +71,7 @@ def _is_image(info: zipfile.ZipInfo) -> bool:
 
 
 def _bytes(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of an entry. What its header says of its size is not believed."""
+    """Bytes of an entry. The size in its header is not believed."""
     with archive.open(info) as file:
         data = file.read(MAX_FRAME_BYTES + 1)
     if len(data) > MAX_FRAME_BYTES:

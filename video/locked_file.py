@@ -1,4 +1,4 @@
-"""A file that one process at a time may write, and that nobody is left to hold after a crash."""
+"""Lock files: partial files that one process at a time may write; a crash releases the lock."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ _POLL_S = 0.02
 
 @contextmanager
 def locked(partial: Path, deadline: float) -> Iterator[BinaryIO]:
-    """The partial file, opened and locked by nobody else; removed if the body fails.
+    """The partial file, open and locked; removed if the body fails.
 
     The kernel drops the lock of a process that dies.
     """
@@ -40,7 +40,7 @@ def locked(partial: Path, deadline: float) -> Iterator[BinaryIO]:
 
 
 def try_lock(file: BinaryIO | int) -> bool:
-    """Whether the lock of an open file or folder is ours now."""
+    """Lock an open file or folder; False if another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Decoding in processes that can be killed: a file that hangs or crashes a decoder costs a process.
+"""Pool of decoder processes that can be killed: a file that hangs or crashes one costs a process.
 
     decode() -> a free helper -> socket -> helper process (video/pool_child.py) -> video/decode.py
                                         <- numbers, and a file in memory with the pixels
@@ -49,11 +49,11 @@ _OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 
 
 class DecodePool:
-    """At most ``decode_workers`` helpers. Safe to call from several threads."""
+    """Pool of at most ``decode_workers`` helper processes. Safe to call from several threads."""
 
     def __init__(self, config: VideoConfig, command: Sequence[str] = _COMMAND) -> None:
-        """Starts nothing yet. ``command``: what a helper is; it gets its socket's number, the
-        parent's id and the memory limit as further arguments."""
+        """Starts nothing yet. ``command``: command line of a helper; it gets its socket's number,
+        the parent's id and the memory limit as further arguments."""
         self._config = config
         limit = str(int(config.decode_memory_gb * 2**30))
         # a helper dies with the thread that started it (PR_SET_PDEATHSIG): this one stays
@@ -67,18 +67,20 @@ class DecodePool:
         self._end = weakref.finalize(self, _end_all, helpers, starter)
 
     def decode(self, path: Path, window: Window | None = None) -> DecodedClip:
-        """See video.decode. Raises ClipError naming the file and the reason."""
+        """Decode a clip in a helper (video.decode). Raises ClipError naming the file and the
+        reason."""
         with self.helper() as helper:
             return helper.decode(path, window)
 
     def probe(self, path: Path, window: Window | None = None) -> None:
-        """See video.decode. Raises ClipError naming the file and the reason."""
+        """Probe a clip in a helper (video.decode). Raises ClipError naming the file and the
+        reason."""
         with self.helper() as helper:
             helper.probe(path, window)
 
     @contextlib.contextmanager
     def helper(self) -> "Iterator[_Helper]":
-        """A helper for oneself, started; waits until one is free."""
+        """Borrow a started helper; waits until one is free."""
         helper = self._free.get()
         try:
             helper.start()
@@ -117,16 +119,16 @@ class _Helper:
         self._child: _Child | None = None
 
     def decode(self, path: Path, window: Window | None) -> DecodedClip:
-        """See DecodePool."""
+        """Decode a clip in this helper; errors as of DecodePool."""
         reply, files = self._ask("decode", path, window)
         return _receive(reply, files)
 
     def probe(self, path: Path, window: Window | None) -> None:
-        """See DecodePool."""
+        """Probe a clip in this helper; errors as of DecodePool."""
         self._ask("probe", path, window)
 
     def start(self) -> None:
-        """Raises WorkerDied if the process does not come up: no clip's fault."""
+        """Start the process. Raises WorkerDied if it does not come up: no clip's fault."""
         if self._child is not None and self._child.process.poll() is None:
             return
         self.end()
@@ -179,7 +181,7 @@ class _Helper:
 
 
 class _Child:
-    """A running helper process and the line to it."""
+    """A running helper process and its socket."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", line: socket.socket, log: int) -> None:
         self.process, self._line, self._log = process, line, log
@@ -204,7 +206,7 @@ class _Child:
         return reply, files
 
     def kill(self) -> None:
-        """With its process group, of which it is the leader."""
+        """Kill the process with its process group, of which it is the leader."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
@@ -255,7 +257,7 @@ def _launch(command: Sequence[str], limit: str) -> _Child:
 
 
 def _receive(reply: dict[str, Any], files: list[int]) -> DecodedClip:
-    """The pixels stay where the helper put them; the pages are this process's from now on."""
+    """Pixels in the helper's memory; the pages are this process's from now on."""
     shape = tuple(reply["shape"])
     try:
         shared = mmap.mmap(files[0], 8 * shape[0] + math.prod(shape))

@@ -1,4 +1,4 @@
-"""A helper process of video/pool.py: told a file, answers with its frames; ends when idle.
+"""Helper process of video/pool.py: gets a file's path, answers with its frames; ends when idle.
 
     {"what", "path", "spec", "window"} -> {"shape", "fps", ...} + a file in memory | {"error"}
 
@@ -37,12 +37,13 @@ Act = Callable[[Question], DecodedClip | None]
 
 
 def main() -> None:
-    """Arguments, the last three: number of the socket, id of the parent, memory limit in bytes."""
+    """Entry point; last three arguments: the socket's number, the parent's id, memory limit in
+    bytes."""
     serve(act)
 
 
 def serve(act: Act) -> None:
-    """Answer until the other side is gone, or there was nothing to do for a minute."""
+    """Answer requests until the other side is gone, or none came for a minute."""
     number, parent, limit = map(int, sys.argv[-3:])
     _confine(parent, limit)
     line = socket.socket(fileno=number)
@@ -55,7 +56,7 @@ def serve(act: Act) -> None:
 
 
 def act(question: Question) -> DecodedClip | None:
-    """Raises ClipError."""
+    """Do what a request asks for. Raises ClipError."""
     window = None if question["window"] is None else Window(*question["window"])
     if question["what"] == "probe":
         probe(question["path"], window)
@@ -79,7 +80,7 @@ def _next(line: socket.socket) -> bytes:
 
 
 def _answer(line: socket.socket, question: Question, act: Act) -> bool:
-    """False if this process should be replaced."""
+    """Answer one request; False if this process should be replaced."""
     try:
         clip = act(question)
     except ClipError as error:

@@ -25,7 +25,7 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class PositionRule:
-    """What of a model's configuration decides its positions."""
+    """Settings of a model's configuration that decide its positions."""
 
     model_type: str
     video_token_id: int
@@ -37,7 +37,7 @@ class PositionRule:
 
     @classmethod
     def load(cls, model_dir: Path) -> "PositionRule":
-        """From a model directory's ``config.json``. Raises ConfigError for another kind of
+        """The rule of a model directory's ``config.json``. Raises ConfigError for another kind of
         model."""
         config = read_config(model_dir)
         family = family_named(str(config.get("model_type")))
@@ -55,7 +55,7 @@ class PositionRule:
         return family_named(self.model_type)
 
     def is_video(self, ids: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Which tokens of a prompt stand for patches of the clip, bool [L]."""
+        """Mask of the tokens that stand for patches of the clip, bool [L]."""
         found: npt.NDArray[np.bool_] = np.asarray(ids) == self.video_token_id
         return found
 

@@ -1,4 +1,4 @@
-"""The one call of the model's processor that rollout and learner both rely on.
+"""Wrapper of the model's processor: the one call that rollout and learner both rely on.
 
     DecodedClip -> Hugging Face processor -> ProcessedClip (pixels, grid, timing, placeholder ids)
 
@@ -23,7 +23,7 @@ from wire.errors import ClipError, ConfigError
 from wire.types import stable_hash
 
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
-"""The text that stands for a clip in a prompt."""
+"""Text that stands for a clip in a prompt."""
 
 _TICKS = 1_000_000  # per second: times are handed to processors that write them as whole numbers
 _TIME = "<1234567890.0 seconds>"  # all that a written time is made of
@@ -34,7 +34,7 @@ Pixels = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProcessedClip:
-    """What the model sees of one clip. Several callers share the pixels: never write into them.
+    """Model input of one clip. Several callers share the pixels: never write into them.
 
     Example:
         ProcessedClip(pixel_values=<float32 [64, 1176]>, grid_thw=(4, 4, 4), seconds_per_grid=0.5,
@@ -53,9 +53,9 @@ class ProcessedClip:
     Qwen3-VL in between, per temporal patch, its time as text, vision start, its tokens, vision end.
     """
     fingerprint: str
-    """Hash of all the above."""
+    """Hash of all fields above."""
     clip_key: str
-    """Names the clip in the cache: content + view + sampling + processor."""
+    """Key of the clip in the cache: content + view + sampling + processor."""
 
 
 def fingerprint_of(
@@ -134,8 +134,8 @@ class ClipProcessor:
         )
 
     def num_placeholders(self, frames: int, height: int, width: int, config: VideoConfig) -> int:
-        """How many ``placeholder_ids`` a clip of so many sampled frames of this size gets, at most
-        where times are written; no pixel is touched.
+        """Number of ``placeholder_ids`` of a clip of ``frames`` sampled frames of this size, at
+        most where times are written; no pixel is touched.
 
         Raises ClipError if such frames do not suit the model.
         """
@@ -159,7 +159,7 @@ class ClipProcessor:
         }
 
     def _size(self, num_frames: int, config: VideoConfig) -> dict[str, int]:
-        """transformers' words for the least and most pixels: not edges, areas.
+        """Least and most pixels under transformers' names, which say edges but mean areas.
 
         Where the recipe says nothing it is the processor's own to the pixel, which a bound per
         frame may not divide.
@@ -213,7 +213,7 @@ class ClipProcessor:
 
 
 def _load(model_dir: Path) -> Any:
-    """Raises ConfigError if the processor's files are not all there."""
+    """Load a processor. Raises ConfigError if its files are not all there."""
     import transformers
 
     loader: Any = transformers.AutoProcessor

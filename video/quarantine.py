@@ -16,7 +16,7 @@ from wire.errors import ClipError, DataError, TooManyFailures
 
 
 class Quarantine:
-    """The clips to leave out. One process writes; an entry is on disk when ``add`` returns."""
+    """Clips to leave out. One process writes; an entry is on disk when ``add`` returns."""
 
     def __init__(self, path: str | Path, max_clips: int | None = None) -> None:
         """Reads what an earlier run wrote. ``max_clips``: see ``refuse_too_many``.
@@ -84,7 +84,7 @@ class Quarantine:
 
 
 def _clip_of(video: str) -> str:
-    """Views of a clip are one clip."""
+    """The clip of an address: all views of a clip are one clip."""
     try:
         return str(replace(Address.parse(video), view=None))
     except ClipError:

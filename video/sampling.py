@@ -1,4 +1,4 @@
-"""Which frames of a clip the model sees. Pure arithmetic: no file is opened here.
+"""Frame sampling: which frames of a clip the model sees. Pure arithmetic: no file is opened here.
 
     total frames, native fps, settings -> frame indices
     timestamps of the chosen frames       -> effective fps (sets ``second_per_grid_ts``)
@@ -16,7 +16,7 @@ _TEMPORAL_PATCH = 2
 
 
 class FrameChoice(Protocol):
-    """The settings that choose frames: ``VideoConfig``, or ``FrameSpec`` where that is too heavy to
+    """Settings that choose frames: ``VideoConfig``, or ``FrameSpec`` where that is too heavy to
     import."""
 
     @property
@@ -29,7 +29,7 @@ class FrameChoice(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSpec:
-    """The settings that choose frames, alone: what a decoder process is told."""
+    """Settings that choose frames, alone: what a decoder process receives."""
 
     fps: float | None
     min_frames: int

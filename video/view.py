@@ -19,7 +19,7 @@ _GREY = 128
 
 
 def apply_view(view: View, clip: DecodedClip, content_hash: str) -> DecodedClip:
-    """What the view shows of a clip. ``content_hash``: of the file, decides the shuffled order."""
+    """A clip under a view. ``content_hash``: of the file, decides the shuffled order."""
     if view is View.BLANK:
         return replace(clip, frames=np.full_like(clip.frames, _GREY))
     if view is View.REVERSED:

@@ -1,1 +1,1 @@
-"""What crosses a process border: types, errors, configuration base, archive, weight format."""
+"""Formats that cross process borders: types, errors, configuration base, archive, weights."""

@@ -33,11 +33,11 @@ class AdapterFiles:
     config: bytes
     weights: bytes
     checksum: int
-    """crc32 of both."""
+    """crc32 of both files."""
 
     @classmethod
     def of(cls, config: str, tensors: "Mapping[str, torch.Tensor]") -> "AdapterFiles":
-        """From contiguous tensors on the CPU, by peft's names."""
+        """Adapter files of contiguous tensors on the CPU, by peft's names."""
         from safetensors.torch import save
 
         text, weights = config.encode(), save(dict(tensors), metadata={"format": "pt"})
@@ -45,7 +45,7 @@ class AdapterFiles:
 
     @property
     def num_bytes(self) -> int:
-        """On the wire."""
+        """Size on the wire."""
         return len(self.config) + len(self.weights)
 
     def check(self) -> None:
@@ -57,7 +57,7 @@ class AdapterFiles:
             )
 
     def write(self, folder: Path) -> None:
-        """The folder appears whole, by rename. Raises DiskFull."""
+        """Write the files to a folder, which appears whole, by rename. Raises DiskFull."""
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -14,7 +14,6 @@ while the run writes. One process writes an attempt; ``next_attempt`` gives each
 """
 
 import itertools
-import os
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wire.errors import ArchiveError
-from wire.journal import Journal, naming, read_journal, sync_directory
+from wire.journal import Journal, naming, read_journal
 from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, groups_in
 from wire.types import PolicyVersion, Purpose, TraceGroup
+from wire.whole_file import sync_to_disk, whole_file
 
 _JOURNAL_NAME = re.compile(r"journal-(\d+)\.bin")
 _PARQUET_NAME = re.compile(r"attempt=(\d+)-step=(\d+)(?:-part=(\d+))?\.parquet")
@@ -50,7 +50,7 @@ class Archive:
         self._lock = threading.Lock()
         with naming(f"cannot open the archive in {directory}"):
             (directory / "traces").mkdir(parents=True, exist_ok=True)
-            sync_directory(directory.parent)
+            sync_to_disk(directory.parent)
             for leftover in (directory / "traces").glob("*.partial"):
                 leftover.unlink()
         # Ours first: from here on nobody else is given this attempt, whatever recovery removes.
@@ -96,7 +96,7 @@ class Archive:
             return len(self._compacted | self._journal.group_ids)
 
     def close(self) -> None:
-        """Let go of the journal; nothing is pending, and what it holds is read from there."""
+        """Close the journal; nothing is pending, and its groups are read from there."""
         self._journal.close()
 
     def __enter__(self) -> "Archive":
@@ -193,7 +193,7 @@ def _groups(
 
 
 def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
-    """Rows of every group, each group once, with the file that they are from."""
+    """Tables of rows, each group once, each with the file that it is from."""
     # Journals first: a group that is compacted meanwhile is then met twice, never missed.
     journals = {attempt: _journaled(path) for attempt, path in _journals(directory).items()}
     seen: dict[int, set[str]] = {}
@@ -232,7 +232,7 @@ def _recover(directory: Path, attempt: int) -> None:
         step = max((table["step"][0].as_py() for table in read_journal(path)), default=0)
         _compact(directory, attempt, step, _compacted_ids(directory, attempt))
         path.unlink()
-        sync_directory(directory)
+        sync_to_disk(directory)
 
 
 def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -> Path | None:
@@ -257,23 +257,16 @@ def _free_path(traces: Path, attempt: int, step: int) -> Path:
 
 def _write_parquet(path: Path, tables: Iterator[pa.Table]) -> None:
     """A file that appears whole under its name, or not at all. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
     schema = SCHEMA.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION)})
-    try:
-        with partial.open("wb") as file:
-            with pq.ParquetWriter(
-                file, schema, compression="zstd", write_page_checksum=True
-            ) as writer:
-                while some := list(itertools.islice(tables, _GROUPS_PER_ROW_GROUP)):
-                    rows = pa.concat_tables(some).cast(schema)
-                    writer.write_table(rows, row_group_size=rows.num_rows)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with (
+        whole_file(path, sync=True) as partial,
+        partial.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        while some := list(itertools.islice(tables, _GROUPS_PER_ROW_GROUP)):
+            rows = pa.concat_tables(some).cast(schema)
+            writer.write_table(rows, row_group_size=rows.num_rows)
+    sync_to_disk(path.parent)
 
 
 def _row_groups(

@@ -23,8 +23,8 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 Hint = Callable[[str, object, Sequence[str]], str | None]
-"""An unknown key (dotted), what was given for it, the keys known there -> what to say of it, if it
-is known to be called otherwise here."""
+"""Hint on an unknown key: (the key, dotted; its value; the keys known there) -> a sentence on its
+name here, or None."""
 
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -98,7 +98,7 @@ _OTHER_FORMATS = dict.fromkeys((".yaml", ".yml", ".json", ".py", ".sh"), _ASK)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` wins; where both hold a table, key by key."""
+    """Merge ``over`` into the other values: ``over`` wins; where both hold a table, key by key."""
     merged = {**under, **over}
     for key in under.keys() & over.keys():
         if isinstance(under[key], dict) and isinstance(over[key], dict):
@@ -120,7 +120,7 @@ def _make_absolute(values: dict[str, Any], path_keys: dict[str, bool], recipe: P
 
 
 def _absolute(path: str, recipe: Path) -> Path:
-    """A path that a recipe names: relative to the recipe's folder."""
+    """Absolute form of a path in a recipe, which is relative to the recipe's folder."""
     return recipe.resolve().parent / Path(os.path.expandvars(path)).expanduser()
 
 
@@ -143,6 +143,22 @@ def apply_override(values: dict[str, Any], override: str) -> None:
                 f"--set {override!r}: {name!r} is a value, not a section, so it has no {last!r}"
             )
     place[last] = value
+
+
+def flatten(values: Any, prefix: str = "", *, keep_empty: bool = False) -> dict[str, Any]:
+    """Settings by their dotted names: nested dicts as ``a.b`` -> value, below ``prefix``.
+
+    ``keep_empty``: an empty dict is a value; else nothing is left of it.
+    """
+    if not isinstance(values, dict) or (keep_empty and not values):
+        return {prefix: values}
+    return {
+        name: value
+        for key, inner in values.items()
+        for name, value in flatten(
+            inner, f"{prefix}.{key}" if prefix else str(key), keep_empty=keep_empty
+        ).items()
+    }
 
 
 def validate(model: type[C], values: Mapping[str, Any], source: str, hint: Hint | None = None) -> C:
@@ -180,7 +196,7 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
 
 
 def _meaning(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """What the setting is, as its section says; empty for what is no setting."""
+    """Description of a setting, from its section; empty where there is no such setting."""
     section: type[BaseModel] = model
     for part in location[:-1]:
         field = section.model_fields.get(str(part))

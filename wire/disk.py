@@ -1,4 +1,4 @@
-"""A full disk, said by name, whoever met it: our own files, torch, safetensors, Arrow, Ray.
+"""Full disks: turns their errors, from our files, torch, safetensors, Arrow or Ray, into DiskFull.
 
     any error -> its causes, and what they say -> DiskFull("the disk of PATH is full ...")
 
@@ -24,7 +24,8 @@ _NEARLY_FULL_BYTES = 64 * 2**20
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Raise DiskFull in place of an error in the block that came of a full disk at ``path``."""
+    """Raise DiskFull in place of an error in the block that was caused by a full disk at
+    ``path``."""
     try:
         yield
     except Exception as error:
@@ -34,7 +35,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def full_disk(error: BaseException, places: Sequence[Path]) -> DiskFull | None:
-    """The DiskFull that is behind an error, if one is; ``places``: what the process writes to.
+    """The DiskFull behind an error, or None; ``places``: paths that the process writes to.
 
     Where the error does not name its file, the place with the least room is named.
     """
@@ -57,7 +58,7 @@ def full_disk(error: BaseException, places: Sequence[Path]) -> DiskFull | None:
 
 
 def _behind(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
-    """An error, what it wraps, and what caused it."""
+    """An error, the errors that it wraps, and its causes."""
     if not isinstance(error, BaseException) or id(error) in seen:
         return
     seen.add(id(error))
@@ -74,7 +75,7 @@ def _says_full(error: BaseException) -> bool:
 
 
 def _free_bytes(path: Path) -> int:
-    """Room on the disk of a path that may not be there yet, or any more."""
+    """Free bytes on the disk of a path that may not exist yet, or any more."""
     for place in (path, *path.absolute().parents):
         try:
             return shutil.disk_usage(place).free

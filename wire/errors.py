@@ -1,4 +1,4 @@
-"""Every error of ours, one tree; each is also a standard exception, and each survives pickling.
+"""Every error of this project, in one tree; each is also a standard exception and pickles.
 
     DeepIntuitError
         UserError (ValueError)          the user's fault: says what was got, what was expected,
@@ -79,7 +79,7 @@ class TooManyFailures(DeepIntuitError, RuntimeError):
 
 
 class DeadlineExceeded(DeepIntuitError, TimeoutError):
-    """Someone did not answer in time; the message names whom, for what and for how long."""
+    """A call was not answered in time; the message names who was called, for what, and how long."""
 
 
 class WorkerDied(DeepIntuitError, RuntimeError):
@@ -92,3 +92,10 @@ class ArchiveError(DeepIntuitError, RuntimeError):
 
 class StudyFailed(DeepIntuitError, RuntimeError):
     """A seed of a study failed; the message names each one, and what it was doing."""
+
+
+def root_causes(error: BaseException) -> list[BaseException]:
+    """The errors inside a group, at any depth, and those that Ray wrapped."""
+    if isinstance(error, BaseExceptionGroup):
+        return [cause for inner in error.exceptions for cause in root_causes(inner)]
+    return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised

@@ -24,6 +24,7 @@ import pyarrow as pa
 from wire.errors import ArchiveError
 from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, rows_of
 from wire.types import TraceGroup
+from wire.whole_file import sync_to_disk
 
 _FILE_MAGIC = b"DITRACES"
 _FILE_HEADER = struct.Struct("<8sI")
@@ -79,7 +80,7 @@ class Journal:
         self.group_ids.add(group.group_id)
 
     def clear(self) -> None:
-        """Put a fresh, empty journal in this one's place, by rename. Raises ArchiveError.
+        """Replace the journal by an empty one, by rename. Raises ArchiveError.
 
         If it fails before the rename, the old journal stays in use with all its groups.
         """
@@ -89,7 +90,7 @@ class Journal:
             os.close(old)
 
     def close(self) -> None:
-        """Let go of the file; nothing is pending. Once is enough, twice does no harm."""
+        """Close the file; nothing is pending. Closing twice does no harm."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -114,7 +115,7 @@ class Journal:
         return fd
 
     def _sync_directory(self) -> None:
-        sync_directory(self.path.parent)
+        sync_to_disk(self.path.parent)
         self._directory_is_synced = True
 
 
@@ -127,18 +128,9 @@ def read_journal(path: Path) -> Iterator[pa.Table]:
         yield table
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in ``directory`` durable."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @contextlib.contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Turn an OSError in the block into an ArchiveError that says what could not be done."""
+    """Turn an OSError in the block into an ArchiveError that names the failed action."""
     try:
         yield
     except OSError as error:
@@ -159,7 +151,7 @@ def _checksum(payload: bytes) -> int:
 
 
 def _write_at(fd: int, data: bytes, offset: int) -> None:
-    """All of ``data`` at ``offset``; on a disk that fills up one call writes only a part."""
+    """Write all of ``data`` at ``offset``; on a disk that fills up one call writes only a part."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

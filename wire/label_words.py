@@ -36,7 +36,7 @@ class LabelWords:
         self._longest = max(map(len, self._by_words), default=0)
 
     def named_in(self, text: str) -> frozenset[str]:
-        """The labels named; of two that begin at the same word, the longer."""
+        """Labels named in a text; of two that begin at the same word, the longer."""
         words = words_of(text)
         found = {label for name, label in self._unspaced.items() if name in text}
         at = 0
@@ -50,5 +50,5 @@ class LabelWords:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Its words and numbers, in lower case, compounds taken apart."""
+    """Words and numbers of a text, in lower case, compounds taken apart."""
     return tuple(_WORD.findall(_HUMP.sub(" ", text).casefold()))

@@ -56,7 +56,8 @@ class LabelSet(Config):
 
 
 def plain(text: str) -> str:
-    """Ignoring case and the width of space: what spellings are compared by."""
+    """Plain form of a text, by which spellings are compared: case and the width of space are
+    ignored."""
     return " ".join(text.casefold().split())
 
 

@@ -1,4 +1,4 @@
-"""Bytes that processes of one machine share without a copy.
+"""Shared memory: buffers that processes of one machine read without a copy.
 
     SharedBuffer (writer)  -> .path, a string for others ->  SharedReader (reader)
 
@@ -18,7 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class SharedBuffer:
-    """Memory to write into, over and over: the first touch of a page costs ten later ones."""
+    """Memory that is written to over and over: the first touch of a page costs ten later ones."""
 
     def __init__(self, num_bytes: int) -> None:
         self._file = os.memfd_create("deepintuit")
@@ -27,7 +27,8 @@ class SharedBuffer:
 
     @property
     def path(self) -> str:
-        """Where processes of the same user find it, as long as this one has it open."""
+        """Path under which processes of the same user find the buffer, as long as this one has it
+        open."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def __del__(self) -> None:
@@ -58,11 +59,11 @@ class SharedReader:
         return self._views[key]
 
     def forget_unseen(self) -> None:
-        """Let go of buffers that were not looked at since the last call: a view keeps a buffer's
-        memory, also when its owner has no more use for it."""
+        """Unmap buffers that were not viewed since the last call: a view keeps a buffer's memory,
+        also when its owner has no more use for it."""
         self._views = {key: view for key, view in self._views.items() if key in self._seen}
         self._seen.clear()
 
     def forget(self) -> None:
-        """Let go of all buffers."""
+        """Unmap all buffers."""
         self._views.clear()

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Split(StrEnum):
-    """Which part of the data a sample belongs to."""
+    """Part of the data that a sample belongs to."""
 
     TRAIN = "train"
     VAL = "val"
@@ -28,7 +28,7 @@ class Purpose(StrEnum):
     TRAIN = "train"
     """For a GRPO update."""
     CALIBRATION = "calibration"
-    """By the refined policy, for the verdict classifier."""
+    """Written by the refined policy, for the verdict classifier."""
     EVALUATION = "evaluation"
     """One near-greedy trace, to be scored."""
 
@@ -46,7 +46,7 @@ class FinishReason(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """What could not be done. A failed trace is archived and masked, never scored as zero."""
+    """Kind of a failure. A failed trace is archived and masked, never scored as zero."""
 
     DECODE = "decode"
     PROMPT = "prompt"
@@ -59,7 +59,8 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class PolicyVersion:
-    """Which weights: (attempt, step). A roll-back starts a new attempt, so a version never repeats.
+    """Version of the weights: (attempt, step). A roll-back starts a new attempt, so a version never
+    repeats.
 
     Example:
         str(PolicyVersion(attempt=1, step=40)) == "1.40"
@@ -116,7 +117,7 @@ class Prompt:
     fingerprint: str
     """Hash of pixels, grid and timing; the learner compares it with what it loads."""
     version: str = ""
-    """Which wording of the prompt (rollout's PROMPT_VERSION); empty where none is declared."""
+    """Version of the prompt's wording (rollout's PROMPT_VERSION); empty where none is declared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +163,12 @@ class Failure:
     """Clip path, engine name or plugin name."""
     reason: str
     traceback: str = field(default="", compare=False)
-    """Where in a user's code it happened, for people; not archived."""
+    """Traceback into a user's code, for people; not archived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What the rewards said of one completion.
+    """Rewards of one completion.
 
     Example:
         Score(total=2.0, parts={"accuracy": 1.0, "format": 1.0})

@@ -1,4 +1,4 @@
-"""The form in which weights travel to an engine without NCCL: buckets of bytes that are recognised.
+"""Wire format of weights sent to an engine without NCCL: buckets of bytes that are recognised.
 
     names, shapes -> plan -> Layout, Layout, ...             both sides know the number of buckets
     (name, tensor), ... + memory -> fill -> Bucket           one copy, into memory that engines map
@@ -32,7 +32,7 @@ _PAGE, _LINE = 4096, 64  # bytes
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies in its bucket."""
+    """Place of a tensor in its bucket."""
 
     name: str
     dtype: str
@@ -41,26 +41,26 @@ class Entry(NamedTuple):
     num_bytes: int
 
     def of(self, data: Bytes) -> torch.Tensor:
-        """The tensor's place in the bucket's bytes, as a view."""
+        """View of the tensor's place in the bucket's bytes."""
         part = torch.from_numpy(data[self.offset : self.offset + self.num_bytes])
         return part.view(getattr(torch, self.dtype)).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Some whole tensors, one after another."""
+    """Layout of a bucket: whole tensors, one after another."""
 
     index: int
     entries: tuple[Entry, ...]
 
     @property
     def num_bytes(self) -> int:
-        """With the gaps between tensors."""
+        """Size with the gaps between tensors."""
         last = self.entries[-1]
         return _aligned(last.offset + last.num_bytes)
 
     def views(self, data: Bytes) -> dict[str, torch.Tensor]:
-        """The tensors' places in the bytes."""
+        """Views of the tensors' places in the bytes."""
         return {entry.name: entry.of(data) for entry in self.entries}
 
     def lies_in(self, data: Bytes, tensors: Iterable[tuple[str, torch.Tensor]]) -> bool:
@@ -71,14 +71,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """A layout, its bytes filled in."""
+    """A layout with its bytes."""
 
     layout: Layout
     data: Bytes
     fingerprint: int
 
     def header(self) -> dict[str, Any]:
-        """All but the bytes, as plain values."""
+        """Everything but the bytes, as plain values."""
         return {
             "index": self.layout.index,
             "entries": [tuple(entry) for entry in self.layout.entries],
@@ -154,7 +154,7 @@ def unpack(header: dict[str, Any], data: Bytes) -> Iterator[tuple[str, torch.Ten
 
 
 def digest(data: Bytes) -> int:
-    """XXH3, 64 bits, of all bytes: twice as fast as a copy of them."""
+    """XXH3, 64 bits, of all bytes: twice as fast as copying them."""
     return xxhash.xxh3_64_intdigest(data.data)
 
 

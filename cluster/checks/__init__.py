@@ -1,1 +1,1 @@
-"""What `deepintuit check` looks at, one module an area: what a run is given -> findings."""
+"""The checks of `deepintuit check`, one module per area: inputs of a run -> findings."""

@@ -1,10 +1,10 @@
-"""Every clip of a manifest opened, decoded and hashed, with a memory on disk.
+"""Scans every clip of a manifest: opens, decodes and hashes it, and keeps the facts on disk.
 
-    files -> facts known from an earlier check
+    files -> facts kept by an earlier check
           -> threads: hash, decode (video/pool.py) -> facts -> SQLite, as they come -> findings
 
-A second check asks the file system for size and time of change, and nothing else. A clip that
-cannot be read is looked at again each time: what was wrong may not have been the file.
+A second check reads size and time of change of each file, and nothing else. A clip that cannot be
+read is scanned again each time: the fault may not have been the file's.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from wire.types import Sample
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Why a clip cannot be used."""
+    """Scan of a clip that cannot be used, with the reason."""
 
     reason: str
 
 
-Look = ClipFacts | Unreadable
-Looks = Mapping[str, Look]
-"""By file, without time window and view."""
+ClipScan = ClipFacts | Unreadable
+ClipScans = Mapping[str, ClipScan]
+"""Scans by file, without time window and view."""
 
 
 def file_of(sample: Sample) -> str:
@@ -45,27 +45,27 @@ def file_of(sample: Sample) -> str:
     return str(Address.parse(sample.video).path)
 
 
-def look_at_clips(samples: Iterable[Sample], config: VideoConfig, facts: Path) -> dict[str, Look]:
-    """Look at each file once. Interrupted, the next check goes on from what this one has seen.
+def scan_clips(samples: Iterable[Sample], config: VideoConfig, facts: Path) -> dict[str, ClipScan]:
+    """Scan each file once. After an interrupt the next check continues where this one stopped.
 
-    ``facts``: where results are kept. Raises OSError if they cannot be.
+    ``facts``: the file that keeps the scans. Raises OSError if it cannot be written.
     """
     files = list(dict.fromkeys(file_of(sample) for sample in samples))
     with FactsFile(facts, config) as known, progress_bar("clips", len(files)) as bar:
-        seen: dict[str, Look] = {file: found for file in files if (found := known.get(file))}
-        bar.resume(len(seen))
-        left = [file for file in files if file not in seen]
+        scans: dict[str, ClipScan] = {file: kept for file in files if (kept := known.get(file))}
+        bar.resume(len(scans))
+        left = [file for file in files if file not in scans]
         workers = max(1, min(len(left), len(os.sched_getaffinity(0))))
         pool = DecodePool(config.model_copy(update={"decode_workers": workers}))
-        for file, look in in_threads(partial(look_at, pool=pool), left, workers, pool):
-            seen[file] = look
-            if isinstance(look, ClipFacts):
-                known.put(file, look)
+        for file, scan in in_threads(partial(scan_clip, pool=pool), left, workers, pool):
+            scans[file] = scan
+            if isinstance(scan, ClipFacts):
+                known.put(file, scan)
             bar.advance()
-    return seen
+    return scans
 
 
-def look_at(file: str, *, pool: DecodePool) -> Look:
+def scan_clip(file: str, *, pool: DecodePool) -> ClipScan:
     """Read, hash and decode one file as a run would."""
     try:
         stat = facts_file.stat_of(file)
@@ -86,11 +86,11 @@ def look_at(file: str, *, pool: DecodePool) -> Look:
 
 
 def in_threads(
-    look: Callable[[str], Look], files: Sequence[str], workers: int, pool: DecodePool
-) -> Iterator[tuple[str, Look]]:
-    """Each file with what was seen, as they come; closes the pool."""
+    scan: Callable[[str], ClipScan], files: Sequence[str], workers: int, pool: DecodePool
+) -> Iterator[tuple[str, ClipScan]]:
+    """Each file with its scan, as scans end; closes the pool."""
     with ThreadPoolExecutor(workers) as threads, closing(pool):
-        running = {threads.submit(look, file): file for file in files}
+        running = {threads.submit(scan, file): file for file in files}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
@@ -98,22 +98,22 @@ def in_threads(
             threads.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for a clip
 
 
-def clip_findings(config: RunConfig, samples: Sequence[Sample], looks: Looks) -> list[Finding]:
-    """Clips that cannot be used, and the length of the others."""
+def clip_findings(config: RunConfig, samples: Sequence[Sample], scans: ClipScans) -> list[Finding]:
+    """Findings on clips that cannot be used, and on the lengths of the others."""
     videos = dict.fromkeys(sample.video for sample in samples)
-    bad = [reason for video in videos if (reason := _fault(video, looks)) is not None]
-    good = [look for look in looks.values() if isinstance(look, ClipFacts)]
+    bad = [reason for video in videos if (reason := _fault(video, scans)) is not None]
+    good = [scan for scan in scans.values() if isinstance(scan, ClipFacts)]
     findings = [_quarantined(config, bad, len(videos))] if bad else []
     return [*findings, ok(Area.CLIPS, _measures(good))] if good else findings
 
 
-def _fault(video: str, looks: Looks) -> str | None:
+def _fault(video: str, scans: ClipScans) -> str | None:
     address = Address.parse(video)
-    look = looks.get(str(address.path))
-    if isinstance(look, Unreadable):
-        return look.reason
-    if look and address.window and address.window.start_s >= look.seconds:
-        return f"{video}: the clip is over after {look.seconds:.3g} s"
+    scan = scans.get(str(address.path))
+    if isinstance(scan, Unreadable):
+        return scan.reason
+    if scan and address.window and address.window.start_s >= scan.seconds:
+        return f"{video}: the clip is over after {scan.seconds:.3g} s"
     return None
 
 
@@ -133,8 +133,8 @@ def _quarantined(config: RunConfig, reasons: Sequence[str], num_clips: int) -> F
 
 
 def _measures(good: Sequence[ClipFacts]) -> str:
-    seconds = sorted(look.seconds for look in good)
-    frames = [look.frames for look in good]
+    seconds = sorted(scan.seconds for scan in good)
+    frames = [scan.frames for scan in good]
     return (
         f"{len(good)} clips decode: {seconds[0]:.3g} to {seconds[-1]:.3g} s, median "
         f"{seconds[len(seconds) // 2]:.3g} s; {min(frames)} to {max(frames)} frames are sampled"

@@ -1,4 +1,4 @@
-"""What earlier checks saw of each clip, in one SQLite file.
+"""Facts about clips from earlier checks, kept in one SQLite file.
 
     path + sampling -> size, time of change, and what was seen when the file had these
 
@@ -17,7 +17,7 @@ from video.config import VideoConfig
 from wire.types import stable_hash
 
 _LAYOUT = "1"
-"""Change it with the columns, or with what they mean."""
+"""Version of the table: raise it when the columns change, or their meaning."""
 _SAVE_S = 1.0
 _WAIT_S = 30.0
 _TABLE = """CREATE TABLE IF NOT EXISTS facts (
@@ -32,7 +32,7 @@ Stat = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFacts:
-    """A clip that can be decoded.
+    """Facts about a clip that can be decoded.
 
     Example:
         ClipFacts(stat=(4096, 17), digest="9f0c...", frames=12, height=56, width=56, seconds=1.5)
@@ -49,16 +49,16 @@ class ClipFacts:
 
 
 def stat_of(path: str) -> Stat:
-    """Raises OSError."""
+    """Size and time of change of a file. Raises OSError."""
     status = Path(path).stat()
     return status.st_size, status.st_mtime_ns
 
 
 class FactsFile:
-    """The facts of clips under one sampling."""
+    """Facts about clips under one sampling."""
 
     def __init__(self, path: Path, config: VideoConfig) -> None:
-        """Raises OSError if there can be no file at ``path``."""
+        """Raises OSError if ``path`` cannot be written."""
         sampling = {"fps", "min_frames", "max_frames"}
         self._spec = stable_hash(_LAYOUT, config.model_dump(include=sampling))[:16]
         try:
@@ -69,7 +69,7 @@ class FactsFile:
         self._unsaved: list[tuple[object, ...]] = []
 
     def get(self, path: str) -> ClipFacts | None:
-        """What was seen of a file; None if it was never looked at, is gone, or has changed."""
+        """Facts about a file; None if the file was never scanned, is gone, or has changed."""
         columns = "size, changed, digest, frames, height, width, seconds"
         query = f"SELECT {columns} FROM facts WHERE path = ? AND spec = ?"
         row = self._database.execute(query, (path, self._spec)).fetchone()
@@ -87,7 +87,7 @@ class FactsFile:
         )
 
     def put(self, path: str, facts: ClipFacts) -> None:
-        """Remember a file. On disk within a second of work, or on leaving. Raises OSError."""
+        """Keep the facts about a file; on disk within a second, or on leaving. Raises OSError."""
         size, changed = facts.stat
         seen = (facts.digest, facts.frames, facts.height, facts.width, facts.seconds)
         self._unsaved.append((path, self._spec, size, changed, *seen))

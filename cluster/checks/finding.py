@@ -1,4 +1,4 @@
-"""What a check found: one thing, how bad it is, and what to do about it."""
+"""Findings of a check: one fault each, with its level, its area and a remedy."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,18 +9,18 @@ from wire.errors import UserError
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Level of a finding."""
 
     ERROR = "error"
     """A run would refuse to start, or would be stopped by it."""
     WARNING = "warning"
     """A run would go through, and its result may be worse, or mean less, than it seems."""
     OK = "ok"
-    """Looked at, and nothing is wrong."""
+    """Checked, and in order."""
 
 
 class Area(StrEnum):
-    """What it is about, in the order in which a report has them."""
+    """Area of a finding; a report follows this order."""
 
     RECIPE = "recipe"
     MANIFEST = "manifest"
@@ -39,7 +39,7 @@ class Area(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was found.
+    """Finding of a check: a fault with its remedy, or that an area is in order.
 
     Example:
         Finding(level=Level.WARNING, area=Area.SPLITS, what="3 clips are in two splits",
@@ -50,36 +50,36 @@ class Finding:
     area: Area
     what: str
     remedy: str = ""
-    """What to do; empty where nothing is to be done."""
+    """What to do; empty where nothing needs doing."""
     where: tuple[str, ...] = ()
-    """The rows, files or settings that it is about, all of them."""
+    """All rows, files or settings that have the fault."""
 
 
 def ok(area: Area, what: str) -> Finding:
-    """Nothing is wrong; ``what`` says what was seen."""
+    """Finding that an area is in order; ``what`` says what was checked."""
     return Finding(level=Level.OK, area=area, what=what)
 
 
 def warning(area: Area, what: str, remedy: str, where: Sequence[str] = ()) -> Finding:
-    """A run would go through."""
+    """Finding of a fault that lets a run go through."""
     return Finding(level=Level.WARNING, area=area, what=what, remedy=remedy, where=tuple(where))
 
 
 def error(area: Area, what: str, remedy: str = "", where: Sequence[str] = ()) -> Finding:
-    """A run would not go through."""
+    """Finding of a fault that stops a run."""
     return Finding(level=Level.ERROR, area=area, what=what, remedy=remedy, where=tuple(where))
 
 
 @contextmanager
-def refusals(findings: list[Finding], area: Area) -> Iterator[None]:
-    """What the block refuses with a UserError becomes an error finding, and the check goes on."""
+def collect_refusals(findings: list[Finding], area: Area) -> Iterator[None]:
+    """Turn a UserError of the block into an error finding, so that the check goes on."""
     try:
         yield
     except UserError as refused:
-        findings.append(said(area, str(refused)))
+        findings.append(from_error(area, str(refused)))
 
 
-def said(area: Area, sentence: str) -> Finding:
-    """The error finding of an error's sentence: our errors say what to do after a semicolon."""
+def from_error(area: Area, sentence: str) -> Finding:
+    """Error finding from an error's message: our messages give the remedy after a semicolon."""
     what, _, remedy = sentence.rpartition("; ")
     return error(area, what or sentence, remedy if what else "")

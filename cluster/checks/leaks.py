@@ -1,4 +1,4 @@
-"""Where a label can be read off instead of seen: side text, file names, telling traces."""
+"""Checks for leaked labels: in side texts, file names and teachers' traces."""
 
 from collections.abc import Callable, Iterable, Sequence
 from os.path import commonpath
@@ -17,13 +17,16 @@ _SHORTEST_NAME = 4
 def leak_findings(
     labels: LabelSet, samples: Sequence[Sample], *, use_side_text: bool
 ) -> list[Finding]:
-    """What of the rows tells a label to the model, or to who reads along."""
+    """Findings on labels in side texts, which the model reads, and in file names."""
     words = LabelWords(labels)
-    found = [*_text_findings(words, samples, shown=use_side_text), *_name_findings(words, samples)]
+    findings = [
+        *_text_findings(words, samples, shown=use_side_text),
+        *_name_findings(words, samples),
+    ]
     if words.ignored:
         what = f"labels too short to be looked for in texts and names: {', '.join(words.ignored)}"
-        found.append(ok(Area.LEAKS, what))
-    return found
+        findings.append(ok(Area.LEAKS, what))
+    return findings
 
 
 def _text_findings(words: LabelWords, samples: Sequence[Sample], *, shown: bool) -> list[Finding]:
@@ -35,19 +38,19 @@ def _text_findings(words: LabelWords, samples: Sequence[Sample], *, shown: bool)
         return [ok(Area.LEAKS, what)]
     telling = _telling(words, with_text, lambda sample: sample.text or "")
     named = [s for s in with_text if _shows_name(s)]
-    found = []
+    findings = []
     if telling:
         what = (
             f"{len(telling)} of {len(with_text)} side texts name their clip's label and no other, "
             "and prompts show them"
         )
         remedy = "set data.use_side_text = false, or take the label out of these texts"
-        found.append(warning(Area.LEAKS, what, remedy, _ids(telling)))
+        findings.append(warning(Area.LEAKS, what, remedy, _ids(telling)))
     if named:
         what = f"{len(named)} of {len(with_text)} side texts hold their clip's file name"
         remedy = "take file names out of the texts: names may tell the label, or be learnt by heart"
-        found.append(warning(Area.LEAKS, what, remedy, _ids(named)))
-    return found or [ok(Area.LEAKS, f"{len(with_text)} side texts do not name the label")]
+        findings.append(warning(Area.LEAKS, what, remedy, _ids(named)))
+    return findings or [ok(Area.LEAKS, f"{len(with_text)} side texts do not name the label")]
 
 
 def _name_findings(words: LabelWords, samples: Sequence[Sample]) -> list[Finding]:
@@ -76,7 +79,7 @@ def _name_findings(words: LabelWords, samples: Sequence[Sample]) -> list[Finding
 def _telling(
     words: LabelWords, samples: Sequence[Sample], text_of: Callable[[Sample], str]
 ) -> list[Sample]:
-    """Samples whose text names their label alone; none if all texts name the same labels."""
+    """Samples whose text names their label and no other; none if all texts name the same labels."""
     named = [words.named_in(text_of(sample)) for sample in samples]
     if len(set(named)) < 2 and len({sample.label for sample in samples}) > 1:
         return []
@@ -89,7 +92,7 @@ def _shows_name(sample: Sample) -> bool:
 
 
 def hint_findings(with_trace: Sequence[Sample]) -> list[Finding]:
-    """Teachers' traces that speak of a label that they were shown."""
+    """Findings on teachers' traces that mention the label they were given."""
     hinted = [sample for sample in with_trace if speaks_of_hint(sample.trace or "")]
     if not hinted:
         return []

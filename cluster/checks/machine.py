@@ -1,4 +1,4 @@
-"""What a run holds at one time against what there is: workers, memory, disk.
+"""Checks that a machine has room for a run: workers, memory, disk.
 
     recipe + model sizes + clips -> bytes -> this machine, or the nodes of a Ray -> findings
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.adapter_size import trained_adapter
-from cluster.checks.finding import Area, Finding, error, ok, said, warning
+from cluster.checks.finding import Area, Finding, error, from_error, ok, warning
 from cluster.config import RunConfig
 from cluster.model_size import BYTES, ModelShape, rank_memory
 from cluster.plan_types import Memory, Plan
 from cluster.plan_warnings import kv_cache_fault, large_clip_warning
+from cluster.units import format_bytes
 
 _TIGHT = 0.8
 _GB = 10**9
@@ -31,7 +32,7 @@ def is_local(config: RunConfig) -> bool:
 
 
 def placement_findings(config: RunConfig) -> list[Finding]:
-    """Whether every worker finds its CPUs and GPUs. Raises PlacementError where one does not."""
+    """Findings on CPUs and GPUs of the workers. Raises PlacementError if one does not fit."""
     from cluster.placement import bundles, check_fits, nodes
 
     there, wanted = nodes(config), bundles(config)
@@ -47,7 +48,7 @@ def placement_findings(config: RunConfig) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Memory that is there."""
+    """Memory of a machine."""
 
     ram: int
     """Bytes, or what the container may use."""
@@ -56,7 +57,7 @@ class Machine:
 
 
 def this_machine(*, with_gpus: bool) -> Machine:
-    """This machine; GPUs are asked only where a recipe wants them: that loads torch."""
+    """Memory of this machine; of its GPUs only on request, because that loads torch."""
     import psutil
 
     ram, limit = psutil.virtual_memory().total, Path("/sys/fs/cgroup/memory.max")
@@ -74,41 +75,43 @@ def _smallest_gpu() -> int | None:
 
 
 def plan_findings(config: RunConfig, plan: Plan, *, measured: bool) -> list[Finding]:
-    """What a plan says looks wrong; an engine that would refuse its cache is an error.
+    """Findings on a plan's warnings; an engine that would refuse its cache is an error.
 
     ``measured``: the prompts of the clips themselves are known, so none need be supposed.
     """
     refused = kv_cache_fault(config, plan.memory)
-    found = [said(Area.MEMORY, refused)] if refused else []
+    findings = [from_error(Area.MEMORY, refused)] if refused else []
     known = [refused, large_clip_warning(config, plan.clip_tokens) if measured else None]
     for text in plan.warnings:
         if text not in known:
             what, _, remedy = text.partition("; ")
-            found.append(warning(Area.RECIPE, what, remedy))
+            findings.append(warning(Area.RECIPE, what, remedy))
     if config.model.is_dir():  # else that it is not there is said already
-        found += [warning(Area.MODEL, note, "give all of the model's files") for note in plan.notes]
-    return found
+        findings += [
+            warning(Area.MODEL, note, "give all of the model's files") for note in plan.notes
+        ]
+    return findings
 
 
 def memory_findings(config: RunConfig, memory: Memory, machine: Machine) -> list[Finding]:
-    """Learner ranks and engines against RAM, and against the GPUs where they have some."""
+    """Findings on the memory of learner ranks and engines, against RAM and GPUs."""
     rollout, learner = config.rollout, config.learner
     engine = memory.engine
-    found = []
+    findings = []
     ram = int(config.cluster.object_store_mb * 2**20)
     if learner.num_gpus:
         held = memory.rank.device_bytes / learner.num_gpus
-        found += _on_gpu("a learner rank", held, machine, 1.0)
+        findings += _on_gpu("a learner rank", held, machine, 1.0)
         ram += learner.num_ranks * memory.rank.offloaded_bytes
     else:
         ram += learner.num_ranks * memory.rank.total_bytes
     if rollout.num_gpus:
         held = engine.weight_bytes + engine.kv_bytes_longest_sequence
         share = rollout.gpu_memory_utilization
-        found += _on_gpu("an engine with one sequence", held, machine, share)
+        findings += _on_gpu("an engine with one sequence", held, machine, share)
     else:
         ram += rollout.num_workers * (engine.weight_bytes + (engine.kv_cache_bytes or 0))
-    return [*found, _on_ram(ram, machine.ram)]
+    return [*findings, _on_ram(ram, machine.ram)]
 
 
 def _on_ram(held: int, ram: int) -> Finding:
@@ -146,8 +149,8 @@ def cache_bytes(shape: ModelShape, video_tokens: Sequence[int]) -> int:
 
 
 def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:
-    """Bytes that models and checkpoints of a whole run take: a model each stage that trains, and
-    the checkpoints (cluster/checkpoints.py) that it keeps at once, with the one being written."""
+    """Bytes of models and checkpoints of a whole run: for each stage that trains a model, the
+    checkpoints kept at once (cluster/checkpoints.py), and the one being written."""
     from cluster.checkpoints import KEEP_LAST
 
     grpo = config.grpo
@@ -163,8 +166,8 @@ def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> in
 
 
 def disk_findings(needs: Mapping[Path, int]) -> list[Finding]:
-    """Bytes still to be written below each folder, which need not be there yet, against free
-    space; folders of one file system share it."""
+    """Findings on free space: bytes still to be written below each folder, which need not exist
+    yet, against the free space of its file system, which its folders share."""
     by_device: dict[int, list[Path]] = {}
     for folder in needs:
         by_device.setdefault(_existing(folder).stat().st_dev, []).append(folder)
@@ -203,4 +206,4 @@ def _existing(folder: Path) -> Path:
 
 
 def _size(number: float) -> str:
-    return f"{number / _GB:.1f} GB" if number >= _GB / 10 else f"{number / 10**6:.1f} MB"
+    return format_bytes(number, gb_from=_GB / 10, mb_from=0)

@@ -1,4 +1,4 @@
-"""Clips that meet themselves again: in another split, in the same one, with another label.
+"""Checks for repeated clips: in two splits, twice in one split, under two labels.
 
     samples + content hashes -> clips by content -> findings      samples -> groups -> findings
 
@@ -8,47 +8,49 @@ are two things. Linear in the rows.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cluster.checks.clips import Looks, file_of
+from cluster.checks.clips import ClipScans, file_of
 from cluster.checks.facts_file import ClipFacts
 from cluster.checks.finding import Area, Finding, ok, warning
 from wire.errors import ConfigError
 from wire.types import Sample
 
 GROUP_COLUMN = "group"
-"""Looked at without being asked for, if there is one."""
+"""Column that is always checked, if it exists."""
 
 
-def content_findings(samples: Iterable[Sample], looks: Looks) -> list[Finding]:
-    """Same content in two splits, twice in one split, under two labels."""
+def content_findings(samples: Iterable[Sample], scans: ClipScans) -> list[Finding]:
+    """Findings on repeated clips: in two splits, twice in one split, under two labels."""
     clips: dict[str, list[Sample]] = {}
     for sample in samples:
-        if (key := _content(sample, looks)) is not None:
+        if (key := _content(sample, scans)) is not None:
             clips.setdefault(key, []).append(sample)
     repeated = [alike for alike in clips.values() if len(alike) > 1]
     crossing = [alike for alike in repeated if len(_splits(alike)) > 1]
     within = [alike for alike in repeated if len(_splits(alike)) < len(alike)]
     torn = [alike for alike in repeated if len({sample.label for sample in alike}) > 1]
-    found = []
+    findings = []
     if torn:
         what = f"{len(torn)} of {len(clips)} clips have two labels: one content, rows that disagree"
         remedy = "decide on one label each, or leave these clips out"
-        found.append(warning(Area.LABELS, what, remedy, _told(torn, with_label=True)))
+        findings.append(warning(Area.LABELS, what, remedy, _told(torn, with_label=True)))
     if crossing:
         what = f"{len(crossing)} of {len(clips)} clips are in more than one split, by their content"
         remedy = "keep each in one split; what was trained on cannot be measured on"
-        found.append(warning(Area.SPLITS, what, remedy, _told(crossing)))
+        findings.append(warning(Area.SPLITS, what, remedy, _told(crossing)))
     if within:
         what = f"{len(within)} of {len(clips)} clips are more than once in a split"
         remedy = "keep one row each, unless they are to count more than others"
-        found.append(warning(Area.SPLITS, what, remedy, _told(within)))
+        findings.append(warning(Area.SPLITS, what, remedy, _told(within)))
     if clips and not repeated:
-        found.append(ok(Area.SPLITS, f"{len(clips)} clips, each of other content than all others"))
-    return found
+        findings.append(
+            ok(Area.SPLITS, f"{len(clips)} clips, each of other content than all others")
+        )
+    return findings
 
 
 def group_findings(samples: Sequence[Sample], columns: Sequence[str]) -> list[Finding]:
-    """Values of a group column that are in two splits. ``columns``: those asked for; a column
-    ``group`` is looked at anyway. Raises ConfigError if no row has a column that was asked for."""
+    """Findings on values of a group column that are in two splits. ``columns``: names of columns; a
+    column ``group`` is always checked. Raises ConfigError if no row has one of ``columns``."""
     asked = list(dict.fromkeys(columns))
     if GROUP_COLUMN not in asked and any(GROUP_COLUMN in sample.extra for sample in samples):
         asked.append(GROUP_COLUMN)
@@ -65,19 +67,19 @@ def _group_finding(samples: Sequence[Sample], column: str) -> Finding:
         raise ConfigError(
             f"no row has a column {column!r} to group by; the first row's own columns: {known}"
         )
-    crossing = {value: found for value, found in splits.items() if len(found) > 1}
+    crossing = {value: names for value, names in splits.items() if len(names) > 1}
     if not crossing:
         return ok(Area.SPLITS, f"no {column} is in two splits ({len(splits)} of them)")
     what = f"{len(crossing)} of {len(splits)} values of {column!r} are in more than one split"
     remedy = "split by this column, so that what is measured on is as new as you say"
-    where = [f"{value}: {', '.join(sorted(found))}" for value, found in crossing.items()]
+    where = [f"{value}: {', '.join(sorted(names))}" for value, names in crossing.items()]
     return warning(Area.SPLITS, what, remedy, where)
 
 
-def _content(sample: Sample, looks: Looks) -> str | None:
+def _content(sample: Sample, scans: ClipScans) -> str | None:
     file = file_of(sample)
-    look = looks.get(file)
-    return look.digest + sample.video[len(file) :] if isinstance(look, ClipFacts) else None
+    scan = scans.get(file)
+    return scan.digest + sample.video[len(file) :] if isinstance(scan, ClipFacts) else None
 
 
 def _splits(alike: Iterable[Sample]) -> set[str]:
@@ -91,12 +93,12 @@ def _told(repeated: Sequence[Sequence[Sample]], *, with_label: bool = False) -> 
     ]
 
 
-def by_content(samples: Iterable[Sample], looks: Looks) -> Mapping[str, ClipFacts]:
-    """Content -> its clip: what the clip cache will hold."""
-    found = {}
+def by_content(samples: Iterable[Sample], scans: ClipScans) -> Mapping[str, ClipFacts]:
+    """Distinct clips by content, as the clip cache will hold them."""
+    clips = {}
     for sample in samples:
-        look = looks.get(file_of(sample))
-        key = _content(sample, looks)
-        if key is not None and isinstance(look, ClipFacts):
-            found[key] = look
-    return found
+        scan = scans.get(file_of(sample))
+        key = _content(sample, scans)
+        if key is not None and isinstance(scan, ClipFacts):
+            clips[key] = scan
+    return clips

@@ -1,15 +1,15 @@
-"""Lengths in tokens: prompts against the rollout's limit, teachers' traces against the response's.
+"""Checks lengths in tokens: prompts against the rollout's limit, teachers' traces against the
+response's.
 
-    side texts + clip sizes -> bound from bytes -> tokens of those that may be too long -> findings
+    side texts + clip sizes -> bound from bytes -> tokens of texts near the limit -> findings
 
-A token of a text is at least one byte of it, so that only texts near the limit go through the
-tokenizer.
+A token of a text has at least one byte, so that only texts near the limit need the tokenizer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.checks.clips import Looks, file_of
+from cluster.checks.clips import ClipScans, file_of
 from cluster.checks.facts_file import ClipFacts
 from cluster.checks.finding import Area, Finding, error, ok, warning
 from cluster.config import RunConfig
@@ -21,7 +21,7 @@ from wire.labels import LabelSet, reasoning_in
 from wire.types import Sample, Split
 
 _MARGIN = 16
-"""Tokens that a text may add around itself: its heading, other splits of its neighbours' words."""
+"""Most tokens that a text adds beside its own: its heading, other splits of words next to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +34,12 @@ class PromptSize:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Text and video."""
         return self.text + self.video
 
 
-class PromptRuler:
-    """Measures prompts with the model's own tokenizer and processor."""
+class PromptLengths:
+    """Lengths of prompts in tokens, by the model's own tokenizer and processor."""
 
     def __init__(self, config: RunConfig, renderer: Renderer, processor: ClipProcessor) -> None:
         """Raises ConfigError if the recipe's pixel bounds contradict the processor's."""
@@ -49,7 +49,7 @@ class PromptRuler:
         self._video: dict[tuple[int, int, int], int | None] = {}
 
     def video_tokens(self, clip: ClipFacts) -> int | None:
-        """None if the model takes no such frames."""
+        """Video tokens of a clip; None if the model refuses frames of its size."""
         shape = (clip.frames, clip.height, clip.width)
         if shape not in self._video:
             try:
@@ -59,16 +59,16 @@ class PromptRuler:
         return self._video[shape]
 
     def measure(
-        self, samples: Iterable[Sample], looks: Looks
+        self, samples: Iterable[Sample], scans: ClipScans
     ) -> tuple[PromptSize | None, list[PromptSize]]:
         """The longest prompt, and all that are longer than the rollout's limit."""
         limit = self._config.rollout.max_prompt_length
         bounds = []
         for sample in samples:
-            look = looks.get(file_of(sample))
-            if isinstance(look, ClipFacts) and (video := self.video_tokens(look)) is not None:
+            scan = scans.get(file_of(sample))
+            if isinstance(scan, ClipFacts) and (video := self.video_tokens(scan)) is not None:
                 bounds.append((self._bound(sample) + video, video, sample))
-        bounds.sort(key=lambda found: -found[0])
+        bounds.sort(key=lambda entry: -entry[0])
         longest: PromptSize | None = None
         over = []
         for bound, video, sample in bounds:
@@ -96,16 +96,16 @@ class PromptRuler:
 
 
 def prompt_findings(
-    config: RunConfig, samples: Sequence[Sample], looks: Looks, ruler: PromptRuler
+    config: RunConfig, samples: Sequence[Sample], scans: ClipScans, prompt_lengths: PromptLengths
 ) -> list[Finding]:
-    """Clips that the model does not take, prompts that do not fit, and the longest one."""
-    found = _unsuited(samples, looks, ruler)
-    longest, over = ruler.measure(samples, looks)
+    """Findings on clips that the model refuses, prompts that do not fit, and the longest prompt."""
+    findings = _unsuited(samples, scans, prompt_lengths)
+    longest, over = prompt_lengths.measure(samples, scans)
     if over:
-        found.append(_too_long(config, samples, over))
+        findings.append(_too_long(config, samples, over))
     if longest is not None:
         rollout = config.rollout
-        found.append(
+        findings.append(
             ok(
                 Area.PROMPTS,
                 f"the longest prompt has {longest.total} tokens, {longest.video} of them video "
@@ -113,7 +113,7 @@ def prompt_findings(
                 f"with the response at most {rollout.max_model_len}",
             )
         )
-    return found
+    return findings
 
 
 def _too_long(config: RunConfig, samples: Sequence[Sample], over: Sequence[PromptSize]) -> Finding:
@@ -133,12 +133,14 @@ def _too_long(config: RunConfig, samples: Sequence[Sample], over: Sequence[Promp
     return warning(Area.PROMPTS, f"{what}: they fail, and a run goes on without", remedy, where)
 
 
-def _unsuited(samples: Sequence[Sample], looks: Looks, ruler: PromptRuler) -> list[Finding]:
-    files = {file_of(sample): looks.get(file_of(sample)) for sample in samples}
+def _unsuited(
+    samples: Sequence[Sample], scans: ClipScans, prompt_lengths: PromptLengths
+) -> list[Finding]:
+    files = {file_of(sample): scans.get(file_of(sample)) for sample in samples}
     where = [
-        f"{file}: {look.width} x {look.height}"
-        for file, look in files.items()
-        if isinstance(look, ClipFacts) and ruler.video_tokens(look) is None
+        f"{file}: {scan.width} x {scan.height}"
+        for file, scan in files.items()
+        if isinstance(scan, ClipFacts) and prompt_lengths.video_tokens(scan) is None
     ]
     if not where:
         return []
@@ -152,9 +154,9 @@ def trace_findings(
     tokens_of: Callable[[str], int] | None,
     max_response_length: int,
 ) -> list[Finding]:
-    """Teachers' traces that teach another label or no form, and those longer than a response.
+    """Findings on teachers' traces: another label, no form, longer than a response.
 
-    ``tokens_of``: of a trace with its end; None without a tokenizer.
+    ``tokens_of``: number of tokens of a trace with its end; None without a tokenizer.
     """
     if not with_trace:
         return []
@@ -163,23 +165,23 @@ def trace_findings(
     formless = [
         s for s in with_trace if answers[s.id] is None or reasoning_in(trace_target(s)) is None
     ]
-    found = []
+    findings = []
     if wrong:
         what = f"{len(wrong)} of {len(with_trace)} traces conclude with another label than theirs"
         where = [f"{s.id}: label {s.label!r}, trace says {answers[s.id]!r}" for s in wrong]
-        found.append(warning(Area.TRACES, what, "mend or drop these traces", where))
+        findings.append(warning(Area.TRACES, what, "mend or drop these traces", where))
     if formless:
         what = f"{len(formless)} of {len(with_trace)} traces have no think block or no known answer"
         remedy = "write <think>...</think><answer>LABEL</answer>: what earns no reward is learnt"
-        found.append(warning(Area.TRACES, what, remedy, [s.id for s in formless]))
+        findings.append(warning(Area.TRACES, what, remedy, [s.id for s in formless]))
     if tokens_of is not None:
-        found += _long_traces(with_trace, tokens_of, max_response_length)
+        findings += _long_traces(with_trace, tokens_of, max_response_length)
     unseen = [name for name in labels.names if name not in {s.label for s in with_trace}]
     if unseen:
         what = f"{len(unseen)} of {len(labels.names)} labels have no trace: GRPO seldom finds them"
         remedy = "add a few traces of each; the verdict learns such a label from its clips alone"
-        found.append(warning(Area.TRACES, what, remedy, unseen))
-    return found or [ok(Area.TRACES, f"{len(with_trace)} traces, each concludes with its label")]
+        findings.append(warning(Area.TRACES, what, remedy, unseen))
+    return findings or [ok(Area.TRACES, f"{len(with_trace)} traces, each concludes with its label")]
 
 
 def _long_traces(

@@ -1,8 +1,8 @@
-"""Reward functions: imported as a run imports them, and asked about one trace each."""
+"""Checks reward functions: imports each as a run does, and lets it score one trace."""
 
 from collections.abc import Sequence
 
-from cluster.checks.finding import Area, Finding, ok, refusals, warning
+from cluster.checks.finding import Area, Finding, collect_refusals, ok, warning
 from cluster.config import RunConfig
 from cluster.rewards.traces import as_completion
 from cluster.scoring import columns_of, make_scorer, prompt_text
@@ -11,13 +11,13 @@ from wire.types import Failure, FailureKind, Sample
 
 
 async def reward_findings(config: RunConfig, samples: Sequence[Sample]) -> list[Finding]:
-    """Each term on its own, so that one that fails hides no other. The first of
-    the samples is asked about."""
-    found: list[Finding] = []
+    """Findings on reward terms, each tried on its own with the first sample, so that one that
+    fails hides no other."""
+    findings: list[Finding] = []
     for term in config.reward.terms:
-        with refusals(found, Area.REWARD):
-            found.append(await _try(config, term, samples))
-    return found
+        with collect_refusals(findings, Area.REWARD):
+            findings.append(await _try(config, term, samples))
+    return findings
 
 
 async def _try(config: RunConfig, term: RewardTerm, samples: Sequence[Sample]) -> Finding:

@@ -1,17 +1,17 @@
-"""Rows of a manifest -> faults of rows, label balance, and what the stages need of the splits."""
+"""Checks rows of a manifest: their faults, label balance, clips that each stage needs."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from cluster.checks.finding import Area, Finding, error, ok, said, warning
+from cluster.checks.finding import Area, Finding, error, from_error, ok, warning
 from cluster.config import RunConfig
-from cluster.data import Data, split_faults
+from cluster.data import SampleSplits, split_faults
 from rollout.manifest import Fault
 from wire.types import Sample, Split
 
 _UNEVEN = 20
-"""A label with so many times fewer train clips than another is said."""
+"""Warn when the rarest label has this many times fewer train clips than the most frequent."""
 _ONE_SIDED = 0.8
 _WIDE = 0.15
 
@@ -20,12 +20,12 @@ Balance = dict[str, dict[str, int]]
 
 
 def row_findings(samples: Sequence[Sample], faults: Iterable[Fault]) -> list[Finding]:
-    """Faults of rows, those of a column together."""
+    """Findings on rows, with the faults of a column together."""
     by_column: dict[str, list[Fault]] = {}
     for fault in faults:
         by_column.setdefault(fault.column, []).append(fault)
-    found = [_of_column(column, faults) for column, faults in by_column.items()]
-    return found or [ok(Area.MANIFEST, f"{len(samples)} rows, each with all it needs")]
+    findings = [_of_column(column, faults) for column, faults in by_column.items()]
+    return findings or [ok(Area.MANIFEST, f"{len(samples)} rows, each with all it needs")]
 
 
 _REMEDIES = {
@@ -50,13 +50,13 @@ def _of_column(column: str, faults: Sequence[Fault]) -> Finding:
 def split_findings(
     config: RunConfig, samples: Sequence[Sample], stages: Sequence[str]
 ) -> list[Finding]:
-    """Splits that a stage needs and that have nothing for it."""
-    faults = split_faults(config, Data(samples=list(samples)), stages)
-    return [said(Area.SPLITS, str(fault)) for fault in faults]
+    """Findings on splits that a stage needs and that have no clips for it."""
+    faults = split_faults(config, SampleSplits(samples=list(samples)), stages)
+    return [from_error(Area.SPLITS, str(fault)) for fault in faults]
 
 
 def balance_of(samples: Iterable[Sample]) -> Balance:
-    """Clips per split and label; splits without any are left out."""
+    """Clips per split and label; splits without clips are left out."""
     counts: dict[str, Counter[str]] = {}
     for sample in samples:
         counts.setdefault(sample.split.value, Counter())[sample.label] += 1
@@ -64,7 +64,7 @@ def balance_of(samples: Iterable[Sample]) -> Balance:
 
 
 def label_findings(config: RunConfig, balance: Balance) -> list[Finding]:
-    """Labels that a stage never meets, uneven labels, and how little a measurement may say."""
+    """Findings on labels that a stage never meets, on uneven labels, and on few test clips."""
     names = config.label_set.names
     return [
         *_never_met(names, balance, "train", "the policy never learns them"),

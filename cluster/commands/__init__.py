@@ -1,2 +1,2 @@
-"""The commands, one module each: what it takes (``add``) and what it calls. Heavy imports come
-after parsing."""
+"""The commands, one module each: arguments (``add``) and the function that runs the command. Heavy
+imports come after parsing."""

@@ -1,20 +1,24 @@
-"""What the commands share: their arguments, and how they speak."""
+"""Shared parts of the commands: arguments, the resume command, messages to the user."""
 
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wire.errors import ConfigError
 
+if TYPE_CHECKING:
+    from cluster.run_dir import RunDir
+
 GO_ON = ("study", "controls", "check", "import", "rescore")
-"""Commands that go on by themselves when they are given again."""
+"""Commands that resume without ``--resume`` when they are given again."""
 
 
 def add_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
-    """A command that calls ``act`` with what was typed."""
+    """Add a command that calls ``act`` with its options."""
     command = commands.add_parser(name, help=text, description=text)
     command.add_argument("--debug", action="store_true", help="tracebacks and worker logs")
     command.set_defaults(act=act)
@@ -22,7 +26,7 @@ def add_command(commands: Any, name: str, text: str, act: Callable[..., None]) -
 
 
 def add_run_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
-    """A command about a recipe and a run directory."""
+    """Add a command with a recipe and a run directory."""
     command = add_command(commands, name, text, act)
     add_recipe(command)
     command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
@@ -30,7 +34,7 @@ def add_run_command(commands: Any, name: str, text: str, act: Callable[..., None
 
 
 def add_recipe(command: Any) -> None:
-    """A recipe, and ``--set`` over it."""
+    """Add the arguments RECIPE and ``--set``."""
     command.add_argument("recipe", type=Path, help="a recipe, such as recipes/demo.toml")
     command.add_argument(
         "--set",
@@ -42,13 +46,45 @@ def add_recipe(command: Any) -> None:
 
 
 def run_path(options: argparse.Namespace) -> Path:
-    """The run directory that a command is about."""
+    """Run directory of a command: ``--run-dir``, or runs/NAME-OF-RECIPE."""
     given: Path | None = options.run_dir
     return given or Path("runs") / options.recipe.stem
 
 
+Run = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+"""Runs stages or arms; returns the run's summary."""
+
+
+def run_in_directory(
+    options: argparse.Namespace,
+    run_dir: "RunDir",
+    names: Sequence[str],
+    prepare: Callable[[], Run],
+) -> None:
+    """Run the stages and arms ``names`` in a run directory, with its heartbeat and its report, and
+    print the summary; the directory is closed at the end.
+
+    ``prepare`` is called first, before the heartbeat begins.
+    """
+    from cluster.at_work import State, heartbeat
+    from cluster.interrupts import run_interruptibly
+    from cluster.report.write import report_at_end
+    from cluster.table import print_summary
+
+    try:
+        run = prepare()
+        with (
+            report_at_end(run_dir.path),
+            heartbeat(run_dir, names, resume_command(options.typed)) as writer,
+        ):
+            last = partial(writer.end, State.STOPPED, "it was interrupted twice")
+            print_summary(run_interruptibly(run(), say, last), run_dir.path)
+    finally:
+        run_dir.close()
+
+
 def resume_command(typed: Sequence[str], *, started: bool = True) -> str:
-    """What was typed, so that it goes on with the run; ``started``: there is one to go on with."""
+    """Command line that resumes the run of ``typed``; ``started``: there is a run to resume."""
     words = [word for word in typed if word not in ("--overwrite", "--resume")]
     if typed and typed[0] not in GO_ON and started:
         words.append("--resume")
@@ -58,7 +94,7 @@ def resume_command(typed: Sequence[str], *, started: bool = True) -> str:
 
 
 def interrupted(options: argparse.Namespace) -> str:
-    """What to say after an interrupt: the command that goes on."""
+    """Message after an interrupt: the command that resumes."""
     if options.command in GO_ON:
         return f"interrupted; go on from what is done with: {resume_command(options.typed)}"
     if "recipe" not in options or "run_dir" not in options:
@@ -71,13 +107,13 @@ def interrupted(options: argparse.Namespace) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the person, apart from what a program may read."""
+    """Print a line for the user, apart from output that programs read."""
     sys.stderr.write(text + "\n")
 
 
 def write_json_file(path: Path, value: Any) -> None:
     """What ``--json`` asked for. Raises ConfigError if the file cannot be written."""
-    from cluster.run_dir import write_json
+    from wire.whole_file import write_json
 
     try:
         write_json(path, value)

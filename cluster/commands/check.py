@@ -1,4 +1,4 @@
-"""What would go wrong in a run, before it starts."""
+"""The command check: faults of a recipe, before a run."""
 
 import argparse
 from pathlib import Path
@@ -12,18 +12,18 @@ from wire.errors import ConfigError
 def _check(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.check import Asked, check_recipe
+    from cluster.check import CheckRequest, check_recipe
     from cluster.check_table import print_report
     from cluster.checks.finding import Level
 
-    asked = Asked(
+    request = CheckRequest(
         recipe=options.recipe,
         settings=options.set,
         run_dir=options.run_dir or Path("runs") / options.recipe.stem,
         stages=STAGES.get(options.stages),
         group_by=options.group_by,
     )
-    report = check_recipe(asked)
+    report = check_recipe(request)
     print_report(report)
     errors, warnings = len(report.of(Level.ERROR)), len(report.of(Level.WARNING))
     passed = not errors and not (options.strict and warnings)

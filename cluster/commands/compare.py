@@ -1,4 +1,4 @@
-"""Runs and stages side by side."""
+"""The command compare: runs and stages side by side."""
 
 import argparse
 from pathlib import Path
@@ -13,12 +13,12 @@ def _compare(options: argparse.Namespace) -> None:
     from cluster.compare import compare_runs
     from cluster.table import print_comparison
 
-    found = compare_runs(
+    comparison = compare_runs(
         options.runs, stages=options.stage, against=options.against, only_shared=options.shared
     )
-    print_comparison(found)
+    print_comparison(comparison)
     if options.json:
-        write_json_file(options.json, asdict(found))
+        write_json_file(options.json, asdict(comparison))
 
 
 def add(commands: Any) -> None:

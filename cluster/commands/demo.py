@@ -1,4 +1,4 @@
-"""The embedded clips and base model."""
+"""The command demo: writes the embedded clips and base model."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Is this machine fit to run?"""
+"""The command doctor: checks of this machine."""
 
 import argparse
 from pathlib import Path

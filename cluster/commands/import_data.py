@@ -1,4 +1,4 @@
-"""Manifests from other people's data."""
+"""The command import: manifests from other data formats."""
 
 import argparse
 import dataclasses
@@ -51,16 +51,16 @@ def _refuse_lone(options: argparse.Namespace) -> None:
 
 
 def _columns(text: str | None) -> dict[str, str]:
-    """``video=clip,label=action`` as name to be -> name in the source."""
-    found: dict[str, str] = {}
+    """Parse ``video=clip,label=action`` into our column -> column of the source."""
+    columns: dict[str, str] = {}
     for part in text.split(",") if text else []:
         name, equals, column = (piece.strip() for piece in part.partition("="))
-        if not name or not equals or not column or name in found or column in found.values():
+        if not name or not equals or not column or name in columns or column in columns.values():
             raise ConfigError(
                 f"--columns got {text!r}, expected such as video=clip,label=action, each name once"
             )
-        found[name] = column
-    return found
+        columns[name] = column
+    return columns
 
 
 def _progress(done: int, wanted: int) -> None:

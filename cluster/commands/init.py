@@ -1,4 +1,4 @@
-"""A first recipe."""
+"""The command init: writes a first recipe."""
 
 import argparse
 from pathlib import Path

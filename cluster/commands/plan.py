@@ -1,4 +1,4 @@
-"""What a run would do."""
+"""The command plan: sizes, memory and cost of a run."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One HTML file about a run."""
+"""The command report: one HTML file about a run."""
 
 import argparse
 from pathlib import Path
@@ -16,12 +16,12 @@ def _report(options: argparse.Namespace) -> None:
         )
     from cluster.report.write import write_report
 
-    found = write_report(
+    report = write_report(
         options.run, options.out, max_clips=options.max_clips, max_mb=options.max_mb
     )
     say(
-        f"wrote {found.path}: {found.size_mb:.1f} MB, {found.num_clips} evaluated clips, "
-        f"{found.num_groups} groups of the training"
+        f"wrote {report.path}: {report.size_mb:.1f} MB, {report.num_clips} evaluated clips, "
+        f"{report.num_groups} groups of the training"
     )
 
 

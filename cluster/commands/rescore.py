@@ -1,4 +1,4 @@
-"""An archive under another reward."""
+"""The command rescore: scores an archive with another reward."""
 
 import argparse
 from pathlib import Path
@@ -19,12 +19,12 @@ def _rescore(options: argparse.Namespace) -> None:
     config = read_recipe(options.recipe, options.set)
     purpose = Purpose(options.purpose) if options.purpose else None
     work = rescore(options.run, config, options.recipe.stem, purpose)
-    found = run_interruptibly(work, say, lambda: None)
-    print_change(found.change)
-    before = f", {found.num_before} were judged before" if found.num_before else ""
-    say(f"judged {found.num_judged} groups{before}; scores in {found.folder}")
+    rescored = run_interruptibly(work, say, lambda: None)
+    print_change(rescored.change)
+    before = f", {rescored.num_before} were judged before" if rescored.num_before else ""
+    say(f"judged {rescored.num_judged} groups{before}; scores in {rescored.folder}")
     if options.json is not None:
-        write_json_file(options.json, asdict(found.change))
+        write_json_file(options.json, asdict(rescored.change))
 
 
 def add(commands: Any) -> None:
@@ -43,7 +43,9 @@ def add(commands: Any) -> None:
         help="override a setting of the recipe; may be given again",
     )
     command.add_argument(
-        "--purpose", choices=[it.value for it in Purpose], help="only these groups; default: all"
+        "--purpose",
+        choices=[purpose.value for purpose in Purpose],
+        help="only these groups; default: all",
     )
     command.add_argument(
         "--json", type=Path, metavar="FILE", help="write the comparison there, too"

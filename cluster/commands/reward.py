@@ -1,4 +1,4 @@
-"""Rewards: faults before a run, speed, and a file to begin with."""
+"""The command reward: lints and times reward functions, and writes a first one."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ def _lint(options: argparse.Namespace) -> None:
     errors, warnings = count(reports, Level.ERROR), count(reports, Level.WARNING)
     if options.json is not None:
         counts = {"passed": not errors, "num_errors": errors, "num_warnings": warnings}
-        write_json_file(options.json, {**counts, "terms": [asdict(it) for it in reports]})
+        write_json_file(options.json, {**counts, "terms": [asdict(report) for report in reports]})
     if errors:
         raise ConfigError(
             f"{errors} error{'' if errors == 1 else 's'} in {options.subject}; do what is said "
@@ -57,8 +57,8 @@ def _bench(options: argparse.Namespace) -> None:
     print_timings(timings, [term.part for term in terms if term not in asked])
     if options.json is not None:
         rows = [
-            {**asdict(it), "traces_per_s": it.traces_per_s, "overhead_s": it.overhead_s}
-            for it in timings
+            {**asdict(timing), "traces_per_s": timing.traces_per_s, "overhead_s": timing.overhead_s}
+            for timing in timings
         ]
         write_json_file(options.json, {"terms": rows})
 

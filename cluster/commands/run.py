@@ -1,10 +1,10 @@
-"""The stages, all or one at a time."""
+"""The command run, and a command for each stage."""
 
 import argparse
 from functools import partial
 from typing import Any
 
-from cluster.commands.base import add_run_command, resume_command, run_path, say
+from cluster.commands.base import Run, add_run_command, run_in_directory, run_path, say
 
 STAGES = {
     "coldstart": ("coldstart",),
@@ -12,7 +12,7 @@ STAGES = {
     "calibrate": ("calibrated",),
     "evaluate": ("base",),
 }
-"""Of the commands for one; `run` takes those of the recipe."""
+"""Stages that have a command of their own; `run` runs those of the recipe."""
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
     "coldstart": "stage 1: supervised fine-tuning on teacher traces",
@@ -26,29 +26,23 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.config import read_recipe
 
     config = read_recipe(options.recipe, options.set)
-    from cluster.at_work import State, at_work
-    from cluster.interrupts import run_interruptibly
-    from cluster.report.write import report_at_end
-    from cluster.resume import resume_lines
+    from cluster.resume import summarise_resume
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
-    from cluster.table import print_summary
 
     path, stages = run_path(options), STAGES.get(options.command, config.stages)
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
-    try:
+
+    def prepare() -> Run:
+        archived = None
         if options.resume:
-            for line in resume_lines(config, run_dir, stages):
+            summary = summarise_resume(config, run_dir, stages)
+            archived = summary.archived
+            for line in summary.lines:
                 say(line)
-        with (
-            report_at_end(run_dir.path),
-            at_work(run_dir, stages, resume_command(options.typed)) as signs,
-        ):
-            work = run_stages(config, run_dir, stages, debug=options.debug)
-            last = partial(signs.end, State.STOPPED, "it was interrupted twice")
-            print_summary(run_interruptibly(work, say, last), run_dir.path)
-    finally:
-        run_dir.close()
+        return partial(run_stages, config, run_dir, stages, debug=options.debug, archived=archived)
+
+    run_in_directory(options, run_dir, stages, prepare)
 
 
 def add(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""How runs stand: one, live, or all below a folder."""
+"""The commands status and ls: one run, live, or all runs below a folder."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ _SIZE_EVERY_S = 30.0  # counting a large cache on a shared disk is slow
 
 def _status(options: argparse.Namespace) -> None:
     import json
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from cluster.at_work import State
     from cluster.progress import console
@@ -23,7 +23,7 @@ def _status(options: argparse.Namespace) -> None:
 
     status = read_status(options.run)
     if options.json:
-        sys.stdout.write(json.dumps(asdict(status), indent=2) + "\n")
+        sys.stdout.write(json.dumps(status.to_plain(), indent=2) + "\n")
         return
     if options.once or not console.is_terminal or status.state is not State.RUNNING:
         console.print(status_view(status))
@@ -46,7 +46,6 @@ def _status(options: argparse.Namespace) -> None:
 
 def _ls(options: argparse.Namespace) -> None:
     import json
-    from dataclasses import asdict
 
     from cluster.progress import console
     from cluster.status import find_runs, read_status
@@ -57,7 +56,7 @@ def _ls(options: argparse.Namespace) -> None:
         raise ConfigError(f"there is no folder {options.folder}; give one that holds runs")
     runs = [read_status(path) for path in find_runs(options.folder)]
     if options.json:
-        sys.stdout.write(json.dumps([asdict(run) for run in runs], indent=2) + "\n")
+        sys.stdout.write(json.dumps([run.to_plain() for run in runs], indent=2) + "\n")
     elif runs:
         console.print(runs_view(runs, options.folder))
     else:

@@ -1,4 +1,4 @@
-"""Control arms beside a run, and a study of several seeds."""
+"""The commands controls and study: control arms of a run, and a study of several seeds."""
 
 import argparse
 from functools import partial
@@ -9,7 +9,7 @@ from cluster.commands.base import (
     add_command,
     add_recipe,
     add_run_command,
-    resume_command,
+    run_in_directory,
     run_path,
     say,
 )
@@ -44,12 +44,8 @@ def _controls(options: argparse.Namespace) -> None:
 
     only = [f"controls.arms={options.only}"] if options.only else []
     config = read_recipe(options.recipe, [*options.set, *only])
-    from cluster.at_work import State, at_work
     from cluster.controls import run_controls
-    from cluster.interrupts import run_interruptibly
-    from cluster.report.write import report_at_end
     from cluster.run_dir import RunDir
-    from cluster.table import print_summary
 
     path = run_path(options)
     if not (path / "archive").exists():
@@ -58,17 +54,8 @@ def _controls(options: argparse.Namespace) -> None:
             "`deepintuit run`, or give its --run-dir"
         )
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
-    try:
-        work = (*config.stages, *config.controls.arms)
-        with (
-            report_at_end(run_dir.path),
-            at_work(run_dir, work, resume_command(options.typed)) as signs,
-        ):
-            controls = run_controls(config, run_dir, debug=options.debug)
-            last = partial(signs.end, State.STOPPED, "it was interrupted twice")
-            print_summary(run_interruptibly(controls, say, last), run_dir.path)
-    finally:
-        run_dir.close()
+    run = partial(run_controls, config, run_dir, debug=options.debug)
+    run_in_directory(options, run_dir, (*config.stages, *config.controls.arms), lambda: run)
 
 
 def add(commands: Any) -> None:

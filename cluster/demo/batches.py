@@ -119,6 +119,6 @@ def through_codec(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tracks(scenes: Sequence[Scene], side: int) -> Tensor:
-    """Where the shape is: x, y and radius per frame, ``[clips, frames, 3]``, about -1 to 1."""
+    """Places of the shape: x, y and radius per frame, ``[clips, frames, 3]``, about -1 to 1."""
     raw = np.stack([scene.track for scene in scenes]) / np.array([side / 2, side / 2, 8]) - 1
     return torch.from_numpy(raw.astype(np.float32))

@@ -29,6 +29,7 @@ from cluster.demo.events import (
 from cluster.demo.render import render
 from cluster.demo.scenes import FPS, POOLS, draw_scene
 from wire.errors import ConfigError
+from wire.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _CRF = 14
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One clip to be made."""
+    """Plan of one clip."""
 
     id: str
     split: str
@@ -81,15 +82,14 @@ def make_demo_data(
         write_mp4(out / video, render(scene))
         rows.append(_row(plan, video))
     manifest = out / "manifest.jsonl"
-    partial = manifest.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.rename(manifest)
+    with whole_file(manifest) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     logger.info("wrote %d clips to %s", len(rows), out)
     return manifest
 
 
 def plan_clips(seed: int, sizes: dict[str, int], traces: int) -> Iterator[Plan]:
-    """Which clips a seed gives; a larger size only adds clips at the end of its split."""
+    """Plan the clips of a seed; a larger size only adds clips at the end of its split."""
     members = {unseen: triples_by_label(unseen=unseen) for unseen in (False, True)}
     left = traces
     for split, size in sizes.items():

@@ -1,4 +1,4 @@
-"""Tiny clips in each codec that people's videos come in: what the doctor and tests read back."""
+"""Writes tiny clips in each common codec, for the doctor and tests."""
 
 from fractions import Fraction
 from pathlib import Path

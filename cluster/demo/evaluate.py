@@ -50,10 +50,13 @@ def measure(model: Any, processor: Any, split: str, clips: int) -> dict[str, flo
         ]
         answers = _name_events(model, preparer, scenes)
         for scene, answer in zip(scenes, answers, strict=True):
-            said = events_in(processor.tokenizer.decode(answer)) or ("", "", "")
-            right.append([a == b for a, b in zip(scene.events, said, strict=True)])
-    found = np.array(right)
-    return {"events": round(found.mean().item(), 4), "clips": round(found.all(1).mean().item(), 4)}
+            named = events_in(processor.tokenizer.decode(answer)) or ("", "", "")
+            right.append([a == b for a, b in zip(scene.events, named, strict=True)])
+    shares = np.array(right)
+    return {
+        "events": round(shares.mean().item(), 4),
+        "clips": round(shares.all(1).mean().item(), 4),
+    }
 
 
 @torch.no_grad()

@@ -39,20 +39,20 @@ DEFINITIONS = {
 LABELS = tuple(DEFINITIONS)
 
 NEWEST = "relapse"
-"""The label that the policy got last. The teacher wrote its traces of train clips before, so none
-shows it; every split has labelled clips of it."""
+"""The label that was added last, after the teacher wrote its traces: no trace shows it, and every
+split has labelled clips of it."""
 
 _UNSEEN_SHARE = 0.2
 
 
 def stable_hash(*parts: object) -> int:
-    """The same 63 bits for the same parts in every process, unlike ``hash``."""
+    """Hash of 63 bits, equal in every process for equal parts, unlike ``hash``."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def relation(first: str, second: str) -> str:
-    """How an event relates to the one before it."""
+    """Relation of an event to the one before it."""
     if first == second:
         return "same"
     if _OPPOSITE[first] == second:
@@ -69,14 +69,14 @@ def relations(events: Sequence[str]) -> tuple[str, ...]:
 
 def label_of(events: Sequence[str]) -> str:
     """The label of a clip: the first rule that holds, in the order of ``DEFINITIONS``."""
-    found = relations(events)
-    if "same" in found and "opposite" in found:
+    kinds = relations(events)
+    if "same" in kinds and "opposite" in kinds:
         return "relapse"
-    if "opposite" in found:
+    if "opposite" in kinds:
         return "undo"
-    if "same" in found:
+    if "same" in kinds:
         return "repeat"
-    if set(found) == {"turn"}:
+    if set(kinds) == {"turn"}:
         return "zigzag"
     return "varied"
 

@@ -38,7 +38,7 @@ _LOG_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast each stage is trained."""
+    """Steps, learning rates and batch sizes of the training stages."""
 
     sight_steps: int = 900
     sight_lr: float = 2e-3
@@ -51,7 +51,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Rendered clips with all that is known about them."""
+    """Rendered clips with their events and tracks."""
 
     scenes: list[Scene]
     pixels: Tensor
@@ -73,7 +73,7 @@ def pretrain(out_dir: Path, schedule: Schedule | None = None) -> Path:
 
 
 def save(model: Any, processor: Any, out_dir: Path) -> None:
-    """In bf16: half the size, and exact again when loaded as fp32."""
+    """Save in bf16: half the size, and exact again when loaded as fp32."""
     out_dir.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out_dir)
     processor.save_pretrained(out_dir)
@@ -178,7 +178,7 @@ def _train(
     batches: Iterator[Clips],
     losses: Callable[[Clips, int], tuple[Tensor, float]],
 ) -> None:
-    """AdamW with a warm-up and a cosine to zero."""
+    """Train with AdamW, a warm-up and a cosine to zero."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02, betas=(0.9, 0.98))
     warm_up = min(100, steps // 10 + 1)
 

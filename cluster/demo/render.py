@@ -16,7 +16,7 @@ _ROW, _COLUMN = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """The clip as ``(frames, height, width, 3)``."""
+    """Render a scene as ``(frames, height, width, 3)``."""
     rng = np.random.default_rng(scene.texture_seed)
     x, y = _look_through(scene.camera, rng)
     weight = _background(scene.background, x, y, rng)[..., None]
@@ -49,7 +49,7 @@ def _look_through(camera: str, rng: np.random.Generator) -> tuple[Plane, Plane]:
 
 
 def _develop(camera: str, clean: Plane, rng: np.random.Generator) -> Plane:
-    """What the camera does to brightness and colour. None is free of noise."""
+    """Apply the camera's brightness, colour and noise."""
     noise = _GRAIN if camera == "grain" else _NOISE
     frames = clean + noise * rng.standard_normal(clean.shape, np.float32)
     if camera == "dim":
@@ -67,7 +67,7 @@ def _develop(camera: str, clean: Plane, rng: np.random.Generator) -> Plane:
 
 
 def _background(kind: str, x: Plane, y: Plane, rng: np.random.Generator) -> Plane:
-    """How much of the second ground colour shows, between 0 and 1."""
+    """Share of the second ground colour, between 0 and 1."""
     angle, period = rng.uniform(0, 2 * np.pi), rng.uniform(7, 14)
     along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
     wave = np.float32(2 * np.pi / period)

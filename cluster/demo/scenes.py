@@ -1,4 +1,4 @@
-"""What a demo clip shows: one shape, its look, its path, and which looks belong to which split."""
+"""Scenes of the demo: a shape, its look and its path; each split has looks of its own."""
 
 import colorsys
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _SMALLEST, _LARGEST = 4.0, 17.0
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The looks that one split may use. No look of val, cal or test occurs in another pool."""
+    """Looks that one split may use. No look of val, cal or test occurs in another pool."""
 
     shapes: tuple[str, ...]
     backgrounds: tuple[str, ...]
@@ -71,12 +71,12 @@ POOLS = {
 """The base model and the labelled training clips share the pool ``train``."""
 
 FAST = replace(POOLS["train"], speeds=((2.0, 3.3),))
-"""Only for the first minutes of the base model, which never begins to see on slow motion alone."""
+"""Fast scenes for the base model's first minutes: it does not learn from slow motion alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that decides a clip's pixels."""
+    """Scene of a clip: all values that decide its pixels."""
 
     events: tuple[str, ...]
     shape: str

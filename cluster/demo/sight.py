@@ -47,7 +47,7 @@ def see(visual: Any, pixels: Tensor, grid: tuple[int, int, int]) -> Tensor:
 
 
 class SightHeads(nn.Module):
-    """What the video tokens of a temporal patch should tell: its event, and where the shape is.
+    """Heads that predict a temporal patch's event and the shape's place from its video tokens.
 
     The position is asked of each token alone, so that every token carries it to the language part.
     """

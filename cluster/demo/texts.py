@@ -126,7 +126,7 @@ def every_text(rng: Rng, count: int = 2000) -> Iterator[str]:
 
 
 def _surround(question: str, rng: Rng) -> str:
-    """Other sentences around a question, so that it is found in long prompts as well."""
+    """Put other sentences around a question, so that the model answers in long prompts, too."""
     if rng.random() < 0.5:
         return question
     count = int(rng.integers(1, 6))

@@ -1,4 +1,4 @@
-"""Rows of the trace archive -> the groups that the page may show. Streams: no archive is too big.
+"""Reads groups for the report from the trace archive. Streams: no archive is too big.
 
     archive, part by part -> index (which groups there are, which failed)
                           -> collect (the texts of the few that were chosen)
@@ -19,7 +19,7 @@ from wire.archive import read_tables
 from wire.types import Purpose
 
 MAX_CHARS = 6000
-"""Of one trace; what is longer is cut, and says so."""
+"""Longest text of a trace; longer ones are cut and marked."""
 
 _INDEX = (
     "group_id", "attempt", "step", "purpose", "sample_id", "trace_index",
@@ -49,16 +49,16 @@ class TraceFacts:
     num_tokens: int
     finish_reason: str
     version: str
-    """Policy version that wrote it, ``attempt.step``."""
+    """Policy version that wrote the trace, ``attempt.step``."""
     reward: float | None
-    """None: its scoring failed; then ``failure`` says why."""
+    """None: scoring failed, see ``failure``."""
     parts: dict[str, float]
     failure: FailureFacts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupKey:
-    """Which group, before its texts are read."""
+    """Identity of an archived group, without its texts."""
 
     group_id: str
     attempt: int
@@ -66,11 +66,11 @@ class GroupKey:
     purpose: str
     sample_id: str
     failed: bool
-    """It has a failure, of its own or of a trace."""
+    """Whether the group or a trace of it failed."""
 
     @property
     def stage(self) -> str:
-        """The stage or arm that wrote it."""
+        """Stage or arm that wrote the group."""
         return self.group_id.partition("/")[0]
 
 
@@ -83,14 +83,14 @@ class GroupFacts:
     label: str
     split: str
     side_text: str | None
-    """In the manifest; a prompt shows it if the recipe says so."""
+    """Side text in the manifest; prompts show it if the recipe says so."""
     traces: tuple[TraceFacts, ...]
     failures: tuple[FailureFacts, ...]
 
 
 @dataclass(slots=True, kw_only=True)
 class ArchiveIndex:
-    """What the archive has of the stages; control arms' groups are only counted."""
+    """Index of the archive's groups by stage; groups of control arms are only counted."""
 
     num_groups: int = 0
     num_traces: int = 0
@@ -102,24 +102,24 @@ class ArchiveIndex:
 
 
 def index_archive(directory: Path) -> ArchiveIndex:
-    """One pass over the light columns. Raises ArchiveError; an archive that is not there is
-    empty."""
-    found = ArchiveIndex()
+    """Index an archive in one pass over its light columns. Raises ArchiveError; a missing archive
+    is empty."""
+    index = ArchiveIndex()
     for key, size in _keys(directory):
-        found.num_groups += 1
-        found.num_traces += size
+        index.num_groups += 1
+        index.num_traces += size
         if key.stage not in STAGES:
             continue
         if key.purpose == Purpose.EVALUATION and key.failed:
-            found.failed.setdefault(key.stage, set()).add(key.sample_id)
+            index.failed.setdefault(key.stage, set()).add(key.sample_id)
         if key.purpose == Purpose.TRAIN:
-            found.num_training += 1
-            found.training[key.step] = max(key.attempt, found.training.get(key.step, -1))
-    return found
+            index.num_training += 1
+            index.training[key.step] = max(key.attempt, index.training.get(key.step, -1))
+    return index
 
 
 def collect(directory: Path, wanted: Callable[[GroupKey], bool]) -> Iterator[GroupFacts]:
-    """The groups that ``wanted`` says yes to, in the order of writing. Raises ArchiveError."""
+    """Read the groups for which ``wanted`` is true, in order of writing. Raises ArchiveError."""
     if not directory.is_dir():
         return
     for table in read_tables(directory, _CONTENT):

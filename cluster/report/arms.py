@@ -1,4 +1,4 @@
-"""What each stage and control arm said of its clips -> the figures that the page shows.
+"""Figures of the report's stages and control arms, computed from their predictions.
 
     predictions/NAME.parquet -> evaluate -> ArmFigures     (with reliability bins, coverage curve)
                              -> compare  -> PairedFigures  (stage after stage, arms with the last)
@@ -17,38 +17,38 @@ import numpy as np
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
 from calibrate.predictions import Prediction
-from cluster.arm_figures import ARM_TEXTS
+from cluster.arm_figures import ARM_TITLES
 from cluster.config import STAGES
-from cluster.run_dir import read_result
+from cluster.run_dir import read_result, result_figures
 from wire.errors import DataError
 
 _COVERAGE_POINTS = 60
 
 Predictions = Mapping[str, Sequence[Prediction]]
-"""Arm -> what it said; stages first."""
+"""Arm -> its predictions; stages first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """Answers of similar confidence."""
+    """Bin of answers of similar confidence."""
 
     confidence: float
-    """Mean of them."""
+    """Mean confidence of the bin."""
     accuracy: float
     count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmFigures:
-    """One stage or control arm; shares in [0, 1]."""
+    """Figures of one stage or control arm; shares in [0, 1]."""
 
     name: str
     text: str
-    """What it is; empty for a name of the user's."""
+    """Title of the arm; empty for a user's own name."""
     is_stage: bool
     split: str
     finished: bool
-    """False: it left predictions, and is still busy or was stopped."""
+    """False: the arm has predictions, but is still running or was stopped."""
     seconds: float | None
     num_failed: int
     evaluation: Evaluation
@@ -60,7 +60,7 @@ class ArmFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedFigures:
-    """The second arm against the first, on the same clips."""
+    """Paired test of the second arm against the first, on the same clips."""
 
     before: str
     after: str
@@ -73,35 +73,34 @@ def arm_figures(
     path: Path, predictions: Predictions, label_names: Sequence[str], default_split: str
 ) -> list[ArmFigures]:
     """The figures of all arms. Raises DataError if predictions do not fit the labels."""
-    found = []
+    arms = []
     for name, answers in predictions.items():
         if not answers:
             continue
         result = read_result(path, "calibrated" if name == "head" else name)
-        found.append(_figures(name, answers, label_names, result, default_split))
-    return found
+        arms.append(_figures(name, answers, label_names, result, default_split))
+    return arms
 
 
 def paired_figures(predictions: Predictions) -> list[PairedFigures]:
     """Tests of neighbouring stages, and of each other arm with the last stage; only of arms that
     answered the same clips."""
-    found = []
+    tests = []
     for before, after, is_step in _pairs(predictions):
         try:
             comparison = compare(predictions[before], predictions[after])
         except DataError:
             continue  # other clips, as of an arm that is measured on val: nothing to pair
-        found.append(
+        tests.append(
             PairedFigures(before=before, after=after, is_stage_step=is_step, comparison=comparison)
         )
-    return found
+    return tests
 
 
 def majority(path: Path, arms: Sequence[ArmFigures]) -> float | None:
     """Accuracy of the most frequent train label on the evaluated clips, as the stages noted it."""
     for arm in arms:
-        result = read_result(path, arm.name) or {}
-        said = result.get("evaluation") or result.get("verdict") or {}
+        said = result_figures(read_result(path, arm.name) or {})
         if arm.is_stage and said.get("majority_baseline") is not None:
             return float(said["majority_baseline"])
     return None
@@ -116,7 +115,7 @@ def _pairs(predictions: Predictions) -> Iterator[tuple[str, str, bool]]:
 
 
 def _ordered(predictions: Predictions) -> list[str]:
-    known = [name for name in ARM_TEXTS if name in predictions]
+    known = [name for name in ARM_TITLES if name in predictions]
     return known + [name for name in predictions if name not in known]
 
 
@@ -132,7 +131,7 @@ def _figures(
     told = result or {}
     return ArmFigures(
         name=name,
-        text=ARM_TEXTS.get(name, ""),
+        text=ARM_TITLES.get(name, ""),
         is_stage=name in STAGES,
         split=told.get("split") or default_split,
         finished=result is not None,

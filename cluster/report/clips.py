@@ -1,4 +1,4 @@
-"""Which evaluated clips to show, and all that the stages said of them.
+"""Chooses the evaluated clips of the report, and collects the stages' answers to them.
 
     Predictions of each stage -> the most telling clips -> ClipRecord
     archive                   -> the trace, rewards and failures of each stage
@@ -21,20 +21,20 @@ from cluster.report.arms import Predictions
 from wire.types import Purpose
 
 _SHARE_OF_RIGHT = 0.15
-"""Clips kept for those that every stage has right: what success looks like."""
+"""Share of the clips kept for ones that every stage has right."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a stage said of a clip."""
+    """Answer of a stage to a clip."""
 
     predicted: str | None
     confidence: float
     probabilities: tuple[float, ...] | None
     text: str | None
-    """The trace that it wrote, or that the verdict was shown."""
+    """The trace that the stage wrote, or that the verdict was shown."""
     written: TraceFacts | None
     """The archived trace, with its rewards; None where it is not in the archive."""
     failures: tuple[FailureFacts, ...]
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipRecord:
-    """One evaluated clip."""
+    """Evaluated clip with the answers of all stages."""
 
     sample_id: str
     label: str
@@ -51,7 +51,7 @@ class ClipRecord:
     answers: dict[str, Answer]
     """By stage, in their order."""
     others: dict[str, tuple[str | None, float]]
-    """Head and control arms: what they answered, how sure they were."""
+    """Head and control arms: answer and confidence."""
 
 
 def choose_clips(
@@ -81,11 +81,11 @@ def choose_clips(
 def clip_records(
     path: Path, predictions: Predictions, chosen: Sequence[str], archive: Path
 ) -> list[ClipRecord]:
-    """All that is known of the chosen clips, in their order. Reads texts stage by stage."""
+    """Records of the chosen clips, in their order. Reads texts stage by stage."""
     wanted = set(chosen)
     stages = [name for name in STAGES if name in predictions]
     others = [name for name in predictions if name not in stages]
-    said = {name: _by_id(_with_text(path, name), wanted) for name in stages}
+    answers = {name: _by_id(_with_text(path, name), wanted) for name in stages}
     short = {name: _by_id(predictions[name], wanted) for name in others}
     written: dict[tuple[str, str], TraceFacts] = {}
     failures: dict[tuple[str, str], tuple[FailureFacts, ...]] = {}
@@ -103,7 +103,7 @@ def clip_records(
         written.pop(place, None)
         if group.traces:
             written[place] = group.traces[0]
-    labels = {p.sample_id: p.label for name in stages for p in said[name].values()}
+    labels = {p.sample_id: p.label for name in stages for p in answers[name].values()}
     return [
         ClipRecord(
             sample_id=name,
@@ -111,10 +111,12 @@ def clip_records(
             video=videos.get(name),
             answers={
                 stage: _answer(
-                    said[stage][name], written.get((stage, name)), failures.get((stage, name), ())
+                    answers[stage][name],
+                    written.get((stage, name)),
+                    failures.get((stage, name), ()),
                 )
                 for stage in stages
-                if name in said[stage]
+                if name in answers[stage]
             },
             others={
                 arm: (short[arm][name].predicted, short[arm][name].confidence)
@@ -127,7 +129,7 @@ def clip_records(
 
 
 def read_light(path: Path) -> list[Prediction]:
-    """Predictions without their traces, which are most of their size."""
+    """Read predictions without their traces, which are most of the file."""
     return [
         Prediction(
             sample_id=p.sample_id,
@@ -142,7 +144,7 @@ def read_light(path: Path) -> list[Prediction]:
 
 
 def by_turns(items: Iterable[T], labels: Iterable[str]) -> list[T]:
-    """The items so that labels take turns; within a label the order stays."""
+    """Items reordered so that labels take turns; within a label the order stays."""
     queues: dict[str, list[T]] = {}
     for item, label in zip(items, labels, strict=True):
         queues.setdefault(label, []).append(item)
@@ -164,13 +166,13 @@ def _by_id(answers: Iterable[Prediction], wanted: set[str]) -> dict[str, Predict
 
 
 def _answer(
-    said: Prediction, written: TraceFacts | None, failures: tuple[FailureFacts, ...]
+    prediction: Prediction, written: TraceFacts | None, failures: tuple[FailureFacts, ...]
 ) -> Answer:
     return Answer(
-        predicted=said.predicted,
-        confidence=said.confidence,
-        probabilities=said.probabilities,
-        text=None if said.trace is None else shortened(said.trace),
+        predicted=prediction.predicted,
+        confidence=prediction.confidence,
+        probabilities=prediction.probabilities,
+        text=None if prediction.trace is None else shortened(prediction.trace),
         written=written,
         failures=failures,
     )

@@ -1,4 +1,5 @@
-"""metrics.jsonl -> one curve per stage and metric, whatever was interrupted and taken up again.
+"""Reads curves from metrics.jsonl: one curve per stage and metric; points that a resumed attempt
+wrote again replace the older ones.
 
     lines -> stage -> step -> the newest attempt's values -> at most MAX_POINTS points
                            -> what it superseded (steps lost in a crash, drawn faintly)
@@ -25,10 +26,10 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """Where a later attempt took up a stage."""
+    """Point where a later attempt resumed a stage."""
 
     step: int
-    """Its first step."""
+    """First step of the attempt."""
     attempt: int
 
 
@@ -42,18 +43,18 @@ class Curves:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCurves:
-    """All metrics of a stage or control arm."""
+    """Curves of all metrics of a stage or control arm."""
 
     name: str
     num_steps: int
     """Steps in the file, before thinning."""
     kept: Curves
     superseded: Curves
-    """Steps that a later attempt did again."""
+    """Steps that a later attempt repeated."""
     resumed: tuple[Resumption, ...]
     last_attempt: int
     first_time: float
-    """When its first line was written, seconds since 1970; 0: unknown."""
+    """Time of the stage's first line, seconds since 1970; 0: unknown."""
     last_time: float
 
 

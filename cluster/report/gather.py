@@ -1,4 +1,4 @@
-"""A run directory -> everything that the page says, as plain data. Reads only, and locks nothing.
+"""Gathers the report's data from a run directory, as plain data. Reads only, and locks nothing.
 
     run.json, stages/*/done.json, summary.json -> RunFacts
     predictions/*.parquet                      -> arms, paired tests, clips (cluster/report/arms.py)
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calibrate.predictions import Prediction
-from cluster.arm_figures import ARM_TEXTS
+from cluster.arm_figures import ARM_TITLES
 from cluster.config import STAGES
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
@@ -39,7 +39,7 @@ from cluster.report.guards import StageGuards, guard_records
 from cluster.run_dir import prediction_files, read_label_names, read_result
 from learner.config import GrpoLossConfig
 from reward.config import RewardConfig
-from reward.hacking import Reading
+from reward.hacking import TraceReader
 from video.config import VideoConfig
 from wire.config import Config, validate
 from wire.errors import DeepIntuitError
@@ -51,7 +51,7 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What was run."""
+    """Facts about the run: recipe, data, times, versions."""
 
     name: str
     model: str
@@ -59,7 +59,7 @@ class RunFacts:
     labels: tuple[tuple[str, str], ...]
     """(name, definition), sorted by name: the order of every matrix and probability."""
     split: str
-    """What the stages were measured on."""
+    """Split that the stages were evaluated on."""
     sizes: dict[str, int]
     """Clips in the manifest by split; empty where the manifest is not there."""
     num_with_trace: int
@@ -67,7 +67,7 @@ class RunFacts:
     stages_done: tuple[str, ...]
     stages_left: tuple[str, ...]
     seconds_stages: float
-    """Of the finished stages, engine starts not included."""
+    """Seconds of the finished stages, engine starts not included."""
     seconds_controls: float
     started: str | None
     """First line of metrics.jsonl, UTC."""
@@ -84,7 +84,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """A clip that was left out."""
+    """Quarantined clip, with the reason."""
 
     sample_id: str
     video: str
@@ -93,7 +93,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All of the page but its pictures."""
+    """Data of the report; pictures are added later."""
 
     run: RunFacts
     arms: tuple[ArmFigures, ...]
@@ -108,7 +108,7 @@ class Report:
     num_groups: int
     """Training groups in the archive."""
     num_traces: int
-    """In the whole archive."""
+    """Traces in the whole archive."""
     quarantined: tuple[Quarantined, ...]
     recipe: dict[str, Any]
     video: VideoConfig
@@ -117,7 +117,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Notes:
-    """What could not be read."""
+    """Notes on files that could not be read."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -147,7 +147,7 @@ def gather(path: Path, max_clips: int) -> Report:
     curves = notes.attempt(
         "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
     )
-    reading = Reading.of(_config(RewardConfig, _section(recipe, "reward"), notes), labels)
+    reader = TraceReader.of(_config(RewardConfig, _section(recipe, "reward"), notes), labels)
     loss = _config(GrpoLossConfig, _section(_section(recipe, "grpo"), "loss"), notes)
     return Report(
         run=_run_facts(path, recipe, curves, notes),
@@ -157,7 +157,7 @@ def gather(path: Path, max_clips: int) -> Report:
         curves=tuple(curves),
         guards=tuple(
             notes.attempt(
-                "guards", lambda: guard_records(curves, archive, reading), list[StageGuards]()
+                "guards", lambda: guard_records(curves, archive, reader), list[StageGuards]()
             )
         ),
         clips=tuple(
@@ -189,27 +189,27 @@ def gather(path: Path, max_clips: int) -> Report:
 
 
 def _predictions(path: Path, notes: _Notes) -> Predictions:
-    """Of the stages in their order, then of the head and the arms in that of the tables."""
-    found = {}
+    """Read predictions of the stages in their order, then of the head and the arms."""
+    predictions = {}
     files = prediction_files(path)
-    order = list(dict.fromkeys([*STAGES, "head", *ARM_TEXTS, *files]))
+    order = list(dict.fromkeys([*STAGES, "head", *ARM_TITLES, *files]))
     for name in (name for name in order if name in files):
         answers = notes.attempt(
             f"predictions of {name}", partial(read_light, files[name]), list[Prediction]()
         )
         if answers:
-            found[name] = answers
-    return found
+            predictions[name] = answers
+    return predictions
 
 
 def _arms(
     path: Path, predictions: Predictions, names: tuple[str, ...], split: str, notes: _Notes
 ) -> list[ArmFigures]:
-    found: list[ArmFigures] = []
+    arms: list[ArmFigures] = []
     for name, answers in predictions.items():
         read = partial(arm_figures, path, {name: answers}, names, split)
-        found += notes.attempt(f"figures of {name}", read, list[ArmFigures]())
-    return found
+        arms += notes.attempt(f"figures of {name}", read, list[ArmFigures]())
+    return arms
 
 
 def _run_facts(
@@ -250,7 +250,7 @@ def _run_facts(
 
 
 def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """done.json of every finished stage and arm."""
+    """Read done.json of every finished stage and arm."""
     for folder in sorted((path / "stages").glob("*")):
         result = read_result(path, folder.name)
         if result is not None:
@@ -263,7 +263,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def _sizes(manifest: Path) -> tuple[Counter[str], int]:
-    """Clips of each split, and train clips with a trace; whether the files exist is not asked."""
+    """Count clips per split, and train clips with a trace; files of clips need not exist."""
     sizes: Counter[str] = Counter()
     with_trace = 0
     for split, has_trace in _manifest_rows(manifest):
@@ -303,13 +303,13 @@ def _quarantined(path: Path) -> Iterator[Quarantined]:
 
 
 def _config(model: type[C], values: dict[str, Any], notes: _Notes) -> C:
-    """A section of the recipe; its defaults where another version wrote it."""
+    """Section of the recipe; defaults where another version wrote the recipe."""
     return notes.attempt("run.json", lambda: validate(model, values, "run.json"), model())
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
-    found = values.get(name)
-    return found if isinstance(found, dict) else {}
+    section = values.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _utc(seconds: float | None) -> str | None:

@@ -1,4 +1,4 @@
-"""A sample of the groups that GRPO trained on, and of those that the verdict learned from.
+"""Samples training groups for the report: groups of GRPO, and groups of the verdict.
 
     archive index -> steps spread over the run -> their groups -> the most telling few of each
 
@@ -21,30 +21,30 @@ _NUM_STEPS = 8
 _PER_STEP = 6
 _NUM_CALIBRATION = 24
 _MAX_CANDIDATES = 256
-"""Groups of one step that are looked at."""
+"""Most groups of one step to choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTrace:
-    """One trace of a group."""
+    """Trace of a group, with its reward and advantage."""
 
     written: TraceFacts
     answer: str | None
-    """The label that it names; None: it cannot be parsed."""
+    """Label that the trace names; None: the trace cannot be parsed."""
     advantage: float | None
-    """What GRPO makes of its reward in this group; None where it is not trained by GRPO."""
+    """Advantage in GRPO; None if GRPO did not train on the trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRecord:
-    """One group to show."""
+    """Training group in the report."""
 
     group_id: str
     stage: str
     purpose: str
     version: str
     step: int
-    """Of the policy that wrote it."""
+    """Step of the policy that wrote the group."""
     sample_id: str
     label: str
     video: str
@@ -53,7 +53,7 @@ class GroupRecord:
 
 
 def choose_steps(index: ArchiveIndex, count: int = _NUM_STEPS) -> list[tuple[int, int]]:
-    """(attempt, step) of policies spread over the run, first and last among them."""
+    """Choose (attempt, step) of policies spread over the run, first and last included."""
     steps = sorted(index.training)
     if len(steps) > count:
         places = {round(i * (len(steps) - 1) / (count - 1)) for i in range(count)}
@@ -64,12 +64,12 @@ def choose_steps(index: ArchiveIndex, count: int = _NUM_STEPS) -> list[tuple[int
 def group_records(
     archive: Path, index: ArchiveIndex, labels: LabelSet, loss: GrpoLossConfig
 ) -> list[GroupRecord]:
-    """The groups to show, by stage and step. Raises ArchiveError."""
+    """Records of the groups in the report, by stage and step. Raises ArchiveError."""
     candidates: dict[tuple[int, int] | str, list[GroupFacts]] = {
         place: [] for place in choose_steps(index)
     }
     candidates[Purpose.CALIBRATION] = []
-    found = collect(
+    archived = collect(
         archive,
         lambda key: (
             (
@@ -83,7 +83,7 @@ def group_records(
             )
         ),
     )
-    for group in found:
+    for group in archived:
         is_training = group.key.purpose == Purpose.TRAIN
         place = (group.key.attempt, group.key.step) if is_training else Purpose.CALIBRATION
         candidates[place].append(group)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.report.archived import GroupFacts, GroupKey, TraceFacts, collect
 from cluster.report.curves import StageCurves
-from reward.hacking import Reading
+from reward.hacking import TraceReader
 from reward.watch import SIGNALS, Signal
 from wire.types import Purpose
 
@@ -70,20 +70,20 @@ class StageGuards:
 
 
 def guard_records(
-    curves: Sequence[StageCurves], archive: Path, reading: Reading
+    curves: Sequence[StageCurves], archive: Path, reader: TraceReader
 ) -> list[StageGuards]:
     """Of every training with figures of the guards. Raises ArchiveError."""
     return [
         StageGuards(
             stage=stage.name,
-            signals=tuple(_record(signal, stage, archive, reading) for signal in SIGNALS),
+            signals=tuple(_record(signal, stage, archive, reader) for signal in SIGNALS),
         )
         for stage in curves
         if any(name.startswith("guard/") for name in stage.kept.values)
     ]
 
 
-def _record(signal: Signal, stage: StageCurves, archive: Path, reading: Reading) -> SignalRecord:
+def _record(signal: Signal, stage: StageCurves, archive: Path, reader: TraceReader) -> SignalRecord:
     steps, values = stage.kept.steps, stage.kept.values
     flags = [bool(flag) for flag in values.get(signal.flag, [None] * len(steps))]
     shown = [at for at, value in enumerate(values.get(signal.figure, ())) if value is not None]
@@ -96,8 +96,8 @@ def _record(signal: Signal, stage: StageCurves, archive: Path, reading: Reading)
         says = signal.says(figures)
         if warned:
             groups = _groups_of(stage, at, archive)
-            found = _FINDERS[signal.name](groups, reading, figures[signal.figure])
-            examples = [_example(reading, *one) for one in found[:_NUM_EXAMPLES]]
+            found = _FINDERS[signal.name](groups, reader, figures[signal.figure])
+            examples = [_example(reader, *one) for one in found[:_NUM_EXAMPLES]]
     return SignalRecord(
         name=signal.name,
         title=signal.title,
@@ -141,7 +141,7 @@ def _groups_of(stage: StageCurves, at: int, archive: Path) -> list[GroupFacts]:
     return [group for group in newest.values() if group.traces]
 
 
-def _by_length(groups: Sequence[GroupFacts], reading: Reading, ratio: float) -> list[Found]:
+def _by_length(groups: Sequence[GroupFacts], reader: TraceReader, ratio: float) -> list[Found]:
     """The longest, or the shortest, of each group."""
     sign = 1 if ratio > 1 else -1
     ends = [(g, max(g.traces, key=lambda trace: sign * trace.num_tokens)) for g in groups]
@@ -149,49 +149,49 @@ def _by_length(groups: Sequence[GroupFacts], reading: Reading, ratio: float) -> 
     return [(group, trace, "") for group, trace in ends]
 
 
-def _paid_for_form(groups: Sequence[GroupFacts], reading: Reading, value: float) -> list[Found]:
+def _paid_for_form(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
     return [
         (group, trace, "")
         for group in groups
         for trace in group.traces[:1]
-        if reading.keeps_format(trace.parts)
-        and not reading.is_right(group.label, trace.text, trace.parts)
+        if reader.keeps_format(trace.parts)
+        and not reader.is_right(group.label, trace.text, trace.parts)
     ]
 
 
-def _of_one_label(groups: Sequence[GroupFacts], reading: Reading, value: float) -> list[Found]:
+def _of_one_label(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
     """The most frequent answer, where it is wrong."""
     said = Counter(
-        answer for g in groups for trace in g.traces if (answer := reading.answer(trace.text))
+        answer for g in groups for trace in g.traces if (answer := reader.answer(trace.text))
     )
     most = next((answer for answer, _ in said.most_common(1)), None)
     return [
         (group, trace, "")
         for group in groups
         for trace in group.traces[:1]
-        if reading.answer(trace.text) == most != group.label
+        if reader.answer(trace.text) == most != group.label
     ]
 
 
-def _repeated(groups: Sequence[GroupFacts], reading: Reading, value: float) -> list[Found]:
+def _repeated(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
     return [
         (group, group.traces[0], f"all {len(group.traces)} traces of its group are this one")
         for group in groups
         if len(group.traces) > 1
         and len({trace.text for trace in group.traces}) == 1
-        and not reading.is_right(group.label, group.traces[0].text, group.traces[0].parts)
+        and not reader.is_right(group.label, group.traces[0].text, group.traces[0].parts)
     ]
 
 
-def _told(groups: Sequence[GroupFacts], reading: Reading, value: float) -> list[Found]:
+def _told(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
     return [
         (group, group.traces[0], f"text that came with the video: {group.side_text}")
         for group in groups
-        if group.side_text and reading.words.named_in(group.side_text) == {group.label}
+        if group.side_text and reader.words.named_in(group.side_text) == {group.label}
     ]
 
 
-_FINDERS: dict[str, Callable[[Sequence[GroupFacts], Reading, float], list[Found]]] = {
+_FINDERS: dict[str, Callable[[Sequence[GroupFacts], TraceReader, float], list[Found]]] = {
     "length_drift": _by_length,
     "format_only": _paid_for_form,
     "one_label": _of_one_label,
@@ -201,12 +201,12 @@ _FINDERS: dict[str, Callable[[Sequence[GroupFacts], Reading, float], list[Found]
 """Signal -> its most telling traces first."""
 
 
-def _example(reading: Reading, group: GroupFacts, trace: TraceFacts, note: str) -> Example:
+def _example(reader: TraceReader, group: GroupFacts, trace: TraceFacts, note: str) -> Example:
     cut = trace.text[:_MAX_CHARS]
     return Example(
         sample_id=group.key.sample_id,
         label=group.label,
-        answer=reading.answer(trace.text),
+        answer=reader.answer(trace.text),
         tokens=trace.num_tokens,
         reward=trace.reward,
         parts=trace.parts,

@@ -1,4 +1,4 @@
-"""Report + pictures -> one HTML file that asks for nothing from anywhere.
+"""Renders the report as one self-contained HTML file.
 
     Report -> plain values -> JSON in a data block (never code)
     assets/*.js, *.css, vendor/ -> inlined; their hashes are the only scripts and styles allowed
@@ -25,6 +25,7 @@ from cluster.report.curves import Curves, StageCurves
 from cluster.report.gather import Report
 from cluster.report.groups import GroupRecord
 from cluster.report.thumbs import Strip
+from wire.config import flatten
 
 _ASSETS = files("cluster.report") / "assets"
 _UPLOT = files("cluster.report") / "vendor" / "uplot"
@@ -43,21 +44,21 @@ _MODULES = (
     "browser",
     "main",
 )
-"""In the order of their imports; the last one starts the page."""
+"""Modules in the order of their imports; the last one starts the page."""
 
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([a-z]+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:function|const|class) (\w+))", re.MULTILINE)
 
 
 class Texts:
-    """Every distinct text once: a verdict is shown the very trace that the policy wrote."""
+    """Table of distinct texts: a verdict shares the text of the policy's trace."""
 
     def __init__(self) -> None:
         self.values: list[str] = []
         self._places: dict[str, int] = {}
 
     def place(self, text: str | None) -> int | None:
-        """Its index in ``values``."""
+        """Index of a text in ``values``; adds the text if it is new."""
         if text is None:
             return None
         if text not in self._places:
@@ -67,7 +68,7 @@ class Texts:
 
 
 def render(report: Report, strips: Mapping[str, Strip]) -> str:
-    """The page. Clips and groups whose video has no strip in ``strips`` are shown without one."""
+    """Render the page. Clips and groups whose video is not in ``strips`` have no picture."""
     texts = Texts()
     videos = {video: place for place, video in enumerate(strips)}
     data = {
@@ -83,7 +84,10 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
         "num_groups": report.num_groups,
         "num_traces": report.num_traces,
         "quarantined": [asdict(one) for one in report.quarantined],
-        "recipe": _flat(report.recipe),
+        "recipe": [
+            (name, json.dumps(value, ensure_ascii=False))
+            for name, value in flatten(report.recipe, keep_empty=True).items()
+        ],
         "notes": report.notes,
         "strips": [asdict(strip) for strip in strips.values()],
         "texts": texts.values,
@@ -103,7 +107,7 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON that is safe inside a script element: no ``<``, no ``&``, no line separators."""
+    """Strict JSON that is safe inside a script element: no ``<``, ``&`` or line separators."""
     text = json.dumps(_finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -112,19 +116,19 @@ def to_json(value: Any) -> str:
 
 
 def clip_values(clip: ClipRecord, texts: Texts, videos: Mapping[str, int]) -> dict[str, Any]:
-    """A clip as the scripts read it."""
+    """Plain values of a clip, as the scripts read them."""
     return {
         "id": clip.sample_id,
         "label": clip.label,
         "video": clip.video,
         "strip": videos.get(clip.video or ""),
-        "answers": {name: _answer(said, texts) for name, said in clip.answers.items()},
+        "answers": {name: _answer(answer, texts) for name, answer in clip.answers.items()},
         "others": clip.others,
     }
 
 
 def group_values(group: GroupRecord, texts: Texts, videos: Mapping[str, int]) -> dict[str, Any]:
-    """A training group as the scripts read it."""
+    """Plain values of a training group, as the scripts read them."""
     return {
         "id": group.group_id,
         "stage": group.stage,
@@ -143,14 +147,14 @@ def group_values(group: GroupRecord, texts: Texts, videos: Mapping[str, int]) ->
     }
 
 
-def _answer(said: Answer, texts: Texts) -> dict[str, Any]:
+def _answer(answer: Answer, texts: Texts) -> dict[str, Any]:
     return {
-        "predicted": said.predicted,
-        "confidence": said.confidence,
-        "probabilities": said.probabilities,
-        "text": texts.place(said.text),
-        "written": None if said.written is None else _written(said.written, texts),
-        "failures": [asdict(failure) for failure in said.failures],
+        "predicted": answer.predicted,
+        "confidence": answer.confidence,
+        "probabilities": answer.probabilities,
+        "text": texts.place(answer.text),
+        "written": None if answer.written is None else _written(answer.written, texts),
+        "failures": [asdict(failure) for failure in answer.failures],
     }
 
 
@@ -185,19 +189,8 @@ def _curves(curves: Curves) -> dict[str, Any]:
     return {"steps": curves.steps, "values": curves.values}
 
 
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (``a.b``, value in JSON)."""
-    if isinstance(values, dict) and values:
-        return [
-            pair
-            for key, inner in values.items()
-            for pair in _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-        ]
-    return [(prefix, json.dumps(values, ensure_ascii=False))]
-
-
 def _finite(value: Any) -> Any:
-    """Five digits are enough for a picture; NaN and infinity, which JSON has not, are null."""
+    """A number with five digits; NaN and infinity, which JSON does not have, are null."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -208,7 +201,7 @@ def _finite(value: Any) -> Any:
 
 
 def _bundle() -> str:
-    """The modules in one script, each in a scope of its own: an inline module cannot import."""
+    """All modules in one script, each in its own scope: an inline module cannot import."""
     return "\n".join(_scoped(name, _read(_ASSETS / f"{name}.js")) for name in _MODULES)
 
 

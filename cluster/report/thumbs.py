@@ -1,4 +1,4 @@
-"""Clips -> small pictures of their sampled frames, one strip each, for the page.
+"""Draws strips for the report: small pictures of a clip's sampled frames.
 
     video address -> decode (as sampled for the model) -> frames side by side, WebP -> Strip
 
@@ -23,25 +23,25 @@ from video.pool import DecodePool
 from wire.errors import ClipError
 
 _SIDE_PX = 96
-"""Of the longer side of a frame; smaller frames stay as they are."""
+"""Longer side of a frame; smaller frames stay as they are."""
 _MAX_FRAMES = 16
 _MAX_SAMPLED = 64
-"""A recipe that samples more is decoded with so many: the page needs no more."""
+"""Most frames to decode, if the recipe samples more."""
 _QUALITY = 62
 _DECODE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
-    """The sampled frames of a clip in one picture, from left to right."""
+    """Strip of a clip: its sampled frames in one picture, from left to right."""
 
     picture: str
-    """A data URI; empty: none, ``missing`` says why."""
+    """Data URI; empty without a picture, see ``missing``."""
     width: int
-    """Of one frame, in pixels."""
+    """Width of one frame, in pixels."""
     height: int
     times_s: tuple[float, ...]
-    """When each frame is shown in the clip."""
+    """Time of each frame in the clip."""
     num_sampled: int
     """Frames that the model is shown; the strip may have fewer of them."""
     missing: str
@@ -50,7 +50,7 @@ class Strip:
 def strips(
     videos: Sequence[str], config: VideoConfig, seconds: float
 ) -> Iterator[tuple[str, Strip]]:
-    """Each video with its strip, in their order; after ``seconds`` those left say so."""
+    """Draw the strip of each video, in order; after ``seconds``, strips without a picture."""
     end = time.monotonic() + seconds
     short = _short(config)
 
@@ -69,7 +69,7 @@ def strips(
 
 
 def strip(video: str, decoders: DecodePool) -> Strip:
-    """The strip of one clip; never raises for a clip that cannot be shown."""
+    """Draw the strip of one clip; never raises for a clip that cannot be shown."""
     try:
         address = Address.parse(video)
         if not address.path.is_file():

@@ -1,4 +1,4 @@
-"""Run directory -> report.html, within a size and a time.
+"""Writes report.html of a run directory, within a size and a time.
 
 gather -> pictures of the most telling clips, until the page is full -> render -> file, by rename
 """
@@ -15,18 +15,19 @@ from cluster.report.groups import GroupRecord
 from cluster.report.page import Texts, clip_values, group_values, render, to_json
 from cluster.report.thumbs import Strip, strips
 from wire.errors import ConfigError
+from wire.whole_file import whole_file
 
 MAX_CLIPS = 400
 MAX_MB = 20.0
 _SHARE_OF_GROUPS = 0.3
-"""Of the room for clips and groups, what training groups may take."""
+"""Share of the room for clips and groups that training groups may take."""
 _SECONDS = 20.0
-"""For decoding; clips that are left then have no picture."""
+"""Time limit for decoding; later clips have no picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What became of it."""
+    """Written report: its path, size, and numbers of clips and groups."""
 
     path: Path
     size_mb: float
@@ -50,11 +51,10 @@ def write_report(
             f"the report of {run} takes {len(content) / 1e6:.1f} MB even without clips; "
             f"--max-mb is {max_mb:g}, give more"
         )
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.rename(path)
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise ConfigError(
             f"cannot write the report {path}: {error.strerror}; give --out the path of a file"
@@ -94,7 +94,7 @@ def _try_report(run: Path) -> None:
 
 
 def _fill(report: Report, max_mb: float) -> tuple[Report, dict[str, Strip]]:
-    """The report with as many clips and groups, in their order, as fit; and their pictures."""
+    """Report with as many clips and groups, in their order, as fit; and their pictures."""
     room = int(max_mb * 1e6) - len(render(replace(report, clips=(), groups=()), {}).encode())
     pictures: dict[str, Strip] = {}
     groups, used = _that_fit(report, report.groups, int(room * _SHARE_OF_GROUPS), pictures)
@@ -113,7 +113,7 @@ def _that_fit(
     room: int,
     pictures: dict[str, Strip],
 ) -> tuple[list[ClipRecord | GroupRecord], int]:
-    """The first records that fit in ``room`` bytes with their pictures, which are added; bytes."""
+    """First records that fit in ``room`` bytes with their pictures, which are added; and bytes."""
     texts, used, kept = Texts(), 0, []
     videos = list(dict.fromkeys(one.video for one in records if one.video))
     drawn = strips([video for video in videos if video not in pictures], report.video, _SECONDS / 2)

@@ -1,4 +1,4 @@
-"""How fast each reward judges, and what the way to its process and back costs.
+"""Benchmark of rewards: how fast each scores traces, and what its separate process costs.
 
 made-up groups, or a run's -> Scorer with one term, all groups at once -> seconds, latencies
                            -> a plain loop over the same calls in one bare process -> overhead
@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.rewards.plain_loop import plain_s
-from cluster.rewards.subject import Subject
+from cluster.rewards.plain_loop import plain_loop_seconds
+from cluster.rewards.subject import RewardUnderTest
 from cluster.rewards.traces import made_up_traces
 from cluster.run_dir import read_label_names
 from reward.config import RewardTerm
@@ -30,8 +30,8 @@ _PLAIN_FACTOR, _PLAIN_EXTRA_S = 4.0, 120.0  # imports of a bare process included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One group to be judged."""
+class BenchGroup:
+    """One group of completions to be scored."""
 
     sample: Sample
     prompt: str
@@ -40,7 +40,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What judging all groups by one term took; seconds.
+    """Times of scoring all groups by one term, in seconds.
 
     Example:
         Timing(part="brevity", call="trace", num_traces=4096, seconds=0.31,
@@ -49,16 +49,17 @@ class Timing:
 
     part: str
     call: str
-    """What one call is about, and so what p50 and p99 are of: ``trace`` or ``group``."""
+    """Unit of one call, and so of p50 and p99: ``trace`` or ``group``."""
     num_traces: int
     seconds: float
     p50_s: float
     p99_s: float
     plain_s: float | None
-    """Of a plain loop over the same calls; None for a built-in, and where it could not be timed."""
+    """Time of a plain loop over the same calls; None for a built-in, and where it could not be
+    timed."""
     num_failed: int
     reason: str
-    """Of the first failure."""
+    """Reason of the first failure."""
 
     @property
     def traces_per_s(self) -> float:
@@ -67,12 +68,12 @@ class Timing:
 
     @property
     def overhead_s(self) -> float | None:
-        """Beyond the plain loop; below zero where several processes share the work."""
+        """Time beyond the plain loop; below zero where several processes share the work."""
         return None if self.plain_s is None else self.seconds - self.plain_s
 
 
-def made_up_groups(subject: Subject, num_traces: int, num_tokens: int) -> list[Asked]:
-    """Groups of eight traces, over the samples in turn."""
+def made_up_groups(subject: RewardUnderTest, num_traces: int, num_tokens: int) -> list[BenchGroup]:
+    """Made-up groups of eight traces, over the samples in turn."""
     asked = list(zip(subject.samples, subject.prompts, strict=True))
     found = []
     for number, begin in enumerate(range(0, num_traces, GROUP_SIZE)):
@@ -80,11 +81,13 @@ def made_up_groups(subject: Subject, num_traces: int, num_tokens: int) -> list[A
         other = next(name for name in subject.labels.names if name != sample.label)
         count = min(GROUP_SIZE, num_traces - begin)
         traces = tuple(itertools.islice(made_up_traces(sample.label, other, num_tokens), count))
-        found.append(Asked(sample=sample, prompt=prompt, completions=traces))
+        found.append(BenchGroup(sample=sample, prompt=prompt, completions=traces))
     return found
 
 
-def archived_groups(subject: Subject, run: Path, num_traces: int) -> tuple[Subject, list[Asked]]:
+def archived_groups(
+    subject: RewardUnderTest, run: Path, num_traces: int
+) -> tuple[RewardUnderTest, list[BenchGroup]]:
     """The first groups of a run's archive, and the subject with that run's labels and columns.
 
     Raises DataError if there is no trace in the archive, UserError if ``run`` is no run.
@@ -98,19 +101,19 @@ def archived_groups(subject: Subject, run: Path, num_traces: int) -> tuple[Subje
     return replace(subject, labels=labels, num_with=columns, num_samples=len(found)), found
 
 
-def _archived(run: Path, num_traces: int, prompt: str) -> Iterator[Asked]:
+def _archived(run: Path, num_traces: int, prompt: str) -> Iterator[BenchGroup]:
     left = num_traces
     for group in read_groups(run / "archive"):
         completions = tuple(trace.completion for trace in group.traces)[:left]
         if completions:
             left -= len(completions)
-            yield Asked(sample=group.sample, prompt=prompt, completions=completions)
+            yield BenchGroup(sample=group.sample, prompt=prompt, completions=completions)
         if not left:
             return
 
 
-async def bench(subject: Subject, term: RewardTerm, groups: Sequence[Asked]) -> Timing:
-    """Judge all groups by one term. Raises UserError if it cannot be loaded."""
+async def bench(subject: RewardUnderTest, term: RewardTerm, groups: Sequence[BenchGroup]) -> Timing:
+    """Time one term on all groups. Raises UserError if it cannot be loaded."""
     async with subject.scorer(term) as scorer:
         signature = scorer.signatures.get(term.part)
         if why := subject.why_not_tried(term, signature):
@@ -149,8 +152,8 @@ async def bench(subject: Subject, term: RewardTerm, groups: Sequence[Asked]) -> 
     )
 
 
-async def _one_by_one(scorer: Scorer, groups: Sequence[Asked]) -> tuple[float, float]:
-    """p50 and p99 of a group, in seconds."""
+async def _one_by_one(scorer: Scorer, groups: Sequence[BenchGroup]) -> tuple[float, float]:
+    """p50 and p99 of scoring a group, in seconds."""
     latencies = []
     for group in groups:
         begin = time.perf_counter()
@@ -161,7 +164,9 @@ async def _one_by_one(scorer: Scorer, groups: Sequence[Asked]) -> tuple[float, f
     return p50, p99
 
 
-def _plain_s(term: RewardTerm, groups: Sequence[Asked], style: str, limit_s: float) -> float | None:
+def _plain_s(
+    term: RewardTerm, groups: Sequence[BenchGroup], style: str, limit_s: float
+) -> float | None:
     settings = {
         "spec": locate(term.function),
         "params": term.params,
@@ -174,4 +179,4 @@ def _plain_s(term: RewardTerm, groups: Sequence[Asked], style: str, limit_s: flo
         )
         for group in groups
     )
-    return plain_s(settings, lines, limit_s)
+    return plain_loop_seconds(settings, lines, limit_s)

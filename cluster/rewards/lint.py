@@ -1,6 +1,6 @@
-"""Load each reward of a recipe as a run would, try it on good and bad traces, say every fault.
+"""Lint of a recipe's rewards: loads each as a run would, tries it on sample traces, reports faults.
 
-    Subject -> Scorer with one term -> a value or a failure per case -> findings with remedies
+    RewardUnderTest -> Scorer with one term -> a value or a failure per trace -> findings
 
 Everything a run would refuse, mask or mislead itself with is a finding; nothing here trains.
 """
@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from cluster.checks.finding import Area, Finding, Level, error, said, warning
-from cluster.rewards.signature import Argument, arguments, why_style
-from cluster.rewards.subject import Subject
-from cluster.rewards.traces import RIGHT, TYPICAL, WRONG, Case, as_completion, cases
+from cluster.checks.finding import Area, Finding, Level, error, from_error, warning
+from cluster.rewards.signature import Argument, arguments, explain_style
+from cluster.rewards.subject import RewardUnderTest
+from cluster.rewards.traces import RIGHT, TYPICAL, WRONG, SampleTrace, as_completion, sample_traces
 from reward.config import RewardTerm
 from reward.scorer import Scorer
 from reward.signature import Signature
@@ -27,7 +27,7 @@ _CLOSE_TO_TIMEOUT = 0.5
 Value = float | str | None
 """A reward, None (not applicable), or the reason of a failure."""
 
-_Ask = Callable[[Sequence[Case]], Awaitable[list[Value]]]
+_Ask = Callable[[Sequence[SampleTrace]], Awaitable[list[Value]]]
 
 _REMEDIES = (
     ("no answer within", "let it answer sooner, or raise the term's timeout_s"),
@@ -50,40 +50,40 @@ _RAISES = "catch it: malformed output of the model is a wrong answer, return 0 f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermReport:
-    """What was found about one term."""
+    """Report about one term."""
 
     part: str
     function: str
     style: str
-    """Whose signature, and why; or that it is built in."""
+    """Whose signature it has, and why; or that it is built in."""
     arguments: tuple[Argument, ...]
     findings: tuple[Finding, ...]
     values: Mapping[str, Value]
-    """Case -> what it gave, on the first sample."""
+    """Name of the sample trace -> its value, on the first sample."""
     slowest_s: float | None
     """The longest wait for one trace; None if none was tried."""
 
 
 @dataclass(slots=True)
 class _Trial:
-    """All answers of one term."""
+    """All values that one term gave."""
 
     failed: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> the cases."""
+    """Reason of a failure -> names of the sample traces."""
     values: list[dict[str, Value]] = field(default_factory=list)
-    """Per sample: case -> answer."""
+    """Per sample: name of the sample trace -> value."""
     slowest_s: float = 0.0
     num_late: int = 0
     is_noisy: bool = False
     findings: list[Finding] = field(default_factory=list)
 
 
-async def lint(subject: Subject) -> list[TermReport]:
+async def lint(subject: RewardUnderTest) -> list[TermReport]:
     """One report per term, in the recipe's order; the terms are tried one after another."""
     return [await _lint_term(subject, term) for term in subject.reward.terms]
 
 
-async def _lint_term(subject: Subject, term: RewardTerm) -> TermReport:
+async def _lint_term(subject: RewardUnderTest, term: RewardTerm) -> TermReport:
     trial = _Trial()
     signature: Signature | None = None
     try:
@@ -97,7 +97,7 @@ async def _lint_term(subject: Subject, term: RewardTerm) -> TermReport:
                 _judge_trial(term, trial)
     except UserError as refused:
         way = " (here: --set style=verl)" if _is_ambiguous(str(refused), subject) else ""
-        trial.findings.insert(0, said(Area.REWARD, f"{refused}{way}"))
+        trial.findings.insert(0, from_error(Area.REWARD, f"{refused}{way}"))
     known = subject.num_with, subject.num_samples
     filled = arguments(term, signature, *known) if signature else []
     return TermReport(
@@ -111,14 +111,14 @@ async def _lint_term(subject: Subject, term: RewardTerm) -> TermReport:
     )
 
 
-def _is_ambiguous(refused: str, subject: Subject) -> bool:
+def _is_ambiguous(refused: str, subject: RewardUnderTest) -> bool:
     return subject.num_with is None and 'say which with style = "verl"' in refused
 
 
 def _style(term: RewardTerm, signature: Signature | None) -> str:
     if term.is_builtin:
         return "built in"
-    return why_style(term, signature) if signature else "unknown: it could not be loaded"
+    return explain_style(term, signature) if signature else "unknown: it could not be loaded"
 
 
 def _gaps(
@@ -127,7 +127,7 @@ def _gaps(
     num_with: Mapping[str, int] | None,
     num_samples: int,
 ) -> Iterator[Finding]:
-    """Columns that it needs and that some rows have not."""
+    """Findings about required columns that some rows lack."""
     for argument in filled:
         if signature is None or num_with is None or argument.name not in signature.required:
             continue
@@ -137,14 +137,15 @@ def _gaps(
             yield error(Area.REWARD, what, remedy)
 
 
-async def _try(scorer: Scorer, term: RewardTerm, subject: Subject, trial: _Trial) -> None:
-    """Every case alone; then once more the right one, and all cases as one group."""
+async def _try(scorer: Scorer, term: RewardTerm, subject: RewardUnderTest, trial: _Trial) -> None:
+    """Score every sample trace alone; then the right one once more, and all of them as one
+    group."""
     is_paid = term.function == "judge"  # every trace is a request
     asked = list(zip(subject.samples, subject.prompts, strict=True))
     for sample, prompt in asked[: 1 if is_paid else _MOST_SAMPLES]:
         ask = partial(_ask, scorer, term.part, sample, prompt)
         other = next(name for name in subject.labels.names if name != sample.label)
-        tried = cases(sample.label, other)
+        tried = sample_traces(sample.label, other)
         values = await _alone(ask, tried, trial)
         trial.values.append(values)
         if trial.num_late:  # each further time would be waited for, too
@@ -154,7 +155,7 @@ async def _try(scorer: Scorer, term: RewardTerm, subject: Subject, trial: _Trial
             await _together(ask, tried, trial)
 
 
-async def _alone(ask: _Ask, tried: Sequence[Case], trial: _Trial) -> dict[str, Value]:
+async def _alone(ask: _Ask, tried: Sequence[SampleTrace], trial: _Trial) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for case in tried:
         begin = time.perf_counter()
@@ -169,7 +170,7 @@ async def _alone(ask: _Ask, tried: Sequence[Case], trial: _Trial) -> dict[str, V
     return values
 
 
-async def _again(ask: _Ask, case: Case, value: Value, trial: _Trial) -> None:
+async def _again(ask: _Ask, case: SampleTrace, value: Value, trial: _Trial) -> None:
     (again,) = await ask([case])
     if again != value and not isinstance(value, str) and not trial.is_noisy:
         trial.is_noisy = True
@@ -178,7 +179,7 @@ async def _again(ask: _Ask, case: Case, value: Value, trial: _Trial) -> None:
         trial.findings.append(warning(Area.REWARD, what, remedy, [case.name]))
 
 
-async def _together(ask: _Ask, tried: Sequence[Case], trial: _Trial) -> None:
+async def _together(ask: _Ask, tried: Sequence[SampleTrace], trial: _Trial) -> None:
     found = await ask(tried)
     fresh = {value for value in found if isinstance(value, str) and value not in trial.failed}
     for reason in sorted(fresh):
@@ -188,7 +189,7 @@ async def _together(ask: _Ask, tried: Sequence[Case], trial: _Trial) -> None:
 
 
 async def _ask(
-    scorer: Scorer, part: str, sample: Sample, prompt: str, tried: Sequence[Case]
+    scorer: Scorer, part: str, sample: Sample, prompt: str, tried: Sequence[SampleTrace]
 ) -> list[Value]:
     completions = [as_completion(c.text, is_truncated=c.is_truncated) for c in tried]
     return [_value(it, part) for it in await scorer.score(sample, completions, prompt)]
@@ -214,7 +215,7 @@ def _judge_trial(term: RewardTerm, trial: _Trial) -> None:
 
 
 def _doubts(samples: Sequence[Mapping[str, Value]]) -> Iterator[Finding]:
-    """What a run would go through with, and what its policy would learn from it."""
+    """Warnings about values that a run would accept, and what its policy would learn from them."""
     escaping = [
         name
         for values in samples
@@ -248,5 +249,5 @@ def _shown(value: Value) -> str:
 
 
 def count(reports: Sequence[TermReport], level: Level) -> int:
-    """Findings of that level, of all terms."""
+    """Number of findings of a level, over all terms."""
     return sum(finding.level is level for report in reports for finding in report.findings)

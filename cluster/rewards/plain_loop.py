@@ -1,9 +1,10 @@
-"""A loop over a user's function in a bare process: what it costs without pipe, guard and limits.
+"""Baseline of the benchmark: a user's function in a bare process, without pipe, guard and limits.
 
     FOLDER/settings.json, FOLDER/questions.jsonl -> the same calls, one after another
         -> FOLDER/seconds.json
 
-Started by :func:`plain_s`, in a process of its own because the function is other people's code.
+Started by :func:`plain_loop_seconds`, in a process of its own because the function is other
+people's code.
 """
 
 import asyncio
@@ -23,8 +24,11 @@ from reward.plugin import load
 _START = "import sys; sys.path[:] = {paths!r}; from cluster.rewards.plain_loop import main; main()"
 
 
-def plain_s(settings: Mapping[str, Any], lines: Iterable[bytes], timeout_s: float) -> float | None:
-    """Seconds that the calls took; None if the process failed, or was not done in time.
+def plain_loop_seconds(
+    settings: Mapping[str, Any], lines: Iterable[bytes], timeout_s: float
+) -> float | None:
+    """Seconds that the calls took in a plain loop; None if the process failed, or was not done in
+    time.
 
     ``settings``: spec, params, style, as_messages; ``lines``: of :meth:`Question.to_json`.
     """
@@ -49,7 +53,7 @@ def plain_s(settings: Mapping[str, Any], lines: Iterable[bytes], timeout_s: floa
 
 
 def main() -> None:
-    """``argv``: the folder."""
+    """Entry point of the process; ``argv``: the folder."""
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "settings.json").read_text())
     plugin = load(settings.pop("spec"), **settings)

@@ -21,8 +21,7 @@ import pyarrow.compute as pc
 from cluster.config import RunConfig
 from cluster.progress import Bar, progress_bar
 from cluster.rewards.score_change import Change, change_of
-from cluster.rewards.score_file import Judged, Key, Outcome, ScoreFile
-from cluster.run_dir import write_json
+from cluster.rewards.score_file import Key, Outcome, RescoredGroup, ScoreFile
 from cluster.scoring import make_scorer, prompt_text
 from reward.scorer import Scorer
 from reward.spec import source_of
@@ -30,6 +29,7 @@ from reward.stats import refuse_too_many_failures
 from wire.archive import read_groups, read_table
 from wire.errors import DataError
 from wire.types import Failure, Purpose, Score, Trace, TraceGroup, stable_hash
+from wire.whole_file import write_json
 
 _GROUPS_AT_ONCE = 64
 _FEWEST_TRACES = 64  # of which the share that may fail is a share
@@ -37,20 +37,21 @@ _FEWEST_TRACES = 64  # of which the share that may fail is a share
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescored:
-    """What a rescore left."""
+    """Result of a rescore."""
 
     folder: Path
     num_before: int
-    """Groups that an earlier call had judged."""
+    """Groups that an earlier call had scored."""
     num_judged: int
-    """Groups judged by this one."""
+    """Groups that this call scored."""
     change: Change
 
 
 async def rescore(
     run: Path, config: RunConfig, name: str, purpose: Purpose | None = None
 ) -> Rescored:
-    """Judge what is not judged yet, compare all that is; ``name``: the recipe's.
+    """Score the archived groups that have no new score yet, compare all that have one; ``name``:
+    the recipe's.
 
     Raises UserError if the recipe does not fit the archive or is scored by another process,
     ArchiveError if there is none, and TooManyFailures as a run does: what was judged is kept, and
@@ -81,7 +82,7 @@ def _not_judged(
             yield key, group
 
 
-def _of(scores: ScoreFile, purpose: Purpose | None) -> list[Judged]:
+def _of(scores: ScoreFile, purpose: Purpose | None) -> list[RescoredGroup]:
     judged = scores.judged.values()
     return [it for it in judged if purpose is None or it.purpose == purpose.value]
 
@@ -93,7 +94,7 @@ async def _judge_all(
     scores: ScoreFile,
     bar: Bar,
 ) -> int:
-    """Some groups at once; each is on disk as soon as it is judged."""
+    """Score groups, some at once; each is on disk as soon as it is scored."""
     num_judged = 0
     while some := list(islice(left, _GROUPS_AT_ONCE)):
 
@@ -102,7 +103,7 @@ async def _judge_all(
             prompt = prompt_text(config, group.sample)
             outcomes = await scorer.score(group.sample, completions, prompt)
             now = tuple(Outcome.of(outcome) for outcome in outcomes)
-            scores.append(Judged.join(key, group, now))
+            scores.append(RescoredGroup.join(key, group, now))
             bar.advance()
             return _with(group, outcomes)
 
@@ -129,7 +130,7 @@ def _refuse_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> N
 
 
 def _numbered(archive: Path, purpose: Purpose | None) -> Iterator[tuple[Key, TraceGroup]]:
-    """Every group with a key of its own."""
+    """Groups, each with a key of its own."""
     seen: Counter[tuple[int, int, str]] = Counter()
     for group in read_groups(archive, purpose):
         version = group.policy_version
@@ -141,8 +142,8 @@ def _numbered(archive: Path, purpose: Purpose | None) -> Iterator[tuple[Key, Tra
 def _survey(
     archive: Path, config: RunConfig, purpose: Purpose | None
 ) -> tuple[frozenset[str], int]:
-    """Further manifest columns, and the number of groups with traces. Raises DataError for a
-    label that the recipe has not."""
+    """Further manifest columns, and the number of groups with traces. Raises DataError for a label
+    that the recipe lacks."""
     table = read_table(archive, ["label", "sample_extra", "trace_index", "purpose"])
     table = table.filter(pc.field("trace_index") == 0)
     if purpose is not None:
@@ -161,7 +162,8 @@ def _survey(
 
 
 def _hash_of(config: RunConfig) -> str:
-    """What decides a score: the reward's settings, the labels, the text of its files."""
+    """Hash of everything that decides a score: the reward's settings, the labels, the text of its
+    files."""
     reward = config.reward.model_dump(mode="json", exclude={"max_failure_frac"})
     for term in reward["terms"]:
         for name in ("timeout_s", "concurrency", "memory_mb", "max_processes"):

@@ -1,4 +1,4 @@
-"""What another reward says of the same traces, beside what the first one said. Pure.
+"""Comparison of two rewards on the same traces: archived scores beside new ones. Pure.
 
 Judged groups -> means per part and label, rank correlations, flipped best traces -> Change
 """
@@ -10,14 +10,15 @@ from statistics import fmean
 
 import numpy as np
 
-from cluster.rewards.score_file import Judged, Outcome
+from cluster.rewards.score_file import Outcome, RescoredGroup
 
 TOTAL = "total"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """One part (or the total) on clips of one label, or of all; over the traces that have it."""
+    """Mean values of one part (or the total) on clips of one label, or of all; over the traces that
+    have it."""
 
     part: str
     label: str | None
@@ -30,7 +31,7 @@ class Means:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Two rewards side by side."""
+    """Figures of two rewards side by side."""
 
     num_groups: int
     num_traces: int
@@ -41,20 +42,21 @@ class Change:
     rank_correlation: float | None
     """Spearman's rho of the totals, over traces scored both times; None if one is constant."""
     rank_correlation_in_groups: float | None
-    """The mean of each group's own: GRPO compares traces within a group only."""
+    """Mean of the rank correlations within groups: GRPO compares traces within a group only."""
     num_ranked_groups: int
-    """Groups whose totals differ both times: those of that mean."""
+    """Groups whose totals differ both times: those that rank_correlation_in_groups is the mean
+    of."""
     num_comparable: int
     """Groups with two traces or more that were scored both times."""
     num_flipped: int
-    """Of those, groups none of whose best traces before is among the best now."""
+    """Comparable groups whose winner changed: no trace that scored best before scores best now."""
     num_with_signal_before: int
     """Groups whose totals differ: the others teach nothing."""
     num_with_signal_now: int
 
 
-def change_of(judged: Sequence[Judged]) -> Change:
-    """All figures; groups in any order."""
+def change_of(judged: Sequence[RescoredGroup]) -> Change:
+    """All figures of rescored groups, in any order."""
     pairs = [_both(group) for group in judged]
     comparable = [pair for pair in pairs if len(pair) > 1]
     ranked = [rho for pair in comparable if (rho := rank_correlation(pair)) is not None]
@@ -89,7 +91,7 @@ def flips(pairs: Sequence[tuple[float, float]]) -> bool:
     return not any(a == best[0] and b == best[1] for a, b in pairs)
 
 
-def _both(group: Judged) -> list[tuple[float, float]]:
+def _both(group: RescoredGroup) -> list[tuple[float, float]]:
     totals = ((a.total, b.total) for a, b in zip(group.before, group.now, strict=True))
     return [(a, b) for a, b in totals if a is not None and b is not None]
 
@@ -98,7 +100,7 @@ def _has_signal(outcomes: Iterable[Outcome]) -> bool:
     return len({outcome.total for outcome in outcomes if outcome.total is not None}) > 1
 
 
-def _means(judged: Sequence[Judged]) -> list[Means]:
+def _means(judged: Sequence[RescoredGroup]) -> list[Means]:
     before, now = _columns(judged, "before"), _columns(judged, "now")
     labels = sorted({group.label for group in judged})
     parts = sorted({part for part, _ in [*before, *now]} - {TOTAL})
@@ -109,7 +111,9 @@ def _means(judged: Sequence[Judged]) -> list[Means]:
     ]
 
 
-def _columns(judged: Sequence[Judged], side: str) -> Mapping[tuple[str, str | None], list[float]]:
+def _columns(
+    judged: Sequence[RescoredGroup], side: str
+) -> Mapping[tuple[str, str | None], list[float]]:
     found: dict[tuple[str, str | None], list[float]] = defaultdict(list)
     for group in judged:
         outcomes: tuple[Outcome, ...] = getattr(group, side)

@@ -1,6 +1,6 @@
-"""New scores of an archive's groups: a line of JSON each, on disk before the next is begun.
+"""File of new scores of archived groups: a line of JSON each, on disk before the next is begun.
 
-    Judged -> append (write, fsync) -> scores.jsonl -> read_scores
+    RescoredGroup -> append (write, fsync) -> scores.jsonl -> read_scores
 
 A process that is killed leaves at most a torn last line, which is cut off on reopening; the group
 is then judged again. A group that was judged again because a trace of it had failed has a later
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from wire.errors import ConfigError, DataError
-from wire.journal import sync_directory
 from wire.types import Failure, FailureKind, Score, TraceGroup
+from wire.whole_file import sync_to_disk
 
 Key = tuple[int, int, str, int]
-"""Attempt and step of a group's policy version, its id, and which of those with all three equal."""
+"""Identifies an archived group: attempt, step, group id, and its number among groups that share all
+three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Outcome:
 
     @classmethod
     def of(cls, outcome: Score | Failure) -> Self:
-        """What the scorer said of one trace."""
+        """The outcome of one trace, from the scorer's result."""
         if isinstance(outcome, Score):
             return cls(total=outcome.total, parts=dict(outcome.parts))
         failed = outcome.kind is not FailureKind.NOT_APPLICABLE
@@ -49,8 +50,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """One group, before and now; outcomes in the order of its traces."""
+class RescoredGroup:
+    """One archived group with its old and new outcomes, in the order of its traces."""
 
     key: Key
     purpose: str
@@ -86,15 +87,15 @@ class ScoreFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Cuts off a torn last line. Raises ConfigError if another process has it open, DataError
-        if a line before the last is no judged group."""
+        """Opens the file and cuts off a torn last line. Raises ConfigError if another process has
+        it open, DataError if a line before the last is no rescored group."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.judged = {judged.key: judged for judged in _read(path)}
             self._file.truncate(_end_of_last_line(path))
-            sync_directory(path.parent)
+            sync_to_disk(path.parent)
         except BlockingIOError as error:
             self._file.close()
             raise ConfigError(
@@ -104,8 +105,9 @@ class ScoreFile:
             self._file.close()
             raise
 
-    def append(self, judged: Judged) -> None:
-        """Once this returns the group is not judged again, whatever happens to this process."""
+    def append(self, judged: RescoredGroup) -> None:
+        """Append a group. Once this returns the group is not scored again, whatever happens to this
+        process."""
         self._file.write(json.dumps(asdict(judged)).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -118,12 +120,12 @@ class ScoreFile:
         self._file.close()
 
 
-def read_scores(path: Path) -> list[Judged]:
+def read_scores(path: Path) -> list[RescoredGroup]:
     """The last line of every group, in the order of first writing. Raises DataError."""
     return list({judged.key: judged for judged in _read(path)}.values())
 
 
-def _read(path: Path) -> list[Judged]:
+def _read(path: Path) -> list[RescoredGroup]:
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
     try:
         return [_judged(json.loads(line)) for line in lines]
@@ -133,10 +135,10 @@ def _read(path: Path) -> list[Judged]:
         ) from error
 
 
-def _judged(values: dict[str, Any]) -> Judged:
+def _judged(values: dict[str, Any]) -> RescoredGroup:
     attempt, step, group_id, number = values["key"]
     fields = {name: tuple(Outcome(**it) for it in values[name]) for name in ("before", "now")}
-    return Judged(**{**values, **fields, "key": (attempt, step, group_id, number)})
+    return RescoredGroup(**{**values, **fields, "key": (attempt, step, group_id, number)})
 
 
 def _end_of_last_line(path: Path) -> int:

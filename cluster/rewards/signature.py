@@ -1,4 +1,4 @@
-"""What a function's signature means: whose it is and why, and what fills each argument."""
+"""Explains a reward function's signature: verl's or TRL's and why, and what fills each argument."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,8 +38,9 @@ class Argument:
     """The manifest's column that fills it, where one does."""
 
 
-def why_style(term: RewardTerm, signature: Signature) -> str:
-    """``verl's, because it takes solution_str; once per trace``."""
+def explain_style(term: RewardTerm, signature: Signature) -> str:
+    """Explains the style of a function: ``verl's, because it takes solution_str; once per
+    trace``."""
     if term.style is not None:
         reason = f'the term says style = "{term.style}"'
     else:

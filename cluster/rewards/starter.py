@@ -1,4 +1,4 @@
-"""A reward to begin with: a commented file, and a test of it that passes.
+"""Template of a user's reward: a commented file, and a test of it that passes.
 
 name, style -> FOLDER/NAME.py, FOLDER/test_NAME.py -> the lines for a recipe
 """
@@ -121,8 +121,8 @@ params = {{ max_words = 100 }}
 
 
 def write_starter(name: str, folder: Path, style: Literal["verl", "trl"]) -> tuple[Path, Path]:
-    """The paths of the reward and of its test. Raises ConfigError for a name that Python cannot
-    have, and if a file is there already."""
+    """Write the files; returns the paths of the reward and of its test. Raises ConfigError for a
+    name that Python cannot have, and if a file is there already."""
     taken = keyword.iskeyword(name) or hasattr(builtins, name) or name == "re"
     if taken or not _NAME.fullmatch(name):
         raise ConfigError(
@@ -146,5 +146,5 @@ def write_starter(name: str, folder: Path, style: Literal["verl", "trl"]) -> tup
 
 
 def recipe_lines(name: str, path: Path) -> str:
-    """What a recipe needs to use it."""
+    """Lines of a recipe that use the reward."""
     return _RECIPE.format(name=name, path=path)

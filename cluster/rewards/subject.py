@@ -1,4 +1,4 @@
-"""What `lint` and `bench` are given, a function or a recipe, as terms that can be scored.
+"""The reward under test of `lint` and `bench`: a function or a recipe, as terms that can be scored.
 
 "file.py:f" | package.module:f | built-in | entry point -> one term, made-up samples
 recipe.toml                                             -> its terms, samples of its manifest
@@ -22,8 +22,8 @@ _MADE_UP = LabelSet(labels=(Label(name="abnormal"), Label(name="normal")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """Terms, and what there is to try them on.
+class RewardUnderTest:
+    """Reward terms, and the labels, samples and prompts to try them on.
 
     Example:
         read_subject("rewards/brevity.py:compute_score", ["params.limit=40"])
@@ -34,15 +34,15 @@ class Subject:
     samples: tuple[Sample, ...]
     """The first of each label, in the order of the manifest."""
     prompts: tuple[str, ...]
-    """What the policy is asked about each of ``samples``, without the video."""
+    """Text of the prompt of each of ``samples``, without the video."""
     num_with: Mapping[str, int] | None
     """Further column of the manifest -> samples that have it; None: there is no manifest."""
     num_samples: int
-    """All of the manifest."""
+    """Samples of the whole manifest."""
     max_response_length: int | None
 
     def scorer(self, term: RewardTerm) -> Scorer:
-        """Of this term alone. Raises UserError as Scorer does."""
+        """A scorer of this term alone. Raises UserError as Scorer does."""
         return Scorer(
             self.reward.only(term),
             self.labels,
@@ -52,7 +52,7 @@ class Subject:
         )
 
     def why_not_tried(self, term: RewardTerm, signature: Signature | None) -> str | None:
-        """What only a manifest could fill, where there is none, and what to do."""
+        """Why a term cannot be tried without a manifest, and what to do; None if it can."""
         if signature is None or self.num_with is not None:
             return None
         lacking = signature.missing(term.params)
@@ -64,9 +64,9 @@ class Subject:
         )
 
 
-def read_subject(name: str, settings: Sequence[str]) -> Subject:
-    """``settings``: overrides of the recipe, or of the term (``params.limit=40``). Raises UserError
-    for a recipe, manifest or term that cannot be used."""
+def read_subject(name: str, settings: Sequence[str]) -> RewardUnderTest:
+    """The reward that a name stands for. ``settings``: overrides of the recipe, or of the term
+    (``params.limit=40``). Raises UserError for a recipe, manifest or term that cannot be used."""
     if name.endswith(".toml"):
         return _of_recipe(Path(name), settings)
     values: dict[str, Any] = {"function": name}
@@ -77,7 +77,7 @@ def read_subject(name: str, settings: Sequence[str]) -> Subject:
         Sample(id=f"made-up-{k}", video="", label=label, split=Split.TRAIN)
         for k, label in enumerate(_MADE_UP.names)
     )
-    return Subject(
+    return RewardUnderTest(
         reward=RewardConfig(terms=(term,)),
         labels=_MADE_UP,
         samples=made_up,
@@ -88,7 +88,7 @@ def read_subject(name: str, settings: Sequence[str]) -> Subject:
     )
 
 
-def _of_recipe(path: Path, settings: Sequence[str]) -> Subject:
+def _of_recipe(path: Path, settings: Sequence[str]) -> RewardUnderTest:
     from cluster.config import read_recipe
     from cluster.scoring import prompt_text
     from rollout.manifest import read_manifest
@@ -97,7 +97,7 @@ def _of_recipe(path: Path, settings: Sequence[str]) -> Subject:
     samples = read_manifest(config.data.manifest, config.label_set, config.data.media_root)
     first = {sample.label: sample for sample in reversed(samples)}
     tried = tuple(sample for sample in samples if first[sample.label] is sample)
-    return Subject(
+    return RewardUnderTest(
         reward=config.reward,
         labels=config.label_set,
         samples=tried,

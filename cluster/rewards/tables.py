@@ -1,4 +1,4 @@
-"""What the reward tools found, for a person."""
+"""Tables of the reward tools' results, for the terminal."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _STYLE = {Level.ERROR: "bold red", Level.WARNING: "bold yellow", Level.OK: "bold
 
 
 def print_lint(reports: Sequence[TermReport]) -> None:
-    """Each term with its arguments and findings, then what every case was given."""
+    """Print each term with its arguments and findings, then the value of every sample trace."""
     for report in reports:
         console.print(f"[bold]{escape(report.part)}[/]  {escape(report.function)}", emoji=False)
         _say(f"  {report.style}")
@@ -54,7 +54,7 @@ def _cell(value: Value) -> str:
 
 
 def print_timings(timings: Sequence[Timing], skipped: Sequence[str]) -> None:
-    """A row per term."""
+    """Print a row per term."""
     figures = ("traces/s", "p50 ms", "p99 ms", "seconds", "plain loop", "overhead", "failed")
     of = f"{timings[0].num_traces} traces" if timings else ""
     table = _table(of, ("term", "call"), figures)
@@ -86,7 +86,7 @@ def _timing_cells(timing: Timing) -> list[str]:
 
 
 def print_change(change: Change) -> None:
-    """Means before and now, then what groups would learn otherwise."""
+    """Print means before and now, then figures of the groups' order and signal."""
     table = _table("mean before and now", ("part", "label"), ("before", "now", "n before", "n now"))
     for row in change.means:
         table.add_row(escape(row.part), escape(row.label or "all"), *_mean_cells(row))

@@ -1,4 +1,4 @@
-"""Traces to try a reward on: what a policy writes, and what it writes while it learns to."""
+"""Sample traces to try a reward on: well-formed ones, and malformed ones as a policy may write."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ _WORDS = ("the", "person", "walks", "to", "the", "door", "then", "sits", "down",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One kind of trace.
+class SampleTrace:
+    """One kind of sample trace.
 
     Example:
-        Case(name="empty", text="")
+        SampleTrace(name="empty", text="")
     """
 
     name: str
@@ -25,11 +25,11 @@ class Case:
 
 RIGHT, WRONG = "right answer", "wrong answer"
 TYPICAL = (RIGHT, WRONG)
-"""Names of the cases that are well-formed; the others are malformed."""
+"""Names of the sample traces that are well-formed; the others are malformed."""
 
 
-def cases(label: str, other: str) -> tuple[Case, ...]:
-    """A handful of typical and malformed traces on a clip of ``label``; ``other``: a wrong one."""
+def sample_traces(label: str, other: str) -> tuple[SampleTrace, ...]:
+    """Typical and malformed sample traces on a clip of ``label``; ``other``: a wrong one."""
     think = "<think>The person walks to the door, then sits down.</think>"
     right = f"<answer>{label}</answer>"
     wrong = f"<answer>{other}</answer>"
@@ -52,8 +52,8 @@ def cases(label: str, other: str) -> tuple[Case, ...]:
         "very long": f"<think>{'The person walks to the door. ' * 2_000}</think>{right}",
         "many tags": "<think>" * 3_000 + "<answer>" * 3_000 + right,
     }
-    cut = Case(name="cut off", text=f"{think}<answer>{label[:2]}", is_truncated=True)
-    return (*(Case(name=name, text=text) for name, text in texts.items()), cut)
+    cut = SampleTrace(name="cut off", text=f"{think}<answer>{label[:2]}", is_truncated=True)
+    return (*(SampleTrace(name=name, text=text) for name, text in texts.items()), cut)
 
 
 def as_completion(text: str, *, is_truncated: bool = False) -> Completion:
@@ -62,7 +62,8 @@ def as_completion(text: str, *, is_truncated: bool = False) -> Completion:
 
 
 def made_up_traces(label: str, other: str, num_tokens: int) -> Iterator[Completion]:
-    """Without end, no two alike: every third has the wrong answer, every seventh none."""
+    """Endless made-up traces, no two alike: every third has the wrong answer, every seventh
+    none."""
     body = " ".join(_WORDS[k % len(_WORDS)] for k in range(num_tokens))
     alike = _completion("", num_tokens)
     for number in itertools.count():

@@ -1,4 +1,4 @@
-"""Does the reasoning argue for the answer that is given, be it right or wrong.
+"""Reward for agreement: does the reasoning argue for the given answer, be it right or wrong.
 
 r = 1 if the label that the think block names last is the answer; else 0. Ours: a rule in place of
 the judges that are asked whether trace and answer agree.

@@ -1,4 +1,4 @@
-"""Does the model know how sure it may be: proper scoring of the confidence that it states.
+"""Reward for calibrated confidence: proper scoring of the confidence that the model states.
 
 r = 1 - (c - correct)^2, where c is the stated confidence and correct is 0 or 1
 
@@ -18,7 +18,7 @@ from wire.labels import first_block
 
 
 class BrierParams(Params):
-    """Where the completion states its confidence.
+    """Parameters of ``brier``: where the completion states its confidence.
 
     Example:
         BrierParams(tag="confidence")
@@ -41,7 +41,7 @@ def brier(completion: str, label: str, context: RewardContext, *, tag: str) -> f
 
 
 def brier_reward(confidence: float, is_correct: bool) -> float:
-    """The Brier score turned round: 1 is best."""
+    """The Brier score turned round, so that 1 is best."""
     return 1.0 - (confidence - is_correct) ** 2
 
 

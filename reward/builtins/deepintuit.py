@@ -1,4 +1,4 @@
-"""DeepIntuit's two rewards: is the label right, is the shape right.
+"""DeepIntuit's two rewards: accuracy (is the label right) and format (is the shape right).
 
     completion text, label -> 0.0 or 1.0
 

@@ -1,4 +1,4 @@
-"""Does the reasoning point at the right seconds of the clip.
+"""Reward for temporal evidence: does the reasoning point at the right seconds of the clip.
 
 r = |named & true| / |named | true|, in seconds, over the unions of the spans.
 
@@ -22,7 +22,7 @@ Span = tuple[float, float]
 
 
 class EvidenceIouParams(Params):
-    """Where the manifest keeps the true spans.
+    """Parameters of ``evidence_iou``: the column of the true spans.
 
     Example:
         EvidenceIouParams(column="evidence")
@@ -43,7 +43,8 @@ _PROSE = re.compile(rf"(?<![\w.]){_NUMBER}{_UNIT}?{_TO}{_NUMBER}{_UNIT}")
 def evidence_iou(
     completion: str, label: str, context: RewardContext, *, column: str
 ) -> float | None:
-    """Temporal IoU of the spans that the reasoning names with the sample's; None if it has none.
+    """Temporal IoU of the spans that the reasoning names with the sample's; None if the sample has
+    none.
 
     Named spans are ``<time>1.5-3.0</time>``; without any such tag, "1.5s to 3.0s" and the like, the
     unit at least after the second number. No span, or none that ends after it begins: 0.
@@ -78,7 +79,7 @@ def _near(span: Span, others: Sequence[Span]) -> Iterable[Span]:
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
-    """The union as spans that do not touch, in order."""
+    """Union of spans, as spans that do not touch, in order."""
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:

@@ -1,4 +1,4 @@
-"""Partial credit for an answer that is wrong, but near: in a tree, on a scale, by a table of costs.
+"""Graded rewards: partial credit for a wrong answer that is near, by a tree, a scale or costs.
 
 hierarchical: r = 2 |A(answer) & A(label)| / (|A(answer)| + |A(label)|), where A(x) is x and its
 ancestors below the root: the hierarchical F1 of one pair (Kiritchenko et al. 2006, "Learning and
@@ -25,7 +25,7 @@ from wire.labels import LabelSet
 
 
 class HierarchicalParams(Params):
-    """The tree of the labels.
+    """Parameters of ``hierarchical``: the tree of the labels.
 
     Example:
         HierarchicalParams(paths=("person/fall", "person/walk", "object/falls off"))
@@ -45,7 +45,7 @@ class HierarchicalParams(Params):
         return self
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError unless every label ends exactly one path."""
+        """Raise ConfigError unless every label ends exactly one path."""
         leaves = [_nodes(path, self.separator)[-1] for path in self.paths]
         refuse_incomplete_labels("paths", leaves, labels)
 
@@ -71,7 +71,7 @@ def _nodes(path: str, separator: str) -> list[str]:
 
 
 class OrdinalParams(Params):
-    """The scale of the labels.
+    """Parameters of ``ordinal``: the scale of the labels.
 
     Example:
         OrdinalParams(order=("none", "mild", "severe"))
@@ -83,7 +83,7 @@ class OrdinalParams(Params):
     """Beyond this distance an answer earns nothing."""
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError unless every label stands on the scale once."""
+        """Raise ConfigError unless every label stands on the scale once."""
         refuse_incomplete_labels("order", self.order, labels)
 
 
@@ -99,7 +99,7 @@ def ordinal(
 
 
 class CostMatrixParams(Params):
-    """What each confusion costs.
+    """Parameters of ``cost_matrix``: the cost of each confusion.
 
     Example:
         CostMatrixParams(order=("normal", "abnormal"), costs=((0, 1), (5, 0)))
@@ -131,7 +131,7 @@ class CostMatrixParams(Params):
         return self
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError unless every label has its row and column."""
+        """Raise ConfigError unless every label has its row and column."""
         refuse_incomplete_labels("order", self.order, labels)
 
 

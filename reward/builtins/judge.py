@@ -1,4 +1,4 @@
-"""Ask a language model what it thinks of a completion, over any OpenAI-compatible endpoint.
+"""Judge reward: a language model scores a completion, over any OpenAI-compatible endpoint.
 
     completion, label, question (, frames) -> prompt -> cache, or POST /chat/completions
         -> reply -> the one score in it -> r = (score - min_score) / (max_score - min_score)
@@ -39,7 +39,8 @@ _CLIPS_KEPT = 8  # a group's completions come together, and few groups at once
 
 
 class _Again(Exception):
-    """Worth another try; ``wait_s`` is what the server asked for. Never leaves this module."""
+    """A request worth another try; ``wait_s``: the wait that the server asked for. Never leaves
+    this module."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -75,7 +76,7 @@ class Judge:
         self._reading = asyncio.Lock()
 
     async def score(self, completion: str, label: str, context: RewardContext) -> float:
-        """The judge's opinion in [0, 1].
+        """The judge's score of a completion, in [0, 1].
 
         Raises JudgeError if there is none: not reached, refused, or a reply without one score.
         Takes at most ``max_retries + 1`` times timeout and wait, plus waiting for a place.
@@ -125,7 +126,7 @@ class Judge:
             return self._frames[video]
 
     def _entry(self, body: Mapping[str, Any]) -> Path | None:
-        """The cache file of a request: whatever could change reply or score is in its name."""
+        """The cache file of a request, named by everything that could change reply or score."""
         params = self._params
         if params.cache_dir is None:
             return None
@@ -159,7 +160,7 @@ class Judge:
             await asyncio.sleep(slot - now)
 
     async def _post(self, body: Mapping[str, Any]) -> str:
-        """One request. Raises _Again for what may pass, JudgeError for what will not."""
+        """Send one request. Raises _Again for an error that may pass, JudgeError for any other."""
         try:
             # httpx's own timeout is per read: a server that drips would hold us for ever.
             async with asyncio.timeout(self._params.timeout_s):
@@ -211,7 +212,7 @@ async def judge(
     read_frames: FrameReader | None = None,
     **params: Any,
 ) -> float:
-    """The opinion of the judge that JudgeParams describe, in [0, 1]; JudgeError if it has none.
+    """Score in [0, 1] of the judge that JudgeParams describe; JudgeError if it gives none.
 
     Calls with the same parameters in one event loop share a Judge.
     """
@@ -261,7 +262,7 @@ def _read(entry: Path) -> str | None:
 
 
 def _write(entry: Path, reply: str) -> None:
-    """By rename: other processes see the whole file or none."""
+    """Write a cache file by rename: other processes see the whole file or none."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=entry.parent, suffix=".part", delete=False

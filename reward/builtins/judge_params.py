@@ -1,4 +1,4 @@
-"""Which judge is asked, how, and how long: the parameters of the ``judge`` reward."""
+"""Parameters of the ``judge`` reward: which judge is asked, how, and how long."""
 
 import difflib
 import os
@@ -125,7 +125,7 @@ class JudgeParams(Params):
         return self
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError if the key is not where the recipe says it is."""
+        """Raise ConfigError if the key is not where the recipe says it is."""
         self.api_key()
 
     def api_key(self) -> str:

@@ -16,7 +16,7 @@ class Params(Config):
     """Parameters of one built-in; this one has none. Each family extends it by its own fields."""
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError if these parameters do not fit the task; before anything starts."""
+        """Raise ConfigError if these parameters do not fit the task; before anything starts."""
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of the built-in's function."""
@@ -24,7 +24,8 @@ class Params(Config):
 
 
 def refuse_unknown_labels(key: str, names: Iterable[str], labels: LabelSet) -> None:
-    """Raises ConfigError if one of ``names`` is no label of the task; says the nearest one."""
+    """Raise ConfigError if one of ``names`` is no label of the task; the message names the
+    nearest."""
     for name in names:
         if labels.find(name) is None:
             advice = nearest(name, labels.names, "labels")
@@ -32,7 +33,7 @@ def refuse_unknown_labels(key: str, names: Iterable[str], labels: LabelSet) -> N
 
 
 def refuse_incomplete_labels(key: str, names: Iterable[str], labels: LabelSet) -> None:
-    """Raises ConfigError unless ``names`` are all labels of the task, each once, in any order."""
+    """Raise ConfigError unless ``names`` are all labels of the task, each once, in any order."""
     given = list(names)
     refuse_unknown_labels(key, given, labels)
     folded = [name.strip().casefold() for name in given]
@@ -45,6 +46,7 @@ def refuse_incomplete_labels(key: str, names: Iterable[str], labels: LabelSet) -
 
 
 def position(name: str, names: Iterable[str]) -> int:
-    """Index of a label in ``names``, ignoring case and outer space. It is there: see above."""
+    """Index of a label in ``names``, ignoring case and outer space. The label is known to be
+    there."""
     wanted = name.strip().casefold()
     return [other.strip().casefold() for other in names].index(wanted)

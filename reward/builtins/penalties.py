@@ -1,4 +1,4 @@
-"""Penalties for what a completion does whatever it answers: it is long, it repeats itself.
+"""Penalties for length and repetition, whatever the answer.
 
 overlong: with y tokens, limit L and cache C,
     r = 0 if y <= L - C;  ((L - C) - y) / C if L - C < y <= L;  -1 if y > L
@@ -21,7 +21,7 @@ from wire.labels import LabelSet
 
 
 class OverlongParams(Params):
-    """From which length on a completion is punished.
+    """Parameters of ``overlong``: the length from which a completion is punished.
 
     Example:
         OverlongParams(cache_length=512)
@@ -43,7 +43,7 @@ class OverlongParams(Params):
         return self
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError if the cache is longer than the limit that holds."""
+        """Raise ConfigError if the cache is longer than the limit that holds."""
         limit = self.max_response_length or max_response_length
         if limit is not None and self.cache_length > limit:
             raise ConfigError(
@@ -76,7 +76,7 @@ def overlong_punishment(num_tokens: int, max_response_length: int, cache_length:
 
 
 class RepetitionParams(Params):
-    """What counts as a repetition, and what the worst one costs.
+    """Parameters of ``repetition``: which n-grams count, and the worst penalty.
 
     Example:
         RepetitionParams(ngram_size=4, max_penalty=-0.5)

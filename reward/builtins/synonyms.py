@@ -1,4 +1,4 @@
-"""Is the answer the label, in one of its accepted spellings.
+"""Accuracy reward with synonyms: is the answer the label, in one of its accepted spellings.
 
 r = 1 if the first answer block is the label or one of the spellings given for it, ignoring case and
 the width of space; else 0. The exact-label reward (deepintuit.py) with a dictionary.
@@ -44,7 +44,7 @@ class SynonymsParams(Params):
         return spellings
 
     def refuse_unfit(self, labels: LabelSet, max_response_length: int | None) -> None:
-        """Raises ConfigError for an unknown label, and for a label as a spelling of another."""
+        """Raise ConfigError for an unknown label, and for a label as a spelling of another."""
         refuse_unknown_labels("spellings", self.spellings, labels)
         for label, accepted in self.spellings.items():
             for spelling in accepted:

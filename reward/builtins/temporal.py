@@ -1,4 +1,4 @@
-"""A bonus for groups that need the order of the frames: T-GRPO's temporal contrast.
+"""Temporal-contrast reward (T-GRPO): a bonus for groups that need the order of the frames.
 
 temporal_contrast: with p and p~ the shares of right answers on ordered and on shuffled frames,
     r = alpha if the answer is right and p >= mu p~; else 0
@@ -24,7 +24,7 @@ SHUFFLED_ACCURACY = "shuffled_accuracy"
 
 
 class TemporalContrastParams(Params):
-    """When the bonus is given, and how much it is.
+    """Parameters of ``temporal_contrast``: when the bonus is given, and how much it is.
 
     Example:
         TemporalContrastParams(mu=1.0)
@@ -66,5 +66,5 @@ def share_right(texts: Sequence[str], label: str, labels: LabelSet) -> float:
 def temporal_bonus(
     ordered_accuracy: float, shuffled_accuracy: float, mu: float, alpha: float
 ) -> float:
-    """What a right answer earns: ``alpha`` if the order helped or did no harm; else 0."""
+    """Bonus of a right answer: ``alpha`` if the order helped or did no harm; else 0."""
     return alpha if ordered_accuracy >= mu * shuffled_accuracy else 0.0

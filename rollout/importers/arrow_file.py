@@ -94,7 +94,7 @@ def _video(entry: Any, store: MediaStore) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say; bytes are left away."""
+    """JSON form of a value; bytes are left away."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):

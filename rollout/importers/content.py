@@ -1,4 +1,4 @@
-"""What a source holds, before anyone knows its format: rows of a file, or files of a folder.
+"""Content of a source, before its format is known: rows of a file, or files of a folder.
 
     JSON, JSON Lines, CSV, Parquet -> rows
     folder -> rows (save_to_disk, metadata.csv or .jsonl, Parquet shards), names of its videos
@@ -28,7 +28,7 @@ Rows = list[tuple[str, Row]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A source, read.
+    """Content of one source.
 
     Example:
         Content(name="kinetics.csv", base="/data", rows=(("kinetics.csv line 2", {"label": "a"}),))
@@ -40,12 +40,12 @@ class Content:
     rows: tuple[tuple[str, Row], ...] = ()
     """(place, row), for messages."""
     files: tuple[str, ...] = ()
-    """Of a folder: all its files, relative and sorted."""
+    """All files of a folder, relative and sorted."""
     is_folder: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the first row."""
+        """Columns of the first row."""
         return tuple(self.rows[0][1]) if self.rows else ()
 
 
@@ -71,7 +71,7 @@ def open_content(address: str, store: MediaStore, columns: Mapping[str, str]) ->
 
 
 def _fetch(address: str, listed: list[str] | None, store: MediaStore) -> Path:
-    """Where to read: the source, or what was fetched of it."""
+    """Path to read: the source, or the file fetched from it."""
     if not is_remote(address):
         return Path(local_path(address))
     if listed is None:
@@ -135,7 +135,8 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _metadata_rows(folder: Path, files: Iterable[str], store: MediaStore) -> Rows:
-    """Of each metadata file; its ``file_name`` starts at its own folder, which may be a split."""
+    """Rows of each metadata file; its ``file_name`` starts at its own folder, which may be a
+    split."""
     rows: Rows = []
     for name in files:
         path = PurePosixPath(name)
@@ -151,7 +152,7 @@ def _metadata_rows(folder: Path, files: Iterable[str], store: MediaStore) -> Row
 
 
 def _shard_rows(folder: Path, shards: Iterable[str], store: MediaStore) -> Rows:
-    """Of ``train-00000-of-00002.parquet`` and the like, as the hub keeps them."""
+    """Rows of ``train-00000-of-00002.parquet`` and the like, as the hub keeps them."""
     rows: Rows = []
     for name in shards:
         split = PurePosixPath(name).name.split("-")[0].removesuffix(".parquet")

@@ -48,7 +48,7 @@ def parse(where: str, row: Row) -> Record:
 
 
 def _reply(reply: str, label: str) -> tuple[Reasoning | None, list[str], list[str]]:
-    """What the assistant turn gives: reasoning, notes, conflicts with ``label``."""
+    """Reasoning, notes and conflicts with ``label`` that the assistant turn gives."""
     if not reply or reply.casefold() == label.casefold():
         return None, [], []
     if has_tags(reply):

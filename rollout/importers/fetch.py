@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wire.errors import ConfigError, DataError
+from wire.whole_file import whole_file
 
 _THREADS = 8
 _TRIES = 3
@@ -63,13 +64,9 @@ class MediaStore:
         if not again and known is not None and path.is_file() and path.stat().st_size == known:
             return path
         system, inner = self._open(url)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole_file(path, suffix=f".{os.getpid()}.part") as partial:
             size = self._copy(url, system, inner, partial)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
         self._note(url, path, size)
         return path
 
@@ -128,9 +125,8 @@ class MediaStore:
         path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
         if not path.is_file() or path.stat().st_size != len(data):
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-            partial.write_bytes(data)
-            partial.rename(path)
+            with whole_file(path, suffix=f".{os.getpid()}.part") as partial:
+                partial.write_bytes(data)
         return path
 
     def listing(self, url: str) -> list[str] | None:
@@ -241,7 +237,7 @@ def _options(scheme: str, timeout_s: float) -> dict[str, Any]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the file systems raise when a place does not answer as it should."""
+    """Exceptions of the file systems when a place does not answer as it should."""
     import aiohttp
     from fsspec.exceptions import FSTimeoutError
 

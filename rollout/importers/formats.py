@@ -26,7 +26,7 @@ class Format:
     """
 
     words: str
-    """What it is, in a few words."""
+    """Description in a few words."""
     is_its_own: Callable[[Content], bool]
     read: Callable[[Content], Iterator[Record | LeftOut]]
     """Raises DataError gathering what cannot be read."""

@@ -46,7 +46,7 @@ _MANY_LABELS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """What the user asked for.
+    """Options of an import, as the user gave them.
 
     Example:
         ImportOptions(sources=("train=labels.json", "test=test.json"), manifest=Path("m.jsonl"))
@@ -61,13 +61,13 @@ class ImportOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Name to be -> name in the source."""
     media_root: str | Path | None = None
-    """Where videos are, here or elsewhere; none: beside the source, or else the manifest."""
+    """Folder or URL of the videos; none: beside the source, or else the manifest."""
     download: Path | None = None
     """Folder for what is fetched; none: MANIFEST-media beside the manifest."""
     timeout_s: float = 60.0
     """How long a place elsewhere may be silent."""
     split: Split | None = None
-    """Of sources that name none."""
+    """Split of sources that name none."""
     ratio: Mapping[Split, float] | None = None
     """Divides the clips of sources that name no split."""
     divide: Split | None = None
@@ -151,7 +151,7 @@ def _refuse_empty(clips: Mapping[str, Clip], tally: Tally) -> None:
 def _read(
     options: ImportOptions, store: MediaStore, tally: Tally
 ) -> tuple[list[Label], list[Found], list[str]]:
-    """The labels that are defined, the records of all other sources, what each was read as."""
+    """Defined labels, records of all other sources, and the format that each was read as."""
     numbers = read_names(options.label_names) if options.label_names else {}
     defined = [Label(name=name) for name in numbers.values()]
     found: list[Found] = []

@@ -34,7 +34,7 @@ _CONSTANT_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a record stands, and the split that the user gave to all of it.
+    """Source of a record, and the split that the user gave to all of it.
 
     Example:
         Source(address="data/test.json", name="test.json", split=Split.TEST)
@@ -112,7 +112,7 @@ def settle_conflicts(
     on_conflict: OnConflict,
     tally: Tally,
 ) -> None:
-    """Do with contradicted clips what the user asked for: raise, remove from ``clips``, or keep."""
+    """Settle contradicted clips as the user asked: raise, remove from ``clips``, or keep."""
     found = {name: reasons for name, reasons in conflicts.items() if reasons}
     if on_conflict == "error":
         told = [f"{name}: {', '.join(reasons)}" for name, reasons in found.items()]
@@ -138,7 +138,7 @@ def _leaks(groups: Mapping[str, Sequence[Found]]) -> list[str]:
 
 
 def _conflicts(group: Sequence[Found]) -> list[str]:
-    """What contradicts the label of one clip."""
+    """Contradictions to the label of one clip."""
     records = [item.record for item in group]
     told = [
         f"{record.where} says {record.label!r} but {conflict}"
@@ -218,7 +218,7 @@ def _clip(group: Sequence[Found], spelling: Mapping[str, str], tally: Tally) -> 
 
 
 def _merged(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
-    """All entries; of two with one name the first."""
+    """All entries; of several with one name the first."""
     found: dict[str, T] = {}
     for part in parts:
         found = {**part, **found}

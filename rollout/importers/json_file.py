@@ -24,7 +24,8 @@ def load(path: Path) -> Any:
 
 
 def _values(path: Path, lines: Sequence[str], whole: ValueError) -> list[Any]:
-    """Of JSON Lines; ``whole``: why the text is no single value, said if its first line is none."""
+    """Values of JSON Lines; ``whole``: why the text is no single value, reported if its first line
+    is none."""
     found = []
     for number, line in enumerate(lines, start=1):
         try:

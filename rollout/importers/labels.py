@@ -1,4 +1,4 @@
-"""Files that say what the labels are: DeepIntuit's vocabulary, SSv2's, and lists of names.
+"""Label files: DeepIntuit's vocabulary, SSv2's, and lists of names.
 
 policy_info.json   {title: [{"Policy Token": label word, "playbook_rule": [sentence, ...]}]}
 labels.json        {name: number} or {number: name}, as SSv2 and Hugging Face have them

@@ -1,4 +1,4 @@
-"""Where the videos of other people's records are on this machine, and mp4 files of frame zips."""
+"""Finds the videos of other people's records on this machine, and makes mp4 files of frame zips."""
 
 import hashlib
 import re
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from rollout.importers.fetch import MediaStore, is_remote, local_path
 from rollout.importers.rows import VIDEO_SUFFIXES, is_video
 from wire.errors import ClipError
+from wire.whole_file import whole_file
 
 _THREADS = 4
 
@@ -136,15 +137,11 @@ def _convert(source: Path, path: Path, fps: Fraction) -> None:
     from video.encode import write_mp4
     from video.frame_zip import read_frames
 
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             write_mp4(file, read_frames(source), fps)
-        partial.rename(path)
     except ValueError as error:
         raise ValueError(f"cannot make a video of {source}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _file_name(clip_id: str) -> str:

@@ -1,4 +1,4 @@
-"""What every format is read into: one clip as one source describes it, or why there is none.
+"""Record that every format is read into: one clip as one source describes it, or why there is none.
 
 format module: parse(where, row) -> Record | LeftOut -> (join.py) -> Clip
 """
@@ -60,18 +60,18 @@ class Record:
     split: Split | None = None
     """The source's own; none: what the user says."""
     label: str | None = None
-    """What the source is believed to say."""
+    """Label that the source states."""
     fallback_label: str | None = None
     """Believed only where no record of the clip has a ``label``."""
     reasoning: Reasoning | None = None
     side_text: Mapping[str, str] = field(default_factory=dict)
     """Name -> text that came with the clip. Often tells the label: used only if asked for."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What else the source says, kept as further columns of the manifest."""
+    """Further columns of the source, kept in the manifest."""
     conflicts: tuple[str, ...] = ()
-    """What in the record contradicts ``label``."""
+    """Contradictions to ``label`` in the record."""
     notes: tuple[str, ...] = ()
-    """What was left out or ignored, in words to be counted."""
+    """Notes on parts that were left out or ignored, in words to be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What an assistant turn says: a label word, a trace, a rationale, or something else.
+"""Kinds of an assistant turn: a label word, a trace, a rationale, or something else.
 
 Strict on purpose: what is not clearly one of them is not guessed at.
 """
@@ -82,7 +82,8 @@ def _split(text: str) -> tuple[str, set[str]]:
 
 
 def _concluded(line: str) -> str | None:
-    """What a line "Classification: ..." names; all of it where that is no plain word or two."""
+    """The label that a line "Classification: ..." names; all of the line where that is no plain
+    word or two."""
     if opening := _OPENING.match(line):
         closing = _CLOSING.fullmatch(line)
         return (closing["word"] or "").strip("_") if closing else line[opening.end() :]

@@ -1,4 +1,4 @@
-"""What an import did, for the user: rows, traces, and what was left out and why."""
+"""Report of an import for the user: rows, traces, and what was left out and why."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Tally:
         self.examples.setdefault(reason, []).append(clip_id)
 
     def count(self, reason: str) -> int:
-        """How many clips were counted for a reason."""
+        """Number of clips counted for a reason."""
         return len(self.examples.get(reason, []))
 
     def lines(self) -> list[str]:
@@ -44,7 +44,7 @@ class Report:
     manifest: Path
     labels: tuple[str, ...]
     recognised: tuple[str, ...]
-    """What each source was read as."""
+    """Format that each source was read as."""
     rows: Counter[tuple[str, str]]
     """(split, label) -> rows."""
     traces: Counter[str]

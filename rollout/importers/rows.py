@@ -1,4 +1,4 @@
-"""What the formats ask of a row: a text, a label, a video, a split, a window, and what is left.
+"""Fields of a row, for all formats: text, label, video, split, window, and the columns left over.
 
 Rows are mappings, whatever file they stand in (content.py). Each function raises DataError that
 begins with ``where`` if a row has not what it must have.
@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp",
 )  # fmt: skip
 OWN_COLUMNS = ("id", "video", "label", "split", "trace", "text", "source", "start_s", "end_s")
-"""The columns that an import writes itself."""
+"""Columns that an import writes itself."""
 
 _SPLITS = {
     "train": Split.TRAIN,

@@ -107,7 +107,7 @@ def _by_label(labels: Mapping[str, str], shares: Shares, seed: int) -> dict[str,
 
 
 def _sizes(count: int, shares: Shares, owed: Mapping[Split, float]) -> dict[Split, int]:
-    """How many of one label's clips each split gets: its exact share, rounded up or down.
+    """Number of one label's clips that each split gets: its exact share, rounded up or down.
 
     The largest split is never without: a label that is not trained on cannot be learned.
     """
@@ -148,7 +148,8 @@ def _by_group(
 def _need(
     counts: Counter[str], has: Counter[str], totals: Counter[str], share: float
 ) -> tuple[float, float]:
-    """How much a split lacks of the labels of a group, each clip relative to the exact share."""
+    """Number of clips that a split lacks of the labels of a group, each clip relative to the exact
+    share."""
     lack = sum(n * (1 - has[label] / (share * totals[label])) for label, n in counts.items())
     return round(lack, 9), share
 

@@ -1,4 +1,4 @@
-"""From what the sources call a video to a file of this machine.
+"""Finds videos: from a source's name of a video to a file of this machine.
 
     clips -> path or URL (locate) -> no file under two labels or in two splits (check_shared)
           -> fetched -> zips of frames converted -> clip id -> Path
@@ -9,8 +9,10 @@ A clip without a video is an error, unless the user lets such clips be left out.
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 from rollout.importers.fetch import MediaStore, Progress, is_remote
 from rollout.importers.join import Clip, OnConflict, settle_conflicts
@@ -18,6 +20,8 @@ from rollout.importers.media import Root, convert_zips, find_video, is_zip
 from rollout.importers.report import Tally
 from rollout.manifest import raise_if_any
 from wire.errors import DataError
+
+S = TypeVar("S")
 
 MISSING = "clips left out: their video is missing"
 UNFETCHED = "clips left out: their video cannot be fetched"
@@ -52,7 +56,7 @@ def locate(
 
 
 def refuse_zips(places: Mapping[str, str]) -> None:
-    """Raises DataError if a video is a zip of frames."""
+    """Raise DataError if a video is a zip of frames."""
     if zips := [place for place in places.values() if is_zip(place)]:
         raise DataError(
             f"{len(zips)} of {len(places)} videos are zips of frames, such as {zips[0]}; give "
@@ -95,12 +99,16 @@ def fetch(
     progress: Progress | None,
 ) -> dict[str, Path]:
     """Clip id -> file of this machine."""
-    urls = [places[name] for name in clips if is_remote(places[name])]
-    made, reasons = store.fetch_all(urls, progress) if urls else ({}, {})
-    faults = {name: reasons[places[name]] for name in clips if places[name] in reasons}
+
+    def fetch_urls(urls: Mapping[str, str]) -> tuple[dict[str, Path], dict[str, str]]:
+        made, reasons = store.fetch_all(urls.values(), progress) if urls else ({}, {})
+        faults = {name: reasons[url] for name, url in urls.items() if url in reasons}
+        return {name: made[url] for name, url in urls.items() if url in made}, faults
+
+    urls = {name: places[name] for name in clips if is_remote(places[name])}
     what = f"have a video that cannot be fetched; {_AGAIN}"
-    _remove(clips, faults, UNFETCHED, skip_missing, tally, what)
-    return {name: made.get(places[name]) or Path(places[name]) for name in clips}
+    made = _make_files(clips, fetch_urls, urls, UNFETCHED, what, skip_missing, tally)
+    return {name: made.get(name) or Path(places[name]) for name in clips}
 
 
 def convert(
@@ -113,10 +121,29 @@ def convert(
 ) -> dict[str, Path]:
     """The files, with an mp4 in ``out`` for each zip of frames taken at ``fps``."""
     zips = {name: videos[name] for name in clips if is_zip(videos[name])}
-    made, faults = convert_zips(zips, out, fps)
     what = f"have a zip of frames that cannot be read; {_ROOT}"
-    _remove(clips, faults, BROKEN_ZIP, skip_missing, tally, what)
+    step = partial(convert_zips, out=out, fps=fps)
+    made = _make_files(clips, step, zips, BROKEN_ZIP, what, skip_missing, tally)
     return {**videos, **made}
+
+
+def _make_files(
+    clips: dict[str, Clip],
+    step: Callable[[Mapping[str, S]], tuple[dict[str, Path], dict[str, str]]],
+    sources: Mapping[str, S],
+    reason: str,
+    what: str,
+    skip_missing: bool,
+    tally: Tally,
+) -> dict[str, Path]:
+    """The files that ``step`` makes of the clips' videos (``sources``), by clip id.
+
+    Clips with a fault instead of a file are left out for ``reason``; if that is not allowed, raises
+    DataError, in which ``what`` says what is wrong with them.
+    """
+    made, faults = step(sources)
+    _remove(clips, faults, reason, skip_missing, tally, what)
+    return made
 
 
 def _share_moments(one: Clip, other: Clip) -> bool:

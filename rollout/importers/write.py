@@ -1,7 +1,6 @@
 """The manifest and the labels of a recipe, written whole or not at all."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from wire.errors import DataError
 from wire.labels import LabelSet
+from wire.whole_file import sync_to_disk, whole_file
 
 
 def write_import(
@@ -70,15 +70,10 @@ def _write_text(path: Path, text: str) -> None:
 def _whole(path: Path, write: Callable[[Path], object]) -> Iterator[None]:
     """``write`` beside the place; at the end without an error, move there what is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_to_disk(partial)  # before another file of the import gets its name
         yield
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _toml(text: str) -> str:

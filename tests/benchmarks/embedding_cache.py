@@ -24,7 +24,7 @@ import torch
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
 from learner.embedding_store import EmbeddingStore
 from learner.embeddings import tower_hash
-from learner.meeting import listen
+from learner.meeting import open_rendezvous
 from learner.rows import Response, Row, StepCounts
 from learner.worker import LearnerWorker
 from tests.benchmarks.figures import Figure, report
@@ -70,7 +70,7 @@ def measure(folder: Path) -> list[Figure]:
         Clips(),  # type: ignore[arg-type]
         EmbeddingStore(None, 2**30),
     )
-    worker.join(0, "127.0.0.1", listen(1))
+    worker.join(0, "127.0.0.1", open_rendezvous(1))
     worker.begin(str(model_dir), OptimConfig(learning_rate=1e-4))
     rows = [make_row(n, video_token) for n in range(_NUM_CLIPS)]
     counts = StepCounts.of(rows)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from cluster.guards import Guards
-from reward.watch import WatchState
+from reward.watch import AlertState
 from rollout.prompt import trace_prompt
 from tests.benchmarks.figures import Figure, report
 from tests.cluster.session_fakes import NAMES, load_renderer, make_config
@@ -61,10 +61,10 @@ def figures() -> Iterator[Figure]:
     """Medians of 5."""
     groups, first, then = step(), [], []
     for _ in range(5):
-        guards = Guards(make_config(), load_renderer(), "grpo", WatchState())
+        guards = Guards(make_config(), load_renderer(), "grpo", AlertState())
         for seconds in (first, then):
             begin = time.process_time()
-            guards.look(groups, float(NUM_TOKENS))
+            guards.check_step(groups, float(NUM_TOKENS))
             seconds.append(time.process_time() - begin)
     yield Figure("prompts seen before", median(then), "s", LIMIT_S, "below")
     yield Figure("prompts read for the first time", median(first), "s")

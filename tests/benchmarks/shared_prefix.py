@@ -28,7 +28,7 @@ from torch import Tensor
 
 from learner.batch import TrainBatch, make_batch
 from learner.policy import Policy
-from learner.rows import Response, Row, apart
+from learner.rows import Response, Row, one_row_per_response
 from tests.benchmarks.figures import Figure, report
 from tests.benchmarks.flops import Sizes, Work, flops
 from video.positions import PositionRule
@@ -154,7 +154,7 @@ def measure(policy: Policy, ratio: int, device: str, peak_tflops: float | None) 
 
 def sides(policy: Policy, row: Row, device: str) -> tuple[Side, Side, Side]:
     """Shared, repeated, plain: the same loss."""
-    layouts = [batch_of(rows, _GRID).to(device) for rows in ([row], apart(row))]
+    layouts = [batch_of(rows, _GRID).to(device) for rows in ([row], one_row_per_response(row))]
     grids = layouts[0].grid_thw.tolist()
     first, second = (Work.of(batch.layout, grids) for batch in layouts)
     third = Work.of(layouts[1].layout, grids * len(row.responses))

@@ -28,7 +28,7 @@ from cluster import placement
 from cluster.config import RunConfig
 from cluster.demo.clips import make_demo_data
 from cluster.demo.events import DEFINITIONS
-from cluster.handoff import Handoff
+from cluster.handoff import WeightSync
 from learner.rows import Response, Row
 from rollout.engine import Sampling
 from tests import tiny_models
@@ -170,7 +170,7 @@ def row_of(video: str, group: Any) -> Row:
 
 
 async def measure_share(
-    name: str, workers: Workers, handoff: Handoff, step_s: float
+    name: str, workers: Workers, handoff: WeightSync, step_s: float
 ) -> Sequence[Figure]:
     """The whole hand-off to two engines, with the probe, as a share of a step."""
     seconds = []

@@ -12,8 +12,8 @@ from typing import Any
 
 from cluster.attempts import describe_attempt, note_attempt
 from cluster.config import RunConfig
-from cluster.data import Data
-from cluster.hosts import Published
+from cluster.data import SampleSplits
+from cluster.hosts import WeightSyncResult
 from cluster.run_dir import RunDir
 from cluster.session import Session
 from learner.config import OptimConfig
@@ -21,7 +21,7 @@ from learner.largest_batch import LargestBatch
 from learner.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
 from rollout.engine import Sampling
-from rollout.prompt import Ask
+from rollout.prompt import PromptKind
 from rollout.render import Renderer
 from rollout.worker import Rollout
 from video.quarantine import Quarantine
@@ -63,7 +63,7 @@ class FakeEngines:
         """Every version, with the weights that it named."""
         self.wrote: list[tuple[str, str]] = []
         """Weights and clip of every request."""
-        self.asked: list[Ask] = []
+        self.asked: list[PromptKind] = []
         self.write: Write = right
         self._renderer = renderer
 
@@ -71,13 +71,13 @@ class FakeEngines:
         self.version, self.weights = version, weights
         self.held.add((version, weights))
 
-    def take_out_of_service(self) -> None:
+    def take_all_out_of_service(self) -> None:
         self.in_service.clear()
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 
-    def admit(self, name: str) -> None:
+    def put_in_service(self, name: str) -> None:
         self.in_service.add(name)
 
     def client(self) -> None:
@@ -86,7 +86,7 @@ class FakeEngines:
     async def cache_counts(self) -> dict[str, int]:
         return {"clip_hits": len(self.wrote) - 1, "clip_misses": 1}
 
-    async def prompt(self, sample: Sample, ask: Ask) -> Prompt:
+    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt:
         self.asked.append(ask)
         ids = (1, stable_seed(sample.video, str(ask)), 2)
         return Prompt(token_ids=ids, clip_key=sample.video, fingerprint="f")
@@ -119,7 +119,7 @@ class FakeEngines:
 
 
 class FakeLearner:
-    """A LearnerPool that counts; a response that it has ``memory`` of is likely."""
+    """A LearnerGroup that counts; a response that it has ``memory`` of is likely."""
 
     def __init__(self, engines: FakeEngines) -> None:
         self.weights = ""
@@ -141,9 +141,9 @@ class FakeLearner:
     async def connect(self, client: None, num_engine_ranks: int) -> None:
         pass
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
         self._engines.load(version, self.weights)
-        return Published(failures={}, figures={})
+        return WeightSyncResult(failures={}, figures={})
 
     async def train_step(
         self, rows: Sequence[Row], objective: str, learning_rate: float
@@ -281,7 +281,7 @@ def open_fakes(
         session = Session(
             config,
             run_dir,
-            Data(samples=list(samples)),
+            SampleSplits(samples=list(samples)),
             renderer,
             attempt,
             *fakes,

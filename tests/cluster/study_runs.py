@@ -13,7 +13,7 @@ from calibrate.metrics import evaluate
 from calibrate.predictions import Prediction, write_predictions
 from cluster.arm_figures import SeedRun, read_seed
 from cluster.config import RunConfig
-from cluster.results import About, StudyResults, study_results
+from cluster.results import StudyInfo, StudyResults, study_results
 from cluster.run_dir import RunDir
 from wire.config import validate
 
@@ -98,7 +98,7 @@ def write_arm(
     run.finish(arm, result)
 
 
-def make_about(*seeds: int, **changes: Any) -> About:
+def make_about(*seeds: int, **changes: Any) -> StudyInfo:
     """What a study of these seeds says of itself."""
     values: dict[str, Any] = {
         "recipe": "recipes/x.toml",
@@ -109,7 +109,7 @@ def make_about(*seeds: int, **changes: Any) -> About:
         "failed": {},
         "group_by": "known",
     }
-    return About(**values | changes)
+    return StudyInfo(**values | changes)
 
 
 def results_of(*runs: RunDir, notes: dict[str, str] | None = None, **about: Any) -> StudyResults:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cluster.adapter_handoff import AdapterHandoff
-from cluster.hosts import Published
+from cluster.adapter_handoff import AdapterSync
+from cluster.hosts import WeightSyncResult
 from learner.rows import Response, Row
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion, Prompt
@@ -23,7 +23,7 @@ def version(step: int) -> PolicyVersion:
 
 
 class Engines:
-    """The pool as the hand-off sees it. ``wrong``: engines that give other logprobs, so often."""
+    """The pool as weight sync uses it. ``wrong``: engines that give other logprobs, so often."""
 
     def __init__(self, *names: str, **wrong: int) -> None:
         self.names, self.in_service, self.wrong = list(names), set(names), wrong
@@ -37,10 +37,10 @@ class Engines:
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 
-    def withdraw(self, name: str) -> None:
+    def take_out_of_service(self, name: str) -> None:
         self.in_service.discard(name)
 
-    def admit(self, name: str) -> None:
+    def put_in_service(self, name: str) -> None:
         self.in_service.add(name)
 
     async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
@@ -66,48 +66,50 @@ class Learner:
         assert not rows[0].responses[0].trains
         return [[EXPECTED]]
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
         self.sent.append(("model", list(names)))
-        return Published(failures={}, figures={"weights/gb": 15.0})
+        return WeightSyncResult(failures={}, figures={"weights/gb": 15.0})
 
-    async def publish_adapter(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+    async def publish_adapter(
+        self, version: PolicyVersion, names: Sequence[str]
+    ) -> WeightSyncResult:
         self.sent.append(("adapter", list(names)))
         failures = self.adapters.pop(0) if self.adapters else {}
-        return Published(failures=failures, figures={"weights/gb": 0.1})
+        return WeightSyncResult(failures=failures, figures={"weights/gb": 0.1})
 
 
-def make(engines: Engines, learner: Learner) -> AdapterHandoff:
-    return AdapterHandoff(engines, learner, PROBE, 1e-5)  # type: ignore[arg-type]
+def make(engines: Engines, learner: Learner) -> AdapterSync:
+    return AdapterSync(engines, learner, PROBE, 1e-5)  # type: ignore[arg-type]
 
 
 async def test_the_model_goes_once_a_stage_and_the_adapter_every_version():
     engines, learner = Engines("a", "b"), Learner()
-    handoff = make(engines, learner)
-    figures = [(await handoff.publish(version(step))).figures for step in (1, 2)]
+    sync = make(engines, learner)
+    figures = [(await sync.publish(version(step))).figures for step in (1, 2)]
     assert [each["weights/gb"] for each in figures] == [15.0, 0.1]
     assert learner.sent == [("model", ["a", "b"]), ("adapter", ["a", "b"]), ("adapter", ["a", "b"])]
     assert engines.serving == {"a": 2, "b": 2}
-    handoff.begin()
-    await handoff.publish(version(3))
+    sync.begin()
+    await sync.publish(version(3))
     assert learner.sent[3:] == [("model", ["a", "b"]), ("adapter", ["a", "b"])]
 
 
 async def test_engines_serve_on_while_an_adapter_is_proven_and_not_while_a_model_is():
     engines = Engines("a")
-    handoff = make(engines, Learner())
-    await handoff.publish(version(1))
-    await handoff.publish(version(2))
+    sync = make(engines, Learner())
+    await sync.publish(version(1))
+    await sync.publish(version(2))
     assert engines.probed_in_service == [False, True]
     assert engines.in_service == {"a"}
 
 
 async def test_an_engine_that_disagrees_gets_model_and_adapter_again_alone():
     engines, learner = Engines("a", "b"), Learner()
-    handoff = make(engines, learner)
-    await handoff.publish(version(1))
+    sync = make(engines, learner)
+    await sync.publish(version(1))
     engines.wrong = {"b": 1}
     learner.sent.clear()
-    report = await handoff.publish(version(2))
+    report = await sync.publish(version(2))
     assert learner.sent == [("adapter", ["a", "b"]), ("model", ["b"]), ("adapter", ["b"])]
     assert engines.serving == {"a": 2, "b": 2}
     assert report.num_out_of_service == 0
@@ -116,12 +118,12 @@ async def test_an_engine_that_disagrees_gets_model_and_adapter_again_alone():
 async def test_an_engine_that_fails_twice_keeps_the_old_adapter_out_of_service_until_it_succeeds():
     broken = {"b": "the adapter arrived damaged"}
     engines, learner = Engines("a", "b"), Learner({}, broken, broken)
-    handoff = make(engines, learner)
-    await handoff.publish(version(1))
-    assert (await handoff.publish(version(2))).num_out_of_service == 1
+    sync = make(engines, learner)
+    await sync.publish(version(1))
+    assert (await sync.publish(version(2))).num_out_of_service == 1
     assert engines.serving == {"a": 2, "b": 1}
     assert engines.in_service == {"a"}
-    assert (await handoff.publish(version(3))).num_out_of_service == 0
+    assert (await sync.publish(version(3))).num_out_of_service == 0
     assert engines.serving == {"a": 3, "b": 3}
     assert engines.in_service == {"a", "b"}
 
@@ -141,6 +143,6 @@ async def test_adapters_are_proven_side_by_side() -> None:
 
     both = asyncio.Barrier(2)
     engines = Meeting("a", "b")
-    handoff = AdapterHandoff(engines, Learner(), PROBE, 1e-5)
-    await asyncio.wait_for(handoff.publish(version(1)), 10)
+    sync = AdapterSync(engines, Learner(), PROBE, 1e-5)
+    await asyncio.wait_for(sync.publish(version(1)), 10)
     assert engines.serving == {"a": 1, "b": 1}

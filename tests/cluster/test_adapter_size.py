@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from cluster.adapter_size import engine_adapter_bytes, trained_adapter
-from cluster.model_size import KNOWN, rank_memory, read_shape
+from cluster.model_size import KNOWN_MODELS, rank_memory, read_shape
 from learner.config import LearnerConfig, LoraConfig, OptimConfig
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 
-SEVEN = KNOWN["Qwen2.5-VL-7B-Instruct"]
+SEVEN = KNOWN_MODELS["Qwen2.5-VL-7B-Instruct"]
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -4,13 +4,13 @@ import time
 
 import pytest
 
-from cluster.background import in_background
+from cluster.background import run_in_daemon_thread
 
 
 async def test_it_gives_the_result_and_raises_what_the_work_raised():
-    assert await in_background(max, 3, 7) == 7
+    assert await run_in_daemon_thread(max, 3, 7) == 7
     with pytest.raises(ValueError, match="nine"):
-        await in_background(int, "nine")
+        await run_in_daemon_thread(int, "nine")
 
 
 def test_whoever_stops_waiting_does_not_wait_for_the_work():
@@ -19,7 +19,7 @@ def test_whoever_stops_waiting_does_not_wait_for_the_work():
 
     async def impatient() -> None:
         async with asyncio.timeout(0.05):
-            await in_background(release.wait, 30)
+            await run_in_daemon_thread(release.wait, 30)
 
     before = time.monotonic()
     with pytest.raises(TimeoutError):

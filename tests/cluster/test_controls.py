@@ -15,11 +15,11 @@ from cluster.calibration import run_calibration
 from cluster.config import ARMS, STAGES, ArmName
 from cluster.controls import check_arms, run_arms, run_controls
 from cluster.controls_data import archived, own_step, trained_clips
-from cluster.data import Data
+from cluster.data import SampleSplits
 from cluster.evaluation import evaluate_policy
 from cluster.grpo import FIRST_STEP
 from cluster.sampler import Sampler
-from rollout.prompt import VerdictOn
+from rollout.prompt import VerdictPrompt
 from tests.cluster.session_fakes import (
     NAMES,
     TEACHER,
@@ -168,14 +168,14 @@ async def test_video_only_is_trained_so_many_times_as_long_and_never_shown_a_tra
     session, engines, learner, _, results = await run(tmp_path, arm)
     assert len(learner.steps) == results[arm]["cost"]["num_updates"] == times * VERDICT_UPDATES
     assert "label" in engines.asked
-    assert not any(isinstance(ask, VerdictOn) for ask in engines.asked)
+    assert not any(isinstance(ask, VerdictPrompt) for ask in engines.asked)
     found = read_predictions(session.run_dir.predictions(arm))
     assert [(p.trace, len(p.probabilities or ())) for p in found] == [(None, 5)] * NUM_TEST
 
 
 async def test_the_teachers_verdict_learns_its_traces_and_is_asked_on_the_policys(tmp_path: Path):
     session, engines, _, _, _ = await run(tmp_path, "verdict_teacher")
-    shown = [ask.trace for ask in engines.asked if isinstance(ask, VerdictOn)]
+    shown = [ask.trace for ask in engines.asked if isinstance(ask, VerdictPrompt)]
     taught, own = shown[:VERDICT_EXAMPLES], shown[VERDICT_EXAMPLES:]
     assert set(taught) == {TEACHER}
     assert own == [p.trace for p in read_predictions(session.run_dir.predictions("grpo"))]
@@ -224,7 +224,7 @@ async def test_a_cold_start_of_twice_the_epochs_is_measured_on_val(tmp_path: Pat
 
 def test_the_cold_start_reads_only_train_clips_with_a_trace():
     samples = [replace(s, trace=None) if s.id == "train-3" else s for s in SAMPLES]
-    found = {s.id for s in Data(samples=samples).with_trace}
+    found = {s.id for s in SampleSplits(samples=samples).with_teacher_trace}
     assert found == {f"train-{i}" for i in range(NUM_TRAIN)} - {"train-3"}
 
 
@@ -233,7 +233,7 @@ def test_train_clips_are_those_that_grpo_met_and_no_more_than_calibration_has(
     num_steps: int, expected: int
 ):
     config = make_config(grpo={"num_steps": num_steps, "groups_per_step": 2})
-    found = trained_clips(config, Data(samples=SAMPLES))
+    found = trained_clips(config, SampleSplits(samples=SAMPLES))
     assert len({s.id for s in found}) == len(found) == expected
     sampler = Sampler([s for s in SAMPLES if s.split is Split.TRAIN], config.seed)
     assert {s.id for s in found} <= {sampler.at(place).id for place in range(2 * num_steps)}
@@ -358,7 +358,7 @@ async def test_arms_of_unfinished_stages_are_refused(
 
 def test_calibration_clips_without_a_teachers_trace_are_refused_where_they_matter():
     samples = [replace(s, trace=None) if s.id == "cal-2" else s for s in SAMPLES]
-    data = Data(samples=samples)
+    data = SampleSplits(samples=samples)
     with pytest.raises(ConfigError, match=r"1 of 5 samples with split='cal' have none.*'cal-2'"):
         check_arms(CONFIG, ["vote", "verdict_teacher"], data)
     check_arms(CONFIG, ["vote", "verdict_train"], data)
@@ -369,7 +369,7 @@ def test_calibration_clips_without_a_teachers_trace_are_refused_where_they_matte
     [("val", "coldstart_val"), ("val", "trace_accuracy"), ("cal", "grpo_more")],
 )
 def test_an_arm_needs_the_clips_that_it_works_on(split: str, arm: ArmName):
-    data = Data(samples=make_samples(**{split: 0}))
+    data = SampleSplits(samples=make_samples(**{split: 0}))
     with pytest.raises(DataError, match=f"{arm}: .*split='{split}'.*leave the arm out"):
         check_arms(CONFIG, [arm], data)
     check_arms(CONFIG, ["vote"], data)

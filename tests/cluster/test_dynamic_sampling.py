@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from cluster.buffer import GroupBuffer
 from cluster.grpo import filter_figures, filter_of
-from cluster.loop import Filter, Taken, rollout_loop, run_until_trained, train_loop
+from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
 from tests.cluster.session_fakes import make_config
-from tests.groups import make_group
-from tests.learner.builders import make_trace
+from tests.groups import make_group, make_trace
 from wire.types import PolicyVersion, Sample, Split, TraceGroup
 
 Signal = Callable[[int], bool]
@@ -55,9 +54,9 @@ class Run:
             await asyncio.sleep(0)
         return make_group(group_id=sample.id, sample=sample, policy_version=version)
 
-    async def train(self, taken: Taken, step: int) -> None:
+    async def train(self, taken: StepGroups, step: int) -> None:
         await asyncio.sleep(0)
-        self.lags += [self.version - group.policy_version.step for group in taken.every]
+        self.lags += [self.version - group.policy_version.step for group in taken.all]
         self.steps.append(
             ([place_of(g) for g in taken.trained], [place_of(g) for g in taken.replaced])
         )
@@ -68,7 +67,7 @@ class Run:
         capacity = (self.max_staleness + 1) * self.groups_per_step
         num_steps = self.num_steps - self.first_step + 1
         self.buffer = GroupBuffer(capacity, self.first_index, num_steps * self.groups_per_step)
-        filtering = Filter(
+        filtering = DynamicSampling(
             has_signal=lambda group: self.signal(place_of(group)), max_groups=self.max_groups
         )
         steps = range(self.first_step, self.num_steps + 1)
@@ -164,7 +163,7 @@ def test_the_recipes_filter_looks_at_rewards(rewards: Sequence[float | None], ke
 
 def test_replaced_groups_are_counted_by_label():
     group = make_group(make_trace(1.0))
-    found = filter_figures(Taken(trained=[group], replaced=[group, group]))
+    found = filter_figures(StepGroups(trained=[group], replaced=[group, group]))
     assert found == {
         "filter_groups/num_trained": 1.0,
         "filter_groups/num_replaced": 2.0,

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from cluster.engine_client import EngineClient
-from cluster.hosts import RolloutHost
+from cluster.hosts import RolloutActor
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer, SharedReader
 from wire.types import PolicyVersion
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 VERSION = PolicyVersion(attempt=0, step=1)
 
 
-class Host(RolloutHost):
+class Host(RolloutActor):
     """A rollout worker on a node of that name (none: the real one), without an engine."""
 
     def __init__(self, node: str | None = None, fault: str = "") -> None:
@@ -55,12 +55,12 @@ class Host(RolloutHost):
     async def go(self) -> None:
         self._go.set()
 
-    def hold(self, update: dict[str, Any]) -> dict[str, Any]:
+    def cache_chunk(self, update: dict[str, Any]) -> dict[str, Any]:
         if self._fault == "cannot hold":
             os.kill(os.getpid(), signal.SIGKILL)
         if self._fault == "bad network":
             update = update | {"data": update["data"] ^ 1}
-        return super().hold(update)
+        return super().cache_chunk(update)
 
     async def finish_update(self, version: PolicyVersion) -> None:
         assert version == VERSION
@@ -199,6 +199,6 @@ def test_a_hold_that_grows_is_read_whole(make: Any) -> None:
     for size in (4, 100):
         data = np.full(size, 3, np.uint8)
         chunk = {"size": size, "data": data, "digest": digest(data)}
-        held = ray.get(host.hold.remote(chunk), timeout=60)
+        held = ray.get(host.cache_chunk.remote(chunk), timeout=60)
         assert set(held) == {"size", "path"}
         assert SharedReader().view(held["path"])[:size].tolist() == [3] * size

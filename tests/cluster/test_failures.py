@@ -8,13 +8,12 @@ import av
 import numpy as np
 import pytest
 
-from cluster.data import Data
+from cluster.data import SampleSplits
 from cluster.failures import refuse_failures
 from cluster.run_dir import RunDir
 from cluster.session import open_quarantine
 from tests.cluster.session_fakes import make_config
-from tests.groups import make_group
-from tests.learner.builders import make_trace
+from tests.groups import make_group, make_trace
 from wire.errors import DataError, TooManyFailures
 from wire.types import Failure, FailureKind, Sample, Split, TraceGroup
 
@@ -35,17 +34,17 @@ def test_bad_clips_are_for_the_quarantine_to_count() -> None:
 
 
 @pytest.fixture
-def make_data(tmp_path: Path) -> Callable[..., Data]:
+def make_data(tmp_path: Path) -> Callable[..., SampleSplits]:
     """Ten clips, of which the first ``bad`` are no videos."""
 
-    def make(bad: int) -> Data:
+    def make(bad: int) -> SampleSplits:
         paths = [tmp_path / f"{index}.mp4" for index in range(10)]
         for index, path in enumerate(paths):
             if index < bad:
                 path.write_text("no video")
             else:
                 write_clip(path)
-        return Data(
+        return SampleSplits(
             samples=[
                 Sample(id=f"s{i}", video=str(path), label="x", split=Split.TRAIN)
                 for i, path in enumerate(paths)
@@ -71,7 +70,7 @@ def open_run(path: Path, **changes: Any) -> tuple[Any, RunDir]:
 
 
 def test_a_few_bad_clips_are_left_out_and_said(
-    make_data: Callable[..., Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_data: Callable[..., SampleSplits], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_data(bad=2)
     quarantine = open_quarantine(*open_run(tmp_path, max_quarantine_frac=0.2), data)
@@ -85,7 +84,7 @@ def test_a_few_bad_clips_are_left_out_and_said(
 
 
 def test_too_many_bad_clips_are_an_error_with_all_of_them_listed(
-    make_data: Callable[..., Data], tmp_path: Path
+    make_data: Callable[..., SampleSplits], tmp_path: Path
 ) -> None:
     config, run_dir = open_run(tmp_path, max_quarantine_frac=0.2)
     with pytest.raises(
@@ -98,7 +97,7 @@ def test_too_many_bad_clips_are_an_error_with_all_of_them_listed(
 
 
 def test_a_resumed_run_keeps_what_it_left_out(
-    make_data: Callable[..., Data], tmp_path: Path
+    make_data: Callable[..., SampleSplits], tmp_path: Path
 ) -> None:
     config, run_dir = open_run(tmp_path, max_quarantine_frac=0.2, check_clips=False)
     run_dir.archive.mkdir()

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from calibrate.predictions import Prediction, write_predictions
-from cluster.at_work import State, at_work, read_sign
+from cluster.at_work import State, heartbeat, read_heartbeat
 from cluster.metrics import MetricsLog
-from cluster.run_dir import RunDir, write_json
+from cluster.run_dir import RunDir
 from cluster.status import read_status
 from tests.cluster.session_fakes import make_config
 from tests.groups import make_group
 from wire.archive import Archive, read_groups
 from wire.errors import DiskFull
 from wire.types import Failure, FailureKind, PolicyVersion, TraceGroup
+from wire.whole_file import write_json
 
 LONG = random.Random(0).randbytes(100_000).hex()
 """Does not compress away."""
@@ -92,7 +93,7 @@ def predictions(run_dir: RunDir) -> None:
 def test_no_room_is_one_error_that_names_the_disk(run_dir: RunDir, write: Callable[[RunDir], None]):
     with (
         pytest.raises(DiskFull, match=r"the disk of .*small.* is full \(0\.0 GB free\): free some"),
-        at_work(run_dir, ("base",), "again"),
+        heartbeat(run_dir, ("base",), "again"),
     ):
         write(run_dir)
     (run_dir.path / "filler").unlink()
@@ -104,7 +105,7 @@ def test_what_was_archived_before_stays_and_figures_go_on_after_room_was_made(ru
         archive.append(group(0))
         log.write("grpo", 1, {"kl": 0.0})
         fill(run_dir.path)
-        with pytest.raises(DiskFull), at_work(run_dir, ("base",), "again"):
+        with pytest.raises(DiskFull), heartbeat(run_dir, ("base",), "again"):
             archive.append(group(1))
         with pytest.raises(OSError, match="No space left"):
             log.write("grpo", 2, {f"reward/{i}/mean": 1.0 for i in range(1000)})
@@ -127,10 +128,10 @@ def test_tensorboard_without_room_does_not_end_the_run(run_dir: RunDir):
 
 
 def test_status_of_a_run_that_a_full_disk_ended(run_dir: RunDir):
-    with pytest.raises(DiskFull), at_work(run_dir, ("base",), "again"):
+    with pytest.raises(DiskFull), heartbeat(run_dir, ("base",), "again"):
         result(run_dir)
     run_dir.close()
     status = read_status(run_dir.path)
     assert status.state in (State.FAILED, State.STOPPED)
     assert status.free_gb < 0.001
-    assert read_sign(run_dir.path) is not None
+    assert read_heartbeat(run_dir.path) is not None

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.grpo import FIRST_STEP, GrpoPlan, run_grpo
 from cluster.loop_state import LoopState
-from reward.watch import SIGNALS, patience
+from reward.watch import SIGNALS, steps_before_alert
 from rollout.prompt import trace_prompt
 from rollout.render import Renderer
 from rollout.worker import Rollout
@@ -28,7 +28,7 @@ from video.processor import PLACEHOLDER
 from wire.types import Prompt, Sample, Split, stable_seed
 
 GROUPS = 16
-STEPS = patience(GROUPS) + 7
+STEPS = steps_before_alert(GROUPS) + 7
 TRAIN = [sample for sample in make_samples(train=40) if sample.split is Split.TRAIN]
 WORDS = ("up", "down", "left", "right", "then", "again", "turn", "back")
 

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cluster.handoff import Handoff
-from cluster.hosts import Published
+from cluster.handoff import WeightSync
+from cluster.hosts import WeightSyncResult
 from cluster.probe import largest_difference
 from learner.rows import Response, Row
 from wire.errors import WeightUpdateError
@@ -20,7 +20,7 @@ EXPECTED = [-0.5, -2.0]
 
 
 class Engines:
-    """The pool as the hand-off sees it: each name has the logprobs it gives, try after try."""
+    """The pool as weight sync uses it: each name has the logprobs it gives, try after try."""
 
     def __init__(self, answers: dict[str, list[list[float]]]) -> None:
         self.answers, self.names = answers, list(answers)
@@ -28,10 +28,10 @@ class Engines:
         self.in_service: set[str] = set(answers)
         self.dead: set[str] = set()
 
-    def take_out_of_service(self) -> None:
+    def take_all_out_of_service(self) -> None:
         self.in_service.clear()
 
-    def admit(self, name: str) -> None:
+    def put_in_service(self, name: str) -> None:
         self.in_service.add(name)
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
@@ -63,14 +63,14 @@ class Learner:
         self.num_asked += 1
         return [[EXPECTED]]
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
         self.sent.append(list(names))
         failures = self.failures.pop(0) if self.failures else {}
-        return Published(failures=failures, figures={"weights/gb": float(len(names))})
+        return WeightSyncResult(failures=failures, figures={"weights/gb": float(len(names))})
 
 
-def make(engines: Engines, learner: Learner) -> Handoff:
-    return Handoff(engines, learner, PROBE, 1e-5)  # type: ignore[arg-type]
+def make(engines: Engines, learner: Learner) -> WeightSync:
+    return WeightSync(engines, learner, PROBE, 1e-5)  # type: ignore[arg-type]
 
 
 async def test_engines_that_agree_serve_again():
@@ -105,7 +105,7 @@ async def test_the_learner_is_asked_once_and_before_any_engine_works():
     """On a CPU both would share the cores; a second try is of the same weights."""
 
     class Late(Learner):
-        async def publish(self, version: PolicyVersion, names: Sequence[str]) -> Published:
+        async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
             assert self.num_asked == 1
             return await super().publish(version, names)
 
@@ -117,10 +117,10 @@ async def test_the_learner_is_asked_once_and_before_any_engine_works():
 async def test_an_engine_that_still_disagrees_stays_out_of_service_until_a_later_update():
     wrong = [-0.5, -2.1]
     engines = Engines({"a": [EXPECTED, EXPECTED], "b": [wrong, wrong, EXPECTED]})
-    handoff = make(engines, Learner())
-    assert (await handoff.publish(VERSION)).num_out_of_service == 1
+    sync = make(engines, Learner())
+    assert (await sync.publish(VERSION)).num_out_of_service == 1
     assert engines.in_service == {"a"}
-    assert (await handoff.publish(VERSION)).num_out_of_service == 0
+    assert (await sync.publish(VERSION)).num_out_of_service == 0
     assert engines.in_service == {"a", "b"}
 
 
@@ -136,9 +136,9 @@ async def test_an_engine_whose_process_ended_is_not_asked_again():
     engines = Engines({"a": [EXPECTED, EXPECTED], "b": []})
     engines.dead = {"b"}
     learner = Learner({"b": "ActorDiedError"})
-    handoff = make(engines, learner)
-    assert (await handoff.publish(VERSION)).num_out_of_service == 1
-    assert (await handoff.publish(VERSION)).num_out_of_service == 1
+    sync = make(engines, learner)
+    assert (await sync.publish(VERSION)).num_out_of_service == 1
+    assert (await sync.publish(VERSION)).num_out_of_service == 1
     assert learner.sent == [["a", "b"], ["a"]]
     assert engines.in_service == {"a"}
 

@@ -24,7 +24,7 @@ RUN = """
 import asyncio, os, subprocess, sys, time
 from pathlib import Path
 from cluster import cli
-from cluster.at_work import State, at_work
+from cluster.at_work import State, heartbeat
 from cluster.commands.base import add_run_command, say
 from cluster.interrupts import run_interruptibly
 from cluster.run_dir import RunDir
@@ -46,8 +46,8 @@ def act(options):
     run_dir = RunDir.open(path, make_config(), resume=False, overwrite=False)
     run_dir.archive.mkdir()
     try:
-        with at_work(run_dir, ("base",), "again --resume") as signs:
-            last = lambda: signs.end(State.STOPPED, "it was interrupted twice")
+        with heartbeat(run_dir, ("base",), "again --resume") as writer:
+            last = lambda: writer.end(State.STOPPED, "it was interrupted twice")
             run_interruptibly(work(path), say, last)
     finally:
         run_dir.close()
@@ -89,7 +89,7 @@ class Running:
             time.sleep(0.05)
         return said
 
-    def sign(self) -> tuple[str, str]:
+    def last_heartbeat(self) -> tuple[str, str]:
         found = json.loads((self.path / "status.json").read_text())
         return found["state"], found["reason"]
 
@@ -113,7 +113,7 @@ def test_one_signal_of_any_kind_ends_in_order(
     one.process.send_signal(number)
     said = one.ends()
     assert (tmp_path / "run/cleaned").exists()
-    assert one.sign() == ("stopped", "it was interrupted")
+    assert one.last_heartbeat() == ("stopped", "it was interrupted")
     assert f"run my.toml --run-dir {tmp_path / 'run'} --resume" in said
 
 
@@ -129,7 +129,7 @@ def test_a_second_one_ends_at_once_and_leaves_no_process(tmp_path: Path, start: 
     assert time.monotonic() - before < 10
     assert "again: at once" in said
     assert not (tmp_path / "run/cleaned").exists()
-    assert one.sign() == ("stopped", "it was interrupted twice")
+    assert one.last_heartbeat() == ("stopped", "it was interrupted twice")
 
 
 def test_a_closed_terminal_ends_it_in_order(tmp_path: Path):

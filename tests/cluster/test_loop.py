@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from cluster.buffer import GroupBuffer
-from cluster.loop import Taken, rollout_loop, run_until_trained, train_loop
+from cluster.loop import StepGroups, rollout_loop, run_until_trained, train_loop
 from tests.groups import make_group, make_sample
 from wire.errors import TooManyFailures
 from wire.types import PolicyVersion, Sample, TraceGroup
@@ -36,7 +36,7 @@ class FakeLearner:
         self.seen: list[list[str]] = []
         self.lags: list[int] = []
 
-    async def train(self, taken: Taken, step: int) -> None:
+    async def train(self, taken: StepGroups, step: int) -> None:
         groups = taken.trained
         if step == self.fail_at:
             raise TooManyFailures("all of them")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.model_size import (
-    KNOWN,
+    KNOWN_MODELS,
     ModelShape,
     engine_memory,
     rank_memory,
@@ -21,7 +21,7 @@ from video.config import VideoConfig
 from wire.errors import ConfigError
 
 DEMO = Path(__file__).parents[2] / "cluster/demo/base"
-SEVEN = KNOWN["Qwen2.5-VL-7B-Instruct"]
+SEVEN = KNOWN_MODELS["Qwen2.5-VL-7B-Instruct"]
 TEXT, ALL = 7_615_616_512, 8_292_166_656
 
 
@@ -49,7 +49,7 @@ def test_parameters_are_those_in_the_weights_of_the_demo_model():
 
 
 def test_parameters_of_the_known_models_are_those_on_the_hub():
-    sizes = {name: shape.num_parameters for name, shape in KNOWN.items()}
+    sizes = {name: shape.num_parameters for name, shape in KNOWN_MODELS.items()}
     assert sizes == {
         "Qwen2.5-VL-3B-Instruct": 3_754_622_976,
         "Qwen2.5-VL-7B-Instruct": ALL,
@@ -85,7 +85,7 @@ def test_a_model_of_another_kind_is_refused_with_the_list(tmp_path: Path):
 
 
 def test_qwen3_shares_its_pixels_among_the_frames_and_writes_times_between_them(tmp_path: Path):
-    qwen3 = KNOWN["Qwen3-VL-2B-Instruct"]
+    qwen3 = KNOWN_MODELS["Qwen3-VL-2B-Instruct"]
     (tmp_path / "video_preprocessor_config.json").write_text('{"size": {"longest_edge": 65536}}')
     assert read_max_pixels(tmp_path, qwen3, 16) == 4096
     assert read_max_pixels(tmp_path, SEVEN, 16) == 65536

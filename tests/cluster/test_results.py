@@ -6,7 +6,6 @@ import pytest
 from cluster.arm_figures import read_seed
 from cluster.results import study_results
 from cluster.results_page import render_page
-from cluster.run_dir import write_json
 from tests.cluster.study_runs import (
     STAGES,
     make_about,
@@ -16,6 +15,7 @@ from tests.cluster.study_runs import (
     write_arm,
 )
 from wire.errors import DataError
+from wire.whole_file import write_json
 
 
 def table_rows(page: str, heading: str) -> list[list[str]]:

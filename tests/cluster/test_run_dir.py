@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from cluster.config import RunConfig
-from cluster.run_dir import RunDir, write_json
+from cluster.run_dir import RunDir, result_figures
 from wire.config import validate
 from wire.errors import ConfigError
+from wire.whole_file import write_json
 
 
 def make_config(**changes: object) -> RunConfig:
@@ -125,3 +126,11 @@ def test_control_arms_may_be_chosen_after_the_stages_have_run(tmp_path: Path):
     recipe.write_text(json.dumps(old))
     config = make_config(controls={"num_votes": 3, "arms": ["vote"]})
     open_dir(tmp_path / "run", config, resume=True).close()
+
+
+def test_the_figures_of_a_result_are_of_answers_or_verdict_or_head():
+    answers, verdict, head = {"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.7}
+    assert result_figures({"evaluation": answers, "seconds": 1.0}) == answers
+    assert result_figures({"verdict": verdict, "head": head}) == verdict
+    assert result_figures({"head": head}) == head
+    assert result_figures({"cost": {}}) == {}

@@ -1,9 +1,9 @@
 import asyncio
 from typing import Any
 
-from cluster.data import Data
+from cluster.data import SampleSplits
 from cluster.session import Session
-from rollout.prompt import Ask, VerdictOn
+from rollout.prompt import PromptKind, VerdictPrompt
 from wire.types import Failure, FailureKind, Prompt, Sample, Split
 
 SAMPLES = [
@@ -16,10 +16,10 @@ class Prompts:
     """A rollout pool that only makes prompts, the first sample's last; notes what was asked."""
 
     def __init__(self, bad: str = "") -> None:
-        self.asked: list[tuple[str, Ask]] = []
+        self.asked: list[tuple[str, PromptKind]] = []
         self._bad = bad
 
-    async def prompt(self, sample: Sample, ask: Ask) -> Prompt | Failure:
+    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         self.asked.append((sample.id, ask))
         await asyncio.sleep(0.01 * (3 - int(sample.id[1:])))
         if sample.id == self._bad:
@@ -40,7 +40,7 @@ class Quarantined:
 
 def make_session(rollouts: Prompts) -> Session:
     none: Any = None
-    data = Data(samples=SAMPLES)
+    data = SampleSplits(samples=SAMPLES)
     rest: Any = (none, none, none, Quarantined(), none, 0)
     return Session(none, none, data, none, 0, rollouts, *rest)  # type: ignore[arg-type]
 
@@ -56,7 +56,7 @@ async def test_labels_are_asked_in_the_order_of_the_samples_and_failures_stay() 
 async def test_a_verdict_is_asked_on_each_trace() -> None:
     pool = Prompts()
     await make_session(pool).verdict_prompts([(SAMPLES[0], "a"), (SAMPLES[0], "b")])
-    assert pool.asked == [("s0", VerdictOn("a")), ("s0", VerdictOn("b"))]
+    assert pool.asked == [("s0", VerdictPrompt("a")), ("s0", VerdictPrompt("b"))]
 
 
 async def test_trace_prompts_leave_out_clips_that_cannot_be_read() -> None:

@@ -6,26 +6,27 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.at_work import Sign, State, at_work, read_sign, status_file
+from cluster.at_work import Heartbeat, State, heartbeat, read_heartbeat, status_file
 from cluster.cli import main
-from cluster.progress import Piece, progress_bar
-from cluster.run_dir import SILENT_S, RunDir, is_locked, replace_json, write_json
+from cluster.progress import Progress, progress_bar
+from cluster.run_dir import SILENT_S, RunDir, is_locked
 from cluster.status import find_runs, judge, read_status
 from tests.cluster.session_fakes import make_config, make_run_dir
 from wire.errors import ConfigError, DiskFull
+from wire.whole_file import replace_json, write_json
 
 NOW = 1_000_000.0
-SIGN = Sign(
+HEARTBEAT = Heartbeat(
     state=State.RUNNING,
     pid=7,
     host="here",
     started=NOW - 100,
-    seen=NOW - 1,
+    last_beat=NOW - 1,
     attempt=0,
     resume="deepintuit run my.toml --resume",
     folder="/home/me",
@@ -33,32 +34,37 @@ SIGN = Sign(
 )
 
 
-def state_of(sign: Sign | None, locked: bool | None, *, whole: bool = False) -> str:
-    state, why = judge(sign, locked=locked, here="here", now=NOW, whole=whole)
+def state_of(beat: Heartbeat | None, locked: bool | None, *, whole: bool = False) -> str:
+    state, why = judge(beat, locked=locked, here="here", now=NOW, whole=whole)
     return f"{state.value}: {why}" if why else state.value
 
 
 def test_the_lock_is_the_truth_about_this_machine():
-    assert state_of(SIGN, True) == "running"
-    assert state_of(SIGN, False) == "stopped: its process 7 ended without a word (killed?)"
-    assert state_of(replace(SIGN, state=State.FINISHED), True) == "running", "a new one has begun"
+    assert state_of(HEARTBEAT, True) == "running"
+    assert state_of(HEARTBEAT, False) == "stopped: its process 7 ended without a word (killed?)"
+    assert state_of(replace(HEARTBEAT, state=State.FINISHED), True) == "running", (
+        "a new one has begun"
+    )
 
 
 def test_the_age_of_the_last_sign_is_the_truth_about_another_machine():
-    there = replace(SIGN, host="there")
+    there = replace(HEARTBEAT, host="there")
     assert state_of(there, False) == "running"
     assert state_of(there, None) == "running"
-    silent = replace(there, seen=NOW - SILENT_S - 1)
+    silent = replace(there, last_beat=NOW - SILENT_S - 1)
     assert state_of(silent, False).startswith("stopped: its process 7 on there ended without")
 
 
 def test_a_process_that_holds_the_lock_and_gives_no_sign_may_hang():
-    silent = replace(SIGN, seen=NOW - SILENT_S - 1)
+    silent = replace(HEARTBEAT, last_beat=NOW - SILENT_S - 1)
     assert state_of(silent, True) == "running: no sign of life for 61 s: it may hang"
 
 
 def test_what_a_process_said_last_is_believed_once_it_has_ended():
-    assert state_of(replace(SIGN, state=State.FAILED, reason="no room"), False) == "failed: no room"
+    assert (
+        state_of(replace(HEARTBEAT, state=State.FAILED, reason="no room"), False)
+        == "failed: no room"
+    )
     assert state_of(None, False) == "stopped"
     assert state_of(None, False, whole=True) == "finished"
 
@@ -70,27 +76,27 @@ def open_run(path: Path) -> RunDir:
 
 
 def at(run_dir: RunDir) -> State:
-    sign = read_sign(run_dir.path)
-    assert sign is not None
-    return sign.state
+    beat = read_heartbeat(run_dir.path)
+    assert beat is not None
+    return beat.state
 
 
 def test_signs_follow_the_work_and_its_end(tmp_path: Path):
     run_dir = open_run(tmp_path)
-    with at_work(run_dir, ("base",), "again --resume"):
+    with heartbeat(run_dir, ("base",), "again --resume"):
         assert at(run_dir) is State.RUNNING
         with progress_bar("grpo", 10) as bar:
             bar.advance(3)
-    sign = read_sign(run_dir.path)
-    assert sign is not None
-    assert sign.state is State.FINISHED
-    assert sign.piece is not None
-    assert (sign.piece.title, sign.piece.done, sign.piece.total) == ("grpo", 3, 10)
-    with pytest.raises(KeyboardInterrupt), at_work(run_dir, ("base",), "again --resume"):
+    beat = read_heartbeat(run_dir.path)
+    assert beat is not None
+    assert beat.state is State.FINISHED
+    assert beat.progress is not None
+    assert (beat.progress.title, beat.progress.done, beat.progress.total) == ("grpo", 3, 10)
+    with pytest.raises(KeyboardInterrupt), heartbeat(run_dir, ("base",), "again --resume"):
         raise KeyboardInterrupt
     assert at(run_dir) is State.STOPPED
     bad = ExceptionGroup("loops", [ValueError("the reward is broken")])
-    with pytest.raises(ExceptionGroup), at_work(run_dir, ("base",), "again --resume"):
+    with pytest.raises(ExceptionGroup), heartbeat(run_dir, ("base",), "again --resume"):
         raise bad
     status = read_status(run_dir.path.parent / "run")
     run_dir.close()
@@ -102,7 +108,7 @@ def test_signs_follow_the_work_and_its_end(tmp_path: Path):
 def test_a_run_that_a_full_disk_ended_says_so(tmp_path: Path):
     run_dir = open_run(tmp_path)
     full = OSError(28, "No space left on device")
-    with pytest.raises(DiskFull, match="free some"), at_work(run_dir, ("base",), "again"):
+    with pytest.raises(DiskFull, match="free some"), heartbeat(run_dir, ("base",), "again"):
         raise ExceptionGroup("loops", [RuntimeError("wrapped"), full])
     run_dir.close()
     assert "is full" in read_status(run_dir.path).why
@@ -120,9 +126,11 @@ def test_status_has_stages_figures_checkpoint_and_quarantine(tmp_path: Path):
     (run_dir.path / "quarantine.jsonl").write_text("{}\n{}\n")
     write_json(run_dir.checkpoints("grpo") / "step-000003/manifest.json", {})
     now = time.time()
-    piece = Piece(title="grpo", done=4, total=10, rate=0.5)
-    mine = replace(SIGN, pid=os.getpid(), host=socket.gethostname(), seen=now, piece=piece)
-    replace_json(status_file(run_dir.path), asdict(mine))
+    progress = Progress(title="grpo", done=4, total=10, rate=0.5)
+    mine = replace(
+        HEARTBEAT, pid=os.getpid(), host=socket.gethostname(), last_beat=now, progress=progress
+    )
+    replace_json(status_file(run_dir.path), mine.to_plain())
     status = read_status(run_dir.path)
     assert status.state is State.RUNNING
     assert status.stage == "coldstart"
@@ -131,8 +139,8 @@ def test_status_has_stages_figures_checkpoint_and_quarantine(tmp_path: Path):
     assert status.num_quarantined == 2
     assert status.checkpoint is not None
     assert (status.checkpoint.stage, status.checkpoint.tag) == ("grpo", "step-000003")
-    assert status.piece is not None
-    assert status.piece.left_s == 12.0
+    assert status.progress is not None
+    assert status.progress.left_s == 12.0
     run_dir.close()
     assert read_status(run_dir.path).state is State.STOPPED, "the lock is free: it was killed"
 
@@ -161,7 +169,7 @@ def test_status_says_what_the_guards_warned_of_at_the_end_of_each_training(tmp_p
 
 def test_reading_a_status_changes_nothing_and_works_on_a_read_only_disk(tmp_path: Path):
     run_dir = open_run(tmp_path)
-    with at_work(run_dir, ("base",), "again"):
+    with heartbeat(run_dir, ("base",), "again"):
         pass
     run_dir.close()
     before = {path: path.stat().st_mtime_ns for path in run_dir.path.rglob("*")}
@@ -172,7 +180,7 @@ def test_reading_a_status_changes_nothing_and_works_on_a_read_only_disk(tmp_path
 def test_commands_print_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run_dir = open_run(tmp_path)
     run_dir.finish("base", {"seconds": 3.0, "evaluation": {"accuracy": 0.25}})
-    with pytest.raises(ValueError, match="odd"), at_work(run_dir, ("base", "grpo"), "x --resume"):
+    with pytest.raises(ValueError, match="odd"), heartbeat(run_dir, ("base", "grpo"), "x --resume"):
         raise ValueError("odd [data]")
     run_dir.close()
     assert main(["status", str(run_dir.path)]) == 0
@@ -202,12 +210,12 @@ def test_runs_are_found_below_folders_and_not_inside_runs(tmp_path: Path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from cluster.at_work import at_work
+from cluster.at_work import heartbeat
 from cluster.run_dir import RunDir
 from tests.cluster.session_fakes import make_config
 run_dir = RunDir.open(Path(sys.argv[1]), make_config(), resume=False, overwrite=False)
 run_dir.archive.mkdir()
-with at_work(run_dir, ("base",), "again --resume"):
+with heartbeat(run_dir, ("base",), "again --resume"):
     print("up", flush=True)
     time.sleep(600)
 """
@@ -250,12 +258,12 @@ def test_a_second_process_is_told_which_one_is_at_work(
 def test_a_process_on_another_machine_is_seen_by_its_signs(tmp_path: Path):
     run_dir = open_run(tmp_path)
     run_dir.close()
-    there = replace(SIGN, host="another", seen=time.time() - 20, started=time.time() - 30)
-    replace_json(status_file(run_dir.path), asdict(there))
+    there = replace(HEARTBEAT, host="another", last_beat=time.time() - 20, started=time.time() - 30)
+    replace_json(status_file(run_dir.path), there.to_plain())
     with pytest.raises(ConfigError, match=r"process 7 on another.*2\d s ago.*again in \d\d s"):
         RunDir.open(run_dir.path, make_config(), resume=True, overwrite=False)
-    dead = replace(there, seen=time.time() - SILENT_S - 1)
-    replace_json(status_file(run_dir.path), asdict(dead))
+    dead = replace(there, last_beat=time.time() - SILENT_S - 1)
+    replace_json(status_file(run_dir.path), dead.to_plain())
     RunDir.open(run_dir.path, make_config(), resume=True, overwrite=False).close()
 
 
@@ -289,3 +297,16 @@ def test_a_run_of_an_earlier_version_has_a_status(tmp_path: Path):
     shutil.rmtree(run_dir.archive)
     status = read_status(run_dir.path)
     assert (status.state, status.writer, status.resume) == (State.FINISHED, None, "")
+
+
+def test_keys_in_json_stay(tmp_path: Path):
+    run_dir = open_run(tmp_path)
+    progress = Progress(title="grpo", done=4, total=10, rate=0.5)
+    beat = replace(HEARTBEAT, last_beat=time.time(), progress=progress)
+    replace_json(status_file(run_dir.path), beat.to_plain())
+    written = json.loads(status_file(run_dir.path).read_text())
+    assert written["seen"] == beat.last_beat
+    assert written["piece"] == {"title": "grpo", "done": 4, "total": 10, "rate": 0.5}
+    assert read_heartbeat(run_dir.path) == beat
+    printed = read_status(run_dir.path).to_plain()["piece"]
+    assert printed == {"title": "grpo", "done": 4, "total": 10, "rate_per_s": 0.5, "left_s": 12.0}

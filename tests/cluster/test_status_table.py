@@ -4,7 +4,8 @@ from dataclasses import replace
 from rich.console import Console, RenderableType
 
 from cluster.at_work import State
-from cluster.status import Checkpoint, Finished, Piece, RunStatus, Writer, ago
+from cluster.progress import Progress
+from cluster.status import Checkpoint, Finished, RunStatus, Writer
 from cluster.status_table import pace_of, status_view, where
 
 STATUS = RunStatus(
@@ -15,7 +16,7 @@ STATUS = RunStatus(
     resume="",
     stage="grpo",
     finished=(Finished(name="base", accuracy=0.0, seconds=1.0),),
-    piece=Piece(title="grpo", done=20, total=80, rate_per_s=0.25, left_s=240.0),
+    progress=Progress(title="grpo", done=20, total=80, rate=0.25),
     step=20,
     step_stage="grpo",
     figures={
@@ -76,18 +77,10 @@ def test_a_run_that_stopped_says_where_and_how_to_go_on():
 
 
 def test_where_names_the_piece_only_if_it_is_not_the_stage():
-    piece = Piece(title="evaluate grpo", done=3, total=9, rate_per_s=1.0, left_s=6.0)
-    assert where(replace(STATUS, piece=piece)) == "grpo (evaluate grpo) 3/9"
+    progress = Progress(title="evaluate grpo", done=3, total=9, rate=1.0)
+    assert where(replace(STATUS, progress=progress)) == "grpo (evaluate grpo) 3/9"
     assert where(replace(STATUS, state=State.FINISHED)) == "grpo"
 
 
-def test_spans_are_in_their_largest_unit():
-    assert [ago(s) for s in (0, 119, 120, 7_199, 7_200, 172_800)] == [
-        "0 s",
-        "119 s",
-        "2 min",
-        "120 min",
-        "2 h",
-        "2 d",
-    ]
+def test_a_pace_is_in_seconds_each_or_pieces_per_second():
     assert [pace_of(rate) for rate in (0.0, 0.5, 3.0)] == ["", "2.0 s each", "3.0/s"]

@@ -142,7 +142,7 @@ class Learner:
     """One learner rank."""
 
     def __init__(self, model_dir: Path, cache_dir: Path) -> None:
-        from learner.meeting import listen
+        from learner.meeting import open_rendezvous
         from learner.worker import LearnerWorker
         from video.cache import ClipStore
         from video.processor import ClipProcessor
@@ -151,7 +151,7 @@ class Learner:
         # the vision tower is trained too, so that stale encoder outputs would be seen
         config = LearnerConfig(dtype="float32", freeze_vision_tower=False)
         self.worker = LearnerWorker(config, GrpoLossConfig(), clips)
-        self.worker.join(0, "127.0.0.1", listen(1))
+        self.worker.join(0, "127.0.0.1", open_rendezvous(1))
         self.worker.begin(str(model_dir), OptimConfig(learning_rate=1e-3))
 
     def logprobs(self, rows: list[Row]) -> list[list[list[float]]]:

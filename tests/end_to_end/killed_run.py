@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 
 from cluster import cli
-from cluster.actors import LearnerPool
+from cluster.actors import LearnerGroup
 from cluster.metrics import MetricsLog
 from wire.archive import Archive
 from wire.types import Purpose, TraceGroup
 
-_TITLES = {"learner": "LearnerHost", "rollout": "RolloutHost", "engine": "VLLM::"}
+_TITLES = {"learner": "LearnerActor", "rollout": "RolloutActor", "engine": "VLLM::"}
 MOMENTS = (
     "before-append",
     "after-append",
@@ -77,18 +77,18 @@ class Killer:
 def wrap(killer: Killer) -> None:
     """Put the moments into the program."""
     _wrap_driver(killer)
-    learner: Any = LearnerPool
+    learner: Any = LearnerGroup
     train, publish, save = learner.train_step, learner.publish, learner.save
 
-    async def training(self: LearnerPool, rows: Any, objective: str, rate: float) -> Any:
+    async def training(self: LearnerGroup, rows: Any, objective: str, rate: float) -> Any:
         work = train(self, rows, objective, rate)
         return await (killer.within("in-update", work, 0.05) if objective == "grpo" else work)
 
-    async def publishing(self: LearnerPool, version: Any, names: Any) -> Any:
+    async def publishing(self: LearnerGroup, version: Any, names: Any) -> Any:
         work = publish(self, version, names)
         return await (killer.within("in-handoff", work, 0.01) if version.step > 1 else work)
 
-    async def saving(self: LearnerPool, directory: str, *rest: Any) -> None:
+    async def saving(self: LearnerGroup, directory: str, *rest: Any) -> None:
         work = save(self, directory, *rest)
         await (killer.within("in-save", work, 0.03) if "grpo" in directory else work)
 

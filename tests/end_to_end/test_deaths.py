@@ -83,14 +83,14 @@ async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
     victim, sampling = tmp_path / "victim", Sampling(n=8, temperature=1.0, max_tokens=64, seed=1)
     async with open_workers(setting(num_workers=2), place.cache) as workers:
         pool = workers.rollouts
-        async with workers.learner(KillingClient, victim, num_ranks=1) as (_, handoff):
+        async with workers.learner(KillingClient, victim, num_ranks=1) as (_, sync):
             writing = [
                 asyncio.create_task(pool.answer(sample, sampling)) for sample in workers.samples[:6]
             ]
             await asyncio.sleep(0.3)  # so that each engine has some
             victim.write_text(str(await victim_of(pool._actors["rollout-1"])))
             start = time.monotonic()
-            report = await handoff.publish(PolicyVersion(attempt=0, step=1))
+            report = await sync.publish(PolicyVersion(attempt=0, step=1))
             took = time.monotonic() - start
             said = [r.getMessage() for r in caplog.records if "did not come" in r.getMessage()]
             print(f"{took:.1f} s; {said}")  # noqa: T201
@@ -102,7 +102,7 @@ async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
             assert "died" in said[0] or "process ended" in said[0]
             groups = await asyncio.wait_for(asyncio.gather(*writing), DEADLINE_S)
             assert [len(group.completions) for group in groups] == [8] * 6
-            report = await handoff.publish(PolicyVersion(attempt=0, step=2))
+            report = await sync.publish(PolicyVersion(attempt=0, step=2))
             assert report.max_logprob_diff < 1e-4
             assert pool.names == ["rollout-0"]
             assert sum((await pool.cache_counts()).values()) > 0
@@ -116,19 +116,19 @@ async def test_a_learner_rank_that_dies_is_named_and_its_peer_ends(
     learner that comes after."""
     victim = tmp_path / "victim"
     async with open_workers(setting(num_workers=1), place.cache) as workers:
-        async with workers.learner(KillingClient, victim, zero_stage=3) as (learner, handoff):
-            await handoff.publish(PolicyVersion(attempt=0, step=1))
+        async with workers.learner(KillingClient, victim, zero_stage=3) as (learner, sync):
+            await sync.publish(PolicyVersion(attempt=0, step=1))
             victim.write_text(str(await pid_of(learner._ranks[rank])))
             start = time.monotonic()
             with pytest.raises(WorkerDied, match=f"learner rank {rank} to publish: its process"):
-                await handoff.publish(PolicyVersion(attempt=0, step=2))
+                await sync.publish(PolicyVersion(attempt=0, step=2))
             assert not victim.exists(), "the kill happened"
             assert not workers.rollouts.in_service
             # the peer is out of its collective: it answers the next call
             assert await asyncio.wait_for(pid_of(learner._ranks[1 - rank]), DEADLINE_S) > 0
             print("TOOK", time.monotonic() - start)  # noqa: T201
             assert time.monotonic() - start < DEADLINE_S
-        async with workers.learner(num_ranks=1) as (_, handoff):
-            report = await handoff.publish(PolicyVersion(attempt=0, step=3))
+        async with workers.learner(num_ranks=1) as (_, sync):
+            report = await sync.publish(PolicyVersion(attempt=0, step=3))
             assert report.max_logprob_diff < 1e-4
             assert workers.rollouts.in_service == {"rollout-0"}

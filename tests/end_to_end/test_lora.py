@@ -62,12 +62,12 @@ class Seen:
 class Scene:
     """Real pools, and the questions that the story asks."""
 
-    def __init__(self, rollouts: Any, learner: Any, samples: list[Sample], handoff: Any) -> None:
-        self.rollouts, self.learner, self.samples, self.handoff = (
+    def __init__(self, rollouts: Any, learner: Any, samples: list[Sample], sync: Any) -> None:
+        self.rollouts, self.learner, self.samples, self.sync = (
             rollouts,
             learner,
             samples,
-            handoff,
+            sync,
         )
 
     async def answer(self, samples: Sequence[Sample], n: int = 4, tokens: int = 32) -> list[Any]:
@@ -92,7 +92,7 @@ class Scene:
         await self.learner.train_step(rows, "supervised", 1e-2)
 
     async def publish(self, step: int) -> float:
-        report = await self.handoff.publish(PolicyVersion(attempt=0, step=step))
+        report = await self.sync.publish(PolicyVersion(attempt=0, step=step))
         assert report.num_out_of_service == 0
         return float(report.max_logprob_diff)
 
@@ -138,14 +138,14 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     from ray.util.placement_group import remove_placement_group
 
     from cluster import placement
-    from cluster.actors import LearnerPool, RolloutPool
-    from cluster.adapter_handoff import AdapterHandoff
+    from cluster.actors import LearnerGroup, RolloutPool
+    from cluster.adapter_handoff import AdapterSync
     from cluster.probe import probe_row
 
     first = PolicyVersion(attempt=0, step=0)
     group = await placement.reserve(config)
     rollouts = RolloutPool(config, group, str(place.cache))
-    learner = LearnerPool(config, group, str(place.cache))
+    learner = LearnerGroup(config, group, str(place.cache))
     try:
         await asyncio.gather(rollouts.start(str(place.model), first), learner.start())
         await learner.begin(str(place.model), OptimConfig(learning_rate=1e-2))
@@ -155,9 +155,9 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
             Row(prompt=prompt, video=place.samples[0].video, responses=(Response(token_ids=(9,)),)),
             tuple(range(60, 90)),
         )
-        handoff = AdapterHandoff(rollouts, learner, probe, EXACT)
+        sync = AdapterSync(rollouts, learner, probe, EXACT)
         actor = rollouts._actors["rollout-0"]
-        return await story(Scene(rollouts, learner, place.samples, handoff), actor, place, folder)
+        return await story(Scene(rollouts, learner, place.samples, sync), actor, place, folder)
     finally:
         learner.stop()
         await rollouts.stop()
@@ -259,9 +259,9 @@ def seen(
     import ray
 
     from cluster import actors
-    from cluster.hosts import RolloutHost
+    from cluster.hosts import RolloutActor
 
-    class Host(RolloutHost):
+    class Host(RolloutActor):
         async def held_adapters(self) -> set[int]:
             return set(await self._engine._llm.list_loras())  # type: ignore[union-attr]
 
@@ -271,7 +271,7 @@ def seen(
 
     place, folder = make_place(request.param), tmp_path_factory.mktemp("lora")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actors, "RolloutActor", ray.remote(Host))
+        patch.setattr(actors, "RemoteRolloutActor", ray.remote(Host))
         return asyncio.run(tell(place, make_config(place), folder))
 
 

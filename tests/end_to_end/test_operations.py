@@ -45,7 +45,7 @@ def family(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     found = psutil.Process(driver.pid).children(recursive=True)
     titles = " ".join(title_of(process) for process in found)
     assert "VLLM::" in titles
-    assert "LearnerHost" in titles
+    assert "LearnerActor" in titles
     return found
 
 
@@ -284,11 +284,11 @@ def test_ray_job_stop_leaves_no_process(folder: Path, ray_head: dict[str, str]):
     done = folder / "stopped/stages/base/done.json"
     wait_for(done.exists, 500, "the first stage of the job")
     assert engines_named("VLLM::")
-    assert engines_named("LearnerHost")
+    assert engines_named("LearnerActor")
     stop = [ray_head["RAY"], "job", "stop", "stop-me"]
     subprocess.run(stop, env=ray_head, check=True, timeout=120, capture_output=True)
     wait_for(lambda: not engines_named("VLLM::"), 60, "vLLM's processes to end")
-    wait_for(lambda: not engines_named("LearnerHost"), 60, "the learner to end")
+    wait_for(lambda: not engines_named("LearnerActor"), 60, "the learner to end")
 
 
 def engines_named(name: str) -> list[int]:

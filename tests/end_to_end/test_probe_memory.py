@@ -51,8 +51,8 @@ async def test_a_probe_makes_no_logits_of_the_prompt(
         before = peak_bytes(pid)
         again = await workers.rollouts.logprobs(name, row.video, prompt, response)
         taken = peak_bytes(pid) - before
-        async with workers.learner(num_ranks=1) as (_, handoff):
-            report = await handoff.publish(PolicyVersion(attempt=0, step=1))
+        async with workers.learner(num_ranks=1) as (_, sync):
+            report = await sync.publish(PolicyVersion(attempt=0, step=1))
     of_prompt = len(prompt.token_ids) * VOCABULARY * 4
     print(f"{taken / 1e6:.0f} MB, logits of the prompt {of_prompt / 1e6:.0f} MB")  # noqa: T201
     assert of_prompt > 200e6

@@ -10,28 +10,16 @@ from learner.config import GrpoLossConfig, LearnerConfig
 from learner.embedding_store import EmbeddingStore
 from learner.rows import Response, Row
 from learner.worker import LearnerWorker
+from tests.groups import make_group as group_of
+from tests.groups import make_sample
 from video.families import FAMILIES
 from video.processor import ProcessedClip
-from wire.types import (
-    Completion,
-    Failure,
-    FailureKind,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Prompt, Trace, TraceGroup
 
 VIDEO_TOKEN = 7
 GRID = (2, 4, 4)
 NUM_VIDEO_TOKENS = 8
 TEXT_TOKENS = range(40, 500)
-VERSION = PolicyVersion(attempt=0, step=0)
 
 
 class RandomClips:
@@ -107,32 +95,10 @@ def make_learner(
     return LearnerWorker(config, loss or GrpoLossConfig(), RandomClips(), store)  # type: ignore[arg-type]
 
 
-def make_trace(
-    reward: float | None = 1.0,
-    tokens: Sequence[int] = (50, 51),
-    finish: FinishReason = FinishReason.STOP,
-) -> Trace:
-    """A reward of None: its scoring failed."""
-    completion = Completion(
-        token_ids=tuple(tokens),
-        logprobs=(-1.0,) * len(tokens),
-        text="a b",
-        finish_reason=finish,
-        policy_version=VERSION,
-    )
-    failure = Failure(kind=FailureKind.REWARD, culprit="judge", reason="it raised")
-    outcome = failure if reward is None else Score(total=reward, parts={"accuracy": reward})
-    return Trace(completion=completion, outcome=outcome)
-
-
 def make_group(*traces: Trace, prompt: Prompt | None = None) -> TraceGroup:
-    failed = Failure(kind=FailureKind.DECODE, culprit="0.mp4", reason="moov atom not found")
-    return TraceGroup(
-        group_id="g",
-        sample=Sample(id="s", video="0.mp4", label="undo", split=Split.TRAIN),
-        purpose=Purpose.TRAIN,
-        policy_version=VERSION,
+    """``tests.groups.make_group`` with a prompt that the tiny models can read."""
+    return group_of(
+        *traces,
+        sample=make_sample("undo", video="0.mp4"),
         prompt=(prompt or make_prompt()) if traces else None,
-        traces=traces,
-        failures=() if traces else (failed,),
     )

@@ -14,7 +14,7 @@ import torch
 from learner import zero
 from learner.config import OptimConfig
 from learner.layout import Call, Span
-from learner.meeting import listen
+from learner.meeting import open_rendezvous
 from learner.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner, make_row
@@ -36,8 +36,8 @@ class TestRank:
         self._rank, self._num_ranks = rank, num_ranks
         self._worker: LearnerWorker | None = None
 
-    def listen(self) -> int:
-        return listen(self._num_ranks)
+    def open_rendezvous(self) -> int:
+        return open_rendezvous(self._num_ranks)
 
     def start(self, port: int, model_dir: Path, optim: OptimConfig, config: dict[str, Any]) -> None:
         if self._worker is not None:
@@ -142,7 +142,7 @@ class Ranks:
         self.num_ranks = num_ranks
         actor = ray.remote(num_cpus=1)(TestRank)
         self._actors = [actor.remote(rank, num_ranks) for rank in range(num_ranks)]
-        self._port = ray.get(self._actors[0].listen.remote(), timeout=_TIMEOUT_S)
+        self._port = ray.get(self._actors[0].open_rendezvous.remote(), timeout=_TIMEOUT_S)
 
     def start(self, model_dir: Path, optim: OptimConfig, **config: Any) -> None:
         self.all("start", self._port, model_dir, optim, config)

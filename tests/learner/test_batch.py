@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from learner.batch import make_batch, micro_batches
 from learner.clip_features import ClipFeatures
-from learner.rows import Response, Row, silent
+from learner.rows import Response, Row, as_filler
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_clip, make_row
 from video.positions import PositionRule
 
@@ -98,7 +98,7 @@ def test_a_row_of_text_alone_needs_no_clip():
 
 
 def test_what_is_not_known_is_nan_and_fillers_are_masked():
-    batch = batch_of(make_row(0, (2,)), silent(make_row(1, (3,))))
+    batch = batch_of(make_row(0, (2,)), as_filler(make_row(1, (3,))))
     assert batch.logp_old.isnan().all()
     assert not batch.logp_rollout.isnan().any()
     assert batch.mask.tolist() == [True] * 2 + [False] * 3

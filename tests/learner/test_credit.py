@@ -5,7 +5,8 @@ import pytest
 from learner.config import GrpoLossConfig
 from learner.credit import has_signal, with_advantages
 from learner.rows import Row, StepCounts, grpo_rows, with_old_logprobs, with_ref_logprobs
-from tests.learner.builders import make_group, make_trace
+from tests.groups import make_trace
+from tests.learner.builders import make_group
 from wire.types import FinishReason
 
 DR_GRPO = GrpoLossConfig(norm_adv_by_std_in_grpo=False)

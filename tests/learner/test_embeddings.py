@@ -65,7 +65,7 @@ class Case:
             "look": self.look,
             "blank": self.policy.blank_clip((1, merge, merge)),
             "clip_of": self.load,
-            "most": lambda number: number,
+            "max_over_ranks": lambda number: number,
         }
         return EmbeddingCache(**{**values, **changed})
 
@@ -374,7 +374,7 @@ def test_clips_are_looked_at_together_up_to_a_bound_and_the_result_is_the_same(
 
 def test_a_rank_with_nothing_to_look_at_makes_the_busiest_ranks_calls(case: Case, tmp_path: Path):
     rows = case.rows(2)
-    cache = case.cache(new_store(tmp_path), most=lambda number: 3, tokens_per_call=1)
+    cache = case.cache(new_store(tmp_path), max_over_ranks=lambda number: 3, tokens_per_call=1)
     cache.fill(rows)
     assert case.calls == [1, 1, 1]
     before = cache.seen_of(rows[0]).embeds.clone()

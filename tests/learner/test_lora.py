@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learner.config import LearnerConfig, LoraConfig
-from learner.lora import adapt, adapter_config, adapter_off, check_targets, pieces
+from learner.lora import adapt, adapter_config, adapter_off, check_targets, weight_parts
 from learner.parts import Part
 from learner.policy import Policy
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
@@ -130,8 +130,8 @@ def test_two_policies_start_with_the_same_adapter_and_leave_the_random_state(qwe
 
 
 def test_the_base_leaves_the_learner_as_it_came(folder: Path):
-    came = {p.name: p.make() for p in pieces(reopen(folder), "base")}
-    left = {p.name: p.make() for p in pieces(disturb(load(folder)), "base")}
+    came = {p.name: p.make() for p in weight_parts(reopen(folder), "base")}
+    left = {p.name: p.make() for p in weight_parts(disturb(load(folder)), "base")}
     assert left.keys() == came.keys()
     assert all(torch.equal(left[name], came[name]) for name in came)
 
@@ -139,7 +139,7 @@ def test_the_base_leaves_the_learner_as_it_came(folder: Path):
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"target_modules": ["v_proj"]}])
 def test_a_merged_model_computes_what_model_and_adapter_do(qwen: Path, settings: dict[str, Any]):
     vlm, plain = disturb(load(qwen, **settings)), reopen(qwen)
-    merged = {piece.name: piece.make() for piece in pieces(vlm, "merged")}
+    merged = {part.name: part.make() for part in weight_parts(vlm, "merged")}
     assert merged.keys() == {name for name, _ in plain.named_parameters()}
     plain.load_state_dict(merged, strict=False)
     assert (logits(plain) - logits(vlm)).abs().max() < 1e-5
@@ -154,7 +154,7 @@ def test_peft_opens_the_adapter(
 
     config = LoraConfig(rank=4, alpha=8, **settings)
     vlm = disturb(load(folder, tower, **settings))
-    tensors = {piece.name: piece.make() for piece in pieces(vlm, "adapter")}
+    tensors = {part.name: part.make() for part in weight_parts(vlm, "adapter")}
     AdapterFiles.of(adapter_config(vlm, config, folder), tensors).write(tmp_path / "adapter")
     opened = PeftModel.from_pretrained(reopen(folder), tmp_path / "adapter")
     assert torch.equal(logits(opened), logits(vlm))

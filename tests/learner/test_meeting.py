@@ -8,19 +8,19 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from learner.meeting import listen, meet
+from learner.meeting import join_rendezvous, open_rendezvous
 
 
 def test_the_port_is_held_from_the_moment_it_is_known():
-    port = listen(2)
+    port = open_rendezvous(2)
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("", port))
 
 
 def test_who_opened_it_goes_in_by_its_own_store():
-    port = listen(1)
-    assert meet(1, "localhost", port, 5.0) is meet(1, "localhost", port, 5.0)
-    assert meet(1, "localhost", port, 5.0).port == port
+    port = open_rendezvous(1)
+    assert join_rendezvous(1, "localhost", port, 5.0) is join_rendezvous(1, "localhost", port, 5.0)
+    assert join_rendezvous(1, "localhost", port, 5.0).port == port
 
 
 def test_where_nobody_listens_the_wait_ends():
@@ -28,11 +28,13 @@ def test_where_nobody_listens_the_wait_ends():
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     with pytest.raises(dist.DistError):
-        meet(2, "localhost", port, 1.0)
+        join_rendezvous(2, "localhost", port, 1.0)
 
 
 def join(rank: int, port: int, sums: "Queue[float]") -> None:
-    dist.init_process_group("gloo", store=meet(2, "localhost", port, 60), rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", store=join_rendezvous(2, "localhost", port, 60), rank=rank, world_size=2
+    )
     value = torch.tensor(rank + 1.0)
     dist.all_reduce(value)
     sums.put(float(value))
@@ -42,7 +44,7 @@ def join(rank: int, port: int, sums: "Queue[float]") -> None:
 @pytest.mark.slow
 def test_processes_that_did_not_open_it_meet_there():
     """As the doctor's ranks do."""
-    port, context = listen(2), get_context("spawn")
+    port, context = open_rendezvous(2), get_context("spawn")
     sums: Queue[float] = context.Queue()
     ranks = [context.Process(target=join, args=(rank, port, sums)) for rank in range(2)]
     for process in ranks:

@@ -18,7 +18,7 @@ from learner.config import LearnerConfig
 from learner.free_memory import PeakMemory, free_bytes
 from learner.largest_batch import LargestBatch
 from learner.policy import Policy
-from learner.preflight import Need, Preflight, estimate, settings_to_lower
+from learner.preflight import MemoryNeed, Preflight, estimate, settings_to_lower
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
 from wire.errors import UserError
@@ -36,7 +36,7 @@ LARGEST = LargestBatch(
 
 
 class Load:
-    """Takes so many bytes per token, and per token squared, of the batch that it rehearses."""
+    """Takes so many bytes per token, and per token squared, of the batch of the trial step."""
 
     def __init__(self, per_token: float, per_square: float = 0.0) -> None:
         self._per_token, self._per_square = per_token, per_square
@@ -97,22 +97,25 @@ def test_what_the_optimiser_takes_later_counts():
 
 
 def test_ranks_on_one_node_share_what_is_left_and_all_of_them_refuse():
-    def both(need: Need) -> list[Need]:
+    def both(need: MemoryNeed) -> list[MemoryNeed]:
         return [need, need]
 
-    def elsewhere(need: Need) -> list[Need]:
+    def elsewhere(need: MemoryNeed) -> list[MemoryNeed]:
         return [need, replace_host(need)]
+
+    def beside_full(need: MemoryNeed) -> list[MemoryNeed]:
+        return [need, MemoryNeed("other", need.bytes, 0)]
 
     free = 300 * MB
     trial(Load(MB / 4), free, gather=elsewhere).run(LARGEST)
     with pytest.raises(UserError):
         trial(Load(MB / 4), free, gather=both).run(LARGEST)
     with pytest.raises(UserError):  # the other rank's node is the one that is full
-        trial(Load(MB / 4), free, gather=lambda n: [n, Need("other", n.bytes, 0)]).run(LARGEST)
+        trial(Load(MB / 4), free, gather=beside_full).run(LARGEST)
 
 
-def replace_host(need: Need) -> Need:
-    return Need("other", need.bytes, need.free)
+def replace_host(need: MemoryNeed) -> MemoryNeed:
+    return MemoryNeed("other", need.bytes, need.free)
 
 
 @pytest.mark.parametrize(

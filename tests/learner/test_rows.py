@@ -5,8 +5,16 @@ from hypothesis import strategies as st
 
 from learner.config import GrpoLossConfig
 from learner.credit import with_advantages
-from learner.rows import StepCounts, deal, grpo_rows, silent, split, supervised_row
-from tests.learner.builders import make_group, make_prompt, make_row, make_trace
+from learner.rows import (
+    StepCounts,
+    as_filler,
+    assign_to_ranks,
+    grpo_rows,
+    split_rows,
+    supervised_row,
+)
+from tests.groups import make_trace
+from tests.learner.builders import make_group, make_prompt, make_row
 
 row_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 
@@ -46,7 +54,7 @@ def test_a_supervised_row_trains_its_target_alone():
 
 
 def test_a_filler_counts_nothing():
-    assert silent(make_row()).num_trained == 0
+    assert as_filler(make_row()).num_trained == 0
 
 
 def test_rows_survive_pickle():
@@ -55,18 +63,18 @@ def test_rows_survive_pickle():
 
 def test_a_rank_without_rows_gets_the_shortest_as_a_filler():
     rows = [make_row(0, (9,)), make_row(1, (2,))]
-    hands = deal(rows, 4)
-    assert sorted(map(len, hands)) == [1, 1, 1, 1]
-    fillers = [hand[0] for hand in hands if not hand[0].num_trained]
-    assert fillers == [silent(rows[1])] * 2
+    per_rank = assign_to_ranks(rows, 4)
+    assert sorted(map(len, per_rank)) == [1, 1, 1, 1]
+    fillers = [hand[0] for hand in per_rank if not hand[0].num_trained]
+    assert fillers == [as_filler(rows[1])] * 2
 
 
 @given(row_lengths, st.integers(1, 5))
 def test_dealing_loses_and_repeats_nothing_and_keeps_order(lengths: list[int], num_ranks: int):
     rows = [make_row(seed, (length,)) for seed, length in enumerate(lengths)]
-    hands = deal(rows, num_ranks)
-    trained = [[row for row in hand if row.num_trained] for hand in hands]
-    assert all(hands)
+    per_rank = assign_to_ranks(rows, num_ranks)
+    trained = [[row for row in hand if row.num_trained] for hand in per_rank]
+    assert all(per_rank)
     assert sorted(row.prompt.clip_key for hand in trained for row in hand) == sorted(
         row.prompt.clip_key for row in rows
     )
@@ -78,7 +86,10 @@ def test_dealing_loses_and_repeats_nothing_and_keeps_order(lengths: list[int], n
 @given(row_lengths, st.integers(1, 5))
 def test_no_rank_has_more_than_one_row_above_the_lightest(lengths: list[int], num_ranks: int):
     rows = [make_row(seed, (length,)) for seed, length in enumerate(lengths)]
-    loads = [sum(r.num_tokens for r in hand if r.num_trained) for hand in deal(rows, num_ranks)]
+    loads = [
+        sum(r.num_tokens for r in hand if r.num_trained)
+        for hand in assign_to_ranks(rows, num_ranks)
+    ]
     assert max(loads) - min(loads) <= max(row.num_tokens for row in rows)
 
 
@@ -88,7 +99,7 @@ groups = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=6), min_size
 @given(groups, st.integers(1, 60))
 def test_a_group_is_split_into_the_fewest_rows_that_fit(lengths: list[list[int]], max_tokens: int):
     rows = [make_row(seed, parts) for seed, parts in enumerate(lengths)]
-    found = split(rows, max_tokens)
+    found = split_rows(rows, max_tokens)
     assert StepCounts.of(found) == StepCounts.of(rows)
     for row in rows:
         parts = [part for part in found if part.prompt == row.prompt]

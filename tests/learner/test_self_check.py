@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from learner.rows import Row, apart
+from learner.rows import Row, one_row_per_response
 from learner.self_check import check_layouts
 from tests.learner.builders import make_row
 
@@ -38,7 +38,7 @@ def test_the_shortest_group_is_tried_with_a_few_of_its_responses():
     together, *repeated = score.asked
     assert together.prompt == ROWS[2].prompt
     assert together.responses == ROWS[2].responses[:4]
-    assert repeated == apart(together)
+    assert repeated == one_row_per_response(together)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from learner.batch import make_batch, micro_batches
 from learner.loss import supervised_loss
 from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Response, Row, apart, split
+from learner.rows import Response, Row, one_row_per_response, split_rows
 from learner.token_head import TokenHead
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
@@ -32,7 +32,7 @@ def rows_of(model_type: str) -> list[Row]:
 
 
 def each_apart(rows: Sequence[Row]) -> list[Row]:
-    return [one for row in rows for one in apart(row)]
+    return [one for row in rows for one in one_row_per_response(row)]
 
 
 ROWS = rows_of("qwen2_5_vl")
@@ -157,7 +157,7 @@ def test_any_packing_and_splitting_is_exact(
         case.policy.train()  # else transformers would not recompute
         case.policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
     try:
-        found, of_found = case.scores(list(micro_batches(split(rows, budget), budget)))
+        found, of_found = case.scores(list(micro_batches(split_rows(rows, budget), budget)))
     finally:
         case.policy.vlm.gradient_checkpointing_disable()
         case.policy.eval()

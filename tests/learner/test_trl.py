@@ -17,7 +17,8 @@ from learner.correction import rollout_correction
 from learner.credit import with_advantages
 from learner.loss import LossInputs, grpo_loss
 from learner.rows import StepCounts, grpo_rows, with_old_logprobs, with_ref_logprobs
-from tests.learner.builders import make_group, make_trace
+from tests.groups import make_trace
+from tests.learner.builders import make_group
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from learner.config import GrpoLossConfig, OptimConfig
 from learner.loss import LossInputs, grpo_loss, supervised_loss
 from learner.parts import Part, freeze
 from learner.policy import Policy
-from learner.rows import Row, silent, with_ref_logprobs
+from learner.rows import Row, as_filler, with_ref_logprobs
 from tests.learner.builders import RandomClips, make_row
 from tests.learner.ranks import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ray
 NUM_TOKENS = COUNTS.num_tokens
 ADAMW = OptimConfig(learning_rate=1e-3)
 STAGES = [0, 1, 2, 3]
-FILLER = (ROWS, [silent(ROWS[1])])
+FILLER = (ROWS, [as_filler(ROWS[1])])
 
 
 @pytest.fixture(scope="module")

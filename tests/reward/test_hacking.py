@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward.config import RewardConfig, RewardTerm
-from reward.hacking import Reading, hacking_figures, prompt_figures
+from reward.hacking import TraceReader, hacking_figures, prompt_figures
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
 from wire.label_words import LabelWords
@@ -17,7 +17,7 @@ from wire.labels import Label, LabelSet
 from wire.types import Failure, FailureKind, Score, Trace, TraceGroup
 
 LABELS = LabelSet(labels=tuple(Label(name=name) for name in ("fall", "jump", "walk")))
-READING = Reading.of(RewardConfig(), LABELS)
+READER = TraceReader.of(RewardConfig(), LABELS)
 BROKEN = Failure(kind=FailureKind.REWARD, culprit="judge", reason="KeyError('rubric')")
 
 
@@ -45,8 +45,8 @@ def make_group(label: str, traces: Sequence[Trace]) -> TraceGroup:
     return group_of(*traces, sample=make_sample(label))
 
 
-def figures_of(*groups: tuple[str, list[Trace]], reading: Reading = READING) -> dict[str, float]:
-    return hacking_figures([make_group(label, traces) for label, traces in groups], reading)
+def figures_of(*groups: tuple[str, list[Trace]], reader: TraceReader = READER) -> dict[str, float]:
+    return hacking_figures([make_group(label, traces) for label, traces in groups], reader)
 
 
 def test_a_step_worked_by_hand() -> None:
@@ -84,13 +84,13 @@ def test_a_step_without_traces_has_no_figure() -> None:
 
 
 def test_without_a_format_term_nothing_is_said_of_the_format() -> None:
-    reading = Reading.of(RewardConfig(terms=(RewardTerm(function="accuracy"),)), LABELS)
+    reader = TraceReader.of(RewardConfig(terms=(RewardTerm(function="accuracy"),)), LABELS)
     groups = [("fall", [make_trace("fall", "fall")]), ("jump", [make_trace("jump", "fall")])]
-    found = figures_of(*groups, reading=reading)
+    found = figures_of(*groups, reader=reader)
     assert not [name for name in found if "format" in name]
     assert "guard/answer_entropy" in found
     renamed = RewardConfig(terms=(RewardTerm(function="format", name="shape"),))
-    assert Reading.of(renamed, LABELS).formats == ("shape",)
+    assert TraceReader.of(renamed, LABELS).formats == ("shape",)
 
 
 def test_answers_that_are_no_label_say_nothing_of_labels() -> None:
@@ -105,9 +105,9 @@ def test_answers_that_are_no_label_say_nothing_of_labels() -> None:
 
 def test_accepted_spellings_are_answers_of_their_label() -> None:
     term = RewardTerm(function="synonyms", params={"spellings": {"Fall": ["Tumble  down"]}})
-    reading = Reading.of(RewardConfig(terms=(term,)), LABELS)
-    assert reading.answer("<answer> tumble\n down </answer>") == "fall"
-    assert reading.words.named_in("they tumble down") == {"fall"}
+    reader = TraceReader.of(RewardConfig(terms=(term,)), LABELS)
+    assert reader.answer("<answer> tumble\n down </answer>") == "fall"
+    assert reader.words.named_in("they tumble down") == {"fall"}
 
 
 def test_a_trace_that_was_not_scored_counts_as_text_and_not_as_reward() -> None:
@@ -151,7 +151,7 @@ def built(step: list) -> list[TraceGroup]:
 
 @given(STEPS)
 def test_every_figure_is_finite_and_in_its_range(step: list) -> None:
-    found = hacking_figures(built(step), READING)
+    found = hacking_figures(built(step), READER)
     for name, value in found.items():
         low = -1.0 if name.endswith(("corr", "kappa")) else 0.0
         high = {"guard/format_only": 2.0, "guard/answer_entropy": math.inf}.get(name, 1.0)
@@ -164,8 +164,8 @@ def test_the_order_of_groups_and_of_traces_does_not_matter(
 ) -> None:
     mixed = [(label, order.sample(traces, len(traces))) for label, traces in step]
     order.shuffle(mixed)
-    found = hacking_figures(built(mixed), READING)
-    assert found == pytest.approx(hacking_figures(built(step), READING))
+    found = hacking_figures(built(mixed), READER)
+    assert found == pytest.approx(hacking_figures(built(step), READER))
 
 
 @given(STEPS, st.floats(-5, 5), st.floats(0.1, 10))
@@ -183,8 +183,8 @@ def test_neither_an_offset_nor_a_factor_of_rewards_changes_the_correlation(
     groups = built(step)
     others = [make_group(g.sample.label, [changed(t) for t in g.traces]) for g in groups]
     name = "guard/length_reward_corr"
-    before = hacking_figures(groups, READING).get(name, 0.0)
-    assert hacking_figures(others, READING).get(name, 0.0) == pytest.approx(before, abs=1e-6)
+    before = hacking_figures(groups, READER).get(name, 0.0)
+    assert hacking_figures(others, READER).get(name, 0.0) == pytest.approx(before, abs=1e-6)
 
 
 # --- prompts
@@ -241,6 +241,6 @@ def test_4096_traces_of_1000_tokens_take_less_than_200_ms() -> None:
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        hacking_figures(step, READING)
+        hacking_figures(step, READER)
         seconds.append(time.process_time() - start)
     assert median(seconds) < 0.2

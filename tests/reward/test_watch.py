@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from reward.watch import SIGNALS, Seen, WatchState, patience, standing, watch
+from reward.watch import (
+    SIGNALS,
+    AlertState,
+    AlertUpdate,
+    standing,
+    steps_before_alert,
+    update_alerts,
+)
 
 CALM = {
     "response_length/mean": 100.0,
@@ -28,10 +35,10 @@ BAD = {
 }
 
 
-def run(steps: list[dict[str, float]], groups: int = 64) -> list[Seen]:
-    seen, state = [], WatchState()
+def run(steps: list[dict[str, float]], groups: int = 64) -> list[AlertUpdate]:
+    seen, state = [], AlertState()
     for figures in steps:
-        seen.append(watch(state, figures, groups))
+        seen.append(update_alerts(state, figures, groups))
         state = seen[-1].state
     return seen
 
@@ -55,7 +62,7 @@ def test_a_signal_without_a_figure_is_absent_and_a_gap_neither_ends_nor_adds(sig
     assert signal.flag not in run([without])[0].figures
     seen = run([CALM] * 5 + [CALM | BAD[signal.name]] * 4 + [without] * 3)
     assert not seen[-1].figures[signal.flag]
-    assert watch(seen[-1].state, CALM | BAD[signal.name], 64).begun
+    assert update_alerts(seen[-1].state, CALM | BAD[signal.name], 64).begun
 
 
 def test_traces_half_as_long_are_a_drift_too() -> None:
@@ -74,7 +81,7 @@ def test_the_first_steps_are_the_baseline_and_later_ones_do_not_move_it() -> Non
 
 
 def test_small_steps_need_more_of_them() -> None:
-    assert [patience(groups) for groups in (1, 8, 13, 64, 512)] == [64, 8, 5, 5, 5]
+    assert [steps_before_alert(groups) for groups in (1, 8, 13, 64, 512)] == [64, 8, 5, 5, 5]
 
 
 FIGURES = st.fixed_dictionaries(
@@ -87,14 +94,14 @@ FIGURES = st.fixed_dictionaries(
 
 @given(st.lists(FIGURES, max_size=30), st.integers(0, 30), st.sampled_from([1, 16, 64]))
 def test_a_resumed_run_says_what_an_unbroken_one_says(steps: list, at: int, groups: int) -> None:
-    kept = TypeAdapter(WatchState)
+    kept = TypeAdapter(AlertState)
     whole = run(steps, groups)
-    state = whole[min(at, len(whole)) - 1].state if at and whole else WatchState()
+    state = whole[min(at, len(whole)) - 1].state if at and whole else AlertState()
     state = kept.validate_json(kept.dump_json(state))
     for figures, expected in zip(
         steps[min(at, len(whole)) :], whole[min(at, len(whole)) :], strict=True
     ):
-        again = watch(state, figures, groups)
+        again = update_alerts(state, figures, groups)
         assert again == expected
         state = again.state
 

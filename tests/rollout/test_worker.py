@@ -8,7 +8,7 @@ import pytest
 
 from rollout.engine import Answer, Generation, Sampling
 from rollout.lora import Adapter
-from rollout.prompt import Ask, VerdictOn
+from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker
 from video.processor import ProcessedClip
@@ -262,11 +262,15 @@ async def test_side_text_is_shown_only_if_the_recipe_says_so(
     [
         ("trace", "Decide which label", "between <answer> and </answer>."),
         ("label", "Decide which label", "Write one label and nothing else."),
-        (VerdictOn(TRACE), "Review", "slips\nConclusion: fall\nWrite one label and nothing else."),
+        (
+            VerdictPrompt(TRACE),
+            "Review",
+            "slips\nConclusion: fall\nWrite one label and nothing else.",
+        ),
     ],
 )
 async def test_the_prompt_asks_for_what_it_is_told_to(
-    engine: ScriptedEngine, renderer: Renderer, ask: Ask, start: str, end: str
+    engine: ScriptedEngine, renderer: Renderer, ask: PromptKind, start: str, end: str
 ) -> None:
     prompt = await make_worker(engine, renderer).prompt(SAMPLE, ask)
     text = renderer.text(prompt.token_ids).partition("<|im_end|>")[0]
@@ -274,9 +278,9 @@ async def test_the_prompt_asks_for_what_it_is_told_to(
     assert text.endswith(end)
 
 
-@pytest.mark.parametrize("ask", ["label", VerdictOn(TRACE)])
+@pytest.mark.parametrize("ask", ["label", VerdictPrompt(TRACE)])
 async def test_what_is_asked_of_the_learner_may_be_longer_than_the_engine_s_limit(
-    engine: ScriptedEngine, tokenizer: Any, ask: Ask
+    engine: ScriptedEngine, tokenizer: Any, ask: PromptKind
 ) -> None:
     prompt = await make_worker(engine, Renderer(tokenizer, 20)).prompt(SAMPLE, ask)
     assert len(prompt.token_ids) > 20

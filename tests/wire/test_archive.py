@@ -16,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.groups import make_completion, make_sample
+from tests.groups import make_group as group_of
 from wire.archive import (
     Archive,
     next_attempt,
@@ -49,34 +51,24 @@ HEADER_BYTES = 12
 
 
 def make_trace(outcome: Score | Failure = SCORE) -> Trace:
-    completion = Completion(
+    completion = make_completion(
+        "<think>a</think><answer>b</answer>",
         token_ids=(5, 6, 7),
         logprobs=(-0.1, -2.5, 0.0),
-        text="<think>a</think><answer>b</answer>",
-        finish_reason=FinishReason.STOP,
-        policy_version=PolicyVersion(attempt=0, step=2),
+        version=PolicyVersion(attempt=0, step=2),
     )
     return Trace(completion=completion, outcome=outcome)
 
 
 def make_group(name: str = "g0", **changes: Any) -> TraceGroup:
-    sample = Sample(
-        id="s1",
-        video="clips/1.mp4",
-        label="fall",
-        split=Split.TRAIN,
-        text="night",
-        extra={"scene": {"indoor": True}, "tags": ["a", None, 1.5]},
-    )
-    group = TraceGroup(
-        group_id=name,
-        sample=sample,
-        purpose=Purpose.TRAIN,
-        policy_version=VERSION,
-        prompt=Prompt(token_ids=(1, 9, 9, 2), clip_key="ab12", fingerprint="9f0c", version="1"),
-        traces=(make_trace(), make_trace(FAILURE)),
-    )
-    return replace(group, **changes)
+    extra = {"scene": {"indoor": True}, "tags": ["a", None, 1.5]}
+    values = {
+        "group_id": name,
+        "sample": make_sample("fall", id="s1", video="clips/1.mp4", text="night", extra=extra),
+        "policy_version": VERSION,
+        "prompt": Prompt(token_ids=(1, 9, 9, 2), clip_key="ab12", fingerprint="9f0c", version="1"),
+    }
+    return group_of(make_trace(), make_trace(FAILURE), **{**values, **changes})
 
 
 def make_empty_group(name: str = "g0") -> TraceGroup:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from wire.config import Config, apply_override, load_recipe, validate
+from wire.config import Config, apply_override, flatten, load_recipe, validate
 from wire.errors import ConfigError
 
 
@@ -233,3 +233,15 @@ def test_an_extension_that_is_no_path_is_refused(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, 'extends = ["a.toml"]\n')
     with pytest.raises(ConfigError, match=r"extends = \['a\.toml'\]; expected the path of one"):
         load_recipe(Recipe, path, [])
+
+
+def test_nested_settings_have_dotted_names() -> None:
+    values = {"seed": 1, "grpo": {"loss": {"kl_coef": 0.1}, "arms": ["a", {"b": 1}], "none": {}}}
+    assert list(flatten(values).items()) == [
+        ("seed", 1),
+        ("grpo.loss.kl_coef", 0.1),
+        ("grpo.arms", ["a", {"b": 1}]),
+    ]
+    assert flatten(values, keep_empty=True)["grpo.none"] == {}
+    assert flatten({"a": 1}, "cluster") == {"cluster.a": 1}
+    assert flatten({}) == {}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.groups import make_completion, make_sample
+from tests.groups import make_group as group_of
 from wire import errors
 from wire.types import (
     Completion,
@@ -16,7 +18,6 @@ from wire.types import (
     PolicyVersion,
     Prompt,
     Purpose,
-    Sample,
     Score,
     Split,
     Trace,
@@ -26,14 +27,10 @@ from wire.types import (
 )
 
 VERSION = PolicyVersion(attempt=1, step=40)
-SAMPLE = Sample(id="s", video="a.mp4", label="x", split=Split.TRAIN, extra={"fps": 8})
+SAMPLE = make_sample(extra={"fps": 8})
 PROMPT = Prompt(token_ids=(1, 2), clip_key="ab", fingerprint="cd")
-COMPLETION = Completion(
-    token_ids=(5,),
-    logprobs=(-0.5,),
-    text="B",
-    finish_reason=FinishReason.LENGTH,
-    policy_version=VERSION,
+COMPLETION = make_completion(
+    "B", token_ids=(5,), logprobs=(-0.5,), finish=FinishReason.LENGTH, version=VERSION
 )
 SCORE = Score(total=0.0, parts={"accuracy": 0.0})
 FAILURE = Failure(kind=FailureKind.REWARD, culprit="judge", reason="timeout")
@@ -46,8 +43,7 @@ def make_group(
     traces: tuple[Trace, ...] = (SCORED, FAILED),
     failures: tuple[Failure, ...] = (),
 ) -> TraceGroup:
-    return TraceGroup(
-        group_id="g",
+    return group_of(
         sample=SAMPLE,
         purpose=Purpose.EVALUATION,
         policy_version=VERSION,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cluster.checks.clips import Looks
+from cluster.checks.clips import ClipScans
 from cluster.checks.facts_file import ClipFacts
 from cluster.checks.finding import Finding, Level
 from wire.labels import Label, LabelSet
@@ -17,15 +17,15 @@ def make_sample(name: str = "a", **changes: Any) -> Sample:
     return Sample(id=name, **values)
 
 
-def make_look(digest: str = "d", **changes: Any) -> ClipFacts:
+def make_scan(digest: str = "d", **changes: Any) -> ClipFacts:
     """A clip that decodes; clips of one digest have one content."""
     values = {"frames": 8, "height": 56, "width": 56, "seconds": 2.0, "stat": (1, 1), **changes}
     return ClipFacts(digest=digest, **values)
 
 
-def look_of(*samples: Sample) -> Looks:
+def scans_of(*samples: Sample) -> ClipScans:
     """Each file of other content than all others."""
-    return {sample.video: make_look(sample.video) for sample in samples}
+    return {sample.video: make_scan(sample.video) for sample in samples}
 
 
 def levels(findings: list[Finding]) -> list[Level]:

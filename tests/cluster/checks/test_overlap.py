@@ -2,45 +2,45 @@ import pytest
 
 from cluster.checks.finding import Level
 from cluster.checks.overlap import by_content, content_findings, group_findings
-from tests.cluster.checks.builders import levels, look_of, make_look, make_sample, only
+from tests.cluster.checks.builders import levels, make_sample, make_scan, only, scans_of
 from wire.errors import ConfigError
 from wire.types import Split
 
 
 def test_clips_of_different_content_are_fine():
     samples = [make_sample("a"), make_sample("b", split=Split.TEST)]
-    assert levels(content_findings(samples, look_of(*samples))) == [Level.OK]
+    assert levels(content_findings(samples, scans_of(*samples))) == [Level.OK]
 
 
 def test_one_content_in_two_splits_is_found_under_any_name():
     samples = [make_sample("a"), make_sample("b", split=Split.TEST), make_sample("c")]
-    looks = {**look_of(*samples), "/data/b.mp4": make_look("/data/a.mp4")}
-    finding = only(content_findings(samples, looks), Level.WARNING)
+    scans = {**scans_of(*samples), "/data/b.mp4": make_scan("/data/a.mp4")}
+    finding = only(content_findings(samples, scans), Level.WARNING)
     assert "1 of 2 clips are in more than one split" in finding.what
     assert finding.where == ("a (train) = b (test)",)
 
 
 def test_a_clip_twice_in_a_split_and_in_another_is_both():
     samples = [make_sample("a"), make_sample("b"), make_sample("c", split=Split.CAL)]
-    looks = dict.fromkeys([sample.video for sample in samples], make_look())
-    said = [finding.what for finding in content_findings(samples, looks)]
+    scans = dict.fromkeys([sample.video for sample in samples], make_scan())
+    said = [finding.what for finding in content_findings(samples, scans)]
     assert any("more than one split" in what for what in said)
     assert any("more than once in a split" in what for what in said)
 
 
 def test_one_content_with_two_labels_is_found():
     samples = [make_sample("a"), make_sample("b", label="normal")]
-    looks = dict.fromkeys([sample.video for sample in samples], make_look())
-    torn = content_findings(samples, looks)[0]
+    scans = dict.fromkeys([sample.video for sample in samples], make_scan())
+    torn = content_findings(samples, scans)[0]
     assert "two labels" in torn.what
     assert torn.where == ("a (fall) = b (normal)",)
 
 
 def test_a_view_of_a_clip_is_another_thing_than_the_clip():
     samples = [make_sample("a"), make_sample("b", video="/data/a.mp4#view=blank")]
-    looks = {"/data/a.mp4": make_look()}
-    assert levels(content_findings(samples, looks)) == [Level.OK]
-    assert len(by_content(samples, looks)) == 2
+    scans = {"/data/a.mp4": make_scan()}
+    assert levels(content_findings(samples, scans)) == [Level.OK]
+    assert len(by_content(samples, scans)) == 2
 
 
 def test_a_clip_that_was_not_read_is_equal_to_nothing():

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from cluster.checks.finding import Level
-from cluster.checks.prompts import PromptRuler, prompt_findings, trace_findings
+from cluster.checks.prompts import PromptLengths, prompt_findings, trace_findings
 from cluster.config import RunConfig, read_recipe
 from rollout.prompt import trace_prompt
 from rollout.render import Renderer
-from tests.cluster.checks.builders import LABELS, levels, look_of, make_look, make_sample, only
+from tests.cluster.checks.builders import LABELS, levels, make_sample, make_scan, only, scans_of
 from video.processor import ClipProcessor
 from wire.types import Split
 
@@ -20,9 +20,9 @@ def config(recipe: Recipe) -> RunConfig:
     return read_recipe(recipe(), ["data.use_side_text=true", "rollout.max_prompt_length=200"])
 
 
-def ruler_of(config: RunConfig) -> PromptRuler:
+def prompt_lengths_of(config: RunConfig) -> PromptLengths:
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
-    return PromptRuler(config, renderer, ClipProcessor(config.model))
+    return PromptLengths(config, renderer, ClipProcessor(config.model))
 
 
 def test_the_longest_prompt_is_found_by_tokens_and_not_by_bytes(config: RunConfig):
@@ -32,7 +32,7 @@ def test_the_longest_prompt_is_found_by_tokens_and_not_by_bytes(config: RunConfi
         make_sample("many", text=" ".join(["same"] * 14)),
         make_sample("none"),
     ]
-    longest, over = ruler_of(config).measure(samples, look_of(*samples))
+    longest, over = prompt_lengths_of(config).measure(samples, scans_of(*samples))
     renderer = Renderer.load(config.model, 200)
     tokens = {
         s.id: renderer.num_text_tokens(trace_prompt(config.label_set, s.text)) for s in samples
@@ -61,25 +61,30 @@ def test_one_long_prompt_of_many_is_a_warning_and_too_many_end_a_run(config: Run
     long = make_sample("long", text="same " * 300)
     samples = [long, *(make_sample(str(n)) for n in range(9))]
     finding = only(
-        prompt_findings(config, samples, look_of(*samples), ruler_of(config)), Level.WARNING
+        prompt_findings(config, samples, scans_of(*samples), prompt_lengths_of(config)),
+        Level.WARNING,
     )
     assert "1 of 10 prompts are longer than rollout.max_prompt_length = 200" in finding.what
     assert finding.where[0].startswith("long: ")
     few = samples[:3]
-    worse = only(prompt_findings(config, few, look_of(*few), ruler_of(config)), Level.ERROR)
+    worse = only(
+        prompt_findings(config, few, scans_of(*few), prompt_lengths_of(config)), Level.ERROR
+    )
     assert "which ends a run" in worse.what
 
 
 def test_a_long_prompt_outside_of_train_is_a_warning(config: RunConfig):
     samples = [make_sample("long", text="same " * 300, split=Split.TEST), make_sample("a")]
-    found = prompt_findings(config, samples, look_of(*samples), ruler_of(config))
+    found = prompt_findings(config, samples, scans_of(*samples), prompt_lengths_of(config))
     assert levels(found) == [Level.WARNING, Level.OK]
 
 
 def test_frames_that_the_model_does_not_take_are_said(config: RunConfig):
     samples = [make_sample("thin"), make_sample("a")]
-    looks = {**look_of(*samples), "/data/thin.mp4": make_look(height=2, width=4000)}
-    finding = only(prompt_findings(config, samples, looks, ruler_of(config)), Level.WARNING)
+    scans = {**scans_of(*samples), "/data/thin.mp4": make_scan(height=2, width=4000)}
+    finding = only(
+        prompt_findings(config, samples, scans, prompt_lengths_of(config)), Level.WARNING
+    )
     assert finding.where == ("/data/thin.mp4: 4000 x 2",)
 
 

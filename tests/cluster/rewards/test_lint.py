@@ -10,7 +10,7 @@ from cluster.checks.finding import Level
 from cluster.cli import main
 from cluster.rewards.lint import lint
 from cluster.rewards.subject import read_subject
-from cluster.rewards.traces import RIGHT, cases
+from cluster.rewards.traces import RIGHT, sample_traces
 from tests.cluster.rewards.builders import write_plugin, write_recipe
 from tests.reward.judge_server import Server, reply, serving
 
@@ -42,7 +42,7 @@ def test_a_good_function_has_no_finding(tmp_path: Path):
     assert term["style"] == "verl's, because it takes solution_str; sync, once per trace"
     assert term["values"][RIGHT] == 2.0
     assert term["values"]["wrong answer"] == 0.0
-    assert set(term["values"]) == {case.name for case in cases("a", "b")}
+    assert set(term["values"]) == {case.name for case in sample_traces("a", "b")}
     filled = {argument["name"]: argument["filled_by"] for argument in term["arguments"]}
     assert filled["ground_truth"] == "the label"
     assert filled["scale"] == "its default; no such column"
@@ -183,7 +183,7 @@ async def test_a_judge_is_asked_about_each_trace_once():
     async with serving(Server(reply("<score>5</score>"))) as server:
         settings = [f'params={{base_url = "{server.url}", model = "m", max_retries = 0}}']
         (term,) = await lint(read_subject("judge", settings))
-        assert len(server.requests) == len(cases("a", "b"))
+        assert len(server.requests) == len(sample_traces("a", "b"))
         assert {finding.level for finding in term.findings} == {Level.WARNING}  # always 0.5
         server.replies = [reply("no idea")]
         (term,) = await lint(read_subject("judge", settings))

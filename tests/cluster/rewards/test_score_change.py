@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from cluster.rewards.score_change import change_of, flips, rank_correlation
-from cluster.rewards.score_file import Judged, Outcome
+from cluster.rewards.score_file import Outcome, RescoredGroup
 
 FAILED = Outcome(total=None, parts={}, failure="f: it broke", is_failed=True)
 Totals = tuple[float | None, ...]
@@ -18,8 +18,8 @@ def outcome(total: float | None) -> Outcome:
     return FAILED if total is None else Outcome(total=total, parts={"accuracy": 2 * total})
 
 
-def judged(before: Totals, now: Totals, label: str = "fall", number: int = 0) -> Judged:
-    return Judged(
+def judged(before: Totals, now: Totals, label: str = "fall", number: int = 0) -> RescoredGroup:
+    return RescoredGroup(
         key=(0, 1, f"g{number}", 0),
         purpose="train",
         sample_id="s",
@@ -67,7 +67,9 @@ def test_means_are_per_part_and_label_over_the_traces_that_have_the_part():
 def test_a_part_that_one_reward_has_not_has_no_mean_there():
     new = Outcome(total=1.0, parts={"judge": 1.0})
     group = judged((1.0,), (1.0,))
-    mixed = Judged(**{name: getattr(group, name) for name in group.__slots__} | {"now": (new,)})
+    mixed = RescoredGroup(
+        **{name: getattr(group, name) for name in group.__slots__} | {"now": (new,)}
+    )
     rows = {row.part: row for row in change_of([mixed]).means if row.label is None}
     assert (rows["accuracy"].before, rows["accuracy"].now) == (2.0, None)
     assert (rows["judge"].before, rows["judge"].now) == (None, 1.0)

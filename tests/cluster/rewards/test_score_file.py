@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rewards.score_file import Judged, Outcome, ScoreFile, read_scores
+from cluster.rewards.score_file import Outcome, RescoredGroup, ScoreFile, read_scores
 from wire.errors import DataError
 from wire.types import Failure, FailureKind, Score
 
@@ -15,8 +15,8 @@ NOT_APPLICABLE = Outcome.of(
 FAILED = Outcome.of(Failure(kind=FailureKind.REWARD, culprit="f", reason="it \ud800 broke\n"))
 
 
-def judged(number: int, *now: Outcome) -> Judged:
-    return Judged(
+def judged(number: int, *now: Outcome) -> RescoredGroup:
+    return RescoredGroup(
         key=(0, 3, f"grpo/\N{SNOWMAN}{number}", 0),
         purpose="train",
         sample_id=f"clip-{number}",

@@ -1,0 +1,67 @@
+"""A command's work in a run directory: heartbeat, summary, and the directory closed at the end."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.at_work import State, read_sign
+from cluster.commands.base import Run, run_in_directory
+from cluster.run import summarise_run
+from cluster.run_dir import RunDir, is_locked
+from tests.cluster.session_fakes import make_config, make_run_dir
+
+OPTIONS = argparse.Namespace(typed=["run", "a.toml"])
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    return make_run_dir(tmp_path, make_config(), "base")
+
+
+def test_the_work_has_a_heartbeat_and_its_summary_is_printed(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+):
+    seen: list[Any] = []
+
+    async def work() -> dict[str, Any]:
+        seen.append(read_sign(run_dir.path))
+        return summarise_run(make_config(), run_dir)
+
+    def prepare() -> Run:
+        seen.append(read_sign(run_dir.path))
+        return work
+
+    run_in_directory(OPTIONS, run_dir, ("base", "grpo"), prepare)
+    before, during = seen
+    assert before is None
+    assert (during.state, during.work) == (State.RUNNING, ("base", "grpo"))
+    assert during.resume.endswith("run a.toml --resume")
+    end = read_sign(run_dir.path)
+    assert end is not None
+    assert end.state is State.FINISHED
+    assert f"results in {run_dir.path}" in capsys.readouterr().out.replace("\n", "")
+    assert is_locked(run_dir.path) is False
+
+
+def test_work_that_fails_says_so_and_lets_go_of_the_directory(run_dir: RunDir):
+    async def work() -> dict[str, Any]:
+        raise ValueError("no such clip")
+
+    with pytest.raises(ValueError, match="no such clip"):
+        run_in_directory(OPTIONS, run_dir, ("base",), lambda: work)
+    end = read_sign(run_dir.path)
+    assert end is not None
+    assert (end.state, end.reason) == (State.FAILED, "no such clip")
+    assert is_locked(run_dir.path) is False
+
+
+def test_a_preparation_that_fails_lets_go_of_the_directory(run_dir: RunDir):
+    def prepare() -> Run:
+        raise ValueError("no checkpoint")
+
+    with pytest.raises(ValueError, match="no checkpoint"):
+        run_in_directory(OPTIONS, run_dir, ("base",), prepare)
+    assert read_sign(run_dir.path) is None
+    assert is_locked(run_dir.path) is False
