@@ -57,7 +57,7 @@ types: setup
 	$(BIN)/mypy
 
 docs: setup
-	$(BIN)/python -m cluster.docs_pages
+	$(BIN)/python -m cluster.docs.pages
 
 lock: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python requirements/lock.py $(FLAGS)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cluster import interrupts
 from cluster.commands import (
     check,
     compare,
@@ -26,6 +25,7 @@ from cluster.commands import (
     study,
 )
 from cluster.commands.base import interrupted, say
+from cluster.driver import interrupts
 from wire.disk import full_disk
 from wire.errors import DeepIntuitError, UserError, root_causes
 
@@ -99,7 +99,7 @@ def _fail(error: Exception, options: argparse.Namespace) -> int:
         causes = [full]
     foreseen = [text for cause in causes if (text := _foreseen(cause)) is not None]
     if len(foreseen) < len(causes):
-        from cluster.bug_report import report_bug
+        from cluster.commands.bug_report import report_bug
 
         say(f"error: {_one_line(report_bug(error, options))}")
         return 1

@@ -13,20 +13,16 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
-from cluster.config import STAGES, RunConfig
-from wire.config import flatten, validate
-from wire.errors import ConfigError, DataError
-from wire.labels import LabelSet
+from cluster.config.recipe import RunConfig
+from cluster.run_files import SILENT_S, read_result
+from wire.config import flatten
+from wire.errors import ConfigError
 from wire.whole_file import write_json
-
-SILENT_S = 60.0
-"""Seconds without a heartbeat after which a process on another machine counts as dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,57 +129,6 @@ class RunDir:
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Write a stage's done.json, which marks it as finished; call this last."""
         write_json(self.path / "stages" / stage / "done.json", result)
-
-
-def read_result(path: Path, stage: str) -> dict[str, Any] | None:
-    """Result of a stage of the run in ``path``, as ``RunDir.result``; takes no lock."""
-    file = path / "stages" / stage / "done.json"
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures in what a stage or arm left (done.json): of its answers, of its verdict, else of
-    the head; empty where it predicts nothing."""
-    figures = result.get("evaluation") or result.get("verdict") or result.get("head")
-    return figures or {}
-
-
-def read_label_names(path: Path) -> tuple[str, ...]:
-    """Label names of the run in ``path``, which may still be going on; takes no lock.
-
-    Raises ConfigError if there is no run, DataError if its recipe cannot be read.
-    """
-    config_file = path / "run.json"
-    if not config_file.is_file():
-        raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
-    try:
-        labels = json.loads(config_file.read_text(encoding="utf-8"))["labels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{config_file} is not a run's recipe: {error!r}; restore it, or run anew"
-        ) from error
-    return validate(LabelSet, {"labels": labels}, str(config_file)).names
-
-
-def prediction_files(path: Path) -> dict[str, Path]:
-    """Prediction files of the run in ``path`` so far: stages in their order, then arms by name."""
-    files = {file.stem: file for file in sorted((path / "predictions").glob("*.parquet"))}
-    return {name: files.pop(name) for name in STAGES if name in files} | files
-
-
-def is_locked(path: Path) -> bool | None:
-    """Whether a process has locked the run directory ``path``: one of this machine, or of any if
-    the file system shares locks. None: the file system has no locks. Writes nothing."""
-    try:
-        with (path / ".lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    return False
 
 
 # What may lie in a directory before a run does; a study's log is open before its run starts.

@@ -11,66 +11,73 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import ray
-from ray.util.placement_group import remove_placement_group
-
-from cluster import placement
-from cluster.actors import LearnerGroup, RolloutPool
-from cluster.adapter_handoff import AdapterSync
-from cluster.attempts import describe_attempt, note_attempt
-from cluster.background import run_in_daemon_thread
-from cluster.config import RunConfig
-from cluster.data import SampleSplits
-from cluster.handoff import WeightSync
-from cluster.loggers import check_logging, open_metrics
-from cluster.metrics import MetricsLog
-from cluster.model_source import with_local_model
-from cluster.preflight import check_context, check_first_prompt, open_cache, open_model
-from cluster.probe import probe_row
-from cluster.progress import console
+from cluster.actors import placement
+from cluster.actors.learner_group import LearnerGroup
+from cluster.actors.rollout_pool import RolloutPool
+from cluster.config.recipe import RunConfig
+from cluster.config.stages import KEEP_LAST
+from cluster.driver.daemon_thread import run_in_daemon_thread
+from cluster.driver.progress import console
+from cluster.group_writer import GroupWriter
+from cluster.inputs.preflight import check
+from cluster.inputs.quarantine import open_quarantine
+from cluster.inputs.samples import SampleSplits
+from cluster.inputs.scorer import columns_of, make_scorer, prompt_text
+from cluster.metrics.metrics_log import MetricsLog
+from cluster.metrics.sinks import open_metrics
+from cluster.resume.attempts import describe_attempt, note_attempt
+from cluster.resume.checkpoints import Checkpoints
 from cluster.run_dir import RunDir
-from cluster.scoring import columns_of, make_scorer, prompt_text, try_functions
-from cluster.writer import GroupWriter
+from cluster.weight_sync.adapter import AdapterSync
+from cluster.weight_sync.full_weights import WeightSync
+from cluster.weight_sync.parity_probe import probe_row
 from learner.config import OptimConfig
-from learner.largest_batch import LargestBatch
-from learner.rows import supervised_row
+from learner.shared_prefix.largest_batch import LargestBatch
+from learner.shared_prefix.rows import supervised_row
 from reward.scorer import Scorer
-from rollout.manifest import read_manifest, unreadable_clips
 from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
-from wire.errors import DataError, TooManyFailures
+from wire.errors import DataError
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResources:
+    """What a run reads and writes, opened: everything of a session but Ray's actors."""
+
+    config: RunConfig
+    run_dir: RunDir
+    data: SampleSplits
+    renderer: Renderer
+    attempt: int
+    """Number of this start of the run."""
+    scorer: Scorer
+    archive: Archive
+    quarantine: Quarantine
+    metrics: MetricsLog
 
 
 class Session:
     """The running engines, learner, scorer, archive and logs that the stages of a run share."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        run_dir: RunDir,
-        data: SampleSplits,
-        renderer: Renderer,
-        attempt: int,
-        rollouts: RolloutPool,
-        learner: LearnerGroup,
-        scorer: Scorer,
-        archive: Archive,
-        quarantine: Quarantine,
-        metrics: MetricsLog,
-        step: int,
+        self, resources: RunResources, rollouts: RolloutPool, learner: LearnerGroup, step: int
     ) -> None:
-        self.config, self.run_dir, self.data, self.renderer = config, run_dir, data, renderer
-        self.attempt = attempt
+        """``step``: version step of the weights in the engines."""
+        config, scorer = resources.config, resources.scorer
+        self.config, self.run_dir, self.data = config, resources.run_dir, resources.data
+        self.renderer, self.attempt = resources.renderer, resources.attempt
         self.rollouts, self.learner = rollouts, learner
-        self.archive, self.quarantine, self.metrics = archive, quarantine, metrics
+        archive, quarantine = resources.archive, resources.quarantine
+        self.archive, self.quarantine, self.metrics = archive, quarantine, resources.metrics
         self._weight_sync: WeightSync | AdapterSync | None = None
         self.engine_weights_step = step
         """Version step of the weights in the engines."""
@@ -104,6 +111,13 @@ class Session:
             self._weight_sync = await self._make_weight_sync()
         if isinstance(self._weight_sync, AdapterSync):
             self._weight_sync.begin()
+
+    def checkpoints(
+        self, stage: str, keep_last: int = KEEP_LAST, keep_best: int = 0
+    ) -> Checkpoints:
+        """Checkpoints of a stage, of the learner's state."""
+        folder = self.run_dir.checkpoints(stage)
+        return Checkpoints(folder, self.learner, self.archive, self.attempt, keep_last, keep_best)
 
     async def preflight(
         self,
@@ -189,64 +203,6 @@ class Session:
         return kind(self.rollouts, self.learner, row, limit)
 
 
-def check(
-    config: RunConfig, cache_dir: Path, check_data: Callable[[SampleSplits], None]
-) -> tuple[SampleSplits, Renderer]:
-    """Check all that can be wrong before an engine starts; ``check_data``: the check of the samples
-    by the stages or arms of this session. Raises UserError (ConfigError, DataError)."""
-    check_logging(config.logging)
-    samples = read_samples(config)
-    data = SampleSplits(samples=samples)
-    check_data(data)
-    renderer = open_model(config)
-    check_context(config)
-    asyncio.run(try_functions(config, samples))
-    open_cache(cache_dir)
-    check_first_prompt(config, samples, renderer, cache_dir)
-    return data, renderer
-
-
-def bring_model(config: RunConfig, check_data: Callable[[SampleSplits], None]) -> RunConfig:
-    """Download the recipe's model if needed, and return the recipe with its folder. Faults of the
-    samples are reported before a download. Raises UserError."""
-    if not config.model.is_dir():
-        check_data(SampleSplits(samples=read_samples(config)))
-    return with_local_model(config)
-
-
-def read_samples(config: RunConfig) -> list[Sample]:
-    """Read all samples of the manifest. Raises DataError."""
-    return read_manifest(config.data.manifest, config.label_set, config.data.media_root)
-
-
-def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Quarantine:
-    """Open the quarantine: clips to leave out, from earlier attempts and because they cannot be
-    opened.
-
-    Raises DataError if there are more than the recipe allows.
-    """
-    path = run_dir.path / "quarantine.jsonl"
-    if not run_dir.archive.exists():
-        path.unlink(missing_ok=True)  # left by a check alone; the clips may have been mended
-    videos = {sample.video: sample.id for sample in reversed(data.samples)}
-    allowed = int(config.data.max_quarantine_frac * len(videos))
-    quarantine = Quarantine(path, allowed)
-    if config.data.check_clips:
-        unreadable = unreadable_clips(data.samples, config.video)
-        for video, reason in unreadable.items():
-            quarantine.add(video, videos[video], reason)
-        if unreadable:
-            console.print(
-                f"{len(unreadable)} of {len(videos)} clips cannot be read and are left out; "
-                f"see {path}"
-            )
-    try:
-        quarantine.refuse_too_many()
-    except TooManyFailures as error:
-        raise DataError(str(error)) from error
-    return quarantine
-
-
 @asynccontextmanager
 async def open_session(
     config: RunConfig,
@@ -262,11 +218,8 @@ async def open_session(
     cache_dir = config.video.cache_dir or run_dir.path / "cache"
     data, renderer = await run_in_daemon_thread(check, config, cache_dir, check_data)
     quarantine = await run_in_daemon_thread(open_quarantine, config, run_dir, data)
-    placement.connect(config, debug=debug)
     async with AsyncExitStack() as stack:
-        stack.callback(ray.shutdown)
-        group = await placement.reserve(config)
-        stack.callback(remove_placement_group, group)
+        group = await stack.enter_async_context(placement.reserved(config, debug=debug))
         attempt = next_attempt(run_dir.archive)
         note_attempt(run_dir.path, describe_attempt(config, attempt))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
@@ -284,17 +237,15 @@ async def open_session(
         )
         version = PolicyVersion(attempt=attempt, step=step)
         await asyncio.gather(rollouts.start(str(model_dir), version), learner.start())
-        yield Session(
-            config,
-            run_dir,
-            data,
-            renderer,
-            attempt,
-            rollouts,
-            learner,
-            scorer,
-            archive,
-            quarantine,
-            metrics,
-            step,
+        resources = RunResources(
+            config=config,
+            run_dir=run_dir,
+            data=data,
+            renderer=renderer,
+            attempt=attempt,
+            scorer=scorer,
+            archive=archive,
+            quarantine=quarantine,
+            metrics=metrics,
         )
+        yield Session(resources, rollouts, learner, step)

@@ -4,9 +4,9 @@
         -> rank 0 writes manifest.json, renames to <tag>
     <tag> -> all ranks hash their share, compare with the manifest -> all ranks load, or all raise
 
-    rank-RRRRR-NNN.safetensors   weights and optimiser state (learner/fragments.py)
-    random-RRRRR.safetensors     the generators of a rank (learner/determinism.py)
-    loop.json                    the caller's notes: where the run stands (cluster/loop_state.py)
+    rank-RRRRR-NNN.safetensors   weights and optimiser state (learner/checkpoint_fragments.py)
+    random-RRRRR.safetensors     the generators of a rank (learner/ranks/determinism.py)
+    loop.json                    the caller's notes: LoopState in cluster/resume/loop_state.py
     manifest.json                last of all: size and SHA-256 of each
 
 Nothing in it is a pickle. The hashes find damage.
@@ -22,8 +22,8 @@ from pathlib import Path
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
 
-from learner.collectives import gather
-from learner.determinism import random_state, set_random_state
+from learner.ranks.collectives import gather
+from learner.ranks.determinism import random_state, set_random_state
 from wire.disk import naming_full_disk
 from wire.errors import CheckpointDamaged, ConfigError, DiskFull, UserError
 from wire.whole_file import sync_to_disk

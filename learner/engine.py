@@ -23,16 +23,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learner import fragments
-from learner.batch import TrainBatch
-from learner.build_locks import builds_folder, remove_stale_locks
-from learner.clip_features import ClipFeatures, Pixels
+from learner import checkpoint_fragments as fragments
 from learner.config import LearnerConfig, OptimConfig
-from learner.lora import WeightKind, WeightPart, weight_parts
-from learner.meeting import join_rendezvous
-from learner.parts import Part, parameter_groups
-from learner.policy import Policy
-from learner.token_head import TokenScores
+from learner.model.lora import WeightKind, WeightPart, weight_parts
+from learner.model.policy import Policy
+from learner.model.token_head import TokenScores
+from learner.model.trained_parts import Part, parameter_groups
+from learner.ranks.build_locks import builds_folder, remove_stale_locks
+from learner.ranks.rendezvous import join_rendezvous
+from learner.shared_prefix.batch import TrainBatch
+from learner.shared_prefix.clip_features import ClipFeatures, Pixels
 from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
 from wire.errors import ConfigError
 from wire.weights import split_by_size

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from learner.engine import DeepSpeedEngine
-from learner.lora import WeightKind
-from learner.policy import Policy
+from learner.model.lora import WeightKind
+from learner.model.policy import Policy
 from wire.disk import naming_full_disk
 
 ADAPTER_FOLDER = "adapter"
@@ -20,7 +20,7 @@ _KEPT = (".json", ".jinja", ".txt", ".model")  # configuration, tokenizer, proce
 
 @dataclass(frozen=True, slots=True)
 class EngineWeights:
-    """Weights of one kind for the engines: the ``Weights`` that learner/transfer.py sends."""
+    """Weights of one kind for the engines, as learner/weight_transfer.py sends them."""
 
     engine: DeepSpeedEngine
     kind: WeightKind

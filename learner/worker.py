@@ -18,24 +18,24 @@ import torch
 import torch.distributed as dist
 
 from learner import checkpoint
-from learner.batch import TrainBatch
-from learner.batches import Batches
-from learner.collectives import gather, reduce
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
-from learner.embedding_store import EmbeddingStore
 from learner.engine import DeepSpeedEngine, join_ranks
 from learner.export import ADAPTER_FOLDER, EngineWeights, write_model
-from learner.free_memory import free_bytes, free_gpu_bytes
-from learner.largest_batch import LargestBatch
-from learner.lora import AdapterOff, WeightKind, adapt, adapter_config
-from learner.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
-from learner.parts import Part, freeze, frozen_parts
-from learner.policy import Policy
-from learner.preflight import Preflight
-from learner.reference import FrozenPolicy
-from learner.rows import Row, StepCounts, one_row_per_response, split_rows
-from learner.self_check import LayoutCheck, check_layouts
-from learner.token_head import TokenScores
+from learner.memory_preflight import Preflight
+from learner.micro_batches import Batches
+from learner.model.embedding_store import EmbeddingStore
+from learner.model.lora import AdapterOff, WeightKind, adapt, adapter_config
+from learner.model.policy import Policy
+from learner.model.reference import FrozenPolicy
+from learner.model.token_head import TokenScores
+from learner.model.trained_parts import Part, freeze, frozen_parts
+from learner.objective.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
+from learner.ranks.collectives import gather, reduce
+from learner.ranks.free_memory import free_bytes, free_gpu_bytes
+from learner.shared_prefix.batch import TrainBatch
+from learner.shared_prefix.exactness_check import LayoutCheck, check_layouts
+from learner.shared_prefix.largest_batch import LargestBatch
+from learner.shared_prefix.rows import Row, StepCounts, one_row_per_response, split_rows
 from video.cache import ClipStore
 from video.positions import PositionRule
 from wire.adapters import AdapterFiles
@@ -173,7 +173,7 @@ class LearnerWorker:
         self, transfer: TransferConfig, client: Any, address: str, num_engine_ranks: int
     ) -> None:
         """Connect to the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
-        from learner.transfer import PolicySource, connect
+        from learner.weight_transfer import PolicySource, connect
 
         config = self._config
         dtype = getattr(torch, config.dtype)

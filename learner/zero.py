@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from learner.config import LearnerConfig, OptimConfig
-from learner.parts import Group
+from learner.model.trained_parts import Group
 
 NO_CLIPPING = float(2**60)
 _BUCKET = 100_000_000

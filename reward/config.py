@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from reward.builtin import BUILTINS, read_params
+from reward.builtins.table import BUILTINS, read_params
 from reward.spec import ENTRY_POINTS, FORMS, entry_points, is_plugin
 from wire.config import Config
 from wire.nearest import nearest

@@ -1,6 +1,6 @@
 """Signs of reward hacking: a policy is paid for something else than right answers. Pure functions.
 
-    TraceGroups of a step -> {"guard/...": ...};  reward/watch.py knows the limits
+    TraceGroups of a step -> {"guard/...": ...};  reward/hacking_alerts.py knows the limits
 
 A figure without data is left out, not zero: one about answers where no trace names a label, one
 about the format where no reward term is ``format``. Nothing here looks at the video.

@@ -18,15 +18,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from reward.builtin import BUILTINS, read_params
 from reward.builtins.judge import FrameReader, close_judges
+from reward.builtins.table import BUILTINS, read_params
 from reward.builtins.temporal import SHUFFLED_ACCURACY, share_right
 from reward.combine import combine
 from reward.config import RewardConfig, RewardTerm
 from reward.context import RewardContext
-from reward.question import Asked, Question
-from reward.runner import PluginRunner, Value
-from reward.signature import Signature
+from reward.plugins.question import Asked, Question
+from reward.plugins.runner import PluginRunner, Value
+from reward.plugins.signature import Signature
 from wire.errors import ConfigError
 from wire.labels import LabelSet
 from wire.nearest import nearest

@@ -4,8 +4,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 _CPUS = 4
+
+# How long an example takes says how busy the machine is; hanging ends at pytest's own timeout.
+settings.register_profile("deepintuit", deadline=None)
+settings.load_profile("deepintuit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

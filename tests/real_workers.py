@@ -8,14 +8,15 @@ from typing import Any
 
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from cluster import placement
-from cluster.actors import LearnerGroup, RolloutPool
-from cluster.config import DataConfig, RunConfig
-from cluster.engine_client import EngineClient
-from cluster.handoff import WeightSync
-from cluster.probe import probe_row
+from cluster.actors import placement
+from cluster.actors.engine_client import EngineClient
+from cluster.actors.learner_group import LearnerGroup
+from cluster.actors.rollout_pool import RolloutPool
+from cluster.config.recipe import DataConfig, RunConfig
+from cluster.weight_sync.full_weights import WeightSync
+from cluster.weight_sync.parity_probe import probe_row
 from learner.config import OptimConfig
-from learner.rows import Response, Row
+from learner.shared_prefix.rows import Response, Row
 from rollout.manifest import read_manifest
 from wire.labels import Label, LabelSet
 from wire.types import PolicyVersion, Sample

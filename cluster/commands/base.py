@@ -66,10 +66,10 @@ def run_in_directory(
 
     ``prepare`` is called first, before the heartbeat begins.
     """
-    from cluster.at_work import State, heartbeat
-    from cluster.interrupts import run_interruptibly
+    from cluster.driver.interrupts import run_interruptibly
     from cluster.report.write import report_at_end
-    from cluster.table import print_summary
+    from cluster.status.heartbeat import State, heartbeat
+    from cluster.summary import print_summary
 
     try:
         run = prepare()

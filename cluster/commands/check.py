@@ -12,9 +12,9 @@ from wire.errors import ConfigError
 def _check(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.check import CheckRequest, check_recipe
-    from cluster.check_table import print_report
-    from cluster.checks.finding import Level
+    from cluster.check.recipe_check import CheckRequest, check_recipe
+    from cluster.check.table import print_report
+    from wire.finding import Level
 
     request = CheckRequest(
         recipe=options.recipe,

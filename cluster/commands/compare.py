@@ -10,8 +10,8 @@ from cluster.commands.base import add_command, write_json_file
 def _compare(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.compare import compare_runs
-    from cluster.table import print_comparison
+    from cluster.study.compare import compare_runs
+    from cluster.study.compare_table import print_comparison
 
     comparison = compare_runs(
         options.runs, stages=options.stage, against=options.against, only_shared=options.shared

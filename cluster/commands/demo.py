@@ -26,7 +26,7 @@ def _make_demo_data(options: argparse.Namespace) -> None:
 
 
 def _make_demo_model(options: argparse.Namespace) -> None:
-    from cluster.demo.tiny_model import make_demo_model
+    from cluster.demo.make_model import make_demo_model
 
     _refuse_existing(options.out)
     say(f"wrote {make_demo_model(options.out, retrain=options.retrain)}")

@@ -11,8 +11,9 @@ from wire.errors import ConfigError
 def _doctor(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.doctor import all_checks, choose, run_checks
-    from cluster.doctor_table import DoctorTable
+    from cluster.doctor.catalogue import all_checks, choose
+    from cluster.doctor.runner import run_checks
+    from cluster.doctor.table import DoctorTable
 
     checks = choose(all_checks(options.run_dir), options.only)
     with DoctorTable() as table:

@@ -9,8 +9,8 @@ from wire.errors import ConfigError
 
 
 def _init(options: argparse.Namespace) -> None:
-    from cluster.preflight import read_context
-    from cluster.starter import count_manifest, starter_recipe
+    from cluster.inputs.preflight import read_context
+    from cluster.plan.first_recipe import count_manifest, starter_recipe
 
     recipe: Path = options.recipe
     if recipe.suffix != ".toml":

@@ -11,13 +11,13 @@ from wire.errors import ConfigError
 def _plan(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.config import read_recipe
-    from cluster.plan import make_plan
+    from cluster.config.recipe import read_recipe
+    from cluster.plan.run_plan import make_plan
 
     config = read_recipe(options.recipe, options.set)
     plan = make_plan(config, config.stages)
-    from cluster.plan_cost import estimate
-    from cluster.plan_table import print_cost, print_plan
+    from cluster.plan.cost import estimate
+    from cluster.plan.table import print_cost, print_plan
 
     if options.price_per_gpu_hour is not None and options.measured is None:
         raise ConfigError("--price-per-gpu-hour needs --measured RUN: a run that tells the hours")

@@ -11,14 +11,16 @@ from wire.types import Purpose
 def _rescore(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.config import read_recipe
-    from cluster.interrupts import run_interruptibly
-    from cluster.rewards.rescore import rescore
-    from cluster.rewards.tables import print_change
+    from cluster.commands.reward_tables import print_change
+    from cluster.config.recipe import read_recipe
+    from cluster.driver.interrupts import run_interruptibly
+    from cluster.driver.progress import progress_bar
+    from cluster.inputs.scorer import new_reward
+    from reward.tools.rescore import rescore
 
     config = read_recipe(options.recipe, options.set)
     purpose = Purpose(options.purpose) if options.purpose else None
-    work = rescore(options.run, config, options.recipe.stem, purpose)
+    work = rescore(options.run, new_reward(config, options.recipe.stem), progress_bar, purpose)
     rescored = run_interruptibly(work, say, lambda: None)
     print_change(rescored.change)
     before = f", {rescored.num_before} were judged before" if rescored.num_before else ""

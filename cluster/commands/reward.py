@@ -15,10 +15,10 @@ def _lint(options: argparse.Namespace) -> None:
     import asyncio
     from dataclasses import asdict
 
-    from cluster.checks.finding import Level
-    from cluster.rewards.lint import count, lint
-    from cluster.rewards.subject import read_subject
-    from cluster.rewards.tables import print_lint
+    from cluster.commands.reward_tables import print_lint
+    from cluster.inputs.reward_subject import read_subject
+    from reward.tools.lint import count, lint
+    from wire.finding import Level
 
     subject = read_subject(options.subject, options.set)
     reports = asyncio.run(lint(subject))
@@ -38,9 +38,10 @@ def _bench(options: argparse.Namespace) -> None:
     import asyncio
     from dataclasses import asdict
 
-    from cluster.rewards.bench import archived_groups, bench, made_up_groups
-    from cluster.rewards.subject import read_subject
-    from cluster.rewards.tables import print_timings
+    from cluster.commands.reward_tables import print_timings
+    from cluster.inputs.reward_subject import read_subject
+    from cluster.run_files import read_label_names
+    from reward.tools.bench import archived_groups, bench, made_up_groups
 
     if options.traces < 1 or options.tokens < 1:
         raise ConfigError(
@@ -48,7 +49,8 @@ def _bench(options: argparse.Namespace) -> None:
         )
     subject = read_subject(options.subject, options.set)
     if options.run is not None:
-        subject, groups = archived_groups(subject, options.run, options.traces)
+        names = read_label_names(options.run)
+        subject, groups = archived_groups(subject, options.run, names, options.traces)
     else:
         groups = made_up_groups(subject, options.traces, options.tokens)
     terms = subject.reward.terms
@@ -64,7 +66,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _new(options: argparse.Namespace) -> None:
-    from cluster.rewards.starter import recipe_lines, write_starter
+    from reward.tools.template import recipe_lines, write_starter
 
     reward, test = write_starter(options.name, options.dir, options.style)
     say(f"wrote {reward} and {test}; put this into a recipe:")

@@ -23,10 +23,10 @@ _HELP = {
 
 
 def _run(options: argparse.Namespace) -> None:
-    from cluster.config import read_recipe
+    from cluster.config.recipe import read_recipe
 
     config = read_recipe(options.recipe, options.set)
-    from cluster.resume import summarise_resume
+    from cluster.commands.resume_summary import summarise_resume
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
 

@@ -16,10 +16,10 @@ def _status(options: argparse.Namespace) -> None:
     import json
     from dataclasses import replace
 
-    from cluster.at_work import State
-    from cluster.progress import console
-    from cluster.status import read_status
-    from cluster.status_table import status_view
+    from cluster.driver.progress import console
+    from cluster.status.heartbeat import State
+    from cluster.status.run_status import read_status
+    from cluster.status.table import status_view
 
     status = read_status(options.run)
     if options.json:
@@ -47,9 +47,9 @@ def _status(options: argparse.Namespace) -> None:
 def _ls(options: argparse.Namespace) -> None:
     import json
 
-    from cluster.progress import console
-    from cluster.status import find_runs, read_status
-    from cluster.status_table import runs_view
+    from cluster.driver.progress import console
+    from cluster.status.run_status import find_runs, read_status
+    from cluster.status.table import runs_view
     from wire.errors import ConfigError
 
     if not options.folder.is_dir():

@@ -21,7 +21,7 @@ _CONTROLS = "control arms beside the stages of a finished run; those that have f
 def _study(options: argparse.Namespace) -> None:
     import shlex
 
-    from cluster.study import Study, run_study
+    from cluster.study.runner import Study, run_study
 
     page = run_study(
         Study(
@@ -40,11 +40,11 @@ def _study(options: argparse.Namespace) -> None:
 
 
 def _controls(options: argparse.Namespace) -> None:
-    from cluster.config import read_recipe
+    from cluster.config.recipe import read_recipe
 
     only = [f"controls.arms={options.only}"] if options.only else []
     config = read_recipe(options.recipe, [*options.set, *only])
-    from cluster.controls import run_controls
+    from cluster.controls.arms import run_controls
     from cluster.run_dir import RunDir
 
     path = run_path(options)

@@ -5,7 +5,6 @@ special ones, so that decoding keeps them whatever it is told about special toke
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,22 +42,6 @@ _CHAT_TEMPLATE = (
     "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def make_demo_model(out_dir: Path | str, retrain: bool = False) -> Path:
-    """Write the demo's base model to a directory: the shipped one, or one trained from scratch."""
-    out = Path(out_dir)
-    if retrain:
-        from cluster.demo.pretrain import pretrain
-
-        return pretrain(out)
-    if not (BASE_DIR / "model.safetensors").exists():
-        raise ValueError(f"no trained model in {BASE_DIR}; make one with --retrain")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(BASE_DIR.iterdir()):
-        shutil.copyfile(file, out / file.name)
-    logger.info("copied the demo's base model to %s", out)
-    return out
 
 
 def build_processor() -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from cluster.config import STAGES
+from cluster.config.stages import STAGES
 from wire.archive import read_tables
 from wire.types import Purpose
 

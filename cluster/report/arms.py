@@ -17,9 +17,9 @@ import numpy as np
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
 from calibrate.predictions import Prediction
-from cluster.arm_figures import ARM_TITLES
-from cluster.config import STAGES
-from cluster.run_dir import read_result, result_figures
+from cluster.config.stages import STAGES
+from cluster.run_files import read_result, result_figures
+from cluster.study.seed_runs import ARM_TITLES
 from wire.errors import DataError
 
 _COVERAGE_POINTS = 60

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from calibrate.predictions import Prediction, read_predictions
-from cluster.config import STAGES
+from cluster.config.stages import STAGES
 from cluster.report.archived import FailureFacts, TraceFacts, collect, shortened
 from cluster.report.arms import Predictions
 from wire.types import Purpose

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.metric_names import EVALUATION
+from cluster.metrics.catalogue import EVALUATION
 
 MAX_POINTS = 400
 """Per curve; more steps are averaged in equal spans, of a name that ends in ``max`` the largest is

@@ -3,7 +3,7 @@
     run.json, stages/*/done.json, summary.json -> RunFacts
     predictions/*.parquet                      -> arms, paired tests, clips (cluster/report/arms.py)
     metrics.jsonl                              -> curves
-                                               -> guards (cluster/report/guards.py)
+                                               -> guards (cluster/report/hacking.py)
     archive                                    -> traces of clips, groups of the training
     quarantine.jsonl                           -> clips left out
 
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calibrate.predictions import Prediction
-from cluster.arm_figures import ARM_TITLES
-from cluster.config import STAGES
+from cluster.config.stages import STAGES
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
     ArmFigures,
@@ -35,8 +34,9 @@ from cluster.report.arms import (
 from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_light
 from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
-from cluster.report.guards import StageGuards, guard_records
-from cluster.run_dir import prediction_files, read_label_names, read_result
+from cluster.report.hacking import StageGuards, guard_records
+from cluster.run_files import prediction_files, read_label_names, read_result
+from cluster.study.seed_runs import ARM_TITLES
 from learner.config import GrpoLossConfig
 from reward.config import RewardConfig
 from reward.hacking import TraceReader

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cluster.report.archived import ArchiveIndex, FailureFacts, GroupFacts, TraceFacts, collect
 from cluster.report.clips import by_turns
-from learner.advantage import advantages_of
 from learner.config import GrpoLossConfig
+from learner.objective.advantage import advantages_of
 from wire.labels import LabelSet
 from wire.types import Purpose
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.progress import console
+from cluster.driver.progress import console
 from cluster.report.clips import ClipRecord
 from cluster.report.gather import Report, gather
 from cluster.report.groups import GroupRecord

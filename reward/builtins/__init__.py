@@ -1,4 +1,4 @@
-"""The built-in rewards, one file per family; reward/builtin.py is the table that names them.
+"""The built-in rewards, one file per family; reward/builtins/table.py is the table that names them.
 
     f(completion: str, label: str, context: RewardContext, **params) -> float | None
 

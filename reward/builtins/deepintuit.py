@@ -3,7 +3,7 @@
     completion text, label -> 0.0 or 1.0
 
 Malformed *model output* is a wrong answer and scores 0: the policy must learn from it. That is not
-a failure of the judge (reward/runner.py), which scores nothing.
+a failure of the judge (reward/plugins/runner.py), which scores nothing.
 """
 
 import re

@@ -6,8 +6,8 @@ Video-R1 (arXiv 2503.21776), equation 1, and its released trainer, which has alp
 mu = 0.8 and gives the bonus to right answers only.
 
 p~ is the sample's column ``shuffled_accuracy``. Training puts it there, after half as many
-traces on the shuffled clip (cluster/writer.py; Video-R1's trainer halves, too), unless the manifest
-brings it from elsewhere.
+traces on the shuffled clip (cluster/group_writer.py; Video-R1's trainer halves, too), unless the
+manifest brings it from elsewhere.
 """
 
 from collections.abc import Sequence

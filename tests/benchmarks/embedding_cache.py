@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
-from learner.embedding_store import EmbeddingStore
-from learner.embeddings import tower_hash
-from learner.meeting import open_rendezvous
-from learner.rows import Response, Row, StepCounts
+from learner.model.embedding_cache import tower_hash
+from learner.model.embedding_store import EmbeddingStore
+from learner.ranks.rendezvous import open_rendezvous
+from learner.shared_prefix.rows import Response, Row, StepCounts
 from learner.worker import LearnerWorker
 from tests.benchmarks.figures import Figure, report
 from tests.tiny_models import build_processor

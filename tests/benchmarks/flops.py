@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from learner.layout import Layout
+from learner.shared_prefix.layout import Layout
 
 
 class Flops(NamedTuple):

@@ -77,11 +77,11 @@ class OurStep:
 async def run_ours(material: Material, sides: Mapping[Mode, TrlSide]) -> tuple["Turns", float]:
     """GRPO by our own loop; after each of its steps the others make theirs. Returns the steps, and
     the largest change of a weight."""
-    from cluster.config import read_recipe
-    from cluster.data import check_splits
-    from cluster.grpo import GrpoPlan, run_grpo
+    from cluster.config.recipe import read_recipe
+    from cluster.inputs.samples import check_splits
     from cluster.run_dir import RunDir
     from cluster.session import open_session
+    from cluster.stages.grpo import GrpoPlan, run_grpo
     from wire.types import Split
 
     recipe = material.folder / "recipe.toml"

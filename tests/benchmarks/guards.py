@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from cluster.guards import Guards
-from reward.watch import AlertState
+from cluster.stages.hacking_guards import Guards
+from reward.hacking_alerts import AlertState
 from rollout.prompt import trace_prompt
 from tests.benchmarks.figures import Figure, report
 from tests.cluster.session_fakes import NAMES, load_renderer, make_config

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.batch import TrainBatch, make_batch
-from learner.policy import Policy
-from learner.rows import Response, Row, one_row_per_response
+from learner.model.policy import Policy
+from learner.shared_prefix.batch import TrainBatch, make_batch
+from learner.shared_prefix.rows import Response, Row, one_row_per_response
 from tests.benchmarks.figures import Figure, report
 from tests.benchmarks.flops import Sizes, Work, flops
 from video.positions import PositionRule

@@ -1,9 +1,9 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from learner.layout import Layout
-from learner.policy import Policy
-from learner.rows import Row
+from learner.model.policy import Policy
+from learner.shared_prefix.layout import Layout
+from learner.shared_prefix.rows import Row
 from tests.benchmarks.flops import Sizes, Work, flops
 from tests.benchmarks.shared_prefix import batch_of, build_vlm, make_row
 

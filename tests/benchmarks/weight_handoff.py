@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from cluster import placement
-from cluster.config import RunConfig
+from cluster.actors import placement
+from cluster.config.recipe import RunConfig
 from cluster.demo.clips import make_demo_data
 from cluster.demo.events import DEFINITIONS
-from cluster.handoff import WeightSync
-from learner.rows import Response, Row
+from cluster.weight_sync.full_weights import WeightSync
+from learner.shared_prefix.rows import Response, Row
 from rollout.engine import Sampling
 from tests import tiny_models
 from tests.benchmarks.figures import Figure, report

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.demo.clips import make_demo_data
-from cluster.demo.tiny_model import make_demo_model
+from cluster.demo.make_model import make_demo_model
 
 RECIPE = """
 model = "{model}"

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.attempts import describe_attempt, note_attempt
-from cluster.config import RunConfig
-from cluster.data import SampleSplits
-from cluster.hosts import WeightSyncResult
+from cluster.actors.learner_actor import WeightSyncResult
+from cluster.config.recipe import RunConfig
+from cluster.inputs.samples import SampleSplits
+from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.run_dir import RunDir
-from cluster.session import Session
+from cluster.session import RunResources, Session
 from learner.config import OptimConfig
-from learner.largest_batch import LargestBatch
-from learner.rows import Response, Row, with_old_logprobs, with_ref_logprobs
+from learner.shared_prefix.largest_batch import LargestBatch
+from learner.shared_prefix.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import PromptKind
@@ -278,20 +278,18 @@ def open_fakes(
     fakes: Any = (engines, learner)
     kept: Any = metrics
     with Archive(run_dir.archive, attempt) as archive:
-        session = Session(
-            config,
-            run_dir,
-            SampleSplits(samples=list(samples)),
-            renderer,
-            attempt,
-            *fakes,
-            Scorer(config.reward, config.label_set),
-            archive,
-            Quarantine(run_dir.path / "quarantine.jsonl"),
-            kept,
-            start[1],
+        resources = RunResources(
+            config=config,
+            run_dir=run_dir,
+            data=SampleSplits(samples=list(samples)),
+            renderer=renderer,
+            attempt=attempt,
+            scorer=Scorer(config.reward, config.label_set),
+            archive=archive,
+            quarantine=Quarantine(run_dir.path / "quarantine.jsonl"),
+            metrics=kept,
         )
-        yield session, engines, learner, metrics
+        yield Session(resources, *fakes, start[1]), engines, learner, metrics
 
 
 FIGURES = {

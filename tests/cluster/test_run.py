@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import ColdstartConfig, RunConfig
-from cluster.run import FIRST_STEP, model_before, run_stages, summarise_run
+from cluster.config.recipe import RunConfig
+from cluster.config.stages import ColdstartConfig
+from cluster.run import FIRST_STEP, run_stages
 from cluster.run_dir import RunDir
-from cluster.table import print_summary
+from cluster.stages.policy_versions import model_before
+from cluster.summary import print_summary, summarise_run
 from wire.config import validate
 from wire.errors import ConfigError
 

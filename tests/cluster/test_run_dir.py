@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import RunConfig
-from cluster.run_dir import RunDir, result_figures
+from cluster.config.recipe import RunConfig
+from cluster.run_dir import RunDir
+from cluster.run_files import result_figures
 from wire.config import validate
 from wire.errors import ConfigError
 from wire.whole_file import write_json

@@ -1,7 +1,7 @@
 import asyncio
 from typing import Any
 
-from cluster.data import SampleSplits
+from cluster.inputs.samples import SampleSplits
 from cluster.session import Session
 from rollout.prompt import PromptKind, VerdictPrompt
 from wire.types import Failure, FailureKind, Prompt, Sample, Split

@@ -20,7 +20,7 @@ from learner.config import (
     ObjectStoreConfig,
     OptimConfig,
 )
-from learner.rows import Response, Row, StepCounts
+from learner.shared_prefix.rows import Response, Row, StepCounts
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
 from rollout.worker import Rollout
@@ -142,7 +142,7 @@ class Learner:
     """One learner rank."""
 
     def __init__(self, model_dir: Path, cache_dir: Path) -> None:
-        from learner.meeting import open_rendezvous
+        from learner.ranks.rendezvous import open_rendezvous
         from learner.worker import LearnerWorker
         from video.cache import ClipStore
         from video.processor import ClipProcessor
@@ -164,7 +164,7 @@ class Learner:
         """Through the real sender; ``alter`` may change the stream of parameters."""
         import torch
 
-        from learner.transfer import PolicySource, connect
+        from learner.weight_transfer import PolicySource, connect
 
         config = ObjectStoreConfig(bucket_mb=bucket_mb)
         weights = Altered(self.worker.engine, alter)

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from cluster import cli
-from cluster.actors import LearnerGroup
-from cluster.metrics import MetricsLog
+from cluster.actors.learner_group import LearnerGroup
+from cluster.metrics.metrics_log import MetricsLog
 from wire.archive import Archive
 from wire.types import Purpose, TraceGroup
 

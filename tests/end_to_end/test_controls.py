@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from calibrate.predictions import read_predictions
-from cluster.config import ARMS
+from cluster.config.controls import ARMS
 from cluster.demo.clips import make_demo_data
-from cluster.demo.tiny_model import make_demo_model
+from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
 from wire.archive import read_groups
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.engine_client import EngineClient
+from cluster.actors.engine_client import EngineClient
 from rollout.engine import Sampling
 from tests.real_workers import make_config, open_workers
 from wire.errors import WorkerDied

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cluster.demo.clips import make_demo_data
-from cluster.demo.tiny_model import make_demo_model
+from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.killed_run import MOMENTS
 from tests.end_to_end.runs import LABELS, ROOT, metrics, write_recipe
 from wire.archive import read_groups

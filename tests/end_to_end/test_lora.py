@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.config import RunConfig
+from cluster.config.recipe import RunConfig
 from learner.config import OptimConfig
-from learner.rows import Response, Row
+from learner.shared_prefix.rows import Response, Row
 from rollout.engine import Sampling
 from rollout.worker import Rollout
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
@@ -137,10 +137,11 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     import ray
     from ray.util.placement_group import remove_placement_group
 
-    from cluster import placement
-    from cluster.actors import LearnerGroup, RolloutPool
-    from cluster.adapter_handoff import AdapterSync
-    from cluster.probe import probe_row
+    from cluster.actors import placement
+    from cluster.actors.learner_group import LearnerGroup
+    from cluster.actors.rollout_pool import RolloutPool
+    from cluster.weight_sync.adapter import AdapterSync
+    from cluster.weight_sync.parity_probe import probe_row
 
     first = PolicyVersion(attempt=0, step=0)
     group = await placement.reserve(config)
@@ -258,8 +259,8 @@ def seen(
 ) -> Seen:
     import ray
 
-    from cluster import actors
-    from cluster.hosts import RolloutActor
+    from cluster.actors import rollout_pool as actors
+    from cluster.actors.rollout_actor import RolloutActor
 
     class Host(RolloutActor):
         async def held_adapters(self) -> set[int]:

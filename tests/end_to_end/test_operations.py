@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cluster.demo.clips import make_demo_data
-from cluster.demo.tiny_model import make_demo_model
+from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import LABELS, ROOT, command, metrics, run, summary, write_recipe
 from wire.archive import read_groups
 from wire.types import Purpose

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.demo.clips import make_demo_data
-from cluster.demo.tiny_model import make_demo_model
+from cluster.demo.make_model import make_demo_model
 from learner.config import GrpoLossConfig
-from learner.credit import with_advantages
-from learner.rows import grpo_rows
+from learner.objective.credit import with_advantages
+from learner.shared_prefix.rows import grpo_rows
 from tests.end_to_end.runs import LABELS, metrics, run, write_recipe
 from wire.archive import read_groups
 from wire.types import Failure, FailureKind, Purpose, Score, Trace, TraceGroup

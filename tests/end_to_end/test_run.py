@@ -8,8 +8,8 @@ import pytest
 from calibrate.predictions import read_predictions
 from cluster.cli import main
 from cluster.demo.clips import make_demo_data
-from cluster.demo.tiny_model import make_demo_model
-from cluster.metric_names import describe
+from cluster.demo.make_model import make_demo_model
+from cluster.metrics.catalogue import describe
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
 from wire.archive import read_groups, read_table
 from wire.types import Purpose

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from calibrate.predictions import read_predictions
-from cluster.demo.tiny_model import make_demo_model
+from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import ROOT, metrics, summary
 from tests.end_to_end.second_data import CLASSES, make_folder
 from wire.archive import read_groups

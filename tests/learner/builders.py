@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from learner.config import GrpoLossConfig, LearnerConfig
-from learner.embedding_store import EmbeddingStore
-from learner.rows import Response, Row
+from learner.model.embedding_store import EmbeddingStore
+from learner.shared_prefix.rows import Response, Row
 from learner.worker import LearnerWorker
 from tests.groups import make_group as group_of
 from tests.groups import make_sample

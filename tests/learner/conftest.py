@@ -6,6 +6,6 @@ import pytest
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's base model."""
-    from cluster.demo.tiny_model import make_demo_model
+    from cluster.demo.make_model import make_demo_model
 
     return make_demo_model(tmp_path_factory.mktemp("model"))

@@ -13,9 +13,9 @@ import torch
 
 from learner import zero
 from learner.config import OptimConfig
-from learner.layout import Call, Span
-from learner.meeting import open_rendezvous
-from learner.rows import Row, StepCounts
+from learner.ranks.rendezvous import open_rendezvous
+from learner.shared_prefix.layout import Call, Span
+from learner.shared_prefix.rows import Row, StepCounts
 from learner.worker import LearnerWorker, Objective
 from tests.learner.builders import make_learner, make_row
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from learner.batch import TrainBatch
-from learner.batches import Batches
 from learner.config import GrpoLossConfig, LearnerConfig
 from learner.engine import DeepSpeedEngine
-from learner.layout import Span
-from learner.policy import Policy
-from learner.rows import StepCounts
+from learner.micro_batches import Batches
+from learner.model.policy import Policy
+from learner.shared_prefix.batch import TrainBatch
+from learner.shared_prefix.layout import Span
+from learner.shared_prefix.rows import StepCounts
 from learner.worker import LearnerWorker
 from tests.learner.builders import RandomClips, make_row
 from video.cache import ClipStore

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from learner.batch import make_batch
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.loss import LossInputs, grpo_loss, supervised_loss
-from learner.parts import Part, freeze
-from learner.policy import Policy
-from learner.rows import Row, as_filler, with_ref_logprobs
+from learner.model.policy import Policy
+from learner.model.trained_parts import Part, freeze
+from learner.objective.loss import LossInputs, grpo_loss, supervised_loss
+from learner.shared_prefix.batch import make_batch
+from learner.shared_prefix.rows import Row, as_filler, with_ref_logprobs
 from tests.learner.builders import RandomClips, make_row
 from tests.learner.ranks import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model

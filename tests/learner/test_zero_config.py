@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig, OptimConfig
-from learner.parts import Group, Part
+from learner.model.trained_parts import Group, Part
 from learner.zero import deepspeed_config, make_optimizer
 
 STAGES = (0, 1, 2, 3)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reward.runner import PluginRunner, Value
-from tests.reward.plugins import ask, make_term, running, values
+from reward.plugins.runner import PluginRunner, Value
+from tests.reward.plugins.user_rewards import ask, make_term, running, values
 
 PACKAGES = (
     *("verl==0.9.1", "math-verify==0.9.0"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cluster.checks.builders import LABELS
+from tests.cluster.check.builders import LABELS
 from wire.label_words import LabelWords
 from wire.labels import Label, LabelSet
 

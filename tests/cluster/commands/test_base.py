@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from cluster.at_work import State, read_sign
 from cluster.commands.base import Run, run_in_directory
-from cluster.run import summarise_run
-from cluster.run_dir import RunDir, is_locked
+from cluster.run_dir import RunDir
+from cluster.run_files import is_locked
+from cluster.status.heartbeat import State, read_sign
+from cluster.summary import summarise_run
 from tests.cluster.session_fakes import make_config, make_run_dir
 
 OPTIONS = argparse.Namespace(typed=["run", "a.toml"])

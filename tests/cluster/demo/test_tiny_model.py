@@ -6,11 +6,12 @@ import torch
 
 from cluster.demo.batches import Preparer, through_codec
 from cluster.demo.events import DEFINITIONS, EVENTS, ORDINALS, RELATIONS, teacher_trace
+from cluster.demo.make_model import make_demo_model
 from cluster.demo.render import render
 from cluster.demo.scenes import POOLS, draw_scene
 from cluster.demo.sight import see
 from cluster.demo.texts import caption, sentence
-from cluster.demo.tiny_model import BASE_DIR, TAGS, make_demo_model
+from cluster.demo.tiny_model import BASE_DIR, TAGS
 
 MEGABYTE = 1 << 20
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from calibrate.predictions import Prediction, write_predictions
 from cluster.run_dir import RunDir
-from tests.cluster.study_runs import NAMES, make_run, write_arm
+from tests.cluster.study.study_runs import NAMES, make_run, write_arm
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
 from video.encode import write_mp4

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.run_dir import RunDir
 from tests.cluster.report.builders import make_group, make_trace, write_groups, write_metrics
-from tests.cluster.study_runs import make_run, write_arm
+from tests.cluster.study.study_runs import make_run, write_arm
 
 STEPS = 40
 LABEL = "falling"

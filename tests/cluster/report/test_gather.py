@@ -19,7 +19,7 @@ from tests.cluster.report.builders import (
     write_metrics,
     write_run,
 )
-from tests.cluster.study_runs import make_run, write_arm
+from tests.cluster.study.study_runs import make_run, write_arm
 from video.config import VideoConfig
 from wire.errors import ConfigError
 from wire.types import PolicyVersion

@@ -17,7 +17,7 @@ from tests.cluster.report.builders import (
     write_run,
 )
 from tests.cluster.report.guard_run import write_guarded_run
-from tests.cluster.study_runs import make_run
+from tests.cluster.study.study_runs import make_run
 
 pytest.importorskip("playwright", reason="needs playwright, of requirements/dev.in")
 pytestmark = pytest.mark.slow

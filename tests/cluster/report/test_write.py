@@ -10,7 +10,7 @@ from cluster.cli import main
 from cluster.report.page import Texts, _scoped, to_json
 from cluster.report.write import report_at_end, write_report
 from tests.cluster.report.builders import write_run
-from tests.cluster.study_runs import make_run
+from tests.cluster.study.study_runs import make_run
 from wire.errors import ConfigError, DataError
 
 

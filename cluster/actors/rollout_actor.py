@@ -1,0 +1,153 @@
+"""The classes that run as Ray actors. Each builds its worker from the recipe and forwards calls to
+it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.config.recipe import RunConfig
+from rollout.engine import Sampling, VllmEngine
+from rollout.lora import AdapterSlots
+from rollout.prompt import PromptKind
+from rollout.render import Renderer
+from rollout.worker import Rollout, RolloutWorker
+from video.cache import ClipStore
+from video.processor import ClipProcessor
+from wire.adapters import AdapterFiles
+from wire.errors import WeightUpdateError
+from wire.shared_memory import SharedBuffer
+from wire.types import Failure, PolicyVersion, Prompt, Sample
+from wire.weights import digest
+
+
+class RolloutActor:
+    """Rollout actor: a rollout worker and its vLLM engine."""
+
+    def __init__(self, config: RunConfig, name: str, cache_dir: str) -> None:
+        self._config, self._name, self._cache_dir = config, name, cache_dir
+        self._engine: VllmEngine | None = None
+        self._worker: RolloutWorker | None = None
+        self._clips: ClipStore | None = None
+        self._held: SharedBuffer | None = None
+
+    async def start(self, model_dir: str, version: PolicyVersion) -> None:
+        """Start the engine with a model's weights, and the worker on it."""
+        config, folder = self._config, Path(model_dir)
+        renderer = Renderer.load(folder, config.rollout.max_prompt_length)
+        clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
+        self._clips = clips
+        blocked = renderer.blocked_tokens()
+        engine = await VllmEngine.start(
+            folder,
+            config.rollout,
+            blocked,
+            config.transfer.kind,
+            _adapter_slots(config),
+            deterministic=config.deterministic,
+        )
+        self._engine = engine
+        self._worker = RolloutWorker(
+            self._name,
+            engine,
+            renderer,
+            clips,
+            config.label_set,
+            version,
+            config.data.use_side_text,
+        )
+
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
+        """Write the traces of a sample; ``upcoming``: a clip to prepare meanwhile."""
+        return await self._started.answer(sample, sampling, upcoming)
+
+    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
+        """See RolloutWorker."""
+        return await self._started.prompt(sample, ask)
+
+    async def logprobs(
+        self,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
+        """Logprobs of a fixed response, for the parity probe."""
+        return await self._started.logprobs(video, prompt, response, adapter_of)
+
+    async def cache_counts(self) -> dict[str, int]:
+        """Clip cache hits and misses since the start."""
+        assert self._clips is not None, "start() comes first"
+        return {"clip_hits": self._clips.hits, "clip_misses": self._clips.misses}
+
+    async def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the rendezvous of the weight-transfer backend."""
+        assert self._engine is not None, "start() comes first"
+        await self._engine.init_transfer(init_info)
+
+    async def begin_update(self) -> None:
+        """Pause the engine, and prepare it for new weights."""
+        await self._started.begin_update()
+
+    def node(self) -> str:
+        """Ray's id of the actor's node."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def is_alive(self) -> bool:
+        """Whether the engine's process still runs."""
+        return self._engine is not None and self._engine.is_alive
+
+    def cache_chunk(self, update: dict[str, Any]) -> dict[str, Any]:
+        """Copy a chunk's bytes to memory that all engines of this node can read, until the next
+        chunk. Returns the chunk with the path of that memory. Raises WeightUpdateError if the
+        bytes differ from those sent."""
+        data = update["data"]
+        if (received := digest(data)) != update["digest"]:
+            raise WeightUpdateError(
+                f"weights came to this node damaged: digest {received:016x}, "
+                f"sent with {update['digest']:016x}"
+            )
+        if self._held is None or len(self._held.data) < len(data):
+            self._held = SharedBuffer(2 * len(data))  # pages that are never touched take no memory
+        self._held.data[: len(data)] = data
+        rest = {key: value for key, value in update.items() if key not in ("data", "digest")}
+        return {**rest, "path": self._held.path}
+
+    async def update_weights(self, update: dict[str, Any]) -> float:
+        """Load one chunk of new weights. Returns the seconds this took."""
+        start = time.perf_counter()
+        await self._started.update_weights(update)
+        return time.perf_counter() - start
+
+    async def finish_update(self, version: PolicyVersion) -> None:
+        """End the update: drop what the old weights computed, answer under the new version."""
+        await self._started.finish_update(version)
+
+    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
+        """Load a version's adapter; running requests keep the adapter they have."""
+        await self._started.load_adapter(version, files)
+
+    async def serve_adapter(self, version: PolicyVersion) -> None:
+        """Answer new requests with a version's adapter, which is loaded."""
+        await self._started.serve_adapter(version)
+
+    async def stop(self) -> None:
+        """End the engine's process."""
+        if self._engine is not None:
+            self._engine.stop()
+
+    @property
+    def _started(self) -> RolloutWorker:
+        assert self._worker is not None, "start() comes first"
+        return self._worker
+
+
+def _adapter_slots(config: RunConfig) -> AdapterSlots | None:
+    lora = config.learner.lora
+    if lora is None or not config.learner.hands_off_adapters:
+        return None
+    return AdapterSlots(rank=lora.rank, count=config.adapters_per_engine)

@@ -1,0 +1,206 @@
+"""Rollout pool and learner group: calls to Ray actors as plain methods. Callers see no Ray.
+
+RolloutPool    sends a sample to the least busy worker in service
+LearnerGroup   splits rows over ranks and calls all ranks together
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.placement_group import PlacementGroup
+
+from cluster.actors.deadlines import ignore_dead, responds, with_deadline
+from cluster.actors.engine_client import EngineClient
+from cluster.actors.learner_actor import LearnerActor
+from cluster.actors.placement import bundle_options
+from cluster.actors.rollout_actor import RolloutActor
+from cluster.config.recipe import RunConfig
+from rollout.engine import Sampling
+from rollout.prompt import PromptKind
+from rollout.worker import Rollout
+from wire.errors import GenerationError, WorkerDied
+from wire.types import Failure, PolicyVersion, Prompt, Sample
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+RemoteRolloutActor: Any = ray.remote(RolloutActor)
+RemoteLearnerActor: Any = ray.remote(LearnerActor)
+
+
+class RolloutPool:
+    """Pool of rollout workers. Only workers in service answer; a failed weight update takes one
+    out."""
+
+    def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
+        self._config = config
+        self._actors: dict[str, Any] = {
+            f"rollout-{index}": RemoteRolloutActor.options(
+                max_concurrency=1000, **bundle_options(group, index)
+            ).remote(config, f"rollout-{index}", cache_dir)
+            for index in range(config.rollout.num_workers)
+        }
+        self.in_service = set(self._actors)
+        """Names of the workers whose weights the parity probe has proven right."""
+        self._serving = asyncio.Event()
+        self._serving.set()
+        self._lost: set[str] = set()
+        self._busy = dict.fromkeys(self._actors, 0)
+        self._slots = asyncio.Semaphore(config.rollout.max_concurrency * len(self._actors))
+
+    @property
+    def num_workers(self) -> int:
+        """Number of workers, also those whose process has ended."""
+        return len(self._actors)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the workers that are not lost."""
+        return [name for name in self._actors if name not in self._lost]
+
+    def take_all_out_of_service(self) -> None:
+        """Take every worker out of service; requests wait until one is put in service again."""
+        self.in_service.clear()
+        self._serving.clear()
+
+    def put_in_service(self, name: str) -> None:
+        """Let a worker answer again: its weights are proven right."""
+        self.in_service.add(name)
+        self._serving.set()
+
+    def take_out_of_service(self, name: str) -> None:
+        """Send a worker no new request, because its weights are not right, until it is put in
+        service."""
+        self.in_service.discard(name)
+        if not self.in_service:
+            self._serving.clear()
+
+    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+        """Let a worker answer new requests with an adapter that it has loaded."""
+        await with_deadline(
+            self._actors[name].serve_adapter.remote(version),
+            self._config.rollout.update_timeout_s,
+            f"{name} to serve version {version}",
+        )
+
+    async def start(self, model_dir: str, version: PolicyVersion) -> None:
+        """Start every engine. Raises DeadlineExceeded naming the worker."""
+        await asyncio.gather(
+            *[
+                with_deadline(
+                    actor.start.remote(model_dir, version),
+                    self._config.cluster.start_timeout_s,
+                    f"{name} to start its engine",
+                )
+                for name, actor in self._actors.items()
+            ]
+        )
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        """Names of the workers whose engine still runs; the others are lost for this run."""
+        calls = [responds(self._actors[name].is_alive.remote()) for name in names]
+        alive = dict(zip(names, await asyncio.gather(*calls), strict=True))
+        for name in [name for name in names if not alive[name]]:
+            self._mark_lost(name)
+        return [name for name in names if alive[name]]
+
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
+        """Write traces with the least busy worker in service, or in a deterministic run with the
+        worker of ``sampling.turn``; if that is lost meanwhile, with another. ``upcoming``: the clip
+        of a sample that follows soon, prepared meanwhile. Raises GenerationError if no worker is
+        left."""
+        turn = sampling.turn if self._config.deterministic else None
+        rollout: Rollout = await self._ask(
+            lambda actor: actor.answer.remote(sample, sampling, upcoming), turn
+        )
+        return rollout
+
+    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
+        """The prompt for a trace, a label or a verdict; the clip is cached on the way."""
+        found: Prompt | Failure = await self._ask(lambda actor: actor.prompt.remote(sample, ask))
+        return found
+
+    async def logprobs(
+        self,
+        name: str,
+        video: str,
+        prompt: Prompt,
+        response: Sequence[int],
+        adapter_of: PolicyVersion | None = None,
+    ) -> list[float]:
+        """Logprobs of a fixed response by one worker, in service or not: the parity probe."""
+        return await with_deadline(
+            self._actors[name].logprobs.remote(video, prompt, tuple(response), adapter_of),
+            self._config.rollout.request_timeout_s,
+            f"{name} to answer the parity probe",
+        )
+
+    async def cache_counts(self) -> dict[str, int]:
+        """Clip cache hits and misses since the start, summed over the workers that are not lost."""
+        timeout_s = self._config.rollout.request_timeout_s
+        total = Counter[str]()
+        for name in self.names:
+            call = self._actors[name].cache_counts.remote()
+            with suppress(WorkerDied):  # the next request to the worker reports it
+                total += Counter(
+                    await with_deadline(call, timeout_s, f"{name} to count its cache's hits")
+                )
+        return dict(total)
+
+    def client(self) -> EngineClient:
+        """Client through which the learner sends weights to the engines."""
+        ranks = self._config.rollout.tensor_parallel_size
+        # longer than the engine's own deadline, shorter than the learner's
+        patience_s = self._config.rollout.update_timeout_s + 30
+        return EngineClient(self._actors, ranks, patience_s)
+
+    async def _ask(self, ask: Callable[[Any], Awaitable[T]], turn: int | None = None) -> T:
+        async with self._slots:
+            while True:
+                await self._serving.wait()
+                if not self.in_service:
+                    raise GenerationError(
+                        "no rollout worker is left in service "
+                        f"(lost: {', '.join(sorted(self._lost))}); --resume goes on without loss"
+                    )
+                name = choose_worker(turn, list(self._actors), self.in_service, self._busy)
+                self._busy[name] += 1
+                try:
+                    return await ask(self._actors[name])
+                except (RayActorError, GenerationError) as error:
+                    log.warning("%s is lost: %s", name, error)
+                    self._mark_lost(name)
+                finally:
+                    self._busy[name] -= 1
+
+    def _mark_lost(self, name: str) -> None:
+        self._lost.add(name)
+        self.in_service.discard(name)
+
+    async def stop(self) -> None:
+        """End all engines and their actors."""
+        stops = [actor.stop.remote() for actor in self._actors.values()]
+        await asyncio.gather(*[ignore_dead(stop) for stop in stops])
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+
+def choose_worker(
+    turn: int | None, names: Sequence[str], in_service: Set[str], busy: Mapping[str, int]
+) -> str:
+    """The worker for a request: number ``turn`` modulo the workers if in service (deterministic
+    runs), else the least busy one in service."""
+    if turn is None:
+        return min(sorted(in_service), key=lambda name: busy[name])
+    own = names[turn % len(names)]
+    return own if own in in_service else sorted(in_service)[turn % len(in_service)]

@@ -1,0 +1,239 @@
+"""Checks a recipe in full before anything starts, and reports all findings at once.
+
+    recipe -> rows -> clips (decoded, hashed) -> labels, splits, leaks, traces
+           -> model -> prompt lengths         -> reward, placement, memory, disk -> Report
+
+What `run` refuses is an error here, because the same functions refuse it
+(rollout/manifest.py, cluster/inputs/samples.py, cluster/inputs/preflight.py,
+cluster/actors/placement.py). A fault that lets a run go through, with a result that means less than
+it seems, is a warning.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.check import leaks, machine, overlap, prompts, rows
+from cluster.check.clips import ClipScans, clip_findings, scan_clips
+from cluster.check.reward import reward_findings
+from cluster.config.recipe import RunConfig, read_recipe
+from cluster.inputs.model_folder import with_cached_model
+from cluster.inputs.preflight import check_context, check_first_prompt, open_cache, open_model
+from cluster.metrics.sinks import check_logging
+from cluster.plan.model_size import read_shape
+from cluster.plan.run_plan import count_clips, plan_of
+from rollout.manifest import scan_manifest, select
+from rollout.render import Renderer
+from video.processor import ClipProcessor
+from wire.config import is_hub_name
+from wire.errors import ConfigError, UserError
+from wire.finding import Area, Finding, Level, collect_refusals, error, ok, warning
+from wire.types import Sample, Split
+
+FACTS = "checked.sqlite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """Recipe, run directory and stages to check."""
+
+    recipe: Path
+    settings: list[str] = field(default_factory=list)
+    """``--set`` over the recipe."""
+    run_dir: Path
+    stages: Sequence[str] | None = None
+    """Stages that are to run; None: all of the recipe."""
+    group_by: Sequence[str] = ()
+    """Columns of which no value may be in two splits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Findings of a finished check."""
+
+    recipe: Path
+    findings: tuple[Finding, ...]
+    """Findings, sorted by area."""
+    balance: rows.Balance
+    """Split -> label -> clips."""
+
+    def of(self, level: Level) -> list[Finding]:
+        """The findings of a level."""
+        return [finding for finding in self.findings if finding.level is level]
+
+
+def check_recipe(request: CheckRequest) -> Report:
+    """Check a recipe, its data, model and machine. Raises nothing: faults are in the report."""
+    try:
+        config = read_recipe(request.recipe, request.settings)
+    except ConfigError as refused:
+        remedy = "mend the recipe or --set; the rest was not looked at"
+        return _report(request, [error(Area.RECIPE, str(refused), remedy)], [])
+    check = _Check(request, config)
+    for step in check.steps:
+        step()
+    return _report(request, check.findings, check.samples)
+
+
+def _report(
+    request: CheckRequest, findings: Sequence[Finding], samples: Sequence[Sample]
+) -> Report:
+    order = list(Area)
+    by_area = sorted(findings, key=lambda finding: order.index(finding.area))
+    balance = rows.balance_of(samples)
+    return Report(recipe=request.recipe, findings=tuple(by_area), balance=balance)
+
+
+class _Check:
+    """The steps of a check, and the values that earlier steps leave to later ones."""
+
+    def __init__(self, request: CheckRequest, config: RunConfig) -> None:
+        self.request, self.config = request, with_cached_model(config)
+        self.stages = config.stages if request.stages is None else request.stages
+        self.cache_dir = config.video.cache_dir or request.run_dir.resolve() / "cache"
+        self.findings: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
+        self.samples: list[Sample] = []
+        self.scans: ClipScans = {}
+        self.cache_is_open = False
+        self.prompt_lengths: prompts.PromptLengths | None = None
+        self.steps: tuple[Callable[[], None], ...] = (
+            self._logging,
+            self._manifest,
+            self._clips,
+            self._rows,
+            self._model,
+            self._reward,
+            self._placement,
+            self._machine,
+        )
+
+    def _logging(self) -> None:
+        with collect_refusals(self.findings, Area.RECIPE):
+            check_logging(self.config.logging)
+
+    def _manifest(self) -> None:
+        data = self.config.data
+        with collect_refusals(self.findings, Area.MANIFEST):
+            manifest = data.manifest, self.config.label_set, data.media_root
+            self.samples, faults = scan_manifest(*manifest)
+            self.findings += rows.row_findings(self.samples, faults)
+        if (self.request.run_dir / "archive").exists():
+            what = f"{self.request.run_dir} holds a run"
+            remedy = "give run --resume or --overwrite, or another --run-dir"
+            self.findings.append(warning(Area.DISK, what, remedy))
+
+    def _clips(self) -> None:
+        with collect_refusals(self.findings, Area.DISK):
+            open_cache(self.cache_dir)
+            self.cache_is_open = True
+        if not self.cache_is_open:
+            return
+        try:
+            self.scans = scan_clips(self.samples, self.config.video, self.cache_dir / FACTS)
+        except OSError as problem:
+            remedy = "make room there; the clips were not all looked at"
+            self.findings.append(error(Area.DISK, str(problem), remedy))
+        self.findings += clip_findings(self.config, self.samples, self.scans)
+
+    def _rows(self) -> None:
+        """Findings from rows and contents alone."""
+        samples, config = self.samples, self.config
+        if not samples:
+            return
+        with_trace = self._with_trace()
+        self.findings += [
+            *rows.split_findings(config, samples, self.stages),
+            *rows.label_findings(config, rows.balance_of(samples)),
+            *overlap.content_findings(samples, self.scans),
+            *leaks.leak_findings(
+                config.label_set, samples, use_side_text=config.data.use_side_text
+            ),
+            *leaks.hint_findings(with_trace),
+        ]
+        with collect_refusals(self.findings, Area.SPLITS):
+            self.findings += overlap.group_findings(samples, self.request.group_by)
+
+    def _with_trace(self) -> list[Sample]:
+        """Samples that the cold start would learn from, if it is to run."""
+        train = select(self.samples, Split.TRAIN) if "coldstart" in self.stages else []
+        return [sample for sample in train if sample.trace]
+
+    def _model(self) -> None:
+        """Findings that need the model's own tokenizer and processor."""
+        config = self.config
+        renderer: Renderer | None = None
+        if is_hub_name(str(config.model)) and not config.model.is_dir():
+            self.findings.append(_not_fetched(config.model))
+        else:
+            with collect_refusals(self.findings, Area.MODEL):
+                renderer = open_model(config)
+                self.findings.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
+        if renderer is not None:
+            with collect_refusals(self.findings, Area.MODEL):
+                check_context(config)
+            with collect_refusals(self.findings, Area.PROMPTS):
+                self._prompts(renderer)
+        self.findings += prompts.trace_findings(
+            config.label_set,
+            self._with_trace(),
+            (lambda trace: len(renderer.target(trace))) if renderer else None,
+            config.rollout.max_response_length,
+        )
+
+    def _prompts(self, renderer: Renderer) -> None:
+        self.prompt_lengths = prompts.PromptLengths(
+            self.config, renderer, ClipProcessor(self.config.model)
+        )
+        self.findings += prompts.prompt_findings(
+            self.config, self.samples, self.scans, self.prompt_lengths
+        )
+        if self.cache_is_open:
+            check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
+
+    def _reward(self) -> None:
+        self.findings += asyncio.run(reward_findings(self.config, self.samples))
+
+    def _placement(self) -> None:
+        with collect_refusals(self.findings, Area.PLACEMENT):
+            self.findings += machine.placement_findings(self.config)
+
+    def _machine(self) -> None:
+        """Memory and disk, where the model's sizes are known."""
+        config, stages = self.config, self.stages
+        clips = count_clips(config, self.samples) if self.samples else None
+        try:
+            plan = plan_of(config, stages, clips)
+        except UserError:
+            return  # a model of another kind, which has its finding already
+        self.findings += machine.plan_findings(
+            config, plan, measured=self.prompt_lengths is not None
+        )
+        if plan.memory is not None and machine.is_local(config):
+            wants_gpu = bool(config.rollout.num_gpus or config.learner.num_gpus)
+            there = machine.this_machine(with_gpus=wants_gpu)
+            self.findings += machine.memory_findings(config, plan.memory, there)
+        if self.prompt_lengths is not None:
+            self._disk(self.prompt_lengths)
+
+    def _disk(self, prompt_lengths: prompts.PromptLengths) -> None:
+        shape, run_dir = read_shape(self.config.model), self.request.run_dir.resolve()
+        if shape is None:
+            return
+        contents = overlap.by_content(self.samples, self.scans)
+        tokens = [prompt_lengths.video_tokens(clip) or 0 for clip in contents.values()]
+        cache = machine.cache_bytes(shape, tokens) - machine.folder_bytes(self.cache_dir)
+        run = machine.run_bytes(self.config, shape, self.stages)
+        run -= machine.folder_bytes(run_dir)  # of a run that is to go on
+        self.findings += machine.disk_findings(
+            {self.cache_dir: max(0, cache), run_dir: max(0, run)}
+        )
+
+
+def _not_fetched(model: Path) -> Finding:
+    what = f"{model} is not here: neither the model nor prompts were looked at"
+    remedy = (
+        f"'hf download {model}' and check again; run fetches it from the Hugging Face hub if there "
+        "is such a model"
+    )
+    return warning(Area.MODEL, what, remedy)

@@ -1,0 +1,83 @@
+"""Summary of a resumed run, printed before anything starts.
+
+run.json, done.json, checkpoints, archive -> lines for the user
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.config.recipe import RunConfig
+from cluster.driver.units import format_duration
+from cluster.resume.archived_groups import ReusableGroups, reusable_groups
+from cluster.resume.loop_state import LoopState
+from cluster.run_dir import RunDir
+from cluster.run_files import result_figures
+from cluster.stages.policy_versions import FIRST_STEP
+from learner.checkpoint import MANIFEST, latest
+from wire.archive import next_attempt
+from wire.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeSummary:
+    """What a resumed run takes up."""
+
+    lines: tuple[str, ...]
+    """Attempt, what has finished, from where the rest goes on, what the recipe changes."""
+    archived: ReusableGroups | None
+    """The archived groups for GRPO, if that is what goes on; for ``run_stages``."""
+
+
+def summarise_resume(config: RunConfig, run_dir: RunDir, work: Sequence[str]) -> ResumeSummary:
+    """Read what a run left of its stages ``work``, and its archive if GRPO goes on."""
+    lines = [f"resuming {run_dir.path}: attempt {next_attempt(run_dir.archive)}"]
+    archived = None
+    done = [name for name in work if run_dir.result(name) is not None]
+    if done:
+        lines.append("finished: " + ", ".join(_with_accuracy(run_dir, name) for name in done))
+    if todo := [name for name in work if name not in done]:
+        start, archived = _start_of(config, run_dir, todo[0])
+        lines.append(start)
+        if len(todo) > 1:
+            lines.append(f"then: {', '.join(todo[1:])}")
+    if run_dir.changes:
+        changed = (f"{c.name} = {c.now!r} (was {c.before!r})" for c in run_dir.changes)
+        lines.append("changed settings: " + ", ".join(changed))
+    return ResumeSummary(lines=tuple(lines), archived=archived)
+
+
+def _with_accuracy(run_dir: RunDir, name: str) -> str:
+    figures = result_figures(run_dir.result(name) or {})
+    return f"{name} {figures['accuracy']:.3f}" if "accuracy" in figures else name
+
+
+def _start_of(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[str, ReusableGroups | None]:
+    folder = run_dir.checkpoints(stage)
+    tag = latest(folder)
+    try:
+        state = LoopState() if tag is None else LoopState.read(folder / tag)
+    except UserError as error:  # the start itself refuses it, and takes the one before
+        return f"{stage}: {error}", None
+    if tag is None:
+        start = f"{stage}: from its start, there is no checkpoint"
+    else:
+        age = format_duration(max(0.0, time.time() - (folder / tag / MANIFEST).stat().st_mtime))
+        where = f"at step {state.step} of {config.grpo.num_steps}, from a checkpoint"
+        if stage != "grpo":
+            where = f"from the checkpoint after update {state.step},"
+        start = f"{stage}: {where} {age} old"
+    if stage != "grpo":
+        return start, None
+    attempt = next_attempt(run_dir.archive)
+    archived = reusable_groups(config, run_dir, "grpo", FIRST_STEP, state, attempt)
+    return start + _taken_up(archived), archived
+
+
+def _taken_up(found: ReusableGroups) -> str:
+    """What becomes of the groups that were archived after a checkpoint of the GRPO stage."""
+    return (f"; {len(found.usable)} archived groups are taken up" if found.usable else "") + (
+        f"; {found.num_others} are kept, and written anew: lost weights wrote them"
+        if found.num_others
+        else ""
+    )

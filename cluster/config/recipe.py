@@ -1,0 +1,160 @@
+"""The recipe: every setting of a run, one section per package, rules across sections here."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from calibrate.config import CalibrateConfig
+from cluster.config.controls import ControlsConfig
+from cluster.config.logging import LoggingConfig
+from cluster.config.migration import hint
+from cluster.config.stages import STAGES, ColdstartConfig, EvaluateConfig, GrpoConfig
+from learner.config import (
+    LearnerConfig,
+    ObjectStoreConfig,
+    ParityConfig,
+    TransferConfig,
+)
+from reward.config import RewardConfig
+from rollout.config import RolloutConfig
+from video.config import VideoConfig
+from wire.config import Config, load_recipe
+from wire.labels import Label, LabelSet
+
+
+class DataConfig(Config):
+    """Where the labelled clips are."""
+
+    manifest: Path
+    """JSONL or Parquet with the columns id, video, label, split (and trace, text, start_s, end_s,
+    any others)."""
+    media_root: Path | None = None
+    """Relative video paths start here; none: at the manifest's folder."""
+    use_side_text: bool = False
+    """Show a sample's ``text`` in prompts. Off: side text often gives the label away."""
+    check_clips: bool = True
+    """Open every clip before an engine starts. Those that cannot be read are left out, and listed
+    in ``quarantine.jsonl``."""
+    max_quarantine_frac: float = Field(default=0.1, ge=0, le=1)
+    """Share of the clips that may be left out before the run ends with TooManyFailures."""
+
+
+class ClusterConfig(Config):
+    """Where the workers run."""
+
+    address: str | None = None
+    """Ray's address; none: the cluster this process belongs to, or else a local Ray of its own."""
+    start_timeout_s: float = Field(default=600.0, gt=0)
+    """Workers that are not up by then have failed."""
+    object_store_mb: float = Field(default=512.0, ge=100)
+    """Object store of a local Ray."""
+
+
+class RunConfig(Config):
+    """A whole run."""
+
+    model: Path
+    """The base model (Qwen2-VL, Qwen2.5-VL or Qwen3-VL): a directory in Hugging Face format, or a
+    model of the Hugging Face hub such as ``Qwen/Qwen2.5-VL-7B-Instruct``."""
+    labels: tuple[Label, ...] = Field(min_length=2)
+    """The classes, with definitions for the prompt."""
+    data: DataConfig
+    seed: int = Field(default=0, ge=0)
+    """Same seed, same questions in the same order."""
+    deterministic: bool = False
+    """Every bit of the training a function of the recipe: a run that was killed and resumed on as
+    many ranks ends with the weights of one that was not (float32, CPU). Slower: docs/resume.md."""
+    video: VideoConfig = VideoConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    transfer: TransferConfig = ObjectStoreConfig()
+    """How weights travel from the learner to the engines."""
+    parity: ParityConfig = ParityConfig()
+    coldstart: ColdstartConfig = ColdstartConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    controls: ControlsConfig = ControlsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    logging: LoggingConfig = LoggingConfig()
+    """metrics.jsonl and TensorBoard are always written."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those of a whole run, in their order."""
+        without = () if self.coldstart.epochs else ("coldstart",)
+        return tuple(stage for stage in STAGES if stage not in without)
+
+    @property
+    def adapters_per_engine(self) -> int:
+        """Versions of a LoRA policy that an engine computes with at the same time: those that
+        staleness allows, and one more while the next is proven."""
+        return self.grpo.max_staleness + 2
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels as a set."""
+        return LabelSet(labels=self.labels)
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        _ = self.label_set
+        return self
+
+    @model_validator(mode="after")
+    def _rates_train(self) -> Self:
+        learner = self.learner
+        parts = (
+            ("merger", "merger", learner.merger_frozen),
+            ("vision", "vision_tower", learner.freeze_vision_tower),
+        )
+        optims = {
+            "coldstart": self.coldstart.optim,
+            "grpo": self.grpo.optim,
+            "controls.rejection": self.controls.rejection.optim,
+        }
+        for stage, optim in optims.items():
+            for key, part, frozen in parts:
+                rate = getattr(optim, f"{key}_learning_rate")
+                if frozen and rate is not None:
+                    raise ValueError(
+                        f"{stage}.optim.{key}_learning_rate={rate:g} is for a part that does not "
+                        f"train; set learner.freeze_{part}=false, or leave the rate out"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_fits(self) -> Self:
+        on_gpu = self.rollout.num_gpus > 0 and self.learner.num_gpus > 0
+        if self.transfer.kind != "object_store" and not on_gpu:
+            raise ValueError(
+                f"transfer.kind={self.transfer.kind!r} needs GPUs, but rollout.num_gpus="
+                f"{self.rollout.num_gpus} and learner.num_gpus={self.learner.num_gpus}; "
+                "use kind = 'object_store', or give both GPUs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> Self:
+        wanted, given = self.rollout.tensor_parallel_size, self.rollout.num_gpus
+        if wanted > 1 and given < wanted:
+            raise ValueError(
+                f"rollout.tensor_parallel_size={wanted} needs rollout.num_gpus={wanted}, got "
+                f"{given:g}"
+            )
+        return self
+
+
+_PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
+_HUB_KEYS = ("model",)
+
+
+def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
+    """A recipe with its paths made absolute: they are relative to the folder of their own file.
+
+    ``$NAME`` in a path is taken from the environment. A ``model`` of the Hugging Face hub stays the
+    name it is (cluster/inputs/model_folder.py finds it). Raises ConfigError.
+    """
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint, hub_keys=_HUB_KEYS)

@@ -1,0 +1,109 @@
+"""Settings of the stages: cold start, GRPO, evaluation."""
+
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from learner.config import GrpoLossConfig, OptimConfig
+from wire.config import Config
+from wire.types import Split
+
+KEEP_LAST = 2
+"""Checkpoints kept in supervised training: the last, and the one before in case it is damaged."""
+
+STAGES = ("base", "coldstart", "grpo", "calibrated")
+"""All stages that a run may have, in their order."""
+
+
+class TrainedConfig(Config):
+    """A training with an optimiser of its own."""
+
+    @field_validator("optim", mode="before", check_fields=False)
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        """A stage's own defaults stay where a recipe sets only some keys of its optimiser."""
+        default = cls.model_fields["optim"].default.model_dump()
+        return {**default, **values} if isinstance(values, dict) else values
+
+
+class ColdstartConfig(TrainedConfig):
+    """Stage 1: supervised fine-tuning on the train samples that have a trace."""
+
+    epochs: int = Field(default=5, ge=0)
+    """Passes over the traces; 0 leaves the stage out: GRPO starts from the base model."""
+    batch_size: int = Field(default=64, ge=1)
+    """Traces per update, over all ranks."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Updates between checkpoints; none: one after each epoch."""
+    optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
+    """DeepIntuit: 2e-5, linear decay."""
+
+
+class FilterGroupsConfig(Config):
+    """Dynamic sampling (DAPO): a group whose rewards are all equal teaches nothing, and another
+    clip is asked in its stead."""
+
+    enable: bool = False
+    """Whether to."""
+    max_num_gen_batches: int = Field(default=10, ge=1)
+    """A step asks at most this times ``groups_per_step`` clips, and then trains on the groups with
+    signal that it has."""
+
+
+class GrpoConfig(TrainedConfig):
+    """Stage 2: GRPO on the train samples."""
+
+    num_steps: int = Field(default=240, ge=1)
+    """Training steps; each consumes ``groups_per_step`` groups."""
+    groups_per_step: int = Field(default=64, ge=1)
+    """Clips per step (verl: train_batch_size)."""
+    groups_per_update: int | None = Field(default=None, ge=1)
+    """Clips per optimizer update (verl: ppo_mini_batch_size); none: one update per step."""
+    ppo_epochs: int = Field(default=1, ge=1)
+    """Passes of a step over its groups, of ``groups_per_update`` each."""
+    filter_groups: FilterGroupsConfig = FilterGroupsConfig()
+    """Dynamic sampling."""
+    class_balanced: bool = False
+    """Ask every label equally often, however many train clips it has."""
+    max_staleness: int = Field(default=0, ge=0)
+    """Versions that a trace may lag behind the weights it trains; 0: synchronous, on-policy."""
+    save_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints; the last step is always saved."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints kept, the newest ones (verl: max_actor_ckpt_to_keep)."""
+    keep_best: int = Field(default=1, ge=0)
+    """Checkpoints kept beside them, those with the highest mean reward of the steps since the
+    checkpoint before. They also stay when the stage has ended with other weights."""
+    optim: OptimConfig = OptimConfig(learning_rate=1e-6, warmup_steps=10)
+    """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
+    loss: GrpoLossConfig = GrpoLossConfig()
+    """What is optimised."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates made with the groups of one step."""
+        return self.ppo_epochs * self.updates_per_epoch
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Those of one pass over the groups."""
+        return self.groups_per_step // (self.groups_per_update or self.groups_per_step)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        update = self.groups_per_update
+        if update is not None and self.groups_per_step % update:
+            raise ValueError(
+                f"groups_per_step={self.groups_per_step} is no multiple of "
+                f"groups_per_update={update}; change one of them"
+            )
+        return self
+
+
+class EvaluateConfig(Config):
+    """How each stage is measured."""
+
+    split: Split = Split.TEST
+    """The clips measured on."""
+    temperature: float = Field(default=0.01, gt=0)
+    """One trace per clip at this temperature (DeepIntuit: 0.01)."""

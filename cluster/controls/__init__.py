@@ -1,0 +1,1 @@
+"""Control arms: measurements beside the stages."""

@@ -1,0 +1,53 @@
+"""docs/metrics.md, written from the metrics catalogue."""
+
+from cluster.metrics.catalogue import METRICS, Metric
+
+
+def metrics_page() -> str:
+    """Render docs/metrics.md."""
+    lines = [_HEAD]
+    for area in dict.fromkeys(metric.area for metric in METRICS):
+        lines += [f"## {area.replace('``', '`')}", ""]
+        lines += ["| name | unit | per | meaning | verl | TRL |", "|---|---|---|---|---|---|"]
+        lines += [_row(metric) for metric in METRICS if metric.area == area]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(metric: Metric) -> str:
+    others = (f"`{name}`" if name else "" for name in (metric.verl, metric.trl))
+    meaning = metric.meaning.replace("|", "\\|")
+    unit = metric.unit.replace("|", "\\|")
+    return f"| `{metric.name}` | {unit} | {metric.per} | {meaning} | " + " | ".join(others) + " |"
+
+
+_HEAD = """\
+# Metrics
+
+Every step of a stage is one line of `metrics.jsonl` (`stage`, `step`, `attempt`, `time`, and the
+figures below) and one point of every logger. TensorBoard is always written, to `RUN/tensorboard`;
+the rest is a section of the recipe:
+
+```toml
+[logging]
+wandb = { project = "shapes", entity = "lab" }   # pip install deepintuit[wandb]
+mlflow = { experiment = "shapes" }               # pip install deepintuit[mlflow]
+prometheus = true                                # the default: through Ray's own metrics
+verl_names = true                                # GRPO's figures under verl's names, too
+```
+
+In dashboards a figure is named `stage/name`, such as `grpo/reward/mean`; verl's names stand without
+a stage. A resumed run goes on in the same W&B and MLflow run. A logger that fails is dropped with
+one warning and never ends the run; W&B without a network writes to `RUN/wandb` for `wandb sync`.
+
+In Prometheus each figure is a gauge `ray_deepintuit_NAME` (all but letters and digits replaced by
+`_`) with the labels `run` and `stage`, on the metrics endpoint of every Ray node; steps are counted
+by `ray_deepintuit_steps`, their seconds are the histogram `ray_deepintuit_step_seconds`.
+
+*Per* says what a mean is over, or what a figure belongs to: a token (sampled or target tokens of
+the step, over all ranks), a sequence (one trace), a group (the traces of one clip), an update of
+the optimiser (averaged over a step's updates), a step, a clip, the run. A figure without data in a
+step is left out, not zero.
+
+This page is written by `make docs` from the table in `cluster/metrics/catalogue.py`.
+"""

@@ -1,0 +1,1 @@
+"""Trials of this machine, each in a process of its own."""

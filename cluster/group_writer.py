@@ -1,0 +1,160 @@
+"""Group writer: rollout, reward and archive in one call. A sample in, an archived group of judged
+traces out."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from cluster.actors.rollout_pool import RolloutPool
+from reward.scorer import Scorer
+from rollout.engine import Sampling
+from rollout.worker import Rollout
+from video.address import View, with_view
+from video.quarantine import Quarantine
+from wire.archive import Archive
+from wire.types import (
+    Failure,
+    FailureKind,
+    PolicyVersion,
+    Purpose,
+    Sample,
+    Score,
+    Trace,
+    TraceGroup,
+    stable_seed,
+)
+
+
+class GroupWriter:
+    """Writes groups of judged traces. A group is in the archive, on disk, before it is returned."""
+
+    def __init__(
+        self,
+        rollouts: RolloutPool,
+        scorer: Scorer,
+        archive: Archive,
+        quarantine: Quarantine,
+        version: Callable[[], PolicyVersion],
+        prompt_text: Callable[[Sample], str],
+    ) -> None:
+        self._rollouts, self._scorer, self._prompt_text = rollouts, scorer, prompt_text
+        self._archive, self._quarantine, self._version = archive, quarantine, version
+        self.token_counts: Counter[str] = Counter()
+        """Prompt tokens so far, and how many of them came from an engine's prefix cache."""
+
+    async def write(
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        purpose: Purpose,
+        group_id: str,
+        upcoming: Sample | None = None,
+    ) -> TraceGroup:
+        """Write one clip's group. A bad clip or request makes a group of failures, archived too.
+        ``upcoming``: a sample that follows soon; its clip is prepared meanwhile. Raises
+        TooManyFailures once there are more bad clips than the recipe allows."""
+        rollout = self._refused(sample)
+        ahead = self._worth_preparing(upcoming)
+        if rollout is None and purpose is Purpose.TRAIN and self._scorer.wants_shuffled(sample):
+            sample, rollout = await self._contrast(sample, sampling, ahead)
+        elif rollout is None:
+            rollout = await self._ask(sample, sampling, ahead)
+        outcomes: Sequence[Score | Failure] = ()
+        if rollout.completions:
+            prompt = self._prompt_text(sample)
+            outcomes = await self._scorer.score(sample, rollout.completions, prompt)
+        for failure in rollout.failures:
+            if failure.kind is FailureKind.DECODE:
+                self._quarantine.add(sample.video, sample.id, failure.reason)
+        group = _join(sample, rollout, outcomes, purpose, group_id)
+        await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
+        self._quarantine.refuse_too_many()
+        return group
+
+    async def _ask(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+    ) -> Rollout:
+        rollout = await self._rollouts.answer(sample, sampling, upcoming)
+        if rollout.prompt is not None:
+            self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
+            self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
+        return rollout
+
+    async def _contrast(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None
+    ) -> tuple[Sample, Rollout]:
+        """Write T-GRPO's two groups (reward/builtins/temporal.py): traces of the clip as it is, and
+        half as many of its shuffled frames, whose outcome is added to the sample.
+
+        The shuffled traces are not archived. If there are none, their failure joins the group's
+        failures, and the reward term does not apply.
+        """
+        half = replace(
+            sampling, n=max(1, sampling.n // 2), seed=stable_seed("shuffled", sampling.seed)
+        )
+        rollout, shuffled = await asyncio.gather(
+            self._ask(sample, sampling, upcoming),
+            self._ask(with_view(sample, View.SHUFFLED), half),
+        )
+        if shuffled.completions:
+            sample = self._scorer.with_shuffled(sample, shuffled.completions)
+        elif rollout.completions:
+            rollout = replace(rollout, failures=rollout.failures + shuffled.failures)
+        return sample, rollout
+
+    def _worth_preparing(self, sample: Sample | None) -> str | None:
+        return None if sample is None or sample.video in self._quarantine else sample.video
+
+    def _refused(self, sample: Sample) -> Rollout | None:
+        """The failed rollout of a quarantined clip, which is not decoded again; None for others."""
+        if sample.video not in self._quarantine:
+            return None
+        failure = Failure(
+            kind=FailureKind.DECODE,
+            culprit=sample.video,
+            reason=self._quarantine.reason(sample.video),
+        )
+        version = self._version()
+        return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
+
+    async def write_all(
+        self,
+        samples: Sequence[Sample],
+        sampling_of: Callable[[Sample], Sampling],
+        purpose: Purpose,
+        stage: str,
+        advance: Callable[[], None],
+    ) -> list[TraceGroup]:
+        """Write one group per sample, in the order of ``samples``."""
+
+        async def one(number: int, sample: Sample) -> TraceGroup:
+            group_id = f"{stage}/{purpose}/{sample.id}"
+            sampling = replace(sampling_of(sample), turn=number)
+            group = await self.write(sample, sampling, purpose, group_id)
+            advance()
+            return group
+
+        return list(await asyncio.gather(*[one(*numbered) for numbered in enumerate(samples)]))
+
+
+def _join(
+    sample: Sample,
+    rollout: Rollout,
+    outcomes: Sequence[Score | Failure],
+    purpose: Purpose,
+    group_id: str,
+) -> TraceGroup:
+    traces = tuple(
+        Trace(completion=completion, outcome=outcome)
+        for completion, outcome in zip(rollout.completions, outcomes, strict=True)
+    )
+    return TraceGroup(
+        group_id=group_id,
+        sample=sample,
+        purpose=purpose,
+        policy_version=rollout.policy_version,
+        prompt=rollout.prompt,
+        traces=traces,
+        failures=rollout.failures,
+    )

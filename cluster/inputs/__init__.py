@@ -1,0 +1,1 @@
+"""What a run is given, opened and checked before an engine starts."""

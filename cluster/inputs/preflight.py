@@ -1,0 +1,137 @@
+"""Checks before an engine starts, with the same messages in `run` and `check`.
+
+    recipe -> manifest and splits, model folder, context, first prompt -> (cluster/session.py)
+
+Each function raises UserError for its own subject, and starts nothing.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.config.recipe import RunConfig
+from cluster.inputs.model_folder import with_local_model
+from cluster.inputs.samples import SampleSplits, read_samples
+from cluster.inputs.scorer import try_functions
+from cluster.metrics.sinks import check_logging
+from rollout.prompt import trace_prompt
+from rollout.render import PromptTooLong, Renderer
+from video.cache import ClipStore
+from video.families import family_of
+from video.processor import ClipProcessor
+from wire.errors import ClipError, ConfigError, DataError
+from wire.types import Sample
+
+_TRIED = 8
+# vLLM's: with these, max_position_embeddings is the scaled length already
+_SCALED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+
+
+def open_model(config: RunConfig) -> Renderer:
+    """Check a model folder and load its renderer. Raises ConfigError."""
+    if not config.model.is_dir():
+        raise ConfigError(
+            f"there is no model directory {config.model}; give 'model' as the path of one"
+        )
+    family_of(config.model)
+    if lora := config.learner.lora:
+        from learner.model.lora import check_targets  # torch: only where it is needed
+        from learner.model.trained_parts import frozen_parts
+
+        check_targets(config.model, lora, frozen_parts(config.learner))
+    renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
+    renderer.check_template()
+    renderer.check_round_trip()
+    renderer.label_codes(config.label_set)
+    return renderer
+
+
+def read_context(model: Path) -> int | None:
+    """Context length of a model, tokens; None if its ``config.json`` does not give one."""
+    values: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    text = values.get("text_config") or values
+    limit = text.get("max_position_embeddings") or values.get("max_position_embeddings")
+    if not isinstance(limit, int):
+        return None
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    return limit if kind in _SCALED else int(limit * (rope.get("factor") or 1))
+
+
+def check_context(config: RunConfig) -> int | None:
+    """Check that prompt and response fit the model's context length, and return it, as
+    :func:`read_context` does.
+
+    Raises ConfigError if they may be longer: vLLM refuses to start then.
+    """
+    most = read_context(config.model)
+    if most is None:
+        return None
+    rollout = config.rollout
+    if rollout.max_model_len > most:
+        raise ConfigError(
+            f"rollout.max_prompt_length = {rollout.max_prompt_length} and max_response_length = "
+            f"{rollout.max_response_length} make {rollout.max_model_len} tokens, and the model has "
+            f"positions for {most}; lower one of them"
+        )
+    return most
+
+
+def open_cache(cache_dir: Path) -> None:
+    """Make the folder of the clip cache, if it is not there. Raises ConfigError if it cannot be
+    written."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the clip cache {cache_dir}: {error.strerror}; "
+            "set video.cache_dir or --run-dir to a folder that can be written"
+        ) from error
+
+
+def check_first_prompt(
+    config: RunConfig, samples: Sequence[Sample], renderer: Renderer, cache_dir: Path
+) -> None:
+    """Raise DataError if the prompt of the first readable clip, with the longest side text, does
+    not fit. (Other clips may be longer: those become prompt failures of the run.)"""
+    clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
+    texts = [sample.text or "" for sample in samples] if config.data.use_side_text else [""]
+    messages = trace_prompt(config.label_set, max(texts, key=len) or None)
+    for sample in samples[:_TRIED]:
+        try:
+            renderer.prompt(messages, clips.get(sample.video))
+        except PromptTooLong as error:
+            raise DataError(f"sample {sample.id}: {error}") from error
+        except ClipError:
+            continue
+        return
+
+
+def check(
+    config: RunConfig, cache_dir: Path, check_data: Callable[[SampleSplits], None]
+) -> tuple[SampleSplits, Renderer]:
+    """Check all that can be wrong before an engine starts; ``check_data``: the check of the samples
+    by the stages or arms of this session. Raises UserError (ConfigError, DataError)."""
+    check_logging(config.logging)
+    samples = read_samples(config)
+    data = SampleSplits(samples=samples)
+    check_data(data)
+    renderer = open_model(config)
+    check_context(config)
+    asyncio.run(try_functions(config, samples))
+    open_cache(cache_dir)
+    check_first_prompt(config, samples, renderer, cache_dir)
+    return data, renderer
+
+
+def bring_model(config: RunConfig, check_data: Callable[[SampleSplits], None]) -> RunConfig:
+    """Download the recipe's model if needed, and return the recipe with its folder. Faults of the
+    samples are reported before a download. Raises UserError."""
+    if not config.model.is_dir():
+        check_data(SampleSplits(samples=read_samples(config)))
+    return with_local_model(config)

@@ -1,0 +1,57 @@
+"""Makes the recipe's scorer, for the run, `check`, `plan` and the reward tools."""
+
+from collections.abc import Collection, Sequence
+
+from cluster.config.recipe import RunConfig
+from reward.scorer import Scorer
+from reward.tools.rescore import NewReward
+from rollout.prompt import trace_prompt
+from video.jpeg_frames import read_frames
+from wire.types import Sample
+
+
+def make_scorer(config: RunConfig, columns: Collection[str] | None = None) -> Scorer:
+    """Make the scorer of a recipe, not started yet. ``columns``: the manifest's extra columns, if
+    known; a reward function that needs another is refused when it is loaded.
+
+    Raises ConfigError for a missing file, or parameters that do not fit the task.
+    """
+    return Scorer(
+        config.reward,
+        config.label_set,
+        columns=columns,
+        max_response_length=config.rollout.max_response_length,
+        read_frames=read_frames,
+    )
+
+
+def columns_of(samples: Sequence[Sample]) -> frozenset[str] | None:
+    """Extra columns of a manifest; None if it has no rows."""
+    if not samples:
+        return None
+    return frozenset(column for sample in samples for column in sample.extra)
+
+
+def prompt_text(config: RunConfig, sample: Sample) -> str:
+    """The prompt's text for a sample, without the video."""
+    text = sample.text if config.data.use_side_text else None
+    return trace_prompt(config.label_set, text)[0].text
+
+
+def new_reward(config: RunConfig, name: str) -> NewReward:
+    """The recipe's reward for ``rescore``; ``name``: the recipe's."""
+    return NewReward(
+        name=name,
+        reward=config.reward,
+        labels=config.label_set,
+        max_response_length=config.rollout.max_response_length,
+        prompt_of=lambda sample: prompt_text(config, sample),
+        read_frames=read_frames,
+    )
+
+
+async def try_functions(config: RunConfig, samples: Sequence[Sample]) -> None:
+    """Load every user reward function once, in its process, and end the process. Raises
+    ConfigError."""
+    async with make_scorer(config, columns_of(samples)):
+        return

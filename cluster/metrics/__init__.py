@@ -1,0 +1,1 @@
+"""Metrics of a run: their names, metrics.jsonl, other sinks."""

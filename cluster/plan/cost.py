@@ -1,0 +1,351 @@
+"""Estimates the time and price of a planned run from the times of a finished run.
+
+    done.json, metrics.jsonl, run.json of a run -> seconds per unit of each kind of work
+    Plan (its counts)                           -> seconds, GPU-hours, cost
+
+Only counts are scaled. What else differs between the two recipes is named, not corrected: nobody
+knows from one run how its seconds depend on the model, the clip's size or the number of workers.
+"""
+
+import json
+import math
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from cluster.config.recipe import RunConfig
+from cluster.plan.types import Plan, StagePlan
+from cluster.run_files import read_result, result_figures
+from wire.config import flatten
+from wire.errors import ConfigError, DataError
+
+Row = dict[str, Any]
+
+_PHASES = ("update_actor", "update_weights", "archive", "save")
+
+# Settings that change what one unit of work costs; all others are in the counts, or cost nothing.
+_MATTERS = re.compile(
+    r"model|video\.(?!cache_dir|decode_timeout_s).*|rollout\.(?!.*timeout_s|temperature).*"
+    r"|learner\.(?!timeout_s).*|transfer\.kind|grpo\.(groups_per_update|max_staleness|ppo_epochs)"
+    r"|grpo\.filter_groups\..*|grpo\.loss\.(kl_loss_coef|kl_coef|entropy_coeff|old_logprobs)"
+    r"|coldstart\.batch_size|calibrate\.(batch_size|methods)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One kind of work of a stage: measured seconds, scaled by a count.
+
+    Example:
+        Part(stage="grpo", work="rollouts", unit="traces", measured_seconds=190.0,
+             measured_count=20480, count=40960, seconds=380.0)
+    """
+
+    stage: str
+    work: str
+    unit: str
+    measured_seconds: float
+    measured_count: int
+    count: int | None
+    """None: unknown without the manifest."""
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """Expected seconds of a stage; None: the run did not measure it, or a count is unknown."""
+
+    name: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Estimated seconds, GPU-hours and price of a run, with the assumptions."""
+
+    measured_run: str
+    parts: tuple[Part, ...]
+    stages: tuple[StageCost, ...]
+    seconds: float
+    """Sum over the stages whose time is known."""
+    is_whole: bool
+    """False: a stage is unknown, and all sums are lower bounds."""
+    gpus: float
+    """Reserved all the time, working or not."""
+    gpu_hours: float
+    price: float | None
+    """None: no price was given."""
+    assumptions: tuple[str, ...]
+
+
+class _Taken(NamedTuple):
+    """Measured seconds of one kind of work, the unit they grow with, and its count."""
+
+    work: str
+    unit: str
+    seconds: float
+    amount: int
+
+
+class _Run(NamedTuple):
+    """Recipe, results and times read from a finished run."""
+
+    path: Path
+    recipe: dict[str, Any]
+    rows: list[Row]
+
+
+def estimate(
+    plan: Plan, config: RunConfig, run_dir: Path, price_per_gpu_hour: float | None
+) -> Cost:
+    """Scale the times of the run in ``run_dir`` to a plan.
+
+    Raises ConfigError if there is no run, or none of the planned stages finished in it.
+    """
+    run = _read_run(run_dir)
+    taken = {stage.name: _TAKEN[stage.name](run) for stage in plan.stages}
+    if not any(taken.values()):
+        names = ", ".join(taken)
+        raise ConfigError(
+            f"{run_dir} has no timings of {names}: none of them has finished there; "
+            "give --measured a run whose stages have ended"
+        )
+    parts = [
+        _scale(stage, piece, plan) for stage in plan.stages for piece in taken[stage.name] or ()
+    ]
+    stages = tuple(_stage_cost(stage.name, parts) for stage in plan.stages)
+    seconds = math.fsum(stage.seconds or 0.0 for stage in stages)
+    gpus = plan.rollout.gpus + plan.learner.gpus
+    hours = gpus * seconds / 3600
+    return Cost(
+        measured_run=str(run_dir),
+        parts=tuple(parts),
+        stages=stages,
+        seconds=seconds,
+        is_whole=all(stage.seconds is not None for stage in stages),
+        gpus=gpus,
+        gpu_hours=hours,
+        price=None if price_per_gpu_hour is None else price_per_gpu_hour * hours,
+        assumptions=tuple(_assumptions(run, plan, config, stages)),
+    )
+
+
+def _read_run(path: Path) -> _Run:
+    try:
+        recipe = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        metrics = path / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no run in {path}; give the --run-dir of one") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the run in {path}: {error}; give another") from error
+    return _Run(path, recipe, [row for line in lines if (row := _parsed(line))])
+
+
+def _parsed(line: str) -> Row | None:
+    """A line of JSON; None if a crash has cut it."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return (
+        row if isinstance(row, dict) and {"stage", "step", "attempt", "time"} <= set(row) else None
+    )
+
+
+def _measured_base(run: _Run) -> list[_Taken] | None:
+    result = read_result(run.path, "base")
+    if result is None:
+        return None
+    return [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
+
+
+def _measured_coldstart(run: _Run) -> list[_Taken] | None:
+    result = read_result(run.path, "coldstart")
+    training = _training_seconds(run, "coldstart")
+    if result is None or training is None:
+        return None
+    examples = result["num_traces"] * run.recipe["coldstart"]["epochs"]
+    spent, per_stage = training
+    return [
+        _Taken("training", "traces x epochs", per_stage, examples),
+        _Taken("measuring", "clips", _rest(result["seconds"], spent), _evaluated(result)),
+    ]
+
+
+def _measured_grpo(run: _Run) -> list[_Taken] | None:
+    result = read_result(run.path, "grpo")
+    steps = {row["step"]: row for row in _rows(run, "grpo") if "timing_s/step" in row}
+    if result is None or not steps:
+        return None
+    rows = list(steps.values())
+    grpo = run.recipe["grpo"]
+    traces = len(rows) * grpo["groups_per_step"] * run.recipe["rollout"]["group_size"]
+    phases = {name: sum(row.get(f"timing_s/{name}", 0.0) for row in rows) for name in _PHASES}
+    whole = sum(row["timing_s/step"] for row in rows)
+    last = [row for row in rows if row["attempt"] == rows[-1]["attempt"]]
+    spent = sum(row["timing_s/step"] for row in last)
+    saves = sum("timing_s/save" in row for row in rows)
+    return [
+        _Taken("rollouts and rewards", "traces", whole - sum(phases.values()), traces),
+        _Taken("updates", "traces", phases["update_actor"], traces),
+        _Taken("archive", "traces", phases["archive"], traces),
+        _Taken("weights to engines", "steps", phases["update_weights"], len(rows)),
+        _Taken("checkpoints", "saves", phases["save"], saves),
+        _Taken("measuring", "clips", _rest(result["seconds"], spent), _evaluated(result)),
+    ]
+
+
+def _measured_calibrated(run: _Run) -> list[_Taken] | None:
+    result = read_result(run.path, "calibrated")
+    training = (
+        _training_seconds(run, "calibrated") if result and "verdict" in result else (0.0, 0.0)
+    )
+    if result is None or training is None:
+        return None
+    traces = result["traces"]["num_traces"]
+    spent, per_stage = training
+    rest = _Taken(
+        "traces, head, measuring",
+        "traces + clips",
+        _rest(result["seconds"], spent),
+        traces + _evaluated(result),
+    )
+    if not per_stage:
+        return [rest]
+    examples = traces * run.recipe["calibrate"]["epochs"]
+    return [_Taken("training", "traces x epochs", per_stage, examples), rest]
+
+
+_TAKEN: dict[str, Callable[[_Run], list[_Taken] | None]] = {
+    "base": _measured_base,
+    "coldstart": _measured_coldstart,
+    "grpo": _measured_grpo,
+    "calibrated": _measured_calibrated,
+}
+
+
+def _rows(run: _Run, stage: str) -> list[Row]:
+    return [row for row in run.rows if row["stage"] == stage]
+
+
+def _training_seconds(run: _Run, stage: str) -> tuple[float, float] | None:
+    """Training seconds of the last attempt, and of all updates at its pace; None: fewer than two
+    updates, so no pace."""
+    rows = _rows(run, stage)
+    last = [row for row in rows if row["attempt"] == rows[-1]["attempt"]]
+    if len(last) < 2:
+        return None
+    pace = (last[-1]["time"] - last[0]["time"]) / (len(last) - 1)
+    return pace * len(last), pace * len({row["step"] for row in rows})
+
+
+def _rest(seconds: float, trained: float) -> float:
+    """Seconds of a stage without its training, from the attempt that finished the stage (its
+    training may have been done before)."""
+    return seconds - trained if seconds >= trained else seconds
+
+
+def _evaluated(result: dict[str, Any]) -> int:
+    return int(result_figures(result)["num_samples"])
+
+
+def _scale(stage: StagePlan, taken: _Taken, plan: Plan) -> Part:
+    count = _planned(stage, taken.unit, plan)
+    known = count is not None and (taken.amount or not count)
+    per_unit = taken.seconds / taken.amount if taken.amount else 0.0
+    return Part(
+        stage=stage.name,
+        work=taken.work,
+        unit=taken.unit,
+        measured_seconds=taken.seconds,
+        measured_count=taken.amount,
+        count=count,
+        seconds=per_unit * count if known and count is not None else None,
+    )
+
+
+def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
+    clips = None if plan.measurement is None else plan.measurement.clips
+    step = plan.step
+    if unit == "clips":
+        return clips
+    if unit == "traces":
+        return stage.examples
+    if unit == "traces + clips":
+        return None if stage.examples is None or clips is None else stage.examples + clips
+    if unit == "traces x epochs":
+        known = stage.examples is not None and stage.epochs is not None
+        return round((stage.examples or 0) * (stage.epochs or 0)) if known else None
+    steps = (stage.updates or 0) // step.updates
+    return steps if unit == "steps" else -(-steps // step.steps_between_saves)
+
+
+def _stage_cost(name: str, parts: Iterable[Part]) -> StageCost:
+    seconds_of = [part.seconds for part in parts if part.stage == name]
+    known = [seconds for seconds in seconds_of if seconds is not None]
+    whole = bool(seconds_of) and len(known) == len(seconds_of)
+    return StageCost(name=name, seconds=math.fsum(known) if whole else None)
+
+
+def _assumptions(
+    run: _Run, plan: Plan, config: RunConfig, stages: Sequence[StageCost]
+) -> list[str]:
+    assumptions = [
+        "each kind of work takes as long per trace, clip or step as in the measured run",
+        "starting Ray, engines and learner, and control arms, are not counted",
+        _machine(run.path),
+    ]
+    lengths = [row["response_length/mean"] for row in run.rows if "response_length/mean" in row]
+    if lengths:
+        then, now = run.recipe["rollout"]["max_response_length"], config.rollout
+        assumptions.append(
+            f"traces are as long as there, {fmean(lengths):.1f} tokens on average (at most {then} "
+            f"there, {now.max_response_length} here)"
+        )
+    if differing := _differing(run, config):
+        assumptions.append(
+            f"only counts are scaled, and the run differs in more: {'; '.join(differing)}: "
+            "the seconds do not know of it"
+        )
+    if unknown := [stage.name for stage in stages if stage.seconds is None]:
+        assumptions.append(
+            f"{', '.join(unknown)}: unknown, since the run did not finish it or the manifest is "
+            "not here; the total is a lower bound"
+        )
+    if plan.rollout.gpus + plan.learner.gpus:
+        assumptions.append("GPUs count from the first to the last stage, working or waiting")
+    return assumptions
+
+
+def _machine(run_dir: Path) -> str:
+    """Host of a run: TensorBoard puts it into the names of its files."""
+    names = sorted((run_dir / "tensorboard").glob("events.out.tfevents.*"))
+    host = names[-1].name.split(".", 4)[-1].rsplit(".", 2)[0] if names else "unknown"
+    here = socket.gethostname()
+    where = f"'{host}', this is '{here}'" if host != here else f"'{host}', as this one is called"
+    return f"the machine is as fast and as idle as the run's ({where})"
+
+
+def _differing(run: _Run, config: RunConfig) -> list[str]:
+    """Settings that change what a unit costs, as ``name = there, here``."""
+    then, now = flatten(run.recipe), flatten(config.model_dump(mode="json"))
+    names = sorted(
+        name
+        for name in then.keys() | now.keys()
+        if _MATTERS.fullmatch(name) and then.get(name) != now.get(name)
+    )
+    if "model" in names and _same_model(Path(then["model"]), Path(now["model"])):
+        names.remove("model")
+    return [f"{name} = {then.get(name)} there, {now.get(name)} here" for name in names]
+
+
+def _same_model(one: Path, other: Path) -> bool:
+    try:
+        return (one / "config.json").read_bytes() == (other / "config.json").read_bytes()
+    except OSError:
+        return one.name == other.name and one.parent.name == other.parent.name

@@ -1,0 +1,256 @@
+"""Plans a run without starting it: stages, workers, batches, memory, warnings.
+
+    recipe (+ manifest and model, where they are here) -> make_plan -> Plan -> table, JSON
+
+Nothing is started and no clip is opened, so a plan is no proof: `run` checks clips, prompts and the
+tokenizer besides. Counts suppose that no clip fails.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from cluster.config.recipe import RunConfig
+from cluster.inputs.model_folder import with_cached_model
+from cluster.inputs.samples import SampleSplits, check_splits
+from cluster.inputs.scorer import make_scorer
+from cluster.plan.adapter_size import engine_adapter_bytes, trained_adapter
+from cluster.plan.model_size import (
+    KNOWN_MODELS,
+    ModelShape,
+    engine_memory,
+    rank_memory,
+    read_max_pixels,
+    read_shape,
+    video_tokens,
+)
+from cluster.plan.types import (
+    ClipCounts,
+    ClipTokens,
+    Measurement,
+    Memory,
+    Plan,
+    StagePlan,
+    StepPlan,
+    Workers,
+)
+from cluster.plan.warnings import warnings_of
+from rollout.manifest import read_manifest, select
+from video.config import total_per_frame
+from video.families import family_of
+from wire.types import Sample, Split
+
+
+def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
+    """Plan the named stages.
+
+    Raises UserError (ConfigError, DataError) as `run` does for what is here and wrong.
+    """
+    make_scorer(config)  # names a missing reward function
+    manifest = config.data.manifest
+    if not manifest.exists():
+        note = f"there is no manifest {manifest}: counts that depend on it are unknown"
+        return plan_of(config, stages, None, note)
+    samples = read_manifest(manifest, config.label_set, config.data.media_root)
+    check_splits(config, SampleSplits(samples=samples), stages)
+    return plan_of(config, stages, count_clips(config, samples))
+
+
+def plan_of(
+    config: RunConfig, stages: Sequence[str], clips: ClipCounts | None, *notes: str
+) -> Plan:
+    """Plan the named stages over ``clips``. Raises ConfigError for a model of another kind."""
+    shape, more = _model_shape(config)
+    tokens = _clip_tokens(config, shape)
+    if shape and not tokens:
+        more.append("video tokens are unknown: neither the recipe nor the model sets max_pixels")
+    memory = _memory(config, shape) if shape else None
+    rollout, learner = config.rollout, config.learner
+    return Plan(
+        model=str(config.model),
+        clips=clips,
+        rollout=_workers(rollout.num_workers, rollout.num_cpus, rollout.num_gpus),
+        learner=_workers(learner.num_ranks, learner.num_cpus, learner.num_gpus),
+        stages=tuple(_STAGE[name](config, clips) for name in stages),
+        measurement=clips and _measurement(config, clips.evaluation),
+        step=_step(config),
+        clip_tokens=tokens,
+        memory=memory,
+        notes=(*notes, *more),
+        warnings=tuple(warnings_of(config, clips, tokens, memory)),
+    )
+
+
+def count_clips(config: RunConfig, samples: Sequence[Sample]) -> ClipCounts:
+    """Count the clips of a manifest by use."""
+    train = select(samples, Split.TRAIN)
+    return ClipCounts(
+        train=len(train),
+        with_trace=sum(bool(sample.trace) for sample in train),
+        calibration=len(select(samples, Split(config.calibrate.split))),
+        evaluation=len(select(samples, config.evaluate.split)),
+    )
+
+
+def _model_shape(config: RunConfig) -> tuple[ModelShape | None, list[str]]:
+    folder = with_cached_model(config).model
+    absent = f"the model is not here ({folder})"
+    if folder.is_dir():
+        family_of(folder)  # names a model of another kind, and a config that is none
+        shape = read_shape(folder)
+        lacking = f"memory is not estimated: {folder / 'config.json'} does not give all sizes"
+        return shape, [] if shape else [lacking]
+    if folder.name in KNOWN_MODELS:
+        return KNOWN_MODELS[folder.name], [f"{absent}: sizes are those known of {folder.name}"]
+    known = ", ".join(KNOWN_MODELS)
+    return None, [f"{absent}: video tokens and memory are not estimated (known by name: {known})"]
+
+
+def largest_clip(config: RunConfig) -> ClipTokens | None:
+    """The largest clip that sampling lets through; None if the model's files give no bound."""
+    return _clip_tokens(config, _model_shape(config)[0])
+
+
+def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | None:
+    video = config.video
+    if shape is None:
+        return None
+    folder = with_cached_model(config).model
+    max_pixels = video.max_pixels or read_max_pixels(folder, shape, video.max_frames)
+    if max_pixels is None:
+        return None
+    if video.total_pixels is not None:
+        max_pixels = min(max_pixels, total_per_frame(video.total_pixels, video.max_frames))
+    tokens = video_tokens(shape, video, max_pixels)
+    return ClipTokens(frames=video.max_frames, max_pixels=max_pixels, tokens=tokens)
+
+
+def _memory(config: RunConfig, shape: ModelShape) -> Memory:
+    learner, rollout = config.learner, config.rollout
+    engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
+    if (lora := learner.lora) and learner.hands_off_adapters:
+        room = engine_adapter_bytes(shape, lora.rank, config.adapters_per_engine, rollout.dtype)
+        engine = replace(engine, adapter_bytes=room // rollout.tensor_parallel_size)
+    return Memory(
+        parameters=shape.num_parameters,
+        trained_parameters=adapter or shape.num_trained(learner),
+        rank=rank_memory(
+            shape,
+            learner,
+            config.grpo.optim,
+            adapter,
+            # with LoRA the reference is the policy with its adapter off
+            reference=config.grpo.loss.needs_reference and learner.lora is None,
+        ),
+        engine=engine,
+    )
+
+
+def _workers(count: int, cpus: float, gpus: float) -> Workers:
+    return Workers(
+        count=count, cpus_each=cpus, gpus_each=gpus, cpus=count * cpus, gpus=count * gpus
+    )
+
+
+def _step(config: RunConfig) -> StepPlan:
+    grpo, rollout = config.grpo, config.rollout
+    responses = rollout.group_size * rollout.max_response_length
+    return StepPlan(
+        groups=grpo.groups_per_step,
+        rollouts=grpo.groups_per_step * rollout.group_size,
+        updates=grpo.updates_per_step,
+        steps_between_saves=grpo.save_every,
+        longest_row_tokens=rollout.max_prompt_length + responses,
+    )
+
+
+def _measurement(config: RunConfig, clips: int) -> Measurement:
+    return Measurement(
+        clips=clips,
+        max_prompt_tokens=clips * config.rollout.max_prompt_length,
+        max_response_tokens=clips * config.rollout.max_response_length,
+    )
+
+
+def _base(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
+    """The base stage: evaluated, not trained."""
+    return _stage(config, "base", clips=0, epochs=0, examples=0, updates=0)
+
+
+def _coldstart(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
+    coldstart = config.coldstart
+    traces = clips and clips.with_trace
+    updates = _updates(traces, coldstart.batch_size, coldstart.epochs)
+    return _stage(
+        config, "coldstart", clips=traces, epochs=coldstart.epochs, examples=traces, updates=updates
+    )
+
+
+def _grpo(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
+    grpo = config.grpo
+    groups = grpo.num_steps * grpo.groups_per_step
+    rollouts = groups * config.rollout.group_size
+    return _stage(
+        config,
+        "grpo",
+        clips=clips and clips.train,
+        epochs=groups / clips.train if clips and clips.train else None,
+        groups=groups,
+        rollouts=rollouts,
+        examples=rollouts,
+        updates=grpo.num_steps * grpo.updates_per_step,
+    )
+
+
+def _calibrated(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
+    calibrate = config.calibrate
+    asked = clips and clips.calibration
+    traces = None if asked is None else asked * calibrate.num_traces
+    epochs = calibrate.epochs if "verdict" in calibrate.methods else 0
+    return _stage(
+        config,
+        "calibrated",
+        clips=asked,
+        epochs=epochs,
+        groups=asked,
+        rollouts=traces,
+        examples=traces,
+        updates=_updates(traces, calibrate.batch_size, epochs),
+    )
+
+
+_STAGE: dict[str, Callable[[RunConfig, ClipCounts | None], StagePlan]] = {
+    "base": _base,
+    "coldstart": _coldstart,
+    "grpo": _grpo,
+    "calibrated": _calibrated,
+}
+
+
+def _stage(
+    config: RunConfig,
+    name: str,
+    *,
+    clips: int | None,
+    epochs: float | None,
+    examples: int | None,
+    updates: int | None,
+    groups: int | None = 0,
+    rollouts: int | None = 0,
+) -> StagePlan:
+    """A stage that answers ``groups`` prompts with ``rollouts`` traces and learns from examples."""
+    rollout = config.rollout
+    return StagePlan(
+        name=name,
+        clips=clips,
+        epochs=epochs,
+        rollouts=rollouts,
+        examples=examples,
+        updates=updates,
+        max_prompt_tokens=None if groups is None else groups * rollout.max_prompt_length,
+        max_response_tokens=None if rollouts is None else rollouts * rollout.max_response_length,
+    )
+
+
+def _updates(examples: int | None, batch_size: int, epochs: int) -> int | None:
+    """Optimiser updates of all epochs; the last batch of an epoch may be short."""
+    return None if examples is None else epochs * -(-examples // batch_size)

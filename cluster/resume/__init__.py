@@ -1,0 +1,1 @@
+"""Taking a run up again: attempts, checkpoints, archived groups."""

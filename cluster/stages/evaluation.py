@@ -1,0 +1,114 @@
+"""Evaluation of a policy: one near-greedy trace per clip, its answer and confidence, then metrics.
+
+samples -> GroupWriter (temperature 0.01) -> Predictions -> Evaluation
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from calibrate.metrics import Evaluation, evaluate
+from calibrate.predictions import Prediction, write_predictions
+from cluster.driver.progress import progress_bar
+from cluster.metrics.catalogue import EVALUATION
+from cluster.session import Session
+from cluster.stages.failure_limits import refuse_failures
+from rollout.engine import Sampling
+from rollout.manifest import select
+from rollout.render import Renderer
+from wire.labels import LabelSet
+from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
+
+_FIGURES = ("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac")
+
+
+async def evaluate_policy(
+    session: Session, stage: str, samples: Sequence[Sample] | None = None
+) -> dict[str, Any]:
+    """Measure the policy in the engines, on the evaluated split or on ``samples``. Returns a
+    stage's part of done.json."""
+    groups = await write_evaluation_traces(session, stage, samples)
+    predictions = policy_predictions(groups, session.config.label_set, session.renderer)
+    return {
+        "evaluation": asdict(measure(session, stage, predictions)),
+        "num_failed": num_failed(groups),
+    }
+
+
+def num_failed(groups: Sequence[TraceGroup]) -> int:
+    """Number of groups without a trace."""
+    return sum(not group.traces for group in groups)
+
+
+async def write_evaluation_traces(
+    session: Session, stage: str, samples: Sequence[Sample] | None = None
+) -> list[TraceGroup]:
+    """Write and archive one trace per clip of the evaluated split, or of ``samples``."""
+    if samples is None:
+        samples = session.data.of(session.config.evaluate.split)
+
+    def sampling(sample: Sample) -> Sampling:
+        return Sampling(
+            n=1,
+            temperature=session.config.evaluate.temperature,
+            max_tokens=session.config.rollout.max_response_length,
+            seed=stable_seed("evaluate", session.config.seed, sample.id),
+        )
+
+    with progress_bar(f"evaluate {stage}", len(samples)) as bar:
+        groups = await session.writer.write_all(
+            samples, sampling, Purpose.EVALUATION, stage, bar.advance
+        )
+    session.archive.compact(groups[0].policy_version.step)
+    refuse_failures(groups, session.config.reward.max_failure_frac)
+    return groups
+
+
+def policy_predictions(
+    groups: Sequence[TraceGroup], labels: LabelSet, renderer: Renderer
+) -> list[Prediction]:
+    """Predictions from the policy's written answers; unparsable or failed counts as wrong.
+
+    Confidence is the probability (at temperature 1) of the tokens inside the answer block.
+    """
+    return [_prediction(group, labels, renderer) for group in groups]
+
+
+def measure(session: Session, stage: str, predictions: Sequence[Prediction]) -> Evaluation:
+    """Compute all figures of a stage from its predictions, and write both."""
+    write_predictions(session.run_dir.predictions(stage), predictions)
+    train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
+    figures = evaluate(predictions, session.config.label_set.names, train)
+    step = session.engine_weights_step
+    session.metrics.write(EVALUATION, step, evaluation_figures(stage, figures))
+    return figures
+
+
+def evaluation_figures(stage: str, evaluation: Evaluation) -> dict[str, float]:
+    """Main figures of an evaluation, by metric name; a figure that the method lacks is left out."""
+    values = {name: getattr(evaluation, name) for name in _FIGURES}
+    return {f"{stage}/{name}": value for name, value in values.items() if value is not None}
+
+
+def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Prediction:
+    completion = group.traces[0].completion if group.traces else None
+    predicted = labels.answer_in(completion.text) if completion else None
+    logprob = (
+        renderer.answer_logprob(completion.token_ids, completion.logprobs)
+        if completion and predicted
+        else None
+    )
+    return Prediction(
+        sample_id=group.sample.id,
+        label=group.sample.label,
+        predicted=predicted,
+        confidence=min(1.0, math.exp(logprob)) if logprob is not None else 0.0,
+        probabilities=None,
+        trace=completion.text if completion else None,
+    )
+
+
+async def evaluate_base(session: Session, model_dir: Path) -> dict[str, Any]:
+    return await evaluate_policy(session, "base")

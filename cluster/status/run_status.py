@@ -1,0 +1,314 @@
+"""Status of a run, read from its files alone: while another process writes, on any machine that
+sees the files.
+
+    run.json, status.json, lock, done.json, metrics.jsonl, checkpoints -> RunStatus
+
+Writes nothing. Whether the writer is alive is judged, not believed: see ``judge``.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config.controls import ARMS
+from cluster.config.stages import STAGES
+from cluster.driver.progress import Progress
+from cluster.run_files import SILENT_S, is_locked, read_result, result_figures
+from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
+from reward.hacking_alerts import standing
+from wire.errors import ConfigError
+
+_TAIL_BYTES = 200_000
+_JSON_KEYS = {"progress": "piece"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Finished stage or control arm.
+
+    Example:
+        Finished(name="grpo", accuracy=0.725, seconds=260.0)
+    """
+
+    name: str
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Newest complete checkpoint of a run.
+
+    Example:
+        Checkpoint(stage="grpo", tag="step-000050", age_s=310.0)
+    """
+
+    stage: str
+    tag: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """Process that writes the run, or wrote to it last.
+
+    Example:
+        Writer(pid=712, host="node-3", attempt=1, since=1.7e9, seen_age_s=2.1, alive=True)
+    """
+
+    pid: int
+    host: str
+    attempt: int
+    since: float
+    seen_age_s: float
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """Status of a run: state, finished stages, progress, figures, checkpoint, writer."""
+
+    name: str
+    path: str
+    state: State
+    why: str
+    """Why the run stopped or failed, or what is odd about a running one; else empty."""
+    resume: str
+    """Command that resumes the run; empty if it runs, has finished or left nothing to resume."""
+    stage: str
+    """The stage in progress, or the last one."""
+    finished: tuple[Finished, ...]
+    progress: Progress | None
+    """Progress of the current or last task; None: unknown, or the run has finished."""
+    step: int | None
+    """Step of the last line of metrics.jsonl."""
+    step_stage: str
+    figures: dict[str, float]
+    """Figures of that line."""
+    guards: tuple[str, ...]
+    """Warnings of reward hacking at the last step of each stage."""
+    num_quarantined: int
+    checkpoint: Checkpoint | None
+    writer: Writer | None
+    age_s: float
+    """Since the last write to a file of the run."""
+    size_gb: float | None
+    """Size of the run's directory; None: not measured."""
+    free_gb: float
+    """On the disk of the run's directory."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON: what `deepintuit status --json` prints, in its order and with its keys."""
+        plain = {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        if (progress := self.progress) is not None:
+            plain["piece"] = {
+                "title": progress.title,
+                "done": progress.done,
+                "total": progress.total,
+                "rate_per_s": progress.rate,
+                "left_s": progress.left_s if self.state is State.RUNNING else None,
+            }
+        return plain
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run, started or not, is in ``path``."""
+    return (path / "run.json").is_file()
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Run directories below a folder, the folder itself included; runs are not searched inside."""
+    if is_run(folder):
+        yield folder
+        return
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_symlink() and not entry.name.startswith("."):
+            yield from find_runs(entry)
+
+
+def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
+    """Status of the run in ``path``. Raises ConfigError if there is none."""
+    if not is_run(path):
+        raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
+    now = time.time()
+    beat = read_heartbeat(path)
+    finished = tuple(_finished(path))
+    names = {result.name for result in finished}
+    state, why = judge(
+        beat,
+        locked=is_locked(path),
+        here=socket.gethostname(),
+        now=now,
+        whole=all(stage in names for stage in ("base", "calibrated")),
+    )
+    rows = list(_last_rows(path / "metrics.jsonl"))
+    stage_of, step, figures = _last_figures(rows)
+    return RunStatus(
+        name=path.resolve().name,
+        path=str(path),
+        state=state,
+        why=why,
+        resume=_resume(path, beat, state),
+        stage=_stage(beat, names, finished),
+        finished=finished,
+        progress=None if beat is None or state is State.FINISHED else beat.progress,
+        step=step,
+        step_stage=stage_of,
+        figures=figures,
+        guards=tuple(_guards(rows)),
+        num_quarantined=_count_lines(path / "quarantine.jsonl"),
+        checkpoint=_checkpoint(path / "checkpoints", now),
+        writer=None if beat is None else _writer(beat, state, now),
+        age_s=max(0.0, now - _last_change(path)),
+        size_gb=_size_gb(path) if with_size else None,
+        free_gb=shutil.disk_usage(path).free / 1e9,
+    )
+
+
+def judge(
+    beat: Heartbeat | None, *, locked: bool | None, here: str, now: float, whole: bool
+) -> tuple[State, str]:
+    """State of a run, and why. The lock, where it can be tested, decides for this machine; for
+    another one the age of the last heartbeat does.
+
+    ``whole``: all stages have finished; decides where there is no heartbeat (earlier versions).
+    """
+    silent_s = now - beat.last_beat if beat is not None else 0.0
+    if locked:
+        if beat is not None and beat.state is State.RUNNING and silent_s > SILENT_S:
+            return State.RUNNING, f"no sign of life for {silent_s:.0f} s: it may hang"
+        return State.RUNNING, ""
+    if beat is None:
+        return (State.FINISHED, "") if whole else (State.STOPPED, "")
+    if beat.state is not State.RUNNING:
+        return beat.state, beat.reason
+    known_dead = locked is False and beat.host == here
+    if not known_dead and silent_s <= SILENT_S:
+        return State.RUNNING, ""
+    where = "" if beat.host == here else f" on {beat.host}"
+    return State.STOPPED, f"its process {beat.pid}{where} ended without a word (killed?)"
+
+
+def _resume(path: Path, beat: Heartbeat | None, state: State) -> str:
+    if beat is None or state in (State.RUNNING, State.FINISHED):
+        return ""
+    if (path / "archive").exists():
+        return beat.resume
+    return beat.resume.removesuffix(" --resume")  # nothing was started yet
+
+
+def _finished(path: Path) -> Iterator[Finished]:
+    for name in (*STAGES, *ARMS):
+        try:
+            result = read_result(path, name)
+        except (OSError, ValueError):
+            continue
+        if result is not None:
+            accuracy = result_figures(result).get("accuracy")
+            yield Finished(name=name, accuracy=accuracy, seconds=result.get("seconds", 0.0))
+
+
+def _stage(beat: Heartbeat | None, names: set[str], finished: tuple[Finished, ...]) -> str:
+    work = beat.work if beat is not None else STAGES
+    todo = [name for name in work if name not in names]
+    return todo[0] if todo else finished[-1].name if finished else ""
+
+
+def _writer(beat: Heartbeat, state: State, now: float) -> Writer:
+    return Writer(
+        pid=beat.pid,
+        host=beat.host,
+        attempt=beat.attempt,
+        since=beat.started,
+        seen_age_s=max(0.0, now - beat.last_beat),
+        alive=state is State.RUNNING,
+    )
+
+
+def _last_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Last complete lines of metrics.jsonl, newest first, without those of evaluations."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]  # a line under way has no end
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        if row.get("stage") != "eval":
+            yield row
+
+
+def _last_figures(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int | None, dict[str, float]]:
+    """Stage, step and figures of the last line."""
+    if not rows:
+        return "", None, {}
+    known = ("stage", "step", "attempt", "time")
+    figures = {name: value for name, value in rows[0].items() if name not in known}
+    return str(rows[0]["stage"]), int(rows[0]["step"]), figures
+
+
+def _guards(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Warnings of reward hacking at the last line of each stage."""
+    newest = {str(row["stage"]): row for row in reversed(rows)}
+    for stage, row in newest.items():
+        yield from (f"{stage} step {row['step']}: {alert}" for alert in standing(row))
+
+
+def _checkpoint(folder: Path, now: float) -> Checkpoint | None:
+    marks = []
+    for mark in folder.glob("*/step-*/manifest.json"):
+        try:
+            marks.append((mark.stat().st_mtime, mark))
+        except OSError:
+            continue  # an older one that was dropped meanwhile
+    if not marks:
+        return None
+    when, mark = max(marks)
+    return Checkpoint(
+        stage=mark.parent.parent.name, tag=mark.parent.name, age_s=max(0.0, now - when)
+    )
+
+
+def _last_change(path: Path) -> float:
+    names = ("status.json", "metrics.jsonl", "summary.json", "run.json")
+    return max((t for name in names if (t := _mtime(path / name)) is not None), default=0.0)
+
+
+def _mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def _size_gb(path: Path) -> float:
+    """Size of a folder now; files may come and go meanwhile."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118  (many)
+            except OSError:
+                continue
+    return total / 1e9

@@ -1,0 +1,1 @@
+"""Runs side by side: figures of arms, comparisons, claims, the results page."""

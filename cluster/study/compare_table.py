@@ -1,0 +1,84 @@
+"""Prints the table at the end of a run and the tables of `deepintuit compare`."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from calibrate.compare import Comparison
+from calibrate.metrics import COVERAGE, Evaluation
+from cluster.driver.progress import console
+from cluster.study.compare import PairedTest, RunComparison
+
+
+def print_comparison(comparison: RunComparison) -> None:
+    """Print figures of the arms of runs, then the paired tests between them."""
+    runs = list(dict.fromkeys(arm.run for arm in comparison.arms))
+    many = len(runs) > 1
+    title = ("all runs" if many else escape(runs[0])) + (
+        ", the clips that all share" if comparison.only_shared else ""
+    )
+    table = _table(title, ("run", "stage") if many else ("stage",), _FIGURES)
+    for arm in comparison.arms:
+        table.add_row(*_names(many, arm.run, arm.name), *_figures(arm.evaluation))
+    console.print(table)
+    console.print(f"top {COVERAGE:.0%}: accuracy on the most confident {COVERAGE:.0%} of the clips")
+    if comparison.tests:
+        _print_tests(comparison.tests, many)
+
+
+def _print_tests(tests: Sequence[PairedTest], many: bool) -> None:
+    table = _table("second - first, on the same clips", ("first", "second"), _DIFFERENCES)
+    for test in tests:
+        first = " ".join(_names(many, test.run_before, test.name_before))
+        second = " ".join(_names(many, test.run_after, test.name_after))
+        table.add_row(first, second, *_difference(test.comparison))
+    console.print(table)
+    console.print(
+        "interval: Newcombe's for paired shares; gained, lost: clips that only the second, only the"
+        f"\nfirst has right; p: exact McNemar, not corrected for the number of tests ({len(tests)})"
+    )
+
+
+_FIGURES = ("clips", "accuracy", "95% interval", "macro F1", "ECE", "Brier", f"top {COVERAGE:.0%}")
+_DIFFERENCES = ("difference", "95% interval", "gained", "lost", "p")
+
+
+def _table(title: str, names: Sequence[str], figures: Sequence[str]) -> Table:
+    """Names may be long: they are folded, so that no figure is cut."""
+    table = Table(title=title, box=box.SIMPLE)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _figures(e: Evaluation) -> list[str]:
+    brier = "" if e.brier is None else f"{e.brier:.3f}"
+    return [
+        str(e.num_samples),
+        f"{e.accuracy:.3f}",
+        f"{e.accuracy_low:.3f} - {e.accuracy_high:.3f}",
+        f"{e.macro_f1:.3f}",
+        f"{e.ece:.3f}",
+        brier,
+        f"{e.selective_accuracy:.3f}",
+    ]
+
+
+def _names(many: bool, run: str, name: str) -> list[str]:
+    """Cells with an arm's name; with one run alone, without the run's name."""
+    return [escape(run), escape(name)] if many else [escape(name)]
+
+
+def _difference(comparison: Comparison) -> list[str]:
+    p = comparison.flips.p_value
+    return [
+        f"{comparison.difference:+.3f}",
+        f"{comparison.difference_low:+.3f} to {comparison.difference_high:+.3f}",
+        str(comparison.flips.wrong_to_right),
+        str(comparison.flips.right_to_wrong),
+        "<0.001" if p < 0.001 else f"{p:.3f}",
+    ]

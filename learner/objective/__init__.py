@@ -1,0 +1,1 @@
+"""The objective of GRPO as pure functions: advantages, surrogates, KL, loss."""

@@ -1,0 +1,1 @@
+"""Ranks of a learner: rendezvous, collectives, determinism, deadlines."""

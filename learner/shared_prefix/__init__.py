@@ -1,0 +1,1 @@
+"""One prompt, many responses: packed rows, their attention, its exactness check."""

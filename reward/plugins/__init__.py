@@ -1,0 +1,1 @@
+"""Rewards of users, in processes of their own."""

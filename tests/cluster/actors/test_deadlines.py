@@ -1,0 +1,46 @@
+import asyncio
+import time
+
+import pytest
+
+from cluster.actors.deadlines import gather_or_raise, responds, with_deadline
+from wire.errors import DeadlineExceeded, WorkerDied
+
+
+async def after(seconds: float, outcome: object) -> object:
+    await asyncio.sleep(seconds)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def test_a_wait_that_takes_too_long_names_whom_it_waited_for():
+    with pytest.raises(DeadlineExceeded, match="waited 0 s for rank 1 to save"):
+        await with_deadline(after(5, None), 0.01, "rank 1 to save")
+
+
+async def test_the_results_come_in_order():
+    assert await gather_or_raise([after(0.02, "a"), after(0, "b")]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("died_after_s", [0.0, 0.1])
+async def test_a_death_is_told_before_the_lost_connection_that_it_caused(died_after_s: float):
+    waits = [
+        after(0.05, RuntimeError("connection closed by peer")),
+        after(died_after_s, WorkerDied("waited for learner rank 1")),
+    ]
+    with pytest.raises(WorkerDied, match="rank 1"):
+        await gather_or_raise(waits)
+
+
+async def test_those_that_go_on_are_waited_for_a_moment_only():
+    start = time.monotonic()
+    with pytest.raises(WorkerDied):
+        await gather_or_raise([after(30, None), after(0, WorkerDied("gone"))], grace_s=0.1)
+    assert time.monotonic() - start < 5
+
+
+async def test_one_that_answers_late_may_live(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.actors.deadlines._GRACE_S", 0.01)
+    assert await responds(after(5, False))
+    assert not await responds(after(0, False))

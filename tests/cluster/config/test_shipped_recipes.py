@@ -1,0 +1,100 @@
+"""Every recipe we ship parses, validates and plans; the papers' hold the papers' values."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.config.recipe import RunConfig, read_recipe
+from cluster.plan.run_plan import make_plan
+from wire.types import Split
+
+FOLDER = Path(__file__).parents[3] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.toml"))
+STAGES = ("base", "coldstart", "grpo", "calibrated")
+
+
+@pytest.fixture(params=["smarthome-7b", "smarthome-7b-text"])
+def paper(request: pytest.FixtureRequest) -> RunConfig:
+    return read_recipe(FOLDER / f"{request.param}.toml", [])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_we_ship_plans(recipe: Path):
+    config = read_recipe(recipe, [])
+    plan = make_plan(config, STAGES)
+    assert [stage.name for stage in plan.stages] == list(STAGES)
+    assert plan.step.updates == config.grpo.updates_per_step
+
+
+def test_the_cold_start_is_that_of_seeds_1_4(paper: RunConfig):
+    assert (paper.coldstart.epochs, paper.coldstart.batch_size) == (5, 64 * 8)
+    optim = paper.coldstart.optim
+    assert (optim.learning_rate, optim.kind, optim.decay) == (2e-5, "adamw", "linear")
+    assert (optim.warmup_frac, optim.warmup_steps) == (0.06, 0)
+    assert (paper.video.max_frames, paper.video.max_pixels) == (32, 448 * 448)
+    assert paper.learner.freeze_vision_tower
+    assert paper.learner.gradient_checkpointing
+    assert (paper.learner.zero_stage, paper.learner.dtype) == (3, "bfloat16")
+    assert paper.seed == 42
+
+
+def test_grpo_is_that_of_seeds_1_5(paper: RunConfig):
+    grpo, rollout = paper.grpo, paper.rollout
+    assert (rollout.group_size, rollout.temperature, rollout.tensor_parallel_size) == (8, 1.0, 1)
+    assert (rollout.max_prompt_length, rollout.max_response_length) == (26_000, 2048)
+    assert (grpo.num_steps, grpo.groups_per_step, grpo.groups_per_update) == (240, 64, 32)
+    assert grpo.updates_per_step == 2
+    assert grpo.save_every == 50
+    assert (grpo.optim.learning_rate, grpo.optim.weight_decay) == (1e-6, 0.1)
+    assert grpo.optim.grad_clip == 1.0
+    assert grpo.optim.warmup_steps == 10 * grpo.updates_per_step
+    loss = grpo.loss
+    assert (loss.clip_ratio_low, loss.clip_ratio_high, loss.clip_ratio_c) == (0.2, 0.28, 3.0)
+    assert (loss.rollout_is_threshold, loss.adv_epsilon) == (2.0, 1e-6)
+    terms = [(term.function, term.weight) for term in paper.reward.terms]
+    assert terms == [("accuracy", 1.0), ("format", 1.0)]
+
+
+def test_calibration_and_inference_are_those_of_seeds_1_1_1_6_and_1_8(paper: RunConfig):
+    calibrate = paper.calibrate
+    assert (calibrate.num_traces, calibrate.temperature) == (4, 1.0)
+    assert (calibrate.methods, calibrate.split) == (("verdict",), "train")
+    assert (calibrate.epochs, calibrate.batch_size) == (10, 256)
+    assert (calibrate.learning_rate, calibrate.warmup_frac) == (2e-5, 0.06)
+    assert (paper.evaluate.temperature, paper.evaluate.split) == (0.01, Split.TEST)
+
+
+def test_the_plan_has_the_papers_counts_on_eight_gpus(paper: RunConfig):
+    plan = make_plan(paper, STAGES)
+    assert (plan.step.groups, plan.step.rollouts, plan.step.updates) == (64, 512, 2)
+    assert plan.stages[2].updates == 480
+    assert plan.rollout.gpus + plan.learner.gpus == 8
+    assert plan.clip_tokens is not None
+    assert plan.clip_tokens.tokens == 16 * 256
+    assert plan.memory is not None
+    assert plan.memory.parameters == 8_292_166_656
+    assert [warning.partition(":")[0] for warning in plan.warnings] == ["calibrate.split = 'train'"]
+
+
+def test_on_the_papers_clips_the_plan_has_the_counts_that_its_header_names(tmp_path: Path):
+    (tmp_path / "clip.mp4").touch()
+    splits = ["train"] * 815 + ["test"] * 196
+    rows = [
+        {"id": str(i), "video": "clip.mp4", "label": "normal", "split": split, "trace": "t"}
+        for i, split in enumerate(splits)
+    ]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = read_recipe(FOLDER / "smarthome-7b.toml", [f"data.manifest={manifest}"])
+    _, _, grpo, calibrated = make_plan(config, STAGES).stages
+    assert (calibrated.examples, calibrated.updates) == (3260, 130)
+    assert grpo.epochs == pytest.approx(18.8, abs=0.05)
+
+
+def test_the_two_recipes_differ_in_the_side_text_alone():
+    plain = read_recipe(FOLDER / "smarthome-7b.toml", [])
+    text = read_recipe(FOLDER / "smarthome-7b-text.toml", ["data.use_side_text=false"])
+    assert text == plain
+    assert read_recipe(FOLDER / "smarthome-7b-text.toml", []).data.use_side_text
+    assert not plain.data.use_side_text

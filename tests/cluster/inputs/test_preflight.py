@@ -1,0 +1,38 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config.recipe import read_recipe
+from cluster.inputs.preflight import check_context
+from wire.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"max_position_embeddings": 400, "rope_scaling": {"type": "linear", "factor": 2.0}}, 800),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 4}}, 4096),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "default"}}, 512),
+        ({}, None),
+    ],
+)
+def test_the_context_is_the_models_own_by_vllms_rule(
+    recipe: Callable[..., Path], tmp_path: Path, text: dict[str, Any], limit: int | None
+):
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": text}))
+    config = read_recipe(recipe(), [f"model={tmp_path}"])
+    assert check_context(config) == limit
+    if limit is None:
+        return
+    (tmp_path / "config.json").write_text(json.dumps(text))  # as older files have it
+    assert check_context(config) == limit
+    room = limit - config.rollout.max_response_length - 1
+    exact = read_recipe(recipe(), [f"model={tmp_path}", f"rollout.max_prompt_length={room}"])
+    check_context(exact)
+    above = read_recipe(recipe(), [f"model={tmp_path}", f"rollout.max_prompt_length={room + 1}"])
+    with pytest.raises(ConfigError, match=f"the model has positions for {limit}"):
+        check_context(above)

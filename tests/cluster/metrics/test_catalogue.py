@@ -1,0 +1,134 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.metrics.catalogue import METRICS, describe, verl_names
+from cluster.stages.coldstart import learn_from_teacher
+from cluster.stages.evaluation import evaluate_policy
+from cluster.stages.grpo import GrpoPlan, run_grpo
+from cluster.stages.policy_versions import FIRST_STEP
+from learner.config import GrpoLossConfig
+from learner.objective.loss import LossInputs, grpo_loss, supervised_loss
+from learner.shared_prefix.rows import StepCounts
+from tests.cluster.session_fakes import (
+    NAMES,
+    make_config,
+    make_run_dir,
+    make_samples,
+    open_fakes,
+)
+from wire.types import Sample, Split
+
+# What the learner's ranks add beside their losses (learner/worker.py), some on GPUs only.
+OF_WORKER = {
+    "cache/embedding_hit_rate",
+    "entropy",
+    "grad_norm",
+    "update_skipped",
+    "shared_prefix/used",
+    "shared_prefix/self_check",
+    "learning_rate",
+    "learning_rate/merger",
+    "learning_rate/vision_tower",
+}
+# What a sending of the weights adds (learner/worker.py, cluster/actors/rollout_actor.py).
+PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
+OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
+OF_ALL = OF_WORKER | OF_TRANSFER
+# Only where a reward function fails, or none applies to a trace (reward/stats.py).
+OF_MASKED = {"reward/not_applicable_frac", "reward/mine/failed_frac"}
+ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
+
+
+def right_at_times(weights: str, sample: Sample, index: int) -> str:
+    """Every other trace, but always on the first clip, which teaches nothing then."""
+    label = sample.label if index == 0 or sample.id == "train-0" else "none of them"
+    return f"<think>up</think><answer>{label}</answer>"
+
+
+async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
+    """Stage and name of all that a cold start, GRPO and evaluations write; engines are fakes."""
+    samples = make_samples()
+    grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2, "save_every": 1}
+    filtering = {"enable": True, "max_num_gen_batches": 2}
+    grpo |= {"loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering}
+    mine = path / "mine.py"
+    mine.write_text("def per_group(completions):\n    return [1.0 for _ in completions]\n")
+    functions = ("accuracy", "format", f"{mine}:per_group")
+    reward = {"terms": [{"function": function} for function in functions]}
+    config = make_config(grpo=grpo, reward=reward, deterministic=True)
+    run_dir = make_run_dir(path, config)
+    with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
+        session, engines, _, metrics = opened
+        engines.write = right_at_times
+        await learn_from_teacher(session, "coldstart", Path("base"), 1)
+        train = [sample for sample in samples if sample.split is Split.TRAIN]
+        await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=train))
+        await evaluate_policy(session, "grpo")
+        await session.scorer.close()
+    run_dir.close()
+    return metrics.names
+
+
+def names_of_losses() -> set[str]:
+    """All that the real losses report."""
+    ones, mask = torch.ones(2), torch.ones(2, dtype=torch.bool)
+    inputs = LossInputs(
+        logp=-ones,
+        logp_old=-ones,
+        logp_rollout=-ones,
+        logp_ref=-ones,
+        advantage=ones,
+        mask=mask,
+        lengths=[2],
+    )
+    of_grpo = grpo_loss(inputs, StepCounts(2, 1), GrpoLossConfig())
+    of_sft = supervised_loss(-ones, ones, mask, 2)
+    return {*of_grpo.sums, *of_grpo.maxima, *of_sft.sums, *of_sft.maxima}
+
+
+async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
+    written = await names_of_a_run(tmp_path)
+    assert ("grpo", "reward/mean") in written
+    assert ("eval", "grpo/accuracy") in written
+    unknown = [(stage, name) for stage, name in written if describe(name, stage) is None]
+    assert not unknown
+    assert not [
+        name for name in names_of_losses() | OF_WORKER | OF_TRANSFER if describe(name) is None
+    ]
+
+
+async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
+    written = await names_of_a_run(tmp_path)
+    found = {describe(name, stage) for stage, name in written}
+    found |= {describe(name) for name in names_of_losses() | OF_ALL | OF_MASKED | ON_GPU}
+    brier = describe("base/brier", "eval")  # of classifiers that give probabilities
+    assert [metric.name for metric in METRICS if metric not in found | {brier}] == []
+
+
+async def test_what_the_issue_asks_for_is_written(tmp_path: Path):
+    names = {name for stage, name in await names_of_a_run(tmp_path) if stage == "grpo"}
+    wanted = {f"label/{label}/accuracy" for label in NAMES[:1]} | {"cache/prefix_hit_rate"}
+    wanted |= {"finish_reason/stop", "finish_reason/length", "timing_s/gen", "perf/throughput"}
+    assert wanted <= names
+
+
+def test_an_exact_name_is_described_before_a_family():
+    metric = describe("reward/std")
+    assert metric is not None
+    assert metric.name == "reward/std"
+    family = describe("reward/a/b/std")
+    assert family is not None
+    assert family.name == "reward/<part>/std"
+    assert describe("no/such") is None
+    assert describe("grpo/accuracy") is None, "only evaluations have it"
+
+
+def test_verls_names_add_up_what_verl_counts_together():
+    found = verl_names(
+        {"clip_frac/low": 0.25, "clip_frac/high": 0.5, "kl": 0.1, "staleness/max": 1}
+    )
+    assert found == pytest.approx({"actor/pg_clipfrac": 0.75, "actor/ppo_kl": 0.1})
+    assert math.isnan(verl_names({"kl": math.nan})["actor/ppo_kl"])

@@ -1,0 +1,84 @@
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from cluster.metrics.metrics_log import MetricsLog
+
+
+class Kept:
+    """A sink that keeps what it gets, and fails from step ``fails_at`` on."""
+
+    def __init__(self, fails_at: int = 10**9) -> None:
+        self.rows: list[tuple[str, int, dict[str, float]]] = []
+        self.closed = False
+        self._fails_at = fails_at
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        if step >= self._fails_at:
+            raise OSError("network is unreachable")
+        self.rows.append((stage, step, dict(values)))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_step_is_one_line_and_goes_to_every_sink(tmp_path: Path):
+    sinks = [Kept(), Kept()]
+    with MetricsLog(tmp_path, 3, sinks) as log:
+        log.write("grpo", 7, {"kl": 0.5})
+    (row,) = rows(tmp_path)
+    assert {key: row[key] for key in ("stage", "step", "attempt", "kl")} == {
+        "stage": "grpo",
+        "step": 7,
+        "attempt": 3,
+        "kl": 0.5,
+    }
+    assert all(sink.rows == [("grpo", 7, {"kl": 0.5})] and sink.closed for sink in sinks)
+
+
+def test_a_sink_that_raises_is_dropped_with_one_warning_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    good, bad = Kept(), Kept(fails_at=2)
+    with caplog.at_level(logging.WARNING), MetricsLog(tmp_path, 0, [bad, good]) as log:
+        for step in (1, 2, 3):
+            log.write("grpo", step, {"kl": 0.0})
+    assert [step for _, step, _ in good.rows] == [1, 2, 3]
+    assert [step for _, step, _ in bad.rows] == [1]
+    assert len(rows(tmp_path)) == 3
+    assert len(caplog.records) == 1
+    assert "network is unreachable" in caplog.text
+
+
+def test_verls_names_are_written_for_the_grpo_stage_without_a_stage(tmp_path: Path):
+    sink = Kept()
+    with MetricsLog(tmp_path, 0, [sink], verl=True) as log:
+        log.write("grpo", 1, {"reward/mean": 1.5})
+        log.write("grpo_more", 1, {"reward/mean": 1.0})
+    assert ("", 1, {"critic/rewards/mean": 1.5}) in sink.rows
+    assert len(sink.rows) == 3
+    assert "critic/rewards/mean" not in rows(tmp_path)[0]
+
+
+def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "grpo", "step": 1}\n{"stage": "gr')
+    with MetricsLog(tmp_path, 1, []) as log:
+        log.write("grpo", 2, {})
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_tensorboard_is_always_written(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsLog(tmp_path, 0) as log:
+        log.write("grpo", 4, {"reward/mean": 1.25})
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (point,) = board.Scalars("grpo/reward/mean")
+    assert (point.step, point.value) == (4, 1.25)

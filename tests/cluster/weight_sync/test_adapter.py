@@ -1,0 +1,148 @@
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from cluster.actors.learner_actor import WeightSyncResult
+from cluster.weight_sync.adapter import AdapterSync
+from learner.shared_prefix.rows import Response, Row
+from wire.errors import WeightUpdateError
+from wire.types import PolicyVersion, Prompt
+
+PROBE = Row(
+    prompt=Prompt(token_ids=(1, 2), clip_key="k", fingerprint="f"),
+    video="a.mp4",
+    responses=(Response(token_ids=(5, 6)),),
+)
+EXPECTED, WRONG = [-0.5, -2.0], [-0.5, -2.1]
+
+
+def version(step: int) -> PolicyVersion:
+    return PolicyVersion(attempt=0, step=step)
+
+
+class Engines:
+    """The pool as weight sync uses it. ``wrong``: engines that give other logprobs, so often."""
+
+    def __init__(self, *names: str, **wrong: int) -> None:
+        self.names, self.in_service, self.wrong = list(names), set(names), wrong
+        self.serving: dict[str, int] = {}
+        self.probed_in_service: list[bool] = []
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.names)
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        return list(names)
+
+    def take_out_of_service(self, name: str) -> None:
+        self.in_service.discard(name)
+
+    def put_in_service(self, name: str) -> None:
+        self.in_service.add(name)
+
+    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+        self.serving[name] = version.step
+
+    async def logprobs(
+        self, name: str, video: str, prompt: Prompt, response: Sequence[int], of: PolicyVersion
+    ) -> list[float]:
+        self.probed_in_service.append(name in self.in_service)
+        left = self.wrong.get(name, 0)
+        self.wrong[name] = max(0, left - 1)
+        return WRONG if left else EXPECTED
+
+
+class Learner:
+    """Sends nothing; ``adapters``: whose adapter fails, try after try."""
+
+    def __init__(self, *adapters: dict[str, str]) -> None:
+        self.adapters = list(adapters)
+        self.sent: list[tuple[str, list[str]]] = []
+
+    async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        assert not rows[0].responses[0].trains
+        return [[EXPECTED]]
+
+    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
+        self.sent.append(("model", list(names)))
+        return WeightSyncResult(failures={}, figures={"weights/gb": 15.0})
+
+    async def publish_adapter(
+        self, version: PolicyVersion, names: Sequence[str]
+    ) -> WeightSyncResult:
+        self.sent.append(("adapter", list(names)))
+        failures = self.adapters.pop(0) if self.adapters else {}
+        return WeightSyncResult(failures=failures, figures={"weights/gb": 0.1})
+
+
+def make(engines: Engines, learner: Learner) -> AdapterSync:
+    return AdapterSync(engines, learner, PROBE, 1e-5)  # type: ignore[arg-type]
+
+
+async def test_the_model_goes_once_a_stage_and_the_adapter_every_version():
+    engines, learner = Engines("a", "b"), Learner()
+    sync = make(engines, learner)
+    figures = [(await sync.publish(version(step))).figures for step in (1, 2)]
+    assert [each["weights/gb"] for each in figures] == [15.0, 0.1]
+    assert learner.sent == [("model", ["a", "b"]), ("adapter", ["a", "b"]), ("adapter", ["a", "b"])]
+    assert engines.serving == {"a": 2, "b": 2}
+    sync.begin()
+    await sync.publish(version(3))
+    assert learner.sent[3:] == [("model", ["a", "b"]), ("adapter", ["a", "b"])]
+
+
+async def test_engines_serve_on_while_an_adapter_is_proven_and_not_while_a_model_is():
+    engines = Engines("a")
+    sync = make(engines, Learner())
+    await sync.publish(version(1))
+    await sync.publish(version(2))
+    assert engines.probed_in_service == [False, True]
+    assert engines.in_service == {"a"}
+
+
+async def test_an_engine_that_disagrees_gets_model_and_adapter_again_alone():
+    engines, learner = Engines("a", "b"), Learner()
+    sync = make(engines, learner)
+    await sync.publish(version(1))
+    engines.wrong = {"b": 1}
+    learner.sent.clear()
+    report = await sync.publish(version(2))
+    assert learner.sent == [("adapter", ["a", "b"]), ("model", ["b"]), ("adapter", ["b"])]
+    assert engines.serving == {"a": 2, "b": 2}
+    assert report.num_out_of_service == 0
+
+
+async def test_an_engine_that_fails_twice_keeps_the_old_adapter_out_of_service_until_it_succeeds():
+    broken = {"b": "the adapter arrived damaged"}
+    engines, learner = Engines("a", "b"), Learner({}, broken, broken)
+    sync = make(engines, learner)
+    await sync.publish(version(1))
+    assert (await sync.publish(version(2))).num_out_of_service == 1
+    assert engines.serving == {"a": 2, "b": 1}
+    assert engines.in_service == {"a"}
+    assert (await sync.publish(version(3))).num_out_of_service == 0
+    assert engines.serving == {"a": 3, "b": 3}
+    assert engines.in_service == {"a", "b"}
+
+
+async def test_no_engine_left_ends_the_run_with_the_reason():
+    engines = Engines("a", a=2)
+    with pytest.raises(WeightUpdateError, match=r"no engine came to version 0\.3.*differ"):
+        await make(engines, Learner()).publish(version(3))
+    assert not engines.in_service
+
+
+async def test_adapters_are_proven_side_by_side() -> None:
+    class Meeting(Engines):
+        async def logprobs(self, *arguments: Any) -> list[float]:
+            await both.wait()
+            return await super().logprobs(*arguments)
+
+    both = asyncio.Barrier(2)
+    engines = Meeting("a", "b")
+    sync = AdapterSync(engines, Learner(), PROBE, 1e-5)
+    await asyncio.wait_for(sync.publish(version(1)), 10)
+    assert engines.serving == {"a": 1, "b": 1}

@@ -1,0 +1,109 @@
+from collections.abc import Sequence
+
+import pytest
+
+from cluster.actors.learner_actor import WeightSyncResult
+from cluster.weight_sync.sync_engines import WeightSyncReport, bring_engines_to
+from wire.errors import WeightUpdateError, WorkerDied
+from wire.types import PolicyVersion
+
+VERSION = PolicyVersion(attempt=0, step=3)
+
+
+class Engines:
+    """A pool, and a way of sending to it: what it does goes wrong as ``plan`` says, try by try."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.num_workers = list(names), len(names)
+        self.in_service: set[str] = set()
+        self.dead: set[str] = set()
+        self.sent: list[list[str]] = []
+        self.proven: list[list[str]] = []
+        self.dropped: list[str] = []
+        self.send_failures: list[dict[str, str] | WeightUpdateError] = []
+        self.outcomes: dict[str, list[float | str]] = {}
+        self.admit_failures: dict[str, list[Exception]] = {}
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self.dead]
+
+    async def send(self, names: list[str]) -> WeightSyncResult:
+        self.sent.append(names)
+        failures = self.send_failures.pop(0) if self.send_failures else {}
+        if isinstance(failures, WeightUpdateError):
+            raise failures
+        return WeightSyncResult(failures=failures, figures={"weights/gb": float(len(names))})
+
+    async def prove(self, names: list[str]) -> list[float | str]:
+        self.proven.append(names)
+        return [self.outcomes[name].pop(0) if self.outcomes.get(name) else 0.0 for name in names]
+
+    async def admit(self, name: str) -> None:
+        if self.admit_failures.get(name):
+            raise self.admit_failures[name].pop(0)
+        self.in_service.add(name)
+
+    async def bring(self) -> WeightSyncReport:
+        return await bring_engines_to(
+            VERSION,
+            self,  # type: ignore[arg-type]
+            send=self.send,
+            prove=self.prove,
+            admit=self.admit,
+            drop=self.dropped.append,
+        )
+
+
+async def test_engines_that_are_proven_are_admitted():
+    engines = Engines("a", "b")
+    engines.outcomes = {"a": [1e-6], "b": [3e-6]}
+    report = await engines.bring()
+    assert report == WeightSyncReport(
+        max_logprob_diff=3e-6, num_out_of_service=0, figures={"weights/gb": 2.0}
+    )
+    assert engines.in_service == {"a", "b"}
+    assert engines.sent == [["a", "b"]]
+    assert engines.dropped == []
+
+
+async def test_an_engine_that_failed_in_any_step_gets_everything_once_more():
+    engines = Engines("a", "b", "c", "d")
+    engines.send_failures = [{"b": "arrived damaged"}]
+    engines.outcomes = {"c": ["logprobs differ"]}
+    engines.admit_failures = {"d": [WorkerDied("it ended")]}
+    report = await engines.bring()
+    assert engines.sent == [["a", "b", "c", "d"], ["b", "c", "d"]]
+    assert engines.proven == [["a", "c", "d"], ["b", "c", "d"]]
+    assert sorted(engines.dropped) == ["b", "c", "d"]
+    assert report.num_out_of_service == 0
+    assert report.figures == {"weights/gb": 4.0}
+
+
+async def test_an_engine_that_fails_twice_is_out_of_service():
+    engines = Engines("a", "b")
+    engines.outcomes = {"b": ["logprobs differ", "logprobs differ"]}
+    assert (await engines.bring()).num_out_of_service == 1
+    assert engines.dropped == ["b", "b"]
+    assert engines.in_service == {"a"}
+
+
+async def test_an_engine_whose_process_ended_is_not_asked_again():
+    engines = Engines("a", "b")
+    engines.dead, engines.outcomes = {"b"}, {"b": ["it ended"]}
+    await engines.bring()
+    assert engines.sent == [["a", "b"]]
+
+
+async def test_a_sending_that_fails_for_all_is_tried_again():
+    engines = Engines("a")
+    engines.send_failures = [WeightUpdateError("a rank has ended")]
+    await engines.bring()
+    assert engines.proven == [[], ["a"]]
+    assert engines.in_service == {"a"}
+
+
+async def test_no_engine_in_service_is_an_error_with_the_reasons():
+    engines = Engines("a")
+    engines.outcomes = {"a": ["logprobs differ", "still wrong"]}
+    with pytest.raises(WeightUpdateError, match=r"to version 0\.3 after 2 tries: .*still wrong"):
+        await engines.bring()
