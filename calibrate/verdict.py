@@ -4,25 +4,22 @@
     Predictions
 
 The VLM reads video + one of its own traces and emits one label. It is trained on *all* its traces,
-right or wrong, so that it meets in training what it will meet in use (seeds.md 1.6). The engines
-behind the two protocols are handed in by ``cluster``; the prompt's text is in
-``rollout/prompt.py``.
+right or wrong, so that it meets in training what it will meet in use (DeepIntuit, stage 2). The
+order of the work is in ``calibrate/fit.py``, the prompt's text in ``rollout/prompt.py``.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from calibrate.config import CalibrateConfig
-from calibrate.predictions import Prediction
+from calibrate.predictions import Prediction, from_probabilities
 from wire.errors import DataError
 from wire.labels import LabelSet, reasoning_in
-from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
+from wire.types import PolicyVersion, Sample, TraceGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,29 +38,6 @@ class VerdictExample:
     alone."""
     label: str
     """The clip's true label."""
-
-
-class TraceWriter(Protocol):
-    """Writes traces under the policy being served; the rollout engine is behind it."""
-
-    async def write(
-        self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
-    ) -> list[TraceGroup]:
-        """One group of ``k`` traces per sample, in their order; a failed clip's group says why."""
-        ...
-
-
-class VerdictTrainer(Protocol):
-    """Fine-tunes a copy of the policy to emit labels; the learner's SFT is behind it."""
-
-    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
-        """Start from the policy's weights; one supervised token per example. Returns the number of
-        updates."""
-        ...
-
-    async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
-        """[N, L]: logprob of each label's code after each prompt; ``example.label`` is not read."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +93,37 @@ def training_rows(groups: Sequence[TraceGroup], label_names: Sequence[str]) -> l
             f"none of {len(groups)} clips has a trace; see the failures of their groups"
         )
     return examples
+
+
+def label_predictions(
+    samples: Sequence[Sample],
+    asked: Sequence[VerdictExample],
+    probabilities: NDArray[np.float64],
+    label_names: Sequence[str],
+) -> list[Prediction]:
+    """Predictions for all ``samples``, from the probabilities [N, L] of the examples ``asked``; a
+    sample without an example counts as wrong."""
+    given = from_probabilities(
+        [example.sample.id for example in asked],
+        [example.label for example in asked],
+        probabilities,
+        label_names,
+        [example.trace for example in asked],
+    )
+    by_id = {prediction.sample_id: prediction for prediction in given}
+    return [by_id.get(sample.id) or no_prediction(sample) for sample in samples]
+
+
+def no_prediction(sample: Sample) -> Prediction:
+    """Prediction of a sample without an example: no label, which counts as wrong."""
+    return Prediction(
+        sample_id=sample.id,
+        label=sample.label,
+        predicted=None,
+        confidence=0.0,
+        probabilities=None,
+        trace=None,
+    )
 
 
 def is_parsed(trace: str, labels: LabelSet) -> bool:

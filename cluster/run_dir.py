@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import IO, Any, Self
 
 from cluster.config.recipe import RunConfig
 from cluster.run_files import SILENT_S, read_result
-from wire.config import flatten
+from wire.config import flatten, validate
 from wire.errors import ConfigError
 from wire.whole_file import write_json
 
@@ -139,7 +140,7 @@ _NOT_RUNS = (".lock", "cache", "log.txt")
 _FREE = re.compile(
     r"cluster\..*|logging(\..*)?|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
     r"|rollout\.num_workers"
-    r"|rollout\.max_concurrency|rollout\.max_num_seqs|.*\.save_every|grpo\.keep_\w+"
+    r"|rollout\.max_concurrency|rollout\.max_num_seqs|.*\.save_every|(grpo|stages\.\w+)\.keep_\w+|stages\.\w+\.title"
     r"|learner\.num_ranks|learner\.zero_stage|deterministic|reward\.max_failure_frac"
     r"|data\.check_clips|data\.max_quarantine_frac|video\.cache_.*|video\.decode_.*"
 )
@@ -211,8 +212,7 @@ def _who(text: str) -> str:
 
 def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
     """What a resumed recipe changes. Raises ConfigError if that is what its stages compute."""
-    old = flatten(json.loads(config_file.read_text()))
-    new = flatten(config.model_dump(mode="json"))
+    old, new = _settings_of(config_file), _settings(config.model_dump(mode="json"))
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
     if changed := [name for name in names if not _FREE.fullmatch(name)]:
         raise ConfigError(
@@ -220,6 +220,21 @@ def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
             "resume it with its own recipe, or start a new --run-dir"
         )
     return tuple(Change(name=n, before=old.get(n), now=new.get(n)) for n in names)
+
+
+def _settings_of(config_file: Path) -> dict[str, Any]:
+    """Settings that a run was started with. What its version did not know has the default."""
+    values = json.loads(config_file.read_text())
+    with suppress(ConfigError):  # of a version that knew other keys: they are named one by one
+        values = validate(RunConfig, values, str(config_file)).model_dump(mode="json")
+    return _settings(values)
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names, those of a stage as ``stages.NAME.key``."""
+    stages = {stage["name"]: stage for stage in values.get("stages", ())}
+    order = {"order": list(stages)} if stages else {}
+    return flatten({**values, "stages": {**order, **stages}})
 
 
 def _empty(path: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.config.stages import STAGES
+from cluster.config.chain import Chain, read_chain
+from cluster.config.controls import read_titles
 from wire.config import validate
 from wire.errors import ConfigError, DataError
 from wire.labels import LabelSet
@@ -26,6 +27,25 @@ def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
     the head; empty where it predicts nothing."""
     figures = result.get("evaluation") or result.get("verdict") or result.get("head")
     return figures or {}
+
+
+def read_recipe_values(path: Path) -> dict[str, Any]:
+    """Plain values of the recipe of the run in ``path``; empty if they cannot be read."""
+    try:
+        values = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_run_chain(path: Path) -> Chain:
+    """The stages of the run in ``path``; the default ones if its recipe cannot be read."""
+    return read_chain(read_recipe_values(path))
+
+
+def read_run_titles(path: Path) -> dict[str, str]:
+    """Name -> title of all that the run in ``path`` may measure, in the order of the tables."""
+    return read_titles(read_recipe_values(path))
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
@@ -48,7 +68,8 @@ def read_label_names(path: Path) -> tuple[str, ...]:
 def prediction_files(path: Path) -> dict[str, Path]:
     """Prediction files of the run in ``path`` so far: stages in their order, then arms by name."""
     files = {file.stem: file for file in sorted((path / "predictions").glob("*.parquet"))}
-    return {name: files.pop(name) for name in STAGES if name in files} | files
+    chain = read_run_chain(path)
+    return {name: files.pop(name) for name in chain.names if name in files} | files
 
 
 def is_locked(path: Path) -> bool | None:

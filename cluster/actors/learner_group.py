@@ -15,7 +15,7 @@ from cluster.actors.learner_actor import WeightSyncResult
 from cluster.actors.placement import bundle_options
 from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
-from learner.config import OptimConfig
+from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import (
     Row,
@@ -50,9 +50,12 @@ class LearnerGroup:
         self._address, port = await self._first("open_rendezvous")
         await self._all("join", self._address, port)
 
-    async def begin(self, model_dir: str, optim: OptimConfig) -> None:
-        """Start a stage from a model directory, with a fresh optimiser."""
-        await self._all("begin", model_dir, optim)
+    async def begin(
+        self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None
+    ) -> None:
+        """Start a stage from a model directory, with a fresh optimiser; ``loss``: its objective, if
+        it trains by GRPO."""
+        await self._all("begin", model_dir, optim, loss)
 
     async def connect(self, client: EngineClient, num_engine_ranks: int) -> None:
         """Connect the ranks to the rollout engines for weight updates."""

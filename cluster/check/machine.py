@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.config.controls import grpo_of
 from cluster.config.recipe import RunConfig
 from cluster.driver.units import format_bytes
 from cluster.plan.adapter_size import trained_adapter
@@ -152,18 +153,14 @@ def cache_bytes(shape: ModelShape, video_tokens: Sequence[int]) -> int:
 def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:
     """Bytes of models and checkpoints of a whole run: for each stage that trains a model, the
     checkpoints kept at once (cluster/resume/checkpoints.py), and the one being written."""
-    from cluster.config.stages import KEEP_LAST
-
-    grpo = config.grpo
-    kept = {"coldstart": KEEP_LAST, "grpo": grpo.keep_last + grpo.keep_best}
-    trains = [stage for stage in stages if stage in kept]
+    kept = [count for name in stages if (count := config.chain[name].kept_checkpoints)]
     adapter = trained_adapter(shape, config.learner)
-    rank = rank_memory(shape, config.learner, grpo.optim, adapter)
+    rank = rank_memory(shape, config.learner, grpo_of(config).optim, adapter)
     model = BYTES[config.learner.dtype] * shape.num_parameters
     ranks = config.learner.num_ranks
     weights = BYTES[config.learner.dtype] * adapter or model  # a checkpoint has what trains
     checkpoint = weights + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
-    return sum(model + (kept[stage] + 1) * checkpoint for stage in trains)
+    return sum(model + (count + 1) * checkpoint for count in kept)
 
 
 def disk_findings(needs: Mapping[Path, int]) -> list[Finding]:

@@ -18,18 +18,19 @@ from cluster.check import leaks, machine, overlap, prompts, rows
 from cluster.check.clips import ClipScans, clip_findings, scan_clips
 from cluster.check.reward import reward_findings
 from cluster.config.recipe import RunConfig, read_recipe
+from cluster.config.stage_kinds import SftStage
 from cluster.inputs.model_folder import with_cached_model
 from cluster.inputs.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.metrics.sinks import check_logging
 from cluster.plan.model_size import read_shape
-from cluster.plan.run_plan import count_clips, plan_of
-from rollout.manifest import scan_manifest, select
+from cluster.plan.run_plan import plan_of
+from rollout.manifest import scan_manifest
 from rollout.render import Renderer
 from video.processor import ClipProcessor
 from wire.config import is_hub_name
 from wire.errors import ConfigError, UserError
 from wire.finding import Area, Finding, Level, collect_refusals, error, ok, warning
-from wire.types import Sample, Split
+from wire.types import Sample
 
 FACTS = "checked.sqlite"
 
@@ -42,8 +43,8 @@ class CheckRequest:
     settings: list[str] = field(default_factory=list)
     """``--set`` over the recipe."""
     run_dir: Path
-    stages: Sequence[str] | None = None
-    """Stages that are to run; None: all of the recipe."""
+    command: str = "run"
+    """The command that is to run: `run`, or that of one kind of stage."""
     group_by: Sequence[str] = ()
     """Columns of which no value may be in two splits."""
 
@@ -90,9 +91,11 @@ class _Check:
 
     def __init__(self, request: CheckRequest, config: RunConfig) -> None:
         self.request, self.config = request, with_cached_model(config)
-        self.stages = config.stages if request.stages is None else request.stages
         self.cache_dir = config.video.cache_dir or request.run_dir.resolve() / "cache"
         self.findings: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
+        self.stages: tuple[str, ...] = ()
+        with collect_refusals(self.findings, Area.RECIPE):
+            self.stages = config.stages_of(request.command)
         self.samples: list[Sample] = []
         self.scans: ClipScans = {}
         self.cache_is_open = False
@@ -156,8 +159,10 @@ class _Check:
 
     def _with_trace(self) -> list[Sample]:
         """Samples that the cold start would learn from, if it is to run."""
-        train = select(self.samples, Split.TRAIN) if "coldstart" in self.stages else []
-        return [sample for sample in train if sample.trace]
+        stages = [self.config.chain[name] for name in self.stages]
+        taught = [s for s in stages if isinstance(s, SftStage) and s.data == "teacher"]
+        clips = [sample for s in taught for sample in self.samples if s.clips.fits(sample)]
+        return list({sample.id: sample for sample in clips if sample.trace}.values())
 
     def _model(self) -> None:
         """Findings that need the model's own tokenizer and processor."""
@@ -201,9 +206,8 @@ class _Check:
     def _machine(self) -> None:
         """Memory and disk, where the model's sizes are known."""
         config, stages = self.config, self.stages
-        clips = count_clips(config, self.samples) if self.samples else None
         try:
-            plan = plan_of(config, stages, clips)
+            plan = plan_of(config, stages, self.samples or None)
         except UserError:
             return  # a model of another kind, which has its finding already
         self.findings += machine.plan_findings(

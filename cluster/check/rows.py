@@ -4,8 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from cluster.config.controls import calibration_of
 from cluster.config.recipe import RunConfig
-from cluster.inputs.samples import SampleSplits, split_faults
+from cluster.inputs.samples import SampleSplits, stage_faults
 from rollout.manifest import Fault
 from wire.finding import Area, Finding, error, from_error, ok, warning
 from wire.types import Sample, Split
@@ -51,7 +52,7 @@ def split_findings(
     config: RunConfig, samples: Sequence[Sample], stages: Sequence[str]
 ) -> list[Finding]:
     """Findings on splits that a stage needs and that have no clips for it."""
-    faults = split_faults(config, SampleSplits(samples=list(samples)), stages)
+    faults = stage_faults(config, SampleSplits(samples=list(samples)), stages)
     return [from_error(Area.SPLITS, str(fault)) for fault in faults]
 
 
@@ -68,7 +69,7 @@ def label_findings(config: RunConfig, balance: Balance) -> list[Finding]:
     names = config.label_set.names
     return [
         *_never_met(names, balance, "train", "the policy never learns them"),
-        *_never_met(names, balance, config.calibrate.split, "the verdict never learns them"),
+        *_never_met(names, balance, calibration_of(config).split, "the verdict never learns them"),
         *_never_met(names, balance, config.evaluate.split.value, "nothing is measured on them"),
         *_uneven(balance.get("train", {})),
         *_measured(balance.get(config.evaluate.split.value, {}), config.evaluate.split.value),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.base import add_command, add_recipe, write_json_file
-from cluster.commands.run import STAGES
+from cluster.commands.run import COMMANDS
 from wire.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def _check(options: argparse.Namespace) -> None:
         recipe=options.recipe,
         settings=options.set,
         run_dir=options.run_dir or Path("runs") / options.recipe.stem,
-        stages=STAGES.get(options.stages),
+        command=options.command_to_run,
         group_by=options.group_by,
     )
     report = check_recipe(request)
@@ -56,8 +56,8 @@ def add(commands: Any) -> None:
     )
     check.add_argument(
         "--for",
-        dest="stages",
-        choices=("run", *STAGES),
+        dest="command_to_run",
+        choices=COMMANDS,
         default="run",
         help="the command that is to run; default: run",
     )

@@ -15,7 +15,7 @@ def _plan(options: argparse.Namespace) -> None:
     from cluster.plan.run_plan import make_plan
 
     config = read_recipe(options.recipe, options.set)
-    plan = make_plan(config, config.stages)
+    plan = make_plan(config, config.chain.names)
     from cluster.plan.cost import estimate
     from cluster.plan.table import print_cost, print_plan
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import GrpoStage
 from cluster.driver.units import format_duration
 from cluster.resume.archived_groups import ReusableGroups, reusable_groups
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
 from cluster.run_files import result_figures
-from cluster.stages.policy_versions import FIRST_STEP
 from learner.checkpoint import MANIFEST, latest
 from wire.archive import next_attempt
 from wire.errors import UserError
@@ -53,7 +53,7 @@ def _with_accuracy(run_dir: RunDir, name: str) -> str:
 
 
 def _start_of(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[str, ReusableGroups | None]:
-    folder = run_dir.checkpoints(stage)
+    folder, grpo = run_dir.checkpoints(stage), config.chain.get(stage, None)
     tag = latest(folder)
     try:
         state = LoopState() if tag is None else LoopState.read(folder / tag)
@@ -63,19 +63,19 @@ def _start_of(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[str, Reus
         start = f"{stage}: from its start, there is no checkpoint"
     else:
         age = format_duration(max(0.0, time.time() - (folder / tag / MANIFEST).stat().st_mtime))
-        where = f"at step {state.step} of {config.grpo.num_steps}, from a checkpoint"
-        if stage != "grpo":
-            where = f"from the checkpoint after update {state.step},"
+        where = f"from the checkpoint after update {state.step},"
+        if isinstance(grpo, GrpoStage):
+            where = f"at step {state.step} of {grpo.num_steps}, from a checkpoint"
         start = f"{stage}: {where} {age} old"
-    if stage != "grpo":
+    if not isinstance(grpo, GrpoStage):
         return start, None
-    attempt = next_attempt(run_dir.archive)
-    archived = reusable_groups(config, run_dir, "grpo", FIRST_STEP, state, attempt)
+    first_step, attempt = config.chain.first_step(stage), next_attempt(run_dir.archive)
+    archived = reusable_groups(config, run_dir, grpo, first_step, state, attempt)
     return start + _taken_up(archived), archived
 
 
 def _taken_up(found: ReusableGroups) -> str:
-    """What becomes of the groups that were archived after a checkpoint of the GRPO stage."""
+    """What becomes of the groups that were archived after a checkpoint of a GRPO stage."""
     return (f"; {len(found.usable)} archived groups are taken up" if found.usable else "") + (
         f"; {found.num_others} are kept, and written anew: lost weights wrote them"
         if found.num_others

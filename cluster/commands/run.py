@@ -6,13 +6,6 @@ from typing import Any
 
 from cluster.commands.base import Run, add_run_command, run_in_directory, run_path, say
 
-STAGES = {
-    "coldstart": ("coldstart",),
-    "grpo": ("grpo",),
-    "calibrate": ("calibrated",),
-    "evaluate": ("base",),
-}
-"""Stages that have a command of their own; `run` runs those of the recipe."""
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
     "coldstart": "stage 1: supervised fine-tuning on teacher traces",
@@ -20,6 +13,8 @@ _HELP = {
     "calibrate": "stage 3: verdict and head, on traces of the run directory's policy",
     "evaluate": "measure the recipe's model",
 }
+COMMANDS = tuple(_HELP)
+"""`run`, and one command for each kind of stage (``Stage.command``)."""
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -30,7 +25,7 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
 
-    path, stages = run_path(options), STAGES.get(options.command, config.stages)
+    path, stages = run_path(options), config.stages_of(options.command)
     run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
 
     def prepare() -> Run:

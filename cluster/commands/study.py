@@ -55,7 +55,7 @@ def _controls(options: argparse.Namespace) -> None:
         )
     run_dir = RunDir.open(path, config, resume=True, overwrite=False)
     run = partial(run_controls, config, run_dir, debug=options.debug)
-    run_in_directory(options, run_dir, (*config.stages, *config.controls.arms), lambda: run)
+    run_in_directory(options, run_dir, (*config.chain.names, *config.controls.arms), lambda: run)
 
 
 def add(commands: Any) -> None:

@@ -1,15 +1,18 @@
 """The recipe: every setting of a run, one section per package, rules across sections here."""
 
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from calibrate.config import CalibrateConfig
+from cluster.config.chain import Chain, deepintuit_chain, read_stage
 from cluster.config.controls import ControlsConfig
 from cluster.config.logging import LoggingConfig
 from cluster.config.migration import hint
-from cluster.config.stages import STAGES, ColdstartConfig, EvaluateConfig, GrpoConfig
+from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
+from cluster.config.stages import ColdstartConfig, EvaluateConfig, GrpoConfig
 from learner.config import (
     LearnerConfig,
     ObjectStoreConfig,
@@ -20,6 +23,7 @@ from reward.config import RewardConfig
 from rollout.config import RolloutConfig
 from video.config import VideoConfig
 from wire.config import Config, load_recipe
+from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
 
 
@@ -76,27 +80,61 @@ class RunConfig(Config):
     grpo: GrpoConfig = GrpoConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    stages: tuple[SerializeAsAny[Stage], ...] = ()
+    """The chain of stages, in their order; not set: DeepIntuit's, which is base, coldstart, grpo,
+    calibrated. What a stage does not set itself is taken from the section of its kind."""
     controls: ControlsConfig = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
     logging: LoggingConfig = LoggingConfig()
     """metrics.jsonl and TensorBoard are always written."""
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Those of a whole run, in their order."""
-        without = () if self.coldstart.epochs else ("coldstart",)
-        return tuple(stage for stage in STAGES if stage not in without)
+    @cached_property
+    def chain(self) -> Chain:
+        """The stages of a whole run, in their order, with what each starts from."""
+        sections = self.evaluate, self.coldstart, self.grpo, self.calibrate
+        return Chain(self.stages or deepintuit_chain(*sections))
+
+    def stages_of(self, command: str) -> tuple[str, ...]:
+        """Names of the stages that a command runs; of ``run``: all. Raises ConfigError if the chain
+        has none for it."""
+        names = self.chain.names if command == "run" else self.chain.of_command(command)
+        if not names and command == "coldstart" and not self.stages:
+            raise ConfigError("coldstart.epochs=0 leaves the cold start out; give it epochs to run")
+        if not names:
+            raise ConfigError(
+                f"`{command}` has no stage to run among {', '.join(self.chain.names)}; add one to "
+                "[[stages]], or use `run`"
+            )
+        return names
 
     @property
     def adapters_per_engine(self) -> int:
         """Versions of a LoRA policy that an engine computes with at the same time: those that
         staleness allows, and one more while the next is proven."""
-        return self.grpo.max_staleness + 2
+        lags = [stage.max_staleness for stage in self.chain if isinstance(stage, GrpoStage)]
+        return max(lags, default=0) + 2
 
     @property
     def label_set(self) -> LabelSet:
         """The labels as a set."""
         return LabelSet(labels=self.labels)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_stages(cls, values: Any) -> Any:
+        """Each table of ``[[stages]]`` as its kind. Raises ConfigError."""
+        if not isinstance(values, dict) or not isinstance(values.get("stages"), list | tuple):
+            return values
+        stages = [
+            read_stage(stage, values) if isinstance(stage, dict) else stage
+            for stage in values["stages"]
+        ]
+        return {**values, "stages": stages}
+
+    @model_validator(mode="after")
+    def _chain_holds(self) -> Self:
+        _ = self.chain
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -114,6 +152,11 @@ class RunConfig(Config):
             "coldstart": self.coldstart.optim,
             "grpo": self.grpo.optim,
             "controls.rejection": self.controls.rejection.optim,
+            **{
+                f"stages.{s.name}": s.optim
+                for s in self.stages
+                if isinstance(s, SftStage | GrpoStage)
+            },
         }
         for stage, optim in optims.items():
             for key, part, frozen in parts:

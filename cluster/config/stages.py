@@ -1,4 +1,4 @@
-"""Settings of the stages: cold start, GRPO, evaluation."""
+"""Settings of the stages by kind: cold start, GRPO, evaluation."""
 
 from typing import Any, Self
 
@@ -11,8 +11,10 @@ from wire.types import Split
 KEEP_LAST = 2
 """Checkpoints kept in supervised training: the last, and the one before in case it is damaged."""
 
-STAGES = ("base", "coldstart", "grpo", "calibrated")
-"""All stages that a run may have, in their order."""
+
+def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:
+    """Number of updates of a supervised training; the last batch of an epoch may be smaller."""
+    return epochs * -(-num_rows // batch_size)
 
 
 class TrainedConfig(Config):

@@ -1,25 +1,18 @@
-"""Inputs of control arms: their clips, the policy's answers, their cost and their version steps."""
+"""Inputs of control arms: their clips, the policy's answers, and their cost."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from calibrate.predictions import Prediction, read_predictions
-from cluster.config.controls import ARMS, ArmName
+from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import GrpoStage
 from cluster.inputs.samples import SampleSplits
 from cluster.session import Session
-from cluster.stages.policy_versions import FIRST_STEP
 from rollout.sampler import Sampler
 from wire.archive import read_groups
 from wire.errors import DataError
 from wire.types import Purpose, Sample, Split, TraceGroup
-
-
-def own_step(config: RunConfig, arm: ArmName) -> int:
-    """First version step of the weights that an arm trains. Each arm has a range of its own after
-    that of the stages, and as long. A stage's weights keep their step when an arm loads them."""
-    num_steps_of_stages = FIRST_STEP + config.grpo.num_steps + 1
-    return (1 + ARMS.index(arm)) * num_steps_of_stages
 
 
 def cost(groups: Iterable[TraceGroup] = (), num_updates: int = 0) -> dict[str, int]:
@@ -34,34 +27,33 @@ def cost(groups: Iterable[TraceGroup] = (), num_updates: int = 0) -> dict[str, i
 
 def calibration_clips(config: RunConfig, data: SampleSplits) -> list[Sample]:
     """Clips that the verdict was trained on."""
-    return data.of(Split(config.calibrate.split))
+    return data.of(Split(calibration_of(config).split))
 
 
 def trained_clips(config: RunConfig, data: SampleSplits) -> list[Sample]:
     """Clips that GRPO trained on, in the order of its places; at most as many as the verdict was
     trained on."""
-    sampler = Sampler(data.of(Split.TRAIN), config.seed, balanced=config.grpo.class_balanced)
-    places = range(config.grpo.num_steps * config.grpo.groups_per_step)
+    grpo = grpo_of(config)
+    clips = grpo.clips.of(data.samples) if isinstance(grpo, GrpoStage) else data.of(Split.TRAIN)
+    sampler = Sampler(clips, config.seed, balanced=grpo.class_balanced)
+    places = range(grpo.num_steps * grpo.groups_per_step)
     met = list({(sample := sampler.at(place)).id: sample for place in places}.values())
     return met[: len(calibration_clips(config, data))]
 
 
-def readable(session: Session, samples: Sequence[Sample]) -> list[Sample]:
-    """Samples whose clips no stage has found unreadable."""
-    return [sample for sample in samples if sample.video not in session.quarantine]
-
-
-async def policy_answers(session: Session) -> list[tuple[Prediction, TraceGroup | None]]:
-    """Predictions of the refined policy on each evaluated clip, with the archived group of its
-    trace; None without a trace.
+async def policy_answers(
+    session: Session, policy: str
+) -> list[tuple[Prediction, TraceGroup | None]]:
+    """Predictions of the policy that a stage left on each evaluated clip, with the archived group
+    of its trace; None without a trace.
 
     Raises DataError if the archive has lost a group.
     """
     by_trace: dict[tuple[str, str], TraceGroup] = {}
-    for group in await asyncio.to_thread(archived, session, "grpo", Purpose.EVALUATION):
+    for group in await asyncio.to_thread(archived, session, policy, Purpose.EVALUATION):
         if group.traces:
             by_trace[group.sample.id, group.traces[0].completion.text] = group
-    path = session.run_dir.predictions("grpo")
+    path = session.run_dir.predictions(policy)
     predictions = read_predictions(path)
     wanted = [None if p.trace is None else (p.sample_id, p.trace) for p in predictions]
     if lost := [key[0] for key in wanted if key is not None and key not in by_trace]:

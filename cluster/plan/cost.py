@@ -11,13 +11,15 @@ import json
 import math
 import re
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from cluster.config.chain import Chain, read_chain
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
 from cluster.plan.types import Plan, StagePlan
 from cluster.run_files import read_result, result_figures
 from wire.config import flatten
@@ -96,6 +98,7 @@ class _Run(NamedTuple):
 
     path: Path
     recipe: dict[str, Any]
+    chain: Chain
     rows: list[Row]
 
 
@@ -107,7 +110,7 @@ def estimate(
     Raises ConfigError if there is no run, or none of the planned stages finished in it.
     """
     run = _read_run(run_dir)
-    taken = {stage.name: _TAKEN[stage.name](run) for stage in plan.stages}
+    taken = {stage.name: _taken(run, stage.name) for stage in plan.stages}
     if not any(taken.values()):
         names = ", ".join(taken)
         raise ConfigError(
@@ -143,7 +146,7 @@ def _read_run(path: Path) -> _Run:
         raise ConfigError(f"there is no run in {path}; give the --run-dir of one") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the run in {path}: {error}; give another") from error
-    return _Run(path, recipe, [row for line in lines if (row := _parsed(line))])
+    return _Run(path, recipe, read_chain(recipe), [row for line in lines if (row := _parsed(line))])
 
 
 def _parsed(line: str) -> Row | None:
@@ -157,34 +160,45 @@ def _parsed(line: str) -> Row | None:
     )
 
 
-def _measured_base(run: _Run) -> list[_Taken] | None:
-    result = read_result(run.path, "base")
-    if result is None:
+def _taken(run: _Run, name: str) -> list[_Taken] | None:
+    """Work and times of a finished stage; None: it has not finished there, or left no timings."""
+    result, stage = read_result(run.path, name), run.chain.get(name, None)
+    if result is None or stage is None:
         return None
+    if isinstance(stage, SftStage):
+        return _taken_by_sft(run, stage, result)
+    if isinstance(stage, GrpoStage):
+        return _taken_by_grpo(run, stage, result)
+    if isinstance(stage, CalibrateStage):
+        return _taken_by_calibration(run, stage, result)
     return [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
 
 
-def _measured_coldstart(run: _Run) -> list[_Taken] | None:
-    result = read_result(run.path, "coldstart")
-    training = _training_seconds(run, "coldstart")
-    if result is None or training is None:
+def _taken_by_sft(run: _Run, stage: SftStage, result: Row) -> list[_Taken] | None:
+    training = _training_seconds(run, stage.name)
+    if training is None:
         return None
-    examples = result["num_traces"] * run.recipe["coldstart"]["epochs"]
     spent, per_stage = training
+    rest = _rest(result["seconds"], spent)
+    if stage.data == "own":  # of the traces written, the plan does not know how many are kept
+        written, measured = result["num_rollouts"], _evaluated(result)
+        return [
+            _Taken("training", "traces x epochs", per_stage, written * stage.epochs),
+            _Taken("rollouts, measuring", "traces + clips", rest, written + measured),
+        ]
+    examples = int(result.get("num_traces") or result.get("num_labels") or 0) * stage.epochs
     return [
         _Taken("training", "traces x epochs", per_stage, examples),
-        _Taken("measuring", "clips", _rest(result["seconds"], spent), _evaluated(result)),
+        _Taken("measuring", "clips", rest, _evaluated(result)),
     ]
 
 
-def _measured_grpo(run: _Run) -> list[_Taken] | None:
-    result = read_result(run.path, "grpo")
-    steps = {row["step"]: row for row in _rows(run, "grpo") if "timing_s/step" in row}
-    if result is None or not steps:
+def _taken_by_grpo(run: _Run, stage: GrpoStage, result: Row) -> list[_Taken] | None:
+    steps = {row["step"]: row for row in _rows(run, stage.name) if "timing_s/step" in row}
+    if not steps:
         return None
     rows = list(steps.values())
-    grpo = run.recipe["grpo"]
-    traces = len(rows) * grpo["groups_per_step"] * run.recipe["rollout"]["group_size"]
+    traces = len(rows) * stage.groups_per_step * run.recipe["rollout"]["group_size"]
     phases = {name: sum(row.get(f"timing_s/{name}", 0.0) for row in rows) for name in _PHASES}
     whole = sum(row["timing_s/step"] for row in rows)
     last = [row for row in rows if row["attempt"] == rows[-1]["attempt"]]
@@ -200,12 +214,9 @@ def _measured_grpo(run: _Run) -> list[_Taken] | None:
     ]
 
 
-def _measured_calibrated(run: _Run) -> list[_Taken] | None:
-    result = read_result(run.path, "calibrated")
-    training = (
-        _training_seconds(run, "calibrated") if result and "verdict" in result else (0.0, 0.0)
-    )
-    if result is None or training is None:
+def _taken_by_calibration(run: _Run, stage: CalibrateStage, result: Row) -> list[_Taken] | None:
+    training = _training_seconds(run, stage.name) if "verdict" in result else (0.0, 0.0)
+    if training is None:
         return None
     traces = result["traces"]["num_traces"]
     spent, per_stage = training
@@ -217,16 +228,7 @@ def _measured_calibrated(run: _Run) -> list[_Taken] | None:
     )
     if not per_stage:
         return [rest]
-    examples = traces * run.recipe["calibrate"]["epochs"]
-    return [_Taken("training", "traces x epochs", per_stage, examples), rest]
-
-
-_TAKEN: dict[str, Callable[[_Run], list[_Taken] | None]] = {
-    "base": _measured_base,
-    "coldstart": _measured_coldstart,
-    "grpo": _measured_grpo,
-    "calibrated": _measured_calibrated,
-}
+    return [_Taken("training", "traces x epochs", per_stage, traces * stage.epochs), rest]
 
 
 def _rows(run: _Run, stage: str) -> list[Row]:
@@ -271,7 +273,6 @@ def _scale(stage: StagePlan, taken: _Taken, plan: Plan) -> Part:
 
 def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
     clips = None if plan.measurement is None else plan.measurement.clips
-    step = plan.step
     if unit == "clips":
         return clips
     if unit == "traces":
@@ -281,8 +282,7 @@ def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
     if unit == "traces x epochs":
         known = stage.examples is not None and stage.epochs is not None
         return round((stage.examples or 0) * (stage.epochs or 0)) if known else None
-    steps = (stage.updates or 0) // step.updates
-    return steps if unit == "steps" else -(-steps // step.steps_between_saves)
+    return stage.steps if unit == "steps" else stage.saves
 
 
 def _stage_cost(name: str, parts: Iterable[Part]) -> StageCost:

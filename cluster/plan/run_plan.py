@@ -6,12 +6,14 @@ Nothing is started and no clip is opened, so a plan is no proof: `run` checks cl
 tokenizer besides. Counts suppose that no clip fails.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.inputs.model_folder import with_cached_model
-from cluster.inputs.samples import SampleSplits, check_splits
+from cluster.inputs.samples import SampleSplits, check_stages
 from cluster.inputs.scorer import make_scorer
 from cluster.plan.adapter_size import engine_adapter_bytes, trained_adapter
 from cluster.plan.model_size import (
@@ -51,14 +53,15 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
         note = f"there is no manifest {manifest}: counts that depend on it are unknown"
         return plan_of(config, stages, None, note)
     samples = read_manifest(manifest, config.label_set, config.data.media_root)
-    check_splits(config, SampleSplits(samples=samples), stages)
-    return plan_of(config, stages, count_clips(config, samples))
+    check_stages(config, SampleSplits(samples=samples), stages)
+    return plan_of(config, stages, samples)
 
 
 def plan_of(
-    config: RunConfig, stages: Sequence[str], clips: ClipCounts | None, *notes: str
+    config: RunConfig, stages: Sequence[str], samples: Sequence[Sample] | None, *notes: str
 ) -> Plan:
     """Plan the named stages over ``clips``. Raises ConfigError for a model of another kind."""
+    clips = None if samples is None else count_clips(config, samples)
     shape, more = _model_shape(config)
     tokens = _clip_tokens(config, shape)
     if shape and not tokens:
@@ -70,7 +73,7 @@ def plan_of(
         clips=clips,
         rollout=_workers(rollout.num_workers, rollout.num_cpus, rollout.num_gpus),
         learner=_workers(learner.num_ranks, learner.num_cpus, learner.num_gpus),
-        stages=tuple(_STAGE[name](config, clips) for name in stages),
+        stages=tuple(_stage(config, config.chain[name], samples) for name in stages),
         measurement=clips and _measurement(config, clips.evaluation),
         step=_step(config),
         clip_tokens=tokens,
@@ -86,7 +89,7 @@ def count_clips(config: RunConfig, samples: Sequence[Sample]) -> ClipCounts:
     return ClipCounts(
         train=len(train),
         with_trace=sum(bool(sample.trace) for sample in train),
-        calibration=len(select(samples, Split(config.calibrate.split))),
+        calibration=len(select(samples, Split(calibration_of(config).split))),
         evaluation=len(select(samples, config.evaluate.split)),
     )
 
@@ -125,7 +128,7 @@ def _clip_tokens(config: RunConfig, shape: ModelShape | None) -> ClipTokens | No
 
 
 def _memory(config: RunConfig, shape: ModelShape) -> Memory:
-    learner, rollout = config.learner, config.rollout
+    learner, rollout, grpo = config.learner, config.rollout, grpo_of(config)
     engine, adapter = engine_memory(shape, rollout), trained_adapter(shape, learner)
     if (lora := learner.lora) and learner.hands_off_adapters:
         room = engine_adapter_bytes(shape, lora.rank, config.adapters_per_engine, rollout.dtype)
@@ -136,10 +139,10 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
         rank=rank_memory(
             shape,
             learner,
-            config.grpo.optim,
+            grpo.optim,
             adapter,
             # with LoRA the reference is the policy with its adapter off
-            reference=config.grpo.loss.needs_reference and learner.lora is None,
+            reference=grpo.loss.needs_reference and learner.lora is None,
         ),
         engine=engine,
     )
@@ -151,8 +154,10 @@ def _workers(count: int, cpus: float, gpus: float) -> Workers:
     )
 
 
-def _step(config: RunConfig) -> StepPlan:
-    grpo, rollout = config.grpo, config.rollout
+def _step(config: RunConfig) -> StepPlan | None:
+    grpo, rollout = grpo_of(config), config.rollout
+    if not any(isinstance(stage, GrpoStage) for stage in config.chain):
+        return None
     responses = rollout.group_size * rollout.max_response_length
     return StepPlan(
         groups=grpo.groups_per_step,
@@ -171,86 +176,19 @@ def _measurement(config: RunConfig, clips: int) -> Measurement:
     )
 
 
-def _base(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
-    """The base stage: evaluated, not trained."""
-    return _stage(config, "base", clips=0, epochs=0, examples=0, updates=0)
-
-
-def _coldstart(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
-    coldstart = config.coldstart
-    traces = clips and clips.with_trace
-    updates = _updates(traces, coldstart.batch_size, coldstart.epochs)
-    return _stage(
-        config, "coldstart", clips=traces, epochs=coldstart.epochs, examples=traces, updates=updates
-    )
-
-
-def _grpo(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
-    grpo = config.grpo
-    groups = grpo.num_steps * grpo.groups_per_step
-    rollouts = groups * config.rollout.group_size
-    return _stage(
-        config,
-        "grpo",
-        clips=clips and clips.train,
-        epochs=groups / clips.train if clips and clips.train else None,
-        groups=groups,
-        rollouts=rollouts,
-        examples=rollouts,
-        updates=grpo.num_steps * grpo.updates_per_step,
-    )
-
-
-def _calibrated(config: RunConfig, clips: ClipCounts | None) -> StagePlan:
-    calibrate = config.calibrate
-    asked = clips and clips.calibration
-    traces = None if asked is None else asked * calibrate.num_traces
-    epochs = calibrate.epochs if "verdict" in calibrate.methods else 0
-    return _stage(
-        config,
-        "calibrated",
-        clips=asked,
-        epochs=epochs,
-        groups=asked,
-        rollouts=traces,
-        examples=traces,
-        updates=_updates(traces, calibrate.batch_size, epochs),
-    )
-
-
-_STAGE: dict[str, Callable[[RunConfig, ClipCounts | None], StagePlan]] = {
-    "base": _base,
-    "coldstart": _coldstart,
-    "grpo": _grpo,
-    "calibrated": _calibrated,
-}
-
-
-def _stage(
-    config: RunConfig,
-    name: str,
-    *,
-    clips: int | None,
-    epochs: float | None,
-    examples: int | None,
-    updates: int | None,
-    groups: int | None = 0,
-    rollouts: int | None = 0,
-) -> StagePlan:
+def _stage(config: RunConfig, stage: Stage, samples: Sequence[Sample] | None) -> StagePlan:
     """A stage that answers ``groups`` prompts with ``rollouts`` traces and learns from examples."""
-    rollout = config.rollout
+    rollout, work = config.rollout, stage.work(samples, config.rollout)
+    prompts, responses = rollout.max_prompt_length, rollout.max_response_length
     return StagePlan(
-        name=name,
-        clips=clips,
-        epochs=epochs,
-        rollouts=rollouts,
-        examples=examples,
-        updates=updates,
-        max_prompt_tokens=None if groups is None else groups * rollout.max_prompt_length,
-        max_response_tokens=None if rollouts is None else rollouts * rollout.max_response_length,
+        name=stage.name,
+        clips=work.clips,
+        epochs=work.epochs,
+        rollouts=work.rollouts,
+        examples=work.examples,
+        updates=work.updates,
+        steps=work.steps,
+        saves=work.saves,
+        max_prompt_tokens=None if work.groups is None else work.groups * prompts,
+        max_response_tokens=None if work.rollouts is None else work.rollouts * responses,
     )
-
-
-def _updates(examples: int | None, batch_size: int, epochs: int) -> int | None:
-    """Optimiser updates of all epochs; the last batch of an epoch may be short."""
-    return None if examples is None else epochs * -(-examples // batch_size)

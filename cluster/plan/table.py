@@ -20,12 +20,12 @@ def print_plan(plan: Plan, title: str) -> None:
             f"{_count(measured.max_prompt_tokens)} prompt and "
             f"{_count(measured.max_response_tokens)} response tokens"
         )
-    step = plan.step
-    _say(
-        f"a GRPO step: {_count(step.groups)} clips, {_count(step.rollouts)} rollouts, "
-        f"{step.updates} update(s) of {_count(step.rollouts // step.updates)}; a row has at most "
-        f"{_count(step.longest_row_tokens)} tokens"
-    )
+    if step := plan.step:
+        _say(
+            f"a GRPO step: {_count(step.groups)} clips, {_count(step.rollouts)} rollouts, "
+            f"{step.updates} update(s) of {_count(step.rollouts // step.updates)}; a row has at "
+            f"most {_count(step.longest_row_tokens)} tokens"
+        )
     if clip := plan.clip_tokens:
         _say(
             f"a clip: at most {clip.frames} frames of {_count(clip.max_pixels)} pixels, "

@@ -37,7 +37,8 @@ class StagePlan:
 
     Example:
         StagePlan(name="grpo", clips=600, epochs=3.2, rollouts=15360, examples=15360, updates=60,
-                  max_prompt_tokens=737280, max_response_tokens=614400)
+                  steps=60, saves=2, max_prompt_tokens=737280,
+                  max_response_tokens=614400)
     """
 
     name: str
@@ -51,6 +52,10 @@ class StagePlan:
     """Traces that the learner learns from, each counted once."""
     updates: int | None
     """Optimiser updates."""
+    steps: int
+    """Steps of GRPO: after each one the engines get new weights."""
+    saves: int
+    """Checkpoints written in these steps."""
     max_prompt_tokens: int | None
     """Upper bound of the rollouts' prompt tokens; a prompt counts once for its whole group."""
     max_response_tokens: int | None
@@ -109,7 +114,8 @@ class Plan:
     stages: tuple[StagePlan, ...]
     measurement: Measurement | None
     """None: there is no manifest here."""
-    step: StepPlan
+    step: StepPlan | None
+    """None: no stage trains by GRPO."""
     clip_tokens: ClipTokens | None
     """The largest clip; None: neither model nor recipe bounds a frame."""
     memory: Memory | None

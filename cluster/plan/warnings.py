@@ -5,6 +5,7 @@ To add a warning: a rule, and an entry in ``_RULES``.
 
 from collections.abc import Callable
 
+from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
 from cluster.plan.types import ClipCounts, ClipTokens, Memory
 from learner.config import LearnerConfig
@@ -88,7 +89,7 @@ def _offload_with_few_threads(
 def _calibrated_on_train(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
-    if config.calibrate.split != "train":
+    if calibration_of(config).split != "train":
         return None
     return (
         "calibrate.split = 'train': GRPO has taught the policy the labels of these clips, so "
@@ -110,7 +111,7 @@ def _temporal_contrast(
 def _fewer_clips_than_groups(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
-    groups = config.grpo.groups_per_step
+    groups = grpo_of(config).groups_per_step
     if clips is None or clips.train >= groups:
         return None
     return (
@@ -122,7 +123,7 @@ def _fewer_clips_than_groups(
 def _low_rate_for_lora(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
-    rate = config.grpo.optim.learning_rate
+    rate = grpo_of(config).optim.learning_rate
     if not config.learner.lora or rate >= _LORA_RATE:
         return None
     return (
@@ -134,7 +135,7 @@ def _low_rate_for_lora(
 def _dynamic_sampling(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
-    filtering = config.grpo.filter_groups
+    filtering = grpo_of(config).filter_groups
     if not filtering.enable:
         return None
     return (

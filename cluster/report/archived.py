@@ -6,7 +6,7 @@
 Stage and kind come from a group's id (``grpo/00000005``, ``grpo/evaluation/test-7``) and purpose.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from cluster.config.stages import STAGES
 from wire.archive import read_tables
 from wire.types import Purpose
 
@@ -101,18 +100,19 @@ class ArchiveIndex:
     num_training: int = 0
 
 
-def index_archive(directory: Path) -> ArchiveIndex:
-    """Index an archive in one pass over its light columns. Raises ArchiveError; a missing archive
+def index_archive(directory: Path, stages: Collection[str], training: str) -> ArchiveIndex:
+    """Index an archive in one pass over its light columns: failures of ``stages``, groups that the
+    GRPO stage ``training`` was trained on. Raises ArchiveError; a missing archive
     is empty."""
     index = ArchiveIndex()
     for key, size in _keys(directory):
         index.num_groups += 1
         index.num_traces += size
-        if key.stage not in STAGES:
+        if key.stage not in stages:
             continue
         if key.purpose == Purpose.EVALUATION and key.failed:
             index.failed.setdefault(key.stage, set()).add(key.sample_id)
-        if key.purpose == Purpose.TRAIN:
+        if key.purpose == Purpose.TRAIN and key.stage == training:
             index.num_training += 1
             index.training[key.step] = max(key.attempt, index.training.get(key.step, -1))
     return index

@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
 from calibrate.predictions import Prediction
-from cluster.config.stages import STAGES
-from cluster.run_files import read_result, result_figures
-from cluster.study.seed_runs import ARM_TITLES
+from cluster.config.stage_kinds import CalibrateStage
+from cluster.run_files import read_result, read_run_chain, read_run_titles, result_figures
 from wire.errors import DataError
 
 _COVERAGE_POINTS = 60
@@ -69,24 +68,47 @@ class PairedFigures:
     comparison: Comparison
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """Declared stages of a run, and the titles of all that it may measure."""
+
+    stages: tuple[str, ...]
+    """Names of the stages in their order."""
+    heads: Mapping[str, str]
+    """Name of a head -> the calibration that fitted it."""
+    titles: Mapping[str, str]
+    """Name of a stage, head or control arm -> its title, in the order of the tables."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Of the run in ``path``; the default ones if its recipe cannot be read."""
+        chain = read_run_chain(path)
+        heads = {s.head_name: s.name for s in chain if isinstance(s, CalibrateStage)}
+        return cls(stages=chain.names, heads=heads, titles=read_run_titles(path))
+
+
 def arm_figures(
-    path: Path, predictions: Predictions, label_names: Sequence[str], default_split: str
+    path: Path,
+    predictions: Predictions,
+    label_names: Sequence[str],
+    default_split: str,
+    declared: Declared,
 ) -> list[ArmFigures]:
     """The figures of all arms. Raises DataError if predictions do not fit the labels."""
     arms = []
     for name, answers in predictions.items():
         if not answers:
             continue
-        result = read_result(path, "calibrated" if name == "head" else name)
-        arms.append(_figures(name, answers, label_names, result, default_split))
+        result = read_result(path, declared.heads.get(name, name))
+        arms.append(_figures(name, answers, label_names, result, default_split, declared))
     return arms
 
 
-def paired_figures(predictions: Predictions) -> list[PairedFigures]:
+def paired_figures(predictions: Predictions, declared: Declared) -> list[PairedFigures]:
     """Tests of neighbouring stages, and of each other arm with the last stage; only of arms that
     answered the same clips."""
     tests = []
-    for before, after, is_step in _pairs(predictions):
+    for before, after, is_step in _pairs(predictions, declared):
         try:
             comparison = compare(predictions[before], predictions[after])
         except DataError:
@@ -106,16 +128,16 @@ def majority(path: Path, arms: Sequence[ArmFigures]) -> float | None:
     return None
 
 
-def _pairs(predictions: Predictions) -> Iterator[tuple[str, str, bool]]:
-    stages = [name for name in STAGES if name in predictions]
+def _pairs(predictions: Predictions, declared: Declared) -> Iterator[tuple[str, str, bool]]:
+    stages = [name for name in declared.stages if name in predictions]
     yield from ((before, after, True) for before, after in pairwise(stages))
     if stages:
-        others = [name for name in _ordered(predictions) if name not in stages]
+        others = [name for name in _ordered(predictions, declared) if name not in stages]
         yield from ((name, stages[-1], False) for name in others)
 
 
-def _ordered(predictions: Predictions) -> list[str]:
-    known = [name for name in ARM_TITLES if name in predictions]
+def _ordered(predictions: Predictions, declared: Declared) -> list[str]:
+    known = [name for name in declared.titles if name in predictions]
     return known + [name for name in predictions if name not in known]
 
 
@@ -125,17 +147,18 @@ def _figures(
     label_names: Sequence[str],
     result: dict[str, Any] | None,
     default_split: str,
+    declared: Declared,
 ) -> ArmFigures:
     confidence = np.array([p.confidence for p in answers], dtype=np.float64)
     right = np.array([p.predicted == p.label for p in answers])
     told = result or {}
     return ArmFigures(
         name=name,
-        text=ARM_TITLES.get(name, ""),
-        is_stage=name in STAGES,
+        text=declared.titles.get(name, ""),
+        is_stage=name in declared.stages,
         split=told.get("split") or default_split,
         finished=result is not None,
-        seconds=None if name == "head" else told.get("seconds"),
+        seconds=None if name in declared.heads else told.get("seconds"),
         num_failed=told.get("num_failed", 0),
         evaluation=evaluate(answers, label_names),
         reliability=_bins(confidence, right) if confidence.any() else (),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from calibrate.predictions import Prediction, read_predictions
-from cluster.config.stages import STAGES
 from cluster.report.archived import FailureFacts, TraceFacts, collect, shortened
 from cluster.report.arms import Predictions
 from wire.types import Purpose
@@ -55,10 +54,13 @@ class ClipRecord:
 
 
 def choose_clips(
-    predictions: Predictions, failed: Mapping[str, set[str]], max_clips: int
+    predictions: Predictions,
+    failed: Mapping[str, set[str]],
+    max_clips: int,
+    chain: Sequence[str],
 ) -> list[str]:
-    """Ids of the clips to show, the most telling first."""
-    stages = [name for name in STAGES if name in predictions]
+    """Ids of the clips to show, the most telling first; ``chain``: the stages in their order."""
+    stages = [name for name in chain if name in predictions]
     if not stages:
         return []
     by_stage = [{p.sample_id: p for p in predictions[name]} for name in stages]
@@ -79,11 +81,15 @@ def choose_clips(
 
 
 def clip_records(
-    path: Path, predictions: Predictions, chosen: Sequence[str], archive: Path
+    path: Path,
+    predictions: Predictions,
+    chosen: Sequence[str],
+    archive: Path,
+    chain: Sequence[str],
 ) -> list[ClipRecord]:
     """Records of the chosen clips, in their order. Reads texts stage by stage."""
     wanted = set(chosen)
-    stages = [name for name in STAGES if name in predictions]
+    stages = [name for name in chain if name in predictions]
     others = [name for name in predictions if name not in stages]
     answers = {name: _by_id(_with_text(path, name), wanted) for name in stages}
     short = {name: _by_id(predictions[name], wanted) for name in others}

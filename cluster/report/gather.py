@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calibrate.predictions import Prediction
-from cluster.config.stages import STAGES
+from cluster.config.controls import main_stages
+from cluster.config.stage_kinds import GrpoStage
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
     ArmFigures,
+    Declared,
     PairedFigures,
     Predictions,
     arm_figures,
@@ -35,8 +37,7 @@ from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_li
 from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
 from cluster.report.hacking import StageGuards, guard_records
-from cluster.run_files import prediction_files, read_label_names, read_result
-from cluster.study.seed_runs import ARM_TITLES
+from cluster.run_files import prediction_files, read_label_names, read_result, read_run_chain
 from learner.config import GrpoLossConfig
 from reward.config import RewardConfig
 from reward.hacking import TraceReader
@@ -139,20 +140,25 @@ def gather(path: Path, max_clips: int) -> Report:
     labels = validate(LabelSet, {"labels": recipe["labels"]}, str(path / "run.json"))
     notes = _Notes()
     split = _section(recipe, "evaluate").get("split", "test")
-    predictions = _predictions(path, notes)
-    arms = _arms(path, predictions, names, split, notes)
-    archive = path / "archive"
-    index = notes.attempt("archive", lambda: index_archive(archive), ArchiveIndex())
-    chosen = choose_clips(predictions, index.failed, max_clips)
+    declared = Declared.of(path)
+    predictions = _predictions(path, declared, notes)
+    arms = _arms(path, predictions, names, split, declared, notes)
+    archive, chain = path / "archive", read_run_chain(path)
+    main = main_stages(chain)
+    index = notes.attempt(
+        "archive", lambda: index_archive(archive, chain.names, main.grpo), ArchiveIndex()
+    )
+    chosen = choose_clips(predictions, index.failed, max_clips, chain.names)
     curves = notes.attempt(
         "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
     )
     reader = TraceReader.of(_config(RewardConfig, _section(recipe, "reward"), notes), labels)
-    loss = _config(GrpoLossConfig, _section(_section(recipe, "grpo"), "loss"), notes)
+    grpo = chain.get(main.grpo, None)
+    loss = grpo.loss if isinstance(grpo, GrpoStage) else GrpoLossConfig()
     return Report(
         run=_run_facts(path, recipe, curves, notes),
         arms=tuple(arms),
-        tests=tuple(paired_figures(predictions)),
+        tests=tuple(paired_figures(predictions, declared)),
         majority=majority(path, arms),
         curves=tuple(curves),
         guards=tuple(
@@ -163,17 +169,17 @@ def gather(path: Path, max_clips: int) -> Report:
         clips=tuple(
             notes.attempt(
                 "traces",
-                lambda: clip_records(path, predictions, chosen, archive),
+                lambda: clip_records(path, predictions, chosen, archive, chain.names),
                 list[ClipRecord](),
             )
         ),
         num_clips=max(
-            (len(predictions[name]) for name in STAGES if name in predictions), default=0
+            (len(predictions[name]) for name in chain.names if name in predictions), default=0
         ),
         groups=tuple(
             notes.attempt(
                 "groups",
-                lambda: group_records(archive, index, labels, loss),
+                lambda: group_records(archive, index, labels, loss, main),
                 list[GroupRecord](),
             )
         ),
@@ -188,11 +194,11 @@ def gather(path: Path, max_clips: int) -> Report:
     )
 
 
-def _predictions(path: Path, notes: _Notes) -> Predictions:
+def _predictions(path: Path, declared: Declared, notes: _Notes) -> Predictions:
     """Read predictions of the stages in their order, then of the head and the arms."""
     predictions = {}
     files = prediction_files(path)
-    order = list(dict.fromkeys([*STAGES, "head", *ARM_TITLES, *files]))
+    order = list(dict.fromkeys([*declared.stages, *declared.heads, *declared.titles, *files]))
     for name in (name for name in order if name in files):
         answers = notes.attempt(
             f"predictions of {name}", partial(read_light, files[name]), list[Prediction]()
@@ -203,11 +209,16 @@ def _predictions(path: Path, notes: _Notes) -> Predictions:
 
 
 def _arms(
-    path: Path, predictions: Predictions, names: tuple[str, ...], split: str, notes: _Notes
+    path: Path,
+    predictions: Predictions,
+    names: tuple[str, ...],
+    split: str,
+    declared: Declared,
+    notes: _Notes,
 ) -> list[ArmFigures]:
     arms: list[ArmFigures] = []
     for name, answers in predictions.items():
-        read = partial(arm_figures, path, {name: answers}, names, split)
+        read = partial(arm_figures, path, {name: answers}, names, split, declared)
         arms += notes.attempt(f"figures of {name}", read, list[ArmFigures]())
     return arms
 
@@ -221,10 +232,10 @@ def _run_facts(
     sizes, with_trace = notes.attempt(
         "manifest", lambda: _sizes(Path(recipe["data"]["manifest"])), (Counter[str](), 0)
     )
-    done = tuple(stage for stage in STAGES if stage in results)
-    calibrated = results.get("calibrated", {})
+    chain = read_run_chain(path)
+    done = tuple(stage for stage in chain.names if stage in results)
+    calibrated = results.get(main_stages(chain).calibrated, {})
     peaks = [result["peak_memory_gb"] for result in results.values() if "peak_memory_gb" in result]
-    skipped = ("coldstart",) if _section(recipe, "coldstart").get("epochs") == 0 else ()
     spent = {name: result.get("seconds", 0.0) for name, result in results.items()}
     return RunFacts(
         name=path.resolve().name,
@@ -235,9 +246,9 @@ def _run_facts(
         sizes=dict(sizes),
         num_with_trace=with_trace,
         stages_done=done,
-        stages_left=tuple(stage for stage in STAGES if stage not in (*done, *skipped)),
-        seconds_stages=sum(seconds for name, seconds in spent.items() if name in STAGES),
-        seconds_controls=sum(seconds for name, seconds in spent.items() if name not in STAGES),
+        stages_left=tuple(stage for stage in chain.names if stage not in done),
+        seconds_stages=sum(seconds for name, seconds in spent.items() if name in chain),
+        seconds_controls=sum(seconds for name, seconds in spent.items() if name not in chain),
         started=_utc(min((one.first_time for one in curves), default=None)),
         last_sign=_utc(max((one.last_time for one in curves), default=None)),
         num_attempts=1 + max((one.last_attempt for one in curves), default=0),

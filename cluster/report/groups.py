@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.config.controls import MainStages
 from cluster.report.archived import ArchiveIndex, FailureFacts, GroupFacts, TraceFacts, collect
 from cluster.report.clips import by_turns
 from learner.config import GrpoLossConfig
@@ -62,9 +63,14 @@ def choose_steps(index: ArchiveIndex, count: int = _NUM_STEPS) -> list[tuple[int
 
 
 def group_records(
-    archive: Path, index: ArchiveIndex, labels: LabelSet, loss: GrpoLossConfig
+    archive: Path,
+    index: ArchiveIndex,
+    labels: LabelSet,
+    loss: GrpoLossConfig,
+    main: MainStages,
 ) -> list[GroupRecord]:
-    """Records of the groups in the report, by stage and step. Raises ArchiveError."""
+    """Records of the groups in the report, by stage and step: those of the run's GRPO and of its
+    calibration. Raises ArchiveError."""
     candidates: dict[tuple[int, int] | str, list[GroupFacts]] = {
         place: [] for place in choose_steps(index)
     }
@@ -73,12 +79,12 @@ def group_records(
         archive,
         lambda key: (
             (
-                (key.purpose == Purpose.TRAIN and key.stage == "grpo")
+                (key.purpose == Purpose.TRAIN and key.stage == main.grpo)
                 and len(candidates.get((key.attempt, key.step), ())) < _MAX_CANDIDATES
                 and (key.attempt, key.step) in candidates
             )
             or (
-                (key.purpose == Purpose.CALIBRATION and key.stage == "calibrated")
+                (key.purpose == Purpose.CALIBRATION and key.stage == main.calibrated)
                 and len(candidates[Purpose.CALIBRATION]) < _MAX_CANDIDATES
             )
         ),

@@ -17,6 +17,7 @@ from typing import Self
 import pyarrow as pa
 
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import GrpoStage
 from cluster.resume.attempts import describe_attempt, first_bitwise_equal_attempt
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
@@ -156,7 +157,7 @@ def _versions(archive: Path) -> Iterator[tuple[str, PolicyVersion]]:
 def reusable_groups(
     config: RunConfig,
     run_dir: RunDir,
-    name: str,
+    grpo: GrpoStage,
     first_step: int,
     state: LoopState,
     attempt: int,
@@ -170,9 +171,9 @@ def reusable_groups(
         first_bitwise_equal_attempt=first_bitwise_equal_attempt(
             run_dir.path, describe_attempt(config, attempt)
         ),
-        groups_per_step=config.grpo.groups_per_step,
-        max_staleness=config.grpo.max_staleness,
+        groups_per_step=grpo.groups_per_step,
+        max_staleness=grpo.max_staleness,
     )
-    if known is not None and (known.name, known.reuse) == (name, reuse):
+    if known is not None and (known.name, known.reuse) == (grpo.name, reuse):
         return known
-    return find_reusable_groups(run_dir.archive, name, reuse)
+    return find_reusable_groups(run_dir.archive, grpo.name, reuse)

@@ -1,40 +1,82 @@
 """Evaluation of a policy: one near-greedy trace per clip, its answer and confidence, then metrics.
 
 samples -> GroupWriter (temperature 0.01) -> Predictions -> Evaluation
+samples -> label prompts -> learner, logprobs of the label codes -> Predictions -> Evaluation
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
+from calibrate.verdict import VerdictExample, label_predictions, probabilities_from_logprobs
+from cluster.config.stage_kinds import EvaluateStage
 from cluster.driver.progress import progress_bar
 from cluster.metrics.catalogue import EVALUATION
 from cluster.session import Session
 from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.label_codes import label_code_logprobs
+from cluster.stages.stage import StageRun
+from learner.config import OptimConfig
 from rollout.engine import Sampling
 from rollout.manifest import select
 from rollout.render import Renderer
+from video.address import with_view
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
 
 _FIGURES = ("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac")
 
 
+async def run_evaluation(session: Session, run: StageRun) -> dict[str, Any]:
+    """Measure the policy that a stage starts from."""
+    stage = run.of(EvaluateStage)
+    samples = session.data.of(stage.split)
+    if stage.view is not None:
+        samples = [with_view(sample, stage.view) for sample in samples]
+    if stage.answer == "label":
+        await session.start_training(run.start.model_dir, OptimConfig())
+        return await evaluate_labels(session, stage.name, samples)
+    return await evaluate_policy(session, stage.name, samples, stage.temperature)
+
+
 async def evaluate_policy(
-    session: Session, stage: str, samples: Sequence[Sample] | None = None
+    session: Session, stage: str, samples: Sequence[Sample], temperature: float
 ) -> dict[str, Any]:
-    """Measure the policy in the engines, on the evaluated split or on ``samples``. Returns a
-    stage's part of done.json."""
-    groups = await write_evaluation_traces(session, stage, samples)
+    """Measure the policy in the engines by the answers that it writes. Returns a stage's part of
+    done.json."""
+    groups = await write_evaluation_traces(session, stage, samples, temperature)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
     return {
         "evaluation": asdict(measure(session, stage, predictions)),
         "num_failed": num_failed(groups),
     }
+
+
+async def evaluate_labels(
+    session: Session, stage: str, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """Measure the policy in the learner by the label that it gives without a trace: the most
+    probable label code. Returns a stage's part of done.json."""
+    asked = [
+        VerdictExample(sample=sample, trace=None, label=sample.label)
+        for sample in readable(session, samples)
+    ]
+    logprobs = await label_code_logprobs(session, asked)
+    predictions = label_predictions(
+        samples, asked, probabilities_from_logprobs(logprobs), session.config.label_set.names
+    )
+    return {
+        "evaluation": asdict(measure(session, stage, predictions)),
+        "num_failed": len(samples) - len(asked),
+    }
+
+
+def readable(session: Session, samples: Sequence[Sample]) -> list[Sample]:
+    """Samples whose clips no stage has found unreadable."""
+    return [sample for sample in samples if sample.video not in session.quarantine]
 
 
 def num_failed(groups: Sequence[TraceGroup]) -> int:
@@ -43,16 +85,14 @@ def num_failed(groups: Sequence[TraceGroup]) -> int:
 
 
 async def write_evaluation_traces(
-    session: Session, stage: str, samples: Sequence[Sample] | None = None
+    session: Session, stage: str, samples: Sequence[Sample], temperature: float
 ) -> list[TraceGroup]:
-    """Write and archive one trace per clip of the evaluated split, or of ``samples``."""
-    if samples is None:
-        samples = session.data.of(session.config.evaluate.split)
+    """Write and archive one trace per sample."""
 
     def sampling(sample: Sample) -> Sampling:
         return Sampling(
             n=1,
-            temperature=session.config.evaluate.temperature,
+            temperature=temperature,
             max_tokens=session.config.rollout.max_response_length,
             seed=stable_seed("evaluate", session.config.seed, sample.id),
         )
@@ -108,7 +148,3 @@ def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Pred
         probabilities=None,
         trace=completion.text if completion else None,
     )
-
-
-async def evaluate_base(session: Session, model_dir: Path) -> dict[str, Any]:
-    return await evaluate_policy(session, "base")

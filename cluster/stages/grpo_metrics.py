@@ -1,27 +1,32 @@
 """Metrics of a GRPO step: traces, dynamic sampling, throughput, cache hits."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import fmean
 
 import psutil
 
 from cluster.loop import StepGroups
-from cluster.session import Session
 from wire.types import FinishReason, TraceGroup
 
 
 class CacheHitRates:
     """Hit rates of the workers' clip caches and the engines' prefix caches, by step."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(
+        self,
+        clip_counts: Callable[[], Awaitable[Mapping[str, int]]],
+        token_counts: Mapping[str, int],
+    ) -> None:
+        """``clip_counts``: of all workers since their start; ``token_counts``: prompt tokens so
+        far, and the cached ones among them."""
+        self._clip_counts, self._token_counts = clip_counts, token_counts
         self._before: Counter[str] = Counter()
 
     async def of_step(self) -> dict[str, float]:
         """Hit rates since the last call. A rate without a request is left out."""
-        now = Counter(await self._session.rollouts.cache_counts())
-        now += self._session.writer.token_counts
+        now = Counter(await self._clip_counts())
+        now += Counter(self._token_counts)
         new, self._before = now - self._before, now
         clips, tokens = new["clip_hits"] + new["clip_misses"], new["prompt_tokens"]
         figures = {}

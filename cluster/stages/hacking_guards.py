@@ -10,11 +10,12 @@ import functools
 import logging
 from collections.abc import Sequence
 
-from cluster.config.recipe import RunConfig
+from reward.config import RewardConfig
 from reward.hacking import TraceReader, hacking_figures, prompt_figures
 from reward.hacking_alerts import AlertState, steps_before_alert, update_alerts
 from rollout.prompt import trace_prompt
 from rollout.render import Renderer
+from wire.labels import LabelSet
 from wire.types import TraceGroup
 
 log = logging.getLogger(__name__)
@@ -26,16 +27,24 @@ _MAX_PROMPTS = 4096
 class HackingGuards:
     """Guards against reward hacking of one training."""
 
-    def __init__(self, config: RunConfig, renderer: Renderer, name: str, state: AlertState) -> None:
+    def __init__(
+        self,
+        reward: RewardConfig,
+        labels: LabelSet,
+        renderer: Renderer,
+        name: str,
+        state: AlertState,
+        *,
+        groups_per_step: int,
+    ) -> None:
         """``name``: of the stage or arm; ``state``: where its checkpoint stood."""
-        labels = config.label_set
         self.state = state
         """State after the last step, for the checkpoint."""
         self._name = name
         self._around_clip = renderer.around_clip
         self._text = functools.lru_cache(_MAX_PROMPTS)(renderer.text)
-        self._groups_per_step = config.grpo.groups_per_step
-        self._reader = TraceReader.of(config.reward, labels)
+        self._groups_per_step = groups_per_step
+        self._reader = TraceReader.of(reward, labels)
         self._num_labels = len(labels.names)
         self._bare = renderer.text_of(trace_prompt(labels))
 
@@ -53,12 +62,12 @@ class HackingGuards:
         length = {} if mean_length is None else {"response_length/mean": mean_length}
         seen = update_alerts(self.state, {**length, **figures}, self._groups_per_step)
         self.state = seen.state
-        for said in seen.begun:
+        for alert in seen.begun:
             steps = steps_before_alert(self._groups_per_step)
             log.warning(
                 "%s: reward hacking? %s; for %d steps now (docs/rewards.md, Guards)",
                 self._name,
-                said,
+                alert,
                 steps,
             )
         for title in seen.ended:

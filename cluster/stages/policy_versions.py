@@ -1,14 +1,16 @@
-"""Version steps of the weights that stages start from, and where these weights lie."""
+"""Weights that stages start from: where they lie, and the version step that engines serve them as.
+
+The steps are the chain's (cluster/config/chain.py): one range per stage, so that a version names
+one set of weights in all of a run.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
 
+from cluster.config.chain import BASE
 from cluster.config.recipe import RunConfig
-from cluster.config.stages import STAGES
 from cluster.run_dir import RunDir
-
-FIRST_STEP = 1
-"""Version step of the weights that GRPO starts from: 0 is the base, 1 the cold start."""
+from wire.errors import ConfigError
 
 
 class Weights(NamedTuple):
@@ -19,16 +21,27 @@ class Weights(NamedTuple):
 
 
 def model_before(config: RunConfig, run_dir: RunDir, stage: str) -> Weights:
-    """Start weights of a stage: those of the last finished stage before it that left a model."""
-    for earlier in reversed(STAGES[: STAGES.index(stage)]):
-        if run_dir.result(earlier) is not None and run_dir.model(earlier).exists():
+    """Start weights of a stage: those of the stage that it names, or else of the last finished
+    stage before it that left a policy.
+
+    Raises ConfigError if the stage that it names has left none in this run.
+    """
+    for earlier in config.chain.candidates(stage):
+        if earlier == BASE or has_model(run_dir, earlier):
             return model_after(config, run_dir, earlier)
-    return model_after(config, run_dir, "base")
+    parent = config.chain.parent(stage)
+    raise ConfigError(
+        f"stage {stage} starts from {parent}, which has left no model in {run_dir.path}; run "
+        f"{parent} first"
+    )
 
 
 def model_after(config: RunConfig, run_dir: RunDir, stage: str) -> Weights:
-    """Weights that a stage ended with: base, coldstart or grpo."""
-    if stage == "base":
-        return Weights(config.model, 0)
-    steps = {"coldstart": FIRST_STEP, "grpo": FIRST_STEP + config.grpo.num_steps}
-    return Weights(run_dir.model(stage), steps[stage])
+    """Weights of the policy that a stage left; of ``BASE``: the recipe's model."""
+    folder = config.model if stage == BASE else run_dir.model(stage)
+    return Weights(folder, config.chain.last_step(stage))
+
+
+def has_model(run_dir: RunDir, stage: str) -> bool:
+    """Whether a stage has finished and its model is there."""
+    return run_dir.result(stage) is not None and run_dir.model(stage).exists()

@@ -8,38 +8,59 @@ start weights -> engines -> stage -> seconds, peak memory -> done.json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.driver.peak_memory import MemoryWatch
+from cluster.resume.archived_groups import ReusableGroups
 from cluster.resume.checkpoints import keep_best_alone
 from cluster.session import Session
 from cluster.stages.policy_versions import Weights
 
-StageFn = Callable[[Session, Path], Awaitable[dict[str, Any]]]
-"""A stage's function: trains or measures from the weights in a folder; returns its part of
-done.json."""
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One stage or control arm, and the function that runs it."""
+class StageRun:
+    """A stage or control arm about to run: what was declared, where it starts, how it runs."""
 
-    name: str
-    run: StageFn
-    loads_engines: bool = True
-    """Whether the engines must hold the start weights; False: the stage writes no traces with
-    them."""
+    stage: Stage
+    run: "StageFn"
+    start: Weights
+    """The weights that it starts from."""
+    first_step: int
+    """Version step of the first weights that it serves."""
+    last_step: int
+    """Version step of the policy that it ends with."""
+    exports: bool = True
+    """Whether the policy that it ends with is kept as a model; False: a control arm."""
+    archived: ReusableGroups | None = None
+    """What a look through the archive found already, so that it is not read again."""
+
+    @property
+    def name(self) -> str:
+        """Name of the stage or arm: in group ids, seeds, metrics, checkpoints and files."""
+        return self.stage.name
+
+    def of(self, kind: type[S]) -> S:
+        """The declaration, as one of this kind."""
+        assert isinstance(self.stage, kind), f"{self.name} is no {kind.__name__}"
+        return self.stage
 
 
-async def run_stage(session: Session, stage: Stage, start: Weights, memory: MemoryWatch) -> None:
+StageFn = Callable[[Session, StageRun], Awaitable[dict[str, Any]]]
+"""A stage's function: trains or measures from its start weights; returns its part of done.json."""
+
+
+async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> None:
     """Run a stage to its end. Its done.json is written last: an interrupted stage has none."""
     before = time.monotonic()
-    if stage.loads_engines:
-        await session.ensure_engine_weights(start.model_dir, start.step)
-    result = await stage.run(session, start.model_dir)
+    if run.stage.loads_engines:
+        await session.ensure_engine_weights(run.start.model_dir, run.start.step)
+    result = await run.run(session, run)
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
-    session.run_dir.finish(stage.name, result)
+    session.run_dir.finish(run.name, result)
     # the exported model stays; the optimiser's state that made it is of no further use
-    keep_best_alone(session.run_dir.checkpoints(stage.name), session.config.grpo.keep_best)
+    keep_best = run.stage.keep_best if isinstance(run.stage, GrpoStage) else 0
+    keep_best_alone(session.run_dir.checkpoints(run.name), keep_best)

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.controls import ARMS
-from cluster.config.stages import STAGES
 from cluster.driver.progress import Progress
-from cluster.run_files import SILENT_S, is_locked, read_result, result_figures
+from cluster.run_files import SILENT_S, is_locked, read_result, read_run_chain, result_figures
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
 from reward.hacking_alerts import standing
 from wire.errors import ConfigError
@@ -84,6 +83,9 @@ class RunStatus:
     stage: str
     """The stage in progress, or the last one."""
     finished: tuple[Finished, ...]
+    """Finished stages in their order, then control arms."""
+    num_stages: int
+    """How many of ``finished`` are stages."""
     progress: Progress | None
     """Progress of the current or last task; None: unknown, or the run has finished."""
     step: int | None
@@ -142,14 +144,15 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
     now = time.time()
     beat = read_heartbeat(path)
-    finished = tuple(_finished(path))
+    stages = read_run_chain(path).names
+    finished = tuple(_finished(path, stages))
     names = {result.name for result in finished}
     state, why = judge(
         beat,
         locked=is_locked(path),
         here=socket.gethostname(),
         now=now,
-        whole=all(stage in names for stage in ("base", "calibrated")),
+        whole=all(stage in names for stage in stages),
     )
     rows = list(_last_rows(path / "metrics.jsonl"))
     stage_of, step, figures = _last_figures(rows)
@@ -159,8 +162,9 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         state=state,
         why=why,
         resume=_resume(path, beat, state),
-        stage=_stage(beat, names, finished),
+        stage=_stage(stages if beat is None else beat.work, names, finished),
         finished=finished,
+        num_stages=sum(result.name in stages for result in finished),
         progress=None if beat is None or state is State.FINISHED else beat.progress,
         step=step,
         step_stage=stage_of,
@@ -207,8 +211,8 @@ def _resume(path: Path, beat: Heartbeat | None, state: State) -> str:
     return beat.resume.removesuffix(" --resume")  # nothing was started yet
 
 
-def _finished(path: Path) -> Iterator[Finished]:
-    for name in (*STAGES, *ARMS):
+def _finished(path: Path, stages: Sequence[str]) -> Iterator[Finished]:
+    for name in (*stages, *ARMS):
         try:
             result = read_result(path, name)
         except (OSError, ValueError):
@@ -218,8 +222,7 @@ def _finished(path: Path) -> Iterator[Finished]:
             yield Finished(name=name, accuracy=accuracy, seconds=result.get("seconds", 0.0))
 
 
-def _stage(beat: Heartbeat | None, names: set[str], finished: tuple[Finished, ...]) -> str:
-    work = beat.work if beat is not None else STAGES
+def _stage(work: Sequence[str], names: set[str], finished: tuple[Finished, ...]) -> str:
     todo = [name for name in work if name not in names]
     return todo[0] if todo else finished[-1].name if finished else ""
 

@@ -11,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cluster.config.stages import STAGES
 from cluster.driver.units import format_duration
 from cluster.status.heartbeat import State
 from cluster.status.run_status import RunStatus
@@ -140,7 +139,7 @@ def _parts(figures: dict[str, float]) -> str:
 
 def _accuracies(run: RunStatus) -> str:
     """Accuracies of the finished stages, and the number of finished control arms."""
-    stages = [result for result in run.finished if result.name in STAGES]
+    stages = run.finished[: run.num_stages]
     shown = [
         stage.name if stage.accuracy is None else f"{stage.name} {stage.accuracy:.3f}"
         for stage in stages

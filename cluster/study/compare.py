@@ -16,8 +16,7 @@ from pathlib import Path
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, read_predictions
-from cluster.config.stages import STAGES
-from cluster.run_files import prediction_files, read_label_names
+from cluster.run_files import prediction_files, read_label_names, read_run_chain
 from wire.errors import ConfigError, DataError
 
 
@@ -86,7 +85,8 @@ def compare_runs(
     runs = {names[path]: _read_arms(path, names[path], stages, against) for path in paths}
     if only_shared:
         runs = _restrict(runs)
-    pairs = [*_within(runs, against), *_between(runs)]
+    stages_of = {names[path]: read_run_chain(path).names for path in paths}
+    pairs = [*_within(runs, stages_of, against), *_between(runs)]
     return RunComparison(
         only_shared=only_shared,
         arms=tuple(_figures(arm, label_names) for arms in runs.values() for arm in arms.values()),
@@ -139,7 +139,7 @@ def _read_arms(path: Path, run: str, stages: Sequence[str], against: str | None)
 
 def _no_such_arm(path: Path, name: str, known: Mapping[str, object]) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=1)
-    if name in STAGES:
+    if name in read_run_chain(path):
         advice = "it has not finished that stage"
     else:
         advice = f"did you mean {near[0]!r}?" if near else "nothing of that name was measured"
@@ -172,13 +172,15 @@ def _clips(arm: Arm) -> set[str]:
     return {p.sample_id for p in arm.predictions}
 
 
-def _within(runs: Runs, against: str | None) -> Iterator[tuple[Arm, Arm]]:
+def _within(
+    runs: Runs, stages_of: Mapping[str, Sequence[str]], against: str | None
+) -> Iterator[tuple[Arm, Arm]]:
     """(before, after) within each run."""
-    for arms in runs.values():
+    for run, arms in runs.items():
         if against:
             yield from ((arms[against], arm) for name, arm in arms.items() if name != against)
         else:
-            yield from pairwise(arms[stage] for stage in STAGES if stage in arms)
+            yield from pairwise(arms[stage] for stage in stages_of[run] if stage in arms)
 
 
 def _between(runs: Runs) -> Iterator[tuple[Arm, Arm]]:

@@ -5,24 +5,29 @@
 Touches no file. What has not finished is None here and "not run" on the page.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from calibrate.compare import Comparison, SeedComparison, compare, compare_seeds
 from calibrate.verdict import trace_agreement
+from cluster.config.chain import Chain, read_chain
+from cluster.config.controls import main_stages
 from cluster.study.claims import Claim, judge_claims
-from cluster.study.seed_runs import ARM_TITLES, ArmRow, SeedRun, ValuePerSeed, arm_row, result_of
+from cluster.study.seed_runs import (
+    ArmRow,
+    SeedRun,
+    ValuePerSeed,
+    arm_row,
+    result_of,
+    titles_of,
+)
 from rollout.manifest import select
 from wire.types import Split
 
-_STAGE_PAIRS = (
-    ("base", "coldstart"),
-    ("coldstart", "grpo"),
-    ("grpo", "calibrated"),
-    ("coldstart_val", "coldstart_2x"),
-)
-_NOT_CONTROLS = ("base", "coldstart", "grpo", "calibrated", "trace_accuracy", *_STAGE_PAIRS[-1])
+_ON_VAL = ("coldstart_val", "coldstart_2x")
+"""Arms that are measured on val, and compared with each other."""
 _SHOWN_TRACES = (
     "calibrated",
     "verdict_teacher",
@@ -108,7 +113,8 @@ def study_results(
     """
     by_seed = {run.seed: run for run in runs}
     seeds = [by_seed.get(seed) for seed in about.seeds]
-    arms = tuple(arm_row(name, seeds) for name in ARM_TITLES)
+    titles, chain = titles_of(seeds), read_chain({}) if not runs else runs[0].config.chain
+    arms = tuple(arm_row(name, title, seeds) for name, title in titles.items())
     return StudyResults(
         about=about,
         versions={name: v for run in runs for name, v in run.versions.items()},
@@ -120,7 +126,7 @@ def study_results(
         data=tuple(_facts(run) for run in runs),
         arms=arms,
         claims=judge_claims({row.name: row for row in arms}, notes or {}),
-        tests=tuple(_paired_row(before, after, seeds) for before, after in _pairs()),
+        tests=tuple(_paired_row(before, after, seeds) for before, after in _pairs(chain, titles)),
         agreement={name: _agreement(name, seeds) for name in _SHOWN_TRACES},
         trace_accuracy={
             split: tuple(result_of(run, "trace_accuracy").get(split) for run in seeds)
@@ -129,12 +135,15 @@ def study_results(
     )
 
 
-def _pairs() -> list[tuple[str, str]]:
+def _pairs(chain: Chain, titles: Iterable[str]) -> list[tuple[str, str]]:
     """(before, after): consecutive stages, then each control against GRPO and the verdict."""
-    controls = [name for name in ARM_TITLES if name not in _NOT_CONTROLS]
+    known = (*chain.names, *_ON_VAL, "trace_accuracy")
+    controls = [name for name in titles if name not in known]
+    main = main_stages(chain)
     return [
-        *_STAGE_PAIRS,
-        *((control, stage) for stage in ("grpo", "calibrated") for control in controls),
+        *pairwise(chain.names),
+        _ON_VAL,
+        *((control, stage) for stage in (main.grpo, main.calibrated) for control in controls),
     ]
 
 

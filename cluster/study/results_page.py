@@ -310,8 +310,7 @@ def _seed_header(first: str, results: StudyResults) -> list[str]:
 
 def _test_split(results: StudyResults) -> str:
     """The split that the stages were measured on."""
-    stages = ("base", "coldstart", "grpo", "calibrated")
-    return next((s for name in stages if (s := _split_of(results.arm(name)))), "test")
+    return next((split for row in results.arms if (split := _split_of(row))), "test")
 
 
 def _split_of(row: ArmRow) -> str | None:

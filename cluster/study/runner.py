@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.config.controls import ARMS
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.driver.progress import console
-from cluster.inputs.samples import SampleSplits, check_splits
+from cluster.inputs.samples import SampleSplits, check_stages
 from cluster.run_dir import RunDir
 from cluster.run_files import read_result
 from cluster.study.claims import read_notes
 from cluster.study.results import StudyInfo, study_results
 from cluster.study.results_page import render_page
-from cluster.study.seed_runs import CONTROL_ARMS, read_seed
+from cluster.study.seed_runs import read_seed
 from rollout.manifest import read_manifest
 from wire.config import apply_override
 from wire.errors import ConfigError, StudyFailed
@@ -189,14 +190,14 @@ def _refuse_braces(value: Any, setting: str) -> None:
 def _check_arms(arms: Sequence[str]) -> None:
     """Refuse a wrong name now: the first seed's controls start hours later."""
     for arm in arms:
-        if arm not in CONTROL_ARMS:
-            raise ConfigError(f"--arms: unknown arm {arm!r}; {nearest(arm, CONTROL_ARMS)}")
+        if arm not in ARMS:
+            raise ConfigError(f"--arms: unknown arm {arm!r}; {nearest(arm, ARMS)}")
 
 
 def _check_data(plan: SeedPlan, group_by: str | None) -> None:
     data = plan.config.data
     samples = read_manifest(data.manifest, plan.config.label_set, data.media_root)
-    check_splits(plan.config, SampleSplits(samples=samples), plan.config.stages)
+    check_stages(plan.config, SampleSplits(samples=samples), plan.config.chain.names)
     without = [sample for sample in samples if group_by and group_by not in sample.extra]
     if without:
         raise ConfigError(
@@ -232,7 +233,7 @@ def _only_one(directory: Path) -> Iterator[None]:
 def _run_seed(study: Study, plan: SeedPlan, command: Callable[[Child], list[str]]) -> str | None:
     """Run a seed's stages, then its controls. Returns the failure, or None."""
     verbs = ["run", "controls"]
-    if all(read_result(plan.run_dir, stage) is not None for stage in plan.config.stages):
+    if all(read_result(plan.run_dir, stage) is not None for stage in plan.config.chain.names):
         verbs.remove("run")
     for verb in verbs:
         child = Child(study=study, plan=plan, verb=verb)

@@ -14,41 +14,15 @@ from typing import Any
 
 from calibrate.metrics import evaluate, wilson_interval
 from calibrate.predictions import Prediction, read_predictions
+from cluster.config.controls import read_titles, titles
 from cluster.config.recipe import RunConfig
-from cluster.config.stages import STAGES
+from cluster.config.stage_kinds import CalibrateStage, SftStage
+from cluster.config.stages import num_updates
 from cluster.run_files import read_result, result_figures
 from rollout.manifest import read_manifest, select
 from wire.config import validate
 from wire.errors import DataError
 from wire.types import Sample, Split
-
-ARM_TITLES = {
-    "base": "the model before any training",
-    "coldstart": "stage 1: supervised on the teacher's traces",
-    "rejection": "supervised on the cold start's own right traces, as many rollouts as GRPO",
-    "grpo": "stage 2: GRPO, the answer it writes",
-    "grpo_more": "GRPO with the calibration clips too, and as many steps again",
-    "policy_probability": "GRPO's answer, with the policy's probability of each label",
-    "vote": "most frequent answer of several traces of the GRPO policy",
-    "calibrated": "stage 3: the verdict on one own trace",
-    "head": "a linear head on the same traces",
-    "verdict_teacher": "a verdict trained on the teacher's traces",
-    "verdict_train": "a verdict trained on traces of clips that GRPO trained on",
-    "video_only_1x": "the verdict without a trace",
-    "video_only_3x": "the same, three times the updates",
-    "video_only_10x": "the same, ten times the updates",
-    "blank": "GRPO, shown a blank clip",
-    "shuffled": "GRPO, shown the frames in another order",
-    "verdict_blank": "the verdict, trace and verdict on a blank clip",
-    "verdict_shuffled": "the verdict, trace and verdict on frames in another order",
-    "trace_accuracy": "sampled traces of the GRPO policy by split",
-    "coldstart_val": "the cold start, on val",
-    "coldstart_2x": "a cold start of twice the epochs, on val",
-}
-"""Titles of all stages and control arms, in the order of the tables."""
-
-CONTROL_ARMS = tuple(name for name in ARM_TITLES if name not in (*STAGES, "head"))
-"""Arms that `deepintuit controls` runs."""
 
 COSTS = {
     "num_rollouts": "rollouts",
@@ -137,10 +111,11 @@ def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
     if not config_file.exists():
         return None
     config = validate(RunConfig, json.loads(config_file.read_text()), str(config_file))
-    every = {name: read_result(path, name) for name in ARM_TITLES}
+    every = {name: read_result(path, name) for name in titles(config)}
     results = {name: result for name, result in every.items() if result is not None}
-    if "head" in results.get("calibrated", {}):
-        results["head"] = {"evaluation": results["calibrated"]["head"]}
+    for stage in config.chain:
+        if isinstance(stage, CalibrateStage) and "head" in results.get(stage.name, {}):
+            results[stage.head_name] = {"evaluation": results[stage.name]["head"]}
     files = {name: path / "predictions" / f"{name}.parquet" for name in results}
     predictions = {name: read_predictions(f) for name, f in files.items() if f.exists()}
     samples = read_manifest(config.data.manifest, config.label_set, config.data.media_root)
@@ -157,11 +132,17 @@ def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
     )
 
 
-def arm_row(name: str, seeds: Sequence[SeedRun | None]) -> ArmRow:
+def titles_of(seeds: Sequence[SeedRun | None]) -> dict[str, str]:
+    """Name -> title of all that the runs may have measured, in the order of the tables."""
+    configs = [run.config for run in seeds if run is not None]
+    return titles(configs[0]) if configs else read_titles({})
+
+
+def arm_row(name: str, title: str, seeds: Sequence[SeedRun | None]) -> ArmRow:
     """Compute an arm's row over the seeds. Raises DataError if the files of a seed do not agree."""
     return ArmRow(
         name=name,
-        text=ARM_TITLES[name],
+        text=title,
         figures=tuple(_figures(run, name) if run else None for run in seeds),
         seconds=tuple(result_of(run, name).get("seconds") for run in seeds),
         costs=tuple(_cost(run, name) if run else None for run in seeds),
@@ -235,20 +216,19 @@ def _cost(run: SeedRun, arm: str) -> dict[str, int] | None:
         return None
     if "cost" in result:
         return dict(result["cost"])
-    config = run.config
-    if arm == "coldstart" and "num_traces" in result:
-        batches = -(-result["num_traces"] // config.coldstart.batch_size)
-        return {"num_rollouts": 0, "num_updates": config.coldstart.epochs * batches}
-    if arm == "grpo":
-        steps, groups = config.grpo.num_steps, config.grpo.groups_per_step
-        return {
-            "num_rollouts": steps * groups * config.rollout.group_size,
-            "num_updates": steps * config.grpo.updates_per_step,
-        }
-    if arm == "calibrated" and "traces" in result:
+    stage = run.config.chain.get(arm, None)
+    if stage is None:
+        return None
+    work = stage.work(None, run.config.rollout)
+    if isinstance(stage, SftStage) and "num_traces" in result:
+        updates = num_updates(result["num_traces"], stage.epochs, stage.batch_size)
+        return {"num_rollouts": 0, "num_updates": updates}
+    if isinstance(stage, CalibrateStage) and "traces" in result:
         traces = result["traces"]["num_traces"]
-        batches = -(-traces // config.calibrate.batch_size)
-        return {"num_rollouts": traces, "num_updates": config.calibrate.epochs * batches}
+        updates = num_updates(traces, stage.epochs, stage.batch_size)
+        return {"num_rollouts": traces, "num_updates": updates}
+    if work.rollouts and work.updates:
+        return {"num_rollouts": work.rollouts, "num_updates": work.updates}
     return None
 
 

@@ -16,7 +16,7 @@ from cluster.inputs.samples import SampleSplits
 from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.run_dir import RunDir
 from cluster.session import RunResources, Session
-from learner.config import OptimConfig
+from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
@@ -133,7 +133,9 @@ class FakeLearner:
         """Those that the reference model was asked about."""
         self._engines = engines
 
-    async def begin(self, model_dir: str, optim: OptimConfig) -> None:
+    async def begin(
+        self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None
+    ) -> None:
         folder = Path(model_dir)
         self.weights = folder.parent.name if folder.name == "model" else folder.name
         self.began.append(self.weights)

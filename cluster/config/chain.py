@@ -1,0 +1,183 @@
+"""The chain of stages: their order, what each one starts from, and the versions that it makes.
+
+[[stages]] of a recipe, or else DeepIntuit's chain -> Chain -> run, plan, check, report, status
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from calibrate.config import CalibrateConfig
+from cluster.config.stage_kinds import (
+    STAGE_KINDS,
+    CalibrateStage,
+    EvaluateStage,
+    GrpoStage,
+    SftStage,
+    Stage,
+)
+from cluster.config.stages import ColdstartConfig, EvaluateConfig, GrpoConfig
+from wire.config import merge, validate
+from wire.errors import ConfigError
+from wire.nearest import nearest
+
+BASE = "base"
+"""What stages may start from without a stage of that name: the recipe's model."""
+D = TypeVar("D")
+
+_RESERVED = ("head", "eval")
+"""Names that a run directory and its metrics use for something else."""
+
+
+def read_stage(values: Mapping[str, Any], sections: Mapping[str, Any]) -> Stage:
+    """A stage of ``[[stages]]``. What it does not set is taken from the section of its kind.
+
+    Raises ConfigError that names every mistake, a wrong kind with the nearest one.
+    """
+    name, kind = str(values.get("name", "?")), values.get("kind")
+    if kind not in STAGE_KINDS:
+        raise ConfigError(
+            f"stages.{name}.kind = {kind!r}; {nearest(str(kind), sorted(STAGE_KINDS), 'kinds')}"
+        )
+    stage = STAGE_KINDS[kind]
+    section = sections.get(stage.section, {})
+    settings = merge(section, dict(values)) if isinstance(section, dict) else dict(values)
+    if kind == "sft" and settings.get("data") == "own" and settings.get("num_groups") is None:
+        grpo = validate(GrpoConfig, sections.get("grpo", {}), "grpo")
+        settings["num_groups"] = grpo.num_steps * grpo.groups_per_step
+    return validate(stage, settings, f"stages.{name}")
+
+
+class Chain:
+    """The stages of a run in their order, what each starts from, and the versions it makes."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        """Raises ValueError if a name stands twice, or a stage cannot start from what it names."""
+        self._stages: dict[str, Stage] = {}
+        self._parents: dict[str, str] = {}
+        self._steps: dict[str, tuple[int, int]] = {BASE: (0, 0)}
+        self.last_version_step = 0
+        """The highest version step of the chain."""
+        for stage in stages:
+            self._add(stage)
+
+    def _add(self, stage: Stage) -> None:
+        if stage.name in self._stages or stage.name in _RESERVED:
+            taken = "another stage" if stage.name in self._stages else "something else in a run"
+            raise ValueError(f"the stage name {stage.name!r} is taken by {taken}; choose another")
+        parent = self._parent_of(stage)
+        start, newest = self._steps[parent][1], self.last_version_step
+        goes_on = stage.num_versions > 1 and 0 < start == newest
+        first = start if goes_on or not stage.num_versions else newest + 1
+        last = first + max(0, stage.num_versions - 1)
+        self._stages[stage.name], self._parents[stage.name] = stage, parent
+        if stage.name != BASE:
+            self._steps[stage.name] = (first, last)
+        self.last_version_step = max(newest, last)
+
+    def _parent_of(self, stage: Stage) -> str:
+        leaving = [name for name, earlier in self._stages.items() if earlier.leaves_policy]
+        if stage.from_ is None:
+            return leaving[-1] if leaving else BASE
+        if stage.from_ in (BASE, *leaving):
+            return stage.from_
+        if stage.from_ in self._stages:
+            raise ValueError(
+                f"stages.{stage.name}.from = {stage.from_!r}, which leaves no policy; name one of "
+                f"{[BASE, *leaving]}"
+            )
+        advice = nearest(stage.from_, [BASE, *leaving], "earlier stages that leave a policy")
+        raise ValueError(f"stages.{stage.name}.from = {stage.from_!r}: {advice}")
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._stages.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stages
+
+    def __getitem__(self, name: str) -> Stage:
+        return self._stages[name]
+
+    def get(self, name: str, default: D) -> Stage | D:
+        """The stage of a name; ``default`` if there is none."""
+        return self._stages.get(name, default)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all stages, in their order."""
+        return tuple(self._stages)
+
+    def of_command(self, command: str) -> tuple[str, ...]:
+        """The stages that a command for one kind runs."""
+        return tuple(stage.name for stage in self if stage.command == command)
+
+    def parent(self, name: str) -> str:
+        """The stage whose policy a stage starts from, or ``BASE``."""
+        return self._parents[name]
+
+    def candidates(self, name: str) -> tuple[str, ...]:
+        """What a stage may start from, best first: the one that it names, or else the earlier
+        stages that leave a policy, the last first, then ``BASE``."""
+        if self[name].from_ is not None:
+            return (self.parent(name),)
+        before = self.names[: self.names.index(name)]
+        return (*(one for one in reversed(before) if self[one].leaves_policy), BASE)
+
+    def dependents(self, name: str) -> tuple[str, ...]:
+        """The stages whose weights come from those of a stage, in their order."""
+        found = {name} if self[name].leaves_policy else set()
+        for stage in self:
+            if self._parents[stage.name] in found:
+                found.add(stage.name)
+        return tuple(stage.name for stage in self if stage.name in found - {name})
+
+    def first_step(self, name: str) -> int:
+        """Version step of the first weights that a stage serves."""
+        return self._steps[name][0]
+
+    def last_step(self, name: str) -> int:
+        """Version step of the policy that a stage leaves; 0 for ``BASE``."""
+        return self._steps[name][1]
+
+
+def deepintuit_chain(
+    evaluate: EvaluateConfig,
+    coldstart: ColdstartConfig,
+    grpo: GrpoConfig,
+    calibrate: CalibrateConfig,
+) -> tuple[Stage, ...]:
+    """The chain of a recipe without ``[[stages]]``: DeepIntuit's three stages after the base.
+
+    ``coldstart.epochs = 0`` leaves the cold start out.
+    """
+    base = EvaluateStage(**dict(evaluate), name=BASE, title="the model before any training")
+    taught = (
+        SftStage(
+            **dict(coldstart), name="coldstart", title="stage 1: supervised on the teacher's traces"
+        )
+        if coldstart.epochs
+        else None
+    )
+    refined = GrpoStage(**dict(grpo), name="grpo", title="stage 2: GRPO, the answer it writes")
+    calibrated = CalibrateStage(
+        **dict(calibrate), name="calibrated", title="stage 3: the verdict on one own trace"
+    )
+    return tuple(stage for stage in (base, taught, refined, calibrated) if stage)
+
+
+def read_chain(recipe: Mapping[str, Any]) -> Chain:
+    """The chain of a recipe's plain values, such as a run.json; where they cannot be read, the
+    default one: for what only looks at a run."""
+    try:
+        if stages := recipe.get("stages"):
+            return Chain([read_stage(stage, recipe) for stage in stages])
+        return Chain(
+            deepintuit_chain(
+                validate(EvaluateConfig, recipe.get("evaluate", {}), "evaluate"),
+                validate(ColdstartConfig, recipe.get("coldstart", {}), "coldstart"),
+                validate(GrpoConfig, recipe.get("grpo", {}), "grpo"),
+                validate(CalibrateConfig, recipe.get("calibrate", {}), "calibrate"),
+            )
+        )
+    except (ConfigError, ValueError, AttributeError, TypeError):
+        sections = EvaluateConfig(), ColdstartConfig(), GrpoConfig(), CalibrateConfig()
+        return Chain(deepintuit_chain(*sections))

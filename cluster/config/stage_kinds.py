@@ -1,0 +1,397 @@
+"""Kinds of stages: what each needs of the data, whether it leaves a policy, how much work it is.
+
+    [[stages]] -> EvaluateStage | SftStage | GrpoStage | CalibrateStage -> Chain (chain.py)
+
+A kind is declared here, once; ``cluster/stages/table.py`` says how it runs. A control arm is a
+stage off the main line (controls.py).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from calibrate.config import CalibrateConfig
+from cluster.config.stages import (
+    KEEP_LAST,
+    ColdstartConfig,
+    EvaluateConfig,
+    GrpoConfig,
+    num_updates,
+)
+from rollout.config import RolloutConfig
+from video.address import View
+from wire.config import Config
+from wire.errors import DataError, UserError
+from wire.types import Sample, Split
+
+
+class ClipSelection(Config):
+    """The samples of the manifest that a stage works on."""
+
+    splits: tuple[Split, ...] = Field(default=(Split.TRAIN,), min_length=1)
+    """Their splits."""
+    where: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+    """Manifest column -> the value that a sample must have there."""
+
+    def of(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The selected samples, each once, in the order of the splits. Raises DataError without."""
+        chosen = [
+            sample
+            for split in dict.fromkeys(self.splits)
+            for sample in samples
+            if sample.split == split and self.fits(sample)
+        ]
+        if not chosen:
+            raise DataError(f"the manifest has no samples with {self}; add some")
+        return chosen
+
+    def fits(self, sample: Sample) -> bool:
+        """Whether a sample is among them."""
+        return sample.split in self.splits and all(
+            sample.extra.get(column) == value for column, value in self.where.items()
+        )
+
+    def __str__(self) -> str:
+        splits = " or ".join(repr(split.value) for split in self.splits)
+        columns = (f" and {column}={value!r}" for column, value in self.where.items())
+        return f"split={splits}{''.join(columns)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageWork:
+    """The work of a stage in numbers; None: unknown without the manifest.
+
+    Example:
+        StageWork(clips=600, epochs=3.2, groups=1920, rollouts=15360, examples=15360, updates=60)
+    """
+
+    clips: int | None = 0
+    """Clips that it learns from."""
+    epochs: float | None = 0
+    """Passes over the clips in GRPO, over the examples elsewhere."""
+    groups: int | None = 0
+    """Prompts that the engines answer to learn from."""
+    rollouts: int | None = 0
+    """Traces that they write to these prompts."""
+    examples: int | None = 0
+    """Traces or labels that the learner learns from, each counted once."""
+    updates: int | None = 0
+    """Optimiser updates."""
+    steps: int = 0
+    """Steps of GRPO: after each one the engines get new weights."""
+    saves: int = 0
+    """Checkpoints written in these steps."""
+
+
+class Stage(Config):
+    """One stage of a chain."""
+
+    model_config = ConfigDict(
+        serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
+    )
+
+    command: ClassVar[str]
+    """The command that runs the stages of this kind alone."""
+    section: ClassVar[str]
+    """The table of the recipe that gives what the stage does not set itself."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """What it is called in commands, metrics and the run directory."""
+    kind: str
+    """What it does; chooses this table."""
+    from_: str | None = Field(default=None, alias="from")
+    """The earlier stage whose policy it starts from, or "base", the recipe's model; not set: the
+    last stage before it that leaves a policy."""
+    title: str = ""
+    """What tables and the report say of it; not set: its kind and settings."""
+
+    @property
+    def text(self) -> str:
+        """A line about it for tables."""
+        return self.title or self.describe()
+
+    def describe(self) -> str:
+        """Its kind and settings in words."""
+        return self.kind
+
+    @property
+    def leaves_policy(self) -> bool:
+        """Whether a later stage can start from what it leaves."""
+        return False
+
+    @property
+    def loads_engines(self) -> bool:
+        """Whether the rollout engines must hold the weights that it starts from."""
+        return True
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """Checkpoints that it keeps at once."""
+        return 0
+
+    @property
+    def num_versions(self) -> int:
+        """Versions of the policy that it serves: the last is what it leaves, and of several the
+        first is what it starts from."""
+        return 0
+
+    def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
+        """What the manifest lacks for it."""
+        yield from ()
+
+    def work(self, samples: Sequence[Sample] | None, rollout: RolloutConfig) -> StageWork:
+        """How much it does; ``samples``: the manifest's, None without it."""
+        return StageWork()
+
+
+class EvaluateStage(Stage, EvaluateConfig):
+    """Measures a policy: the answer that it writes after reasoning, or the label asked directly."""
+
+    command: ClassVar[str] = "evaluate"
+    section: ClassVar[str] = "evaluate"
+    kind: Literal["evaluate"] = "evaluate"
+    answer: Literal["trace", "label"] = "trace"
+    """``trace``: the answer at the end of a written trace; ``label``: the label asked directly,
+    scored over all labels, without a trace."""
+    view: View | None = None
+    """What is shown instead of the clips; not set: the clips."""
+
+    @property
+    def loads_engines(self) -> bool:
+        """Labels are scored by the learner."""
+        return self.answer == "trace"
+
+    def describe(self) -> str:
+        """Its settings in words."""
+        asked = "the answer it writes" if self.answer == "trace" else "the label asked directly"
+        shown = f", {self.view.value} clips" if self.view else ""
+        return f"{asked} on {self.split.value}{shown}"
+
+    def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
+        """It measures on its split."""
+        yield from faults_of(ClipSelection(splits=(self.split,)), samples)
+
+
+class SftStage(Stage, ColdstartConfig):
+    """Supervised fine-tuning: on teacher traces, on labels, or on the policy's own right traces."""
+
+    command: ClassVar[str] = "coldstart"
+    section: ClassVar[str] = "coldstart"
+    kind: Literal["sft"] = "sft"
+    data: Literal["teacher", "labels", "own"] = "teacher"
+    """``teacher``: the manifest's traces; ``labels``: the label alone, asked and measured without
+    a trace; ``own``: traces that the policy writes here and that earn the full reward (rejection
+    sampling; Yuan et al. 2023, arXiv 2308.01825)."""
+    epochs: int = Field(default=5, ge=1)
+    """Passes over the examples."""
+    num_groups: int | None = Field(default=None, ge=1)
+    """Groups of ``rollout.group_size`` traces to choose from, over the clips in turn; ``own`` only;
+    not set: as many as ``[grpo]`` asks (num_steps x groups_per_step)."""
+    class_balanced: bool = False
+    """Ask every label equally often; ``own`` only."""
+    clips: ClipSelection = ClipSelection()
+    """The clips to learn from."""
+    split: Split | None = None
+    """The clips measured on at its end; not set: ``evaluate.split``."""
+
+    @model_validator(mode="after")
+    def _own_settings(self) -> Self:
+        given = [name for name in ("num_groups", "class_balanced") if getattr(self, name)]
+        if self.data != "own" and given:
+            raise ValueError(f'{given[0]} is for data = "own", not {self.data!r}; leave it out')
+        return self
+
+    @property
+    def leaves_policy(self) -> bool:
+        """A policy that answers as it was taught to."""
+        return True
+
+    @property
+    def loads_engines(self) -> bool:
+        """Only ``own`` writes traces before it trains."""
+        return self.data == "own"
+
+    @property
+    def num_versions(self) -> int:
+        """The one that it ends with."""
+        return 1
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """The last, and the one before it."""
+        return KEEP_LAST
+
+    def describe(self) -> str:
+        """Its settings in words."""
+        on = {
+            "teacher": "on the teacher's traces",
+            "labels": "on labels alone",
+            "own": "on its own traces with full reward",
+        }
+        return f"supervised {on[self.data]}"
+
+    def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
+        """Clips, and traces to learn from where it learns from a teacher."""
+        faults = list(faults_of(self.clips, samples))
+        yield from faults
+        if self.data == "teacher" and not faults:
+            yield from _raised(self.taught, samples)
+
+    def taught(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Its clips that have a teacher's trace. Raises DataError if none has."""
+        with_trace = [sample for sample in self.clips.of(samples) if sample.trace]
+        if not with_trace:
+            which = "train sample" if self.clips == ClipSelection() else f"sample with {self.clips}"
+            raise DataError(
+                f"no {which} has a trace, and the cold start learns from traces; "
+                "add a 'trace' column, or leave this stage out with coldstart.epochs = 0"
+            )
+        return with_trace
+
+    def work(self, samples: Sequence[Sample] | None, rollout: RolloutConfig) -> StageWork:
+        """``own``: an upper bound, as if every trace earned the full reward."""
+        groups = (self.num_groups or 0) if self.data == "own" else 0
+        rollouts = groups * rollout.group_size
+        learns_from = self.taught if self.data == "teacher" else self.clips.of
+        clips = None if samples is None else len(learns_from(samples))
+        examples = rollouts if self.data == "own" else clips
+        return StageWork(
+            clips=clips,
+            epochs=self.epochs,
+            groups=groups,
+            rollouts=rollouts,
+            examples=examples,
+            updates=_updates(examples, self.epochs, self.batch_size),
+        )
+
+
+class GrpoStage(Stage, GrpoConfig):
+    """GRPO on groups of traces that the rollout workers write."""
+
+    command: ClassVar[str] = "grpo"
+    section: ClassVar[str] = "grpo"
+    kind: Literal["grpo"] = "grpo"
+    clips: ClipSelection = ClipSelection()
+    """The clips to ask about."""
+
+    @property
+    def leaves_policy(self) -> bool:
+        """The policy of its last step."""
+        return True
+
+    @property
+    def num_versions(self) -> int:
+        """The one that it starts from, and one per step."""
+        return self.num_steps + 1
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """The last and the best ones."""
+        return self.keep_last + self.keep_best
+
+    def describe(self) -> str:
+        """Its settings in words."""
+        other = "" if self.clips == ClipSelection() else f" on clips with {self.clips}"
+        return f"GRPO{other}, the answer it writes"
+
+    def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
+        """Clips to ask about."""
+        yield from faults_of(self.clips, samples)
+
+    def work(self, samples: Sequence[Sample] | None, rollout: RolloutConfig) -> StageWork:
+        """Groups that dynamic sampling asks again are not counted."""
+        clips = None if samples is None else len(self.clips.of(samples))
+        groups = self.num_steps * self.groups_per_step
+        rollouts = groups * rollout.group_size
+        return StageWork(
+            clips=clips,
+            epochs=groups / clips if clips else None,
+            groups=groups,
+            rollouts=rollouts,
+            examples=rollouts,
+            updates=self.num_steps * self.updates_per_step,
+            steps=self.num_steps,
+            saves=-(-self.num_steps // self.save_every),
+        )
+
+
+class CalibrateStage(Stage, CalibrateConfig):
+    """Classifiers fitted to the policy's own traces: verdict and head."""
+
+    command: ClassVar[str] = "calibrate"
+    section: ClassVar[str] = "calibrate"
+    kind: Literal["calibrate"] = "calibrate"
+
+    @property
+    def head_name(self) -> str:
+        """Name of the head's predictions and figures."""
+        return "head" if self.name == "calibrated" else f"{self.name}_head"
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """Those of the verdict's fine-tuning."""
+        return KEEP_LAST if "verdict" in self.methods else 0
+
+    @property
+    def clips(self) -> ClipSelection:
+        """The clips that it writes traces of."""
+        return ClipSelection(splits=(Split(self.split),))
+
+    def describe(self) -> str:
+        """Its settings in words."""
+        return f"{' and '.join(self.methods)} on its own traces"
+
+    def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
+        """Clips, of two labels for a head."""
+        faults = list(faults_of(self.clips, samples))
+        yield from faults
+        if "head" in self.methods and not faults:
+            labels = {sample.label for sample in self.clips.of(samples)}
+            if len(labels) == 1:
+                yield DataError(
+                    f"all samples with split={self.split!r} have the label {labels}; "
+                    "a head needs two labels or more"
+                )
+
+    def work(self, samples: Sequence[Sample] | None, rollout: RolloutConfig) -> StageWork:
+        """The verdict's updates; a head takes none."""
+        clips = None if samples is None else len(self.clips.of(samples))
+        traces = None if clips is None else clips * self.num_traces
+        epochs = self.epochs if "verdict" in self.methods else 0
+        return StageWork(
+            clips=clips,
+            epochs=epochs,
+            groups=clips,
+            rollouts=traces,
+            examples=traces,
+            updates=_updates(traces, epochs, self.batch_size),
+        )
+
+
+STAGE_KINDS: dict[str, type[Stage]] = {
+    "evaluate": EvaluateStage,
+    "sft": SftStage,
+    "grpo": GrpoStage,
+    "calibrate": CalibrateStage,
+}
+"""Kinds that ``[[stages]]`` may name."""
+
+
+def _updates(examples: int | None, epochs: int, batch_size: int) -> int | None:
+    return None if examples is None else num_updates(examples, epochs, batch_size)
+
+
+def faults_of(clips: ClipSelection, samples: Sequence[Sample]) -> Iterator[UserError]:
+    """The error that a selection raises, if it selects nothing."""
+    yield from _raised(clips.of, samples)
+
+
+def _raised(
+    find: Callable[[Sequence[Sample]], object], samples: Sequence[Sample]
+) -> Iterator[UserError]:
+    try:
+        find(samples)
+    except UserError as error:
+        yield error

@@ -1,0 +1,121 @@
+"""Rejection sampling: a policy's own traces that earned the full reward, to fine-tune it on.
+
+places -> groups (archived ones are taken up) -> traces with full reward, each text of a clip once
+
+RFT (Yuan et al. 2023, arXiv 2308.01825).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.config.stage_kinds import SftStage
+from cluster.driver.daemon_thread import run_in_daemon_thread
+from cluster.driver.progress import progress_bar
+from cluster.resume.archived_groups import ArchivedGroups, ReusePolicy, find_reusable_groups
+from cluster.resume.attempts import describe_attempt, first_bitwise_equal_attempt
+from cluster.resume.loop_state import LoopState
+from cluster.session import Session
+from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.stage import StageRun
+from cluster.stages.training_groups import TrainingGroupWriter
+from learner.shared_prefix.rows import Row, supervised_row
+from reward.config import RewardTerm
+from rollout.render import Renderer
+from rollout.sampler import Sampler
+from wire.errors import DataError
+from wire.types import Score, Trace, TraceGroup
+
+_AT_ONCE = 256  # groups held in memory
+
+
+class KeptTraces:
+    """Traces with full reward, as rows, and the cost of all traces."""
+
+    def __init__(self, terms: Sequence[RewardTerm], renderer: Renderer) -> None:
+        self._parts = [term.part for term in terms if term.weight > 0]
+        self._renderer = renderer
+        self._rows: dict[tuple[str, str], Row] = {}  # by clip and text
+        self.cost = {"num_rollouts": 0, "num_generated_tokens": 0}
+        """Traces and tokens written, kept or not."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row per trace kept."""
+        return list(self._rows.values())
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Counts for done.json."""
+        return {
+            "num_rollouts": self.cost["num_rollouts"],
+            "num_kept": len(self._rows),
+            "num_clips_kept": len({sample_id for sample_id, _ in self._rows}),
+        }
+
+    def add(self, group: TraceGroup) -> None:
+        """Count a group, keep its traces with full reward."""
+        for trace in group.traces:
+            self.cost["num_rollouts"] += 1
+            self.cost["num_generated_tokens"] += len(trace.completion.token_ids)
+            text = trace.completion.text
+            if group.prompt is not None and self._is_full(trace):
+                target = self._renderer.target(text)
+                row = supervised_row(group.prompt, group.sample.video, target)
+                self._rows.setdefault((group.sample.id, text), row)
+
+    def _is_full(self, trace: Trace) -> bool:
+        """Whether every term that adds to the reward, and applies, gives 1 or more."""
+        score = trace.outcome
+        return isinstance(score, Score) and all(score.parts.get(p, 1) >= 1 for p in self._parts)
+
+
+async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
+    """Write ``num_groups`` groups with the weights in the engines, as a GRPO of this name would ask
+    for them, and keep the traces with full reward. Raises DataError if there is none."""
+    stage, config = run.of(SftStage), session.config
+    assert stage.num_groups is not None, "read_stage gives it a value"
+    clips = stage.clips.of(session.data.samples)
+    sampler = Sampler(clips, config.seed, balanced=stage.class_balanced)
+    archived = await run_in_daemon_thread(_archived, session, run, stage.num_groups)
+    writer = TrainingGroupWriter(
+        session.writer, stage.name, archived, config.rollout, seed=config.seed
+    )
+    kept = KeptTraces(config.reward.terms, session.renderer)
+    with progress_bar(f"{stage.name} traces", stage.num_groups) as bar:
+
+        async def write(place: int) -> TraceGroup:
+            group = await writer.write(sampler.at(place), place)
+            bar.advance()
+            return group
+
+        for start in range(0, stage.num_groups, _AT_ONCE):
+            places = range(start, min(start + _AT_ONCE, stage.num_groups))
+            groups = await asyncio.gather(*[write(place) for place in places])
+            refuse_failures(groups, config.reward.max_failure_frac)
+            for group in groups:
+                kept.add(group)
+    session.archive.compact(session.engine_weights_step)
+    if not kept.rows:
+        raise DataError(
+            f"none of {kept.cost['num_rollouts']} traces earned the full reward (every term 1), so "
+            f"{stage.name} has nothing to learn from; leave it out of "
+            f"{'the stages' if run.exports else 'controls.arms'}"
+        )
+    return kept
+
+
+def _archived(session: Session, run: StageRun, num_places: int) -> ArchivedGroups:
+    """Groups that a killed attempt wrote from the same weights."""
+    folder = session.run_dir
+    now = describe_attempt(session.config, session.attempt)
+    reuse = ReusePolicy(
+        state=LoopState(),
+        first_step=run.start.step,
+        first_bitwise_equal_attempt=first_bitwise_equal_attempt(folder.path, now),
+        groups_per_step=num_places,  # all are written before the first update
+        max_staleness=0,
+    )
+    return ArchivedGroups.read(
+        folder.archive, find_reusable_groups(folder.archive, run.name, reuse)
+    )

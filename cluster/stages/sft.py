@@ -1,0 +1,74 @@
+"""Supervised fine-tuning of the policy: on teacher traces, on labels, or on its own right traces.
+
+clips -> examples -> updates -> model -> engines -> measured as it was taught to answer
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calibrate.verdict import VerdictExample
+from cluster.config.stage_kinds import SftStage
+from cluster.session import Session
+from cluster.stages.evaluation import evaluate_labels, evaluate_policy, readable
+from cluster.stages.label_codes import label_code_targets
+from cluster.stages.own_traces import write_own_traces
+from cluster.stages.stage import StageRun
+from cluster.stages.supervised import train_supervised
+from learner.shared_prefix.rows import Row, supervised_row
+from rollout.prompt import trace_target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """What a supervised stage learns from."""
+
+    rows: Sequence[Row]
+    figures: dict[str, Any]
+    """Counts for done.json."""
+    cost: dict[str, int]
+    """Traces written to choose from."""
+
+
+async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
+    """Fine-tune the policy, keep its model, and measure it."""
+    stage = run.of(SftStage)
+    examples = await _examples(session, run)
+    num_updates = await train_supervised(
+        session,
+        stage.name,
+        run.start.model_dir,
+        examples.rows,
+        epochs=stage.epochs,
+        batch_size=stage.batch_size,
+        optim=stage.optim,
+        save_every=stage.save_every,
+    )
+    if run.exports:
+        await session.learner.export(str(session.run_dir.model(stage.name)))
+    samples = session.data.of(stage.split or session.config.evaluate.split)
+    if stage.data == "labels":
+        measured = await evaluate_labels(session, stage.name, samples)
+    else:
+        await session.publish(run.last_step)
+        temperature = session.config.evaluate.temperature
+        measured = await evaluate_policy(session, stage.name, samples, temperature)
+    return {**measured, **examples.figures, "cost": examples.cost | {"num_updates": num_updates}}
+
+
+async def _examples(session: Session, run: StageRun) -> Examples:
+    stage = run.of(SftStage)
+    nothing_written = {"num_rollouts": 0, "num_generated_tokens": 0}
+    if stage.data == "own":
+        kept = await write_own_traces(session, run)
+        return Examples(rows=kept.rows, figures=kept.figures, cost=kept.cost)
+    if stage.data == "labels":
+        clips = readable(session, stage.clips.of(session.data.samples))
+        asked = [VerdictExample(sample=s, trace=None, label=s.label) for s in clips]
+        rows = await label_code_targets(session, asked)
+        return Examples(rows=rows, figures={"num_labels": len(rows)}, cost=nothing_written)
+    rows = [
+        supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
+        for sample, prompt in await session.prompts(stage.taught(session.data.samples))
+    ]
+    return Examples(rows=rows, figures={"num_traces": len(rows)}, cost=nothing_written)

@@ -1,0 +1,55 @@
+"""Training groups by place: each is written anew, or taken from the archive as it was written."""
+
+from typing import Protocol
+
+from cluster.resume.archived_groups import ArchivedGroups, group_id_of
+from rollout.config import RolloutConfig
+from rollout.engine import Sampling
+from wire.types import Purpose, Sample, TraceGroup, stable_seed
+
+
+class OneGroupWriter(Protocol):
+    """Writes one group; cluster/group_writer.py implements it."""
+
+    async def write(
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        purpose: Purpose,
+        group_id: str,
+        upcoming: Sample | None = None,
+    ) -> TraceGroup:
+        """Write and archive a group."""
+        ...
+
+
+class TrainingGroupWriter:
+    """Writes the training group of a place, or reuses the one of an earlier attempt. The seed
+    comes from the place, so a resumed run samples the same."""
+
+    def __init__(
+        self,
+        writer: OneGroupWriter,
+        name: str,
+        archived: ArchivedGroups,
+        rollout: RolloutConfig,
+        *,
+        seed: int,
+    ) -> None:
+        """``name``: of the stage or arm; ``seed``: the recipe's."""
+        self._writer, self._name, self._archived = writer, name, archived
+        self._rollout, self._seed = rollout, seed
+
+    async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
+        """Write or reuse one archived group."""
+        group_id = group_id_of(self._name, index)
+        if (group := self._archived.take(group_id)) is not None:
+            return group
+        sampling = Sampling(
+            n=self._rollout.group_size,
+            temperature=self._rollout.temperature,
+            max_tokens=self._rollout.max_response_length,
+            seed=stable_seed(self._name, self._seed, index),
+            turn=index,
+        )
+        return await self._writer.write(sample, sampling, Purpose.TRAIN, group_id, upcoming)
