@@ -1,4 +1,4 @@
-"""How the classifiers of the calibration stage are trained."""
+"""Settings of the calibration stage: its traces, and the training of its classifiers."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""How the policy is trained: optimiser, engine, GRPO's loss."""
+"""Settings of training: optimiser, engine, GRPO's loss."""
 
 import math
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""Which rewards judge a trace, how they are joined into one, and how many may fail."""
+"""Settings of the reward: its terms, how they are joined into one, and how many may fail."""
 
 from typing import Any, Literal
 

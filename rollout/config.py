@@ -1,4 +1,4 @@
-"""How traces are sampled and how the engine that samples them is set up."""
+"""Settings of rollout: sampling of traces, and the engine that writes them."""
 
 from typing import Literal
 

@@ -1,5 +1,5 @@
-"""Which sample is asked at which place: a pure function of the seed, so a resumed run asks the
-same questions."""
+"""Order of the training samples: the sample of each place is a pure function of the seed, so a
+resumed run asks the same questions."""
 
 import random
 from collections.abc import Hashable, Sequence

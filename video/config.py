@@ -1,4 +1,4 @@
-"""How clips are sampled and where processed clips are kept."""
+"""Settings of clips: frames, pixels per frame, decoding, and the cache of processed clips."""
 
 from pathlib import Path
 

@@ -64,7 +64,7 @@ class RolloutActor:
         return await self._started.answer(sample, sampling, upcoming)
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
-        """See RolloutWorker."""
+        """The prompt that asks for a trace, a label or a verdict; caches the clip."""
         return await self._started.prompt(sample, ask)
 
     async def logprobs(

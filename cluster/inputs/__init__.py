@@ -1,1 +1,1 @@
-"""What a run is given, opened and checked before an engine starts."""
+"""Inputs of a run, opened and checked before an engine starts: samples, model, reward."""

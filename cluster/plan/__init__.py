@@ -1,1 +1,1 @@
-"""What a run would do and cost, without starting anything."""
+"""Plan of a run: its work, memory and cost, computed without starting anything."""

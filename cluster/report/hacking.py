@@ -1,4 +1,4 @@
-"""What the guards against reward hacking saw of each training, with traces to look at.
+"""Report section on reward hacking: what the guards saw of each training, with traces to look at.
 
 curves -> each signal's state, in words; the steps at which its warning stood
 the groups of the last such step, from the archive -> a few traces that show it

@@ -1,5 +1,5 @@
-"""Which attempts of a run give bitwise equal results: same recipe, ranks, threads, package
-versions, machine.
+"""Attempts of a run, and which of them give bitwise equal results: same recipe, ranks, threads,
+package versions, machine.
 
     recipe + this machine -> attempts.jsonl -> first attempt of those bitwise equal to this one
 

@@ -1,1 +1,1 @@
-"""What a run is doing, from its files."""
+"""State and progress of a run, from its files."""

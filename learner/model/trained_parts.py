@@ -1,4 +1,4 @@
-"""Which parts of the policy are trained, each at its own learning rate: language model, merger,
+"""Trained parts of the policy, each with a learning rate of its own: language model, merger,
 vision tower.
 
     parameters -> parts -> frozen, or groups of the optimiser, each with its share of the step's

@@ -9,7 +9,7 @@ import pytest
 from cluster.commands.base import Run, run_in_directory
 from cluster.run_dir import RunDir
 from cluster.run_files import is_locked
-from cluster.status.heartbeat import State, read_sign
+from cluster.status.heartbeat import State, read_heartbeat
 from cluster.summary import summarise_run
 from tests.cluster.session_fakes import make_config, make_run_dir
 
@@ -27,11 +27,11 @@ def test_the_work_has_a_heartbeat_and_its_summary_is_printed(
     seen: list[Any] = []
 
     async def work() -> dict[str, Any]:
-        seen.append(read_sign(run_dir.path))
+        seen.append(read_heartbeat(run_dir.path))
         return summarise_run(make_config(), run_dir)
 
     def prepare() -> Run:
-        seen.append(read_sign(run_dir.path))
+        seen.append(read_heartbeat(run_dir.path))
         return work
 
     run_in_directory(OPTIONS, run_dir, ("base", "grpo"), prepare)
@@ -39,7 +39,7 @@ def test_the_work_has_a_heartbeat_and_its_summary_is_printed(
     assert before is None
     assert (during.state, during.work) == (State.RUNNING, ("base", "grpo"))
     assert during.resume.endswith("run a.toml --resume")
-    end = read_sign(run_dir.path)
+    end = read_heartbeat(run_dir.path)
     assert end is not None
     assert end.state is State.FINISHED
     assert f"results in {run_dir.path}" in capsys.readouterr().out.replace("\n", "")
@@ -52,7 +52,7 @@ def test_work_that_fails_says_so_and_lets_go_of_the_directory(run_dir: RunDir):
 
     with pytest.raises(ValueError, match="no such clip"):
         run_in_directory(OPTIONS, run_dir, ("base",), lambda: work)
-    end = read_sign(run_dir.path)
+    end = read_heartbeat(run_dir.path)
     assert end is not None
     assert (end.state, end.reason) == (State.FAILED, "no such clip")
     assert is_locked(run_dir.path) is False
@@ -64,5 +64,5 @@ def test_a_preparation_that_fails_lets_go_of_the_directory(run_dir: RunDir):
 
     with pytest.raises(ValueError, match="no checkpoint"):
         run_in_directory(OPTIONS, run_dir, ("base",), prepare)
-    assert read_sign(run_dir.path) is None
+    assert read_heartbeat(run_dir.path) is None
     assert is_locked(run_dir.path) is False

@@ -3,12 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("wire", "video", "rollout", "reward", "learner", "calibrate", "cluster")
+from tests.architecture.product import ROOT, product_files
+
 HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
 
 
@@ -55,10 +54,5 @@ def test_no_file_is_read_as_a_pickle():
     unsafe = re.compile(
         r"\btorch\.load\b|\bpickle\.(?:load|Unpick)|\bjoblib\b|allow_pickle|load_checkpoint\("
     )
-    found = {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if unsafe.search(path.read_text())
-    }
+    found = [path for path in product_files() if unsafe.search((ROOT / path).read_text())]
     assert not found
