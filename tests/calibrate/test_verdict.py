@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from calibrate.config import CalibrateConfig
 from calibrate.predictions import Prediction, from_probabilities
+from calibrate.protocols import TraceWriter, VerdictTrainer
 from calibrate.verdict import (
-    TraceWriter,
     VerdictExample,
-    VerdictTrainer,
     is_parsed,
     probabilities_from_logprobs,
     refuse_foreign_traces,

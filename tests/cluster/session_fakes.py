@@ -16,6 +16,10 @@ from cluster.inputs.samples import SampleSplits
 from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.run_dir import RunDir
 from cluster.session import RunResources, Session
+from cluster.stages.grpo import run_grpo_stage
+from cluster.stages.policy_versions import Weights
+from cluster.stages.stage import StageRun
+from cluster.stages.table import stage_run
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import Response, Row, with_old_logprobs, with_ref_logprobs
@@ -39,6 +43,8 @@ from wire.types import (
 )
 
 TOKENIZER = Path(__file__).parents[2] / "cluster/demo/base"
+FIRST_STEP = 1
+"""Version step of the weights that GRPO starts from in the default chain."""
 NAMES = ("relapse", "repeat", "undo", "varied", "zigzag")
 TEACHER = "<think>taught</think><answer>undo</answer>"
 
@@ -254,6 +260,25 @@ def make_run_dir(path: Path, config: RunConfig, *finished: str) -> RunDir:
             run_dir.model(stage).mkdir(parents=True)
         run_dir.finish(stage, {"seconds": 1.0, "peak_memory_gb": 1.0, "evaluation": FIGURES})
     return run_dir
+
+
+async def run_one(session: Session, name: str) -> dict[str, Any]:
+    """Run a stage of the chain from the weights that are there; returns its part of done.json."""
+    run = stage_run(session.config, session.run_dir, name)
+    return await run.run(session, run)
+
+
+def grpo_run(session: Session, model_dir: Path | str = "coldstart") -> StageRun:
+    """The chain's GRPO stage from these weights, as the driver would run it; no model is kept."""
+    chain = session.config.chain
+    return StageRun(
+        stage=chain["grpo"],
+        run=run_grpo_stage,
+        start=Weights(Path(model_dir), FIRST_STEP),
+        first_step=chain.first_step("grpo"),
+        last_step=chain.last_step("grpo"),
+        exports=False,
+    )
 
 
 @functools.cache

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from cluster.config.recipe import RunConfig
-from cluster.config.stages import ColdstartConfig
-from cluster.run import FIRST_STEP, run_stages
+from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.stages.policy_versions import model_before
 from cluster.summary import print_summary, summarise_run
+from tests.cluster.session_fakes import FIRST_STEP
 from wire.config import validate
 from wire.errors import ConfigError
 
@@ -43,9 +43,10 @@ def test_a_stage_without_a_stage_before_it_starts_from_the_recipes_model(tmp_pat
 
 def test_a_run_without_cold_start_trains_the_recipes_model(tmp_path: Path):
     config, _ = make(tmp_path)
-    assert config.stages == ("base", "coldstart", "grpo", "calibrated")
-    without = config.model_copy(update={"coldstart": ColdstartConfig(epochs=0)})
-    assert without.stages == ("base", "grpo", "calibrated")
+    assert config.chain.names == ("base", "coldstart", "grpo", "calibrated")
+    values = config.model_dump(mode="json") | {"coldstart": {"epochs": 0}}
+    without = validate(RunConfig, values, "recipe")
+    assert without.chain.names == ("base", "grpo", "calibrated")
     done = RunDir.open(tmp_path / "other", without, resume=False, overwrite=False)
     done.finish("base", {"seconds": 1.0})
     assert model_before(without, done, "grpo") == (Path("base-model"), 0)

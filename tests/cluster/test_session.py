@@ -2,7 +2,7 @@ import asyncio
 from typing import Any
 
 from cluster.inputs.samples import SampleSplits
-from cluster.session import Session
+from cluster.session import RunResources, Session
 from rollout.prompt import PromptKind, VerdictPrompt
 from wire.types import Failure, FailureKind, Prompt, Sample, Split
 
@@ -40,9 +40,19 @@ class Quarantined:
 
 def make_session(rollouts: Prompts) -> Session:
     none: Any = None
-    data = SampleSplits(samples=SAMPLES)
-    rest: Any = (none, none, none, Quarantined(), none, 0)
-    return Session(none, none, data, none, 0, rollouts, *rest)  # type: ignore[arg-type]
+    quarantine: Any = Quarantined()
+    resources = RunResources(
+        config=none,
+        run_dir=none,
+        data=SampleSplits(samples=SAMPLES),
+        renderer=none,
+        attempt=0,
+        scorer=none,
+        archive=none,
+        quarantine=quarantine,
+        metrics=none,
+    )
+    return Session(resources, rollouts, none, 0)  # type: ignore[arg-type]
 
 
 async def test_labels_are_asked_in_the_order_of_the_samples_and_failures_stay() -> None:

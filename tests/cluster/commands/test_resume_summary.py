@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from cluster.commands.resume_summary import summarise_resume
+from cluster.config.stage_kinds import GrpoStage
+from cluster.resume import archived_groups
+from cluster.resume.archived_groups import reusable_groups
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState
 from cluster.run_dir import RunDir
-from cluster.stages import grpo
-from cluster.stages.grpo import taking_up
-from cluster.stages.policy_versions import FIRST_STEP
 from learner.checkpoint import tag_of
-from tests.cluster.session_fakes import make_config, make_run_dir
+from tests.cluster.session_fakes import FIRST_STEP, make_config, make_run_dir
 from tests.groups import make_group
 from wire.archive import Archive
 from wire.types import PolicyVersion, TraceGroup
@@ -81,13 +81,16 @@ def test_training_takes_what_was_found_for_the_summary_without_another_look(
     known = summarise_resume(config, run_dir, WORK).archived
     assert known is not None
     assert list(known.usable) == ["grpo/00000004"]
+    grpo = config.chain["grpo"]
+    assert isinstance(grpo, GrpoStage)
     with monkeypatch.context() as patch:
-        patch.setattr(grpo, "find_groups", None)
-        again = taking_up(config, run_dir, "grpo", FIRST_STEP, state, 1, known)
+        patch.setattr(archived_groups, "find_reusable_groups", None)
+        again = reusable_groups(config, run_dir, grpo, FIRST_STEP, state, 1, known)
     assert again is known
     other = replace(state, step=1, next_index=2)  # its checkpoint was damaged: the one before
-    assert taking_up(config, run_dir, "grpo", FIRST_STEP, other, 1, known).rule.state == other
-    assert taking_up(config, run_dir, "grpo_more", FIRST_STEP, state, 1, known).usable == {}
+    assert reusable_groups(config, run_dir, grpo, FIRST_STEP, other, 1, known).reuse.state == other
+    more = grpo.model_copy(update={"name": "grpo_more"})
+    assert reusable_groups(config, run_dir, more, FIRST_STEP, state, 1, known).usable == {}
     run_dir.close()
 
 

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrate.predictions import read_predictions
-from cluster.config.controls import ARMS, ArmName
-from cluster.config.stages import STAGES
-from cluster.controls.arm_inputs import archived, own_step, trained_clips
-from cluster.controls.arms import check_arms, run_arms, run_controls
+from cluster.config.controls import ARMS, ArmName, own_step
+from cluster.config.stage_kinds import SftStage
+from cluster.controls.arm_inputs import archived, trained_clips
+from cluster.controls.arms import arm_run, check_arms, run_controls
 from cluster.inputs.samples import SampleSplits
-from cluster.stages.calibration import run_calibration
+from cluster.run import run_each
 from cluster.stages.evaluation import evaluate_policy
-from cluster.stages.policy_versions import FIRST_STEP
 from rollout.prompt import VerdictPrompt
 from rollout.sampler import Sampler
 from tests.cluster.session_fakes import (
+    FIRST_STEP,
     NAMES,
     TEACHER,
     FakeMemory,
@@ -30,12 +30,14 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
     right,
+    run_one,
 )
 from wire.archive import read_groups
 from wire.errors import ConfigError, DataError
 from wire.types import Purpose, Sample, Split, TraceGroup
 
 CONFIG = make_config()
+STAGES = CONFIG.chain.names
 SAMPLES = make_samples()
 AFTER_GRPO = ("grpo", FIRST_STEP + CONFIG.grpo.num_steps)
 NUM_TEST, NUM_CAL, NUM_TRAIN = 4, 5, 8
@@ -59,7 +61,7 @@ async def run(
     run_dir = make_run_dir(path, config, *STAGES)
     with open_fakes(config, run_dir, SAMPLES, AFTER_GRPO) as (session, engines, _, _):
         engines.write = write
-        await evaluate_policy(session, "grpo")
+        await evaluate_grpo(session)
     groups = [g for g in read_groups(run_dir.archive) if g.traces]
     with open_fakes(config, run_dir, SAMPLES, ("coldstart", FIRST_STEP)) as found:
         session, engines, learner, metrics = found
@@ -69,8 +71,15 @@ async def run(
                 (*g.prompt.token_ids, *g.traces[0].completion.token_ids) for g in groups
             ]
         memory: Any = FakeMemory()
-        await run_arms(session, arms, memory)
+        await run_each(session, arms, arm_run, memory)
         return session, engines, learner, metrics, {arm: run_dir.result(arm) for arm in arms}
+
+
+async def evaluate_grpo(session: Any) -> None:
+    """Leaves the traces and predictions that the GRPO stage leaves."""
+    config = session.config
+    samples = session.data.of(config.evaluate.split)
+    await evaluate_policy(session, "grpo", samples, config.evaluate.temperature)
 
 
 def groups_of(session: Any, name: str) -> list[TraceGroup]:
@@ -152,7 +161,7 @@ def test_the_versions_of_arms_and_stages_never_meet(num_steps: int):
 async def test_other_verdicts_get_the_examples_and_updates_of_the_stages_verdict(tmp_path: Path):
     run_dir = make_run_dir(tmp_path / "stage", CONFIG, *STAGES[:3])
     with open_fakes(CONFIG, run_dir, SAMPLES, AFTER_GRPO) as (session, _, learner, _):
-        await run_calibration(session, run_dir.model("grpo"))
+        await run_one(session, "calibrated")
         sizes = [len(rows) for _, rows in learner.steps]
     assert (len(sizes), sum(sizes) // 2) == (VERDICT_UPDATES, VERDICT_EXAMPLES)
     for arm in ("verdict_teacher", "verdict_train", "video_only_1x"):
@@ -225,7 +234,9 @@ async def test_a_cold_start_of_twice_the_epochs_is_measured_on_val(tmp_path: Pat
 
 def test_the_cold_start_reads_only_train_clips_with_a_trace():
     samples = [replace(s, trace=None) if s.id == "train-3" else s for s in SAMPLES]
-    found = {s.id for s in SampleSplits(samples=samples).with_teacher_trace}
+    stage = CONFIG.chain["coldstart"]
+    assert isinstance(stage, SftStage)
+    found = {s.id for s in stage.taught(samples)}
     assert found == {f"train-{i}" for i in range(NUM_TRAIN)} - {"train-3"}
 
 
@@ -266,13 +277,13 @@ async def test_the_policys_probabilities_favour_the_answer_that_it_wrote(tmp_pat
 async def test_traces_that_the_archive_has_lost_are_named(tmp_path: Path):
     run_dir = make_run_dir(tmp_path, CONFIG, *STAGES)
     with open_fakes(CONFIG, run_dir, SAMPLES, AFTER_GRPO) as (session, engines, _, _):
-        await evaluate_policy(session, "grpo")
+        await evaluate_grpo(session)
         engines.write = lambda *_: "<think>else</think><answer>undo</answer>"
         for file in run_dir.archive.rglob("*.parquet"):
             file.unlink()
         memory: Any = FakeMemory()
         with pytest.raises(DataError, match="traces of 4 clips, such as 'test-0'"):
-            await run_arms(session, ["policy_probability"], memory)
+            await run_each(session, ["policy_probability"], arm_run, memory)
 
 
 async def test_a_vote_counts_parsed_answers_and_breaks_ties_by_name(tmp_path: Path):
@@ -319,7 +330,7 @@ async def test_of_traces_written_again_after_a_crash_the_last_count(tmp_path: Pa
         with open_fakes(CONFIG, run_dir, SAMPLES, AFTER_GRPO) as (session, engines, _, _):
             text = f"<think>{attempt}</think><answer>undo</answer>"
             engines.write = lambda *_, text=text: text
-            await evaluate_policy(session, "blank")
+            await evaluate_policy(session, "blank", session.data.of(Split.TEST), 0.01)
             found = archived(session, "blank", Purpose.EVALUATION)
             assert {group.traces[0].completion.text for group in found} == {text}
             assert len(found) == NUM_TEST
@@ -360,9 +371,9 @@ async def test_arms_of_unfinished_stages_are_refused(
 def test_calibration_clips_without_a_teachers_trace_are_refused_where_they_matter():
     samples = [replace(s, trace=None) if s.id == "cal-2" else s for s in SAMPLES]
     data = SampleSplits(samples=samples)
-    with pytest.raises(ConfigError, match=r"1 of 5 samples with split='cal' have none.*'cal-2'"):
-        check_arms(CONFIG, ["vote", "verdict_teacher"], data)
-    check_arms(CONFIG, ["vote", "verdict_train"], data)
+    with pytest.raises(DataError, match=r"1 of 5 samples with split='cal' have none.*'cal-2'"):
+        check_arms(CONFIG, data, ["vote", "verdict_teacher"])
+    check_arms(CONFIG, data, ["vote", "verdict_train"])
 
 
 @pytest.mark.parametrize(
@@ -372,8 +383,8 @@ def test_calibration_clips_without_a_teachers_trace_are_refused_where_they_matte
 def test_an_arm_needs_the_clips_that_it_works_on(split: str, arm: ArmName):
     data = SampleSplits(samples=make_samples(**{split: 0}))
     with pytest.raises(DataError, match=f"{arm}: .*split='{split}'.*leave the arm out"):
-        check_arms(CONFIG, [arm], data)
-    check_arms(CONFIG, ["vote"], data)
+        check_arms(CONFIG, data, [arm])
+    check_arms(CONFIG, data, ["vote"])
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones():

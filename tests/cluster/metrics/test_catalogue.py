@@ -5,19 +5,20 @@ import pytest
 import torch
 
 from cluster.metrics.catalogue import METRICS, describe, verl_names
-from cluster.stages.coldstart import learn_from_teacher
 from cluster.stages.evaluation import evaluate_policy
-from cluster.stages.grpo import GrpoPlan, run_grpo
-from cluster.stages.policy_versions import FIRST_STEP
+from cluster.stages.grpo import train_grpo
 from learner.config import GrpoLossConfig
 from learner.objective.loss import LossInputs, grpo_loss, supervised_loss
 from learner.shared_prefix.rows import StepCounts
 from tests.cluster.session_fakes import (
+    FIRST_STEP,
     NAMES,
+    grpo_run,
     make_config,
     make_run_dir,
     make_samples,
     open_fakes,
+    run_one,
 )
 from wire.types import Sample, Split
 
@@ -63,10 +64,9 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened
         engines.write = right_at_times
-        await learn_from_teacher(session, "coldstart", Path("base"), 1)
-        train = [sample for sample in samples if sample.split is Split.TRAIN]
-        await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=train))
-        await evaluate_policy(session, "grpo")
+        await run_one(session, "coldstart")
+        await train_grpo(session, grpo_run(session))
+        await evaluate_policy(session, "grpo", session.data.of(Split.TEST), 0.01)
         await session.scorer.close()
     run_dir.close()
     return metrics.names

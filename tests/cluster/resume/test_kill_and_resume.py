@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from cluster.config.recipe import RunConfig
 from cluster.resume.archived_groups import place_of
 from cluster.run_dir import RunDir
-from cluster.stages.grpo import GrpoPlan, run_grpo
+from cluster.stages.grpo import train_grpo
 from learner.shared_prefix.rows import Row
 from rollout.engine import Sampling
 from rollout.worker import Rollout
 from tests.cluster.session_fakes import (
     FakeEngines,
     FakeLearner,
+    grpo_run,
     make_config,
     make_run_dir,
     make_samples,
@@ -163,9 +164,8 @@ def run(config: RunConfig, run_dir: RunDir, kills: Sequence[int]) -> tuple[str, 
     figures: dict[int, Any] = {}
     for kill_at in (*kills, -1):
         with attempt(config, run_dir, kill_at) as this:
-            plan = GrpoPlan(name="grpo", samples=this.samples)
             try:
-                asyncio.run(run_grpo(this.session, Path("base-model"), plan))
+                asyncio.run(train_grpo(this.session, grpo_run(this.session, "base-model")))
             except BaseException as error:
                 if not _is_kill(error):
                     raise
@@ -271,14 +271,12 @@ def groups_told(run_dir: RunDir, figures: dict[int, Any]) -> dict[int, list[Trac
 def test_a_group_that_was_archived_is_not_written_again(tmp_path: Path):
     config = config_of(deterministic=False, max_staleness=0, save_every=1)
     run_dir = make_run_dir(tmp_path, config)
-    with attempt(config, run_dir, 4) as this:  # two answers, two appends: then the update
-        plan = GrpoPlan(name="grpo", samples=this.samples)
-        with pytest.raises(BaseException):  # noqa: B017, PT011
-            asyncio.run(run_grpo(this.session, Path("base-model"), plan))
+    # two answers, two appends: then the update
+    with attempt(config, run_dir, 4) as this, pytest.raises(BaseException):  # noqa: B017, PT011
+        asyncio.run(train_grpo(this.session, grpo_run(this.session, "base-model")))
     before = {group.group_id for group in read_groups(run_dir.archive)}
     with attempt(config, run_dir, -1) as this:
-        plan = GrpoPlan(name="grpo", samples=this.samples)
-        asyncio.run(run_grpo(this.session, Path("base-model"), plan))
+        asyncio.run(train_grpo(this.session, grpo_run(this.session, "base-model")))
         written = len(this.engines.wrote)
     assert before
     assert written == STEPS * GROUPS - len(before)

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from cluster.resume.loop_state import LoopState
-from cluster.stages.grpo import GrpoPlan, run_grpo
-from cluster.stages.policy_versions import FIRST_STEP
+from cluster.stages.grpo import train_grpo
 from tests.cluster.session_fakes import (
+    FIRST_STEP,
     FakeLearner,
+    grpo_run,
     make_config,
     make_run_dir,
     make_samples,
@@ -34,7 +35,7 @@ async def train(path: Path, **grpo: Any) -> tuple[FakeLearner, Path]:
     run_dir = make_run_dir(path, config)
     with open_fakes(config, run_dir, TRAIN, ("base", FIRST_STEP)) as (session, engines, learner, _):
         engines.write = by_turns
-        await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=TRAIN))
+        await train_grpo(session, grpo_run(session))
     run_dir.close()
     return learner, run_dir.path
 
@@ -95,7 +96,7 @@ async def test_without_any_signal_versions_still_count_steps(tmp_path: Path):
     config = make_config(grpo=GRPO | {"filter_groups": {"enable": True, "max_num_gen_batches": 1}})
     run_dir = make_run_dir(tmp_path, config)
     with open_fakes(config, run_dir, TRAIN, ("base", FIRST_STEP)) as (session, engines, learner, _):
-        await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=TRAIN))
+        await train_grpo(session, grpo_run(session))
         assert learner.steps == []
         assert engines.version.step == FIRST_STEP + 2
     run_dir.close()

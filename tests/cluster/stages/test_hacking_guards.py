@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from cluster.resume.loop_state import LoopState
-from cluster.stages.grpo import GrpoPlan, run_grpo
-from cluster.stages.policy_versions import FIRST_STEP
+from cluster.stages.grpo import train_grpo
 from reward.hacking_alerts import SIGNALS, steps_before_alert
 from rollout.prompt import trace_prompt
 from rollout.render import Renderer
 from rollout.worker import Rollout
 from tests.cluster.session_fakes import (
+    FIRST_STEP,
     NAMES,
     FakeEngines,
     FakeMetrics,
     Write,
+    grpo_run,
     make_config,
     make_run_dir,
     make_samples,
@@ -107,7 +108,7 @@ async def train(
     start = ("base", FIRST_STEP)
     with open_fakes(config, run_dir, samples, start, make_engines) as (session, engines, _, kept):
         engines.write = policy
-        await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=samples))
+        await train_grpo(session, grpo_run(session))
     run_dir.close()
     return kept
 

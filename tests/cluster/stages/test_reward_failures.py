@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stages.coldstart import learn_from_teacher
-from cluster.stages.grpo import GrpoPlan, run_grpo
-from cluster.stages.policy_versions import FIRST_STEP
-from tests.cluster.session_fakes import make_config, make_run_dir, make_samples, open_fakes
+from cluster.stages.grpo import train_grpo
+from tests.cluster.session_fakes import (
+    FIRST_STEP,
+    grpo_run,
+    make_config,
+    make_run_dir,
+    make_samples,
+    open_fakes,
+    run_one,
+)
 from wire.archive import read_groups
 from wire.errors import TooManyFailures
-from wire.types import Failure, Purpose, Sample, Split
+from wire.types import Failure, Purpose, Sample
 
 SOURCE = """
 def mine(solution_str, ground_truth):
@@ -37,10 +43,9 @@ async def train(path: Path, num_failing: int) -> dict[str, float]:
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened
         engines.write = write
-        await learn_from_teacher(session, "coldstart", Path("base"), 1)
+        await run_one(session, "coldstart")
         try:
-            clips = [sample for sample in samples if sample.split is Split.TRAIN]
-            await run_grpo(session, Path("coldstart"), GrpoPlan(name="grpo", samples=clips))
+            await train_grpo(session, grpo_run(session))
         finally:
             await session.scorer.close()
             run_dir.close()

@@ -16,6 +16,7 @@ STATUS = RunStatus(
     resume="",
     stage="grpo",
     finished=(Finished(name="base", accuracy=0.0, seconds=1.0),),
+    num_stages=1,
     progress=Progress(title="grpo", done=20, total=80, rate=0.25),
     step=20,
     step_stage="grpo",
