@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.recipe import RunConfig
-from rollout.engine import Sampling, VllmEngine
+from rollout.engine import Sampling
 from rollout.lora import AdapterSlots
 from rollout.prompt import PromptKind
 from rollout.render import Renderer
+from rollout.vllm_engine import VllmEngine
 from rollout.worker import Rollout, RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor

@@ -130,7 +130,8 @@ def try_vllm() -> Outcome:
 
 
 async def _one_token(scene: Scene, config: Any) -> Outcome:
-    from rollout.engine import Sampling, VllmEngine
+    from rollout.engine import Sampling
+    from rollout.vllm_engine import VllmEngine
 
     before = time.monotonic()
     blocked = scene.renderer.blocked_tokens()

@@ -39,7 +39,7 @@ def trained_adapter(shape: ModelShape, config: LearnerConfig) -> int:
 
 def engine_adapter_bytes(shape: ModelShape, rank: int, count: int, dtype: str) -> int:
     """Bytes that vLLM reserves for ``count`` adapters, on every linear layer of the text whatever
-    the targets, before it rounds the rank up (rollout/engine.py)."""
+    the targets, before it rounds the rank up (rollout/lora.py)."""
     return count * BYTES[dtype] * _additions(_text(shape), rank)
 
 

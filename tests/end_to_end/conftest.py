@@ -45,8 +45,8 @@ class Rollouts:
     """A rollout worker and its engine."""
 
     async def start(self, model_dir: Path, cache_dir: Path, labels: LabelSet) -> None:
-        from rollout.engine import VllmEngine
         from rollout.render import Renderer
+        from rollout.vllm_engine import VllmEngine
         from rollout.worker import RolloutWorker
         from video.cache import ClipStore
         from video.processor import ClipProcessor

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rollout.config import RolloutConfig
-from rollout.engine import VllmEngine
+from rollout.vllm_engine import VllmEngine
 from wire.errors import DeadlineExceeded, WeightUpdateError
 
 
