@@ -24,7 +24,8 @@ _STEPS = 10
 
 def _import(options: argparse.Namespace) -> None:
     from rollout.importers.formats import FORMATS
-    from rollout.importers.importer import ImportOptions, import_records
+    from rollout.importers.importer import import_records
+    from rollout.importers.options import ImportOptions
     from rollout.importers.split import parse_ratio
 
     if options.format and options.format not in FORMATS:

@@ -9,27 +9,30 @@ written. Opens no clip, except zips of frames to convert.
 
 import functools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from rollout.importers import videos
 from rollout.importers.content import open_content
 from rollout.importers.fetch import MediaStore, Progress, is_remote, local_path
 from rollout.importers.formats import FORMATS, read, recognise
-from rollout.importers.join import Clip, Found, OnConflict, Source, join
+from rollout.importers.join import Clip, Found, Source, join
 from rollout.importers.labels import are_numbers, read_labels, read_names, with_name
 from rollout.importers.media import Root
-from rollout.importers.record import LeftOut, Record
+from rollout.importers.options import ImportOptions
+from rollout.importers.pairing import (
+    groups_of_clips,
+    label_set,
+    splits_of_clips,
+    with_split_and_window,
+)
+from rollout.importers.record import LeftOut
 from rollout.importers.reply import speaks_of_hint
 from rollout.importers.report import Report, Tally
-from rollout.importers.split import divide, link
 from rollout.importers.write import write_import
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
@@ -42,52 +45,6 @@ LATE_TEST_TRACE = "traces dropped: the ratio made it a test clip"
 _SUFFIXES = (".jsonl", ".parquet")
 # More labels than this, and less than two clips for most of them, is no closed set.
 _MANY_LABELS = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportOptions:
-    """Options of an import, as the user gave them.
-
-    Example:
-        ImportOptions(sources=("train=labels.json", "test=test.json"), manifest=Path("m.jsonl"))
-    """
-
-    sources: tuple[str, ...]
-    """Files, folders and URLs, each ``ADDRESS`` or ``SPLIT=ADDRESS``; a file that defines labels
-    among them says what the labels are."""
-    manifest: Path
-    format: str | None = None
-    """None: recognised, for each source by itself."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Name to be -> name in the source."""
-    media_root: str | Path | None = None
-    """Folder or URL of the videos; none: beside the source, or else the manifest."""
-    download: Path | None = None
-    """Folder for what is fetched; none: MANIFEST-media beside the manifest."""
-    timeout_s: float = 60.0
-    """How long a place elsewhere may be silent."""
-    split: Split | None = None
-    """Split of sources that name none."""
-    ratio: Mapping[Split, float] | None = None
-    """Divides the clips of sources that name no split."""
-    divide: Split | None = None
-    """A split of the sources that ``ratio`` divides too."""
-    group_by: str | None = None
-    """A column: clips with one value of it stay together."""
-    seed: int = 0
-    label_names: Path | None = None
-    """Names of labels that are numbers in the source."""
-    windows: bool = False
-    """The videos are untrimmed: the sources' times become ``start_s`` and ``end_s``."""
-    on_conflict: OnConflict = "error"
-    skip_missing: bool = False
-    with_side_text: bool = False
-    drop_hinted_traces: bool = False
-    convert_frames: bool = False
-    fps: Fraction = Fraction(1)
-    """Frames per second of the videos made of zips."""
-    labels_out: Path | None = None
-    overwrite: bool = False
 
 
 def import_records(options: ImportOptions, progress: Progress | None = None) -> Report:
@@ -106,15 +63,15 @@ def import_records(options: ImportOptions, progress: Progress | None = None) -> 
     names = [label.name for label in defined]
     clips = {clip.id: clip for clip in join(found, names, options.on_conflict, tally)}
     _refuse_empty(clips, tally)
-    labels = _label_set(defined, clips.values())
+    labels = label_set(defined, clips.values())
     places = videos.locate(clips, _roots(options, store), options.skip_missing, tally)
     if not options.convert_frames:
         videos.refuse_zips(places)
     videos.check_shared(clips, places, options.on_conflict, tally)
-    groups = _groups(clips, places, options)
+    groups = groups_of_clips(clips, places, options)
     with _writable():
         files = videos.fetch(clips, places, store, options.skip_missing, tally, progress)
-        splits = _splits(clips, groups, options) if clips else {}
+        splits = splits_of_clips(clips, groups, options) if clips else {}
         clips = {
             key: _final_texts(clip, splits[key], options, tally) for key, clip in clips.items()
         }
@@ -170,7 +127,7 @@ def _read(
             if isinstance(record, LeftOut):
                 tally.add(record.reason, record.id)
             else:
-                record = _settled(with_name(record, numbers), source, options)
+                record = with_split_and_window(with_name(record, numbers), source, options)
                 found.append(Found(source, record, content.base))
     if not found and not tally.lines():
         raise DataError("no records to import; give a file or folder of them")
@@ -192,50 +149,6 @@ def _split_and_address(argument: str) -> tuple[Split | None, str]:
     return split, address
 
 
-def _settled(record: Record, source: Source, options: ImportOptions) -> Record:
-    """The record with its final split, none if the ratio decides, and with its window if asked."""
-    if source.split and record.split not in (None, source.split):
-        raise ConfigError(
-            f"{record.where} says split {record.split}, but the source was given as "
-            f"{source.split}={source.address}; write it without {source.split}= to keep its own"
-        )
-    split = record.split or source.split or options.split
-    if options.ratio is not None and split is options.divide:
-        split = None
-    elif split is None and options.ratio is None:
-        known = ", ".join(each.value for each in Split)
-        raise ConfigError(
-            f"no split for the clips of {source.address}; write such as train={source.address} "
-            f"({known}), or give --split or --ratio"
-        )
-    if not options.windows:
-        return replace(record, split=split, window=None)
-    if record.window is None:
-        return replace(record, split=split)
-    return replace(record, split=split, videos=record.untrimmed or record.videos)
-
-
-def _label_set(defined: Sequence[Label], clips: Any) -> LabelSet:
-    names = {label.name: label for label in defined}
-    used = sorted({clip.label for clip in clips})
-    if unknown := [name for name in used if defined and name not in names]:
-        raise DataError(
-            f"labels {unknown[:5]} are not among the defined ones: {', '.join(list(names)[:20])}"
-        )
-    if len(names or used) == 1:
-        raise DataError(
-            f"the labels {used} make no task: one label leaves nothing to tell apart; add records "
-            "of other labels, or a file that defines them"
-        )
-    try:
-        return LabelSet(labels=tuple(names.values()) or tuple(Label(name=name) for name in used))
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise DataError(
-            f"the labels {used[:5]} make no task: {reason}; mend them in the source"
-        ) from error
-
-
 def _roots(options: ImportOptions, store: MediaStore) -> Callable[[Clip], list[Root]]:
     """Clip -> the folders where its video is looked for, in order."""
     if options.media_root is not None:
@@ -244,63 +157,6 @@ def _roots(options: ImportOptions, store: MediaStore) -> Callable[[Clip], list[R
     beside_manifest = Root(options.manifest.parent, store)
     beside_source = functools.cache(lambda base: Root(base, store))
     return lambda clip: [beside_source(clip.base), beside_manifest]
-
-
-def _groups(
-    clips: Mapping[str, Clip], places: Mapping[str, str], options: ImportOptions
-) -> dict[str, str]:
-    """Clip id -> what must stay together: clips of one file, and of one value of a column."""
-    ties = [{name: places[name] for name in clips}]
-    if options.group_by is not None:
-        ties.append({name: _group(clip, options.group_by) for name, clip in clips.items()})
-    return link(clips, ties)
-
-
-def _group(clip: Clip, column: str) -> str:
-    value = clip.id if column == "id" else clip.columns.get(column)
-    if value is None:
-        known = ", ".join(["id", *clip.columns])
-        raise ConfigError(
-            f"clip {clip.id} has no value in {column!r}, which --group-by names; its columns: "
-            f"{known}"
-        )
-    return str(value)
-
-
-def _splits(
-    clips: Mapping[str, Clip], groups: Mapping[str, str], options: ImportOptions
-) -> dict[str, Split]:
-    """Clip id -> split. What is to be divided follows its group into a split that is given."""
-    splits = {name: clip.split for name, clip in clips.items() if clip.split}
-    rest = [name for name, clip in clips.items() if not clip.split]
-    if options.ratio and not rest:
-        raise ConfigError(
-            "--ratio has nothing to divide: every clip has a split of its source; leave it out, "
-            "or give --divide train to divide that split further"
-        )
-    given = _given(splits, groups, options)
-    splits |= {name: given[groups[name]] for name in rest if groups[name] in given}
-    rest = [name for name in rest if groups[name] not in given]
-    if rest and options.ratio:
-        labels = {name: clips[name].label for name in rest}
-        splits |= divide(labels, options.ratio, options.seed, groups)
-    return splits
-
-
-def _given(
-    splits: Mapping[str, Split], groups: Mapping[str, str], options: ImportOptions
-) -> dict[str, Split]:
-    """Group -> the split that its source gives. Raises DataError if --group-by finds it in two."""
-    found: dict[str, set[Split]] = defaultdict(set)
-    for name, split in splits.items():
-        found[groups[name]].add(split)
-    crossing = sorted(group for group, each in found.items() if len(each) > 1)
-    if crossing and options.group_by:
-        raise DataError(
-            f"{len(crossing)} groups of --group-by {options.group_by} are in several splits of the "
-            f"source, such as that of {crossing[0]}; drop the source's splits, or --group-by"
-        )
-    return {group: min(each, key=list(Split).index) for group, each in found.items()}
 
 
 def _final_texts(clip: Clip, split: Split, options: ImportOptions, tally: Tally) -> Clip:

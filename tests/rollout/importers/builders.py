@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rollout.importers.importer import ImportOptions, import_records
+from rollout.importers.importer import import_records
+from rollout.importers.options import ImportOptions
 from rollout.importers.report import Report
 
 PROMPT = """

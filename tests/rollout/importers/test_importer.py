@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.importers.importer import ImportOptions, import_records
+from rollout.importers.importer import import_records
 from rollout.importers.join import CONTRADICTED
+from rollout.importers.options import ImportOptions
 from rollout.importers.videos import BROKEN_ZIP, MISSING
 from rollout.importers.write import labels_toml
 from rollout.manifest import read_manifest, unreadable_clips
