@@ -10,7 +10,7 @@ from calibrate.config import CalibrateConfig
 from cluster.config.chain import Chain, deepintuit_chain, read_stage
 from cluster.config.controls import ControlsConfig
 from cluster.config.logging import LoggingConfig
-from cluster.config.migration import hint
+from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
 from cluster.config.stages import ColdstartConfig, EvaluateConfig, GrpoConfig
 from learner.config import (

@@ -6,7 +6,11 @@ the page as it is -> the same, with each ``<!-- table NAME -->`` ... ``<!-- end 
 import re
 from collections.abc import Callable, Sequence
 
-from cluster.config.migration import OPENRLHF, QWEN, TRL, VERL, Moved
+from cluster.config.migration.moved import Moved
+from cluster.config.migration.openrlhf import OPENRLHF
+from cluster.config.migration.qwen_video import QWEN
+from cluster.config.migration.trl import TRL
+from cluster.config.migration.verl import VERL
 
 _BLOCK = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 

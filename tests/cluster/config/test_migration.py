@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.migration import SYSTEMS, hint
+from cluster.config.migration.hint import SYSTEMS, hint
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.docs.recipes_page import recipe_keys
 from wire.errors import ConfigError
