@@ -31,6 +31,7 @@ from learner.model.token_head import TokenScores
 from learner.model.trained_parts import Part, freeze, frozen_parts
 from learner.objective.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
 from learner.ranks.collectives import gather, reduce
+from learner.ranks.determinism import random_state, set_random_state
 from learner.ranks.free_memory import free_bytes, free_gpu_bytes
 from learner.shared_prefix.batch import TrainBatch
 from learner.shared_prefix.exactness_check import LayoutCheck, check_layouts
@@ -128,11 +129,13 @@ class LearnerWorker:
         }
 
     def preflight(self, largest: LargestBatch, refers: bool = False) -> float:
-        """Peak memory of this rank for such a batch, GB. Nothing of the stage changes. ``refers``:
-        the stage will ask for :meth:`ref_logprobs`, whose model counts too.
+        """Peak memory of this rank for such a batch, GB. ``refers``: the stage will ask for
+        :meth:`ref_logprobs`, whose model counts too. Nothing of the stage changes, nor the random
+        state, because a resumed run runs the preflight again.
 
         Raises UserError that says what to lower, on all ranks or (GPU) on the one without room.
         """
+        before = random_state()
         gpu = self._config.num_gpus > 0
         if refers:
             self._to_reference()
@@ -143,7 +146,9 @@ class LearnerWorker:
             free=free_gpu_bytes if gpu else free_bytes,
             gather=gather,
         )
-        return trial.run(largest)
+        peak_gb = trial.run(largest)
+        set_random_state(before)
+        return peak_gb
 
     def _trial_step(self, largest: LargestBatch) -> None:
         self.engine.trial_step(self._in_stage.trial_batch(largest))

@@ -1,22 +1,17 @@
 """The Ray actor of one learner rank: builds its worker from the recipe."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from cluster.actors.engine_client import EngineClient
+from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.model.embedding_store import EmbeddingStore
-from learner.ranks.determinism import be_repeatable, random_state, seed_all, set_random_state
+from learner.ranks.determinism import be_repeatable, seed_all
 from learner.ranks.rendezvous import open_rendezvous
-from learner.shared_prefix.largest_batch import LargestBatch
-from learner.shared_prefix.rows import Row, StepCounts
-from learner.worker import LearnerWorker, Objective
+from learner.worker import LearnerWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
 from wire.types import PolicyVersion, stable_seed
@@ -33,7 +28,16 @@ class WeightSyncResult:
 
 
 class LearnerActor:
-    """Learner actor: one learner rank."""
+    """Learner actor: one learner rank, with the run's seeds and the client of the engines."""
+
+    train_step = worker_method(LearnerWorker.train_step)
+    preflight = worker_method(LearnerWorker.preflight)
+    logprobs = worker_method(LearnerWorker.logprobs)
+    ref_logprobs = worker_method(LearnerWorker.ref_logprobs)
+    features = worker_method(LearnerWorker.features)
+    save = worker_method(LearnerWorker.save)
+    load = worker_method(LearnerWorker.load)
+    export = worker_method(LearnerWorker.export)
 
     def __init__(self, config: RunConfig, rank: int, cache_dir: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
@@ -42,7 +46,7 @@ class LearnerActor:
         if config.learner.embedding_cache:
             max_bytes = int(config.learner.embedding_cache_max_gb * 2**30)
             embeddings = EmbeddingStore(Path(cache_dir) / "embeddings", max_bytes)
-        self._worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
+        self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
         self._rank, self._config = rank, config
         self._client: EngineClient | None = None
 
@@ -56,25 +60,25 @@ class LearnerActor:
         """Join the other ranks at rank 0's address."""
         if self._config.deterministic:
             be_repeatable()
-        self._worker.join(self._rank, address, port)
+        self.worker.join(self._rank, address, port)
 
     def begin(self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None) -> None:
         """Start a stage from a model directory, with a fresh optimiser, seeded by the run's
         seed."""
         seed_all(stable_seed("learner", self._config.seed))  # new weights: equal on all ranks
-        self._worker.begin(model_dir, optim, loss)
+        self.worker.begin(model_dir, optim, loss)
         seed_all(stable_seed("learner", self._config.seed, self._rank))
 
     def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:
         """Connect to the rollout engines for weight updates."""
         self._client = client
-        self._worker.connect(self._config.transfer, client, address, num_engine_ranks)
+        self.worker.connect(self._config.transfer, client, address, num_engine_ranks)
 
     def publish(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
         """Send the weights to the named workers. Only rank 0's result names the failures."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, names)
-        figures = self._worker.publish()
+        figures = self.worker.publish()
         figures["weights/load_s"] = self._client.load_s
         return WeightSyncResult(failures=self._client.failures, figures=figures)
 
@@ -82,47 +86,9 @@ class LearnerActor:
         """Send the adapter alone to the named workers, else as :meth:`publish`."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, names)
-        files = self._worker.adapter()  # all ranks gather
+        files = self.worker.adapter()  # all ranks gather
         assert files is not None, "only a learner with LoRA has an adapter"
         if self._rank == 0:
             self._client.load_adapter(files)
         figures = {"weights/gb": files.num_bytes / 1e9}
         return WeightSyncResult(failures=self._client.failures, figures=figures)
-
-    def train_step(
-        self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
-    ) -> dict[str, float]:
-        """Make one update from this rank's rows. Returns metrics."""
-        return self._worker.train_step(rows, counts, objective, learning_rate)
-
-    def preflight(self, largest: LargestBatch, refers: bool) -> float:
-        """Peak memory of the largest batch, GB. Restores the random state, because a resumed run
-        runs the preflight again."""
-        before = random_state()
-        peak_gb = self._worker.preflight(largest, refers)
-        set_random_state(before)
-        return peak_gb
-
-    def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """Logprobs per row, response and token, of the present policy."""
-        return self._worker.logprobs(rows)
-
-    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
-        """Logprobs per row, response and token, of the model that the stage started from."""
-        return self._worker.ref_logprobs(rows)
-
-    def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-        """Hidden states [len(rows), hidden] at each row's last token."""
-        return self._worker.features(rows)
-
-    def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
-        """Save a checkpoint of all ranks, with the caller's files ``notes``."""
-        self._worker.save(directory, tag, notes)
-
-    def load(self, directory: str, tag: str) -> None:
-        """Load a checkpoint of the same stage, to continue from it."""
-        self._worker.load(directory, tag)
-
-    def export(self, directory: str) -> None:
-        """Write the weights as a Hugging Face directory."""
-        self._worker.export(directory)

@@ -1,29 +1,33 @@
-"""The classes that run as Ray actors. Each builds its worker from the recipe and forwards calls to
-it."""
+"""The Ray actor of one rollout worker: builds the worker and its engine from the recipe."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
-from rollout.engine import Sampling
 from rollout.lora import AdapterSlots
-from rollout.prompt import PromptKind
 from rollout.render import Renderer
 from rollout.vllm_engine import VllmEngine
-from rollout.worker import Rollout, RolloutWorker
+from rollout.worker import RolloutWorker
 from video.cache import ClipStore
 from video.processor import ClipProcessor
-from wire.adapters import AdapterFiles
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
-from wire.types import Failure, PolicyVersion, Prompt, Sample
+from wire.types import PolicyVersion
 from wire.weights import digest
 
 
 class RolloutActor:
     """Rollout actor: a rollout worker and its vLLM engine."""
+
+    answer = worker_method(RolloutWorker.answer)
+    prompt = worker_method(RolloutWorker.prompt)
+    logprobs = worker_method(RolloutWorker.logprobs)
+    begin_update = worker_method(RolloutWorker.begin_update)
+    finish_update = worker_method(RolloutWorker.finish_update)
+    load_adapter = worker_method(RolloutWorker.load_adapter)
+    serve_adapter = worker_method(RolloutWorker.serve_adapter)
 
     def __init__(self, config: RunConfig, name: str, cache_dir: str) -> None:
         self._config, self._name, self._cache_dir = config, name, cache_dir
@@ -31,6 +35,12 @@ class RolloutActor:
         self._worker: RolloutWorker | None = None
         self._clips: ClipStore | None = None
         self._held: SharedBuffer | None = None
+
+    @property
+    def worker(self) -> RolloutWorker:
+        """The worker, once :meth:`start` has built it."""
+        assert self._worker is not None, "start() comes first"
+        return self._worker
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Start the engine with a model's weights, and the worker on it."""
@@ -58,26 +68,6 @@ class RolloutActor:
             config.data.use_side_text,
         )
 
-    async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
-    ) -> Rollout:
-        """Write the traces of a sample; ``upcoming``: a clip to prepare meanwhile."""
-        return await self._started.answer(sample, sampling, upcoming)
-
-    async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
-        """The prompt that asks for a trace, a label or a verdict; caches the clip."""
-        return await self._started.prompt(sample, ask)
-
-    async def logprobs(
-        self,
-        video: str,
-        prompt: Prompt,
-        response: Sequence[int],
-        adapter_of: PolicyVersion | None = None,
-    ) -> list[float]:
-        """Logprobs of a fixed response, for the parity probe."""
-        return await self._started.logprobs(video, prompt, response, adapter_of)
-
     async def cache_counts(self) -> dict[str, int]:
         """Clip cache hits and misses since the start."""
         assert self._clips is not None, "start() comes first"
@@ -87,10 +77,6 @@ class RolloutActor:
         """Join the rendezvous of the weight-transfer backend."""
         assert self._engine is not None, "start() comes first"
         await self._engine.init_transfer(init_info)
-
-    async def begin_update(self) -> None:
-        """Pause the engine, and prepare it for new weights."""
-        await self._started.begin_update()
 
     def node(self) -> str:
         """Ray's id of the actor's node."""
@@ -121,30 +107,13 @@ class RolloutActor:
     async def update_weights(self, update: dict[str, Any]) -> float:
         """Load one chunk of new weights. Returns the seconds this took."""
         start = time.perf_counter()
-        await self._started.update_weights(update)
+        await self.worker.update_weights(update)
         return time.perf_counter() - start
-
-    async def finish_update(self, version: PolicyVersion) -> None:
-        """End the update: drop what the old weights computed, answer under the new version."""
-        await self._started.finish_update(version)
-
-    async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
-        """Load a version's adapter; running requests keep the adapter they have."""
-        await self._started.load_adapter(version, files)
-
-    async def serve_adapter(self, version: PolicyVersion) -> None:
-        """Answer new requests with a version's adapter, which is loaded."""
-        await self._started.serve_adapter(version)
 
     async def stop(self) -> None:
         """End the engine's process."""
         if self._engine is not None:
             self._engine.stop()
-
-    @property
-    def _started(self) -> RolloutWorker:
-        assert self._worker is not None, "start() comes first"
-        return self._worker
 
 
 def _adapter_slots(config: RunConfig) -> AdapterSlots | None:

@@ -267,7 +267,7 @@ def seen(
             return set(await self._engine._llm.list_loras())  # type: ignore[union-attr]
 
         async def num_requests(self, step: int) -> int:
-            held = self._started._adapters._held
+            held = self.worker._adapters._held
             return sum(h.requests for h in held if h.adapter.version.step == step)
 
     place, folder = make_place(request.param), tmp_path_factory.mktemp("lora")

@@ -57,7 +57,7 @@ class TestRank:
 
     def pieces(self, what: str) -> dict[str, np.ndarray]:
         """Of the engine's full_parameters: adapter, base or merged."""
-        found = self._worker.engine.full_parameters(what=what)
+        found = self._worker.engine.full_parameters(kind=what)
         return {name: tensor.float().numpy().copy() for name, tensor in found}
 
     def weights_by_bucket(self, bucket_bytes: int) -> tuple[dict[str, np.ndarray], list[int]]:
