@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from learner.engine import DeepSpeedEngine
 from learner.model.lora import WeightKind
@@ -36,6 +37,17 @@ class EngineWeights:
 
     def settle(self, places: Mapping[str, torch.Tensor]) -> None:
         self.engine.settle(places)
+
+
+def gather_weights(engine: DeepSpeedEngine, kind: WeightKind) -> dict[str, torch.Tensor]:
+    """Weights of one kind by name. All ranks call; empty on other ranks than 0, which only take
+    part in gathering."""
+    writes = dist.get_rank() == 0
+    found = {}
+    for name, tensor in engine.full_parameters(kind=kind):
+        if writes:
+            found[name] = tensor.to("cpu", copy=True).contiguous()
+    return found
 
 
 def write_model(

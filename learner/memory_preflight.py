@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from learner.config import LearnerConfig
-from learner.ranks.free_memory import PeakMemory
+from learner.ranks.collectives import gather
+from learner.ranks.free_memory import PeakMemory, free_bytes, free_gpu_bytes
 from learner.shared_prefix.largest_batch import LargestBatch
 from wire.errors import UserError
 
@@ -121,6 +122,23 @@ class Preflight:
             f"for the learner on {platform.node()}; lower or set, in this order: "
             + "; ".join(settings_to_lower(self._config, largest))
         )
+
+
+def preflight_of(
+    config: LearnerConfig,
+    trial_step: Callable[[LargestBatch], None],
+    optimizer_bytes: Callable[[], int],
+) -> Preflight:
+    """The preflight of this rank, with what its device has free. ``optimizer_bytes``: bytes that
+    the first update allocates; none of them on a GPU that offloads the optimiser."""
+    gpu = config.num_gpus > 0
+    return Preflight(
+        config,
+        trial_step,
+        0 if gpu and config.offload != "none" else optimizer_bytes(),
+        free=free_gpu_bytes if gpu else free_bytes,
+        gather=gather,
+    )
 
 
 def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]:

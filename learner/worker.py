@@ -20,23 +20,22 @@ import torch.distributed as dist
 from learner import checkpoint
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, join_ranks
-from learner.export import ADAPTER_FOLDER, EngineWeights, write_model
-from learner.memory_preflight import Preflight
+from learner.export import ADAPTER_FOLDER, EngineWeights, gather_weights, write_model
+from learner.memory_preflight import preflight_of
 from learner.micro_batches import Batches
 from learner.model.embedding_store import EmbeddingStore
-from learner.model.lora import AdapterOff, WeightKind, adapt, adapter_config
+from learner.model.lora import AdapterOff, adapt, adapter_config
 from learner.model.policy import Policy
 from learner.model.reference import FrozenPolicy
 from learner.model.token_head import TokenScores
 from learner.model.trained_parts import Part, freeze, frozen_parts
 from learner.objective.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
-from learner.ranks.collectives import gather, reduce
+from learner.ranks.collectives import reduce
 from learner.ranks.determinism import random_state, set_random_state
-from learner.ranks.free_memory import free_bytes, free_gpu_bytes
 from learner.shared_prefix.batch import TrainBatch
-from learner.shared_prefix.exactness_check import LayoutCheck, check_layouts
 from learner.shared_prefix.largest_batch import LargestBatch
-from learner.shared_prefix.rows import Row, StepCounts, one_row_per_response, split_rows
+from learner.shared_prefix.row_layout import RowLayout
+from learner.shared_prefix.rows import Row, StepCounts
 from video.cache import ClipStore
 from video.positions import PositionRule
 from wire.adapters import AdapterFiles
@@ -65,7 +64,7 @@ class LearnerWorker:
         self._rule: PositionRule | None = None
         self._reference: AdapterOff | FrozenPolicy | None = None
         self._sender: Any = None
-        self._layout: LayoutCheck | None = None
+        self._layout = RowLayout(config)
 
     def join(self, rank: int, address: str, port: int) -> None:
         """Join the other ranks; once per process, further calls change nothing."""
@@ -102,10 +101,10 @@ class LearnerWorker:
         by their count. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
         assert counts.num_tokens > 0, "a step without a trained token; leave it out"
-        self._check_layout(rows)
+        self._layout.check(rows, self._score)
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
-        for batch in self._in_stage.in_step(self._laid_out(rows)):
+        for batch in self._in_stage.in_step(self._layout.laid_out(rows)):
             scores = self.engine.forward(batch)
             output = self._objective(objective, batch, scores, counts)
             self.engine.backward(output.loss)
@@ -124,7 +123,7 @@ class LearnerWorker:
             "learning_rate": learning_rate,
             **_vision_rates(self.engine.learning_rates(learning_rate)),
             **self._in_stage.hit_rate(),
-            **self._layout_figures(),
+            **self._layout.figures(),
             **_gpu_memory(),
         }
 
@@ -136,17 +135,12 @@ class LearnerWorker:
         Raises UserError that says what to lower, on all ranks or (GPU) on the one without room.
         """
         before = random_state()
-        gpu = self._config.num_gpus > 0
         if refers:
             self._to_reference()
-        trial = Preflight(
-            self._config,
-            self._trial_step,
-            0 if gpu and self._config.offload != "none" else self.engine.optimizer_bytes_to_come,
-            free=free_gpu_bytes if gpu else free_bytes,
-            gather=gather,
+        preflight = preflight_of(
+            self._config, self._trial_step, lambda: self.engine.optimizer_bytes_to_come
         )
-        peak_gb = trial.run(largest)
+        peak_gb = preflight.run(largest)
         set_random_state(before)
         return peak_gb
 
@@ -244,7 +238,7 @@ class LearnerWorker:
         With LoRA the additions are added in; beside the directory, ``adapter`` has them alone.
         """
         writes, folder = dist.get_rank() == 0, Path(directory)
-        tensors = self._gathered("merged")
+        tensors = gather_weights(self.engine, "merged")
         if writes:
             write_model(self.engine.policy, tensors, self._model_dir, folder)
         if (adapter := self.adapter()) is not None and writes:
@@ -257,17 +251,7 @@ class LearnerWorker:
         if self._config.lora is None:
             return None
         config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
-        return AdapterFiles.of(config, self._gathered("adapter"))
-
-    def _gathered(self, kind: WeightKind) -> dict[str, torch.Tensor]:
-        """Weights of one kind by name; empty on other ranks than 0, which only take part in
-        gathering."""
-        writes = dist.get_rank() == 0
-        found = {}
-        for name, tensor in self.engine.full_parameters(kind=kind):
-            if writes:
-                found[name] = tensor.to("cpu", copy=True).contiguous()
-        return found
+        return AdapterFiles.of(config, gather_weights(self.engine, "adapter"))
 
     @property
     def rule(self) -> PositionRule:
@@ -306,37 +290,15 @@ class LearnerWorker:
     def _per_response(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
     ) -> list[list[list[float]]]:
-        self._check_layout(rows)
-        return _by_row(rows, self._scored(self._laid_out(rows), logprobs))
+        self._layout.check(rows, self._score)
+        return _by_row(rows, self._scored(self._layout.laid_out(rows), logprobs))
+
+    def _score(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """Logprobs per row, response and token, of rows as they are laid out."""
+        return _by_row(rows, self._scored(rows, self._logprobs))
 
     def _logprobs(self, batch: TrainBatch) -> torch.Tensor:
         return self.engine.score(batch).logp
-
-    def _laid_out(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows in the layout of the run, within the token limit where they can be: groups behind
-        one prompt, or repeated."""
-        if not self._shares_prefix:
-            rows = [one for row in rows for one in one_row_per_response(row)]
-        return split_rows(rows, self._config.max_tokens_per_batch)
-
-    @property
-    def _shares_prefix(self) -> bool:
-        return self._config.shared_prefix and (self._layout is None or self._layout.holds)
-
-    def _check_layout(self, rows: Sequence[Row]) -> None:
-        """Check the shared-prefix layout with the first batch of a run; the result holds from then
-        on. All ranks call."""
-        if self._config.shared_prefix and self._layout is None:
-            self._layout = check_layouts(
-                rows,
-                lambda few: _by_row(few, self._scored(few, self._logprobs)),
-                self._config.dtype,
-                lambda gap: reduce({"gap": gap}, dist.ReduceOp.MAX)["gap"],
-            )
-
-    def _layout_figures(self) -> dict[str, float]:
-        gap = {"shared_prefix/self_check": self._layout.gap} if self._layout else {}
-        return {"shared_prefix/used": float(self._shares_prefix), **gap}
 
     def _scored(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]

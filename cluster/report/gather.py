@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calibrate.predictions import Prediction
+from cluster.config.chain import Chain
 from cluster.config.controls import main_stages
 from cluster.config.stage_kinds import GrpoStage
 from cluster.report.archived import ArchiveIndex, index_archive
@@ -130,68 +131,119 @@ class _Notes:
             return otherwise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunFiles:
+    """Files of the run that several parts of the report are made from."""
+
+    recipe: dict[str, Any]
+    labels: LabelSet
+    predictions: Predictions
+    arms: list[ArmFigures]
+    index: ArchiveIndex
+    curves: list[StageCurves]
+    reader: TraceReader
+    loss: GrpoLossConfig
+    declared: Declared
+    chain: Chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Traces:
+    """Parts of the report that show traces of the archive."""
+
+    guards: tuple[StageGuards, ...]
+    clips: tuple[ClipRecord, ...]
+    groups: tuple[GroupRecord, ...]
+
+
 def gather(path: Path, max_clips: int) -> Report:
     """Read the run in ``path``. Raises UserError if there is no run, or its labels are unreadable.
 
     At most ``max_clips`` evaluated clips are kept.
     """
-    names = read_label_names(path)
-    recipe: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    labels = validate(LabelSet, {"labels": recipe["labels"]}, str(path / "run.json"))
     notes = _Notes()
-    split = _section(recipe, "evaluate").get("split", "test")
-    declared = Declared.of(path)
-    predictions = _predictions(path, declared, notes)
-    arms = _arms(path, predictions, names, split, declared, notes)
-    archive, chain = path / "archive", read_run_chain(path)
-    main = main_stages(chain)
-    index = notes.attempt(
-        "archive", lambda: index_archive(archive, chain.names, main.grpo), ArchiveIndex()
-    )
-    chosen = choose_clips(predictions, index.failed, max_clips, chain.names)
-    curves = notes.attempt(
-        "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
-    )
-    reader = TraceReader.of(_config(RewardConfig, _section(recipe, "reward"), notes), labels)
-    grpo = chain.get(main.grpo, None)
-    loss = grpo.loss if isinstance(grpo, GrpoStage) else GrpoLossConfig()
+    files = _read_files(path, notes)
+    facts = _run_facts(path, files.recipe, files.curves, notes)
+    traces = _read_traces(path, files, max_clips, notes)
+    stages = files.chain.names
+    evaluated = [files.predictions[name] for name in stages if name in files.predictions]
     return Report(
-        run=_run_facts(path, recipe, curves, notes),
-        arms=tuple(arms),
-        tests=tuple(paired_figures(predictions, declared)),
-        majority=majority(path, arms),
-        curves=tuple(curves),
-        guards=tuple(
-            notes.attempt(
-                "guards", lambda: guard_records(curves, archive, reader), list[StageGuards]()
-            )
-        ),
-        clips=tuple(
-            notes.attempt(
-                "traces",
-                lambda: clip_records(path, predictions, chosen, archive, chain.names),
-                list[ClipRecord](),
-            )
-        ),
-        num_clips=max(
-            (len(predictions[name]) for name in chain.names if name in predictions), default=0
-        ),
-        groups=tuple(
-            notes.attempt(
-                "groups",
-                lambda: group_records(archive, index, labels, loss, main),
-                list[GroupRecord](),
-            )
-        ),
-        num_groups=index.num_training,
-        num_traces=index.num_traces,
+        run=facts,
+        arms=tuple(files.arms),
+        tests=tuple(paired_figures(files.predictions, files.declared)),
+        majority=majority(path, files.arms),
+        curves=tuple(files.curves),
+        guards=traces.guards,
+        clips=traces.clips,
+        num_clips=max(map(len, evaluated), default=0),
+        groups=traces.groups,
+        num_groups=files.index.num_training,
+        num_traces=files.index.num_traces,
         quarantined=tuple(
             notes.attempt("quarantine.jsonl", lambda: list(_quarantined(path)), list[Quarantined]())
         ),
-        recipe=recipe,
-        video=_config(VideoConfig, _section(recipe, "video"), notes),
+        recipe=files.recipe,
+        video=_config(VideoConfig, _section(files.recipe, "video"), notes),
         notes=tuple(notes.lines),
     )
+
+
+def _read_files(path: Path, notes: _Notes) -> _RunFiles:
+    """Read the recipe, the measured stages and arms, the archive's index and the metrics."""
+    names = read_label_names(path)
+    recipe: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    labels = validate(LabelSet, {"labels": recipe["labels"]}, str(path / "run.json"))
+    split = _section(recipe, "evaluate").get("split", "test")
+    declared, chain = Declared.of(path), read_run_chain(path)
+    main = main_stages(chain)
+    predictions = _predictions(path, declared, notes)
+    arms = _arms(path, predictions, names, split, declared, notes)
+    index = notes.attempt(
+        "archive",
+        lambda: index_archive(path / "archive", chain.names, main.grpo),
+        ArchiveIndex(),
+    )
+    grpo = chain.get(main.grpo, None)
+    curves = notes.attempt(
+        "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
+    )
+    reward = _config(RewardConfig, _section(recipe, "reward"), notes)
+    return _RunFiles(
+        recipe=recipe,
+        labels=labels,
+        predictions=predictions,
+        arms=arms,
+        index=index,
+        curves=curves,
+        reader=TraceReader.of(reward, labels),
+        loss=grpo.loss if isinstance(grpo, GrpoStage) else GrpoLossConfig(),
+        declared=declared,
+        chain=chain,
+    )
+
+
+def _read_traces(path: Path, files: _RunFiles, max_clips: int, notes: _Notes) -> _Traces:
+    """Read the traces of guards, chosen clips and training groups from the archive."""
+    archive = path / "archive"
+    chosen = choose_clips(files.predictions, files.index.failed, max_clips, files.chain.names)
+    guards = notes.attempt(
+        "guards",
+        lambda: guard_records(files.curves, archive, files.reader),
+        list[StageGuards](),
+    )
+    clips = notes.attempt(
+        "traces",
+        lambda: clip_records(path, files.predictions, chosen, archive, files.chain.names),
+        list[ClipRecord](),
+    )
+    groups = notes.attempt(
+        "groups",
+        lambda: group_records(
+            archive, files.index, files.labels, files.loss, main_stages(files.chain)
+        ),
+        list[GroupRecord](),
+    )
+    return _Traces(guards=tuple(guards), clips=tuple(clips), groups=tuple(groups))
 
 
 def _predictions(path: Path, declared: Declared, notes: _Notes) -> Predictions:
