@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learner.config import OptimConfig
-from tests.learner.rank_processes import COUNTS, ROWS, UNEVEN, Ranks
+from tests.learner.rank_actors import COUNTS, ROWS, UNEVEN, Ranks
 from wire.errors import CheckpointDamaged, ConfigError
 
 pytestmark = pytest.mark.ray

@@ -12,7 +12,7 @@ from learner.config import OptimConfig
 from learner.model.trained_parts import Part, part_of
 from learner.shared_prefix.rows import Response, Row, StepCounts
 from tests.learner.builders import make_prompt, make_response, make_row, text_row
-from tests.learner.rank_processes import SGD, Ranks
+from tests.learner.rank_actors import SGD, Ranks
 from tests.tiny_models import write_tiny_model
 from wire.types import Prompt
 

@@ -15,7 +15,7 @@ from learner.objective.loss import LossInputs, grpo_loss, supervised_loss
 from learner.shared_prefix.batch import make_batch
 from learner.shared_prefix.rows import Row, as_filler, with_ref_logprobs
 from tests.learner.builders import RandomClips, make_row
-from tests.learner.rank_processes import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
+from tests.learner.rank_actors import COUNTS, LENGTHS, ROWS, SGD, UNEVEN, Ranks
 from tests.tiny_models import write_tiny_model
 from video.positions import PositionRule
 from wire.weights import split_by_size

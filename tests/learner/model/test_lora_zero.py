@@ -15,7 +15,7 @@ from learner.model.trained_parts import Part
 from learner.objective.loss import supervised_loss
 from learner.shared_prefix.batch import make_batch
 from tests.learner.builders import RandomClips
-from tests.learner.rank_processes import COUNTS, ROWS, UNEVEN, Ranks
+from tests.learner.rank_actors import COUNTS, ROWS, UNEVEN, Ranks
 from tests.learner.test_zero import ADAMW, STAGES
 from video.positions import PositionRule
 from wire.errors import ConfigError
