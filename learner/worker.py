@@ -70,9 +70,7 @@ class LearnerWorker:
         """Join the other ranks; once per process, further calls change nothing."""
         join_ranks(self._config, rank, address, port)
 
-    def begin(
-        self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None
-    ) -> None:
+    def begin(self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None) -> None:
         """Start a stage from a model directory, with a fresh optimiser; ``loss``: the objective of
         a stage that trains by GRPO."""
         if loss is not None:

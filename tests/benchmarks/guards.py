@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from cluster.stages.hacking_guards import Guards
+from cluster.stages.hacking_guards import HackingGuards
 from reward.hacking_alerts import AlertState
 from rollout.prompt import trace_prompt
 from tests.benchmarks.figures import Figure, report
@@ -61,7 +61,7 @@ def figures() -> Iterator[Figure]:
     """Medians of 5."""
     groups, first, then = step(), [], []
     for _ in range(5):
-        guards = Guards(make_config(), load_renderer(), "grpo", AlertState())
+        guards = HackingGuards(make_config(), load_renderer(), "grpo", AlertState())
         for seconds in (first, then):
             begin = time.process_time()
             guards.check_step(groups, float(NUM_TOKENS))

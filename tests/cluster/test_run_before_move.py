@@ -5,22 +5,22 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.cli import main
 from cluster.config.recipe import RunConfig
+from cluster.inputs.samples import SampleSplits
+from cluster.run import run_stages
 from cluster.run_dir import RunDir
-from cluster.stages.calibration import run_calibration
-from cluster.stages.grpo import run_grpo_stage
-from cluster.stages.policy_versions import model_before
+from cluster.session import Session
 from cluster.summary import summarise_run
 from learner.shared_prefix.rows import Row
-from tests.cluster.session_fakes import NAMES, FakeLearner, make_samples, open_fakes
+from tests.cluster.session_fakes import NAMES, FakeLearner, FakeMetrics, make_samples, open_fakes
 from wire.archive import read_groups
 from wire.config import validate
 from wire.types import Sample, stable_seed
@@ -28,6 +28,7 @@ from wire.types import Sample, stable_seed
 WRITTEN = Path(__file__).parents[1] / "data/run_before_move"
 SUMMARY = json.loads((WRITTEN / "finished/summary.json").read_text())
 ACCURACIES = {row["name"]: row["accuracy"] for row in SUMMARY["stages"]}
+CheckData = Callable[[SampleSplits], None]
 CHECKPOINT_STEP, NUM_STEPS = 2, 4
 FIRST_PLACE_AFTER_CHECKPOINT = 4
 
@@ -122,44 +123,52 @@ def test_a_killed_run_has_a_status(killed: Path, capsys: pytest.CaptureFixture[s
     assert status["resume"] == "deepintuit run my.toml --resume"
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_with_its_archived_groups(killed: Path):
+def test_a_killed_run_goes_on_from_its_checkpoint_with_its_archived_groups(
+    killed: Path, monkeypatch: pytest.MonkeyPatch
+):
     archived = {
         group.group_id
         for group in read_groups(killed / "archive")
         if group.group_id.startswith("grpo/")
         and int(group.group_id.removeprefix("grpo/")) >= FIRST_PLACE_AFTER_CHECKPOINT
     }
-    steps, first_weights = asyncio.run(resume(killed))
-    assert list(steps) == list(range(CHECKPOINT_STEP + 1, NUM_STEPS + 1))
-    assert first_weights == "coldstart++"
     assert archived
-    assert 0 < steps[NUM_STEPS]["rollout/num_taken_up"] <= len(archived)
     run_dir = open_again(killed)
-    summary = summarise_run(recipe_of(killed), run_dir)
+    assert run_dir.changes == ()
+    opened = fake_sessions(monkeypatch)
+    config = recipe_of(killed)
+    summary = asyncio.run(run_stages(config, run_dir, config.stages))
     run_dir.close()
+    ((session, learner, metrics),) = opened
+    assert session.attempt == 1
+    lines = zip(metrics.lines, metrics.values, strict=True)
+    steps = {step: values for (stage, step), values in lines if stage == "grpo"}
+    assert list(steps) == list(range(CHECKPOINT_STEP + 1, NUM_STEPS + 1))
+    assert learner.steps[0][0] == "coldstart++", "the weights of the checkpoint"
+    assert 0 < steps[NUM_STEPS]["rollout/num_taken_up"] <= len(archived)
     assert {row["name"]: row["accuracy"] for row in summary["stages"]} == ACCURACIES
 
 
-def finish(run_dir: RunDir, stage: str, result: dict[str, Any]) -> None:
-    run_dir.finish(stage, result | {"seconds": 0.1, "peak_memory_gb": 1.0})
+def fake_sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, Learner, FakeMetrics]]:
+    """Let runs open sessions of fakes, which write and learn as those of the runs before did.
+    Returns the sessions that will have been opened."""
+    samples, opened = make_samples(), []
 
+    @asynccontextmanager
+    async def open_session(
+        config: RunConfig, run_dir: RunDir, check: CheckData, model: Path, step: int, *, debug: bool
+    ) -> AsyncIterator[Session]:
+        weights = (model.parent.name, step)
+        with open_fakes(config, run_dir, samples, weights, make_learner=Learner) as fakes:
+            session, engines, learner, metrics = fakes
+            engines.write = two_of_three
+            opened.append((session, learner, metrics))
+            yield session
 
-async def resume(run: Path) -> tuple[dict[int, dict[str, float]], str]:
-    """Finish GRPO and calibration. Returns GRPO's figures by step, and the weights of its first
-    update."""
-    config, run_dir = recipe_of(run), open_again(run)
-    assert run_dir.changes == ()
-    start = model_before(config, run_dir, "grpo")
-    weights = (start.model_dir.parent.name, start.step)
-    with open_fakes(config, run_dir, make_samples(), weights, make_learner=Learner) as fakes:
-        session, engines, learner, metrics = fakes
-        engines.write = two_of_three
-        assert session.attempt == 1
-        finish(run_dir, "grpo", await run_grpo_stage(session, start.model_dir))
-        last = model_before(config, run_dir, "calibrated")
-        await session.ensure_engine_weights(*last)
-        finish(run_dir, "calibrated", await run_calibration(session, last.model_dir))
-    run_dir.close()
-    lines = zip(metrics.lines, metrics.values, strict=True)
-    steps = {step: values for (stage, step), values in lines if stage == "grpo"}
-    return steps, learner.steps[0][0]
+    def bring_model(config: RunConfig, check: CheckData) -> RunConfig:
+        check(SampleSplits(samples=samples))
+        return config
+
+    monkeypatch.setattr("cluster.run.open_session", open_session)
+    monkeypatch.setattr("cluster.run.bring_model", bring_model)
+    return opened

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 from cluster.config.recipe import read_recipe
-from cluster.run_dir import STAGES, RunDir
+from cluster.run_dir import RunDir
+
+STAGES = ("base", "coldstart", "grpo", "calibrated")
 
 
 def main() -> None:
