@@ -36,15 +36,14 @@ class ClipSelection(Config):
     """Manifest column -> the value that a sample must have there."""
 
     def of(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The selected samples, each once, in the order of the splits. Raises DataError without."""
-        chosen = [
-            sample
-            for split in dict.fromkeys(self.splits)
-            for sample in samples
-            if sample.split == split and self.fits(sample)
-        ]
-        if not chosen:
-            raise DataError(f"the manifest has no samples with {self}; add some")
+        """The selected samples, split by split. Raises DataError for a split without any."""
+        chosen: list[Sample] = []
+        for split in dict.fromkeys(self.splits):
+            part = self.model_copy(update={"splits": (split,)})
+            fitting = [sample for sample in samples if part.fits(sample)]
+            if not fitting:
+                raise DataError(f"the manifest has no samples with {part}; add some")
+            chosen += fitting
         return chosen
 
     def fits(self, sample: Sample) -> bool:

@@ -7,7 +7,15 @@ its own, and a line in FORMATS.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from rollout.importers import answers, deepintuit, folder, kinetics, rbft, ssv2, table
+from rollout.importers.parsers import (
+    answers,
+    deepintuit,
+    folder,
+    kinetics,
+    rbft,
+    ssv2,
+    table,
+)
 from rollout.importers.content import Content
 from rollout.importers.record import LeftOut, Record
 from rollout.importers.rows import Row, is_video

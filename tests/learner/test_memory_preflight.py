@@ -257,8 +257,8 @@ def test_a_container_without_a_limit_leaves_the_machines(tmp_path: Path):
 CHILD = """
 import resource, sys
 import torch
-from tests.learner.test_preflight import LARGEST, MB, Load, trial
-from learner.free_memory import free_bytes
+from tests.learner.test_memory_preflight import LARGEST, MB, Load, trial
+from learner.ranks.free_memory import free_bytes
 import psutil
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + 400 * MB, resource.RLIM_INFINITY))

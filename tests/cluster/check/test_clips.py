@@ -107,8 +107,8 @@ def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path: Path):
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
-from cluster.checks import clips
-from tests.cluster.checks import test_clips
+from cluster.check import clips
+from tests.cluster.check import test_clips
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     samples = [test_clips.make_sample(f.stem, video=str(f)) for f in sorted(folder.glob("*.mp4"))]

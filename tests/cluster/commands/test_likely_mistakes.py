@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-import cluster.session
+import cluster.inputs.samples
 from cluster.actors import placement
 from cluster.cli import main
 
@@ -344,7 +344,7 @@ def break_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     def fall(*_: object) -> None:
         raise KeyError("grid")
 
-    monkeypatch.setattr(cluster.session, "read_manifest", fall)
+    monkeypatch.setattr(cluster.inputs.samples, "read_manifest", fall)
 
 
 def test_a_bug_of_ours_is_one_line_and_a_file_with_the_traceback(

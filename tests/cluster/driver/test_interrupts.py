@@ -24,9 +24,9 @@ RUN = """
 import asyncio, os, subprocess, sys, time
 from pathlib import Path
 from cluster import cli
-from cluster.at_work import State, heartbeat
+from cluster.status.heartbeat import State, heartbeat
 from cluster.commands.base import add_run_command, say
-from cluster.interrupts import run_interruptibly
+from cluster.driver.interrupts import run_interruptibly
 from cluster.run_dir import RunDir
 from tests.cluster.session_fakes import make_config
 

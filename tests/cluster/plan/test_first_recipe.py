@@ -47,7 +47,7 @@ def test_the_recipe_names_labels_data_and_model(tmp_path: Path):
 
 def test_data_without_traces_or_cal_clips_is_planned_without(tmp_path: Path):
     config = init(tmp_path, write(tmp_path / "m.jsonl", train=1000, test=4), "--num-gpus", "0")
-    assert config.stages == ("base", "grpo", "calibrated")
+    assert config.chain.names == ("base", "grpo", "calibrated")
     assert config.calibrate.split == Split.TRAIN
     assert (config.grpo.groups_per_step, config.grpo.num_steps) == (64, 156)
 
@@ -60,7 +60,7 @@ def test_lengths_fit_the_models_context(tmp_path: Path):
 
 def test_traces_are_learnt_from(tmp_path: Path):
     manifest = write(tmp_path / "m.jsonl", traces=True, train=8, cal=2, test=4)
-    assert "coldstart" in init(tmp_path, manifest, "--num-gpus", "0").stages
+    assert "coldstart" in init(tmp_path, manifest, "--num-gpus", "0").chain.names
 
 
 @pytest.mark.parametrize(

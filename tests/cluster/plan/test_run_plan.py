@@ -64,6 +64,8 @@ def test_the_demo_is_planned_exactly(manifest: Path):
         rollouts=0,
         examples=32,
         updates=160,
+        steps=0,
+        saves=0,
         max_prompt_tokens=0,
         max_response_tokens=0,
     )
@@ -74,6 +76,8 @@ def test_the_demo_is_planned_exactly(manifest: Path):
         rollouts=20_480,
         examples=20_480,
         updates=80,
+        steps=80,
+        saves=8,
         max_prompt_tokens=80 * 32 * 384,
         max_response_tokens=20_480 * 40,
     )
@@ -84,11 +88,14 @@ def test_the_demo_is_planned_exactly(manifest: Path):
         rollouts=2400,
         examples=2400,
         updates=150,
+        steps=0,
+        saves=0,
         max_prompt_tokens=600 * 384,
         max_response_tokens=2400 * 40,
     )
     assert plan.measurement is not None
     assert plan.measurement.clips == 300
+    assert plan.step is not None
     assert (plan.step.rollouts, plan.step.updates) == (256, 1)
     assert plan.step.longest_row_tokens == 384 + 8 * 40
     assert plan.clip_tokens is not None

@@ -89,9 +89,9 @@ def test_with_all_checkpoints_damaged_the_stage_starts_anew(
 def test_a_checkpoint_says_which_attempts_led_to_it(fakes: SimpleNamespace):
     checkpoints = fakes.session.checkpoints("grpo")
     asyncio.run(checkpoints.save(LoopState(step=1), 2))
+    fakes.session.attempt = 1
     again = fakes.session.checkpoints("grpo")
     asyncio.run(again.resume())
-    fakes.session.attempt = 1
     asyncio.run(again.save(LoopState(step=2), 3))
     state = LoopState.read(fakes.folder / "step-000002")
     assert [(a.attempt, a.until) for a in state.ancestors] == [(0, 2), (1, 3)]

@@ -14,7 +14,6 @@ from tests.cluster.session_fakes import (
     make_run_dir,
     make_samples,
     open_fakes,
-    run_one,
 )
 from wire.archive import read_groups
 from wire.errors import TooManyFailures
@@ -43,7 +42,6 @@ async def train(path: Path, num_failing: int) -> dict[str, float]:
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened
         engines.write = write
-        await run_one(session, "coldstart")
         try:
             await train_grpo(session, grpo_run(session))
         finally:

@@ -211,7 +211,7 @@ def test_runs_are_found_below_folders_and_not_inside_runs(tmp_path: Path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from cluster.at_work import heartbeat
+from cluster.status.heartbeat import heartbeat
 from cluster.run_dir import RunDir
 from tests.cluster.session_fakes import make_config
 run_dir = RunDir.open(Path(sys.argv[1]), make_config(), resume=False, overwrite=False)
@@ -272,7 +272,7 @@ def test_looking_at_a_run_does_not_keep_it_from_starting(tmp_path: Path):
     run_dir = open_run(tmp_path)
     run_dir.close()
     code = (
-        "import sys, time; from pathlib import Path; from cluster.run_dir import is_locked\n"
+        "import sys, time; from pathlib import Path; from cluster.run_files import is_locked\n"
         "print('up', flush=True)\nwhile True: is_locked(Path(sys.argv[1])); time.sleep(0.005)"
     )
     words = [sys.executable, "-c", code, str(run_dir.path)]
@@ -292,7 +292,7 @@ def test_looking_at_a_run_does_not_keep_it_from_starting(tmp_path: Path):
 
 def test_a_run_of_an_earlier_version_has_a_status(tmp_path: Path):
     run_dir = open_run(tmp_path)
-    for stage in ("base", "calibrated"):
+    for stage in make_config().chain.names:
         run_dir.finish(stage, {"seconds": 1.0, "head": {"accuracy": 0.5}})
     run_dir.close()
     shutil.rmtree(run_dir.archive)

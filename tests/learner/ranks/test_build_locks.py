@@ -76,7 +76,7 @@ def test_nothing_compiled_yet_is_nothing_to_do(tmp_path: Path) -> None:
 _JOIN = """
 from learner.config import LearnerConfig
 from learner.engine import join_ranks
-from learner.meeting import open_rendezvous
+from learner.ranks.rendezvous import open_rendezvous
 config = LearnerConfig(num_gpus=0)
 join_ranks(config, 0, "127.0.0.1", open_rendezvous(1))
 print("joined", flush=True)

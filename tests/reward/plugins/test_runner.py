@@ -150,8 +150,8 @@ async def test_nothing_outlives_a_guard_that_was_killed(tmp_path: Path) -> None:
 ORPHAN = """
 import asyncio, os, signal, sys
 from reward.config import RewardTerm
-from reward.question import Asked, Question
-from reward.runner import PluginRunner
+from reward.plugins.question import Asked, Question
+from reward.plugins.runner import PluginRunner
 
 async def main(spec):
     runner = PluginRunner(RewardTerm(function=spec, timeout_s=60.0))

@@ -1,6 +1,6 @@
 import pytest
 
-from rollout.importers.kinetics import is_kinetics, parse
+from rollout.importers.parsers.kinetics import is_kinetics, parse
 from wire.errors import DataError
 from wire.types import Split
 

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rollout.importers.answers import (
+from rollout.importers.join import OTHER_ANSWER
+from rollout.importers.parsers.answers import (
     NO_ANSWER,
     NO_OPTION,
     NO_VIDEO,
@@ -13,7 +14,6 @@ from rollout.importers.answers import (
     OPEN_TYPE,
     SEVERAL,
 )
-from rollout.importers.join import OTHER_ANSWER
 from rollout.importers.reply import NOT_A_TRACE
 from tests.rollout.importers.builders import Workspace
 from wire.errors import DataError

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rollout.importers.folder import NO_CLASS, NO_TEXT, NO_VIDEO
+from rollout.importers.parsers.folder import NO_CLASS, NO_TEXT, NO_VIDEO
 from tests.rollout.importers.builders import Workspace
 from wire.errors import ConfigError, DataError
 from wire.types import Split

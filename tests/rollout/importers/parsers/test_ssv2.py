@@ -1,6 +1,6 @@
 import pytest
 
-from rollout.importers.ssv2 import is_ssv2, parse
+from rollout.importers.parsers.ssv2 import is_ssv2, parse
 from wire.errors import DataError
 
 ROW = {

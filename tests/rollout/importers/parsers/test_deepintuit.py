@@ -1,8 +1,8 @@
 import pytest
 
-from rollout.importers.deepintuit import UNKNOWN_REPLY
 from rollout.importers.importer import HINTED, TEST_TEXT
 from rollout.importers.join import CONTRADICTED, KEPT, OTHER_ANSWER, SECOND_TRACE, TEST_TRACE
+from rollout.importers.parsers.deepintuit import UNKNOWN_REPLY
 from rollout.importers.reply import NOT_A_TRACE
 from tests.rollout.importers.builders import Workspace, deepintuit_row
 from wire.errors import DataError

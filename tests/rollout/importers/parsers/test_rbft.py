@@ -1,7 +1,7 @@
 import pytest
 
 from rollout.importers.join import NO_LABEL_ANSWER, OTHER_ANSWER
-from rollout.importers.rbft import WRONG_FIELD, clip_id
+from rollout.importers.parsers.rbft import WRONG_FIELD, clip_id
 from rollout.importers.reply import NO_CLOSING_LINE, TWO_CONCLUSIONS
 from tests.rollout.importers.builders import Workspace, rbft_row
 from wire.errors import DataError
