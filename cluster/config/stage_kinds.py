@@ -26,6 +26,15 @@ from wire.config import Config
 from wire.errors import DataError, UserError
 from wire.types import Sample, Split
 
+_LABELS = {
+    "base": "Base model",
+    "coldstart": "Cold start",
+    "grpo": "GRPO",
+    "calibrated": "Calibrated verdict",
+    "head": "Linear head",
+}
+"""Labels in charts of the stages of DeepIntuit's chain."""
+
 
 class ClipSelection(Config):
     """The samples of the manifest that a stage works on."""
@@ -114,6 +123,11 @@ class Stage(Config):
     def describe(self) -> str:
         """Its kind and settings in words."""
         return self.kind
+
+    @property
+    def label(self) -> str:
+        """Its name for charts."""
+        return _LABELS.get(self.name, self.name.replace("_", " "))
 
     @property
     def leaves_policy(self) -> bool:
@@ -327,6 +341,11 @@ class CalibrateStage(Stage, CalibrateConfig):
     def head_name(self) -> str:
         """Name of the head's predictions and figures."""
         return "head" if self.name == "calibrated" else f"{self.name}_head"
+
+    @property
+    def head_label(self) -> str:
+        """The head's name for charts."""
+        return _LABELS.get(self.head_name, self.head_name.replace("_", " "))
 
     @property
     def kept_checkpoints(self) -> int:

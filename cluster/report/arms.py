@@ -69,6 +69,20 @@ class PairedFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownStage:
+    """A stage, or the head of a calibration, as charts show it.
+
+    Example:
+        ShownStage(name="coldstart", kind="sft", label="Cold start")
+    """
+
+    name: str
+    kind: str
+    """Kind of the stage, which gives its colour; ``head`` for a head."""
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
     """Declared stages of a run, and the titles of all that it may measure."""
 
@@ -78,13 +92,22 @@ class Declared:
     """Name of a head -> the calibration that fitted it."""
     titles: Mapping[str, str]
     """Name of a stage, head or control arm -> its title, in the order of the tables."""
+    shown: tuple[ShownStage, ...]
+    """Stages and heads as charts show them."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
         """Of the run in ``path``; the default ones if its recipe cannot be read."""
         chain = read_run_chain(path)
         heads = {s.head_name: s.name for s in chain if isinstance(s, CalibrateStage)}
-        return cls(stages=chain.names, heads=heads, titles=read_run_titles(path))
+        shown = [ShownStage(name=s.name, kind=s.kind, label=s.label) for s in chain]
+        shown += [
+            ShownStage(name=s.head_name, kind="head", label=s.head_label)
+            for s in chain
+            if isinstance(s, CalibrateStage)
+        ]
+        titles = read_run_titles(path)
+        return cls(stages=chain.names, heads=heads, titles=titles, shown=tuple(shown))
 
 
 def arm_figures(

@@ -30,6 +30,7 @@ from cluster.report.arms import (
     Declared,
     PairedFigures,
     Predictions,
+    ShownStage,
     arm_figures,
     majority,
     paired_figures,
@@ -98,6 +99,8 @@ class Report:
     """Data of the report; pictures are added later."""
 
     run: RunFacts
+    stages: tuple[ShownStage, ...]
+    """Declared stages and heads."""
     arms: tuple[ArmFigures, ...]
     tests: tuple[PairedFigures, ...]
     majority: float | None
@@ -169,6 +172,7 @@ def gather(path: Path, max_clips: int) -> Report:
     evaluated = [files.predictions[name] for name in stages if name in files.predictions]
     return Report(
         run=facts,
+        stages=files.declared.shown,
         arms=tuple(files.arms),
         tests=tuple(paired_figures(files.predictions, files.declared)),
         majority=majority(path, files.arms),

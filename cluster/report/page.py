@@ -73,6 +73,7 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
     videos = {video: place for place, video in enumerate(strips)}
     data = {
         "run": asdict(report.run),
+        "stages": [asdict(stage) for stage in report.stages],
         "arms": [_arm(arm) for arm in report.arms],
         "tests": [asdict(test) for test in report.tests],
         "majority": report.majority,

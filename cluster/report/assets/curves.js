@@ -1,5 +1,5 @@
 // Metrics over steps, one stage at a time. A metric that no panel names still gets one at the end.
-import { el, section, options, replace, number, stageTitle } from "./dom.js";
+import { el, section, options, replace, number, stageKind, stageTitle } from "./dom.js";
 import { COLORS, card, chart, legend } from "./figures.js";
 
 const MOST_LINES = 8;
@@ -54,7 +54,7 @@ export function curves(data) {
     replace(note, describe(stage));
     replace(grid, panels(stage, smooth.checked));
   };
-  const first = found.find((stage) => stage.name === "grpo") || found[0];
+  const first = found.find((stage) => stageKind(stage.name).kind === "grpo") || found[0];
   options(select, found.map((stage) => [stage.name, `${stageTitle(stage.name)} (${stage.num_steps} steps)`]), first.name);
   select.addEventListener("change", show);
   smooth.addEventListener("change", show);

@@ -74,8 +74,19 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
 }
 
-const STAGE_TITLES = { base: "Base model", coldstart: "Cold start", grpo: "GRPO", calibrated: "Calibrated verdict", head: "Linear head" };
+const STAGES = new Map();
+
+export function declareStages(stages) {
+  for (const stage of stages) STAGES.set(stage.name, stage);
+}
 
 export function stageTitle(name) {
-  return STAGE_TITLES[name] || name.replaceAll("_", " ");
+  return STAGES.get(name)?.label || name.replaceAll("_", " ");
+}
+
+// The kind of a stage, and its place among the stages of that kind.
+export function stageKind(name) {
+  const kind = STAGES.get(name)?.kind || "";
+  const alike = [...STAGES.values()].filter((stage) => stage.kind === kind);
+  return { kind, place: alike.findIndex((stage) => stage.name === name) };
 }

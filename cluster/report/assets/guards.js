@@ -1,5 +1,5 @@
 // Signs of reward hacking: a curve with its limits for each, what it says in words, and traces that show it.
-import { el, section, number, stageTitle } from "./dom.js";
+import { el, section, number, stageKind, stageTitle } from "./dom.js";
 import { plain } from "./curves.js";
 import { traceText } from "./detail.js";
 
@@ -23,7 +23,7 @@ function training(watched, data) {
   const warned = watched.signals.filter((signal) => signal.spans.length);
   const title = data.guards.length > 1 && el("h3", {}, stageTitle(watched.stage));
   const body = [verdicts(watched.signals), el("div", { class: "grid" }, watched.signals.map((signal) => figure(stage, signal))), warned.map(examples)];
-  if (warned.length || data.guards.length === 1 || watched.stage === "grpo") return [title, body];
+  if (warned.length || data.guards.length === 1 || stageKind(watched.stage).kind === "grpo") return [title, body];
   return el("details", {}, el("summary", {}, `${stageTitle(watched.stage)}: no warning`), body);
 }
 

@@ -1,5 +1,5 @@
 // Starts the page: data block -> sections, keys, theme.
-import { el, append, replace, section, count } from "./dom.js";
+import { el, append, replace, section, count, declareStages } from "./dom.js";
 import { startTheme, toggleTheme } from "./theme.js";
 import { drawAll } from "./figures.js";
 import { head } from "./head.js";
@@ -28,6 +28,7 @@ function recipe(data) {
 
 function start() {
   const data = JSON.parse(document.getElementById("data").textContent);
+  declareStages(data.stages);
   startTheme();
   append(document.getElementById("brand"), ["DeepIntuit", el("span", {}, data.run.name)]);
   const traces = browser(data);

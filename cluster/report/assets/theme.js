@@ -1,5 +1,5 @@
 // Light or dark: as the system has it, until the button says otherwise.
-import { replace } from "./dom.js";
+import { replace, stageKind } from "./dom.js";
 
 const listeners = [];
 const system = matchMedia("(prefers-color-scheme: dark)");
@@ -47,8 +47,12 @@ export function startTheme() {
   changed();
 }
 
-const STAGE_COLORS = { base: "c8", coldstart: "c5", grpo: "c2", calibrated: "c1", head: "c3" };
+// The first stage of a kind has the kind's color, each further one the next of the spare ones.
+const KIND_COLORS = { evaluate: "c8", sft: "c5", grpo: "c2", calibrate: "c1", head: "c3" };
+const SPARE_COLORS = ["c4", "c6", "c7"];
 
 export function stageColor(name) {
-  return STAGE_COLORS[name] || "c8";
+  const { kind, place } = stageKind(name);
+  if (place > 0 && kind !== "evaluate") return SPARE_COLORS[(place - 1) % SPARE_COLORS.length];
+  return KIND_COLORS[kind] || "c8";
 }

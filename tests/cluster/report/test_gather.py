@@ -40,7 +40,7 @@ def test_a_whole_run_is_gathered(tmp_path: Path) -> None:
 
 
 def test_stages_are_tested_in_their_order_and_arms_against_the_last(tmp_path: Path) -> None:
-    report = gather(write_run(tmp_path / "r").path, max_clips=0, chain=("grpo",))
+    report = gather(write_run(tmp_path / "r").path, max_clips=0)
     found = {(test.before, test.after): test for test in report.tests}
     assert list(found) == [
         ("base", "coldstart"),
@@ -55,13 +55,13 @@ def test_stages_are_tested_in_their_order_and_arms_against_the_last(tmp_path: Pa
 def test_an_arm_on_other_clips_is_not_tested_against_the_stages(tmp_path: Path) -> None:
     run = write_run(tmp_path / "r")
     write_arm(run, "coldstart_val", split="val")
-    report = gather(run.path, max_clips=0, chain=("grpo",))
+    report = gather(run.path, max_clips=0)
     assert "coldstart_val" in [arm.name for arm in report.arms]
     assert "coldstart_val" not in [test.before for test in report.tests]
 
 
 def test_reliability_bins_hold_every_clip_and_their_gaps_make_the_ece(tmp_path: Path) -> None:
-    report = gather(write_run(tmp_path / "r").path, max_clips=0, chain=("grpo",))
+    report = gather(write_run(tmp_path / "r").path, max_clips=0)
     arms = {arm.name: arm for arm in report.arms}
     assert arms["base"].reliability == () == arms["base"].coverage
     bins = arms["calibrated"].reliability
@@ -122,7 +122,7 @@ def test_where_few_clips_are_shown_some_are_of_those_that_are_right_and_labels_t
 
 
 def test_a_group_has_advantages_and_answers_and_its_failure(tmp_path: Path) -> None:
-    report = gather(write_run(tmp_path / "r").path, max_clips=0, chain=("grpo",))
+    report = gather(write_run(tmp_path / "r").path, max_clips=0)
     groups = {group.group_id: group for group in report.groups}
     mixed = groups["grpo/00000001"].traces
     assert [trace.answer for trace in mixed] == ["a", "b"]
@@ -151,7 +151,7 @@ def test_groups_are_from_steps_spread_over_the_run_and_of_the_newest_attempt(
     places = choose_steps(index_archive(run.archive, ("grpo",), "grpo"), 4)
     assert places == [(0, 1), (1, 11), (1, 20), (1, 30)]
     monkeypatch.setattr(groups_module, "_NUM_STEPS", 4)
-    found = {group.version for group in gather(run.path, max_clips=0, chain=("grpo",)).groups}
+    found = {group.version for group in gather(run.path, max_clips=0).groups}
     assert {"0.1", "1.30"} <= found
     assert "0.6" not in found
 
@@ -201,7 +201,7 @@ def test_a_journal_that_is_still_being_written_is_read(tmp_path: Path) -> None:
     write_groups(run, make_group("grpo/00000001", [make_trace()]), compact=False)
     journal = next(run.archive.glob("journal-*"))
     before = journal.read_bytes()
-    assert len(gather(run.path, max_clips=0, chain=("grpo",)).groups) == 1
+    assert len(gather(run.path, max_clips=0).groups) == 1
     assert journal.read_bytes() == before
 
 
@@ -263,7 +263,7 @@ def test_eighty_labels_are_gathered(tmp_path: Path) -> None:
 def test_a_long_trace_is_cut_and_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     write_groups(run, make_group("grpo/00000001", [make_trace(text="x" * (MAX_CHARS + 5))]))
-    (group,) = gather(run.path, max_clips=0, chain=("grpo",)).groups
+    (group,) = gather(run.path, max_clips=0).groups
     assert group.traces[0].written.text.endswith("x [... 5 more characters]")
 
 
