@@ -7,6 +7,7 @@ its own, and a line in FORMATS.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from rollout.importers.content import Content
 from rollout.importers.parsers import (
     answers,
     deepintuit,
@@ -16,7 +17,6 @@ from rollout.importers.parsers import (
     ssv2,
     table,
 )
-from rollout.importers.content import Content
 from rollout.importers.record import LeftOut, Record
 from rollout.importers.rows import Row, is_video
 from rollout.manifest import raise_if_any

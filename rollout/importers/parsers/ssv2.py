@@ -4,9 +4,9 @@ The class is the *template* without its brackets; ``label`` there is the sentenc
 """
 
 from rollout.importers.csv_file import FIRST, SECOND
+from rollout.importers.parsers.table import is_numbered
 from rollout.importers.record import Record
 from rollout.importers.rows import Row, further, label_in, short
-from rollout.importers.parsers.table import is_numbered
 from wire.errors import DataError
 
 
