@@ -1,12 +1,14 @@
 """Renders docs/recipes.md: every recipe key, from the config models. Pure.
 
 RunConfig -> one heading per TOML table -> a row per key: type and bounds, default, docstring
+
+``[[stages]]`` has a heading for the keys of every stage, and one per kind of STAGE_KINDS.
 """
 
 import json
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import STAGE_KINDS, Stage
 from wire.config import Config
 
 _HEAD = """# Recipe reference
@@ -73,6 +76,8 @@ class Table:
     """Written ``[[name]]``, as often as wanted."""
     kind: str = ""
     """In a union, the ``kind`` that chooses this member."""
+    is_repeated: bool = False
+    """Its keys are those of another table, which the page shows instead."""
 
     @property
     def heading(self) -> str:
@@ -85,7 +90,8 @@ class Table:
 
 def recipes_page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *(_section(table) for table in tables(RunConfig))])
+    shown = [table for table in tables(RunConfig) if not table.is_repeated]
+    return "\n".join([_HEAD, *(_section(table) for table in shown)])
 
 
 def tables(model: type[Config]) -> list[Table]:
@@ -99,7 +105,9 @@ def recipe_keys(model: type[Config]) -> list[str]:
     for table in tables(model):
         prefix = f"{table.name}." if table.name else ""
         keys |= dict.fromkeys([table.name] if table.name else [])
-        keys |= dict.fromkeys(prefix + name for name in table.model.model_fields)
+        keys |= dict.fromkeys(
+            prefix + _key(name, field) for name, field in table.model.model_fields.items()
+        )
     return list(keys)
 
 
@@ -107,6 +115,9 @@ def _tables(table: Table) -> Iterator[Table]:
     yield table
     for name, field in table.model.model_fields.items():
         inner = _models(field.annotation)
+        if inner == [Stage]:
+            yield from _stage_tables(name, _plain(field.description or ""))
+            continue
         value = _default(table, name, field)
         for model in inner:
             kind = _kind(model) if len(inner) > 1 else ""
@@ -121,6 +132,27 @@ def _tables(table: Table) -> Iterator[Table]:
                     kind=kind,
                 )
             )
+
+
+def _stage_tables(name: str, use: str) -> Iterator[Table]:
+    """The keys of every stage, those of each kind, and the tables inside these, each once."""
+    yield Table(name=name, model=Stage, value=None, use=use, is_list=True)
+    inner: dict[tuple[str, type[Config]], Table] = {}
+    for kind, model in STAGE_KINDS.items():
+        table = Table(name=name, model=model, value=None, is_list=True, kind=kind)
+        own = {f"{name}.{key}" for key in _own_keys(model)}
+        yield table
+        for below in list(_tables(table))[1:]:
+            is_own = any(f"{below.name}.".startswith(f"{key}.") for key in own)
+            plain = replace(below, use="", is_repeated=not is_own)
+            inner.setdefault((below.name, below.model), plain)
+    yield from inner.values()
+
+
+def _own_keys(model: type[Stage]) -> list[str]:
+    """Keys that a kind of stage has beside those of every stage and of its section."""
+    fields = model.model_fields
+    return [name for name in model.__annotations__ if name in fields.keys() - Stage.model_fields]
 
 
 def _models(annotation: Any) -> list[type[Config]]:
@@ -150,15 +182,17 @@ def _default(table: Table, name: str, field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
+def _key(name: str, field: FieldInfo) -> str:
+    """A field's name in a recipe: ``from`` for ``from_``."""
+    return field.alias or name
+
+
 def _section(table: Table) -> str:
-    rows = [
-        (name, field)
-        for name, field in table.model.model_fields.items()
-        if not _models(field.annotation) or _is_list(field.annotation)
-    ]
+    rows = _fields(table)
     depth = "#" * (2 + min(2, table.name.count(".")))
     own = _plain(table.model.__doc__ or "")
-    lines = [f"{depth} {table.heading}", "", " ".join(filter(None, (own, table.use))), ""]
+    text = " ".join(filter(None, (own, table.use, _defaults_of_kind(table))))
+    lines = [f"{depth} {table.heading}", "", text, ""]
     if rows:
         lines += ["| key | type | default | |", "|---|---|---|---|"]
         lines += [_row(table, name, field) for name, field in rows]
@@ -166,9 +200,37 @@ def _section(table: Table) -> str:
     return "\n".join(lines)
 
 
+def _fields(table: Table) -> list[tuple[str, FieldInfo]]:
+    """Fields that have a row: a table inside has a heading instead, but in a kind of stage, which
+    lists its own keys alone."""
+    fields = table.model.model_fields
+    if issubclass(table.model, Stage) and table.kind:
+        return [(name, fields[name]) for name in _own_keys(table.model)]
+    return [
+        (name, field)
+        for name, field in fields.items()
+        if not _models(field.annotation) or _is_list(field.annotation)
+    ]
+
+
+def _defaults_of_kind(table: Table) -> str:
+    """The section that gives a kind of stage what it does not set."""
+    if not (issubclass(table.model, Stage) and table.kind):
+        return ""
+    section = f"`[{table.model.section}]`"
+    return f"It also has every key of {section}; a key that it does not set has the value there."
+
+
 def _row(table: Table, name: str, field: FieldInfo) -> str:
     meaning = _plain(field.description or "") or ("Chooses this table." if name == "kind" else "")
-    cells = (f"`{name}`", _type(field), _shown(_default(table, name, field)), meaning)
+    words, default = _type(field), _shown(_default(table, name, field))
+    if issubclass(table.model, Stage):
+        if name == "kind":
+            words = " or ".join(f"`{json.dumps(kind)}`" for kind in STAGE_KINDS)
+        section = RunConfig.model_fields.get(getattr(table.model, "section", ""))
+        if section and any(name in model.model_fields for model in _models(section.annotation)):
+            default = f"`{table.model.section}.{name}`"
+    cells = (f"`{_key(name, field)}`", words, default, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -221,7 +283,7 @@ def _shown(value: Any) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, Config):
-        values = value.model_dump(mode="json", exclude_unset=True)
+        values = value.model_dump(mode="json", exclude_unset=True) or value.model_dump(mode="json")
         return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in values.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"

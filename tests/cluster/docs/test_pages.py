@@ -13,6 +13,7 @@ from pydantic import Field
 
 from cluster.cli import _parser
 from cluster.config.recipe import RunConfig, read_recipe
+from cluster.config.stage_kinds import STAGE_KINDS
 from cluster.docs import pages as docs_pages
 from cluster.docs.migration_page import migration_page
 from cluster.docs.recipes_page import Table, _section, recipe_keys, recipes_page, tables
@@ -107,6 +108,28 @@ def test_a_stage_shows_its_own_defaults_not_its_models():
     assert "| `learning_rate` | number, above 0 | `2e-05` |" in _section(optim)
     bare = Table(name="optim", model=optim.model, value=None)
     assert "| `learning_rate` | number, above 0 | `1e-06` |" in _section(bare)
+
+
+def test_a_kind_of_stage_shows_its_own_keys_and_names_the_section_of_the_others():
+    shown = {t.heading: _section(t) for t in tables(RunConfig) if not t.is_repeated}
+    for kind, model in STAGE_KINDS.items():
+        text = shown[f'`[[stages]]` with `kind = "{kind}"`']
+        assert f"every key of `[{model.section}]`" in text
+        assert "| `name` |" not in text
+    assert "| `from` | text | not set |" in shown["`[[stages]]`"]
+    assert '| `kind` | `"evaluate"` or `"sft"` or ' in shown["`[[stages]]`"]
+    taught = shown['`[[stages]]` with `kind = "sft"`']
+    assert "| `epochs` | integer, at least 1 | `coldstart.epochs` |" in taught
+    assert "| `batch_size` |" not in taught
+    assert "`[stages.clips]`" in shown
+    assert "`[stages.optim]`" not in shown
+
+
+def test_keys_of_stages_are_those_that_a_recipe_may_set():
+    keys = set(recipe_keys(RunConfig))
+    stages = ("name", "from", "data", "num_steps", "methods", "clips.where", "optim.learning_rate")
+    assert keys >= {f"stages.{key}" for key in stages}
+    assert "stages.from_" not in keys
 
 
 # what README and docs/ name
@@ -215,6 +238,7 @@ def _keys_in(text: str) -> list[str]:
     sections = {key.partition(".")[0] for key in recipe_keys(RunConfig) if "." in key}
     words = re.findall(r"`(?:--set )?'?([a-z_]+(?:\.[a-z_]+)+)(?:=[^`]*)?'?`", text)
     files = ("toml", "json", "jsonl", "py", "md", "html", "pt")
+    words = [re.sub(r"^stages\.[a-z]\w*\.(?=\w+$)", "stages.", word) for word in words]  # by name
     return [w for w in words if w.split(".")[0] in sections and w.split(".")[-1] not in files]
 
 
