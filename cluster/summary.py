@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from cluster.config.controls import ARMS
+from cluster.config.arm_names import ARMS
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.driver.progress import console

@@ -238,7 +238,8 @@ def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> lis
         fields = [section.model_fields.get(str(part)) for section in sections]
         inner = [found for field in fields if field for found in _section_types(field.annotation)]
         sections = inner or sections  # none: a list index, or the key of a table of sections
-    return [name for section in sections for name in section.model_fields]
+    named = [item for section in sections for item in section.model_fields.items()]
+    return [field.alias or name for name, field in named]
 
 
 def _has_tag(section: type[BaseModel], tag: int | str) -> bool:

@@ -1,7 +1,7 @@
-"""Rollout pool and learner group: calls to Ray actors as plain methods. Callers see no Ray.
+"""Rollout pool: calls to the rollout workers' Ray actors as plain methods. Callers see no Ray.
 
-RolloutPool    sends a sample to the least busy worker in service
-LearnerGroup   splits rows over ranks and calls all ranks together
+A sample goes to the least busy worker in service (in a deterministic run, to the one whose turn it
+is). The learner's ranks are in learner_group.py.
 """
 
 import asyncio

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from calibrate.config import CalibrateConfig
+from cluster.config.arm_names import ARMS
+from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import (
+    COLDSTART_TITLE,
     STAGE_KINDS,
     CalibrateStage,
     EvaluateStage,
@@ -44,7 +47,7 @@ def read_stage(values: Mapping[str, Any], sections: Mapping[str, Any]) -> Stage:
     if kind == "sft" and settings.get("data") == "own" and settings.get("num_groups") is None:
         grpo = validate(GrpoConfig, sections.get("grpo", {}), "grpo")
         settings["num_groups"] = grpo.num_steps * grpo.groups_per_step
-    return validate(stage, settings, f"stages.{name}")
+    return validate(stage, settings, f"stages.{name}", hint)
 
 
 class Chain:
@@ -61,9 +64,8 @@ class Chain:
             self._add(stage)
 
     def _add(self, stage: Stage) -> None:
-        if stage.name in self._stages or stage.name in _RESERVED:
-            taken = "another stage" if stage.name in self._stages else "something else in a run"
-            raise ValueError(f"the stage name {stage.name!r} is taken by {taken}; choose another")
+        if owner := self._owner_of(stage):
+            raise ValueError(f"the stage name {stage.name!r} is taken by {owner}; choose another")
         parent = self._parent_of(stage)
         start, newest = self._steps[parent][1], self.last_version_step
         goes_on = stage.num_versions > 1 and 0 < start == newest
@@ -73,6 +75,19 @@ class Chain:
         if stage.name != BASE:
             self._steps[stage.name] = (first, last)
         self.last_version_step = max(newest, last)
+
+    def _owner_of(self, stage: Stage) -> str:
+        """What has a stage's name already; empty if it is free."""
+        heads = {one.head_name for one in self if isinstance(one, CalibrateStage)}
+        if stage.name in self._stages:
+            return "another stage"
+        if stage.name in heads or stage.name in _RESERVED:
+            return "something else in a run"
+        if stage.name in ARMS:
+            return "a control arm"
+        if stage.name == BASE and stage.leaves_policy:
+            return "the recipe's model"
+        return ""
 
     def _parent_of(self, stage: Stage) -> str:
         leaving = [name for name, earlier in self._stages.items() if earlier.leaves_policy]
@@ -151,9 +166,7 @@ def deepintuit_chain(
     """
     base = EvaluateStage(**dict(evaluate), name=BASE, title="the model before any training")
     taught = (
-        SftStage(
-            **dict(coldstart), name="coldstart", title="stage 1: supervised on the teacher's traces"
-        )
+        SftStage(**dict(coldstart), name="coldstart", title=COLDSTART_TITLE)
         if coldstart.epochs
         else None
     )

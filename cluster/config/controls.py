@@ -8,20 +8,20 @@ What each kind of arm does is in cluster/controls/.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from calibrate.config import CalibrateConfig
+from cluster.config.arm_names import ARMS, ArmName
 from cluster.config.chain import BASE, Chain
+from cluster.config.clip_selection import ClipSelection, faults_of
 from cluster.config.stage_kinds import (
     CalibrateStage,
-    ClipSelection,
     EvaluateStage,
     GrpoStage,
     SftStage,
     Stage,
-    faults_of,
 )
 from cluster.config.stages import ColdstartConfig, GrpoConfig, TrainedConfig
 from learner.config import OptimConfig
@@ -32,27 +32,6 @@ from wire.types import Sample, Split
 
 if TYPE_CHECKING:
     from cluster.config.recipe import RunConfig
-
-ArmName = Literal[
-    "coldstart_val",
-    "rejection",
-    "coldstart_2x",
-    "policy_probability",
-    "vote",
-    "trace_accuracy",
-    "blank",
-    "shuffled",
-    "verdict_teacher",
-    "verdict_train",
-    "video_only_1x",
-    "video_only_3x",
-    "video_only_10x",
-    "verdict_blank",
-    "verdict_shuffled",
-    "grpo_more",
-]
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
-"""Control arms in the order in which they run: engines change their weights least so."""
 
 
 class RejectionConfig(TrainedConfig):

@@ -123,6 +123,11 @@ class RunConfig(Config):
     @classmethod
     def _read_stages(cls, values: Any) -> Any:
         """Each table of ``[[stages]]`` as its kind. Raises ConfigError."""
+        if isinstance(values, dict) and isinstance(values.get("stages"), dict):
+            raise ConfigError(
+                f"stages.{next(iter(values['stages']), '')}: there is no such entry in [[stages]]; "
+                "add one with that name, or set the section of its kind, such as grpo.num_steps"
+            )
         if not isinstance(values, dict) or not isinstance(values.get("stages"), list | tuple):
             return values
         stages = [

@@ -6,13 +6,14 @@ A kind is declared here, once; ``cluster/stages/table.py`` says how it runs. A c
 stage off the main line (controls.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from calibrate.config import CalibrateConfig
+from cluster.config.clip_selection import ClipSelection, error_of, faults_of
 from cluster.config.stages import (
     KEEP_LAST,
     ColdstartConfig,
@@ -26,6 +27,8 @@ from wire.config import Config
 from wire.errors import DataError, UserError
 from wire.types import Sample, Split
 
+COLDSTART_TITLE = "stage 1: supervised on the teacher's traces"
+"""Title of the cold start that ``[coldstart]`` declares."""
 _LABELS = {
     "base": "Base model",
     "coldstart": "Cold start",
@@ -34,37 +37,6 @@ _LABELS = {
     "head": "Linear head",
 }
 """Labels in charts of the stages of DeepIntuit's chain."""
-
-
-class ClipSelection(Config):
-    """The samples of the manifest that a stage works on."""
-
-    splits: tuple[Split, ...] = Field(default=(Split.TRAIN,), min_length=1)
-    """Their splits."""
-    where: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
-    """Manifest column -> the value that a sample must have there."""
-
-    def of(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The selected samples, split by split. Raises DataError for a split without any."""
-        chosen: list[Sample] = []
-        for split in dict.fromkeys(self.splits):
-            part = self.model_copy(update={"splits": (split,)})
-            fitting = [sample for sample in samples if part.fits(sample)]
-            if not fitting:
-                raise DataError(f"the manifest has no samples with {part}; add some")
-            chosen += fitting
-        return chosen
-
-    def fits(self, sample: Sample) -> bool:
-        """Whether a sample is among them."""
-        return sample.split in self.splits and all(
-            sample.extra.get(column) == value for column, value in self.where.items()
-        )
-
-    def __str__(self) -> str:
-        splits = " or ".join(repr(split.value) for split in self.splits)
-        columns = (f" and {column}={value!r}" for column, value in self.where.items())
-        return f"split={splits}{''.join(columns)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,16 +222,19 @@ class SftStage(Stage, ColdstartConfig):
         faults = list(faults_of(self.clips, samples))
         yield from faults
         if self.data == "teacher" and not faults:
-            yield from _raised(self.taught, samples)
+            yield from error_of(self.taught, samples)
 
     def taught(self, samples: Sequence[Sample]) -> list[Sample]:
         """Its clips that have a teacher's trace. Raises DataError if none has."""
         with_trace = [sample for sample in self.clips.of(samples) if sample.trace]
         if not with_trace:
             which = "train sample" if self.clips == ClipSelection() else f"sample with {self.clips}"
+            is_default = self.title == COLDSTART_TITLE
+            who = "the cold start" if is_default else f"stage {self.name}"
+            how = " with coldstart.epochs = 0" if is_default else ""
             raise DataError(
-                f"no {which} has a trace, and the cold start learns from traces; "
-                "add a 'trace' column, or leave this stage out with coldstart.epochs = 0"
+                f"no {which} has a trace, and {who} learns from traces; "
+                f"add a 'trace' column, or leave this stage out{how}"
             )
         return with_trace
 
@@ -399,17 +374,3 @@ STAGE_KINDS: dict[str, type[Stage]] = {
 
 def _updates(examples: int | None, epochs: int, batch_size: int) -> int | None:
     return None if examples is None else num_updates(examples, epochs, batch_size)
-
-
-def faults_of(clips: ClipSelection, samples: Sequence[Sample]) -> Iterator[UserError]:
-    """The error that a selection raises, if it selects nothing."""
-    yield from _raised(clips.of, samples)
-
-
-def _raised(
-    find: Callable[[Sequence[Sample]], object], samples: Sequence[Sample]
-) -> Iterator[UserError]:
-    try:
-        find(samples)
-    except UserError as error:
-        yield error

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from cluster.config.controls import ARMS, ArmName, control_arms, own_step
+from cluster.config.arm_names import ARMS, ArmName
+from cluster.config.controls import control_arms, own_step
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import EvaluateStage, GrpoStage, SftStage
 from cluster.controls import policy_arms as policy

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cluster.config.clip_selection import ClipSelection, faults_of
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import ClipSelection, faults_of
 from rollout.manifest import read_manifest, select
 from wire.errors import DataError, UserError
 from wire.types import Sample, Split

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.config.controls import ARMS
+from cluster.config.arm_names import ARMS
 from cluster.driver.progress import Progress
 from cluster.run_files import SILENT_S, is_locked, read_result, read_run_chain, result_figures
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.config.controls import ARMS
+from cluster.config.arm_names import ARMS
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.driver.progress import console
 from cluster.inputs.samples import SampleSplits, check_stages

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from calibrate.predictions import read_predictions
-from cluster.config.controls import ARMS
+from cluster.config.arm_names import ARMS
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrate.predictions import read_predictions
-from cluster.config.controls import ARMS, ArmName, own_step
+from cluster.config.arm_names import ARMS, ArmName
+from cluster.config.controls import own_step
 from cluster.config.stage_kinds import SftStage
 from cluster.controls.arm_inputs import archived, trained_clips
 from cluster.controls.arms import arm_run, check_arms, run_controls

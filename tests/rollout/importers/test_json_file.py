@@ -51,7 +51,7 @@ def test_a_value_nested_without_end_is_refused(path: Path):
     ("name", "content", "remedy"),
     [
         ("a.mp4", b"\xff\xfe\x00", "folder above its class"),
-        ("rows.json", gzip.compress(b"[]"), "gunzip"),
+        ("rows.json", gzip.compress(b"[]", mtime=0), "gunzip"),
         ("rows.json", "[é]".encode("latin-1"), "save it as UTF-8"),
     ],
 )
