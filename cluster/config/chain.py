@@ -64,8 +64,7 @@ class Chain:
             self._add(stage)
 
     def _add(self, stage: Stage) -> None:
-        if owner := self._owner_of(stage):
-            raise ValueError(f"the stage name {stage.name!r} is taken by {owner}; choose another")
+        self._refuse_taken(stage)
         parent = self._parent_of(stage)
         start, newest = self._steps[parent][1], self.last_version_step
         goes_on = stage.num_versions > 1 and 0 < start == newest
@@ -76,18 +75,22 @@ class Chain:
             self._steps[stage.name] = (first, last)
         self.last_version_step = max(newest, last)
 
-    def _owner_of(self, stage: Stage) -> str:
-        """What has a stage's name already; empty if it is free."""
-        heads = {one.head_name for one in self if isinstance(one, CalibrateStage)}
-        if stage.name in self._stages:
-            return "another stage"
-        if stage.name in heads or stage.name in _RESERVED:
-            return "something else in a run"
-        if stage.name in ARMS:
-            return "a control arm"
-        if stage.name == BASE and stage.leaves_policy:
-            return "the recipe's model"
-        return ""
+    def _refuse_taken(self, stage: Stage) -> None:
+        """Raise ValueError if files of a run by the stage's names would be another's."""
+        taken = dict.fromkeys(_RESERVED, "something else in a run")
+        taken |= dict.fromkeys(ARMS, "a control arm")
+        for other in self:
+            taken[other.name] = "another stage"
+            if isinstance(other, CalibrateStage):
+                taken[other.head_name] = f"the head of {other.name}"
+        name = stage.name
+        if stage.leaves_policy:
+            taken[BASE] = "the recipe's model"
+        if isinstance(stage, CalibrateStage) and stage.head_name in self:
+            name = stage.head_name
+            taken[name] = f"the head of {stage.name}"
+        if name in taken:
+            raise ValueError(f"the stage name {name!r} is taken by {taken[name]}; choose another")
 
     def _parent_of(self, stage: Stage) -> str:
         leaving = [name for name, earlier in self._stages.items() if earlier.leaves_policy]

@@ -159,13 +159,15 @@ class MainStages:
 
 
 def main_stages(chain: Chain) -> MainStages:
-    """The first supervised stage, the last GRPO and the last calibration of a chain; where it has
-    none, the name that DeepIntuit's chain gives it."""
+    """The first supervised stage, the last calibration and its GRPO of a chain; that is the one it
+    starts from, or else the last. Where it has none, the name that DeepIntuit's chain gives it."""
     names = {kind: [stage.name for stage in chain if stage.kind == kind] for kind in _MAIN_KINDS}
+    calibrated = next(reversed(names["calibrate"]), "calibrated")
+    refined = chain.parent(calibrated) if calibrated in chain else BASE
     return MainStages(
         coldstart=next(iter(names["sft"]), "coldstart"),
-        grpo=next(reversed(names["grpo"]), "grpo"),
-        calibrated=next(reversed(names["calibrate"]), "calibrated"),
+        grpo=refined if refined in names["grpo"] else next(reversed(names["grpo"]), "grpo"),
+        calibrated=calibrated,
     )
 
 
