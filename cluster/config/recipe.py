@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from calibrate.config import CalibrateConfig
 from cluster.config.chain import Chain, deepintuit_chain, read_stage
-from cluster.config.controls import ARMS, ControlsConfig
+from cluster.config.controls import ControlsConfig
 from cluster.config.logging import LoggingConfig
 from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
@@ -138,10 +138,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _chain_holds(self) -> Self:
-        if taken := [name for name in self.chain.names if name in ARMS]:
-            raise ValueError(
-                f"the stage name {taken[0]!r} is taken by a control arm; choose another"
-            )
+        _ = self.chain
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config.recipe import RunConfig, read_recipe
+from cluster.config.stage_kinds import GrpoStage
 from cluster.plan.run_plan import make_plan
 from wire.types import Split
 
@@ -22,9 +23,10 @@ def paper(request: pytest.FixtureRequest) -> RunConfig:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_we_ship_plans(recipe: Path):
     config = read_recipe(recipe, [])
-    plan = make_plan(config, STAGES)
-    assert [stage.name for stage in plan.stages] == list(STAGES)
-    assert plan.step.updates == config.grpo.updates_per_step
+    plan = make_plan(config, config.chain.names)
+    assert [stage.name for stage in plan.stages] == list(config.chain.names)
+    grpo = [stage for stage in config.chain if isinstance(stage, GrpoStage)]
+    assert (plan.step and plan.step.updates) == (grpo[-1].updates_per_step if grpo else None)
 
 
 def test_the_cold_start_is_that_of_seeds_1_4(paper: RunConfig):

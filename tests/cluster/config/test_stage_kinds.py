@@ -99,7 +99,7 @@ def test_a_stage_needs_the_clips_that_it_works_on(stage: Stage, split: str):
 def test_a_teacher_needs_traces():
     bare = [replace(sample, trace=None) for sample in SAMPLES]
     (fault,) = make("sft").data_faults(bare)
-    assert str(fault).startswith("no train sample has a trace, and the cold start learns from")
+    assert str(fault).startswith("no train sample has a trace, and stage a learns from")
     (fault,) = make("sft", clips={"splits": ["cal"]}).data_faults(bare)
     assert str(fault).startswith("no sample with split='cal' has a trace")
     for data in ("labels", "own"):
