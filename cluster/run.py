@@ -17,7 +17,7 @@ from cluster.resume.archived_groups import ReusableGroups
 from cluster.run_dir import RunDir
 from cluster.session import Session, open_session
 from cluster.stages.stage import StageRun, run_stage
-from cluster.stages.table import stage_run
+from cluster.stages.stage_functions import stage_run
 from cluster.summary import summarise_run
 from wire.errors import ConfigError
 from wire.whole_file import write_json

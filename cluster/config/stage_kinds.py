@@ -2,8 +2,8 @@
 
     [[stages]] -> EvaluateStage | SftStage | GrpoStage | CalibrateStage -> Chain (chain.py)
 
-A kind is declared here, once; ``cluster/stages/table.py`` says how it runs. A control arm is a
-stage off the main line (controls.py).
+A kind is declared here, once; cluster/stages/stage_functions.py says how it runs. A control arm is
+a stage off the main line (controls.py).
 """
 
 from collections.abc import Iterator, Sequence

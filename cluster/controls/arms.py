@@ -25,7 +25,7 @@ from cluster.run_dir import RunDir
 from cluster.session import Session
 from cluster.stages.policy_versions import has_model, model_after
 from cluster.stages.stage import StageFn, StageRun
-from cluster.stages.table import STAGE_FNS
+from cluster.stages.stage_functions import STAGE_FNS
 from wire.errors import ConfigError, DataError
 from wire.types import Purpose, Split
 

@@ -48,7 +48,7 @@ async def policy_probability(session: Session, run: StageRun) -> Result:
     predictions = {p.sample_id: p for p, _ in answers}
     if rows:
         await session.start_training(run.start.model_dir, OptimConfig())
-        logprobs = await code_logprobs(session, list(rows.values()))
+        logprobs = await code_logprobs(session.learner, list(rows.values()))
         shares = probabilities_from_logprobs(logprobs).tolist()
         for sample_id, share in zip(rows, shares, strict=True):
             predictions[sample_id] = _with_probabilities(
@@ -66,7 +66,7 @@ async def policy_probability(session: Session, run: StageRun) -> Result:
 async def vote(session: Session, run: StageRun) -> Result:
     """The most frequent answer of several traces; equal counts: the first label by name."""
     config, labels = session.config, session.config.label_set
-    groups = await RunTraceWriter(session, run.name).write(
+    groups = await RunTraceWriter.of(session, run.name).write(
         session.data.of(config.evaluate.split),
         run.of(VoteStage).num_votes,
         config.rollout.temperature,
@@ -102,7 +102,7 @@ async def trace_accuracy(session: Session, run: StageRun) -> Result:
         "cal": calibration_clips(config, session.data),
     }
     samples = {sample.id: sample for split in clips.values() for sample in split}
-    groups = await RunTraceWriter(session, run.name).write(
+    groups = await RunTraceWriter.of(session, run.name).write(
         list(samples.values()),
         calibration.num_traces,
         calibration.temperature,

@@ -30,7 +30,7 @@ from cluster.config.controls import (
 )
 from cluster.controls.arm_inputs import calibration_clips, cost, policy_answers, trained_clips
 from cluster.session import Session
-from cluster.stages.evaluation import measure, num_failed, readable, write_evaluation_traces
+from cluster.stages.evaluation import measure, num_failed, readable
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.verdict_trainer import RunVerdictTrainer
@@ -57,11 +57,10 @@ async def verdict_on_view(session: Session, run: StageRun) -> Result:
     that writes the traces and for the verdict."""
     config, view = session.config, run.of(VerdictOnViewStage).view
     samples = [with_view(sample, view) for sample in _evaluated(session)]
-    temperature = config.evaluate.temperature
-    groups = await write_evaluation_traces(session, run.name, samples, temperature)
+    groups = await RunTraceWriter.of(session, run.name).write_evaluation(samples)
     calibrated = session.run_dir.model(main_stages(config.chain).calibrated)
     await session.start_training(calibrated, OptimConfig())
-    verdict = RunVerdictTrainer(session, run.name, run.start.model_dir)
+    verdict = RunVerdictTrainer.of(session, run.name, run.start.model_dir)
     predictions = await ask_verdict(verdict, groups, config.label_set)
     return _measured(session, run.name, predictions) | {
         "num_failed": num_failed(groups),
@@ -74,7 +73,7 @@ async def _verdict_on_trained_clips(session: Session, run: StageRun) -> Result:
     often right than on new clips."""
     config, labels = session.config, session.config.label_set
     calibration = calibration_of(config)
-    groups = await RunTraceWriter(session, run.name).write(
+    groups = await RunTraceWriter.of(session, run.name).write(
         trained_clips(config, session.data),
         calibration.num_traces,
         calibration.temperature,
@@ -116,7 +115,7 @@ async def _train_and_ask(
 ) -> Result:
     training = calibration_of(session.config)
     epochs = run.of(VerdictStage).times * training.epochs
-    verdict = RunVerdictTrainer(session, run.name, run.start.model_dir)
+    verdict = RunVerdictTrainer.of(session, run.name, run.start.model_dir)
     num_updates = await verdict.train(examples, training.model_copy(update={"epochs": epochs}))
     probabilities = probabilities_from_logprobs(await verdict.label_logprobs(asked))
     names = session.config.label_set.names

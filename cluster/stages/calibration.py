@@ -32,9 +32,9 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         config=config,
         labels=labels,
         policy=policy,
-        writer=RunTraceWriter(session, run.name),
-        verdict=RunVerdictTrainer(session, run.name, run.start.model_dir),
-        features=RunFeatureReader(session, run.start.model_dir),
+        writer=RunTraceWriter.of(session, run.name),
+        verdict=RunVerdictTrainer.of(session, run.name, run.start.model_dir),
+        features=RunFeatureReader.of(session, run.start.model_dir),
     )
     folder = session.run_dir.model(run.name).parent
     result: dict[str, Any] = {

@@ -13,19 +13,17 @@ from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
 from calibrate.verdict import VerdictExample, label_predictions, probabilities_from_logprobs
 from cluster.config.stage_kinds import EvaluateStage
-from cluster.driver.progress import progress_bar
 from cluster.metrics.catalogue import EVALUATION
 from cluster.session import Session
-from cluster.stages.failure_limits import refuse_failures
-from cluster.stages.label_codes import label_code_logprobs
+from cluster.stages.label_codes import LabelCodes
 from cluster.stages.stage import StageRun
+from cluster.stages.trace_writer import RunTraceWriter
 from learner.config import OptimConfig
-from rollout.engine import Sampling
 from rollout.manifest import select
 from rollout.render import Renderer
 from video.address import with_view
 from wire.labels import LabelSet
-from wire.types import Purpose, Sample, Split, TraceGroup, stable_seed
+from wire.types import Sample, Split, TraceGroup
 
 _FIGURES = ("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier", "unparsed_frac")
 
@@ -47,7 +45,7 @@ async def evaluate_policy(
 ) -> dict[str, Any]:
     """Measure the policy in the engines by the answers that it writes. Returns a stage's part of
     done.json."""
-    groups = await write_evaluation_traces(session, stage, samples, temperature)
+    groups = await RunTraceWriter.of(session, stage).write_evaluation(samples, temperature)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
     return {
         "evaluation": asdict(measure(session, stage, predictions)),
@@ -64,7 +62,7 @@ async def evaluate_labels(
         VerdictExample(sample=sample, trace=None, label=sample.label)
         for sample in readable(session, samples)
     ]
-    logprobs = await label_code_logprobs(session, asked)
+    logprobs = await LabelCodes.of(session).logprobs(asked)
     predictions = label_predictions(
         samples, asked, probabilities_from_logprobs(logprobs), session.config.label_set.names
     )
@@ -82,28 +80,6 @@ def readable(session: Session, samples: Sequence[Sample]) -> list[Sample]:
 def num_failed(groups: Sequence[TraceGroup]) -> int:
     """Number of groups without a trace."""
     return sum(not group.traces for group in groups)
-
-
-async def write_evaluation_traces(
-    session: Session, stage: str, samples: Sequence[Sample], temperature: float
-) -> list[TraceGroup]:
-    """Write and archive one trace per sample."""
-
-    def sampling(sample: Sample) -> Sampling:
-        return Sampling(
-            n=1,
-            temperature=temperature,
-            max_tokens=session.config.rollout.max_response_length,
-            seed=stable_seed("evaluate", session.config.seed, sample.id),
-        )
-
-    with progress_bar(f"evaluate {stage}", len(samples)) as bar:
-        groups = await session.writer.write_all(
-            samples, sampling, Purpose.EVALUATION, stage, bar.advance
-        )
-    session.archive.compact(groups[0].policy_version.step)
-    refuse_failures(groups, session.config.reward.max_failure_frac)
-    return groups
 
 
 def policy_predictions(

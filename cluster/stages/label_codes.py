@@ -3,7 +3,8 @@
 examples -> prompts for a verdict, or for the label alone -> logprob of each label's code
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,89 @@ from calibrate.verdict import VerdictExample
 from cluster.session import Session
 from learner.shared_prefix.rows import Response, Row, supervised_row
 from wire.errors import DataError
-from wire.types import Failure, Prompt
+from wire.types import Failure, Prompt, Sample
 
 _PROMPTS_AT_ONCE = 256
+
+
+class LabelPrompts(Protocol):
+    """Renders the prompts that ask for a label; cluster/session.py implements it."""
+
+    async def verdict_prompts(self, traces: list[tuple[Sample, str]]) -> list[Prompt | Failure]:
+        """Prompts that ask for a verdict on traces, in their order."""
+        ...
+
+    async def label_prompts(self, samples: list[Sample]) -> list[Prompt | Failure]:
+        """Prompts that ask for the label, given the video alone, in their order."""
+        ...
+
+
+class ScoringLearner(Protocol):
+    """Scores responses; cluster/actors/learner_group.py implements it."""
+
+    async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+        """Logprob of every response token, per row and response."""
+        ...
+
+
+class LabelCodes:
+    """Asks the learner for labels by their codes, and makes rows that train them."""
+
+    def __init__(
+        self,
+        codes: Mapping[str, tuple[int, ...]],
+        prompts: LabelPrompts,
+        learner: ScoringLearner,
+    ) -> None:
+        """``codes``: label -> its tokens, in the order of the label set."""
+        self._codes, self._prompts, self._learner = codes, prompts, learner
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """With the labels, engines and learner of a run."""
+        codes = session.renderer.label_codes(session.config.label_set)
+        return cls(codes, session, session.learner)
+
+    async def logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+        """[N, L]: logprob of each label's code under the learner's present weights.
+
+        Raises DataError if a clip can no longer be read.
+        """
+        rows = [
+            label_code_row(prompt, example.sample.video, list(self._codes.values()))
+            for example, prompt in await self._prompted(examples)
+        ]
+        return await code_logprobs(self._learner, rows)
+
+    async def targets(self, examples: Sequence[VerdictExample]) -> list[Row]:
+        """Rows that train the code of each example's label (end of turn not included).
+
+        Raises DataError if a clip can no longer be read.
+        """
+        return [
+            supervised_row(prompt, example.sample.video, self._codes[example.label])
+            for example, prompt in await self._prompted(examples)
+        ]
+
+    async def _prompted(
+        self, examples: Sequence[VerdictExample]
+    ) -> list[tuple[VerdictExample, Prompt]]:
+        pairs = []
+        for start in range(0, len(examples), _PROMPTS_AT_ONCE):  # so that calls do not pile up
+            part = examples[start : start + _PROMPTS_AT_ONCE]
+            pairs += list(zip(part, await self._render(part), strict=True))
+        bad = next((p for _, p in pairs if isinstance(p, Failure)), None)
+        if bad is not None:
+            raise DataError(f"no label can be asked for {bad.culprit}: {bad.reason}")
+        return [(example, prompt) for example, prompt in pairs if isinstance(prompt, Prompt)]
+
+    async def _render(self, examples: Sequence[VerdictExample]) -> list[Prompt | Failure]:
+        """Prompts for a verdict on each trace, or for the label where examples have none."""
+        traces = [(e.sample, e.trace) for e in examples if e.trace is not None]
+        assert len(traces) in (0, len(examples)), "examples with and without trace in one training"
+        if traces:
+            return await self._prompts.verdict_prompts(traces)
+        return await self._prompts.label_prompts([example.sample for example in examples])
 
 
 def label_code_row(prompt: Prompt, video: str, codes: Sequence[tuple[int, ...]]) -> Row:
@@ -24,52 +105,7 @@ def label_code_row(prompt: Prompt, video: str, codes: Sequence[tuple[int, ...]])
     )
 
 
-async def code_logprobs(session: Session, rows: Sequence[Row]) -> NDArray[np.float64]:
+async def code_logprobs(learner: ScoringLearner, rows: Sequence[Row]) -> NDArray[np.float64]:
     """[N, L]: logprob of each response of each row, summed over its tokens."""
-    logprobs = await session.learner.logprobs(rows)
+    logprobs = await learner.logprobs(rows)
     return np.array([[sum(tokens) for tokens in row] for row in logprobs])
-
-
-async def label_code_logprobs(
-    session: Session, examples: Sequence[VerdictExample]
-) -> NDArray[np.float64]:
-    """[N, L]: logprob of each label's code under the learner's present weights."""
-    codes = list(session.renderer.label_codes(session.config.label_set).values())
-    rows = [
-        label_code_row(prompt, example.sample.video, codes)
-        for example, prompt in await label_code_prompts(session, examples)
-    ]
-    return await code_logprobs(session, rows)
-
-
-async def label_code_targets(session: Session, examples: Sequence[VerdictExample]) -> list[Row]:
-    """Rows that train the code of each example's label (end of turn not included)."""
-    codes = session.renderer.label_codes(session.config.label_set)
-    return [
-        supervised_row(prompt, example.sample.video, codes[example.label])
-        for example, prompt in await label_code_prompts(session, examples)
-    ]
-
-
-async def label_code_prompts(
-    session: Session, examples: Sequence[VerdictExample]
-) -> list[tuple[VerdictExample, Prompt]]:
-    """Each example's prompt. Raises DataError if a clip can no longer be read."""
-    pairs = []
-    for start in range(0, len(examples), _PROMPTS_AT_ONCE):  # so that calls do not pile up
-        part = examples[start : start + _PROMPTS_AT_ONCE]
-        pairs += list(zip(part, await _ask(session, part), strict=True))
-    bad = next((p for _, p in pairs if isinstance(p, Failure)), None)
-    if bad is not None:
-        raise DataError(f"no label can be asked for {bad.culprit}: {bad.reason}")
-    return [(example, prompt) for example, prompt in pairs if isinstance(prompt, Prompt)]
-
-
-async def _ask(session: Session, examples: Sequence[VerdictExample]) -> list[Prompt | Failure]:
-    """Render the prompts: for a verdict on each trace, or for the label where examples have
-    none."""
-    traces = [(e.sample, e.trace) for e in examples if e.trace is not None]
-    assert len(traces) in (0, len(examples)), "examples with and without trace in one training"
-    if traces:
-        return await session.verdict_prompts(traces)
-    return await session.label_prompts([example.sample for example in examples])

@@ -11,7 +11,7 @@ from calibrate.verdict import VerdictExample
 from cluster.config.stage_kinds import SftStage
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_labels, evaluate_policy, readable
-from cluster.stages.label_codes import label_code_targets
+from cluster.stages.label_codes import LabelCodes
 from cluster.stages.own_traces import write_own_traces
 from cluster.stages.stage import StageRun
 from cluster.stages.supervised import train_supervised
@@ -65,7 +65,7 @@ async def _examples(session: Session, run: StageRun) -> Examples:
     if stage.data == "labels":
         clips = readable(session, stage.clips.of(session.data.samples))
         asked = [VerdictExample(sample=s, trace=None, label=s.label) for s in clips]
-        rows = await label_code_targets(session, asked)
+        rows = await LabelCodes.of(session).targets(asked)
         return Examples(rows=rows, figures={"num_labels": len(rows)}, cost=nothing_written)
     rows = [
         supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))

@@ -6,8 +6,10 @@
 calibrate/ states what it needs as Protocols and knows no engine; they are implemented here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +18,47 @@ from calibrate.config import CalibrateConfig
 from calibrate.verdict import VerdictExample
 from cluster.driver.progress import console
 from cluster.session import Session
-from cluster.stages.label_codes import label_code_logprobs, label_code_targets
+from cluster.stages.label_codes import LabelCodes
 from cluster.stages.supervised import train_supervised
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import Row, supervised_row
 from wire.types import TraceGroup
 
+FineTune = Callable[[Sequence[Row], CalibrateConfig, OptimConfig], Awaitable[int]]
+"""Trains the policy on rows; returns the number of updates."""
+
+
+class FeatureLearner(Protocol):
+    """Computes hidden states; cluster/actors/learner_group.py implements it."""
+
+    async def features(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """[N, H]: hidden state at each row's last token."""
+        ...
+
 
 class RunVerdictTrainer:
-    """calibrate's VerdictTrainer on the run's learner, for a stage or arm of this name, starting
-    from the weights in ``policy_dir``."""
+    """calibrate's VerdictTrainer on a learner: fine-tunes the policy on label codes."""
 
-    def __init__(self, session: Session, name: str, policy_dir: Path) -> None:
-        self._session, self._name, self._policy_dir = session, name, policy_dir
+    def __init__(self, codes: LabelCodes, fine_tune: FineTune) -> None:
+        """``fine_tune``: starts from the policy's weights."""
+        self._codes, self._fine_tune = codes, fine_tune
+
+    @classmethod
+    def of(cls, session: Session, name: str, policy_dir: Path) -> Self:
+        """With the learner of a run, for a stage or arm of this name, from the weights in
+        ``policy_dir``."""
+
+        async def fine_tune(
+            rows: Sequence[Row], config: CalibrateConfig, optim: OptimConfig
+        ) -> int:
+            return await train_supervised(
+                *(session, name, policy_dir, rows),
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                optim=optim,
+            )
+
+        return cls(LabelCodes.of(session), fine_tune)
 
     async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
         """Fine-tune on the label code alone (end of turn not included). Returns the number of
@@ -39,37 +69,34 @@ class RunVerdictTrainer:
             decay="linear",
             weight_decay=0.0,
         )
-        return await train_supervised(
-            self._session,
-            self._name,
-            self._policy_dir,
-            await label_code_targets(self._session, examples),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            optim=optim,
-        )
+        return await self._fine_tune(await self._codes.targets(examples), config, optim)
 
     async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
         """[N, L]: logprob of each label's code under the learner's present weights."""
-        return await label_code_logprobs(self._session, examples)
+        return await self._codes.logprobs(examples)
 
 
 class RunFeatureReader:
-    """calibrate's FeatureReader on the run's learner, with the policy's weights in
-    ``policy_dir``."""
+    """calibrate's FeatureReader on a learner, which loads the policy's weights first."""
 
-    def __init__(self, session: Session, policy_dir: Path) -> None:
-        self._session, self._policy_dir = session, policy_dir
+    def __init__(self, learner: FeatureLearner, load_policy: Callable[[], Awaitable[None]]) -> None:
+        self._learner, self._load_policy = learner, load_policy
         self._has_policy = False
+
+    @classmethod
+    def of(cls, session: Session, policy_dir: Path) -> Self:
+        """With the learner of a run, and the weights in ``policy_dir``."""
+        load = partial(session.start_training, policy_dir, OptimConfig())
+        return cls(session.learner, load)
 
     async def features(self, groups: Sequence[TraceGroup]) -> NDArray[np.float32]:
         """[N, H]: hidden state after video and trace, one row per trace."""
         if not self._has_policy:
-            await self._session.start_training(self._policy_dir, OptimConfig())
+            await self._load_policy()
             self._has_policy = True
         rows = _trace_rows(groups)
         console.print(f"head: hidden states of {len(rows)} traces")
-        return await self._session.learner.features(rows)
+        return await self._learner.features(rows)
 
 
 def _trace_rows(groups: Sequence[TraceGroup]) -> list[Row]:

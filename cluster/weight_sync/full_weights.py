@@ -12,7 +12,7 @@ from functools import partial
 from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.weight_sync.parity_probe import ParityProbe
-from cluster.weight_sync.sync_engines import WeightSyncReport, bring_engines_to
+from cluster.weight_sync.prove_before_serving import WeightSyncReport, bring_engines_to
 from learner.shared_prefix.rows import Row
 from wire.types import PolicyVersion
 

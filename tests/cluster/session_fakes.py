@@ -19,7 +19,7 @@ from cluster.session import RunResources, Session
 from cluster.stages.grpo import run_grpo_stage
 from cluster.stages.policy_versions import Weights
 from cluster.stages.stage import StageRun
-from cluster.stages.table import stage_run
+from cluster.stages.stage_functions import stage_run
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import Response, Row, with_old_logprobs, with_ref_logprobs

@@ -9,7 +9,7 @@ import pytest
 from cluster.config.chain import read_stage
 from cluster.config.stage_kinds import STAGE_KINDS, ClipSelection, SftStage, Stage, StageWork
 from cluster.config.stages import num_updates
-from cluster.stages.table import STAGE_FNS
+from cluster.stages.stage_functions import STAGE_FNS
 from rollout.config import RolloutConfig
 from tests.cluster.session_fakes import make_samples
 from wire.config import validate

@@ -15,7 +15,7 @@ import numpy as np
 from cluster.config.recipe import RunConfig
 from cluster.run import run_each
 from cluster.run_dir import RunDir
-from cluster.stages.table import stage_run
+from cluster.stages.stage_functions import stage_run
 from cluster.summary import summarise_run
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.rows import Row

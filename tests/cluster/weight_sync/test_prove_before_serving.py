@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.actors.learner_actor import WeightSyncResult
-from cluster.weight_sync.sync_engines import WeightSyncReport, bring_engines_to
+from cluster.weight_sync.prove_before_serving import WeightSyncReport, bring_engines_to
 from wire.errors import WeightUpdateError, WorkerDied
 from wire.types import PolicyVersion
 

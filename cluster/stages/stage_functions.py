@@ -1,4 +1,4 @@
-"""Table of the kinds of stages: how each kind runs.
+"""Stage functions by kind: how each kind of stage runs.
 
 A new kind is a class in cluster/config/stage_kinds.py, a file in this folder and a line here.
 """

@@ -1,4 +1,4 @@
-"""One version of the weights into the engines, in two tries: what the two ways of sending share.
+"""Proof before service: an engine gets a version in at most two tries, and serves once proven.
 
     send -> parity probe -> admit, engine by engine; those that failed and are alive once more
 
