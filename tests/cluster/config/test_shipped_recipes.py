@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 
 from cluster.config.recipe import RunConfig, read_recipe
-from cluster.config.stage_kinds import GrpoStage
+from cluster.config.stage_kinds import CalibrateStage, GrpoStage
 from cluster.plan.run_plan import make_plan
 from wire.types import Split
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.toml"))
 STAGES = ("base", "coldstart", "grpo", "calibrated")
+CHAINS = {
+    "label-only": {"base": "base", "labels": "base", "labels_blank": "labels"},
+    "grpo-without-coldstart": {"base": "base", "grpo": "base", "calibrated": "grpo"},
+    "rejection-then-grpo": {
+        **{"coldstart": "base", "rft": "coldstart", "grpo": "rft", "calibrated": "grpo"}
+    },
+    "two-grpo": {
+        **{"base": "base", "coldstart": "base", "grpo": "coldstart"},
+        **{"grpo_cal": "grpo", "calibrated": "grpo"},
+    },
+}
+"""Recipe -> its stages, each with what it starts from."""
 
 
 @pytest.fixture(params=["smarthome-7b", "smarthome-7b-text"])
@@ -24,9 +36,35 @@ def paper(request: pytest.FixtureRequest) -> RunConfig:
 def test_every_recipe_we_ship_plans(recipe: Path):
     config = read_recipe(recipe, [])
     plan = make_plan(config, config.chain.names)
-    assert [stage.name for stage in plan.stages] == list(config.chain.names)
-    grpo = [stage for stage in config.chain if isinstance(stage, GrpoStage)]
-    assert (plan.step and plan.step.updates) == (grpo[-1].updates_per_step if grpo else None)
+    assert [stage.name for stage in plan.stages] == list(CHAINS.get(recipe.stem, STAGES))
+    has_grpo = "grpo" in config.chain
+    assert (plan.step is not None) == has_grpo
+    assert plan.step is None or plan.step.updates == config.grpo.updates_per_step
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_extends_the_demo_and_starts_each_stage_where_its_comment_says(name: str):
+    config = read_recipe(FOLDER / f"{name}.toml", [])
+    demo = read_recipe(FOLDER / "demo.toml", [])
+    assert config.model_copy(update={"stages": ()}) == demo
+    assert {stage: config.chain.parent(stage) for stage in config.chain.names} == CHAINS[name]
+
+
+def test_rejection_and_grpo_write_as_many_traces_as_the_demos_grpo():
+    config = read_recipe(FOLDER / "rejection-then-grpo.toml", [])
+    stages = [stage.work(None, config.rollout) for stage in config.chain]
+    demo = read_recipe(FOLDER / "demo.toml", [])
+    written = [stage.rollouts for stage in stages if stage.rollouts]
+    assert sum(written) == demo.chain["grpo"].work(None, demo.rollout).rollouts
+    assert written[0] == written[1]
+
+
+def test_the_verdict_beside_two_grpos_has_clips_that_its_policy_has_not_learned_from():
+    chain = read_recipe(FOLDER / "two-grpo.toml", []).chain
+    verdict, learned = chain["calibrated"], chain[chain.parent("calibrated")]
+    assert isinstance(verdict, CalibrateStage)
+    assert isinstance(learned, GrpoStage)
+    assert not set(verdict.clips.splits) & set(learned.clips.splits)
 
 
 def test_the_cold_start_is_that_of_seeds_1_4(paper: RunConfig):
