@@ -36,8 +36,10 @@ async def run_evaluation(session: Session, run: StageRun) -> dict[str, Any]:
         samples = [with_view(sample, stage.view) for sample in samples]
     if stage.answer == "label":
         await session.start_training(run.start.model_dir, OptimConfig())
-        return await evaluate_labels(session, stage.name, samples)
-    return await evaluate_policy(session, stage.name, samples, stage.temperature)
+        result = await evaluate_labels(session, stage.name, samples)
+    else:
+        result = await evaluate_policy(session, stage.name, samples, stage.temperature)
+    return {"split": stage.split, **result}
 
 
 async def evaluate_policy(

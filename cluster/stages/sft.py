@@ -46,14 +46,16 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
     )
     if run.exports:
         await session.learner.export(str(session.run_dir.model(stage.name)))
-    samples = session.data.of(stage.split or session.config.evaluate.split)
+    split = stage.split or session.config.evaluate.split
+    samples = session.data.of(split)
     if stage.data == "labels":
         measured = await evaluate_labels(session, stage.name, samples)
     else:
         await session.publish(run.last_step)
         temperature = session.config.evaluate.temperature
         measured = await evaluate_policy(session, stage.name, samples, temperature)
-    return {**measured, **examples.figures, "cost": examples.cost | {"num_updates": num_updates}}
+    cost = examples.cost | {"num_updates": num_updates}
+    return {"split": split, **measured, **examples.figures, "cost": cost}
 
 
 async def _examples(session: Session, run: StageRun) -> Examples:

@@ -1,14 +1,18 @@
 """A whole chain of stages, one after another and resumed; engines and learner are fakes."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from calibrate.predictions import read_predictions
+from cluster.cli import main
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.run import run_stages
 from cluster.run_dir import RunDir
+from cluster.run_files import prediction_files
 from cluster.stages.policy_versions import model_before
 from tests.cluster.session_fakes import make_config
 from tests.cluster.stages.chain_fakes import (
@@ -110,6 +114,35 @@ async def test_a_stage_learns_from_its_own_clips(tmp_path: Path):
         groups = [g for g in groups_of(run_dir, name) if g.purpose is Purpose.TRAIN]
         assert len(groups) == NUM_STEPS * GROUPS_PER_STEP
         assert {group.sample.split for group in groups} == {split}
+
+
+async def test_commands_that_look_at_the_run_show_every_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_dir, _ = await whole(tmp_path)
+    run_dir.close()
+    assert list(prediction_files(run_dir.path))[: len(NAMES)] == list(NAMES)
+    capsys.readouterr()
+    assert main(["status", str(run_dir.path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], [stage["name"] for stage in told["finished"]]) == (
+        *("finished", list(NAMES)),
+    )
+    assert main(["report", str(run_dir.path)]) == 0
+    page = (run_dir.path / "report.html").read_text()
+    shown = re.findall(r'"name":"(\w+)","text":"([^"]*)","is_stage":(\w+),"split":"(\w+)"', page)
+    chain, on_val = recipe().chain, {"asked": "val"}
+    assert shown[: len(NAMES)] == [
+        (stage.name, stage.text, "true", on_val.get(stage.name, "test")) for stage in chain
+    ]
+    assert [row[:3] for row in shown[len(NAMES) :]] == [
+        ("verdict_head", "a linear head on the same traces", "false")
+    ]
+    figures = tmp_path / "figures.json"
+    on_test = [word for name in NAMES[:-1] for word in ("--stage", name)]
+    assert main(["compare", str(run_dir.path), *on_test, "--json", str(figures)]) == 0
+    arms = [arm["name"] for arm in json.loads(figures.read_text())["arms"]]
+    assert arms == list(NAMES[:-1])
 
 
 # --- killed and resumed
