@@ -24,7 +24,7 @@ from cluster.session import Session
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.stage import StageRun
 from cluster.stages.supervised import train_supervised
-from cluster.stages.table import STAGE_FNS, stage_run
+from cluster.stages.stage_functions import STAGE_FNS, stage_run
 from cluster.summary import summarise_run
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import supervised_row
