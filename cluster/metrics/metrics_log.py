@@ -19,8 +19,6 @@ from cluster.metrics.catalogue import verl_names
 
 log = logging.getLogger(__name__)
 
-_ALIASED_STAGE = "grpo"  # verl's names know no stages
-
 
 class MetricsSink(Protocol):
     """Destination of metrics, such as a dashboard."""
@@ -43,9 +41,11 @@ class MetricsLog:
         attempt: int,
         sinks: Sequence[MetricsSink] | None = None,
         *,
-        verl: bool = False,
+        verl_stage: str | None = None,
     ) -> None:
-        self._attempt, self._verl = attempt, verl
+        """``verl_stage``: the stage whose figures sinks also get under verl's names, which know no
+        stages."""
+        self._attempt, self._verl_stage = attempt, verl_stage
         self._file = _open_whole_lines(run_dir / "metrics.jsonl")
         self._sinks: list[MetricsSink] = (
             [TensorBoardSink(run_dir)] if sinks is None else list(sinks)
@@ -55,7 +55,7 @@ class MetricsLog:
         """One step's numbers."""
         line = {"stage": stage, "step": step, "attempt": self._attempt, "time": time.time()}
         self._file.write((json.dumps({**line, **values}) + "\n").encode())
-        aliases = verl_names(values) if self._verl and stage == _ALIASED_STAGE else {}
+        aliases = verl_names(values) if stage == self._verl_stage else {}
         for sink in list(self._sinks):
             try:
                 sink.write(stage, step, values)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.config.controls import main_stages
 from cluster.config.logging import LoggingConfig, MlflowConfig, WandbConfig
 from cluster.config.recipe import RunConfig
 from cluster.metrics.metrics_log import MetricsLog, MetricsSink, TensorBoardSink, tag
@@ -78,7 +79,8 @@ def open_metrics(config: RunConfig, run_dir: Path, attempt: int) -> MetricsLog:
         add("MLflow", lambda: Background("MLflow", lambda: MlflowSink(mlflow, run_dir, settings)))
     if asked.prometheus:
         add("Prometheus", lambda: PrometheusSink(run_dir.name))
-    return MetricsLog(run_dir, attempt, sinks, verl=asked.verl_names)
+    verl_stage = main_stages(config.chain).grpo if asked.verl_names else None
+    return MetricsLog(run_dir, attempt, sinks, verl_stage=verl_stage)
 
 
 class WandbSink:

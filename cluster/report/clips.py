@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from calibrate.predictions import Prediction, read_predictions
+from cluster.config.chain import BASE
 from cluster.report.archived import FailureFacts, TraceFacts, collect, shortened
 from cluster.report.arms import Predictions
 from wire.types import Purpose
@@ -67,7 +68,7 @@ def choose_clips(
     last = by_stage[-1]
     all_failed = set().union(*failed.values())
     # Nearly every answer changes with the cold start, which teaches the format: that tells nothing.
-    steps = list(pairwise(by_stage[1:] if stages[0] == "base" and len(stages) > 2 else by_stage))
+    steps = list(pairwise(by_stage[1:] if stages[0] == BASE and len(stages) > 2 else by_stage))
     kinds: list[list[Prediction]] = [[], [], [], []]
     for name, answer in last.items():
         changed = any(_right(a.get(name)) != _right(b.get(name)) for a, b in steps)

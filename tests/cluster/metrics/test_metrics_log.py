@@ -59,7 +59,7 @@ def test_a_sink_that_raises_is_dropped_with_one_warning_and_the_others_go_on(
 
 def test_verls_names_are_written_for_the_grpo_stage_without_a_stage(tmp_path: Path):
     sink = Kept()
-    with MetricsLog(tmp_path, 0, [sink], verl=True) as log:
+    with MetricsLog(tmp_path, 0, [sink], verl_stage="grpo") as log:
         log.write("grpo", 1, {"reward/mean": 1.5})
         log.write("grpo_more", 1, {"reward/mean": 1.0})
     assert ("", 1, {"critic/rewards/mean": 1.5}) in sink.rows

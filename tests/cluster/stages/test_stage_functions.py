@@ -23,8 +23,8 @@ from cluster.run_files import prediction_files, read_run_titles
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.stage import StageRun
-from cluster.stages.supervised import train_supervised
 from cluster.stages.stage_functions import STAGE_FNS, stage_run
+from cluster.stages.supervised import train_supervised
 from cluster.summary import summarise_run
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import supervised_row
