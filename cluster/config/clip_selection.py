@@ -42,7 +42,8 @@ class ClipSelection(Config):
 
 def faults_of(clips: ClipSelection, samples: Sequence[Sample]) -> Iterator[UserError]:
     """The error that a selection raises, if it selects nothing."""
-    yield from error_of(clips.of, samples)
+    for split in dict.fromkeys(clips.splits):
+        yield from error_of(clips.model_copy(update={"splits": (split,)}).of, samples)
 
 
 def error_of(

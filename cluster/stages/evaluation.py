@@ -94,12 +94,15 @@ def policy_predictions(
     return [_prediction(group, labels, renderer) for group in groups]
 
 
-def measure(session: Session, stage: str, predictions: Sequence[Prediction]) -> Evaluation:
-    """Compute all figures of a stage from its predictions, and write both."""
+def measure(
+    session: Session, stage: str, predictions: Sequence[Prediction], step: int | None = None
+) -> Evaluation:
+    """Compute all figures of a stage from its predictions, and write both. ``step``: version step
+    of the policy that answered, if it is not the one in the engines."""
     write_predictions(session.run_dir.predictions(stage), predictions)
     train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
     figures = evaluate(predictions, session.config.label_set.names, train)
-    step = session.engine_weights_step
+    step = session.engine_weights_step if step is None else step
     session.metrics.write(EVALUATION, step, evaluation_figures(stage, figures))
     return figures
 

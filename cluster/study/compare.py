@@ -180,7 +180,16 @@ def _within(
         if against:
             yield from ((arms[against], arm) for name, arm in arms.items() if name != against)
         else:
-            yield from pairwise(arms[stage] for stage in stages_of[run] if stage in arms)
+            yield from _neighbours([arms[stage] for stage in stages_of[run] if stage in arms])
+
+
+def _neighbours(stages: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    """Each stage with the last one before it that was measured on the same clips; a chain may
+    measure a stage on another split."""
+    for place, after in enumerate(stages):
+        before = [arm for arm in stages[:place] if _clips(arm) == _clips(after)]
+        if before:
+            yield before[-1], after
 
 
 def _between(runs: Runs) -> Iterator[tuple[Arm, Arm]]:

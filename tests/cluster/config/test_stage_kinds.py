@@ -86,6 +86,7 @@ def test_a_wrong_selection_is_refused(clips: dict[str, Any], message: str):
         (make("sft", data="own", clips={"splits": ["val"]}), "val"),
         (make("grpo"), "train"),
         (make("grpo", clips={"splits": ["cal"]}), "cal"),
+        (make("grpo", clips={"splits": ["train", "cal"]}), "cal"),
         (make("calibrate"), "cal"),
         (make("calibrate", split="train"), "train"),
     ],
