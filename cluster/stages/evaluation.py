@@ -36,7 +36,7 @@ async def run_evaluation(session: Session, run: StageRun) -> dict[str, Any]:
         samples = [with_view(sample, stage.view) for sample in samples]
     if stage.answer == "label":
         await session.start_training(run.start.model_dir, OptimConfig())
-        result = await evaluate_labels(session, stage.name, samples)
+        result = await evaluate_labels(session, stage.name, samples, run.start.step)
     else:
         result = await evaluate_policy(session, stage.name, samples, stage.temperature)
     return {"split": stage.split, **result}
@@ -56,10 +56,10 @@ async def evaluate_policy(
 
 
 async def evaluate_labels(
-    session: Session, stage: str, samples: Sequence[Sample]
+    session: Session, stage: str, samples: Sequence[Sample], step: int
 ) -> dict[str, Any]:
-    """Measure the policy in the learner by the label that it gives without a trace: the most
-    probable label code. Returns a stage's part of done.json."""
+    """Measure the policy in the learner, version ``step``, by the label that it gives without a
+    trace: the most probable label code. Returns a stage's part of done.json."""
     asked = [
         VerdictExample(sample=sample, trace=None, label=sample.label)
         for sample in readable(session, samples)
@@ -69,7 +69,7 @@ async def evaluate_labels(
         samples, asked, probabilities_from_logprobs(logprobs), session.config.label_set.names
     )
     return {
-        "evaluation": asdict(measure(session, stage, predictions)),
+        "evaluation": asdict(measure(session, stage, predictions, step)),
         "num_failed": len(samples) - len(asked),
     }
 

@@ -49,7 +49,7 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
     split = stage.split or session.config.evaluate.split
     samples = session.data.of(split)
     if stage.data == "labels":
-        measured = await evaluate_labels(session, stage.name, samples)
+        measured = await evaluate_labels(session, stage.name, samples, run.last_step)
     else:
         await session.publish(run.last_step)
         temperature = session.config.evaluate.temperature

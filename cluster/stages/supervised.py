@@ -33,7 +33,7 @@ async def train_supervised(
     batches_per_epoch = num_steps // epochs
     checkpoints = session.checkpoints(stage)
     done = (await checkpoints.resume()).step
-    if rows and done < epochs:
+    if done < num_steps:
         await _preflight(session, stage, rows, batch_size)
     with progress_bar(stage, num_steps) as bar:
         bar.resume(done)

@@ -10,7 +10,6 @@ whole, and locks nothing, so runs may still be going on.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from calibrate.compare import Comparison, compare

@@ -108,6 +108,14 @@ def test_one_run_has_its_arms_in_order_and_each_stage_tested_with_the_one_before
     assert step["flips"]["p_value"] == pytest.approx(2 / 16)
 
 
+def test_a_stage_measured_on_other_clips_is_passed_over(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("run", STAGES)
+    elsewhere = make_predictions(4, range(20, 30))
+    write_predictions(run / "predictions/coldstart.parquet", elsewhere)
+    values = found(tmp_path, run)
+    assert pairs_in(values) == ["run/base run/grpo", "run/grpo run/calibrated"]
+
+
 def test_figures_are_those_that_the_run_itself_computed(make_run: MakeRun) -> None:
     run = make_run("run", {"grpo": 8})
     (arm,) = compare_runs([run]).arms
