@@ -95,8 +95,8 @@ def compare_seeds(
     """
     if not pairs:
         raise DataError("no seeds to compare; give one pair of predictions for each")
-    found = [compare(before, after) for before, after in pairs]
-    differences = [one.difference for one in found]
+    comparisons = [compare(before, after) for before, after in pairs]
+    differences = [one.difference for one in comparisons]
     interval = _student_interval(differences)
     return SeedComparison(
         differences=tuple(differences),
@@ -104,10 +104,10 @@ def compare_seeds(
         mean_low=interval and interval[0],
         mean_high=interval and interval[1],
         flips=_flips(
-            both_right=sum(one.flips.both_right for one in found),
-            both_wrong=sum(one.flips.both_wrong for one in found),
-            wrong_to_right=sum(one.flips.wrong_to_right for one in found),
-            right_to_wrong=sum(one.flips.right_to_wrong for one in found),
+            both_right=sum(one.flips.both_right for one in comparisons),
+            both_wrong=sum(one.flips.both_wrong for one in comparisons),
+            wrong_to_right=sum(one.flips.wrong_to_right for one in comparisons),
+            right_to_wrong=sum(one.flips.right_to_wrong for one in comparisons),
         ),
     )
 
@@ -201,11 +201,11 @@ def _flips(*, both_right: int, both_wrong: int, wrong_to_right: int, right_to_wr
 
 
 def _by_sample(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
-    found = {p.sample_id: p for p in predictions}
-    if len(found) != len(predictions):
+    by_sample = {p.sample_id: p for p in predictions}
+    if len(by_sample) != len(predictions):
         twice = Counter(p.sample_id for p in predictions).most_common(1)[0][0]
         raise DataError(f"clip {twice!r} has several predictions; expected one for each")
-    return found
+    return by_sample
 
 
 def _is_right(prediction: Prediction) -> bool:

@@ -61,11 +61,13 @@ def refuse_foreign_traces(groups: Sequence[TraceGroup], expected: PolicyVersion)
     A verdict trained on another policy's traces meets others in use: the mismatch the method
     removes.
     """
-    found = Counter(
+    foreign = Counter(
         version for group in groups for version in _versions(group) if version != expected
     )
-    if found:
-        named = ", ".join(f"{version} ({count} clips)" for version, count in sorted(found.items()))
+    if foreign:
+        named = ", ".join(
+            f"{version} ({count} clips)" for version, count in sorted(foreign.items())
+        )
         raise DataError(
             f"the archive has traces of policy {named}, expected {expected}, the one being served; "
             "write the calibration traces anew under it, or serve the policy that wrote them"

@@ -120,9 +120,9 @@ def load(read: Access, directory: Path, tag: str) -> None:
         for name in _share(sorted(manifest.files))
         for fault in _faults(folder, name, manifest)
     ]
-    found = [fault for faults in gather(own) for fault in faults]
-    if found:
-        raise CheckpointDamaged(f"checkpoint {folder} is damaged: {'; '.join(found)}")
+    all_faults = [fault for faults in gather(own) for fault in faults]
+    if all_faults:
+        raise CheckpointDamaged(f"checkpoint {folder} is damaged: {'; '.join(all_faults)}")
     read(folder)
 
 
@@ -154,8 +154,8 @@ def whole_tags(directory: Path | str) -> Iterator[str]:
 
 def tags(directory: Path | str) -> list[str]:
     """Tags of all checkpoints, newest first."""
-    found = (entry.name for entry in Path(directory).glob("step-*") if _TAG.fullmatch(entry.name))
-    return sorted(found, key=step_of, reverse=True)
+    names = (entry.name for entry in Path(directory).glob("step-*") if _TAG.fullmatch(entry.name))
+    return sorted(names, key=step_of, reverse=True)
 
 
 def tag_of(step: int) -> str:
@@ -214,12 +214,12 @@ def _is_whole(folder: Path) -> bool:
 def _faults(folder: Path, name: str, manifest: Manifest) -> list[str]:
     expected = manifest.files[name]
     try:
-        found = _describe(folder / name)
+        actual = _describe(folder / name)
     except OSError as error:
         return [f"{name}: {error.strerror}"]
-    if found.num_bytes != expected.num_bytes:
-        return [f"{name} has {found.num_bytes} bytes, expected {expected.num_bytes}"]
-    return [] if found == expected else [f"{name} has other bytes than were written"]
+    if actual.num_bytes != expected.num_bytes:
+        return [f"{name} has {actual.num_bytes} bytes, expected {expected.num_bytes}"]
+    return [] if actual == expected else [f"{name} has other bytes than were written"]
 
 
 def _describe(path: Path) -> File:

@@ -156,18 +156,18 @@ def _index(folder: Path) -> dict[str, dict[str, list[_Piece]]]:
     """Pieces in the files by parameter and kind, in the order of the elements."""
     from safetensors import safe_open
 
-    found: dict[str, dict[str, list[_Piece]]] = defaultdict(lambda: defaultdict(list))
+    pieces: dict[str, dict[str, list[_Piece]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("rank-*.safetensors")):
         file: Any = safe_open(path, framework="pt")
         for key in file.keys():  # noqa: SIM118  (it is no dict)
             name, start, kind = key.rsplit("|", 2)
             shape = file.get_slice(key).get_shape()
             piece = _Piece(int(start), file, key, shape[0] if shape else 0)
-            found[name][kind].append(piece)
-    for kinds in found.values():
+            pieces[name][kind].append(piece)
+    for kinds in pieces.values():
         for several in kinds.values():
             several.sort(key=lambda piece: piece.start)
-    return found
+    return pieces
 
 
 def _fill(fragment: Fragment, kinds: dict[str, list[_Piece]], optimizer: Any) -> None:

@@ -260,10 +260,10 @@ class DeepSpeedEngine:
 
         Raises ConfigError for another kind of adapter, or other trained parameters.
         """
-        if (found := json.loads((folder / _LORA).read_text())) != self._lora:
+        if (saved_lora := json.loads((folder / _LORA).read_text())) != self._lora:
             raise ConfigError(
                 f"cannot continue from {folder}: learner.lora is {self._lora}, the checkpoint "
-                f"has {found}; set what the checkpoint has, or start a new run from exported "
+                f"has {saved_lora}; set what the checkpoint has, or start a new run from exported "
                 "weights"
             )
         fragments.read(self._engine, folder)

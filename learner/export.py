@@ -43,11 +43,11 @@ def gather_weights(engine: DeepSpeedEngine, kind: WeightKind) -> dict[str, torch
     """Weights of one kind by name. All ranks call; empty on other ranks than 0, which only take
     part in gathering."""
     writes = dist.get_rank() == 0
-    found = {}
+    weights = {}
     for name, tensor in engine.full_parameters(kind=kind):
         if writes:
-            found[name] = tensor.to("cpu", copy=True).contiguous()
-    return found
+            weights[name] = tensor.to("cpu", copy=True).contiguous()
+    return weights
 
 
 def write_model(

@@ -145,7 +145,7 @@ def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]
     """Settings that take less memory when changed, the ones that cost least first."""
     whole, gpu = largest.prompt_length + largest.response_length, config.num_gpus > 0
     more_ranks = "" if config.num_ranks > 1 else "; it divides among more learner.num_ranks"
-    found = [
+    advice = [
         (largest.num_tokens > whole, f"learner.max_tokens_per_batch (now {largest.max_tokens})"),
         (not config.gradient_checkpointing, "learner.gradient_checkpointing = true"),
         (config.zero_stage < 3, f"learner.zero_stage = 3 (now {config.zero_stage}{more_ranks})"),
@@ -156,7 +156,7 @@ def settings_to_lower(config: LearnerConfig, largest: LargestBatch) -> list[str]
         (config.lora is None, "learner.lora = {}, which trains far fewer weights"),
         (gpu and config.dtype == "float32", "learner.dtype = 'bfloat16'"),
     ]
-    return [setting for applies, setting in found if applies]
+    return [setting for applies, setting in advice if applies]
 
 
 def _fault(needs: list[MemoryNeed]) -> tuple[int, int] | None:

@@ -168,8 +168,8 @@ class LearnerWorker:
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
         """Hidden state at each row's last token, float32 [len(rows), H]. One response per row."""
         parts = [self.engine.features(batch).cpu() for batch in self._in_stage.in_step(rows)]
-        found: npt.NDArray[np.float32] = torch.cat(parts)[: len(rows)].numpy()
-        return found
+        features: npt.NDArray[np.float32] = torch.cat(parts)[: len(rows)].numpy()
+        return features
 
     def connect(
         self, transfer: TransferConfig, client: Any, address: str, num_engine_ranks: int
@@ -302,10 +302,10 @@ class LearnerWorker:
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
     ) -> list[list[float]]:
         """Logprobs of every response, of rows in the layout of the run."""
-        found: list[list[float]] = []
+        scores: list[list[float]] = []
         for batch in self._in_stage.in_step(rows):
-            found += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
-        return found
+            scores += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
+        return scores
 
 
 def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:
@@ -326,9 +326,9 @@ def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
     return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
-def _by_row(rows: Sequence[Row], found: Sequence[list[float]]) -> list[list[list[float]]]:
+def _by_row(rows: Sequence[Row], scores: Sequence[list[float]]) -> list[list[list[float]]]:
     """Values of responses grouped by row, in the order of rows and responses."""
-    parts = iter(found)
+    parts = iter(scores)
     return [[next(parts) for _ in row.responses] for row in rows]
 
 

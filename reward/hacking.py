@@ -64,12 +64,12 @@ class TraceReader:
 
 def _accepted(reward: RewardConfig, labels: LabelSet) -> Mapping[str, Sequence[str]]:
     """Label -> further names that a term ``synonyms`` accepts."""
-    found: dict[str, list[str]] = {}
+    of_label: dict[str, list[str]] = {}
     for term in reward.terms:
         if term.function == "synonyms":
             for label, accepted in term.params.get("spellings", {}).items():
-                found.setdefault(labels.find(label) or label, []).extend(accepted)
-    return found
+                of_label.setdefault(labels.find(label) or label, []).extend(accepted)
+    return of_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,8 +80,8 @@ class Scorer:
     @property
     def signatures(self) -> dict[str, Signature]:
         """Signatures of the loaded user functions, by reward part."""
-        found = {part: runner.signature for part, runner in self._runners.items()}
-        return {part: signature for part, signature in found.items() if signature is not None}
+        signatures = {part: runner.signature for part, runner in self._runners.items()}
+        return {part: signature for part, signature in signatures.items() if signature is not None}
 
     async def score(
         self, sample: Sample, completions: Sequence[Completion], prompt: str = ""
@@ -109,7 +109,9 @@ class Scorer:
     def with_shuffled(self, sample: Sample, completions: Sequence[Completion]) -> Sample:
         """The sample with the share of right answers on shuffled frames as a column;
         ``completions`` not empty."""
-        share = share_right([it.text for it in completions], sample.label, self._labels)
+        share = share_right(
+            [completion.text for completion in completions], sample.label, self._labels
+        )
         return replace(sample, extra={**sample.extra, SHUFFLED_ACCURACY: share})
 
     def take_figures(self) -> dict[str, float]:
@@ -157,8 +159,8 @@ class Scorer:
             return await self._runners[term.part].score(question)
         contexts, arguments = self._contexts(sample, completions), self._arguments[term.part]
         if not inspect.iscoroutinefunction(BUILTINS[term.function]):
-            return [_call(term, sample.label, it, arguments) for it in contexts]
-        waiting = [_wait_for(term, sample.label, it, arguments) for it in contexts]
+            return [_call(term, sample.label, context, arguments) for context in contexts]
+        waiting = [_wait_for(term, sample.label, context, arguments) for context in contexts]
         return await asyncio.gather(*waiting)
 
     def _contexts(self, sample: Sample, completions: Sequence[Completion]) -> list[RewardContext]:

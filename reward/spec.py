@@ -28,10 +28,10 @@ def entry_points() -> dict[str, str]:
     disagree, all their values."""
     from importlib import metadata  # not needed in the child, and not free
 
-    found: dict[str, set[str]] = {}
+    modules: dict[str, set[str]] = {}
     for entry in metadata.entry_points(group=ENTRY_POINTS):
-        found.setdefault(entry.name, set()).add(entry.value.partition("[")[0].strip())
-    return {name: " and ".join(sorted(values)) for name, values in found.items()}
+        modules.setdefault(entry.name, set()).add(entry.value.partition("[")[0].strip())
+    return {name: " and ".join(sorted(values)) for name, values in modules.items()}
 
 
 def _offered(name: str, value: str) -> str:

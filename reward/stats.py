@@ -81,9 +81,9 @@ def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: flo
 def _first(groups: Sequence[TraceGroup]) -> str:
     """The first failure with a traceback, or just the first."""
     failed = [(group.sample.id, f) for group in groups for f in _failures(group.traces)]
-    sample_id, failure = next((it for it in failed if it[1].traceback), failed[0])
-    said = f"\n{failure.traceback}" if failure.traceback else f" {failure.reason}"
-    return f"\nThe first, {failure.culprit} on sample {sample_id}:{said}"
+    sample_id, failure = next((pair for pair in failed if pair[1].traceback), failed[0])
+    reason = f"\n{failure.traceback}" if failure.traceback else f" {failure.reason}"
+    return f"\nThe first, {failure.culprit} on sample {sample_id}:{reason}"
 
 
 def _failures(traces: Iterable[Trace], kind: FailureKind = FailureKind.REWARD) -> list[Failure]:

@@ -100,18 +100,18 @@ def unreadable_clips(samples: Iterable[Sample], config: VideoConfig) -> dict[str
             return str(error)
         return None
 
-    found: dict[str, str] = {}
+    errors: dict[str, str] = {}
     known: dict[str, Address] = {}
     for video in dict.fromkeys(sample.video for sample in samples):
         try:
             known[video] = Address.parse(video)
         except ClipError as error:
-            found[video] = str(error)
+            errors[video] = str(error)
     shown = list(dict.fromkeys(replace(address, view=None) for address in known.values()))
     with closing(DecodePool(config)) as pool, ThreadPoolExecutor(config.decode_workers) as threads:
         faults = dict(zip(shown, threads.map(fault, shown), strict=True))
     reasons = {video: faults[replace(address, view=None)] for video, address in known.items()}
-    return found | {video: reason for video, reason in reasons.items() if reason is not None}
+    return errors | {video: reason for video, reason in reasons.items() if reason is not None}
 
 
 def raise_if_any(source: str, faults: list[str]) -> None:
@@ -155,8 +155,8 @@ class _Reader:
         if row["split"] not in _SPLITS:
             faults.append(("split", _unknown("split", row["split"], _SPLITS)))
         path = self._path(row)
-        found = {"video": self._file_fault(path), "start_s": _window_fault(path, row)}
-        return faults + [(column, fault) for column, fault in found.items() if fault is not None]
+        fault_of = {"video": self._file_fault(path), "start_s": _window_fault(path, row)}
+        return faults + [(column, fault) for column, fault in fault_of.items() if fault is not None]
 
     def _sample(self, row: Row) -> Sample:
         return Sample(

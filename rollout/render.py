@@ -134,10 +134,10 @@ class Renderer:
         A tag may be one token or several; a token that holds the end of a tag and the beginning of
         the answer counts.
         """
-        found = self._answer(token_ids)
-        if found is None:
+        span = self._answer(token_ids)
+        if span is None:
             return None
-        ends, _, start, answer = found
+        ends, _, start, answer = span
         first = bisect.bisect_right(ends, start)
         last = bisect.bisect_left(ends, start + len(answer)) if answer else first - 1
         return float(sum(logprobs[first : last + 1]))
@@ -151,10 +151,10 @@ class Renderer:
         Before: whole tokens up to ``<answer>``. If a token holds the end of the tag and more, it
         begins the codes; so does the space that was written in front of the label.
         """
-        found = self._answer(token_ids)
-        if found is None:
+        span = self._answer(token_ids)
+        if span is None:
             return None
-        ends, text, start, answer = found
+        ends, text, start, answer = span
         count = bisect.bisect_right(ends, start)
         rest_of_tag = text[ends[count - 1] if count else 0 : start]
         lead = rest_of_tag + answer[: len(answer) - len(answer.lstrip())]

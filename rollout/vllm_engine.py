@@ -235,10 +235,10 @@ class VllmEngine:
         (docs/resume.md has what it costs).
         """
         if self._alone is None:
-            found: AsyncIterator[Any] = self._llm.generate(
+            outputs: AsyncIterator[Any] = self._llm.generate(
                 request, params, request_id, lora_request=lora
             )
-            return found
+            return outputs
         return self._answers_alone(self._alone, request, params, request_id, lora)
 
     async def _answers_alone(

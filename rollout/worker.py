@@ -73,12 +73,12 @@ class RolloutWorker:
         """
         version = self._version  # of before: what an update overtakes counts as the older
         messages = trace_prompt(self._labels, self._side_text(sample))
-        found = await self._input(sample, messages)
+        model_input = await self._input(sample, messages)
         if upcoming is not None:
             self._ahead.submit(self._clips.prepare, upcoming)
-        if isinstance(found, Failure):
-            return _failed(found, version)
-        prompt, clip = found
+        if isinstance(model_input, Failure):
+            return _failed(model_input, version)
+        prompt, clip = model_input
         try:
             async with self._adapters.newest() as adapter:
                 version = adapter.version if adapter else version
@@ -94,8 +94,8 @@ class RolloutWorker:
         """The prompt that asks for a trace, a label or a verdict; caches the clip."""
         messages = prompt_for(ask, self._labels, self._side_text(sample))
         # labels are asked of the learner, whose rows the engine's limit does not bind
-        found = await self._input(sample, messages, bounded=ask == "trace")
-        return found if isinstance(found, Failure) else found[0]
+        model_input = await self._input(sample, messages, bounded=ask == "trace")
+        return model_input if isinstance(model_input, Failure) else model_input[0]
 
     async def logprobs(
         self,

@@ -111,13 +111,13 @@ def _clips(folder: Path) -> Iterator[_Entry]:
     for part in list(os.scandir(folder)):
         if not part.is_dir():
             continue
-        for found in list(os.scandir(part.path)):
-            path = Path(found.path)
+        for entry in list(os.scandir(part.path)):
+            path = Path(entry.path)
             if path.suffix == ".partial":
                 _delete_unless_locked(path)
             elif path.suffix == ".safetensors":
                 with contextlib.suppress(FileNotFoundError):
-                    status = found.stat()
+                    status = entry.stat()
                     yield _Entry(path, status.st_blocks * 512, status.st_mtime_ns)
 
 

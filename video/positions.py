@@ -56,8 +56,8 @@ class PositionRule:
 
     def is_video(self, ids: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Mask of the tokens that stand for patches of the clip, bool [L]."""
-        found: npt.NDArray[np.bool_] = np.asarray(ids) == self.video_token_id
-        return found
+        mask: npt.NDArray[np.bool_] = np.asarray(ids) == self.video_token_id
+        return mask
 
     def video_span(self, ids: Sequence[int]) -> tuple[int, int]:
         """Start and length of the clip in a prompt: from its first to its last video token, and
@@ -105,10 +105,10 @@ class PositionRule:
         edges = np.diff(self.is_video(ids).astype(np.int8), prepend=0, append=0)
         starts: list[int] = np.flatnonzero(edges == 1).tolist()
         ends: list[int] = np.flatnonzero(edges == -1).tolist()
-        found = [end - start for start, end in zip(starts, ends, strict=True)]
-        if found != [length] * num_blocks:
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        if lengths != [length] * num_blocks:
             raise ValueError(
-                f"the prompt has runs of {found} video tokens, its clip needs {num_blocks} of "
+                f"the prompt has runs of {lengths} video tokens, its clip needs {num_blocks} of "
                 f"{length}; render it with the clip's own placeholder ids"
             )
         return starts

@@ -50,10 +50,11 @@ class AdapterFiles:
 
     def check(self) -> None:
         """Raise WeightUpdateError if the bytes are not those that were sent."""
-        found = _checksum(self.config, self.weights)
-        if found != self.checksum:
+        checksum = _checksum(self.config, self.weights)
+        if checksum != self.checksum:
             raise WeightUpdateError(
-                f"the adapter arrived damaged: checksum {found:08x}, sent with {self.checksum:08x}"
+                f"the adapter arrived damaged: checksum {checksum:08x}, "
+                f"sent with {self.checksum:08x}"
             )
 
     def write(self, folder: Path) -> None:

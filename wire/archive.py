@@ -57,7 +57,7 @@ class Archive:
         self._journal = Journal(directory / f"journal-{attempt}.bin")
         try:
             self._compacted = _compacted_ids(directory, attempt)
-            for older in [found for found in _journals(directory) if found < attempt]:
+            for older in [number for number in _journals(directory) if number < attempt]:
                 _recover(directory, older)
         except BaseException:
             self._journal.close()
@@ -116,8 +116,8 @@ def next_attempt(directory: Path) -> int:
 
     Raises ArchiveError for a foreign Parquet file among the traces.
     """
-    found = [attempt for attempt, *_ in map(_place, _parquet_files(directory))]
-    return max([*found, *_journals(directory)], default=-1) + 1
+    attempts = [attempt for attempt, *_ in map(_place, _parquet_files(directory))]
+    return max([*attempts, *_journals(directory)], default=-1) + 1
 
 
 def read_groups(

@@ -114,9 +114,9 @@ def _make_absolute(values: dict[str, Any], path_keys: dict[str, bool], recipe: P
         for name in parents:
             place = place.get(name) if isinstance(place, dict) else None
         if isinstance(place, dict) and isinstance(value := place.get(last), str):
-            found = _absolute(value, recipe)
-            if not (may_be_name and is_hub_name(value) and not found.exists()):
-                place[last] = str(found)
+            path = _absolute(value, recipe)
+            if not (may_be_name and is_hub_name(value) and not path.exists()):
+                place[last] = str(path)
 
 
 def _absolute(path: str, recipe: Path) -> Path:
@@ -193,8 +193,8 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         known = _known_names(model, detail["loc"][:-1])
-        if hint and (found := hint(where, detail["input"], known)):
-            return found
+        if hint and (hinted := hint(where, detail["input"], known)):
+            return hinted
         advice = nearest(str(detail["loc"][-1]), sorted(set(known)), "known here")
         return f"unknown key {where!r}; {advice}"
     if detail["type"] == "missing":
@@ -236,7 +236,12 @@ def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> lis
             sections = tagged  # the member of a union that ``kind`` chose
             continue
         fields = [section.model_fields.get(str(part)) for section in sections]
-        inner = [found for field in fields if field for found in _section_types(field.annotation)]
+        inner = [
+            section_type
+            for field in fields
+            if field
+            for section_type in _section_types(field.annotation)
+        ]
         sections = inner or sections  # none: a list index, or the key of a table of sections
     named = [item for section in sections for item in section.model_fields.items()]
     return [field.alias or name for name, field in named]
@@ -252,4 +257,4 @@ def _section_types(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     inner = getattr(annotation, "__args__", ())
-    return [found for part in inner for found in _section_types(part)]
+    return [section_type for part in inner for section_type in _section_types(part)]

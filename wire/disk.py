@@ -39,13 +39,13 @@ def full_disk(error: BaseException, places: Sequence[Path]) -> DiskFull | None:
 
     Where the error does not name its file, the place with the least room is named.
     """
-    found = list(_behind(error, set()))
-    for one in found:
+    errors = list(_behind(error, set()))
+    for one in errors:
         if isinstance(one, DiskFull):
             return one
-    full = next((one for one in found if _says_full(one)), None)
+    full = next((one for one in errors if _says_full(one)), None)
     if full is None:
-        if not any(_TORCH.search(str(one)) for one in found):
+        if not any(_TORCH.search(str(one)) for one in errors):
             return None
         if min(map(_free_bytes, places), default=_NEARLY_FULL_BYTES) >= _NEARLY_FULL_BYTES:
             return None

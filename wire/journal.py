@@ -203,15 +203,15 @@ def _read_frame(file: BinaryIO, end: int) -> bytes | None:
 
 def _refuse_damage(path: Path, offset: int, rest: bytes) -> None:
     """Raise ArchiveError if a sound frame lies behind the bad one that ``rest`` starts with."""
-    found = rest.find(_FRAME_MAGIC, 1)
-    while found >= 0:
-        body = found + _FRAME_HEADER.size
+    at = rest.find(_FRAME_MAGIC, 1)
+    while at >= 0:
+        body = at + _FRAME_HEADER.size
         if body <= len(rest):
-            _, length, checksum = _FRAME_HEADER.unpack(rest[found:body])
+            _, length, checksum = _FRAME_HEADER.unpack(rest[at:body])
             if body + length <= len(rest) and _checksum(rest[body : body + length]) == checksum:
                 raise ArchiveError(
                     f"{path} is damaged: the record at byte {offset} is bad, but one behind it, "
-                    f"at byte {offset + found}, is sound; restore the file, or move it away "
+                    f"at byte {offset + at}, is sound; restore the file, or move it away "
                     "to go on without it"
                 )
-        found = rest.find(_FRAME_MAGIC, found + 1)
+        at = rest.find(_FRAME_MAGIC, at + 1)

@@ -38,15 +38,15 @@ class LabelWords:
     def named_in(self, text: str) -> frozenset[str]:
         """Labels named in a text; of two that begin at the same word, the longer."""
         words = words_of(text)
-        found = {label for name, label in self._unspaced.items() if name in text}
+        labels = {label for name, label in self._unspaced.items() if name in text}
         at = 0
         while at < len(words):
             lengths = range(min(self._longest, len(words) - at), 0, -1)
             length = next((n for n in lengths if words[at : at + n] in self._by_words), 0)
             if length:
-                found.add(self._by_words[words[at : at + length]])
+                labels.add(self._by_words[words[at : at + length]])
             at += length or 1
-        return frozenset(found)
+        return frozenset(labels)
 
 
 def words_of(text: str) -> tuple[str, ...]:

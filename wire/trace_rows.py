@@ -210,8 +210,12 @@ def _group(
         ),
         traces=own,
         failures=tuple(
-            Failure(kind=FailureKind(it["kind"]), culprit=it["culprit"], reason=it["reason"])
-            for it in row["group_failures"]
+            Failure(
+                kind=FailureKind(failure["kind"]),
+                culprit=failure["culprit"],
+                reason=failure["reason"],
+            )
+            for failure in row["group_failures"]
         ),
     )
 
@@ -243,9 +247,9 @@ def _trace(row: dict[str, Any], tokens: Any, logprobs: Any) -> Trace:
 
 def _tuples(column: pa.ChunkedArray) -> list[tuple[Any, ...] | None]:
     """A column of number lists as tuples; through numpy, for to_pylist is slow with numbers."""
-    found: list[tuple[Any, ...] | None] = []
+    tuples: list[tuple[Any, ...] | None] = []
     for chunk in column.chunks:
         values = chunk.values.to_numpy(zero_copy_only=False).tolist()
         spans = zip(chunk.is_valid().to_pylist(), pairwise(chunk.offsets.to_pylist()), strict=True)
-        found += [tuple(values[start:end]) if valid else None for valid, (start, end) in spans]
-    return found
+        tuples += [tuple(values[start:end]) if valid else None for valid, (start, end) in spans]
+    return tuples

@@ -122,12 +122,12 @@ def fill(layout: Layout, tensors: Iterable[tuple[str, torch.Tensor]], data: Byte
     ZeRO-3 shard that was never gathered.
     """
     data = data[: layout.num_bytes]
-    found = dict(tensors)
+    given = dict(tensors)
     names = [entry.name for entry in layout.entries]
-    if list(found) != names:
-        raise WeightUpdateError(f"bucket {layout.index} holds {names}, given were {list(found)}")
+    if list(given) != names:
+        raise WeightUpdateError(f"bucket {layout.index} holds {names}, given were {list(given)}")
     for entry in layout.entries:
-        tensor = found[entry.name]
+        tensor = given[entry.name]
         _refuse_empty(entry.name, tensor.numel())
         if tuple(tensor.shape) != entry.shape:
             raise WeightUpdateError(
@@ -143,11 +143,11 @@ def unpack(header: dict[str, Any], data: Bytes) -> Iterator[tuple[str, torch.Ten
     Raises WeightUpdateError, before the first tensor, if bytes or table are not those sent.
     """
     entries = [Entry(*entry)._replace(shape=tuple(entry[2])) for entry in header["entries"]]
-    found = _fingerprint(entries, data[: header["num_bytes"]])
-    if found != header["fingerprint"]:
+    fingerprint = _fingerprint(entries, data[: header["num_bytes"]])
+    if fingerprint != header["fingerprint"]:
         raise WeightUpdateError(
             f"weight bucket {header['index']} is not the one that was sent: its fingerprint is "
-            f"{found:016x}, sent was {header['fingerprint']:016x}"
+            f"{fingerprint:016x}, sent was {header['fingerprint']:016x}"
         )
     for entry in entries:
         yield entry.name, entry.of(data)

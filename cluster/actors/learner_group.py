@@ -79,8 +79,8 @@ class LearnerGroup:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
         per_rank = assign_to_ranks(split_rows(rows, self._max_tokens), len(self._ranks))
         counts = StepCounts.of(rows, self._max_response_length)
-        found = await self._each("train_step", per_rank, counts, objective, learning_rate)
-        return found[0]  # type: ignore[no-any-return]
+        figures = await self._each("train_step", per_rank, counts, objective, learning_rate)
+        return figures[0]  # type: ignore[no-any-return]
 
     async def preflight(self, largest: LargestBatch, refers: bool) -> float:
         """Peak memory of the largest batch, GB, on the rank that needs most. ``refers``: the stage

@@ -127,8 +127,8 @@ class RolloutPool:
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt for a trace, a label or a verdict; the clip is cached on the way."""
-        found: Prompt | Failure = await self._ask(lambda actor: actor.prompt.remote(sample, ask))
-        return found
+        prompt: Prompt | Failure = await self._ask(lambda actor: actor.prompt.remote(sample, ask))
+        return prompt
 
     async def logprobs(
         self,

@@ -32,15 +32,15 @@ def content_findings(samples: Iterable[Sample], scans: ClipScans) -> list[Findin
     if torn:
         what = f"{len(torn)} of {len(clips)} clips have two labels: one content, rows that disagree"
         remedy = "decide on one label each, or leave these clips out"
-        findings.append(warning(Area.LABELS, what, remedy, _told(torn, with_label=True)))
+        findings.append(warning(Area.LABELS, what, remedy, _equal_clips(torn, with_label=True)))
     if crossing:
         what = f"{len(crossing)} of {len(clips)} clips are in more than one split, by their content"
         remedy = "keep each in one split; what was trained on cannot be measured on"
-        findings.append(warning(Area.SPLITS, what, remedy, _told(crossing)))
+        findings.append(warning(Area.SPLITS, what, remedy, _equal_clips(crossing)))
     if within:
         what = f"{len(within)} of {len(clips)} clips are more than once in a split"
         remedy = "keep one row each, unless they are to count more than others"
-        findings.append(warning(Area.SPLITS, what, remedy, _told(within)))
+        findings.append(warning(Area.SPLITS, what, remedy, _equal_clips(within)))
     if clips and not repeated:
         findings.append(
             ok(Area.SPLITS, f"{len(clips)} clips, each of other content than all others")
@@ -86,7 +86,7 @@ def _splits(alike: Iterable[Sample]) -> set[str]:
     return {sample.split.value for sample in alike}
 
 
-def _told(repeated: Sequence[Sequence[Sample]], *, with_label: bool = False) -> list[str]:
+def _equal_clips(repeated: Sequence[Sequence[Sample]], *, with_label: bool = False) -> list[str]:
     return [
         " = ".join(f"{s.id} ({s.label if with_label else s.split.value})" for s in alike)
         for alike in repeated

@@ -74,10 +74,10 @@ def _start_of(config: RunConfig, run_dir: RunDir, stage: str) -> tuple[str, Reus
     return start + _taken_up(archived), archived
 
 
-def _taken_up(found: ReusableGroups) -> str:
+def _taken_up(groups: ReusableGroups) -> str:
     """What becomes of the groups that were archived after a checkpoint of a GRPO stage."""
-    return (f"; {len(found.usable)} archived groups are taken up" if found.usable else "") + (
-        f"; {found.num_others} are kept, and written anew: lost weights wrote them"
-        if found.num_others
+    return (f"; {len(groups.usable)} archived groups are taken up" if groups.usable else "") + (
+        f"; {groups.num_others} are kept, and written anew: lost weights wrote them"
+        if groups.num_others
         else ""
     )

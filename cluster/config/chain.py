@@ -142,11 +142,11 @@ class Chain:
 
     def dependents(self, name: str) -> tuple[str, ...]:
         """The stages whose weights come from those of a stage, in their order."""
-        found = {name} if self[name].leaves_policy else set()
+        policies = {name} if self[name].leaves_policy else set()
         for stage in self:
-            if self._parents[stage.name] in found:
-                found.add(stage.name)
-        return tuple(stage.name for stage in self if stage.name in found - {name})
+            if self._parents[stage.name] in policies:
+                policies.add(stage.name)
+        return tuple(stage.name for stage in self if stage.name in policies - {name})
 
     def first_step(self, name: str) -> int:
         """Version step of the first weights that a stage serves."""

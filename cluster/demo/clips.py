@@ -100,9 +100,9 @@ def plan_clips(seed: int, sizes: dict[str, int], traces: int) -> Iterator[Plan]:
             label = LABELS[index % len(LABELS)]
             choices = members[unseen][label]
             events = choices[int(rng.integers(len(choices)))]
-            told = split == "train" and label != NEWEST and left > 0
-            left -= told
-            has_trace = told or split == "cal"
+            has_teacher = split == "train" and label != NEWEST and left > 0
+            left -= has_teacher
+            has_trace = has_teacher or split == "cal"
             yield Plan(f"{split}-{seed}-{index:05d}", split, events, has_trace, clip_seed)
 
 

@@ -107,14 +107,14 @@ def train_language(model: Any, preparer: Preparer, schedule: Schedule) -> None:
         order = sorted(range(len(exchanges)), key=lambda i: len(exchanges[i].question))
         halves = (order[: len(order) // 2], order[len(order) // 2 :])
         tokens = see(model.model.visual, clips.pixels, preparer.grid)
-        told = [
+        answer_losses = [
             answer_loss(model, preparer.batch([exchanges[i] for i in half]), tokens[half])
             for half in halves
         ]
         read = preparer.batch([sentence(rng) for _ in range(schedule.sentences)])
         read_loss, _ = answer_loss(model, read, None)
-        loss = (told[0][0] + told[1][0]) / 2 + 0.5 * read_loss
-        return loss, (told[0][1] + told[1][1]) / 2
+        loss = (answer_losses[0][0] + answer_losses[1][0]) / 2 + 0.5 * read_loss
+        return loss, (answer_losses[0][1] + answer_losses[1][1]) / 2
 
     batches = stream_clips("language", preparer, schedule, schedule.language_steps)
     steps = schedule.language_steps

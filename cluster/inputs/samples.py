@@ -34,10 +34,10 @@ def stage_faults(
     config: RunConfig, data: SampleSplits, names: Sequence[str]
 ) -> Iterator[UserError]:
     """All errors that ``check_stages`` would raise, each once, one after another."""
-    said: set[str] = set()
+    reported: set[str] = set()
     for fault in _faults(config, data, names):
-        if str(fault) not in said:
-            said.add(str(fault))
+        if str(fault) not in reported:
+            reported.add(str(fault))
             yield fault
 
 

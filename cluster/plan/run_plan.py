@@ -170,6 +170,7 @@ def _step(config: RunConfig) -> StepPlan | None:
 
 def _measurement(config: RunConfig, clips: int) -> Measurement:
     return Measurement(
+        split=config.evaluate.split,
         clips=clips,
         max_prompt_tokens=clips * config.rollout.max_prompt_length,
         max_response_tokens=clips * config.rollout.max_response_length,

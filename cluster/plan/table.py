@@ -16,8 +16,8 @@ def print_plan(plan: Plan, title: str) -> None:
     console.print(_stages_table(plan))
     if measured := plan.measurement:
         _say(
-            f"measuring each stage: {_count(measured.clips)} clips, one trace each, at most "
-            f"{_count(measured.max_prompt_tokens)} prompt and "
+            f"measuring a stage on {measured.split.value}: {_count(measured.clips)} clips, at most "
+            f"one trace each, {_count(measured.max_prompt_tokens)} prompt and "
             f"{_count(measured.max_response_tokens)} response tokens"
         )
     if step := plan.step:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from cluster.plan.model_size import EngineMemory, RankMemory
+from wire.types import Split
 
 
 @final  # without subclasses it is never false, and ``clips and clips.train`` has a type
@@ -64,8 +65,9 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Evaluation at the end of each stage: one trace per clip."""
+    """Evaluation at the end of a stage without a split of its own: at most one trace per clip."""
 
+    split: Split
     clips: int
     max_prompt_tokens: int
     max_response_tokens: int

@@ -145,9 +145,9 @@ def paired_figures(predictions: Predictions, declared: Declared) -> list[PairedF
 def majority(path: Path, arms: Sequence[ArmFigures]) -> float | None:
     """Accuracy of the most frequent train label on the evaluated clips, as the stages noted it."""
     for arm in arms:
-        said = result_figures(read_result(path, arm.name) or {})
-        if arm.is_stage and said.get("majority_baseline") is not None:
-            return float(said["majority_baseline"])
+        figures = result_figures(read_result(path, arm.name) or {})
+        if arm.is_stage and figures.get("majority_baseline") is not None:
+            return float(figures["majority_baseline"])
     return None
 
 
@@ -174,15 +174,15 @@ def _figures(
 ) -> ArmFigures:
     confidence = np.array([p.confidence for p in answers], dtype=np.float64)
     right = np.array([p.predicted == p.label for p in answers])
-    told = result or {}
+    figures = result or {}
     return ArmFigures(
         name=name,
         text=declared.titles.get(name, ""),
         is_stage=name in declared.stages,
-        split=told.get("split") or default_split,
+        split=figures.get("split") or default_split,
         finished=result is not None,
-        seconds=None if name in declared.heads else told.get("seconds"),
-        num_failed=told.get("num_failed", 0),
+        seconds=None if name in declared.heads else figures.get("seconds"),
+        num_failed=figures.get("num_failed", 0),
         evaluation=evaluate(answers, label_names),
         reliability=_bins(confidence, right) if confidence.any() else (),
         coverage=_coverage(confidence, right) if confidence.any() else (),

@@ -22,7 +22,7 @@ _MAX_GROUPS = 128
 _MAX_CHARS = 1500
 """Of the trace of an example."""
 
-Found = tuple[GroupFacts, TraceFacts, str]
+Suspect = tuple[GroupFacts, TraceFacts, str]
 """A trace, with what is odd about it."""
 
 
@@ -96,8 +96,8 @@ def _record(signal: Signal, stage: StageCurves, archive: Path, reader: TraceRead
         says = signal.says(figures)
         if warned:
             groups = _groups_of(stage, at, archive)
-            found = _FINDERS[signal.name](groups, reader, figures[signal.figure])
-            examples = [_example(reader, *one) for one in found[:_NUM_EXAMPLES]]
+            suspects = _FINDERS[signal.name](groups, reader, figures[signal.figure])
+            examples = [_example(reader, *one) for one in suspects[:_NUM_EXAMPLES]]
     return SignalRecord(
         name=signal.name,
         title=signal.title,
@@ -141,7 +141,7 @@ def _groups_of(stage: StageCurves, at: int, archive: Path) -> list[GroupFacts]:
     return [group for group in newest.values() if group.traces]
 
 
-def _by_length(groups: Sequence[GroupFacts], reader: TraceReader, ratio: float) -> list[Found]:
+def _by_length(groups: Sequence[GroupFacts], reader: TraceReader, ratio: float) -> list[Suspect]:
     """The longest, or the shortest, of each group."""
     sign = 1 if ratio > 1 else -1
     ends = [(g, max(g.traces, key=lambda trace: sign * trace.num_tokens)) for g in groups]
@@ -149,7 +149,9 @@ def _by_length(groups: Sequence[GroupFacts], reader: TraceReader, ratio: float) 
     return [(group, trace, "") for group, trace in ends]
 
 
-def _paid_for_form(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
+def _paid_for_form(
+    groups: Sequence[GroupFacts], reader: TraceReader, value: float
+) -> list[Suspect]:
     return [
         (group, trace, "")
         for group in groups
@@ -159,12 +161,12 @@ def _paid_for_form(groups: Sequence[GroupFacts], reader: TraceReader, value: flo
     ]
 
 
-def _of_one_label(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
+def _of_one_label(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Suspect]:
     """The most frequent answer, where it is wrong."""
-    said = Counter(
+    answers = Counter(
         answer for g in groups for trace in g.traces if (answer := reader.answer(trace.text))
     )
-    most = next((answer for answer, _ in said.most_common(1)), None)
+    most = next((answer for answer, _ in answers.most_common(1)), None)
     return [
         (group, trace, "")
         for group in groups
@@ -173,7 +175,7 @@ def _of_one_label(groups: Sequence[GroupFacts], reader: TraceReader, value: floa
     ]
 
 
-def _repeated(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
+def _repeated(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Suspect]:
     return [
         (group, group.traces[0], f"all {len(group.traces)} traces of its group are this one")
         for group in groups
@@ -183,7 +185,9 @@ def _repeated(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -
     ]
 
 
-def _told(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> list[Found]:
+def _names_the_label(
+    groups: Sequence[GroupFacts], reader: TraceReader, value: float
+) -> list[Suspect]:
     return [
         (group, group.traces[0], f"text that came with the video: {group.side_text}")
         for group in groups
@@ -191,12 +195,12 @@ def _told(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -> li
     ]
 
 
-_FINDERS: dict[str, Callable[[Sequence[GroupFacts], TraceReader, float], list[Found]]] = {
+_FINDERS: dict[str, Callable[[Sequence[GroupFacts], TraceReader, float], list[Suspect]]] = {
     "length_drift": _by_length,
     "format_only": _paid_for_form,
     "one_label": _of_one_label,
     "identical_traces": _repeated,
-    "label_in_prompt": _told,
+    "label_in_prompt": _names_the_label,
 }
 """Signal -> its most telling traces first."""
 

@@ -39,11 +39,11 @@ def tower_hash(parameters: Iterable[tuple[str, Tensor]], config: object, device:
     import transformers
 
     versions = [torch.__version__, transformers.__version__, device]
-    found = hashlib.sha256(json.dumps([_LAYOUT, versions, config], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([_LAYOUT, versions, config], sort_keys=True).encode())
     for name, tensor in parameters:
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def embedding_key(prompt: Prompt, tower: str) -> str:

@@ -61,10 +61,10 @@ class SeenClip:
         tensors = self._tensors()
         shapes = {name: [str(t.dtype), *t.shape] for name, t in tensors.items()}
         header = [self.key, self.grid_thw, self.seconds_per_grid.hex(), shapes]
-        found = hashlib.sha256(json.dumps(header).encode())
+        digest = hashlib.sha256(json.dumps(header).encode())
         for tensor in tensors.values():
-            found.update(tensor.contiguous().view(uint8).numpy().data)
-        return found.hexdigest()
+            digest.update(tensor.contiguous().view(uint8).numpy().data)
+        return digest.hexdigest()
 
     def write(self, file: BinaryIO) -> None:
         """Write the entry as safetensors. Not flushed to the disk: a power cut leaves a file whose

@@ -46,10 +46,10 @@ class TokenHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
         """Logprob of each target, and entropy."""
-        found = _Scores.apply(  # type: ignore[no-untyped-call]
+        scores = _Scores.apply(  # type: ignore[no-untyped-call]
             hidden, self.weight, target, *self._tile
         )
-        return TokenScores(*found)
+        return TokenScores(*scores)
 
 
 class _Scores(torch.autograd.Function):

@@ -33,15 +33,15 @@ def remove_stale_locks(folder: Path, patience_s: float = 120.0) -> None:
 
 
 def _remove_if_stale(lock: Path, patience_s: float) -> None:
-    found = lock.stat()
-    if _is_open(found):
+    status = lock.stat()
+    if _is_open(status):
         return
-    left_s = found.st_mtime + patience_s - time.time()
+    left_s = status.st_mtime + patience_s - time.time()
     if left_s > 0:
         log.warning("waiting up to %.0f s for %s, whose process is not here", left_s, lock)
-    while time.time() < found.st_mtime + patience_s:
+    while time.time() < status.st_mtime + patience_s:
         time.sleep(min(1.0, patience_s / 10))
-        if lock.stat().st_ino != found.st_ino:
+        if lock.stat().st_ino != status.st_ino:
             return
     lock.unlink()
     log.warning("removed %s: a process was killed while it compiled", lock)

@@ -33,7 +33,7 @@ def random_state() -> dict[str, Tensor]:
     _, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     assert name == "MT19937"
-    found = {
+    states = {
         _PYTHON: torch.tensor(words, dtype=torch.int64),
         f"{_PYTHON}.gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
         _NUMPY: torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -41,8 +41,8 @@ def random_state() -> dict[str, Tensor]:
         _TORCH: torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        found[_CUDA] = torch.cuda.get_rng_state()
-    return found
+        states[_CUDA] = torch.cuda.get_rng_state()
+    return states
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:

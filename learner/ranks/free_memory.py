@@ -31,7 +31,7 @@ def free_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         left.append(soft - int(psutil.Process().memory_info().vms))
-    return max(0, min(found for found in left if found is not None))
+    return max(0, min(num_bytes for num_bytes in left if num_bytes is not None))
 
 
 def free_gpu_bytes() -> int:

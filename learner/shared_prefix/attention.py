@@ -124,7 +124,7 @@ class _SharedPrefix(torch.autograd.Function):
         grads = [torch.zeros_like(tensor) for tensor in (query, key, value)]
         for queries, keys, causal in ctx.calls:
             at, on = slice(*queries), slice(*keys)
-            found = _flash_backward(
+            gradients = _flash_backward(
                 grad_out[:, :, at],
                 query[:, :, at],
                 key[:, :, on],
@@ -135,7 +135,7 @@ class _SharedPrefix(torch.autograd.Function):
                 causal,
                 scale=ctx.scaling,
             )
-            for grad, part, where in zip(grads, found, (at, on, on), strict=True):
+            for grad, part, where in zip(grads, gradients, (at, on, on), strict=True):
                 grad[:, :, where] += part
         return (*grads, None, None)
 

@@ -59,9 +59,9 @@ def evidence_iou(
 
 def spans_in(text: str) -> list[Span]:
     """The time spans in seconds that a text names, in order; tagged ones win over prose."""
-    said = plain(text)
-    found = _TAGGED.findall(said) or _PROSE.findall(said)
-    spans = [(float(start), float(end)) for start, end in found]
+    words = plain(text)
+    matches = _TAGGED.findall(words) or _PROSE.findall(words)
+    spans = [(float(start), float(end)) for start, end in matches]
     return [(start, end) for start, end in spans if start < end]
 
 

@@ -182,15 +182,15 @@ class Judge:
         return _content(data)
 
     def _value(self, reply: str) -> float:
-        found = re.findall(self._params.score_pattern, reply)
-        if len(found) != 1:
-            many = f"{len(found)} scores" if found else "no score"
+        scores = re.findall(self._params.score_pattern, reply)
+        if len(scores) != 1:
+            many = f"{len(scores)} scores" if scores else "no score"
             raise self._error(f"gave {many}: {reply[:_MAX_SHOWN_CHARS]!r}; expected one")
         low, high = self._params.min_score, self._params.max_score
         try:
-            score = float(found[0])
+            score = float(scores[0])
         except ValueError as error:
-            raise self._error(f"gave {found[0]!r} as its score; expected a number") from error
+            raise self._error(f"gave {scores[0]!r} as its score; expected a number") from error
         if not low <= score <= high:
             raise self._error(f"gave the score {score:g}; expected {low:g} to {high:g}")
         return (score - low) / (high - low)

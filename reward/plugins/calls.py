@@ -216,17 +216,17 @@ def _number(value: Any) -> float | None:
 
 def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
     """Finite numbers among a function's extras, the first few of them: those that can be logged."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, value in values.items():
-        if len(found) == _MAX_EXTRAS:
+        if len(numbers) == _MAX_EXTRAS:
             break
         try:
             number = _number(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):  # an array, say
             continue
         if number is not None and math.isfinite(number):
-            found[str(name)[:_MAX_NAME_CHARS].replace("/", "_")] = number
-    return found
+            numbers[str(name)[:_MAX_NAME_CHARS].replace("/", "_")] = number
+    return numbers
 
 
 def _got(value: Any) -> str:
@@ -235,15 +235,15 @@ def _got(value: Any) -> str:
 
 def _raised(error: BaseException) -> Reply:
     try:
-        said = repr(error)[:_MAX_SAID_CHARS]
+        message = repr(error)[:_MAX_SAID_CHARS]
     except BaseException:  # noqa: BLE001  as above: __repr__ is other people's code too
-        said = f"{type(error).__name__} (its repr raises)"
+        message = f"{type(error).__name__} (its repr raises)"
     frames = traceback.extract_tb(error.__traceback__)
     lines = traceback.format_exception(error, limit=-_MAX_FRAMES, chain=False)
     hint = ""
-    if any(sign in said for sign in _MESSAGES_EXPECTED):
+    if any(sign in message for sign in _MESSAGES_EXPECTED):
         hint = '; if it expects chat messages, set completion_format = "messages" in its term'
     return {
-        "error": f"{said} at {frames[-1].filename}:{frames[-1].lineno}{hint}",
+        "error": f"{message} at {frames[-1].filename}:{frames[-1].lineno}{hint}",
         "traceback": "".join(lines)[-_MAX_TRACEBACK_CHARS:],
     }

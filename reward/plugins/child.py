@@ -53,12 +53,12 @@ def _end_marked(mark: str) -> None:
 
 
 def _having(marked: bytes) -> list[int]:
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             if marked in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+                processes.append(int(folder.name))
+    return processes
 
 
 class Broken(Exception):
@@ -204,14 +204,14 @@ class Child:
 
     def _ended(self) -> Broken:
         """Reason why the pipe is closed, which the guard gives before it ends."""
-        said = bytearray()
+        written = bytearray()
         self._control.settimeout(_END_TIMEOUT_S)
         with contextlib.suppress(OSError):  # it is ending already
             self._control.sendall(b"?")
         try:
             while chunk := self._control.recv(64 * 1024):
-                said += chunk
-            report = json.loads(said)
+                written += chunk
+            report = json.loads(written)
             return Broken(report["ended"], output=report["output"])
         except TimeoutError:
             return Broken("it ended, and its guard did not say why in time")

@@ -129,8 +129,8 @@ def _import(spec: str) -> Callable[..., Any]:
             f"reward {spec!r}: {name!r} is a class, expected a function; make an instance of it in "
             "the file (judge = Judge()), and name that"
         )
-    found: Callable[..., Any] = function
-    return found
+    imported: Callable[..., Any] = function
+    return imported
 
 
 def _import_file(spec: str, path: Path) -> ModuleType:
@@ -158,7 +158,7 @@ def _import_module(spec: str) -> ModuleType:
 
 def _not_imported(spec: str, what: str, error: BaseException) -> ConfigError:
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [it for it in frames if it.filename not in _MACHINERY][-3:]
+    theirs = [frame for frame in frames if frame.filename not in _MACHINERY][-3:]
     lines = [*traceback.format_list(theirs), *traceback.format_exception_only(error)]
     last = "".join(lines)[-1500:].rstrip()
     return ConfigError(

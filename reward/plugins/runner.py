@@ -165,10 +165,10 @@ class PluginRunner:
             child.ready(START_TIMEOUT_S)
         except Broken as broken:
             _discard(slot)
-            said = f": {broken.output.strip()}" if broken.output.strip() else ""
+            output = f": {broken.output.strip()}" if broken.output.strip() else ""
             raise ConfigError(
                 f"reward {self._settings['spec']!r} could not be imported: {broken}; "
-                f"mend what it does on import{said}"
+                f"mend what it does on import{output}"
             ) from broken
         except ConfigError:
             _discard(slot)
@@ -180,17 +180,17 @@ class PluginRunner:
         self, slot: _Slot, question: Question, indices: Sequence[int]
     ) -> dict[int, Value | Failure]:
         """Values of all traces. Each round settles a trace, or leaves smaller rounds."""
-        found: dict[int, Value | Failure] = {}
+        settled: dict[int, Value | Failure] = {}
         rounds = deque([list(indices)])
         while rounds:
             part = rounds.popleft()
             try:
                 child = self._start_one(slot)
             except (ConfigError, OSError) as error:  # broken since it was loaded first
-                found |= dict.fromkeys(part, self._failure(str(error)))
+                settled |= dict.fromkeys(part, self._failure(str(error)))
                 continue
-            rounds.extendleft(reversed(self._ask_child(slot, child, question, part, found)))
-        return found
+            rounds.extendleft(reversed(self._ask_child(slot, child, question, part, settled)))
+        return settled
 
     def _ask_child(
         self,
@@ -198,25 +198,25 @@ class PluginRunner:
         child: Child,
         question: Question,
         part: list[int],
-        found: dict[int, Value | Failure],
+        settled: dict[int, Value | Failure],
     ) -> list[list[int]]:
         """Ask a process, which is discarded if it breaks; returns what has to be asked again."""
         style, is_async = child.signature.style, child.signature.is_async
         ask = self._ask_batch if style == "trl" else self._ask_each
         try:
-            return ask(child, question, part, found)
+            return ask(child, question, part, settled)
         except Broken as broken:
             _discard(slot)
             if style == "trl":
-                return self._settle_batch(part, found, self._broken(broken), is_retried=True)
-            return self._settle_rest(part, found, broken, is_async=is_async)
+                return self._settle_batch(part, settled, self._broken(broken), is_retried=True)
+            return self._settle_rest(part, settled, broken, is_async=is_async)
 
     def _ask_each(
         self,
         child: Child,
         question: Question,
         part: list[int],
-        found: dict[int, Value | Failure],
+        settled: dict[int, Value | Failure],
     ) -> list[list[int]]:
         """verl's way; returns what has to be asked again. Raises Broken."""
         limit, is_async = self._timeout_s, child.signature.is_async
@@ -230,7 +230,7 @@ class PluginRunner:
                 index = reply.pop("index", None)
                 if not isinstance(index, int) or index not in waiting:
                     raise Broken(SCRIBBLED)
-                found[index] = self._read(reply)
+                settled[index] = self._read(reply)
                 del waiting[index]
                 now = monotonic()
                 self._latencies.append(now - since)
@@ -245,7 +245,7 @@ class PluginRunner:
         child: Child,
         question: Question,
         part: list[int],
-        found: dict[int, Value | Failure],
+        settled: dict[int, Value | Failure],
     ) -> list[list[int]]:
         """TRL's way; returns what has to be asked again. Raises Broken."""
         begin, limit = monotonic(), self._timeout_s
@@ -255,40 +255,40 @@ class PluginRunner:
             values = self._read_batch(reply, len(part))
         finally:
             self._latencies.append(monotonic() - begin)
-        return self._settle_batch(part, found, values, is_retried=bool(reply.get("retry")))
+        return self._settle_batch(part, settled, values, is_retried=bool(reply.get("retry")))
 
     def _settle_rest(
         self,
         part: list[int],
-        found: dict[int, Value | Failure],
+        settled: dict[int, Value | Failure],
         broken: Broken,
         *,
         is_async: bool,
     ) -> list[list[int]]:
         """Blame traces of verl's way that have no answer; returns what has to be asked again."""
-        alone = [index for index in part if index not in found]
+        alone = [index for index in part if index not in settled]
         if is_async and not broken.is_late and len(alone) > 1:
             return [[index] for index in alone]
         culprits, rest = (alone, []) if is_async else (alone[:1], alone[1:])
-        found |= dict.fromkeys(culprits, self._broken(broken))
+        settled |= dict.fromkeys(culprits, self._broken(broken))
         return [rest] if rest else []
 
     def _settle_batch(
         self,
         part: list[int],
-        found: dict[int, Value | Failure],
+        settled: dict[int, Value | Failure],
         values: list[Value | Failure] | Failure,
         *,
         is_retried: bool,
     ) -> list[list[int]]:
         """Keep the values of TRL's way, or blame the group; returns what has to be asked again."""
         if isinstance(values, list):
-            found |= dict(zip(part, values, strict=True))
+            settled |= dict(zip(part, values, strict=True))
         elif is_retried and len(part) > 1:
             self._num_split += 1
             return [[index] for index in part]
         else:
-            found |= dict.fromkeys(part, values)
+            settled |= dict.fromkeys(part, values)
         return []
 
     def _read_batch(self, reply: Mapping[str, Any], count: int) -> list[Value | Failure] | Failure:

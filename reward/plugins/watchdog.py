@@ -137,9 +137,9 @@ class _Guard:
         os.set_blocking(self._output, False)
         while self._take_output():
             pass
-        said = {"ended": reason, "output": self._kept.decode(errors="backslashreplace")}
+        report = {"ended": reason, "output": self._kept.decode(errors="backslashreplace")}
         with contextlib.suppress(OSError):  # the driver may be gone
-            self._control.sendall(json.dumps(said).encode())
+            self._control.sendall(json.dumps(report).encode())
             self._control.shutdown(socket.SHUT_WR)
             self._control.settimeout(_KILL_S)
             while self._control.recv(64):  # what is closed unread takes the report with it
@@ -187,7 +187,7 @@ class _Guard:
         tree = {} if count > limit else _tree(os.getpid())
         if (count := max(count, len(tree))) > limit:
             return f"it had {count} processes at once, more than max_processes={limit}"
-        used = sum(it.num_bytes for it in tree.values())
+        used = sum(process.num_bytes for process in tree.values())
         if used > self._max_bytes:
             limit = self._settings["memory_mb"]
             return f"it held {used / 2**20:.0f} MB, more than memory_mb={limit}"
@@ -202,7 +202,7 @@ class _Guard:
         while time.monotonic() < deadline:
             tree = _tree(os.getpid())
             # Whole groups first: no fork outruns that, and one process at a time can be outrun.
-            for group in {it.group for it in tree.values()} & {self._worker, *tree}:
+            for group in {process.group for process in tree.values()} & {self._worker, *tree}:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
             for pid in tree:
@@ -271,10 +271,10 @@ def _tree(root: int) -> dict[int, _Process]:
         if fields and fields[0] != b"Z":
             process = _Process(num_bytes=int(fields[21]) * _PAGE, group=int(fields[2]))
             children.setdefault(int(fields[1]), []).append((int(name), process))
-    found: dict[int, _Process] = {}
+    processes: dict[int, _Process] = {}
     waiting = [root]
     while waiting:
         for pid, process in children.get(waiting.pop(), ()):
-            found[pid] = process
+            processes[pid] = process
             waiting.append(pid)
-    return found
+    return processes

@@ -57,23 +57,23 @@ def arguments(
     """Every parameter in the order of the alphabet, those with a given value first explained."""
     own = signature.own
     columns = num_with or {}
-    found = []
+    listed = []
     for name in sorted(signature.names):
         if name in term.params:
-            found.append(Argument(name=name, filled_by=f"params: {term.params[name]!r}"))
+            listed.append(Argument(name=name, filled_by=f"params: {term.params[name]!r}"))
         elif name in columns and not (signature.style == "verl" and name in own):
             filled = f"column {name}, in {_share(columns[name], num_samples)}"
-            found.append(Argument(name=name, filled_by=filled, column=name))
+            listed.append(Argument(name=name, filled_by=filled, column=name))
         elif name in own:
-            found.append(Argument(name=name, filled_by=_MEANING.get(name, "the label")))
+            listed.append(Argument(name=name, filled_by=_MEANING.get(name, "the label")))
         elif name not in signature.required:
-            found.append(Argument(name=name, filled_by="its default; no such column"))
+            listed.append(Argument(name=name, filled_by="its default; no such column"))
         else:
-            found.append(Argument(name=name, filled_by=f"a column {name} of the manifest"))
+            listed.append(Argument(name=name, filled_by=f"a column {name} of the manifest"))
     if signature.takes_any:
         rest = "nothing more" if signature.style == "verl" else "every further column"
-        found.append(Argument(name="**", filled_by=rest))
-    return found
+        listed.append(Argument(name="**", filled_by=rest))
+    return listed
 
 
 def _share(count: int, of: int) -> str:

@@ -74,14 +74,14 @@ class Timing:
 def made_up_groups(subject: RewardUnderTest, num_traces: int, num_tokens: int) -> list[BenchGroup]:
     """Made-up groups of eight traces, over the samples in turn."""
     asked = list(zip(subject.samples, subject.prompts, strict=True))
-    found = []
+    groups = []
     for number, begin in enumerate(range(0, num_traces, GROUP_SIZE)):
         sample, prompt = asked[number % len(asked)]
         other = next(name for name in subject.labels.names if name != sample.label)
         count = min(GROUP_SIZE, num_traces - begin)
         traces = tuple(itertools.islice(made_up_traces(sample.label, other, num_tokens), count))
-        found.append(BenchGroup(sample=sample, prompt=prompt, completions=traces))
-    return found
+        groups.append(BenchGroup(sample=sample, prompt=prompt, completions=traces))
+    return groups
 
 
 def archived_groups(
@@ -91,12 +91,12 @@ def archived_groups(
 
     Raises DataError if there is no trace in the archive.
     """
-    found = list(_archived(run, num_traces, subject.prompts[0]))
-    if not found:
+    groups = list(_archived(run, num_traces, subject.prompts[0]))
+    if not groups:
         raise DataError(f"the archive of {run} has no trace yet; leave --run out for made-up ones")
     labels = LabelSet(labels=tuple(Label(name=name) for name in label_names))
-    columns = Counter(column for group in found for column in group.sample.extra)
-    return replace(subject, labels=labels, num_with=columns, num_samples=len(found)), found
+    columns = Counter(column for group in groups for column in group.sample.extra)
+    return replace(subject, labels=labels, num_with=columns, num_samples=len(groups)), groups
 
 
 def _archived(run: Path, num_traces: int, prompt: str) -> Iterator[BenchGroup]:
@@ -129,8 +129,8 @@ async def bench(subject: RewardUnderTest, term: RewardTerm, groups: Sequence[Ben
             p50, p99 = await _one_by_one(scorer, groups)
     failures = [
         outcome
-        for found in outcomes
-        for outcome in found
+        for of_one_group in outcomes
+        for outcome in of_one_group
         if isinstance(outcome, Failure) and outcome.kind is not FailureKind.NOT_APPLICABLE
     ]
     plain = None

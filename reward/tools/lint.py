@@ -187,8 +187,8 @@ async def _again(ask: _Ask, case: SampleTrace, value: Value, trial: _Trial) -> N
 
 
 async def _together(ask: _Ask, tried: Sequence[SampleTrace], trial: _Trial) -> None:
-    found = await ask(tried)
-    fresh = {value for value in found if isinstance(value, str) and value not in trial.failed}
+    values = await ask(tried)
+    fresh = {value for value in values if isinstance(value, str) and value not in trial.failed}
     for reason in sorted(fresh):
         what = f"asked about {len(tried)} traces at once: {reason}"
         trial.findings.append(error(Area.REWARD, what, _remedy(reason)))
@@ -199,7 +199,7 @@ async def _ask(
     scorer: Scorer, part: str, sample: Sample, prompt: str, tried: Sequence[SampleTrace]
 ) -> list[Value]:
     completions = [as_completion(c.text, is_truncated=c.is_truncated) for c in tried]
-    return [_value(it, part) for it in await scorer.score(sample, completions, prompt)]
+    return [_value(scored, part) for scored in await scorer.score(sample, completions, prompt)]
 
 
 def _value(outcome: Score | Failure, part: str) -> Value:

@@ -118,7 +118,7 @@ async def rescore(
     async with new.scorer(columns) as scorer:
         with ScoreFile(folder / "scores.jsonl") as scores:
             write_json(folder / "reward.json", new.reward.model_dump(mode="json"))
-            num_before = sum(it.is_done for it in _of(scores, purpose))
+            num_before = sum(group.is_done for group in _of(scores, purpose))
             with progress_bar("rescore", num_groups) as bar:
                 bar.resume(num_before)
                 left = _not_judged(archive, purpose, scores)
@@ -139,7 +139,7 @@ def _not_judged(
 
 def _of(scores: ScoreFile, purpose: Purpose | None) -> list[RescoredGroup]:
     judged = scores.judged.values()
-    return [it for it in judged if purpose is None or it.purpose == purpose.value]
+    return [group for group in judged if purpose is None or group.purpose == purpose.value]
 
 
 async def _judge_all(

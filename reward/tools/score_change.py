@@ -66,7 +66,7 @@ def change_of(judged: Sequence[RescoredGroup]) -> Change:
         num_failed_before=sum(o.total is None for group in judged for o in group.before),
         num_failed_now=sum(o.total is None for group in judged for o in group.now),
         means=tuple(_means(judged)),
-        rank_correlation=rank_correlation([it for pair in pairs for it in pair]),
+        rank_correlation=rank_correlation([value for pair in pairs for value in pair]),
         rank_correlation_in_groups=fmean(ranked) if ranked else None,
         num_ranked_groups=len(ranked),
         num_comparable=len(comparable),
@@ -114,16 +114,16 @@ def _means(judged: Sequence[RescoredGroup]) -> list[Means]:
 def _columns(
     judged: Sequence[RescoredGroup], side: str
 ) -> Mapping[tuple[str, str | None], list[float]]:
-    found: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+    columns: dict[tuple[str, str | None], list[float]] = defaultdict(list)
     for group in judged:
         outcomes: tuple[Outcome, ...] = getattr(group, side)
         for outcome in outcomes:
             if outcome.total is None:
                 continue
             for part, value in {TOTAL: outcome.total, **outcome.parts}.items():
-                found[part, None].append(value)
-                found[part, group.label].append(value)
-    return found
+                columns[part, None].append(value)
+                columns[part, group.label].append(value)
+    return columns
 
 
 def _row(part: str, label: str | None, before: Sequence[float], now: Sequence[float]) -> Means:

@@ -137,7 +137,9 @@ def _read(path: Path) -> list[RescoredGroup]:
 
 def _judged(values: dict[str, Any]) -> RescoredGroup:
     attempt, step, group_id, number = values["key"]
-    fields = {name: tuple(Outcome(**it) for it in values[name]) for name in ("before", "now")}
+    fields = {
+        name: tuple(Outcome(**outcome) for outcome in values[name]) for name in ("before", "now")
+    }
     return RescoredGroup(**{**values, **fields, "key": (attempt, step, group_id, number)})
 
 

@@ -39,13 +39,13 @@ def dataset_rows(folder: Path, store: MediaStore) -> list[tuple[str, Row]]:
     try:
         loaded = load_from_disk(str(folder))
         parts = {None: loaded} if isinstance(loaded, Dataset) else dict(loaded)
-        found: list[tuple[str, Row]] = []
+        all_rows: list[tuple[str, Row]] = []
         for split, part in parts.items():
             batches = part.with_format("arrow").iter(batch_size=64)
             name = folder.name if split is None else f"{folder.name} {split}"
             rows = _rows(name, part.features.arrow_schema, batches, store)
-            found += [(where, {"split": split, **row} if split else row) for where, row in rows]
-        return found
+            all_rows += [(where, {"split": split, **row} if split else row) for where, row in rows]
+        return all_rows
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"cannot read the dataset {folder}: {error}; save it again with save_to_disk"

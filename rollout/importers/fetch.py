@@ -241,12 +241,12 @@ def _failures() -> tuple[type[Exception], ...]:
     import aiohttp
     from fsspec.exceptions import FSTimeoutError
 
-    found: list[type[Exception]] = [OSError, TimeoutError, FSTimeoutError, aiohttp.ClientError]
+    failures: list[type[Exception]] = [OSError, TimeoutError, FSTimeoutError, aiohttp.ClientError]
     try:
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        return tuple(found)
-    return (*found, BotoCoreError)
+        return tuple(failures)
+    return (*failures, BotoCoreError)
 
 
 def _reason(url: str, error: Exception, timeout_s: float) -> str:

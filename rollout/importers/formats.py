@@ -71,12 +71,12 @@ FORMATS: Mapping[str, Format] = {
 
 def recognise(content: Content) -> str:
     """The name of the one format that a source can be in. Raises ConfigError if it is not one."""
-    found = [name for name, each in FORMATS.items() if each.is_its_own(content)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        told = " or ".join(f"{name} ({FORMATS[name].words})" for name in found)
-        raise ConfigError(f"{content.name} can be {told}; say which with --format")
+    fitting = [name for name, each in FORMATS.items() if each.is_its_own(content)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " or ".join(f"{name} ({FORMATS[name].words})" for name in fitting)
+        raise ConfigError(f"{content.name} can be {names}; say which with --format")
     if videos := [name for name in content.files if is_video(name)]:
         raise ConfigError(
             f"{content.name} has videos, {len(videos)} of them, but not in the folders of two "

@@ -20,7 +20,7 @@ from rollout.importers import videos
 from rollout.importers.content import open_content
 from rollout.importers.fetch import MediaStore, Progress, is_remote, local_path
 from rollout.importers.formats import FORMATS, read, recognise
-from rollout.importers.join import Clip, Found, Source, join
+from rollout.importers.join import Clip, Source, SourcedRecord, join
 from rollout.importers.labels import are_numbers, read_labels, read_names, with_name
 from rollout.importers.media import Root
 from rollout.importers.options import ImportOptions
@@ -59,9 +59,9 @@ def import_records(options: ImportOptions, progress: Progress | None = None) -> 
         options.timeout_s,
     )
     with _writable():
-        defined, found, recognised = _read(options, store, tally)
+        defined, records, recognised = _read(options, store, tally)
     names = [label.name for label in defined]
-    clips = {clip.id: clip for clip in join(found, names, options.on_conflict, tally)}
+    clips = {clip.id: clip for clip in join(records, names, options.on_conflict, tally)}
     _refuse_empty(clips, tally)
     labels = label_set(defined, clips.values())
     places = videos.locate(clips, _roots(options, store), options.skip_missing, tally)
@@ -107,11 +107,11 @@ def _refuse_empty(clips: Mapping[str, Clip], tally: Tally) -> None:
 
 def _read(
     options: ImportOptions, store: MediaStore, tally: Tally
-) -> tuple[list[Label], list[Found], list[str]]:
+) -> tuple[list[Label], list[SourcedRecord], list[str]]:
     """Defined labels, records of all other sources, and the format that each was read as."""
     numbers = read_names(options.label_names) if options.label_names else {}
     defined = [Label(name=name) for name in numbers.values()]
-    found: list[Found] = []
+    records: list[SourcedRecord] = []
     recognised: list[str] = []
     for argument in options.sources:
         split, address = _split_and_address(argument)
@@ -128,10 +128,10 @@ def _read(
                 tally.add(record.reason, record.id)
             else:
                 record = with_split_and_window(with_name(record, numbers), source, options)
-                found.append(Found(source, record, content.base))
-    if not found and not tally.lines():
+                records.append(SourcedRecord(source, record, content.base))
+    if not records and not tally.lines():
         raise DataError("no records to import; give a file or folder of them")
-    return defined, found, recognised
+    return defined, records, recognised
 
 
 def _refuse_output(address: str, options: ImportOptions) -> None:
@@ -240,10 +240,13 @@ def _warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> list[str]:
         )
     if texts := [row["text"] for row in rows if row["text"]]:
         names = "|".join(map(re.escape, labels.names))
-        told = sum(bool(re.search(rf"\b(?:{names})\b", text, re.IGNORECASE)) for text in texts)
+        num_with_label = sum(
+            bool(re.search(rf"\b(?:{names})\b", text, re.IGNORECASE)) for text in texts
+        )
         warnings.append(
-            f"a label word occurs in {told} of {len(texts)} side texts ({told / len(texts):.0%}); "
-            "such texts can give the label away: measure without them too"
+            f"a label word occurs in {num_with_label} of {len(texts)} side texts "
+            f"({num_with_label / len(texts):.0%}); such texts can give the label away: "
+            "measure without them too"
         )
     return warnings
 
@@ -261,5 +264,5 @@ def _label_warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> Iter
     if any(row["split"] == Split.TRAIN for row in rows):
         trained = {row["label"] for row in rows if row["split"] == Split.TRAIN}
         if absent := [name for name in labels.names if name not in trained]:
-            told = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            yield f"{len(absent)} of {len(labels.names)} labels have no train clip: {told}"
+            labels_named = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            yield f"{len(absent)} of {len(labels.names)} labels have no train clip: {labels_named}"

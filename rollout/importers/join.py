@@ -72,7 +72,7 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourcedRecord:
     """A record and the source it stands in."""
 
     source: Source
@@ -86,20 +86,20 @@ class Found:
 
 
 def join(
-    found: Sequence[Found], defined: Iterable[str], on_conflict: OnConflict, tally: Tally
+    records: Sequence[SourcedRecord], defined: Iterable[str], on_conflict: OnConflict, tally: Tally
 ) -> list[Clip]:
     """One clip per id, in order of first appearance; ``defined`` labels give the spelling.
 
     Raises DataError listing the clips in two splits, without label, or contradicted.
     """
-    groups: dict[str, list[Found]] = defaultdict(list)
-    for item in found:
+    groups: dict[str, list[SourcedRecord]] = defaultdict(list)
+    for item in records:
         groups[item.record.id].append(item)
         for note in item.record.notes:
             tally.add(note, item.record.id)
     raise_if_any("a clip must be in one split only", _leaks(groups))
     _refuse_constant_truth(groups.values())
-    spelling = _spelling(found, defined)
+    spelling = _spelling(records, defined)
     settle_conflicts(
         groups, {name: _conflicts(group) for name, group in groups.items()}, on_conflict, tally
     )
@@ -113,34 +113,34 @@ def settle_conflicts(
     tally: Tally,
 ) -> None:
     """Settle contradicted clips as the user asked: raise, remove from ``clips``, or keep."""
-    found = {name: reasons for name, reasons in conflicts.items() if reasons}
+    contradicted = {name: reasons for name, reasons in conflicts.items() if reasons}
     if on_conflict == "error":
-        told = [f"{name}: {', '.join(reasons)}" for name, reasons in found.items()]
+        lines = [f"{name}: {', '.join(reasons)}" for name, reasons in contradicted.items()]
         raise_if_any(
-            f"{len(found)} of {len(clips)} clips contradict themselves (leave them out with "
+            f"{len(contradicted)} of {len(clips)} clips contradict themselves (leave them out with "
             "--on-conflict skip, or believe what is said first with --on-conflict keep)",
-            told,
+            lines,
         )
-    for name in found:
+    for name in contradicted:
         tally.add(CONTRADICTED if on_conflict == "skip" else KEPT, name)
         if on_conflict == "skip":
             del clips[name]
 
 
-def _leaks(groups: Mapping[str, Sequence[Found]]) -> list[str]:
+def _leaks(groups: Mapping[str, Sequence[SourcedRecord]]) -> list[str]:
     faults = []
     for name, group in groups.items():
         splits = {item.split or _RATIO: item.record.where for item in group}
         if len(splits) > 1:
-            told = [f"{split} ({where})" for split, where in splits.items()]
-            faults.append(f"{name} is in {' and '.join(told)}")
+            places = [f"{split} ({where})" for split, where in splits.items()]
+            faults.append(f"{name} is in {' and '.join(places)}")
     return faults
 
 
-def _conflicts(group: Sequence[Found]) -> list[str]:
+def _conflicts(group: Sequence[SourcedRecord]) -> list[str]:
     """Contradictions to the label of one clip."""
     records = [item.record for item in group]
-    told = [
+    reasons = [
         f"{record.where} says {record.label!r} but {conflict}"
         for record in records
         for conflict in record.conflicts
@@ -149,13 +149,13 @@ def _conflicts(group: Sequence[Found]) -> list[str]:
     for item in group:
         before = first.setdefault(item.source.address, item.record.where)
         if before != item.record.where:
-            told.append(f"it is in {before} and again in {item.record.where}")
+            reasons.append(f"it is in {before} and again in {item.record.where}")
     labels = _labels(records)
     if not labels:
-        told.append(f"{records[0].where} gives no label")
+        reasons.append(f"{records[0].where} gives no label")
     if len({label.casefold() for _, label in labels}) > 1:
-        told.append(" but ".join(f"{where} says {label!r}" for where, label in labels))
-    return told
+        reasons.append(" but ".join(f"{where} says {label!r}" for where, label in labels))
+    return reasons
 
 
 def _labels(records: Iterable[Record]) -> list[tuple[str, str]]:
@@ -165,7 +165,7 @@ def _labels(records: Iterable[Record]) -> list[tuple[str, str]]:
     return sure or [(r.where, r.fallback_label) for r in records if r.fallback_label]
 
 
-def _refuse_constant_truth(groups: Iterable[Sequence[Found]]) -> None:
+def _refuse_constant_truth(groups: Iterable[Sequence[SourcedRecord]]) -> None:
     """A fallback label that is the same everywhere, while many answers differ, is no label."""
     by_source: dict[object, list[Record]] = defaultdict(list)
     for group in groups:
@@ -183,16 +183,16 @@ def _refuse_constant_truth(groups: Iterable[Sequence[Found]]) -> None:
             )
 
 
-def _spelling(found: Iterable[Found], defined: Iterable[str]) -> dict[str, str]:
+def _spelling(records: Iterable[SourcedRecord], defined: Iterable[str]) -> dict[str, str]:
     """Folded label -> label as first written."""
     spelling: dict[str, str] = {}
-    written = [item.record.label or item.record.fallback_label for item in found]
+    written = [item.record.label or item.record.fallback_label for item in records]
     for label in [*defined, *(label for label in written if label)]:
         spelling.setdefault(label.casefold(), label)
     return spelling
 
 
-def _clip(group: Sequence[Found], spelling: Mapping[str, str], tally: Tally) -> Clip:
+def _clip(group: Sequence[SourcedRecord], spelling: Mapping[str, str], tally: Tally) -> Clip:
     records = [item.record for item in group]
     labels = _labels(records)
     if not labels:  # kept, although it is a conflict: there is nothing to keep
@@ -219,10 +219,10 @@ def _clip(group: Sequence[Found], spelling: Mapping[str, str], tally: Tally) -> 
 
 def _merged(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
     """All entries; of several with one name the first."""
-    found: dict[str, T] = {}
+    merged: dict[str, T] = {}
     for part in parts:
-        found = {**part, **found}
-    return found
+        merged = {**part, **merged}
+    return merged
 
 
 def _trace(

@@ -26,16 +26,16 @@ def load(path: Path) -> Any:
 def _values(path: Path, lines: Sequence[str], whole: ValueError) -> list[Any]:
     """Values of JSON Lines; ``whole``: why the text is no single value, reported if its first line
     is none."""
-    found = []
+    values = []
     for number, line in enumerate(lines, start=1):
         try:
-            found += [json.loads(line)] if line else []
+            values += [json.loads(line)] if line else []
         except (ValueError, RecursionError) as error:
-            told = f"line {number}: {error}" if found else str(whole)
+            reason = f"line {number}: {error}" if values else str(whole)
             raise DataError(
-                f"{path} is not valid JSON: {told}; mend it, or leave that line out"
+                f"{path} is not valid JSON: {reason}; mend it, or leave that line out"
             ) from error
-    return found
+    return values
 
 
 def read_text(path: Path) -> str:

@@ -83,14 +83,14 @@ def _pairs(path: Path, lines: list[str]) -> dict[int, str]:
     first = [_NUMBER_FIRST.fullmatch(line) for line in body]
     last = [_NUMBER_LAST.fullmatch(line) for line in body]
     if body and all(first):
-        found = [(int(m[1]), m[2]) for m in first if m]
+        pairs = [(int(m[1]), m[2]) for m in first if m]
     elif body and all(last):
-        found = [(int(m[2]), m[1]) for m in last if m]
+        pairs = [(int(m[2]), m[1]) for m in last if m]
     else:
-        found = [(i, " ".join(line.split())) for i, line in enumerate(body)]
-    if len({number for number, _ in found}) < len(found):
+        pairs = [(i, " ".join(line.split())) for i, line in enumerate(body)]
+    if len({number for number, _ in pairs}) < len(pairs):
         raise DataError(f"{path} has a number twice; give each label one number")
-    return dict(found)
+    return dict(pairs)
 
 
 def _numbered(value: Mapping[str, Any]) -> dict[int, str]:

@@ -82,8 +82,8 @@ def find_video(written: str, root: Root) -> str | None:
         return f"{root.address}/{'/'.join(parts)}"
     for start in range(len(parts)):
         for option in _options(PurePosixPath(*parts[start:])):
-            if found := root.find(option):
-                return found
+            if path := root.find(option):
+                return path
     return None
 
 

@@ -111,13 +111,13 @@ def _given(
     splits: Mapping[str, Split], groups: Mapping[str, str], options: ImportOptions
 ) -> dict[str, Split]:
     """Group -> the split that its source gives. Raises DataError if --group-by finds it in two."""
-    found: dict[str, set[Split]] = defaultdict(set)
+    splits_of: dict[str, set[Split]] = defaultdict(set)
     for name, split in splits.items():
-        found[groups[name]].add(split)
-    crossing = sorted(group for group, each in found.items() if len(each) > 1)
+        splits_of[groups[name]].add(split)
+    crossing = sorted(group for group, each in splits_of.items() if len(each) > 1)
     if crossing and options.group_by:
         raise DataError(
             f"{len(crossing)} groups of --group-by {options.group_by} are in several splits of the "
             f"source, such as that of {crossing[0]}; drop the source's splits, or --group-by"
         )
-    return {group: min(each, key=list(Split).index) for group, each in found.items()}
+    return {group: min(each, key=list(Split).index) for group, each in splits_of.items()}

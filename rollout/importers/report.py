@@ -57,8 +57,8 @@ class Report:
     def __str__(self) -> str:
         lines = [*self.recognised, f"wrote {self.manifest}: {self.rows.total()} clips"]
         lines += _table(self)
-        if told := self.tally.lines():
-            lines += ["left out or ignored:", *told]
+        if left_out := self.tally.lines():
+            lines += ["left out or ignored:", *left_out]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, _next(self)])
 

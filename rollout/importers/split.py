@@ -55,15 +55,15 @@ def divide(
     for key in sorted(labels):
         members[groups.get(key, key)].append(key)
     if len(members) == len(labels):
-        found = _by_label(labels, shares, seed)
+        split_of = _by_label(labels, shares, seed)
     else:
-        found = _by_group(labels, list(members.values()), shares, seed)
-    if empty := [split.value for split in shares if split not in set(found.values())]:
+        split_of = _by_group(labels, list(members.values()), shares, seed)
+    if empty := [split.value for split in shares if split not in set(split_of.values())]:
         of = "" if len(members) == len(labels) else f" in {len(members)} groups"
         raise ConfigError(
             f"--ratio gives {', '.join(empty)} none of the {len(labels)} clips{of}; raise its share"
         )
-    return found
+    return split_of
 
 
 def link(keys: Iterable[str], ties: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -94,16 +94,16 @@ def _by_label(labels: Mapping[str, str], shares: Shares, seed: int) -> dict[str,
     for key, label in labels.items():
         by_label[label].append(key)
     owed = dict.fromkeys(shares, 0.0)
-    found: dict[str, Split] = {}
+    split_of: dict[str, Split] = {}
     for _, keys in sorted(by_label.items(), key=lambda item: (-len(item[1]), item[0])):
         keys.sort(key=lambda key: _hash(seed, key))
         sizes = _sizes(len(keys), shares, owed)
         start = 0
         for split, size in sizes.items():
             owed[split] += shares[split] * len(keys) - size
-            found |= dict.fromkeys(keys[start : start + size], split)
+            split_of |= dict.fromkeys(keys[start : start + size], split)
             start += size
-    return found
+    return split_of
 
 
 def _sizes(count: int, shares: Shares, owed: Mapping[Split, float]) -> dict[Split, int]:
@@ -134,15 +134,15 @@ def _by_group(
     totals = Counter(labels.values())
     has: dict[Split, Counter[str]] = {split: Counter() for split in shares}
     size = dict.fromkeys(shares, 0)
-    found: dict[str, Split] = {}
+    split_of: dict[str, Split] = {}
     for keys in sorted(members, key=lambda keys: (-len(keys), _hash(seed, keys[0]))):
         counts = Counter(labels[key] for key in keys)
         open_splits = [s for s in shares if size[s] < shares[s] * len(labels) - 1e-9]
         best = max(open_splits, key=lambda split: _need(counts, has[split], totals, shares[split]))
         has[best].update(counts)
         size[best] += len(keys)
-        found |= dict.fromkeys(keys, best)
-    return found
+        split_of |= dict.fromkeys(keys, best)
+    return split_of
 
 
 def _need(

@@ -39,20 +39,20 @@ def locate(
     tally: Tally,
 ) -> dict[str, str]:
     """Clip id -> path or URL. ``roots``: where the video of a clip is looked for, in order."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     missing: dict[str, str] = {}
     searched: dict[str, None] = {}
     for name, clip in clips.items():
         options = roots(clip)
-        places = (find_video(video, root) for root in options for video in clip.videos)
-        if place := next((place for place in places if place), None):
-            found[name] = place
+        searches = (find_video(video, root) for root in options for video in clip.videos)
+        if place := next((place for place in searches if place), None):
+            places[name] = place
         else:
             missing[name] = f"{name}: {clip.videos[0]}"
             searched |= {root.address: None for root in options}
     what = f"have no video under {' or '.join(searched)}; {_ROOT}"
     _remove(clips, missing, MISSING, skip_missing, tally, what)
-    return found
+    return places
 
 
 def refuse_zips(places: Mapping[str, str]) -> None:
@@ -80,12 +80,12 @@ def check_shared(
                 if first.split != second.split:
                     tally.add(APART, other)
                 continue
-            told = f"{place} is {_told(first)} and {_told(second)}"
+            pair = f"{place} is {_named(first)} and {_named(second)}"
             if first.split != second.split:
-                leaks.append(told)
+                leaks.append(pair)
             if first.label != second.label:
-                conflicts.setdefault(one, []).append(told)
-                conflicts.setdefault(other, []).append(told)
+                conflicts.setdefault(one, []).append(pair)
+                conflicts.setdefault(other, []).append(pair)
     raise_if_any("a clip must be in one split only", leaks)
     settle_conflicts(clips, conflicts, on_conflict, tally)
 
@@ -150,7 +150,7 @@ def _share_moments(one: Clip, other: Clip) -> bool:
     return one.window is None or other.window is None or one.window.overlaps(other.window)
 
 
-def _told(clip: Clip) -> str:
+def _named(clip: Clip) -> str:
     return f"{clip.id} ({clip.label}, {clip.split or 'by ratio'})"
 
 

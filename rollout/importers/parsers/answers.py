@@ -188,5 +188,5 @@ def _texts(options: Iterable[Any]) -> Iterable[tuple[str, str]]:
 
 
 def _trace(text: str) -> tuple[Reasoning | None, tuple[str, ...]]:
-    found = parse_trace(text)
-    return (None, (NOT_A_TRACE,)) if isinstance(found, str) else (found, ())
+    trace = parse_trace(text)
+    return (None, (NOT_A_TRACE,)) if isinstance(trace, str) else (trace, ())

@@ -52,26 +52,26 @@ def _reply(reply: str, label: str) -> tuple[Reasoning | None, list[str], list[st
     if not reply or reply.casefold() == label.casefold():
         return None, [], []
     if has_tags(reply):
-        found = parse_trace(reply)
-        if isinstance(found, str):
-            return None, [found], []
-        if found.answer.casefold() != label.casefold():
-            return found, [], [f"its trace answers {found.answer!r}"]
-        return found, [], []
+        trace = parse_trace(reply)
+        if isinstance(trace, str):
+            return None, [trace], []
+        if trace.answer.casefold() != label.casefold():
+            return trace, [], [f"its trace answers {trace.answer!r}"]
+        return trace, [], []
     if is_label_word(reply):
         return None, [], [f"its assistant turn is {reply!r}"]
     return None, [UNKNOWN_REPLY], []
 
 
 def _contradictions(row: Row, label: str) -> list[str]:
-    found = []
+    contradictions = []
     reward_label = row.get("reward_label")
     if reward_label is not None and str(reward_label).strip().casefold() != label.casefold():
-        found.append(f"reward_label is {reward_label!r}")
+        contradictions.append(f"reward_label is {reward_label!r}")
     number, expected = row.get("anno_label"), _ANNOTATED.get(label.casefold())
     if number is not None and expected is not None and number not in (expected, str(expected)):
-        found.append(f"anno_label is {number!r}")
-    return found
+        contradictions.append(f"anno_label is {number!r}")
+    return contradictions
 
 
 def _video(row: Row, turn: Row, where: str) -> str:
@@ -96,13 +96,13 @@ def _text(content: Any) -> str:
 
 
 def _side_text(row: Row, prompt: str, item_id: str) -> dict[str, str]:
-    found = {}
+    texts = {}
     for key, name in _SIDE.items():
         value = row.get(key) if key in row else _material(prompt, name)
         text = mend(value) if isinstance(value, str) else ""
         if text and text.casefold() != "none" and text != item_id:
-            found[_SHOWN[key]] = text
-    return found
+            texts[_SHOWN[key]] = text
+    return texts
 
 
 def _material(prompt: str, name: str) -> str:

@@ -36,14 +36,14 @@ def parse(where: str, row: Row) -> Record:
         wrong = truth is not None and truth.casefold() != reply.casefold()
         notes = (WRONG_FIELD,) if wrong else ()
         return Record(id=name, where=where, videos=(video,), label=reply, notes=notes)
-    found = parse_trace(reply) if has_tags(reply) else parse_rationale(reply)
+    trace = parse_trace(reply) if has_tags(reply) else parse_rationale(reply)
     return Record(
         id=name,
         where=where,
         videos=(video,),
         fallback_label=truth,
-        reasoning=None if isinstance(found, str) else found,
-        notes=(found,) if isinstance(found, str) else (),
+        reasoning=None if isinstance(trace, str) else trace,
+        notes=(trace,) if isinstance(trace, str) else (),
     )
 
 

@@ -101,8 +101,8 @@ def _id(value: Any, video: str) -> str:
 def _trace(value: Any) -> tuple[Reasoning | None, tuple[str, ...]]:
     if not isinstance(value, str) or not value.strip():
         return None, ()
-    found = parse_trace(value)
-    return (None, (found,)) if isinstance(found, str) else (found, ())
+    trace = parse_trace(value)
+    return (None, (trace,)) if isinstance(trace, str) else (trace, ())
 
 
 def _window(row: Row, where: str) -> tuple[Window | None, tuple[str, ...]]:
