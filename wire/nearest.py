@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 
 def nearest(name: str, known: Sequence[str], listed: str = "known") -> str:
-    """``did you mean 'x'?``; where no name is near, all known ones: ``known: a, b``."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"{listed}: {', '.join(known) or 'none'}"
+    """``did you mean 'x'?``, whatever the case; where no name is near, all known ones:
+    ``known: a, b``."""
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return (
+        f"did you mean {folded[near[0]]!r}?" if near else f"{listed}: {', '.join(known) or 'none'}"
+    )

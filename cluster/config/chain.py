@@ -101,10 +101,10 @@ class Chain:
         if stage.from_ in self._stages:
             raise ValueError(
                 f"stages.{stage.name}.from = {stage.from_!r}, which leaves no policy; name one of "
-                f"{[BASE, *leaving]}"
+                f"{', '.join([BASE, *leaving])}"
             )
         advice = nearest(stage.from_, [BASE, *leaving], "earlier stages that leave a policy")
-        raise ValueError(f"stages.{stage.name}.from = {stage.from_!r}: {advice}")
+        raise ValueError(f"stages.{stage.name}.from = {stage.from_!r}; {advice}")
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self._stages.values())
