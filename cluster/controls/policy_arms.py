@@ -16,7 +16,7 @@ from cluster.config.chain import BASE
 from cluster.config.controls import VoteStage, calibration_of
 from cluster.controls.arm_inputs import calibration_clips, cost, policy_answers, trained_clips
 from cluster.session import Session
-from cluster.stages.evaluation import measure, num_failed
+from cluster.stages.evaluation import EvaluationWriter, num_failed
 from cluster.stages.label_codes import code_logprobs, label_code_row
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
@@ -54,9 +54,8 @@ async def policy_probability(session: Session, run: StageRun) -> Result:
             predictions[sample_id] = _with_probabilities(
                 predictions[sample_id], share, labels.names
             )
-    evaluation = measure(session, run.name, list(predictions.values()))
     return {
-        "evaluation": asdict(evaluation),
+        "evaluation": _evaluation(session, run.name, list(predictions.values())),
         "num_failed": sum(group is None for _, group in answers),
         "split": session.config.evaluate.split,
         "cost": cost(),
@@ -82,7 +81,7 @@ async def vote(session: Session, run: StageRun) -> Result:
         for group in groups
     ]
     return {
-        "evaluation": asdict(measure(session, run.name, predictions)),
+        "evaluation": _evaluation(session, run.name, predictions),
         "num_failed": num_failed(groups),
         "split": config.evaluate.split,
         "cost": cost(groups),
@@ -130,3 +129,9 @@ def _with_probabilities(
         confidence=min(shares[names.index(prediction.predicted)], 1.0),
         probabilities=tuple(shares),
     )
+
+
+def _evaluation(session: Session, name: str, predictions: Sequence[Prediction]) -> Result:
+    """Figures of an arm's predictions, which are written with them."""
+    step = session.engine_weights_step
+    return asdict(EvaluationWriter.of(session).write(name, predictions, step))

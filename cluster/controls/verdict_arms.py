@@ -30,7 +30,7 @@ from cluster.config.controls import (
 )
 from cluster.controls.arm_inputs import calibration_clips, cost, policy_answers, trained_clips
 from cluster.session import Session
-from cluster.stages.evaluation import measure, num_failed, readable
+from cluster.stages.evaluation import EvaluationWriter, num_failed, readable
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.verdict_trainer import RunVerdictTrainer
@@ -47,7 +47,9 @@ async def other_verdict(session: Session, run: StageRun) -> Result:
     if traces == "teacher":
         return await _on_policy_traces(session, run, _on_clips(session, with_traces=True))
     if traces == "none":
-        asked = [_example(sample, None) for sample in readable(session, _evaluated(session))]
+        asked = [
+            _example(sample, None) for sample in readable(_evaluated(session), session.quarantine)
+        ]
         return await _train_and_ask(session, run, _on_clips(session, with_traces=False), asked)
     return await _verdict_on_trained_clips(session, run)
 
@@ -88,7 +90,7 @@ def _on_clips(session: Session, *, with_traces: bool) -> list[VerdictExample]:
     """The calibration's clips, each as often as the verdict meets it in an epoch, so that the
     updates are as many; with the teacher's trace, or without one."""
     config = session.config
-    clips = readable(session, calibration_clips(config, session.data))
+    clips = readable(calibration_clips(config, session.data), session.quarantine)
     times = range(calibration_of(config).num_traces)
     return [_example(clip, clip.trace if with_traces else None) for clip in clips for _ in times]
 
@@ -128,8 +130,9 @@ async def _train_and_ask(
 
 
 def _measured(session: Session, name: str, predictions: Sequence[Prediction]) -> Result:
+    step = session.engine_weights_step
     return {
-        "evaluation": asdict(measure(session, name, predictions)),
+        "evaluation": asdict(EvaluationWriter.of(session).write(name, predictions, step)),
         "split": session.config.evaluate.split,
         "agreement": trace_agreement(predictions, session.config.label_set),
     }

@@ -15,7 +15,7 @@ from calibrate.fit import fit_classifiers
 from calibrate.verdict import trace_agreement
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.session import Session
-from cluster.stages.evaluation import measure, num_failed, policy_predictions
+from cluster.stages.evaluation import EvaluationWriter, num_failed, policy_predictions
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.verdict_trainer import RunFeatureReader, RunVerdictTrainer
@@ -36,18 +36,19 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         verdict=RunVerdictTrainer.of(session, run.name, run.start.model_dir),
         features=RunFeatureReader.of(session, run.start.model_dir),
     )
-    folder = session.run_dir.model(run.name).parent
+    folder, evaluations = session.run_dir.model(run.name).parent, EvaluationWriter.of(session)
     result: dict[str, Any] = {
         "traces": asdict(fitted.report),
         "num_failed": num_failed(fitted.evaluated),
     }
     if fitted.head is not None:
         fitted.head.head.save(folder / "head")
-        result["head"] = asdict(measure(session, config.head_name, fitted.head.predictions))
+        head = evaluations.write(config.head_name, fitted.head.predictions, policy.step)
+        result["head"] = asdict(head)
     if fitted.verdict is not None:
         await session.learner.export(str(session.run_dir.model(run.name)))
         answers = policy_predictions(fitted.evaluated, labels, session.renderer)
-        result["verdict"] = asdict(measure(session, run.name, fitted.verdict))
+        result["verdict"] = asdict(evaluations.write(run.name, fitted.verdict, policy.step))
         result["flips"] = asdict(count_flips(answers, fitted.verdict))
         result["agreement"] = trace_agreement(fitted.verdict, labels)
     write_json(

@@ -5,9 +5,10 @@ samples -> label prompts -> learner, logprobs of the label codes -> Predictions 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
@@ -49,8 +50,9 @@ async def evaluate_policy(
     done.json."""
     groups = await RunTraceWriter.of(session, stage).write_evaluation(samples, temperature)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
+    evaluations = EvaluationWriter.of(session)
     return {
-        "evaluation": asdict(measure(session, stage, predictions)),
+        "evaluation": asdict(evaluations.write(stage, predictions, session.engine_weights_step)),
         "num_failed": num_failed(groups),
     }
 
@@ -62,21 +64,21 @@ async def evaluate_labels(
     trace: the most probable label code. Returns a stage's part of done.json."""
     asked = [
         VerdictExample(sample=sample, trace=None, label=sample.label)
-        for sample in readable(session, samples)
+        for sample in readable(samples, session.quarantine)
     ]
     logprobs = await LabelCodes.of(session).logprobs(asked)
     predictions = label_predictions(
         samples, asked, probabilities_from_logprobs(logprobs), session.config.label_set.names
     )
     return {
-        "evaluation": asdict(measure(session, stage, predictions, step)),
+        "evaluation": asdict(EvaluationWriter.of(session).write(stage, predictions, step)),
         "num_failed": len(samples) - len(asked),
     }
 
 
-def readable(session: Session, samples: Sequence[Sample]) -> list[Sample]:
+def readable(samples: Sequence[Sample], quarantine: Container[str]) -> list[Sample]:
     """Samples whose clips no stage has found unreadable."""
-    return [sample for sample in samples if sample.video not in session.quarantine]
+    return [sample for sample in samples if sample.video not in quarantine]
 
 
 def num_failed(groups: Sequence[TraceGroup]) -> int:
@@ -94,17 +96,43 @@ def policy_predictions(
     return [_prediction(group, labels, renderer) for group in groups]
 
 
-def measure(
-    session: Session, stage: str, predictions: Sequence[Prediction], step: int | None = None
-) -> Evaluation:
-    """Compute all figures of a stage from its predictions, and write both. ``step``: version step
-    of the policy that answered, if it is not the one in the engines."""
-    write_predictions(session.run_dir.predictions(stage), predictions)
-    train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
-    figures = evaluate(predictions, session.config.label_set.names, train)
-    step = session.engine_weights_step if step is None else step
-    session.metrics.write(EVALUATION, step, evaluation_figures(stage, figures))
-    return figures
+class FigureLog(Protocol):
+    """Takes a stage's figures of a step; cluster/metrics/metrics_log.py implements it."""
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Append one line."""
+        ...
+
+
+class EvaluationWriter:
+    """Computes all figures of a stage or arm from its predictions, and writes both."""
+
+    def __init__(
+        self,
+        predictions_path: Callable[[str], Path],
+        labels: Sequence[str],
+        train_labels: Sequence[str],
+        log: FigureLog,
+    ) -> None:
+        """``predictions_path``: file of a stage or arm, by its name; ``train_labels``: of all train
+        clips, for the majority baseline."""
+        self._predictions_path, self._log = predictions_path, log
+        self._labels, self._train_labels = labels, train_labels
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """With the files, labels and metrics of a run."""
+        train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
+        labels = session.config.label_set.names
+        return cls(session.run_dir.predictions, labels, train, session.metrics)
+
+    def write(self, name: str, predictions: Sequence[Prediction], step: int) -> Evaluation:
+        """Write the predictions of a stage or arm, and their figures. ``step``: version step of
+        the policy that answered."""
+        write_predictions(self._predictions_path(name), predictions)
+        figures = evaluate(predictions, self._labels, self._train_labels)
+        self._log.write(EVALUATION, step, evaluation_figures(name, figures))
+        return figures
 
 
 def evaluation_figures(stage: str, evaluation: Evaluation) -> dict[str, float]:

@@ -5,23 +5,27 @@ version of the weights after step s = first version of the stage (cluster/config
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from cluster.actors.learner_group import LearnerGroup
 from cluster.buffer import GroupBuffer
+from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.config.stages import GrpoConfig
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import Bar, console, progress_bar
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
-from cluster.metrics.metrics_log import Stopwatch
+from cluster.metrics.metrics_log import MetricsLog, Stopwatch
 from cluster.resume.archived_groups import (
     ArchivedGroups,
     reusable_groups,
 )
 from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
+from cluster.run_dir import RunDir
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.failure_limits import refuse_failures
@@ -32,34 +36,45 @@ from cluster.stages.stage import StageRun
 from cluster.stages.training_groups import TrainingGroupWriter
 from learner.objective.credit import has_signal, with_advantages
 from learner.shared_prefix.rows import Row, grpo_rows
+from reward.scorer import Scorer
 from reward.stats import summarise
 from rollout.sampler import Sampler
+from video.quarantine import Quarantine
+from wire.archive import Archive
 from wire.errors import ConfigError
 from wire.types import TraceGroup
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoParts:
+    """All that a GRPO training works with, a run's or a test's."""
+
+    learner: LearnerGroup
+    publish: Callable[[int], Awaitable[dict[str, float]]]
+    """Sends the learner's weights to the engines, as a version step. Returns metrics."""
+    buffer: GroupBuffer
+    archived: ArchivedGroups
+    archive: Archive
+    checkpoints: Checkpoints
+    scorer: Scorer
+    guards: HackingGuards
+    cache_hits: CacheHitRates
+    quarantine: Quarantine
+    metrics: MetricsLog
+    max_failure_frac: float
+    deterministic: bool
+
+
 class GrpoLearner:
     """Trains one GRPO step: rows, updates, weights to the engines, archive compacted, metrics
     logged."""
 
-    def __init__(
-        self,
-        session: Session,
-        run: StageRun,
-        buffer: GroupBuffer,
-        archived: ArchivedGroups,
-        checkpoints: Checkpoints,
-        guards: HackingGuards,
-        bar: Bar,
-    ) -> None:
-        self._session, self._run, self._grpo = session, run, run.of(GrpoStage)
-        self._buffer, self._archived = buffer, archived
-        self._checkpoints, self._guards, self._bar = checkpoints, guards, bar
+    def __init__(self, run: StageRun, parts: "GrpoParts", bar: Bar) -> None:
+        self._run, self._grpo, self._parts, self._bar = run, run.of(GrpoStage), parts, bar
         self._watch = Stopwatch()
         self._since = self._waiting_since = time.perf_counter()
-        self._hits = CacheHitRates(session.rollouts.cache_counts, session.writer.token_counts)
         self._rewards: list[float] = []  # of the steps since the last checkpoint
 
     async def train(self, taken: StepGroups, step: int) -> None:
@@ -77,11 +92,12 @@ class GrpoLearner:
     async def _observe(self, taken: StepGroups, version: int) -> dict[str, float]:
         """Metrics of a step's groups. Raises TooManyFailures."""
         groups = taken.all
-        refuse_failures(groups, self._session.config.reward.max_failure_frac)
-        figures = {**summarise(groups), **self._session.scorer.take_figures()}
+        parts = self._parts
+        refuse_failures(groups, parts.max_failure_frac)
+        figures = {**summarise(groups), **parts.scorer.take_figures()}
         figures |= trace_figures(groups, version - 1)
-        figures |= self._guards.check_step(groups, figures.get("response_length/mean"))
-        figures |= await self._hits.of_step()
+        figures |= parts.guards.check_step(groups, figures.get("response_length/mean"))
+        figures |= await parts.cache_hits.of_step()
         if self._grpo.filter_groups.enable:
             figures |= filter_figures(taken)
         return figures
@@ -96,14 +112,14 @@ class GrpoLearner:
 
     async def _publish(self, version: int) -> dict[str, float]:
         """The new weights into the engines, the archive compacted. Returns metrics."""
-        session, watch = self._session, self._watch
-        if session.config.deterministic:  # no answer is to be half of the old weights, half new
+        parts, watch = self._parts, self._watch
+        if parts.deterministic:  # no answer is to be half of the old weights, half new
             with watch("settle"):
-                await self._buffer.settled()
+                await parts.buffer.settled()
         with watch("update_weights"):  # without an update, too: versions count steps
-            figures = await session.publish(version)
+            figures = await parts.publish(version)
         with watch("archive"):
-            session.archive.compact(version)
+            parts.archive.compact(version)
         return figures
 
     def _record(
@@ -113,15 +129,16 @@ class GrpoLearner:
         self._rewards += [figures["reward/mean"]] if "reward/mean" in figures else []
         seconds, now = self._watch.seconds, time.perf_counter()
         seconds["timing_s/step"], self._since = now - self._since, now
-        self._session.metrics.write(
+        parts = self._parts
+        parts.metrics.write(
             self._run.name,
             step,
             {
                 **figures,
                 **throughput(groups, seconds),
-                "rollout/next_place": float(self._buffer.next_index),
-                "rollout/num_taken_up": float(self._archived.num_taken),
-                "quarantine/num_clips": float(len(self._session.quarantine)),
+                "rollout/next_place": float(parts.buffer.next_index),
+                "rollout/num_taken_up": float(parts.archived.num_taken),
+                "quarantine/num_clips": float(len(parts.quarantine)),
                 **seconds,
             },
         )
@@ -131,22 +148,23 @@ class GrpoLearner:
         """A checkpoint where one is due; last of all: a step that is in one has been logged."""
         if step % self._grpo.save_every == 0 or step == self._grpo.num_steps:
             with self._watch("save"):
-                await self._checkpoints.save(self._state(step), version)
+                await self._parts.checkpoints.save(self._state(step), version)
 
     def _state(self, step: int) -> LoopState:
         """Where the loop stands after a step, for its checkpoint."""
         rewards, self._rewards = self._rewards, []
+        buffer = self._parts.buffer
         return LoopState(
             step=step,
-            next_index=self._buffer.next_index,
-            buffered=tuple(group.group_id for group in self._buffer.waiting()),
+            next_index=buffer.next_index,
+            buffered=tuple(group.group_id for group in buffer.waiting()),
             score=fmean(rewards) if rewards else None,
-            guards=self._guards.state,
+            guards=self._parts.guards.state,
         )
 
     async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
         """Rows that the step trains, with all logprobs that its objective needs."""
-        grpo, learner = self._grpo, self._session.learner
+        grpo, learner = self._grpo, self._parts.learner
         loss, rows = grpo.loss, grpo_rows(groups)
         by_trainer = loss.old_logprobs == "trainer"
         if rows and by_trainer and (grpo.updates_per_step > 1 or loss.kl_coef):
@@ -158,7 +176,7 @@ class GrpoLearner:
         return with_advantages(rows, loss)
 
     async def _update(self, rows: list[Row], step: int) -> dict[str, float]:
-        grpo, learner = self._grpo, self._session.learner
+        grpo, learner = self._grpo, self._parts.learner
         total = grpo.num_steps * grpo.updates_per_step
         count = grpo.updates_per_epoch
         parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
@@ -192,10 +210,12 @@ async def train_grpo(session: Session, run: StageRun) -> None:
     await session.start_training(run.start.model_dir, grpo.optim, grpo.loss)
     checkpoints = session.checkpoints(grpo.name, grpo.keep_last, grpo.keep_best)
     state = await checkpoints.resume()
-    archived = await run_in_daemon_thread(_load_reusable_groups, session, run, state)
+    archived = await run_in_daemon_thread(
+        _load_reusable_groups, config, session.run_dir, run, state, session.attempt
+    )
     await session.preflight(
         grpo.name,
-        prompt=await longest_prompt(session, samples),
+        prompt=await longest_prompt(config, samples, session.prompts),
         response=config.rollout.max_response_length,
         group_size=config.rollout.group_size,
         groups_per_update=grpo.groups_per_update or grpo.groups_per_step,
@@ -218,22 +238,36 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         state.guards,
         groups_per_step=grpo.groups_per_step,
     )
+    parts = GrpoParts(
+        learner=session.learner,
+        publish=session.publish,
+        buffer=buffer,
+        archived=archived,
+        archive=session.archive,
+        checkpoints=checkpoints,
+        scorer=session.scorer,
+        guards=guards,
+        cache_hits=CacheHitRates(session.rollouts.cache_counts, session.writer.token_counts),
+        quarantine=session.quarantine,
+        metrics=session.metrics,
+        max_failure_frac=config.reward.max_failure_frac,
+        deterministic=config.deterministic,
+    )
     with progress_bar(grpo.name, grpo.num_steps) as bar:
         bar.resume(state.step)
-        learner = GrpoLearner(session, run, buffer, archived, checkpoints, guards, bar)
+        learner = GrpoLearner(run, parts, bar)
         steps = range(state.step + 1, grpo.num_steps + 1)
         train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
 
 
-def _load_reusable_groups(session: Session, run: StageRun, state: LoopState) -> ArchivedGroups:
+def _load_reusable_groups(
+    config: RunConfig, run_dir: RunDir, run: StageRun, state: LoopState, attempt: int
+) -> ArchivedGroups:
     """Read the reusable groups. Raises ConfigError if a deterministic run has lost some."""
-    config, run_dir = session.config, session.run_dir
     grpo = run.of(GrpoStage)
-    reusable = reusable_groups(
-        config, run_dir, grpo, run.first_step, state, session.attempt, run.archived
-    )
+    reusable = reusable_groups(config, run_dir, grpo, run.first_step, state, attempt, run.archived)
     if reusable.num_lost:
         lost = f"{run_dir.archive} lacks {reusable.num_lost} groups that the checkpoint counts on"
         if config.deterministic:

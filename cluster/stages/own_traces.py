@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import SftStage
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import progress_bar
 from cluster.resume.archived_groups import ArchivedGroups, ReusePolicy, find_reusable_groups
 from cluster.resume.attempts import describe_attempt, first_bitwise_equal_attempt
 from cluster.resume.loop_state import LoopState
+from cluster.run_dir import RunDir
 from cluster.session import Session
 from cluster.stages.failure_limits import refuse_failures
 from cluster.stages.stage import StageRun
@@ -76,25 +78,18 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
     stage, config = run.of(SftStage), session.config
     assert stage.num_groups is not None, "read_stage gives it a value"
     clips = stage.clips.of(session.data.samples)
-    sampler = Sampler(clips, config.seed, balanced=stage.class_balanced)
-    archived = await run_in_daemon_thread(_archived, session, run, stage.num_groups)
-    writer = TrainingGroupWriter(
-        session.writer, stage.name, archived, config.rollout, seed=config.seed
+    archived = await run_in_daemon_thread(
+        _archived, config, session.run_dir, run, session.attempt, stage.num_groups
     )
     kept = KeptTraces(config.reward.terms, session.renderer)
-    with progress_bar(f"{stage.name} traces", stage.num_groups) as bar:
-
-        async def write(place: int) -> TraceGroup:
-            group = await writer.write(sampler.at(place), place)
-            bar.advance()
-            return group
-
-        for start in range(0, stage.num_groups, _AT_ONCE):
-            places = range(start, min(start + _AT_ONCE, stage.num_groups))
-            groups = await asyncio.gather(*[write(place) for place in places])
-            refuse_failures(groups, config.reward.max_failure_frac)
-            for group in groups:
-                kept.add(group)
+    await _write_groups(
+        TrainingGroupWriter(session.writer, stage.name, archived, config.rollout, seed=config.seed),
+        Sampler(clips, config.seed, balanced=stage.class_balanced),
+        kept,
+        name=stage.name,
+        num_groups=stage.num_groups,
+        max_failure_frac=config.reward.max_failure_frac,
+    )
     session.archive.compact(session.engine_weights_step)
     if not kept.rows:
         raise DataError(
@@ -105,10 +100,36 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
     return kept
 
 
-def _archived(session: Session, run: StageRun, num_places: int) -> ArchivedGroups:
+async def _write_groups(
+    writer: TrainingGroupWriter,
+    sampler: Sampler,
+    kept: KeptTraces,
+    *,
+    name: str,
+    num_groups: int,
+    max_failure_frac: float,
+) -> None:
+    """Write the groups of the first places, and keep what is right. Raises TooManyFailures."""
+    with progress_bar(f"{name} traces", num_groups) as bar:
+
+        async def write(place: int) -> TraceGroup:
+            group = await writer.write(sampler.at(place), place)
+            bar.advance()
+            return group
+
+        for start in range(0, num_groups, _AT_ONCE):
+            places = range(start, min(start + _AT_ONCE, num_groups))
+            groups = await asyncio.gather(*[write(place) for place in places])
+            refuse_failures(groups, max_failure_frac)
+            for group in groups:
+                kept.add(group)
+
+
+def _archived(
+    config: RunConfig, folder: RunDir, run: StageRun, attempt: int, num_places: int
+) -> ArchivedGroups:
     """Groups that a killed attempt wrote from the same weights."""
-    folder = session.run_dir
-    now = describe_attempt(session.config, session.attempt)
+    now = describe_attempt(config, attempt)
     reuse = ReusePolicy(
         state=LoopState(),
         first_step=run.start.step,

@@ -14,7 +14,7 @@ from cluster.stages.evaluation import evaluate_labels, evaluate_policy, readable
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.own_traces import write_own_traces
 from cluster.stages.stage import StageRun
-from cluster.stages.supervised import train_supervised
+from cluster.stages.supervised import SupervisedTrainer
 from learner.shared_prefix.rows import Row, supervised_row
 from rollout.prompt import trace_target
 
@@ -34,9 +34,7 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
     """Fine-tune the policy, keep its model, and measure it."""
     stage = run.of(SftStage)
     examples = await _examples(session, run)
-    num_updates = await train_supervised(
-        session,
-        stage.name,
+    num_updates = await SupervisedTrainer.of(session, stage.name).train(
         run.start.model_dir,
         examples.rows,
         epochs=stage.epochs,
@@ -65,7 +63,7 @@ async def _examples(session: Session, run: StageRun) -> Examples:
         kept = await write_own_traces(session, run)
         return Examples(rows=kept.rows, figures=kept.figures, cost=kept.cost)
     if stage.data == "labels":
-        clips = readable(session, stage.clips.of(session.data.samples))
+        clips = readable(stage.clips.of(session.data.samples), session.quarantine)
         asked = [VerdictExample(sample=s, trace=None, label=s.label) for s in clips]
         rows = await LabelCodes.of(session).targets(asked)
         return Examples(rows=rows, figures={"num_labels": len(rows)}, cost=nothing_written)

@@ -5,67 +5,118 @@ rows -> epochs of shuffled batches -> updates, checkpoints in between
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, Self
 
 from cluster.driver.progress import progress_bar
+from cluster.metrics.metrics_log import MetricsLog
+from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
 from cluster.session import Session
-from learner.config import OptimConfig
+from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.rows import Row
+from learner.worker import Objective
 from rollout.sampler import epoch_order
 
 
-async def train_supervised(
-    session: Session,
-    stage: str,
-    model_dir: Path,
-    rows: Sequence[Row],
-    *,
-    epochs: int,
-    batch_size: int,
-    optim: OptimConfig,
-    save_every: int | None = None,
-) -> int:
-    """Fine-tune ``model_dir`` on rows; the result stays in the learner. Resumes from its last
-    checkpoint; there is one every ``save_every`` updates, else one after each epoch. Returns the
-    number of updates."""
-    await session.start_training(model_dir, optim)
-    num_steps = num_updates(len(rows), epochs, batch_size)
-    batches_per_epoch = num_steps // epochs
-    checkpoints = session.checkpoints(stage)
-    done = (await checkpoints.resume()).step
-    if done < num_steps:
-        await _preflight(session, stage, rows, batch_size)
-    with progress_bar(stage, num_steps) as bar:
-        bar.resume(done)
-        order: list[int] = []
-        for step in range(done, num_steps):
-            epoch, number = divmod(step, batches_per_epoch)
-            if number == 0 or not order:
-                order = epoch_order(len(rows), session.config.seed, epoch)
-            batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
-            rate = optim.learning_rate_at(step, num_steps)
-            figures = await session.learner.train_step(batch, "supervised", rate)
-            session.metrics.write(stage, step + 1, figures)
-            bar.advance(note=f"nll {figures['nll']:.3f}")
-            if (step + 1) % (save_every or batches_per_epoch) == 0 or step + 1 == num_steps:
-                await checkpoints.save(_state(step + 1, len(rows), batches_per_epoch, batch_size))
-    return num_steps
+class TrainingRun(Protocol):
+    """Starts trainings, and tries their largest batch; cluster/session.py implements it."""
+
+    async def start_training(
+        self, model_dir: Path, optim: OptimConfig, loss: GrpoLossConfig | None = None
+    ) -> None:
+        """Load a model into the learner, with a fresh optimiser."""
+        ...
+
+    async def preflight(
+        self, name: str, *, prompt: int, response: int, group_size: int, groups_per_update: int
+    ) -> None:
+        """Try a training's largest batch. Raises UserError if it does not fit."""
+        ...
+
+
+class UpdatingLearner(Protocol):
+    """Updates the model; cluster/actors/learner_group.py implements it."""
+
+    async def train_step(
+        self, rows: Sequence[Row], objective: Objective, learning_rate: float
+    ) -> dict[str, float]:
+        """One update. Returns metrics."""
+        ...
+
+
+class SupervisedTrainer:
+    """Fine-tunes a model on rows, for a stage or arm of this name; the result stays in the
+    learner."""
+
+    def __init__(
+        self,
+        name: str,
+        run: TrainingRun,
+        learner: UpdatingLearner,
+        checkpoints: Checkpoints,
+        metrics: MetricsLog,
+        *,
+        seed: int,
+    ) -> None:
+        """``seed``: the recipe's, for the order of the rows."""
+        self._name, self._run, self._learner = name, run, learner
+        self._checkpoints, self._metrics, self._seed = checkpoints, metrics, seed
+
+    @classmethod
+    def of(cls, session: Session, name: str) -> Self:
+        """With the learner, checkpoints and metrics of a run."""
+        checkpoints, seed = session.checkpoints(name), session.config.seed
+        return cls(name, session, session.learner, checkpoints, session.metrics, seed=seed)
+
+    async def train(
+        self,
+        model_dir: Path,
+        rows: Sequence[Row],
+        *,
+        epochs: int,
+        batch_size: int,
+        optim: OptimConfig,
+        save_every: int | None = None,
+    ) -> int:
+        """Fine-tune ``model_dir``, from the last checkpoint on; there is one every ``save_every``
+        updates, else one after each epoch. Returns the number of updates."""
+        await self._run.start_training(model_dir, optim)
+        num_steps = num_updates(len(rows), epochs, batch_size)
+        batches_per_epoch = num_steps // epochs
+        done = (await self._checkpoints.resume()).step
+        if done < num_steps:
+            await self._preflight(rows, batch_size)
+        with progress_bar(self._name, num_steps) as bar:
+            bar.resume(done)
+            order: list[int] = []
+            for step in range(done, num_steps):
+                epoch, number = divmod(step, batches_per_epoch)
+                if number == 0 or not order:
+                    order = epoch_order(len(rows), self._seed, epoch)
+                batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
+                rate = optim.learning_rate_at(step, num_steps)
+                figures = await self._learner.train_step(batch, "supervised", rate)
+                self._metrics.write(self._name, step + 1, figures)
+                bar.advance(note=f"nll {figures['nll']:.3f}")
+                if (step + 1) % (save_every or batches_per_epoch) == 0 or step + 1 == num_steps:
+                    state = _state(step + 1, len(rows), batches_per_epoch, batch_size)
+                    await self._checkpoints.save(state)
+        return num_steps
+
+    async def _preflight(self, rows: Sequence[Row], batch_size: int) -> None:
+        longest = max(rows, key=lambda row: row.num_tokens)
+        await self._run.preflight(
+            self._name,
+            prompt=len(longest.prompt.token_ids),
+            response=len(longest.responses[0].token_ids),
+            group_size=1,
+            groups_per_update=min(batch_size, len(rows)),
+        )
 
 
 def _state(step: int, num_rows: int, batches_per_epoch: int, batch_size: int) -> LoopState:
     epochs, batches = divmod(step, batches_per_epoch)
     return LoopState(step=step, next_index=epochs * num_rows + batches * batch_size)
-
-
-async def _preflight(session: Session, stage: str, rows: Sequence[Row], batch_size: int) -> None:
-    longest = max(rows, key=lambda row: row.num_tokens)
-    await session.preflight(
-        stage,
-        prompt=len(longest.prompt.token_ids),
-        response=len(longest.responses[0].token_ids),
-        group_size=1,
-        groups_per_update=min(batch_size, len(rows)),
-    )
 
 
 def num_updates(num_rows: int, epochs: int, batch_size: int) -> int:

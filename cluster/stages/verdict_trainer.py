@@ -19,13 +19,10 @@ from calibrate.verdict import VerdictExample
 from cluster.driver.progress import console
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
-from cluster.stages.supervised import train_supervised
+from cluster.stages.supervised import SupervisedTrainer
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import Row, supervised_row
 from wire.types import TraceGroup
-
-FineTune = Callable[[Sequence[Row], CalibrateConfig, OptimConfig], Awaitable[int]]
-"""Trains the policy on rows; returns the number of updates."""
 
 
 class FeatureLearner(Protocol):
@@ -39,26 +36,16 @@ class FeatureLearner(Protocol):
 class RunVerdictTrainer:
     """calibrate's VerdictTrainer on a learner: fine-tunes the policy on label codes."""
 
-    def __init__(self, codes: LabelCodes, fine_tune: FineTune) -> None:
-        """``fine_tune``: starts from the policy's weights."""
-        self._codes, self._fine_tune = codes, fine_tune
+    def __init__(self, codes: LabelCodes, trainer: SupervisedTrainer, policy_dir: Path) -> None:
+        """``policy_dir``: the weights that training starts from."""
+        self._codes, self._trainer, self._policy_dir = codes, trainer, policy_dir
 
     @classmethod
     def of(cls, session: Session, name: str, policy_dir: Path) -> Self:
         """With the learner of a run, for a stage or arm of this name, from the weights in
         ``policy_dir``."""
 
-        async def fine_tune(
-            rows: Sequence[Row], config: CalibrateConfig, optim: OptimConfig
-        ) -> int:
-            return await train_supervised(
-                *(session, name, policy_dir, rows),
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                optim=optim,
-            )
-
-        return cls(LabelCodes.of(session), fine_tune)
+        return cls(LabelCodes.of(session), SupervisedTrainer.of(session, name), policy_dir)
 
     async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
         """Fine-tune on the label code alone (end of turn not included). Returns the number of
@@ -69,7 +56,13 @@ class RunVerdictTrainer:
             decay="linear",
             weight_decay=0.0,
         )
-        return await self._fine_tune(await self._codes.targets(examples), config, optim)
+        return await self._trainer.train(
+            self._policy_dir,
+            await self._codes.targets(examples),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            optim=optim,
+        )
 
     async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
         """[N, L]: logprob of each label's code under the learner's present weights."""

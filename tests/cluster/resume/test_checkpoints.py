@@ -9,7 +9,7 @@ import pytest
 
 from cluster.resume.checkpoints import Checkpoints, keep_best_alone
 from cluster.resume.loop_state import LoopState
-from cluster.stages.supervised import train_supervised
+from cluster.stages.supervised import SupervisedTrainer
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import supervised_row
 from tests.cluster.session_fakes import make_config, make_run_dir, make_samples, open_fakes
@@ -97,9 +97,7 @@ def test_supervised_training_goes_on_in_the_middle_of_an_epoch(fakes: SimpleName
 
     def train() -> int:
         return asyncio.run(
-            train_supervised(
-                fakes.session,
-                "coldstart",
+            SupervisedTrainer.of(fakes.session, "coldstart").train(
                 Path("base-model"),
                 rows,
                 epochs=2,

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,12 @@ from tests.learner.builders import VIDEO_TOKEN
 from wire.types import Prompt, Sample
 
 
-def session(config: Any) -> Any:
-    """Answers with three video tokens, and a token for every letter of a sample's text."""
-
-    async def prompts(samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
-        texts = [(50,) * (10 + len(sample.text or "")) for sample in samples]
-        ids = [(*text, *[VIDEO_TOKEN] * 3) for text in texts]
-        found = [Prompt(token_ids=tokens, clip_key="c", fingerprint="f") for tokens in ids]
-        return list(zip(samples, found, strict=True))
-
-    return SimpleNamespace(config=config, prompts=prompts)
+async def render(samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
+    """Prompts of three video tokens, and a token for every letter of a sample's text."""
+    texts = [(50,) * (10 + len(sample.text or "")) for sample in samples]
+    ids = [(*text, *[VIDEO_TOKEN] * 3) for text in texts]
+    prompts = [Prompt(token_ids=tokens, clip_key="c", fingerprint="f") for tokens in ids]
+    return list(zip(samples, prompts, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +38,13 @@ async def test_it_is_the_largest_clip_with_the_longest_text(model_dir: Path):
     samples = make_samples(train=20)
     at = int(np.random.default_rng(0).integers(20))
     samples[at] = replace(samples[at], text="x" * 100)
-    assert await longest_prompt(session(recipe(model_dir)), samples) == 16 + 110
+    assert await longest_prompt(recipe(model_dir), samples, render) == 16 + 110
 
 
 async def test_the_recipes_bound_holds(model_dir: Path):
-    assert await longest_prompt(session(recipe(model_dir, 20)), make_samples()) == 20
-    assert await longest_prompt(session(recipe(model_dir, 12)), make_samples()) == 12
+    assert await longest_prompt(recipe(model_dir, 20), make_samples(), render) == 20
+    assert await longest_prompt(recipe(model_dir, 12), make_samples(), render) == 12
 
 
 async def test_a_model_that_does_not_say_gives_the_recipes_bound(tmp_path: Path):
-    assert await longest_prompt(session(recipe(tmp_path / "none")), make_samples()) == 1000
+    assert await longest_prompt(recipe(tmp_path / "none"), make_samples(), render) == 1000

@@ -24,7 +24,7 @@ from cluster.session import Session
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.stage import StageRun
 from cluster.stages.stage_functions import STAGE_FNS, stage_run
-from cluster.stages.supervised import train_supervised
+from cluster.stages.supervised import SupervisedTrainer
 from cluster.summary import summarise_run
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import supervised_row
@@ -68,7 +68,9 @@ async def run_sentence(session: Session, run: StageRun) -> dict[str, Any]:
     prompts = await session.prompts(session.data.of(Split.TRAIN))
     rows = [supervised_row(prompt, sample.video, target) for sample, prompt in prompts]
     optim = OptimConfig()
-    await train_supervised(session, run.name, start, rows, epochs=1, batch_size=4, optim=optim)
+    await SupervisedTrainer.of(session, run.name).train(
+        start, rows, epochs=1, batch_size=4, optim=optim
+    )
     await session.learner.export(str(session.run_dir.model(run.name)))
     await session.publish(run.last_step)
     return await evaluate_policy(session, run.name, session.data.of(Split.TEST), 0.01)
