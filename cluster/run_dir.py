@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -137,6 +138,8 @@ _NOT_RUNS = (".lock", "cache", "log.txt")
 
 # Settings that a resumed run may change: where it runs, how long it waits, not what its stages
 # compute. (The settings of control arms are in their results.)
+_ORDER = "stages.order"
+"""Names of the stages, in their order."""
 _FREE = re.compile(
     r"cluster\..*|logging(\..*)?|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
     r"|rollout\.num_workers"
@@ -216,10 +219,20 @@ def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
     if changed := [name for name in names if not _FREE.fullmatch(name)]:
         raise ConfigError(
-            f"the run in {config_file.parent} was started with another {', '.join(changed)}; "
+            f"the run in {config_file.parent} was started with another "
+            f"{', '.join(_without_other_stages(changed, old, new))}; "
             "resume it with its own recipe, or start a new --run-dir"
         )
     return tuple(Change(name=n, before=old.get(n), now=new.get(n)) for n in names)
+
+
+def _without_other_stages(
+    names: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[str]:
+    """Names of settings, but of stages that both recipes have: the order names the others."""
+    both = set(old.get(_ORDER, ())) & set(new.get(_ORDER, ()))
+    parts = {name: name.split(".") for name in names}
+    return [n for n in names if n == _ORDER or parts[n][0] != "stages" or parts[n][1] in both]
 
 
 def _settings_of(config_file: Path) -> dict[str, Any]:
