@@ -61,7 +61,6 @@ class LearnerWorker:
         self._embeddings = embeddings
         self._batches: Batches | None = None
         self._engine: DeepSpeedEngine | None = None
-        self._rule: PositionRule | None = None
         self._reference: AdapterOff | FrozenPolicy | None = None
         self._sender: Any = None
         self._layout = RowLayout(config)
@@ -80,7 +79,7 @@ class LearnerWorker:
             self._engine = None
         self._reference = None
         folder = Path(model_dir)
-        self._rule = PositionRule.load(folder)
+        rule = PositionRule.load(folder)
         self._model_dir = folder
         config, policy = self._config, Policy.load(folder, self._config.dtype)
         if config.lora is not None:
@@ -88,7 +87,7 @@ class LearnerWorker:
         else:
             freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
-        self._batches = Batches(config, self._engine, self._rule, self._clips, self._embeddings)
+        self._batches = Batches(config, self._engine, rule, self._clips, self._embeddings)
 
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
@@ -250,12 +249,6 @@ class LearnerWorker:
             return None
         config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
         return AdapterFiles.of(config, gather_weights(self.engine, "adapter"))
-
-    @property
-    def rule(self) -> PositionRule:
-        """The model's position rule."""
-        assert self._rule is not None, "begin() comes first"
-        return self._rule
 
     @property
     def engine(self) -> DeepSpeedEngine:
