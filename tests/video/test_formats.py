@@ -19,7 +19,9 @@ from tests.video.formats import (
 from video import decode as module
 from video.address import Window
 from video.config import VideoConfig
+from video.container import open_video
 from video.decode import DecodedClip, decode, probe
+from video.frame_index import index_by_decoding, index_from_packets
 from wire.errors import ClipError
 
 EIGHT = VideoConfig(max_frames=8)
@@ -46,7 +48,7 @@ def test_jumping_gives_what_reading_through_gives(form: Format, tmp_path: Path) 
     path = write_video(tmp_path / form.name, form)
     for count in (6, 14, 30):
         config = VideoConfig(max_frames=count)
-        whole = module._choose(module._index_by_decoding(path), config, None)
+        whole = module._choose(index_by_decoding(path), config, None)
         expected = module._clip(module._read_through(path, whole.indices), whole)
         clip = decode(path, config)
         assert np.array_equal(clip.frames, expected.frames)
@@ -56,9 +58,9 @@ def test_jumping_gives_what_reading_through_gives(form: Format, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.flv", "a.ts"])
 def test_a_jump_lands_on_the_key_frame_itself(name: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / name, Format(name, options=B_FRAMES))
-    index = module._index(path)
+    index = index_from_packets(path)
     assert len(index.keys) >= 5
-    with module._open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         for key in reversed(index.keys):
             landed = next(iter(module._from_key(container, stream, key)))
             assert landed.pts == key[0]
@@ -70,10 +72,10 @@ def test_a_jump_that_lands_too_late_is_made_again(tmp_path: Path) -> None:
     frames, source = 60, tmp_path / "a.ts"
     write_video(source, Format("a.ts", options=B_FRAMES), range(frames))
     path = with_earlier_decoding(source, tmp_path / "early.ts", Fraction(20, 30))
-    index = module._index(path)
+    index = index_from_packets(path)
     shown, decoded = index.keys[2]
     assert index.keys[3][1] < shown
-    with module._open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         container.seek(shown, stream=stream)
         assert next(container.decode(stream)).pts > shown
         assert next(iter(module._from_key(container, stream, (shown, decoded)))).pts <= shown
