@@ -10,6 +10,7 @@ it with any text below.
 from dataclasses import dataclass
 from typing import Literal
 
+from rollout.message import Foreign, Message, fill
 from wire.labels import LabelSet, reasoning_in
 from wire.types import Sample
 
@@ -45,15 +46,6 @@ Labels:
 {side}Write one label and nothing else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat turn; ``has_video`` puts the clip in front of the text."""
-
-    role: Literal["user", "assistant"]
-    text: str
-    has_video: bool = False
-
-
 def prompt_for(ask: PromptKind, labels: LabelSet, side_text: str | None = None) -> list[Message]:
     """Chat messages of a prompt of this kind."""
     match ask:
@@ -67,8 +59,8 @@ def prompt_for(ask: PromptKind, labels: LabelSet, side_text: str | None = None) 
 
 def trace_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
     """Chat messages that ask for a reasoning trace and an answer."""
-    text = _TRACE.format(labels=_definitions(labels), side=_side(side_text))
-    return [Message("user", text, has_video=True)]
+    parts = fill(_TRACE, labels=_definitions(labels), side=_side(side_text))
+    return [Message("user", parts, has_video=True)]
 
 
 def trace_target(sample: Sample) -> str:
@@ -84,30 +76,34 @@ def verdict_prompt(labels: LabelSet, trace: str, side_text: str | None = None) -
     """
     answer = labels.answer_in(trace)
     reasoning = reasoning_in(trace)
-    parsed = answer is not None and reasoning is not None
-    text = _VERDICT.format(
+    if answer is None or reasoning is None:
+        reasoning, answer = trace.strip(), ""
+    parts = fill(
+        _VERDICT,
         labels=_definitions(labels),
         side=_side(side_text),
-        reasoning=reasoning if parsed else trace.strip(),
-        conclusion=answer if parsed else "",
+        reasoning=reasoning,
+        conclusion=answer,
     )
-    return [Message("user", text, has_video=True)]
+    return [Message("user", parts, has_video=True)]
 
 
 def label_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
     """Chat messages that ask for the label alone, given the video: the prompt of label-only
     classifiers."""
-    text = _LABEL.format(labels=_definitions(labels), side=_side(side_text))
-    return [Message("user", text, has_video=True)]
+    parts = fill(_LABEL, labels=_definitions(labels), side=_side(side_text))
+    return [Message("user", parts, has_video=True)]
 
 
-def _definitions(labels: LabelSet) -> str:
+def _definitions(labels: LabelSet) -> Foreign:
     ordered = sorted(labels.labels, key=lambda label: label.name)
-    return "\n".join(
-        f"- {label.name}: {label.definition}" if label.definition else f"- {label.name}"
-        for label in ordered
+    return Foreign(
+        "\n".join(
+            f"- {label.name}: {label.definition}" if label.definition else f"- {label.name}"
+            for label in ordered
+        )
     )
 
 
-def _side(text: str | None) -> str:
-    return f"Text that came with the video: {text}\n" if text else ""
+def _side(text: str | None) -> Foreign:
+    return Foreign(f"Text that came with the video: {text}\n" if text else "")

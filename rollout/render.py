@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rollout.prompt import PROMPT_VERSION, Message
+from rollout.control_tokens import ControlTokens, pieces
+from rollout.message import Message
+from rollout.prompt import PROMPT_VERSION
 from video.processor import PLACEHOLDER, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import LabelSet
@@ -32,6 +34,8 @@ class Renderer:
     def __init__(self, tokenizer: Any, max_prompt_length: int) -> None:
         self._tokenizer = tokenizer
         self._max_prompt_length = max_prompt_length
+        self.control_tokens = ControlTokens(tokenizer)
+        """Tokens that no text of a prompt or a target may become."""
         self._clip_ends = self._ids(PLACEHOLDER)
 
     @classmethod
@@ -96,8 +100,9 @@ class Renderer:
         return (*ids[: ids.index(start)], *ids[last:])
 
     def target(self, text: str) -> tuple[int, ...]:
-        """Token ids of an assistant turn, its end included."""
-        return (*self._ids(text), self.end_of_turn)
+        """Token ids of an assistant turn, its end included. Tags of a trace may be tokens; no other
+        token steers."""
+        return (*self._ids(self.control_tokens.cut(text)), self.end_of_turn)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text of token ids with special tokens kept (tags may be special), a final end of turn
@@ -188,7 +193,7 @@ class Renderer:
         from jinja2 import TemplateError
 
         try:
-            shown = self._text([Message("user", "a", has_video=True)])
+            shown = self._text([Message("user", ("a",), has_video=True)])
         except (TemplateError, ValueError) as error:
             raise ConfigError(
                 f"the model's chat template cannot be used: {_first_line(error)}; "
@@ -211,8 +216,7 @@ class Renderer:
     def _text(self, messages: Sequence[Message]) -> str:
         turns = []
         for message in messages:
-            # side text and traces are other people's: no control token may come of them
-            text = {"type": "text", "text": message.text.replace("<|", "< |")}
+            text = {"type": "text", "text": self.control_tokens.cut(*message.parts)}
             content = [{"type": "video"}, text] if message.has_video else [text]
             turns.append({"role": message.role, "content": content})
         return str(
@@ -220,7 +224,10 @@ class Renderer:
         )
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids: list[int] = []
+        for piece in pieces(text):
+            ids += self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+        return tuple(ids)
 
 
 def _first_line(error: Exception) -> str:

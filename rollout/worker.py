@@ -11,7 +11,8 @@ from typing import Any
 
 from rollout.adapters import Adapters
 from rollout.engine import Engine, Generation, Sampling
-from rollout.prompt import Message, PromptKind, prompt_for, trace_prompt
+from rollout.message import Message
+from rollout.prompt import PromptKind, prompt_for, trace_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip

@@ -85,8 +85,7 @@ class PromptLengths:
 
     def _bound(self, sample: Sample) -> int:
         text = self._side_text(sample)
-        shown = (text or "").replace("<|", "< |")  # as the renderer shows it
-        return self._bare + (len(shown.encode()) + _MARGIN if text else 0)
+        return self._bare + (len(text.encode()) + _MARGIN if text else 0)
 
     def _text_tokens(self, sample: Sample) -> int:
         text = self._side_text(sample)

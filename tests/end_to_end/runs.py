@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.prompt import Message
+from rollout.message import Message
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rollout.prompt import Message, label_prompt, trace_prompt, verdict_prompt
+from rollout.message import Message
+from rollout.prompt import label_prompt, trace_prompt, verdict_prompt
 from rollout.render import PromptTooLong, Renderer
 from video.config import VideoConfig
 from video.decode import DecodedClip
