@@ -132,7 +132,8 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """The inverse of ``write_predictions``. Raises DataError if the file is no such file."""
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # read_table would import pandas
+            table = file.read()
         names = table.schema.names
     except (OSError, ValueError) as error:  # Arrow's own errors, and names that are not UTF-8
         raise DataError(f"cannot read predictions from {path}: {error}; write them anew") from error

@@ -1,5 +1,6 @@
 """Tests marked gpu are skipped, with a reason, where torch sees no GPU. One Ray serves all."""
 
+import signal
 import time
 from collections.abc import Iterator
 
@@ -7,6 +8,21 @@ import pytest
 from hypothesis import settings
 
 _CPUS = 4
+
+
+def hear_signals() -> None:
+    """Undo what the starter of the tests left to them: an ignored or blocked signal (nohup, a
+    background job, CI) is inherited by every process that a test starts, so no interrupt could be
+    tested. Under nohup the tests themselves go on when the terminal closes: their own handler
+    ignores it, and a handler, unlike "ignore", is not inherited."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+
+
+hear_signals()
 
 # How long an example takes says how busy the machine is; hanging ends at pytest's own timeout.
 settings.register_profile("deepintuit", deadline=None)

@@ -174,7 +174,7 @@ def read_rows_of(directory: Path, wanted: Mapping[str, int]) -> Iterator[tuple[s
             for group_id in dict.fromkeys(table["group_id"].to_pylist()):
                 if left.get(group_id) == attempt:
                     del left[group_id]
-                    rows = table.filter(pc.field("group_id") == group_id)
+                    rows = table.filter(pc.equal(table["group_id"], group_id))
                     yield group_id, rows.combine_chunks()
 
 
@@ -183,12 +183,10 @@ def _groups(
 ) -> Iterator[TraceGroup]:
     for path, table in _tables(directory, SCHEMA.names):
         if purpose is not None:
-            table = table.filter(pc.field("purpose") == purpose.value)
+            table = table.filter(pc.equal(table["purpose"], purpose.value))
         if policy_version is not None:
-            table = table.filter(
-                (pc.field("attempt") == policy_version.attempt)
-                & (pc.field("step") == policy_version.step)
-            )
+            table = table.filter(pc.equal(table["attempt"], policy_version.attempt))
+            table = table.filter(pc.equal(table["step"], policy_version.step))
         yield from groups_in(table, source=str(path))
 
 

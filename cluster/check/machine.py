@@ -144,10 +144,10 @@ def _on_gpu(who: str, held: float, machine: Machine, share: float) -> list[Findi
     return [ok(Area.MEMORY, what)]
 
 
-def cache_bytes(shape: ModelShape, video_tokens: Sequence[int]) -> int:
-    """Bytes of the clip cache, from the video tokens of each distinct clip."""
+def cache_bytes(shape: ModelShape, num_video_tokens: int) -> int:
+    """Bytes of the clip cache, from the video tokens of all distinct clips."""
     patch = 3 * shape.temporal_patch_size * shape.patch_size**2
-    return sum(video_tokens) * shape.spatial_merge_size**2 * patch * _CLIP_BYTES
+    return num_video_tokens * shape.spatial_merge_size**2 * patch * _CLIP_BYTES
 
 
 def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.check import leaks, machine, overlap, prompts, rows
+from cluster.check import leaks, machine, overlap, prompts, remembered, rows
 from cluster.check.clips import ClipScans, clip_findings, scan_clips
 from cluster.check.reward import reward_findings
 from cluster.config.recipe import RunConfig, read_recipe
@@ -99,7 +99,7 @@ class _Check:
         self.samples: list[Sample] = []
         self.scans: ClipScans = {}
         self.cache_is_open = False
-        self.prompt_lengths: prompts.PromptLengths | None = None
+        self.num_video_tokens: int | None = None
         self.steps: tuple[Callable[[], None], ...] = (
             self._logging,
             self._manifest,
@@ -165,36 +165,49 @@ class _Check:
         return list({sample.id: sample for sample in clips if sample.trace}.values())
 
     def _model(self) -> None:
-        """Findings that need the model's own tokenizer and processor."""
-        config = self.config
+        """Findings that need the model's own tokenizer and processor, or are remembered."""
+        key = remembered.key_of(self.config, self.stages, self.samples, self.scans)
+        seen = remembered.recall(self.cache_dir, key)
+        if seen is None:
+            seen = self._look_at_model()
+            if self.cache_is_open:
+                remembered.remember(self.cache_dir, key, seen)
+        self.findings += seen.findings
+        self.num_video_tokens = seen.num_video_tokens
+
+    def _look_at_model(self) -> remembered.ModelFindings:
+        config, findings = self.config, list[Finding]()
         renderer: Renderer | None = None
+        num_video_tokens: int | None = None
         if is_hub_name(str(config.model)) and not config.model.is_dir():
-            self.findings.append(_not_fetched(config.model))
+            findings.append(_not_fetched(config.model))
         else:
-            with collect_refusals(self.findings, Area.MODEL):
+            with collect_refusals(findings, Area.MODEL):
                 renderer = open_model(config)
-                self.findings.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
+                findings.append(ok(Area.MODEL, f"{config.model}: configuration and tokenizer"))
         if renderer is not None:
-            with collect_refusals(self.findings, Area.MODEL):
+            with collect_refusals(findings, Area.MODEL):
                 check_context(config)
-            with collect_refusals(self.findings, Area.PROMPTS):
-                self._prompts(renderer)
-        self.findings += prompts.trace_findings(
+            with collect_refusals(findings, Area.PROMPTS):
+                num_video_tokens = self._prompts(renderer, findings)
+        findings += prompts.trace_findings(
             config.label_set,
             self._with_trace(),
             (lambda trace: len(renderer.target(trace))) if renderer else None,
             config.rollout.max_response_length,
         )
+        return remembered.ModelFindings(findings=tuple(findings), num_video_tokens=num_video_tokens)
 
-    def _prompts(self, renderer: Renderer) -> None:
-        self.prompt_lengths = prompts.PromptLengths(
-            self.config, renderer, ClipProcessor(self.config.model)
-        )
-        self.findings += prompts.prompt_findings(
-            self.config, self.samples, self.scans, self.prompt_lengths
-        )
+    def _prompts(self, renderer: Renderer, findings: list[Finding]) -> int:
+        """Findings on prompts. Returns the video tokens of all distinct clips."""
+        lengths = prompts.PromptLengths(self.config, renderer, ClipProcessor(self.config.model))
+        findings += prompts.prompt_findings(self.config, self.samples, self.scans, lengths)
+        contents = overlap.by_content(self.samples, self.scans)
+        num_video_tokens = sum(lengths.video_tokens(clip) or 0 for clip in contents.values())
         if self.cache_is_open:
-            check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
+            with collect_refusals(findings, Area.PROMPTS):
+                check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
+        return num_video_tokens
 
     def _reward(self) -> None:
         self.findings += asyncio.run(reward_findings(self.config, self.samples))
@@ -211,22 +224,20 @@ class _Check:
         except UserError:
             return  # a model of another kind, which has its finding already
         self.findings += machine.plan_findings(
-            config, plan, measured=self.prompt_lengths is not None
+            config, plan, measured=self.num_video_tokens is not None
         )
         if plan.memory is not None and machine.is_local(config):
             wants_gpu = bool(config.rollout.num_gpus or config.learner.num_gpus)
             there = machine.this_machine(with_gpus=wants_gpu)
             self.findings += machine.memory_findings(config, plan.memory, there)
-        if self.prompt_lengths is not None:
-            self._disk(self.prompt_lengths)
+        if self.num_video_tokens is not None:
+            self._disk(self.num_video_tokens)
 
-    def _disk(self, prompt_lengths: prompts.PromptLengths) -> None:
+    def _disk(self, num_video_tokens: int) -> None:
         shape, run_dir = read_shape(self.config.model), self.request.run_dir.resolve()
         if shape is None:
             return
-        contents = overlap.by_content(self.samples, self.scans)
-        tokens = [prompt_lengths.video_tokens(clip) or 0 for clip in contents.values()]
-        cache = machine.cache_bytes(shape, tokens) - machine.folder_bytes(self.cache_dir)
+        cache = machine.cache_bytes(shape, num_video_tokens) - machine.folder_bytes(self.cache_dir)
         run = machine.run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.findings += machine.disk_findings(

@@ -9,6 +9,7 @@ from wire.errors import ConfigError
 
 
 def _init(options: argparse.Namespace) -> None:
+    from cluster.driver.gpus import count_gpus
     from cluster.inputs.preflight import read_context
     from cluster.plan.first_recipe import count_manifest, starter_recipe
 
@@ -20,9 +21,7 @@ def _init(options: argparse.Namespace) -> None:
     if recipe.exists() and not options.overwrite:
         raise ConfigError(f"{recipe} is there already; give --overwrite to replace it")
     counts = count_manifest(options.manifest)
-    import torch
-
-    num_gpus = torch.cuda.device_count() if options.num_gpus is None else options.num_gpus
+    num_gpus = count_gpus() if options.num_gpus is None else options.num_gpus
     folder = Path(options.model)
     context = read_context(folder) if (folder / "config.json").is_file() else None
     text = starter_recipe(counts, options.manifest, recipe, options.model, num_gpus, context)

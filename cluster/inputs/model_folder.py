@@ -55,11 +55,11 @@ def local_model(model: Path, cache_dir: Path | None = None) -> Path:
 
 def cached_model(model: Path, cache_dir: Path | None = None) -> Path | None:
     """Folder of a complete hub model in the local cache; None without one. No network."""
-    from huggingface_hub import snapshot_download
-
     name = str(model)
     if not is_hub_name(name):
         return None
+    from huggingface_hub import snapshot_download
+
     try:
         folder = Path(snapshot_download(name, cache_dir=cache_dir, local_files_only=True))
     except (OSError, ValueError):  # not in the cache, or no name that the hub could know

@@ -123,16 +123,15 @@ def collect(directory: Path, wanted: Callable[[GroupKey], bool]) -> Iterator[Gro
     if not directory.is_dir():
         return
     for table in read_tables(directory, _CONTENT):
-        light = table.select(list(_INDEX)).to_pylist()
-        keys = [_key(list(rows)) for _, rows in groupby(light, key=lambda row: row["group_id"])]
-        chosen = {key.group_id for key in keys if wanted(key)}
-        if not chosen:
-            continue
         lengths = pc.list_value_length(table["token_ids"])
         slim = table.drop_columns(["token_ids"]).append_column("num_tokens", lengths)
-        rows = slim.filter(pc.field("group_id").isin(list(chosen))).to_pylist()
-        for _, members in groupby(rows, key=lambda row: row["group_id"]):
-            yield _group(list(members))
+        light = table.select(list(_INDEX)).to_pylist()
+        start = 0
+        for _, members in groupby(light, key=lambda row: row["group_id"]):
+            rows = list(members)
+            if wanted(_key(rows)):  # a slice: filters by value would import pandas
+                yield _group(slim.slice(start, len(rows)).to_pylist())
+            start += len(rows)
 
 
 def _keys(directory: Path) -> Iterator[tuple[GroupKey, int]]:

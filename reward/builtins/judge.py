@@ -19,14 +19,15 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from reward.builtins.judge_params import JudgeParams, fill
 from reward.context import RewardContext
 from wire.errors import ConfigError, JudgeError
 from wire.types import stable_hash
+
+if TYPE_CHECKING:
+    import httpx
 
 FrameReader = Callable[[str, int], Sequence[bytes]]
 """(path of the clip, number of frames) -> JPEG files. Blocks; called in a thread."""
@@ -62,6 +63,8 @@ class Judge:
                 f"judge {params.model!r}: frames = {params.frames}, but nothing here can read "
                 "clips; set frames = 0"
             )
+        import httpx  # here, not above: a recipe is read without it
+
         self._params = params
         self._read_frames = read_frames
         self._url = f"{params.base_url}/chat/completions"
@@ -161,6 +164,8 @@ class Judge:
 
     async def _post(self, body: Mapping[str, Any]) -> str:
         """Send one request. Raises _Again for an error that may pass, JudgeError for any other."""
+        import httpx
+
         try:
             # httpx's own timeout is per read: a server that drips would hold us for ever.
             async with asyncio.timeout(self._params.timeout_s):
@@ -235,7 +240,7 @@ def _key_header(params: JudgeParams) -> dict[str, str]:
     return {"Authorization": f"Bearer {params.api_key()}"}
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(response: "httpx.Response") -> float:
     """Seconds that the server asks to wait; 0 if it asks for none (dates are not read)."""
     value = response.headers.get("retry-after", "")
     return float(value) if re.fullmatch(r"[0-9]{1,6}", value) else 0.0

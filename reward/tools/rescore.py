@@ -198,9 +198,9 @@ def _survey(archive: Path, labels: LabelSet, purpose: Purpose | None) -> tuple[f
     """Further manifest columns, and the number of groups with traces. Raises DataError for a label
     that the recipe lacks."""
     table = read_table(archive, ["label", "sample_extra", "trace_index", "purpose"])
-    table = table.filter(pc.field("trace_index") == 0)
+    table = table.filter(pc.equal(table["trace_index"], 0))
     if purpose is not None:
-        table = table.filter(pc.field("purpose") == purpose.value)
+        table = table.filter(pc.equal(table["purpose"], purpose.value))
     if not table.num_rows:
         what = f" of purpose {purpose.value}" if purpose else ""
         raise DataError(f"{archive} holds no traces{what}; there is nothing to score")

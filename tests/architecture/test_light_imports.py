@@ -1,14 +1,29 @@
 """Some imports must stay light: a type, a recipe or a plain worker must not load an engine."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.architecture.product import ROOT, product_files
 
 HEAVY = ("ray", "vllm", "deepspeed", "torch", "transformers")
+SLOW = (*HEAVY, "pandas", "scipy", "sklearn", "httpx", "huggingface_hub")
+RUN = ROOT / "tests/data/run_before_move/finished"
+
+COMMANDS = """
+import json, sys
+from cluster.cli import main
+for command in json.loads(sys.argv[1]):
+    status = main(command)
+    loaded = [name for name in {slow!r} if name in sys.modules]
+    if status or loaded:
+        sys.exit(f"{{command}} ends with {{status}}, having loaded {{loaded}}")
+"""
 
 
 @pytest.mark.parametrize(
@@ -47,6 +62,31 @@ def test_importing_it_loads_no_engine(module: str):
     code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+def test_light_commands_load_nothing_slow(tmp_path: Path):
+    """Each of them answers within a second: `python -m tests.benchmarks.light_commands`."""
+    run, manifest = tmp_path / "run", tmp_path / "m.jsonl"
+    shutil.copytree(RUN, run)
+    shutil.copytree(RUN, tmp_path / "other")
+    rows = [
+        {"id": str(n), "video": "a.mp4", "label": "ab"[n % 2], "split": split}
+        for n, split in enumerate(("train", "train", "cal", "cal", "test", "test"))
+    ]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.mp4").write_bytes(b"0")
+    commands = [
+        ["ls", str(tmp_path)],
+        ["status", str(run)],
+        ["compare", str(run), str(tmp_path / "other")],
+        ["report", str(run)],
+        ["init", str(manifest), str(tmp_path / "r.toml"), "--model", "m", "--num-gpus", "0"],
+        ["plan", str(ROOT / "recipes/demo.toml")],
+    ]
+    script = COMMANDS.format(slow=SLOW)
+    subprocess.run(
+        [sys.executable, "-c", script, json.dumps(commands)], cwd=ROOT, check=True, timeout=120
+    )
 
 
 def test_no_file_is_read_as_a_pickle():

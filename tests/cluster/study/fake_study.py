@@ -1,6 +1,5 @@
 """A study in a process of its own, whose children are fake: RECIPE DIRECTORY SEED..."""
 
-import signal
 import sys
 from pathlib import Path
 
@@ -26,8 +25,6 @@ def fake_command(child: Child) -> list[str]:
 
 
 def main() -> int:
-    # tests may run in the background, where SIGINT is ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     recipe, directory, *seeds = sys.argv[1:]
     study = Study(
         recipe=Path(recipe), directory=Path(directory), seeds=tuple(int(seed) for seed in seeds)
