@@ -8,6 +8,7 @@ therefore counts as the even number below it.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,18 +61,23 @@ def effective_fps(
 ) -> float:
     """Sampled frames per second, from the exact times of the frames; repeated frames count once.
 
-    Rounded to 1/1000: decoders give times as float32, and position ids are cut to int, so that
-    0.4999999 seconds per grid step instead of 0.5 would move every frame by one position.
+    Rounded to 1/1000, below one frame a second to six digits (eight frames of an hour are 0.00194
+    a second): containers keep times as ticks, and position ids are cut to int, so that 0.4999999
+    seconds per grid step instead of 0.5 would move every frame by one position.
     A single distinct frame has no spacing: ``native_fps`` then.
     Raises ValueError if the times do not increase.
     """
     distinct = dict(zip(indices, timestamps_s, strict=True))
     if len(distinct) == 1:
-        return round(native_fps, 3)
+        return _rounded(native_fps)
     times = list(distinct.values())
     if any(later <= earlier for earlier, later in itertools.pairwise(times)):
         raise ValueError("frame timestamps do not increase; write the file anew with ffmpeg")
-    return round((len(times) - 1) / (times[-1] - times[0]), 3)
+    return _rounded((len(times) - 1) / (times[-1] - times[0]))
+
+
+def _rounded(fps: float) -> float:
+    return round(fps, 3 if fps >= 1 else 5 - math.floor(math.log10(fps)))
 
 
 def _spread_whole(total_frames: int, config: FrameChoice) -> list[int]:

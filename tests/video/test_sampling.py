@@ -127,6 +127,16 @@ def test_effective_fps_is_free_of_float32_noise() -> None:
     assert effective_fps(list(range(32)), times.tolist(), 10.0) == 4.0
 
 
+@pytest.mark.parametrize("hours", [0.01, 0.13, 1, 3, 24])
+def test_the_effective_fps_of_a_long_clip_gives_its_times_back(hours: float) -> None:
+    """Eight frames of three hours: rounded to 1/1000 their times were half as long again, those of
+    a day none at all (reported of qwen-vl-utils: Qwen3-VL#1403)."""
+    last = round(hours * 3600 * 30) - 1
+    indices = [i * last // 7 for i in range(8)]
+    times = [i / 30 for i in indices]
+    assert 7 / effective_fps(indices, times, 30.0) == pytest.approx(times[-1], rel=1e-3)
+
+
 def test_repeated_frames_do_not_change_the_effective_fps() -> None:
     assert effective_fps([0, 1, 1, 1], [0.0, 0.1, 0.1, 0.1], 10.0) == 10.0
     assert effective_fps([0, 0], [0.0, 0.0], 12.5) == 12.5
