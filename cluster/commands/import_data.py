@@ -15,7 +15,7 @@ _IMPORT_FLAGS = {
     "windows": "the videos are untrimmed: the source's times become start_s and end_s",
     "convert-frames": "make mp4 files of zips of frames, beside the manifest",
     "with-side-text": "import texts that came with the clips, but for test clips; they tell much",
-    "drop-hinted-traces": "leave out traces that mention a label or text they were given",
+    "drop-hinted-traces": "leave out traces that mention a label, text or option they were given",
     "skip-missing": "leave out clips without a readable video",
     "overwrite": "replace the manifest and --labels-out",
 }

@@ -8,7 +8,6 @@ written. Opens no clip, except zips of frames to convert.
 """
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from rollout.importers.content import open_content
 from rollout.importers.fetch import MediaStore, Progress, is_remote, local_path
 from rollout.importers.formats import FORMATS, read, recognise
 from rollout.importers.join import Clip, Source, SourcedRecord, join
-from rollout.importers.labels import are_numbers, read_labels, read_names, with_name
+from rollout.importers.labels import read_labels, read_names, with_name
 from rollout.importers.media import Root
 from rollout.importers.options import ImportOptions
 from rollout.importers.pairing import (
@@ -33,18 +32,17 @@ from rollout.importers.pairing import (
 from rollout.importers.record import LeftOut
 from rollout.importers.reply import speaks_of_hint
 from rollout.importers.report import Report, Tally
+from rollout.importers.warnings import warnings_of
 from rollout.importers.write import write_import
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
 from wire.types import Split
 
-HINTED = "traces dropped: they mention a label or text they were given"
+HINTED = "traces dropped: they mention a label, text or option they were given"
 TEST_TEXT = "side texts left out: a test clip gets none"
 LATE_TEST_TRACE = "traces dropped: the ratio made it a test clip"
 
 _SUFFIXES = (".jsonl", ".parquet")
-# More labels than this, and less than two clips for most of them, is no closed set.
-_MANY_LABELS = 50
 
 
 def import_records(options: ImportOptions, progress: Progress | None = None) -> Report:
@@ -120,10 +118,10 @@ def _read(
             defined += [label for label in labels if label not in defined]
             continue
         content = open_content(address, store, options.columns)
-        name = options.format or recognise(content)
+        name = options.format or recognise(content, options.columns)
         recognised.append(f"{content.name} read as {name} ({FORMATS[name].words})")
         source = Source(address=address, name=content.name, split=split)
-        for record in read(content, name):
+        for record in read(content, name, numbers_have_names=bool(numbers)):
             if isinstance(record, LeftOut):
                 tally.add(record.reason, record.id)
             else:
@@ -226,43 +224,5 @@ def _report(
         traces=Counter(row["split"] for row in rows if row["trace"]),
         texts=Counter(row["split"] for row in rows if row["text"]),
         tally=tally,
-        warnings=tuple(_warnings(rows, labels)),
+        warnings=tuple(warnings_of(rows, labels.names)),
     )
-
-
-def _warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> list[str]:
-    warnings = [*_label_warnings(rows, labels)]
-    traces = [row["trace"] for row in rows if row["trace"]]
-    if hinted := sum(map(speaks_of_hint, traces)):
-        warnings.append(
-            f"{hinted} of {len(traces)} traces mention a label or text they were given; "
-            "--drop-hinted-traces leaves them out"
-        )
-    if texts := [row["text"] for row in rows if row["text"]]:
-        names = "|".join(map(re.escape, labels.names))
-        num_with_label = sum(
-            bool(re.search(rf"\b(?:{names})\b", text, re.IGNORECASE)) for text in texts
-        )
-        warnings.append(
-            f"a label word occurs in {num_with_label} of {len(texts)} side texts "
-            f"({num_with_label / len(texts):.0%}); such texts can give the label away: "
-            "measure without them too"
-        )
-    return warnings
-
-
-def _label_warnings(rows: Sequence[Mapping[str, Any]], labels: LabelSet) -> Iterator[str]:
-    counts = Counter(row["label"] for row in rows)
-    if are_numbers(labels.names):
-        yield "the labels are numbers, which tell a model nothing; give --label-names FILE"
-    once = sum(count == 1 for count in counts.values())
-    if len(counts) > _MANY_LABELS and once > len(counts) / 2:
-        yield (
-            f"{len(counts)} labels, {once} of them for one clip only: these look like answers to "
-            "questions; a classifier needs a closed set of labels"
-        )
-    if any(row["split"] == Split.TRAIN for row in rows):
-        trained = {row["label"] for row in rows if row["split"] == Split.TRAIN}
-        if absent := [name for name in labels.names if name not in trained]:
-            labels_named = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            yield f"{len(absent)} of {len(labels.names)} labels have no train clip: {labels_named}"

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rollout.importers.fetch import is_remote, local_path
 from rollout.importers.json_file import load, read_text
 from rollout.importers.record import Record
+from rollout.importers.rows import plain_label
 from rollout.importers.text import mend
 from wire.errors import DataError
 from wire.labels import Label
@@ -83,11 +84,11 @@ def _pairs(path: Path, lines: list[str]) -> dict[int, str]:
     first = [_NUMBER_FIRST.fullmatch(line) for line in body]
     last = [_NUMBER_LAST.fullmatch(line) for line in body]
     if body and all(first):
-        pairs = [(int(m[1]), m[2]) for m in first if m]
+        pairs = [(int(m[1]), plain_label(m[2])) for m in first if m]
     elif body and all(last):
-        pairs = [(int(m[2]), m[1]) for m in last if m]
+        pairs = [(int(m[2]), plain_label(m[1])) for m in last if m]
     else:
-        pairs = [(i, " ".join(line.split())) for i, line in enumerate(body)]
+        pairs = [(i, plain_label(line)) for i, line in enumerate(body)]
     if len({number for number, _ in pairs}) < len(pairs):
         raise DataError(f"{path} has a number twice; give each label one number")
     return dict(pairs)
@@ -101,7 +102,7 @@ def _numbered(value: Mapping[str, Any]) -> dict[int, str]:
         pairs = [(int(k), v) for k, v in value.items()]
     else:
         return {}
-    return {number: " ".join(name.split()) for number, name in sorted(pairs)}
+    return {number: plain_label(name) for number, name in sorted(pairs)}
 
 
 def _is_entry(value: Any) -> bool:

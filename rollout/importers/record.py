@@ -38,6 +38,23 @@ class Window:
         return self.start_s < other.end_s and other.start_s < self.end_s
 
 
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An answer that is the number of an option, from 0 or from 1.
+
+    Example:
+        Numbered(number=2, texts=("fall", "jump", "sit"))
+    """
+
+    number: int
+    texts: tuple[str, ...]
+
+    def text(self, base: int) -> str | None:
+        """Text of the option where ``base`` is the first one's number; None if there is none."""
+        place = self.number - base
+        return self.texts[place] if 0 <= place < len(self.texts) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One clip as one source describes it.
@@ -61,6 +78,10 @@ class Record:
     """The source's own; none: what the user says."""
     label: str | None = None
     """Label that the source states."""
+    numbered: Numbered | None = None
+    """Instead of a label: the number of an option, which all rows together make one of."""
+    question: str = ""
+    """What the label answers, as text by which two questions are compared; empty if unknown."""
     fallback_label: str | None = None
     """Believed only where no record of the clip has a ``label``."""
     reasoning: Reasoning | None = None

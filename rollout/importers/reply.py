@@ -16,10 +16,11 @@ _OPENS = r"[\s*#>_-]*(?:final\s+)?classification[\s*_]*:[\s*_]*"
 _OPENING = re.compile(_OPENS, re.IGNORECASE)
 _CLOSING = re.compile(_OPENS + r"(?P<word>\w[\w-]*(?: [\w-]+)?)?[\s*_.]*", re.IGNORECASE)
 _TAGS = re.compile(r"</?(?:think|answer)>")
-# Said by teachers who were shown the label, or texts that our prompts do not show.
+# Said by teachers who were shown the label, or texts or options that our prompts do not show.
 _HINTED = re.compile(
     r"ground[- ]truth|(?:given|provided|correct|assigned) label|label (?:is|was) (?:given|provided)"
-    r"|label of this video|sticker text|asr transcript",
+    r"|label of this video|sticker text|asr transcript"
+    r"|\b(?:option|choice) \(?(?-i:[A-H])\b|\banswer is:? \(?(?-i:[A-H])\b(?! \w)",
     re.IGNORECASE,
 )
 
@@ -68,7 +69,8 @@ def parse_rationale(text: str) -> Reasoning | str:
 
 
 def speaks_of_hint(text: str) -> bool:
-    """Whether a trace mentions a label it was given, or texts that our prompts do not show."""
+    """Whether a trace mentions a label it was given, or texts or options by letter, which our
+    prompts do not show."""
     return _HINTED.search(text) is not None
 
 

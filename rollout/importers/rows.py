@@ -6,6 +6,7 @@ begins with ``where`` if a row has not what it must have.
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +22,10 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 OWN_COLUMNS = ("id", "video", "label", "split", "trace", "text", "source", "start_s", "end_s")
 """Columns that an import writes itself."""
+
+# As pandas writes a value that is not there; "None" and "null" may be classes.
+_NO_VALUE = ("", "nan", "<na>", "nat")
+_UNSEEN = re.compile("[\u200b\u2060\ufeff]")
 
 _SPLITS = {
     "train": Split.TRAIN,
@@ -57,14 +62,22 @@ def turns_in(row: Row, where: str, name: str = "conversations") -> list[Row]:
 
 
 def label_in(value: Any, where: str, name: str = "label") -> str | None:
-    """A label with plain spaces; a whole number as its digits; None for an empty cell."""
+    """A label with plain spaces, in one form of Unicode; a whole number as its digits; None for an
+    empty cell, also as a table of pandas writes it (``nan``)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{where}: {name!r} is {short(value)}, expected text or a whole number")
-    return " ".join(str(value).split()) or None
+    text = plain_label(str(value))
+    return None if text.casefold() in _NO_VALUE else text
+
+
+def plain_label(text: str) -> str:
+    """A label's name by which spellings agree: plain spaces, no unseen characters, one form of
+    Unicode."""
+    return " ".join(_UNSEEN.sub("", unicodedata.normalize("NFC", text)).split())
 
 
 def split_in(value: Any, where: str) -> Split | None:

@@ -2,18 +2,33 @@
 
     verl       {data_source, prompt, reward_model: {ground_truth}, videos, extra_info}
     EasyR1     {problem, answer, videos}
-    ms-swift   {messages, videos, solution}; without solution the last turn is the answer
+    chat       {messages, videos, solution}; without solution the last turn is the answer (chat.py)
     Video-R1   {problem, options, solution, problem_type, data_type, path, process}
 
 Their prompts are not used: ours asks for one label of a closed set. A multiple choice's label is
-the text of the right option; rows that no set of labels can answer are left out and counted.
+the text of the right option, wherever the options stand (choices.py); rows that no set of labels
+can answer are left out and counted.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rollout.importers.record import LeftOut, Reasoning, Record
+from rollout.importers.chat import is_chat, question_in, reply_in, shows_picture, turns_of
+from rollout.importers.choices import (
+    LETTER,
+    NO_OPTION,
+    Option,
+    choose,
+    is_key,
+    names_keys,
+    options_in_columns,
+    options_in_text,
+    question_without_options,
+)
+from rollout.importers.parsers.table import NO_VIDEO, SEVERAL
+from rollout.importers.record import LeftOut, Numbered, Reasoning, Record
 from rollout.importers.reply import NOT_A_TRACE, has_tags, parse_trace
 from rollout.importers.rows import (
     Row,
@@ -29,18 +44,31 @@ from rollout.importers.rows import (
 )
 from wire.errors import DataError
 
-NO_VIDEO = "rows left out: they show no video"
-SEVERAL = "rows left out: they show several videos or a list of frames, a clip is one file"
+PICTURE = "rows left out: they show a picture beside the video, a clip is one file"
 OPEN = "rows left out: the answer is free text, not a label (several lines, tags, over 12 words)"
 NO_ANSWER = "rows left out: no answer"
 OPEN_TYPE = "rows left out: problem_type {!r} has no closed set of labels"
-NO_OPTION = "rows left out: the answer is none of the options"
 
 _MAX_WORDS = 12  # the longest class names of SSv2
 _OPEN_TYPES = ("numerical", "free-form", "regression", "ocr", "math", "code")
 _CHOICE = "multiple choice"
-_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
-_OPTION = re.compile(r"\s*\(?([A-Za-z])(?:[.):]\s*|\s+)(.*)", re.DOTALL)
+_ANSWER = re.compile(r".*<answer>(.*?)</answer>\s*", re.DOTALL)
+_BOXED = re.compile(r".*\\boxed\{(?:\\text\{)?([^{}]*)\}?\}\.?\$?\s*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a row asks and answers, before it is known whether that makes a label."""
+
+    videos: Any
+    answer: Any
+    question: str = ""
+    has_picture: bool = False
+    is_choice: bool = False
+    """The row says that its answer is one of options."""
+    reasoning: Reasoning | None = None
+    notes: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def is_verl(row: Row) -> bool:
@@ -54,8 +82,8 @@ def is_easyr1(row: Row) -> bool:
 
 
 def is_swift(row: Row) -> bool:
-    """Whether a row has ms-swift's columns."""
-    return "messages" in row and "prompt" not in row
+    """Whether a row is a chat, as ms-swift, TRL and LLaVA have them."""
+    return is_chat(row) and not is_verl(row)
 
 
 def is_video_r1(row: Row) -> bool:
@@ -66,6 +94,7 @@ def is_video_r1(row: Row) -> bool:
 def parse_verl(where: str, row: Row) -> Record | LeftOut:
     """One row of verl's. Raises DataError if it has no chat or no ground truth."""
     turns_in(row, where, "prompt")
+    turns = turns_of({"messages": row["prompt"]}, where)
     judge = row["reward_model"]
     if not isinstance(judge, Mapping) or "ground_truth" not in judge:
         raise DataError(f"{where}: 'reward_model' is {short(judge)}, expected a 'ground_truth'")
@@ -73,29 +102,51 @@ def parse_verl(where: str, row: Row) -> Record | LeftOut:
     extra = extra if isinstance(extra, Mapping) else {}
     split = str(extra.get("split") or "")
     used = ("prompt", "reward_model", "videos", "images", "extra_info", "id", "split")
-    columns = {**further(extra, ("split", "id")), **further(row, used)}
-    flat = {**row, "id": row.get("id", extra.get("id"))}
+    flat = {**extra, **row, "id": row.get("id", extra.get("id"))}
     flat["split"] = row.get("split") or (split if split_named(split) else None)
-    return _record(where, flat, row.get("videos"), judge["ground_truth"], columns)
+    asked = _Asked(
+        videos=row.get("videos") or [video for turn in turns for video in turn.videos],
+        answer=judge["ground_truth"],
+        question=question_in(turns),
+        has_picture=shows_picture(row, turns),
+        columns={**further(extra, ("split", "id")), **further(row, used)},
+    )
+    return _record(where, flat, asked)
 
 
 def parse_easyr1(where: str, row: Row) -> Record | LeftOut:
     """One row of EasyR1's."""
-    columns = further(row, ("problem", "answer", "videos", "images", "id", "split"))
-    return _record(where, row, row.get("videos"), row.get("answer"), columns)
+    asked = _Asked(
+        videos=row.get("videos"),
+        answer=row.get("answer"),
+        question=str(row.get("problem") or ""),
+        has_picture=shows_picture(row),
+        columns=further(row, ("problem", "answer", "videos", "images", "id", "split")),
+    )
+    return _record(where, row, asked)
 
 
 def parse_swift(where: str, row: Row) -> Record | LeftOut:
-    """One row of ms-swift's. Raises DataError if it has no messages."""
-    turns = turns_in(row, where, "messages")
-    last = turns[-1].get("content") if turns[-1].get("role") == "assistant" else None
-    reply = last if isinstance(last, str) and last.strip() else None
+    """One row of a chat. Raises DataError if it has no turns."""
+    turns = turns_of(row, where)
+    reply = reply_in(turns)
     reasoning, notes = _trace(reply) if reply and has_tags(reply) else (None, ())
     solution = row.get("solution")
     if solution is None:
         solution = reasoning.answer if reasoning else reply
-    columns = further(row, ("messages", "videos", "images", "solution", "id", "split"))
-    return _record(where, row, row.get("videos"), solution, columns, reasoning, notes)
+    used = ("messages", "conversations", "query", "response", "history", "system", "prompt")
+    more = ("completion", "video", "videos", "image", "images", "solution", "id", "split")
+    shown = row.get("videos") or row.get("video")
+    asked = _Asked(
+        videos=shown or [video for turn in turns for video in turn.videos],
+        answer=solution,
+        question=question_in(turns),
+        has_picture=shows_picture(row, turns),
+        reasoning=reasoning,
+        notes=notes,
+        columns=further(row, (*used, *more)),
+    )
+    return _record(where, row, asked)
 
 
 def parse_video_r1(where: str, row: Row) -> Record | LeftOut:
@@ -109,51 +160,81 @@ def parse_video_r1(where: str, row: Row) -> Record | LeftOut:
     process = row.get("process")
     whole = f"{process}{row.get('solution')}" if isinstance(process, str) and process else ""
     reasoning, notes = _trace(whole) if whole else (None, ())
-    answer = _bare(row.get("solution"))
-    options = row.get("options")
-    if kind == _CHOICE or options:
-        answer = _option(answer, options if isinstance(options, list) else [])
-        if answer is None:
-            return LeftOut(id=path, reason=NO_OPTION)
-        if reasoning:
-            named = _option(reasoning.answer, options if isinstance(options, list) else [])
-            reasoning = Reasoning(text=reasoning.text, answer=named or reasoning.answer)
-    columns = further(row, ("path", "solution", "process", "options", "id", "split", "data_type"))
-    return _record(where, row, path, answer, columns, reasoning, notes)
+    used = ("path", "solution", "process", "options", "id", "split", "data_type")
+    asked = _Asked(
+        videos=path,
+        answer=row.get("solution"),
+        question=str(row.get("problem") or ""),
+        is_choice=kind == _CHOICE or bool(row.get("options")),
+        reasoning=reasoning,
+        notes=notes,
+        columns=further(row, used),
+    )
+    return _record(where, row, asked)
 
 
-def _record(
-    where: str,
-    row: Row,
-    videos: Any,
-    answer: Any,
-    columns: Mapping[str, Any],
-    reasoning: Reasoning | None = None,
-    notes: tuple[str, ...] = (),
-) -> Record | LeftOut:
-    paths = videos_in(videos)
+def _record(where: str, row: Row, asked: _Asked) -> Record | LeftOut:
+    paths = videos_in(asked.videos)
     name = str(row["id"]) if row.get("id") is not None else (id_of(paths[0]) if paths else where)
-    if not paths:
-        return LeftOut(id=name, reason=SEVERAL if videos else NO_VIDEO)
-    if len(paths) > 1:
-        return LeftOut(id=name, reason=SEVERAL)
-    if fault := _no_label(_bare(answer)):
+    if fault := _no_clip(asked, paths):
         return LeftOut(id=name, reason=fault)
-    return Record(
+    record = Record(
         id=name,
         where=where,
         videos=(paths[0],),
         split=split_in(row.get("split"), where),
-        label=label_in(_bare(answer), where, "answer"),
-        reasoning=reasoning,
-        columns=columns,
-        notes=notes,
+        question=question_without_options(asked.question),
+        reasoning=asked.reasoning,
+        columns=asked.columns,
+        notes=asked.notes,
     )
+    return _with_answer(where, row, asked, record)
+
+
+def _no_clip(asked: _Asked, paths: list[str]) -> str | None:
+    """The reason why what a row shows is not one clip."""
+    if not paths:
+        return SEVERAL if asked.videos else NO_VIDEO
+    if len(paths) > 1:
+        return SEVERAL
+    return PICTURE if asked.has_picture else None
+
+
+def _with_answer(where: str, row: Row, asked: _Asked, record: Record) -> Record | LeftOut:
+    """The record with the label that its row answers, or with the number of an option."""
+    answer = _bare(asked.answer)
+    in_columns = options_in_columns(row)
+    options = in_columns or options_in_text(asked.question)
+    if isinstance(answer, str | int) and not isinstance(answer, bool) and str(answer).strip():
+        chosen = choose(answer, options)
+        is_choice = asked.is_choice or bool(in_columns)
+        if chosen is None and (fault := _no_option(answer, options, is_choice=is_choice)):
+            return LeftOut(id=record.id, reason=fault)
+        record = replace(record, reasoning=_with_option(asked.reasoning, options))
+        if isinstance(chosen, Numbered):
+            return replace(record, numbered=chosen)
+        answer = answer if chosen is None else chosen
+    if fault := _no_label(answer):
+        return LeftOut(id=record.id, reason=fault)
+    return replace(record, label=label_in(answer, where, "answer"))
+
+
+def _no_option(answer: str | int, options: Sequence[Option], *, is_choice: bool) -> str | None:
+    """The reason why an answer that is none of the options can be no label either."""
+    if is_choice or (options and names_keys(answer, options)):
+        return NO_OPTION
+    return LETTER if is_key(answer) else None
+
+
+def _with_option(reasoning: Reasoning | None, options: tuple[Option, ...]) -> Reasoning | None:
+    """Reasoning that concludes with an option's text where it concludes with its letter."""
+    named = choose(reasoning.answer, options) if reasoning else None
+    return replace(reasoning, answer=named) if reasoning and isinstance(named, str) else reasoning
 
 
 def _bare(answer: Any) -> Any:
-    """An answer without its tags."""
-    match = _ANSWER.fullmatch(answer) if isinstance(answer, str) else None
+    """An answer without its tags or box."""
+    match = isinstance(answer, str) and (_ANSWER.fullmatch(answer) or _BOXED.fullmatch(answer))
     return match[1].strip() if match else answer
 
 
@@ -163,28 +244,6 @@ def _no_label(answer: Any) -> str | None:
         return NO_ANSWER
     text = str(answer).strip()
     return OPEN if "\n" in text or "<" in text or len(text.split()) > _MAX_WORDS else None
-
-
-def _option(answer: Any, options: Sequence[Any]) -> str | None:
-    """The text of the option that an answer names by its letter or by its text."""
-    texts = list(_texts(options))
-    wanted = str(answer or "").strip()
-    letter = wanted.rstrip(".):").lstrip("(").casefold()
-    for key, text in texts:
-        if letter == key.casefold() or wanted.casefold() in (
-            text.casefold(),
-            f"{key}. {text}".casefold(),
-        ):
-            return text
-    return None
-
-
-def _texts(options: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    for index, option in enumerate(options):
-        match = _OPTION.fullmatch(str(option))
-        yield (
-            (match[1], match[2].strip()) if match else (chr(ord("A") + index), str(option).strip())
-        )
 
 
 def _trace(text: str) -> tuple[Reasoning | None, tuple[str, ...]]:

@@ -3,14 +3,25 @@
     video | path | file_name | ..., label | class | ..., split, trace, text, any more -> Record
 
 ``--columns`` gives other columns these names. ``id`` is made of the path where there is none. A
-``trace`` counts if it concludes with the clip's label; ``text`` is side text.
+``trace`` counts if it concludes with the clip's label; ``text`` is side text. Where a row has
+options (choices.py), a label that is a letter or number means one of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from rollout.importers.chat import shows_picture
+from rollout.importers.choices import (
+    NO_OPTION,
+    choose,
+    names_keys,
+    options_in_columns,
+    options_in_text,
+    question_without_options,
+)
 from rollout.importers.csv_file import FIRST, SECOND
-from rollout.importers.record import Reasoning, Record, Window
+from rollout.importers.record import LeftOut, Numbered, Reasoning, Record, Window
 from rollout.importers.reply import parse_trace
 from rollout.importers.rows import (
     Row,
@@ -29,14 +40,20 @@ VIDEO_COLUMNS = (
     "video", "path", "file_name", "filename", "file", "filepath", "file_path", "video_path", "clip",
     "url", "video_id",
 )  # fmt: skip
-LABEL_COLUMNS = ("label", "class", "class_name", "category", "action", "target")
+LABEL_COLUMNS = ("label", "class", "class_name", "category", "action", "target", "answer")
 
+NO_VIDEO = "rows left out: they show no video"
+SEVERAL = "rows left out: they show several videos or a list of frames, a clip is one file"
+
+_QUESTIONS = ("question", "problem", "query")
 _WINDOWS = (("start_s", "end_s"), ("time_start", "time_end"), ("start", "end"))
 
 
 def is_table(row: Row) -> bool:
     """Whether a row has a column for the video and one for the label."""
-    return _first(row, VIDEO_COLUMNS) is not None and _first(row, LABEL_COLUMNS) is not None
+    label = _first(row, LABEL_COLUMNS)
+    is_problem = label == "answer" and "problem" in row  # EasyR1's
+    return _first(row, VIDEO_COLUMNS) is not None and label is not None and not is_problem
 
 
 def is_list(row: Row) -> bool:
@@ -50,12 +67,16 @@ def is_numbered(row: Row) -> bool:
     return set(row) == {FIRST, SECOND} and first.isdigit() and not second.isdigit()
 
 
-def parse(where: str, row: Row) -> Record:
+def parse(where: str, row: Row) -> Record | LeftOut:
     """One row of a table. Raises DataError if it names no video."""
     video_column = _first(row, VIDEO_COLUMNS) or "video"
     label_column = _first(row, LABEL_COLUMNS) or "label"
     videos = videos_in(row.get(video_column))
-    if len(videos) != 1:
+    if not videos and shows_picture(row):
+        return LeftOut(id=_id(row.get("id"), where), reason=NO_VIDEO)
+    if len(videos) > 1:
+        return LeftOut(id=_id(row.get("id"), videos[0]), reason=SEVERAL)
+    if not videos:
         raise DataError(
             f"{where}: {video_column!r} is {short(row.get(video_column))}, expected one path; give "
             "--columns video=NAME if the path is in another column"
@@ -64,7 +85,7 @@ def parse(where: str, row: Row) -> Record:
     text = row.get("text")
     window, window_columns = _window(row, where)
     used = (video_column, label_column, "split", "id", "trace", "text", *window_columns)
-    return Record(
+    record = Record(
         id=_id(row.get("id"), videos[0]),
         where=where,
         videos=(videos[0],),
@@ -77,6 +98,22 @@ def parse(where: str, row: Row) -> Record:
         columns=further(row, used),
         notes=notes,
     )
+    return _chosen(row, row.get(label_column), record)
+
+
+def _chosen(row: Row, value: Any, record: Record) -> Record | LeftOut:
+    """The record with the text of an option where its label is the letter or number of one."""
+    question = next((row[name] for name in _QUESTIONS if isinstance(row.get(name), str)), "")
+    record = replace(record, question=question_without_options(question))
+    options = options_in_columns(row) or options_in_text(question)
+    if record.label is None or not options:
+        return record
+    chosen = choose(value if isinstance(value, int) else record.label, options)
+    if isinstance(chosen, Numbered):
+        return replace(record, label=None, numbered=chosen)
+    if chosen is None and names_keys(record.label, options):
+        return LeftOut(id=record.id, reason=NO_OPTION)
+    return replace(record, label=chosen or record.label)
 
 
 def parse_list(where: str, row: Row) -> Record:

@@ -358,8 +358,8 @@ def test_the_report_counts_rows_by_split_and_label(workspace: Workspace) -> None
     test = workspace.write("b.json", [rbft_row(4, "abnormal"), rbft_row(5, "normal", "abnormal")])
     said = str(workspace.run(f"train={train}", f"test={test}", format="rbft"))
     assert said.splitlines()[:-2] == [
-        "a.json read as rbft (RB-FT)",
-        "b.json read as rbft (RB-FT)",
+        "a.json read as rbft (RB-FT, LLaVA)",
+        "b.json read as rbft (RB-FT, LLaVA)",
         f"wrote {workspace.manifest}: 5 clips",
         "split  abnormal  normal  clips  traces  texts",
         "train         1       2      3       0      0",

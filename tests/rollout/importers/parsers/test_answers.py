@@ -72,7 +72,7 @@ def test_ms_swift_takes_the_solution_or_the_last_turn(clips: Workspace) -> None:
     report = clips.read(
         clips.write_text("s.jsonl", "\n".join(map(json.dumps, rows))), split=Split.TRAIN
     )
-    assert report.recognised == ("s.jsonl read as swift (ms-swift)",)
+    assert report.recognised == ("s.jsonl read as swift (a chat, as of ms-swift, TRL or LLaVA)",)
     assert found(clips) == {"a": ("run", KEPT), "b": ("walk", None), "c": ("walk", None)}
     assert clips.rows["a"]["subject"] == 1
 

@@ -308,3 +308,22 @@ def test_a_cell_may_hold_other_separators_of_lines(workspace: Workspace) -> None
     text = "path,label,note\nclips/garden_0001.mp4,x,a\u2028b\nclips/garden_0002.mp4,y,c\n"
     workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN)
     assert [row["note"] for row in workspace.rows.values()] == ["a\u2028b", "c"]
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "<NA>", "", " ", "\u200b"])
+def test_a_label_that_a_table_writes_for_nothing_is_none(workspace: Workspace, cell: str) -> None:
+    text = f"path,label\nclips/garden_0001.mp4,x\nclips/garden_0002.mp4,{cell}\n"
+    text += "clips/garden_0003.mp4,y\n"
+    source = workspace.write_text("t.csv", text)
+    with pytest.raises(DataError, match="line 3 gives no label"):
+        workspace.read(source, split=Split.TRAIN)
+    workspace.read(source, split=Split.TRAIN, on_conflict="skip")
+    assert [row["label"] for row in workspace.rows.values()] == ["x", "y"]
+
+
+def test_one_label_in_two_forms_of_unicode_is_one(workspace: Workspace) -> None:
+    text = "path,label\nclips/garden_0001.mp4,caf\u00e9\nclips/garden_0002.mp4,cafe\u0301\n"
+    text += "clips/garden_0003.mp4,\ufeffbar\u00a0\u200b\n"
+    workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN)
+    labels = [row["label"] for row in workspace.rows.values()]
+    assert labels == ["caf\u00e9", "caf\u00e9", "bar"]
