@@ -112,6 +112,11 @@ class RunDir:
         """File of the run's summary."""
         return self.path / "summary.json"
 
+    @property
+    def metrics(self) -> Path:
+        """File of the run's metrics."""
+        return self.path / "metrics.jsonl"
+
     def checkpoints(self, stage: str) -> Path:
         """Folder of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
@@ -141,7 +146,7 @@ _NOT_RUNS = (".lock", "cache", "log.txt")
 _ORDER = "stages.order"
 """Names of the stages, in their order."""
 _FREE = re.compile(
-    r"cluster\..*|logging(\..*)?|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
+    r"cluster\..*|logging(\..*)?|guards\..*|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
     r"|rollout\.num_workers"
     r"|rollout\.max_concurrency|rollout\.max_num_seqs|.*\.save_every|(grpo|stages\.\w+)\.keep_\w+|stages\.\w+\.title"
     r"|learner\.num_ranks|learner\.zero_stage|deterministic|reward\.max_failure_frac"

@@ -11,6 +11,7 @@ from cluster.config.controls import read_titles
 from wire.config import validate
 from wire.errors import ConfigError, DataError
 from wire.labels import LabelSet
+from wire.strict_json import from_json
 
 SILENT_S = 60.0
 """Seconds without a heartbeat after which a process on another machine counts as dead."""
@@ -19,7 +20,7 @@ SILENT_S = 60.0
 def read_result(path: Path, stage: str) -> dict[str, Any] | None:
     """Result of a stage of the run in ``path``, as ``RunDir.result``; takes no lock."""
     file = path / "stages" / stage / "done.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return from_json(file.read_text()) if file.exists() else None
 
 
 def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:

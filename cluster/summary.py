@@ -41,6 +41,11 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
         "controls": [
             _control_row(arm, result) for arm in ARMS if (result := run_dir.result(arm)) is not None
         ],
+        "warnings": {
+            name: result["warnings"]
+            for name in (*finished, *ARMS)
+            if "warnings" in (result := run_dir.result(name) or {})
+        },
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
         # of this node; on a cluster the workers are elsewhere

@@ -39,8 +39,6 @@ from wire.weights import split_by_size
 
 _LORA = "lora.json"  # in a checkpoint: what its adapter is
 
-log = logging.getLogger(__name__)
-
 
 def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> None:
     """Join the process group of the learner's ranks; once per process, further calls change
@@ -181,8 +179,6 @@ class DeepSpeedEngine:
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         norm = self._norm if norm is None else float(norm)
-        if not math.isfinite(norm):
-            log.warning("the gradient is not finite (norm %s): this update is left out", norm)
         return norm
 
     def learning_rates(self, learning_rate: float) -> dict[Part, float]:

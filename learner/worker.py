@@ -109,7 +109,7 @@ class LearnerWorker:
             for name, value in {**output.sums, **entropy}.items():
                 sums[name] = sums.get(name, 0.0) + value
             for name, value in output.maxima.items():
-                maxima[name] = max(maxima.get(name, value), value)
+                maxima[name] = _larger(maxima.get(name, value), value)
         norm = self.engine.step(learning_rate)
         totals = reduce(sums, dist.ReduceOp.SUM)
         return {
@@ -299,6 +299,11 @@ class LearnerWorker:
         for batch in self._in_stage.in_step(rows):
             scores += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
         return scores
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger number; NaN if one is, which ``max`` passes over."""
+    return other if math.isnan(other) or other > one else one
 
 
 def _transfer_figures(sender: Any, seconds: float) -> dict[str, float]:

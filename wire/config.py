@@ -1,9 +1,10 @@
 """Base of every configuration model: frozen, typed, unknown keys refused with the nearest name."""
 
+import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +60,28 @@ def load_recipe(
     for override in overrides:
         apply_override(values, override)
     _make_absolute(values, keys, path)
+    _refuse_infinite(values, path)
     return validate(model, values, source=str(path), hint=hint)
+
+
+def _refuse_infinite(values: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError for inf and nan, which TOML has and JSON, in which runs keep their recipe,
+    has not."""
+    for name, number in _numbers(values):
+        if not math.isfinite(number):
+            raise ConfigError(f"{path}: {name} = {number}; give a finite number")
+
+
+def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers in nested tables and lists, each with its dotted name."""
+    if isinstance(values, float):
+        yield name, values
+    elif isinstance(values, dict):
+        for key, inner in values.items():
+            yield from _numbers(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, list):
+        for place, inner in enumerate(values):
+            yield from _numbers(inner, f"{name}.{place}")
 
 
 def _read(path: Path, path_keys: dict[str, bool], below: tuple[Path, ...]) -> dict[str, Any]:

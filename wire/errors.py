@@ -8,6 +8,7 @@
             PlacementError              more CPUs, GPUs or memory asked for than the cluster has
             DiskFull                    a file could not be written for want of room
             CheckpointDamaged           a checkpoint that is not as it was written
+            LearnsNothing               a training whose updates change nothing worth keeping
         ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
         itself
         GenerationError (RuntimeError)  an engine that could not answer a request
@@ -52,6 +53,11 @@ class DiskFull(UserError):
 
 class CheckpointDamaged(UserError):
     """A checkpoint that lacks files, or whose files have other bytes than were written."""
+
+
+class LearnsNothing(UserError):
+    """A training was ended because it learns nothing; the message has the figures, the limit and
+    the remedy."""
 
 
 class ClipError(DeepIntuitError, RuntimeError):

@@ -6,12 +6,13 @@ A reader sees the old file or the new one, never half of one. Folders that appea
 by their owners (wire/adapters.py, learner/checkpoint.py, learner/export.py).
 """
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from wire.strict_json import to_json
 
 
 @contextmanager
@@ -42,7 +43,8 @@ def sync_to_disk(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A JSON file that appears whole and is then on the disk; makes its folder."""
+    """A JSON file that appears whole and is then on the disk; makes its folder. A number that is
+    not finite is null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_json(path, value, sync=True)
 
@@ -54,4 +56,4 @@ def replace_json(path: Path, value: Any) -> None:
 
 def _write_json(path: Path, value: Any, *, sync: bool) -> None:
     with whole_file(path, sync=sync) as partial, partial.open("w") as file:
-        json.dump(value, file, indent=2)
+        file.write(to_json(value, indent=2))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.base import add_command
+from wire.strict_json import to_json
 
 _EVERY_S = 2.0
 _SIZE_EVERY_S = 30.0  # counting a large cache on a shared disk is slow
 
 
 def _status(options: argparse.Namespace) -> None:
-    import json
     from dataclasses import replace
 
     from cluster.driver.progress import console
@@ -23,7 +23,7 @@ def _status(options: argparse.Namespace) -> None:
 
     status = read_status(options.run)
     if options.json:
-        sys.stdout.write(json.dumps(status.to_plain(), indent=2) + "\n")
+        sys.stdout.write(to_json(status.to_plain(), indent=2) + "\n")
         return
     if options.once or not console.is_terminal or status.state is not State.RUNNING:
         console.print(status_view(status))
@@ -45,8 +45,6 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _ls(options: argparse.Namespace) -> None:
-    import json
-
     from cluster.driver.progress import console
     from cluster.status.run_status import find_runs, read_status
     from cluster.status.table import runs_view
@@ -56,7 +54,7 @@ def _ls(options: argparse.Namespace) -> None:
         raise ConfigError(f"there is no folder {options.folder}; give one that holds runs")
     runs = [read_status(path) for path in find_runs(options.folder)]
     if options.json:
-        sys.stdout.write(json.dumps([run.to_plain() for run in runs], indent=2) + "\n")
+        sys.stdout.write(to_json([run.to_plain() for run in runs], indent=2) + "\n")
     elif runs:
         console.print(runs_view(runs, options.folder))
     else:

@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from calibrate.config import CalibrateConfig
 from cluster.config.chain import Chain, deepintuit_chain, read_stage
 from cluster.config.controls import ControlsConfig
+from cluster.config.guards import GuardsConfig
 from cluster.config.logging import LoggingConfig
 from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
@@ -80,6 +81,8 @@ class RunConfig(Config):
     grpo: GrpoConfig = GrpoConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    guards: GuardsConfig = GuardsConfig()
+    """When a training that learns nothing ends."""
     stages: tuple[SerializeAsAny[Stage], ...] = ()
     """The chain of stages, in their order; not set: DeepIntuit's, which is base, coldstart, grpo,
     calibrated. What a stage does not set itself is taken from the section of its kind."""

@@ -7,7 +7,6 @@ looking at this number tunes nothing on the test clips. Triples are drawn evenly
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cluster.demo.render import render
 from cluster.demo.scenes import POOLS, SPLITS, Scene, draw_scene
 from cluster.demo.sight import see
 from cluster.demo.texts import Exchange
+from wire.strict_json import to_json
 
 _QUESTION = "Name the three events of the video."
 _CLIPS_AT_ONCE = 100
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=300)
     arguments = parser.parse_args()
     result = naming_accuracy(arguments.model_dir, arguments.clips)
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(to_json(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 A test holds the table against what runs write; docs/metrics.md is made from it (`make docs`).
 """
 
+import functools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,18 @@ METRICS: tuple[Metric, ...] = (
          "a signal has been beyond its limit for several steps in a row"),
     ),
     *_area(
+        "Guards against learning nothing (from the first warning on; docs/troubleshooting.md)",
+        ("learning/num_updates", "updates", "run", "of the stage so far"),
+        ("learning/num_steps", "steps", "run", "of the stage so far (GRPO)"),
+        ("learning/skipped", "updates", "run",
+         "those left out so far, their gradient not finite"),
+        ("learning/zero_gradient", "updates", "run", "those whose gradient was exactly 0"),
+        ("learning/no_signal", "steps", "run",
+         "those in which no group had signal: the traces of each clip earned the same"),
+        ("learning/one_text", "steps", "run", "those whose traces were one text for all clips"),
+        ("learning/<fault>_in_a_row", "updates or steps", "run", "one after another, up to now"),
+    ),
+    *_area(
         "Rollout",
         ("response_length/mean", "tokens", "sequence", "length of the traces",
          "response_length/mean", "completions/mean_length"),
@@ -129,7 +144,7 @@ METRICS: tuple[Metric, ...] = (
          "groups without a trace: decode, prompt or generation failed"),
         ("rollout/num_out_of_service", "workers", "step",
          "engines that did not prove the new weights"),
-        ("rollout/next_place", "groups", "step",
+        ("rollout/next_place", "groups", "run",
          "the sampler's cursor: the place of the first group that no step has taken"),
         ("rollout/num_taken_up", "groups", "run",
          "groups of earlier attempts that this one has taken from the archive so far"),
@@ -271,6 +286,34 @@ def describe(name: str, stage: str = "") -> Metric | None:
     exact = (metric for metric in known if metric.name == name)
     matching = (metric for metric in known if metric.pattern.fullmatch(name))
     return next(exact, None) or next(matching, None)
+
+
+def pool(name: str, values: Iterable[float]) -> float:
+    """One figure for several updates or steps: the largest or smallest of what is one, the last of
+    a count so far, else the mean. NaN only where that figure of all is NaN, or the largest is."""
+    given = list(values)
+    known = [value for value in given if math.isfinite(value)]
+    match _pooling(name):
+        case "max":
+            return max(known) if len(known) == len(given) else math.nan
+        case "min":
+            return min(known) if len(known) == len(given) else math.nan
+        case "last":
+            return given[-1]
+        case _:
+            return fmean(known) if known else math.nan
+
+
+@functools.lru_cache(4096)
+def _pooling(name: str) -> str:
+    metric = describe(name)
+    words = (metric.name if metric else name).rpartition("/")[2].split("_")
+    for extreme in ("max", "min"):
+        if extreme in words:
+            return extreme
+    if words[-1] == "flagged":
+        return "max"
+    return "last" if metric is not None and metric.per == "run" else "mean"
 
 
 def verl_names(values: Mapping[str, float]) -> dict[str, float]:

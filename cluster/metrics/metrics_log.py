@@ -3,12 +3,13 @@
     values -> MetricsLog -> metrics.jsonl | TensorBoard | W&B | MLflow | Prometheus
 
 Names are ``area/thing``; all of them, with unit and meaning, are in cluster/metrics/catalogue.py.
-metrics.jsonl is the run's own record. The others are copies for people: one that raises is dropped
-with a warning, and the run goes on.
+metrics.jsonl is the run's own record, where a figure that is not finite is null. The others are
+copies for people, without such figures: one that raises is dropped with a warning, and the run goes
+on.
 """
 
-import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from cluster.metrics.catalogue import verl_names
+from wire.strict_json import to_json
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class MetricsLog:
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers."""
         line = {"stage": stage, "step": step, "attempt": self._attempt, "time": time.time()}
-        self._file.write((json.dumps({**line, **values}) + "\n").encode())
+        self._file.write((to_json({**line, **values}) + "\n").encode())
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         aliases = verl_names(values) if stage == self._verl_stage else {}
         for sink in list(self._sinks):
             try:

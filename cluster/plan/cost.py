@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from cluster.config.chain import Chain, read_chain
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
+from cluster.metrics.metrics_file import read_rows
 from cluster.plan.types import Plan, StagePlan
 from cluster.run_files import read_result, result_figures
 from wire.config import flatten
@@ -140,24 +141,12 @@ def estimate(
 def _read_run(path: Path) -> _Run:
     try:
         recipe = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        metrics = path / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        rows = [dict(row) for row in read_rows(path / "metrics.jsonl") if "time" in row]
     except FileNotFoundError as error:
         raise ConfigError(f"there is no run in {path}; give the --run-dir of one") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the run in {path}: {error}; give another") from error
-    return _Run(path, recipe, read_chain(recipe), [row for line in lines if (row := _parsed(line))])
-
-
-def _parsed(line: str) -> Row | None:
-    """A line of JSON; None if a crash has cut it."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return (
-        row if isinstance(row, dict) and {"stage", "step", "attempt", "time"} <= set(row) else None
-    )
+    return _Run(path, recipe, read_chain(recipe), rows)
 
 
 def _taken(run: _Run, name: str) -> list[_Taken] | None:

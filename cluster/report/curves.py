@@ -7,21 +7,18 @@ wrote again replace the older ones.
 Reads the file line by line, also while it is being written.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cluster.metrics.catalogue import EVALUATION
+from cluster.metrics.catalogue import EVALUATION, pool
+from cluster.metrics.metrics_file import figures_of, read_rows
 
 MAX_POINTS = 400
-"""Per curve; more steps are averaged in equal spans, of a name that ends in ``max`` the largest is
-taken."""
-_NOT_METRICS = ("stage", "step", "attempt", "time")
+"""Per curve; more steps are pooled in equal spans (``pool`` in cluster/metrics/catalogue.py)."""
 
-Values = Mapping[str, float]
+Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,31 +62,14 @@ def read_curves(path: Path) -> list[StageCurves]:
     """
     stages: dict[str, dict[tuple[int, int], Values]] = {}
     times: dict[str, list[float]] = {}
-    for row in _rows(path):
+    for row in read_rows(path):
         name = str(row["stage"])
         if name == EVALUATION:
             continue
         place = (int(row["attempt"]), int(row["step"]))
-        stages.setdefault(name, {})[place] = {
-            key: float(value)
-            for key, value in row.items()
-            if key not in _NOT_METRICS and isinstance(value, int | float)
-        }
+        stages.setdefault(name, {})[place] = figures_of(row)
         times.setdefault(name, []).append(float(row.get("time", 0.0)))
     return [_stage(name, rows, times[name]) for name, rows in stages.items()]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the line that is being written, or that a crash cut
-            if isinstance(row, dict) and {"stage", "step", "attempt"} <= row.keys():
-                yield row
 
 
 def _stage(
@@ -136,7 +116,5 @@ def _spans(count: int) -> Iterator[slice]:
 
 
 def _pooled(name: str, values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
-        return None
-    return max(known) if name.endswith("max") else math.fsum(known) / len(known)
+    known = [value for value in values if value is not None]
+    return pool(name, known) if known else None

@@ -24,6 +24,7 @@ from calibrate.predictions import Prediction
 from cluster.config.chain import Chain
 from cluster.config.controls import main_stages
 from cluster.config.stage_kinds import GrpoStage
+from cluster.metrics.metrics_file import read_rows, warnings_of
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
     ArmFigures,
@@ -118,6 +119,8 @@ class Report:
     recipe: dict[str, Any]
     video: VideoConfig
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """Of trainings that learned nothing, or did so at times."""
 
 
 @dataclass(slots=True)
@@ -146,6 +149,7 @@ class _RunFiles:
     curves: list[StageCurves]
     reader: TraceReader
     loss: GrpoLossConfig
+    warnings: list[str]
     declared: Declared
     chain: Chain
 
@@ -189,6 +193,7 @@ def gather(path: Path, max_clips: int) -> Report:
         recipe=files.recipe,
         video=_config(VideoConfig, _section(files.recipe, "video"), notes),
         notes=tuple(notes.lines),
+        warnings=tuple(files.warnings),
     )
 
 
@@ -220,6 +225,9 @@ def _read_files(path: Path, notes: _Notes) -> _RunFiles:
         index=index,
         curves=curves,
         reader=TraceReader.of(reward, labels),
+        warnings=notes.attempt(
+            "warnings", lambda: list(_warnings(path / "metrics.jsonl")), list[str]()
+        ),
         loss=grpo.loss if isinstance(grpo, GrpoStage) else GrpoLossConfig(),
         declared=declared,
         chain=chain,
@@ -322,6 +330,11 @@ def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         result = read_result(path, folder.name)
         if result is not None:
             yield folder.name, result
+
+
+def _warnings(metrics: Path) -> Iterator[str]:
+    for stage, lines in warnings_of(read_rows(metrics)).items():
+        yield from (f"{stage}: {line}" for line in lines)
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
             for name, value in flatten(report.recipe, keep_empty=True).items()
         ],
         "notes": report.notes,
+        "warnings": report.warnings,
         "strips": [asdict(strip) for strip in strips.values()],
         "texts": texts.values,
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.metrics.learning_guards import LearningState
 from reward.hacking_alerts import AlertState
 from wire.errors import UserError
 
@@ -54,6 +55,8 @@ class LoopState:
     """Mean reward of the steps since the checkpoint before; none without a scored trace."""
     guards: AlertState = field(default_factory=AlertState)
     """What the guards against reward hacking remember."""
+    learning: LearningState = field(default_factory=LearningState)
+    """What the guards against learning nothing remember."""
 
     def to_json(self) -> str:
         """The state as JSON, for the checkpoint."""

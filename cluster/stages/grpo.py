@@ -5,19 +5,21 @@ version of the weights after step s = first version of the stage (cluster/config
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from cluster.actors.learner_group import LearnerGroup
 from cluster.buffer import GroupBuffer
+from cluster.config.guards import GuardsConfig
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.config.stages import GrpoConfig
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import Bar, console, progress_bar
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
+from cluster.metrics.learning_guards import LearningGuards, LearningState
 from cluster.metrics.metrics_log import MetricsLog, Stopwatch
 from cluster.resume.archived_groups import (
     ArchivedGroups,
@@ -29,7 +31,13 @@ from cluster.run_dir import RunDir
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.failure_limits import refuse_failures
-from cluster.stages.grpo_metrics import CacheHitRates, filter_figures, throughput, trace_figures
+from cluster.stages.grpo_metrics import (
+    CacheHitRates,
+    filter_figures,
+    of_updates,
+    throughput,
+    trace_figures,
+)
 from cluster.stages.hacking_guards import HackingGuards
 from cluster.stages.longest_prompt import longest_prompt
 from cluster.stages.stage import StageRun
@@ -60,6 +68,7 @@ class GrpoParts:
     checkpoints: Checkpoints
     scorer: Scorer
     guards: HackingGuards
+    learning: LearningGuards
     cache_hits: CacheHitRates
     quarantine: Quarantine
     metrics: MetricsLog
@@ -83,8 +92,10 @@ class GrpoLearner:
         version = self._run.first_step + step
         figures = await self._observe(taken, version)
         figures |= await self._learn(taken.trained, step)
+        figures |= self._parts.learning.warn(figures)
         figures |= await self._publish(version)
         self._record(taken.all, step, figures)
+        self._parts.learning.refuse(figures, is_last=step == self._grpo.num_steps)
         await self._save(step, version)
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
         self._waiting_since = time.perf_counter()
@@ -98,6 +109,8 @@ class GrpoLearner:
         figures |= trace_figures(groups, version - 1)
         figures |= parts.guards.check_step(groups, figures.get("response_length/mean"))
         figures |= await parts.cache_hits.of_step()
+        signal = any(has_signal(group, self._grpo.loss) for group in groups)
+        parts.learning.observe_step(groups, has_signal=signal)
         if self._grpo.filter_groups.enable:
             figures |= filter_figures(taken)
         return figures
@@ -160,6 +173,7 @@ class GrpoLearner:
             buffered=tuple(group.group_id for group in buffer.waiting()),
             score=fmean(rewards) if rewards else None,
             guards=self._parts.guards.state,
+            learning=self._parts.learning.state,
         )
 
     async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
@@ -185,13 +199,11 @@ class GrpoLearner:
             if part:
                 at = (step - 1) * grpo.updates_per_step + number
                 rate = grpo.optim.learning_rate_at(at, total)
-                figures.append(await learner.train_step(part, "grpo", rate))
-        return {name: _combine(name)(f[name] for f in figures) for name in figures[0]}
-
-
-def _combine(name: str) -> Callable[[Iterable[float]], float]:
-    """How the figures of a step's updates become one."""
-    return max if name.rpartition("/")[2].startswith("max") else fmean
+                update = await learner.train_step(part, "grpo", rate)
+                signal = any(one.advantage for row in part for one in row.responses)
+                self._parts.learning.observe_update(update, has_signal=signal)
+                figures.append(update)
+        return of_updates(figures)
 
 
 async def run_grpo_stage(session: Session, run: StageRun) -> dict[str, Any]:
@@ -247,6 +259,7 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         checkpoints=checkpoints,
         scorer=session.scorer,
         guards=guards,
+        learning=_learning_guards(grpo, config.guards, state.learning),
         cache_hits=CacheHitRates(session.rollouts.cache_counts, session.writer.token_counts),
         quarantine=session.quarantine,
         metrics=session.metrics,
@@ -260,6 +273,16 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
         loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
         await run_until_trained(train, loops)
+
+
+def _learning_guards(grpo: GrpoStage, limits: GuardsConfig, state: LearningState) -> LearningGuards:
+    return LearningGuards(
+        grpo.name,
+        limits,
+        state,
+        num_updates=grpo.num_steps * grpo.updates_per_step,
+        groups_per_step=grpo.groups_per_step,
+    )
 
 
 def _load_reusable_groups(

@@ -7,6 +7,7 @@ from statistics import fmean
 import psutil
 
 from cluster.loop import StepGroups
+from cluster.metrics.catalogue import pool
 from wire.types import FinishReason, TraceGroup
 
 
@@ -72,6 +73,13 @@ def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, 
             "staleness/max": float(max(lags)),
         }
     )
+
+
+def of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of a step from those of its updates. Updates that were left out enter a mean only by
+    their finite figures, and a figure that some updates lack is of the others."""
+    names = dict.fromkeys(name for figures in updates for name in figures)
+    return {name: pool(name, (f[name] for f in updates if name in f)) for name in names}
 
 
 def throughput(groups: Sequence[TraceGroup], seconds: Mapping[str, float]) -> dict[str, float]:

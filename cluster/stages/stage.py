@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.driver.peak_memory import MemoryWatch
+from cluster.metrics.metrics_file import read_rows, warnings_of
 from cluster.resume.archived_groups import ReusableGroups
 from cluster.resume.checkpoints import keep_best_alone
 from cluster.session import Session
@@ -60,6 +61,8 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     result = await run.run(session, run)
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
+    if warnings := warnings_of(read_rows(session.run_dir.metrics)).get(run.name):
+        result["warnings"] = warnings
     session.run_dir.finish(run.name, result)
     # the exported model stays; the optimiser's state that made it is of no further use
     keep_best = run.stage.keep_best if isinstance(run.stage, GrpoStage) else 0

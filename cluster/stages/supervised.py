@@ -4,10 +4,13 @@ rows -> epochs of shuffled batches -> updates, checkpoints in between
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
+from cluster.config.guards import GuardsConfig
 from cluster.driver.progress import progress_bar
+from cluster.metrics.learning_guards import LearningGuards
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
@@ -57,16 +60,25 @@ class SupervisedTrainer:
         metrics: MetricsLog,
         *,
         seed: int,
+        limits: GuardsConfig,
     ) -> None:
         """``seed``: the recipe's, for the order of the rows."""
         self._name, self._run, self._learner = name, run, learner
         self._checkpoints, self._metrics, self._seed = checkpoints, metrics, seed
+        self._limits = limits
 
     @classmethod
     def of(cls, session: Session, name: str) -> Self:
         """With the learner, checkpoints and metrics of a run."""
-        checkpoints, seed = session.checkpoints(name), session.config.seed
-        return cls(name, session, session.learner, checkpoints, session.metrics, seed=seed)
+        return cls(
+            name,
+            session,
+            session.learner,
+            session.checkpoints(name),
+            session.metrics,
+            seed=session.config.seed,
+            limits=session.config.guards,
+        )
 
     async def train(
         self,
@@ -83,7 +95,9 @@ class SupervisedTrainer:
         await self._run.start_training(model_dir, optim)
         num_steps = num_updates(len(rows), epochs, batch_size)
         batches_per_epoch = num_steps // epochs
-        done = (await self._checkpoints.resume()).step
+        start = await self._checkpoints.resume()
+        done = start.step
+        guards = LearningGuards(self._name, self._limits, start.learning, num_updates=num_steps)
         if done < num_steps:
             await self._preflight(rows, batch_size)
         with progress_bar(self._name, num_steps) as bar:
@@ -96,11 +110,13 @@ class SupervisedTrainer:
                 batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
                 rate = optim.learning_rate_at(step, num_steps)
                 figures = await self._learner.train_step(batch, "supervised", rate)
-                self._metrics.write(self._name, step + 1, figures)
+                guards.observe_update(figures)
+                self._metrics.write(self._name, step + 1, figures | guards.warn(figures))
+                guards.refuse(figures, is_last=step + 1 == num_steps)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
                 if (step + 1) % (save_every or batches_per_epoch) == 0 or step + 1 == num_steps:
                     state = _state(step + 1, len(rows), batches_per_epoch, batch_size)
-                    await self._checkpoints.save(state)
+                    await self._checkpoints.save(replace(state, learning=guards.state))
         return num_steps
 
     async def _preflight(self, rows: Sequence[Row], batch_size: int) -> None:

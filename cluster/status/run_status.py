@@ -6,18 +6,20 @@ sees the files.
 Writes nothing. Whether the writer is alive is judged, not believed: see ``judge``.
 """
 
-import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.config.arm_names import ARMS
 from cluster.driver.progress import Progress
+from cluster.metrics.catalogue import EVALUATION
+from cluster.metrics.metrics_file import Row, figures_of, parse_rows, warnings_of
 from cluster.run_files import SILENT_S, is_locked, read_result, read_run_chain, result_figures
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
 from reward.hacking_alerts import standing
@@ -91,10 +93,12 @@ class RunStatus:
     step: int | None
     """Step of the last line of metrics.jsonl."""
     step_stage: str
-    figures: dict[str, float]
-    """Figures of that line."""
+    figures: dict[str, float | None]
+    """Figures of that line; None: it was not finite."""
     guards: tuple[str, ...]
     """Warnings of reward hacking at the last step of each stage."""
+    learning: tuple[str, ...]
+    """Warnings of trainings that learn nothing."""
     num_quarantined: int
     checkpoint: Checkpoint | None
     writer: Writer | None
@@ -154,7 +158,7 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         now=now,
         whole=all(stage in names for stage in stages),
     )
-    rows = list(_last_rows(path / "metrics.jsonl"))
+    rows = _last_rows(path / "metrics.jsonl")
     stage_of, step, figures = _last_figures(rows)
     return RunStatus(
         name=path.resolve().name,
@@ -170,6 +174,7 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         step_stage=stage_of,
         figures=figures,
         guards=tuple(_guards(rows)),
+        learning=tuple(_learning(path, rows)),
         num_quarantined=_count_lines(path / "quarantine.jsonl"),
         checkpoint=_checkpoint(path / "checkpoints", now),
         writer=None if beat is None else _writer(beat, state, now),
@@ -238,37 +243,41 @@ def _writer(beat: Heartbeat, state: State, now: float) -> Writer:
     )
 
 
-def _last_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Last complete lines of metrics.jsonl, newest first, without those of evaluations."""
+def _last_rows(path: Path) -> list[Row]:
+    """Last complete rows of metrics.jsonl, newest first, without those of evaluations."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]  # a line under way has no end
     except OSError:
-        return
-    for line in reversed(lines):
-        try:
-            row: dict[str, Any] = json.loads(line)
-        except ValueError:
-            continue
-        if row.get("stage") != "eval":
-            yield row
+        return []
+    return [row for row in parse_rows(reversed(lines)) if row["stage"] != EVALUATION]
 
 
-def _last_figures(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int | None, dict[str, float]]:
+def _last_figures(rows: Sequence[Row]) -> tuple[str, int | None, dict[str, float | None]]:
     """Stage, step and figures of the last line."""
     if not rows:
         return "", None, {}
-    known = ("stage", "step", "attempt", "time")
-    figures = {name: value for name, value in rows[0].items() if name not in known}
-    return str(rows[0]["stage"]), int(rows[0]["step"]), figures
+    return str(rows[0]["stage"]), int(rows[0]["step"]), figures_of(rows[0])
 
 
-def _guards(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _guards(rows: Sequence[Row]) -> Iterator[str]:
     """Warnings of reward hacking at the last line of each stage."""
     newest = {str(row["stage"]): row for row in reversed(rows)}
     for stage, row in newest.items():
-        yield from (f"{stage} step {row['step']}: {alert}" for alert in standing(row))
+        figures = figures_of(row)
+        alerts = standing({name: value for name, value in figures.items() if value is not None})
+        yield from (f"{stage} step {row['step']}: {alert}" for alert in alerts)
+
+
+def _learning(path: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """Warnings of trainings that learn nothing: of finished ones, then of the last rows."""
+    warnings: dict[str, list[str]] = {}
+    for name in (*read_run_chain(path).names, *ARMS):
+        with suppress(OSError, ValueError):
+            warnings[name] = (read_result(path, name) or {}).get("warnings", [])
+    warnings |= warnings_of(reversed(rows))
+    yield from (f"{name}: {line}" for name, lines in warnings.items() for line in lines)
 
 
 def _checkpoint(folder: Path, now: float) -> Checkpoint | None:

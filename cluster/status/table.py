@@ -112,8 +112,7 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
     figures = status.figures
     for name, words in _FIGURES:
         if name in figures:
-            value = f"{figures[name]:.4g}"
-            yield words, value + (_parts(figures) if name == "reward/mean" else "")
+            yield words, _number(figures[name]) + (_parts(figures) if name == "reward/mean" else "")
     yield "quarantined clips", str(status.num_quarantined)
     if (kept := status.checkpoint) is not None:
         yield "last checkpoint", f"{kept.stage} {kept.tag}, {format_duration(kept.age_s)} old"
@@ -128,9 +127,13 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "disk", f"{size}{status.free_gb:.1f} GB free"
 
 
-def _parts(figures: dict[str, float]) -> str:
+def _number(value: float | None, digits: int = 4) -> str:
+    return "not finite" if value is None else f"{value:.{digits}g}"
+
+
+def _parts(figures: dict[str, float | None]) -> str:
     parts = [
-        f"{name.split('/')[1]} {value:.3g}"
+        f"{name.split('/')[1]} {_number(value, 3)}"
         for name, value in figures.items()
         if name.startswith("reward/") and name.endswith("/mean") and name.count("/") == 2
     ]
@@ -159,5 +162,7 @@ def _advice(status: RunStatus) -> Iterator[RenderableType]:
         yield Text(status.why, style="yellow")
     for alert in status.guards:
         yield Text(f"reward hacking? {alert}", style="yellow")
+    for warning in status.learning:
+        yield Text(f"learns nothing? {warning}", style="yellow")
     if status.resume:
         yield Text(f"resume with: {status.resume}", style="bold")

@@ -1,5 +1,6 @@
 """Collective calls over the learner's ranks: reduce numbers, gather values, require equality."""
 
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -11,12 +12,15 @@ T = TypeVar("T")
 
 
 def reduce(values: dict[str, float], op: Any) -> dict[str, float]:
-    """Combine numbers over ranks. Every rank passes the same names."""
+    """Combine numbers over ranks. Every rank passes the same names. The largest of some with NaN is
+    infinity: backends differ in what they make of NaN."""
     if dist.get_world_size() == 1 or not values:
         return values
     names = sorted(values)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
+    if op == dist.ReduceOp.MAX:
+        tensor.nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     dist.all_reduce(tensor, op=op)
     return dict(zip(names, tensor.tolist(), strict=True))
 

@@ -8,7 +8,6 @@ line: the last one counts.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wire.errors import ConfigError, DataError
+from wire.strict_json import from_json, to_json
 from wire.types import Failure, FailureKind, Score, TraceGroup
 from wire.whole_file import sync_to_disk
 
@@ -108,7 +108,7 @@ class ScoreFile:
     def append(self, judged: RescoredGroup) -> None:
         """Append a group. Once this returns the group is not scored again, whatever happens to this
         process."""
-        self._file.write(json.dumps(asdict(judged)).encode() + b"\n")
+        self._file.write(to_json(asdict(judged)).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.judged[judged.key] = judged
@@ -128,7 +128,7 @@ def read_scores(path: Path) -> list[RescoredGroup]:
 def _read(path: Path) -> list[RescoredGroup]:
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
     try:
-        return [_judged(json.loads(line)) for line in lines]
+        return [_judged(from_json(line)) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is damaged ({error!r}); move it away to score everything again"

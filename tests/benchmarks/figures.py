@@ -1,11 +1,12 @@
 """What a benchmark says: rows of name, value, unit, limit and goal, printed and written."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from wire.strict_json import to_json
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,5 @@ def report(figures: Iterable[Figure], target: Path | None) -> int:
         found.append(figure)
         say(figure.line)
     if target is not None:
-        target.write_text(json.dumps([asdict(figure) for figure in found], indent=1) + "\n")
+        target.write_text(to_json([asdict(figure) for figure in found], indent=1) + "\n")
     return int(not all(figure.holds for figure in found))

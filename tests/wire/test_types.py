@@ -89,7 +89,7 @@ def test_an_error_survives_pickle_and_is_a_standard_one_too(kind: type[Exception
 def test_what_the_user_can_mend_is_a_value_error() -> None:
     found = {kind for kind in ERRORS if issubclass(kind, ValueError)}
     users = {errors.ConfigError, errors.DataError, errors.DiskFull, errors.PlacementError}
-    assert found == {errors.UserError, errors.CheckpointDamaged} | users
+    assert found == {errors.UserError, errors.CheckpointDamaged, errors.LearnsNothing} | users
 
 
 def test_a_completion_needs_one_logprob_per_token() -> None:

@@ -9,6 +9,8 @@ export function head(data) {
     el("h1", { id: "title" }, data.run.name),
     state(data.run),
     stages.length > 0 && el("div", { class: "hero" }, headline(data, stages), forest(data, stages)),
+    data.warnings.length > 0 && el("div", { class: "callout" }, el("b", {}, "Learned nothing?"),
+      el("ul", {}, data.warnings.map((line) => el("li", {}, line)))),
     facts(data),
     data.notes.length > 0 && el("div", { class: "callout" }, el("b", {}, "Could not be read"),
       el("ul", {}, data.notes.map((line) => el("li", {}, line)))));

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.metrics.catalogue import METRICS, describe, verl_names
+from cluster.metrics.catalogue import METRICS, describe, pool, verl_names
+from cluster.metrics.learning_guards import FAULTS
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.grpo import train_grpo
 from learner.config import GrpoLossConfig
@@ -40,6 +41,9 @@ OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part i
 OF_ALL = OF_WORKER | OF_TRANSFER
 # Only where a reward function fails, or none applies to a trace (reward/stats.py).
 OF_MASKED = {"reward/not_applicable_frac", "reward/mine/failed_frac"}
+# Only where a training learns nothing (cluster/metrics/learning_guards.py).
+OF_FAULTS = {f.count for f in FAULTS} | {f.streak for f in FAULTS}
+OF_FAULTS |= {f"learning/num_{f.unit}" for f in FAULTS}
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
 
@@ -96,14 +100,18 @@ async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
     unknown = [(stage, name) for stage, name in written if describe(name, stage) is None]
     assert not unknown
     assert not [
-        name for name in names_of_losses() | OF_WORKER | OF_TRANSFER if describe(name) is None
+        name
+        for name in names_of_losses() | OF_WORKER | OF_TRANSFER | OF_FAULTS
+        if describe(name) is None
     ]
 
 
 async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
     written = await names_of_a_run(tmp_path)
     found = {describe(name, stage) for stage, name in written}
-    found |= {describe(name) for name in names_of_losses() | OF_ALL | OF_MASKED | ON_GPU}
+    found |= {
+        describe(name) for name in names_of_losses() | OF_ALL | OF_MASKED | ON_GPU | OF_FAULTS
+    }
     brier = describe("base/brier", "eval")  # of classifiers that give probabilities
     assert [metric.name for metric in METRICS if metric not in found | {brier}] == []
 
@@ -124,6 +132,33 @@ def test_an_exact_name_is_described_before_a_family():
     assert family.name == "reward/<part>/std"
     assert describe("no/such") is None
     assert describe("grpo/accuracy") is None, "only evaluations have it"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("kl", 2.0),
+        ("reward/max/mean", 2.0),  # of a reward function called "max"
+        ("label/max/reward", 2.0),
+        ("response_length/max", 3.0),
+        ("parity/max_logprob_diff", 3.0),
+        ("perf/max_memory_allocated_gb", 3.0),
+        ("reward/min", 1.0),
+        ("rollout/next_place", 2.0),
+        ("learning/skipped", 2.0),
+        ("guard/one_label/flagged", 3.0),
+        ("a_name_that_nobody_knows", 2.0),
+    ],
+)
+def test_figures_are_pooled_as_what_they_are(name: str, expected: float):
+    assert pool(name, [1.0, 3.0, 2.0]) == expected
+
+
+def test_what_is_not_finite_enters_no_mean_and_does_not_vanish_in_a_maximum():
+    assert pool("grad_norm", [math.nan, 2.0, math.inf]) == 2.0
+    assert math.isnan(pool("grad_norm", [math.nan]))
+    assert math.isnan(pool("parity/max_logprob_diff", [1.0, math.nan]))
+    assert math.isnan(pool("parity/max_logprob_diff", [math.nan, 1.0]))
 
 
 def test_verls_names_add_up_what_verl_counts_together():

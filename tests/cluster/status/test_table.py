@@ -28,6 +28,7 @@ STATUS = RunStatus(
         "parity/probe_max_logprob_diff": 3.5e-7,
     },
     guards=(),
+    learning=(),
     num_quarantined=2,
     checkpoint=Checkpoint(stage="grpo", tag="step-000020", age_s=5.0),
     writer=Writer(pid=7, host="node", attempt=1, since=0.0, seen_age_s=1.0, alive=True),
