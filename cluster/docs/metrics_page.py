@@ -40,9 +40,17 @@ In dashboards a figure is named `stage/name`, such as `grpo/reward/mean`; verl's
 a stage. A resumed run goes on in the same W&B and MLflow run. A logger that fails is dropped with
 one warning and never ends the run; W&B without a network writes to `RUN/wandb` for `wandb sync`.
 
-In Prometheus each figure is a gauge `ray_deepintuit_NAME` (all but letters and digits replaced by
-`_`) with the labels `run` and `stage`, on the metrics endpoint of every Ray node; steps are counted
-by `ray_deepintuit_steps`, their seconds are the histogram `ray_deepintuit_step_seconds`.
+In Prometheus each figure is a gauge `ray_deepintuit_NAME` (`_` for `/`) with the labels `run` and
+`stage`, on the metrics endpoint of every Ray node; steps are counted by `ray_deepintuit_steps`,
+their seconds are the histogram `ray_deepintuit_step_seconds`.
+
+Labels and reward functions give figures their names, so any text may be in one. What a logger does
+not take is replaced by `_`, and the name then ends in `_` and 8 digits of a hash of the whole name:
+no figure is left out, no two share a name, and a name is the same in every attempt. TensorBoard and
+W&B take all but control characters; MLflow letters, digits and `_-. :/`, up to 250 bytes, and a
+figure below another is joined by a dot (`label/L/reward.PART`, `learning_rate.merger`); Prometheus
+ASCII letters, digits and `_`. A figure that is not finite (NaN, infinity) is `null` in
+`metrics.jsonl` and has no point in a logger.
 
 *Per* says what a mean is over, or what a figure belongs to: a token (sampled or target tokens of
 the step, over all ranks), a sequence (one trace), a group (the traces of one clip), an update of

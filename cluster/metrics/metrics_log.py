@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from cluster.metrics.catalogue import verl_names
+from cluster.metrics.sink_names import dashboard_names
 from wire.strict_json import to_json
 
 log = logging.getLogger(__name__)
@@ -95,11 +96,12 @@ class TensorBoardSink:
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(run_dir / "tensorboard"))
+        self._names = dashboard_names()
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One event per number."""
         for name, value in values.items():
-            self._board.add_scalar(tag(stage, name), value, step)
+            self._board.add_scalar(self._names.of(tag(stage, name)), value, step)
         self._board.flush()
 
     def close(self) -> None:

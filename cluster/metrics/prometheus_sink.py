@@ -1,11 +1,10 @@
 """Metrics to Prometheus, through Ray."""
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.metrics.catalogue import METRICS
+from cluster.metrics.catalogue import describe
+from cluster.metrics.sink_names import prometheus_names
 
 
 class PrometheusSink:
@@ -16,6 +15,7 @@ class PrometheusSink:
 
         self._run = run
         self._gauges: dict[str, Any] = {}
+        self._names = prometheus_names()
         tags = ("run", "stage")
         self._steps = Counter("deepintuit_steps", "Steps written.", tag_keys=tags)
         self._seconds = Histogram(
@@ -35,8 +35,7 @@ class PrometheusSink:
         if "timing_s/step" in values:
             self._seconds.observe(values["timing_s/step"], tags=tags)
         for name, value in values.items():
-            if math.isfinite(value):
-                self._gauge(name).set(value, tags=tags)
+            self._gauge(name).set(value, tags=tags)
 
     def close(self) -> None:
         """Nothing is pending here; Ray's agent ends with Ray."""
@@ -44,8 +43,8 @@ class PrometheusSink:
     def _gauge(self, name: str) -> Any:
         from ray.util.metrics import Gauge
 
-        plain = re.sub(r"\W", "_", name)
-        if plain not in self._gauges:
-            about = next((m.meaning for m in METRICS if m.pattern.fullmatch(name)), name)
-            self._gauges[plain] = Gauge(f"deepintuit_{plain}", about, tag_keys=("run", "stage"))
-        return self._gauges[plain]
+        if name not in self._gauges:
+            metric = describe(name)
+            about, own = metric.meaning if metric else name, self._names.of(name)
+            self._gauges[name] = Gauge(f"deepintuit_{own}", about, tag_keys=("run", "stage"))
+        return self._gauges[name]

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import queue
-import re
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from cluster.config.logging import LoggingConfig, MlflowConfig, WandbConfig
 from cluster.config.recipe import RunConfig
 from cluster.metrics.metrics_log import MetricsLog, MetricsSink, TensorBoardSink, tag
 from cluster.metrics.prometheus_sink import PrometheusSink
+from cluster.metrics.sink_names import dashboard_names, mlflow_names
 from wire.config import flatten
 from wire.errors import ConfigError
 from wire.whole_file import write_json
@@ -89,6 +89,7 @@ class WandbSink:
     def __init__(self, config: WandbConfig, run_dir: Path, settings: Mapping[str, Any]) -> None:
         self._run = _start_wandb(config, run_dir, settings)
         self._stages: set[str] = set()
+        self._names = dashboard_names()
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers; a stage's have its own steps as their axis."""
@@ -98,7 +99,8 @@ class WandbSink:
             self._run.define_metric(axis, hidden=True)
             if stage:
                 self._run.define_metric(f"{stage}/*", step_metric=axis)
-        self._run.log({tag(stage, name): value for name, value in values.items()} | {axis: step})
+        named = {self._names.of(tag(stage, name)): value for name, value in values.items()}
+        self._run.log(named | {axis: step})
 
     def close(self) -> None:
         """Wait for what is on its way, not for ever."""
@@ -160,6 +162,7 @@ class MlflowSink:
         self._client = MlflowClient(tracking_uri=uri)
         self._run_id = _remember(run_dir, "mlflow", lambda: self._create(config, run_dir, settings))
         self._client.update_run(self._run_id, status="RUNNING")
+        self._names = mlflow_names()
 
     def _create(self, config: MlflowConfig, run_dir: Path, settings: Mapping[str, Any]) -> str:
         from mlflow.entities import Param
@@ -179,7 +182,7 @@ class MlflowSink:
 
         now = int(time.time() * 1000)
         metrics = [
-            Metric(re.sub(r"[^\w\-. :/]", "_", tag(stage, name)), value, now, step)
+            Metric(self._names.of(tag(stage, name)), value, now, step)
             for name, value in values.items()
         ]
         for start in range(0, len(metrics), 1000):

@@ -1,11 +1,13 @@
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from cluster.metrics.metrics_log import MetricsLog
+from tests.cluster.metrics.test_sink_names import ODD
 
 
 class Kept:
@@ -82,3 +84,23 @@ def test_tensorboard_is_always_written(tmp_path: Path):
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (point,) = board.Scalars("grpo/reward/mean")
     assert (point.step, point.value) == (4, 1.25)
+
+
+def test_tensorboard_shows_every_figure_whatever_its_name(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    names = [f"label/{label}/accuracy" for label in ODD]
+    with MetricsLog(tmp_path, 0) as log:
+        log.write("grpo", 1, {name: float(number) for number, name in enumerate(names)})
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    points = [board.Scalars(tag)[0].value for tag in board.Tags()["scalars"]]
+    assert sorted(points) == [float(number) for number in range(len(ODD))]
+
+
+def test_a_figure_that_is_not_finite_is_null_and_no_point_of_a_sink(tmp_path: Path):
+    sink = Kept()
+    with MetricsLog(tmp_path, 0, [sink], verl_stage="grpo") as log:
+        log.write("grpo", 1, {"kl": math.nan, "grad_norm": math.inf, "nll": 0.5})
+    (row,) = rows(tmp_path)
+    assert (row["kl"], row["grad_norm"], row["nll"]) == (None, None, 0.5)
+    assert sink.rows == [("grpo", 1, {"nll": 0.5})]

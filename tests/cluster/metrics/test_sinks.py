@@ -18,9 +18,13 @@ from cluster.config.logging import LoggingConfig, MlflowConfig, WandbConfig
 from cluster.metrics import sinks as loggers
 from cluster.metrics.prometheus_sink import PrometheusSink
 from cluster.metrics.sinks import Background, MlflowSink, WandbSink, check_logging
+from tests.cluster.metrics.test_sink_names import ODD
 from wire.config import validate
 from wire.errors import ConfigError
 
+ODD_NAMES = [f"label/{label}/accuracy" for label in ODD]
+ODD_NAMES += [f"reward/{part}/mean" for part in ODD]
+ODD_NAMES += ["label/a/reward", "label/a/reward/format", "learning_rate", "learning_rate/merger"]
 SETTINGS = {"grpo": {"num_steps": 80}, "seed": 1}
 
 
@@ -94,6 +98,7 @@ def test_wandb_offline_writes_a_run_that_a_resumed_run_goes_on_in(tmp_path: Path
         sink = WandbSink(config, tmp_path, SETTINGS)
         sink.write("grpo", step, {"reward/mean": 1.0 + step})
         sink.write("", step, {"critic/rewards/mean": 1.0 + step})
+        sink.write("odd", step, {name: float(number) for number, name in enumerate(ODD_NAMES)})
         sink.close()
         time.sleep(1.1)  # W&B names its folders by the second
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
@@ -115,6 +120,11 @@ def test_wandb_offline_writes_a_run_that_a_resumed_run_goes_on_in(tmp_path: Path
     steps = [(row["grpo/step"], row["grpo/reward/mean"]) for row in rows if "grpo/step" in row]
     assert steps == [(1, 2.0), (2, 3.0)]
     assert [row["critic/rewards/mean"] for row in rows if "step" in row] == [2.0, 3.0]
+    odd = [row for row in rows if "odd/step" in row]
+    for row in odd:
+        values = [value for key, value in row.items() if key.startswith("odd/")]
+        assert sorted(values) == sorted([*range(len(ODD_NAMES)), row["odd/step"]])
+    assert len(odd) == 2
 
 
 @pytest.mark.slow
@@ -144,7 +154,7 @@ def test_mlflow_keeps_figures_and_settings_and_a_resumed_run_goes_on(tmp_path: P
     config = MlflowConfig(experiment="shapes", tracking_uri=uri)
     for step in (1, 2):
         sink = MlflowSink(config, tmp_path, SETTINGS)
-        sink.write("grpo", step, {"label/a<b/accuracy": 0.5, "reward/mean": 1.0 + step})
+        sink.write("grpo", step, {"reward/mean": 1.0 + step})
         sink.close()
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("shapes")
@@ -154,7 +164,21 @@ def test_mlflow_keeps_figures_and_settings_and_a_resumed_run_goes_on(tmp_path: P
     assert run.data.params == {"grpo.num_steps": "80", "seed": "1"}
     history = client.get_metric_history(run.info.run_id, "grpo/reward/mean")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 3.0)]
-    assert run.data.metrics["grpo/label/a_b/accuracy"] == 0.5
+
+
+def test_mlflow_keeps_every_figure_whatever_its_name(tmp_path: Path):
+    from mlflow import MlflowClient
+
+    uri = (tmp_path / "store").as_uri()
+    sink = MlflowSink(MlflowConfig(experiment="e", tracking_uri=uri), tmp_path, {})
+    sink.write("grpo", 1, {name: float(number) for number, name in enumerate(ODD_NAMES)})
+    sink.close()
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()]
+    )
+    assert sorted(run.data.metrics.values()) == [float(n) for n in range(len(ODD_NAMES))]
+    assert run.data.metrics["grpo/label/a/reward"] == ODD_NAMES.index("label/a/reward")
 
 
 class Slow:
@@ -226,7 +250,9 @@ def test_prometheus_finds_the_figures_at_rays_own_endpoint(local_ray: Callable[[
     for step in (1, 2):
         sink.write("grpo", step, {"reward/mean": 1.0 + step, "timing_s/step": 2.5})
     sink.write("", 2, {"critic/rewards/mean": 3.0})
-    sink.write("grpo", 3, {"kl": float("nan")})
+    sink.write(
+        "grpo", 3, {"label/caf\u00e9 100%/accuracy": 0.25, "label/caf\u00e8 100%/accuracy": 0.5}
+    )
     lines: list[str] = []
     deadline = time.monotonic() + 60
     while not lines and time.monotonic() < deadline:
@@ -238,4 +264,6 @@ def test_prometheus_finds_the_figures_at_rays_own_endpoint(local_ray: Callable[[
     assert float(values["ray_deepintuit_step_seconds_count"]) == 2.0  # Ray guesses sums by buckets
     assert any(name.startswith("ray_deepintuit_steps") for name in values)
     assert all('run="run-1"' in line and 'stage="grpo"' in line for line in lines if "{" in line)
-    assert not any("critic" in name or "_kl" in name for name in values)
+    assert not any("critic" in name for name in values)
+    labels = [float(v) for name, v in values.items() if "_label_caf__100__accuracy_" in name]
+    assert sorted(labels) == [0.25, 0.5]
