@@ -38,9 +38,10 @@ class RewardTerm(Config):
     are logged raw.)"""
     timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """A user function that takes longer over one call is killed, and that is a failure. One call:
-    a trace (verl's signature), all traces of a group (TRL's)."""
-    style: Literal["verl", "trl"] | None = None
-    """Whose signature a function has; none: its parameters say so."""
+    a trace (verl's signature), all traces of a group (TRL's, and verl's of lists)."""
+    style: Literal["verl", "verl_batch", "trl"] | None = None
+    """Whose signature a function has; none: its parameters say so. ``verl_batch``: that of verl's
+    batch reward manager."""
     completion_format: Literal["text", "messages"] = "text"
     """What TRL's functions get as prompts and completions: text, or lists of chat messages."""
     concurrency: int = Field(default=1, ge=1, le=64)

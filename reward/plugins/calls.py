@@ -1,6 +1,7 @@
 """The child's side of a call: a question -> the arguments of verl's or TRL's shape -> replies.
 
-    question -> once per trace (verl) or once per group (TRL) -> {"index", "value" | "error"} ...
+    question -> once per trace (verl), or per group (verl's batch manager, TRL)
+             -> {"index", "value" | "error"} ...
 
 Runs beside user code, in its process: whatever that raises or returns becomes a reply.
 """
@@ -11,13 +12,13 @@ import inspect
 import math
 import numbers
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from reward.plugins.plugin import Plugin
 from reward.plugins.question import unpacked
-from reward.plugins.signature import LABEL_COLUMNS
+from reward.plugins.signature import LABEL_COLUMNS, VERL_ARGUMENTS
 
 _MAX_SAID_CHARS = 300  # of the 500 that the runner keeps: place and hint come after it
 _MAX_TRACEBACK_CHARS = 4_000
@@ -40,7 +41,7 @@ def answer(
         error = {"error": f"needs {lacking}, which sample {question['sample_id']} has not"}
         for trace in question["traces"]:
             reply({"index": trace["index"], **error})
-    elif plugin.signature.style == "trl":
+    elif plugin.signature.is_batched:
         reply(_ask_batch(plugin, question, loop))
     elif plugin.signature.is_async:
         loop.run(_ask_side_by_side(plugin, question, reply))
@@ -82,7 +83,7 @@ def _ask_batch(plugin: Plugin, question: Mapping[str, Any], loop: asyncio.Runner
     traces = question["traces"]
     log = _Log(len(traces))
     try:
-        values = plugin.function(**_trl_arguments(plugin, question, log))
+        values = plugin.function(**_batch_arguments(plugin, question, log))
         if inspect.isawaitable(values):
             values = loop.run(_awaited(values))
         if hasattr(values, "tolist"):  # a NumPy array or torch tensor
@@ -102,6 +103,14 @@ def _verl_arguments(
     """Arguments of a verl function: verl's four, where the function takes them, and the columns
     that it names."""
     signature = plugin.signature
+    four = _verls_four(question, trace)
+    columns = {name: four["extra_info"][name] for name in question["columns"]}
+    named = {name: value for name, value in columns.items() if name in signature.names}
+    taken = {name: value for name, value in four.items() if signature.takes(name)}
+    return {**named, **taken, **copy.deepcopy(plugin.params)}
+
+
+def _verls_four(question: Mapping[str, Any], trace: Mapping[str, Any]) -> dict[str, Any]:
     columns = copy.deepcopy(question["columns"])  # what one call changes is no other's
     own = {
         "sample_id": question["sample_id"],
@@ -109,15 +118,33 @@ def _verl_arguments(
         "is_truncated": trace["is_truncated"],
         "policy_version": trace["policy_version"],
     }
-    four = {
+    return {
         "data_source": str(columns.get("data_source", "")),
         "solution_str": trace["text"],
         "ground_truth": question["label"],
         "extra_info": {**columns, **own},
     }
-    named = {name: value for name, value in columns.items() if name in signature.names}
-    taken = {name: value for name, value in four.items() if signature.takes(name)}
+
+
+def _batch_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> dict[str, Any]:
+    """Arguments of a function that is called once per group, each of them a list."""
+    if plugin.signature.style == "trl":
+        return _trl_arguments(plugin, question, log)
+    signature = plugin.signature
+    each = [_verls_four(question, trace) for trace in question["traces"]]
+    four = {f"{name}s": [values[name] for values in each] for name in VERL_ARGUMENTS}
+    taken = {name: values for name, values in four.items() if signature.takes(name)}
+    named = _columns_as_lists(question, signature.names)
     return {**named, **taken, **copy.deepcopy(plugin.params)}
+
+
+def _columns_as_lists(question: Mapping[str, Any], names: Iterable[str]) -> dict[str, list[Any]]:
+    columns = question["columns"]
+    return {
+        name: [copy.deepcopy(columns[name]) for _ in question["traces"]]
+        for name in names
+        if name in columns
+    }
 
 
 def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> dict[str, Any]:
@@ -131,11 +158,7 @@ def _trl_arguments(plugin: Plugin, question: Mapping[str, Any], log: "_Log") -> 
     if plugin.as_messages:
         prompts = [[{"role": "user", "content": prompt}] for _ in traces]
         completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {
-        name: [copy.deepcopy(value) for _ in traces]
-        for name, value in question["columns"].items()
-        if signature.takes(name)
-    }
+    columns = _columns_as_lists(question, filter(signature.takes, question["columns"]))
     given = {
         **dict.fromkeys(LABEL_COLUMNS, [question["label"]] * count),
         **columns,

@@ -2,10 +2,11 @@
 
     what locate found (reward/spec.py) -> import -> Signature (signature.py) -> Plugin
 
-A function needs no import of ours. Both known shapes are taken as they are, sync or async, and told
+A function needs no import of ours. All known shapes are taken as they are, sync or async, and told
 apart by the names of their parameters; the child calls them (reward/plugins/calls.py):
 
     def compute_score(data_source, solution_str, ground_truth, extra_info=None): ...   # verl
+    def compute_score(data_sources, solution_strs, ground_truths, extra_infos): ...    # verl, batch
     def reward(prompts, completions, **columns): ...                                   # TRL
 """
 
@@ -20,13 +21,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from reward.plugins.signature import TRL_ARGUMENTS, VERL_ARGUMENTS, Signature, read_signature
+from reward.plugins.signature import (
+    TRL_ARGUMENTS,
+    VERL_ARGUMENTS,
+    VERL_BATCH_ARGUMENTS,
+    Signature,
+    read_signature,
+)
 from reward.spec import FILE, MODULE
 from wire.errors import ConfigError
 from wire.nearest import nearest
 
 _OF_THE_TRACE = frozenset(
-    ("solution_str", "ground_truth", "prompts", "completions", "completion_ids")
+    (
+        *("solution_str", "ground_truth", "solution_strs", "ground_truths", "extra_infos"),
+        *("prompts", "completions", "completion_ids"),
+    )
 )
 """Arguments that params must not replace: every trace would be scored as if it were the same."""
 _MACHINERY = frozenset(
@@ -76,7 +86,7 @@ def load(
     signature = read_signature(spec, function, style)
     params = params or {}
     _check_params(spec, signature, params)
-    if as_messages and signature.style == "verl":
+    if as_messages and signature.style != "trl":
         raise ConfigError(
             f'reward {spec!r}: completion_format = "messages" is for functions of TRL\'s '
             "shape, and this one has verl's, which takes text; leave it out"
@@ -99,7 +109,9 @@ def _check_params(spec: str, signature: Signature, params: Mapping[str, Any]) ->
         )
     unknown = sorted(name for name in params if not signature.takes(name))
     if unknown:
-        free = sorted(set(signature.names) - {*VERL_ARGUMENTS, *TRL_ARGUMENTS})
+        free = sorted(
+            set(signature.names) - {*VERL_ARGUMENTS, *VERL_BATCH_ARGUMENTS, *TRL_ARGUMENTS}
+        )
         raise ConfigError(
             f"reward {spec!r}: params has {unknown[0]!r}, which the function does not take; "
             f"{nearest(unknown[0], free)}"

@@ -12,8 +12,8 @@ Who is to blame for what:
 
     verl, sync     the trace that was being judged; those after it are asked of a fresh process
     verl, async    late: every trace without an answer; dead: each of those is asked again, alone
-    TRL            raised, late or dead: each trace of the group is asked once more, alone, so that
-                   one bad trace does not fail its group. A list of the wrong length or type fails
+    TRL, and the   raised, late or dead: each trace of the group is asked once more, alone, so that
+    verl of lists  one bad trace does not fail its group. A list of the wrong length or type fails
                    the group: nobody can say which reward is whose.
 """
 
@@ -106,7 +106,7 @@ class PluginRunner:
     async def score(self, question: Question) -> list[Value | Failure]:
         """The function's value of each trace of the group, in their order; or the failure."""
         count = len(question.traces)
-        is_batched = self.signature is not None and self.signature.style == "trl"
+        is_batched = self.signature is not None and self.signature.is_batched
         size = count if is_batched else math.ceil(count / len(self._slots))
         parts = [range(k, min(k + size, count)) for k in range(0, count, max(size, 1))]
         answers = await asyncio.gather(*[self._in_thread(self._ask, question, p) for p in parts])
@@ -201,13 +201,13 @@ class PluginRunner:
         settled: dict[int, Value | Failure],
     ) -> list[list[int]]:
         """Ask a process, which is discarded if it breaks; returns what has to be asked again."""
-        style, is_async = child.signature.style, child.signature.is_async
-        ask = self._ask_batch if style == "trl" else self._ask_each
+        is_batched, is_async = child.signature.is_batched, child.signature.is_async
+        ask = self._ask_batch if is_batched else self._ask_each
         try:
             return ask(child, question, part, settled)
         except Broken as broken:
             _discard(slot)
-            if style == "trl":
+            if is_batched:
                 return self._settle_batch(part, settled, self._broken(broken), is_retried=True)
             return self._settle_rest(part, settled, broken, is_async=is_async)
 
@@ -247,7 +247,7 @@ class PluginRunner:
         part: list[int],
         settled: dict[int, Value | Failure],
     ) -> list[list[int]]:
-        """TRL's way; returns what has to be asked again. Raises Broken."""
+        """The way of lists; returns what has to be asked again. Raises Broken."""
         begin, limit = monotonic(), self._timeout_s
         try:
             child.send(question.to_json(part, with_ids=child.signature.wants_ids), limit)
@@ -281,7 +281,7 @@ class PluginRunner:
         *,
         is_retried: bool,
     ) -> list[list[int]]:
-        """Keep the values of TRL's way, or blame the group; returns what has to be asked again."""
+        """Keep the values of a list, or blame the group; returns what has to be asked again."""
         if isinstance(values, list):
             settled |= dict(zip(part, values, strict=True))
         elif is_retried and len(part) > 1:

@@ -1,25 +1,38 @@
-"""Signature of a user's reward function: which of two shapes it has, and what it takes.
+"""Signature of a user's reward function: which of three shapes it has, and what it takes.
 
     function -> its parameters' names -> Signature
 
-verl's is called once per trace, TRL's once per group; they are told apart by names that only one of
-them has.
+verl's is called once per trace, that of verl's batch reward manager and TRL's once per group; they
+are told apart by names that only one of them has.
 """
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from wire.errors import ConfigError
 
 VERL_ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
+VERL_BATCH_ARGUMENTS = ("data_sources", "solution_strs", "ground_truths", "extra_infos")
 TRL_ARGUMENTS = (
     *("prompts", "completions", "completion_ids"),
     *("trainer_state", "log_extra", "log_metric"),
 )
 LABEL_COLUMNS = ("label", "ground_truth", "solution")
 """Names of arguments that give a TRL function the label, where the manifest has no such column."""
+
+_OWN = {
+    "verl": VERL_ARGUMENTS,
+    "verl_batch": VERL_BATCH_ARGUMENTS,
+    "trl": (*TRL_ARGUMENTS, *LABEL_COLUMNS),
+}
+TELLING: Mapping[str, tuple[str, ...]] = {
+    "verl": ("solution_str", "data_source", "extra_info"),
+    "verl_batch": ("solution_strs", "data_sources", "extra_infos", "ground_truths"),
+    "trl": ("completions", "prompts", "completion_ids", "trainer_state"),
+}
+"""Style -> names of parameters that tell it, the most telling first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +45,7 @@ class Signature:
     """
 
     style: str
-    """``verl``: once per trace; ``trl``: once per group."""
+    """``verl``: once per trace; ``verl_batch``, ``trl``: once per group."""
     is_async: bool
     takes_any: bool
     """Whether it has ``**kwargs``."""
@@ -44,7 +57,12 @@ class Signature:
     @property
     def own(self) -> tuple[str, ...]:
         """Arguments that every function of its shape may take."""
-        return VERL_ARGUMENTS if self.style == "verl" else (*TRL_ARGUMENTS, *LABEL_COLUMNS)
+        return _OWN[self.style]
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the function is called once per group, with lists."""
+        return self.style != "verl"
 
     @property
     def wants_ids(self) -> bool:
@@ -92,21 +110,21 @@ def read_signature(spec: str, function: Callable[..., Any], style: str | None) -
 
 
 def _style_of(spec: str, names: Collection[str]) -> str:
-    """Shape of a function: ``solution_str`` is verl's alone and ``completions`` TRL's;
-    ``ground_truth`` may be a column.
+    """Shape of a function: ``solution_str`` is verl's alone, ``solution_strs`` that of verl's batch
+    manager, ``completions`` TRL's; ``ground_truth`` may be a column.
 
-    Raises ConfigError if the names fit both or neither.
+    Raises ConfigError if the names fit several or none.
     """
-    verl, trl = "solution_str" in names, "completions" in names
-    if not verl and not trl:  # less telling names
-        verl = not {"data_source", "extra_info"}.isdisjoint(names)
-        trl = not {"prompts", "completion_ids", "trainer_state"}.isdisjoint(names)
-    if verl != trl:
-        return "verl" if verl else "trl"
+    fitting = [style for style, telling in TELLING.items() if telling[0] in names]
+    if not fitting:  # less telling names
+        fitting = [style for style, telling in TELLING.items() if set(telling) & set(names)]
+    if len(fitting) == 1:
+        return fitting[0]
     got = f"def {spec.rpartition(':')[2]}({', '.join(names)})"
     raise ConfigError(
         f"reward {spec!r}: {got} has a wrong signature: it could be called in "
-        f"{'both ways' if verl else 'no known way'}; expected verl's ({', '.join(VERL_ARGUMENTS)}) "
-        'or TRL\'s (prompts, completions, **columns), or say which with style = "verl" | "trl" '
-        "in its term"
+        f"{f'{len(fitting)} ways' if fitting else 'no known way'}; expected verl's "
+        f"({', '.join(VERL_ARGUMENTS)}), that of its batch manager "
+        f"({', '.join(VERL_BATCH_ARGUMENTS)}) or TRL's (prompts, completions, **columns), or say "
+        'which with style = "verl" | "verl_batch" | "trl" in its term'
     )

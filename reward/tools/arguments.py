@@ -1,16 +1,20 @@
-"""Explains a reward function's signature: verl's or TRL's and why, and what fills each argument."""
+"""Explains a reward function's signature: whose it is and why, and what fills each argument."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reward.config import RewardTerm
-from reward.plugins.signature import Signature
+from reward.plugins.signature import TELLING, Signature
 
 _MEANING = {
     "data_source": "the manifest's column data_source, else empty text",
     "solution_str": "the completion's text",
     "ground_truth": "the label",
     "extra_info": "all further columns, and sample_id, split, is_truncated, policy_version",
+    "data_sources": "the same for every completion: the manifest's column data_source, or empty",
+    "solution_strs": "the texts of one group's completions",
+    "ground_truths": "the label, for each of them",
+    "extra_infos": "further columns, sample_id, split, is_truncated, policy_version of each",
     "prompts": "what the policy was asked, for each completion",
     "completions": "the completions of one group",
     "completion_ids": "their token ids",
@@ -18,10 +22,7 @@ _MEANING = {
     "log_extra": "a function: what is numeric is logged with the trace",
     "log_metric": "a function: what is numeric is logged",
 }
-_TELLING = {
-    "verl": ("solution_str", "data_source", "extra_info"),
-    "trl": ("completions", "prompts", "completion_ids", "trainer_state"),
-}
+_WHOSE = {"verl": "verl's", "verl_batch": "that of verl's batch manager", "trl": "TRL's"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,9 @@ def explain_style(term: RewardTerm, signature: Signature) -> str:
     if term.style is not None:
         reason = f'the term says style = "{term.style}"'
     else:
-        telling = [name for name in _TELLING[signature.style] if name in signature.names]
+        telling = [name for name in TELLING[signature.style] if name in signature.names]
         reason = f"it takes {telling[0]}"
-    whose, each = ("verl's", "trace") if signature.style == "verl" else ("TRL's", "group")
+    whose, each = _WHOSE[signature.style], "group" if signature.is_batched else "trace"
     way = "async" if signature.is_async else "sync"
     return f"{whose}, because {reason}; {way}, once per {each}"
 
@@ -61,7 +62,7 @@ def arguments(
     for name in sorted(signature.names):
         if name in term.params:
             listed.append(Argument(name=name, filled_by=f"params: {term.params[name]!r}"))
-        elif name in columns and not (signature.style == "verl" and name in own):
+        elif name in columns and not (signature.style != "trl" and name in own):
             filled = f"column {name}, in {_share(columns[name], num_samples)}"
             listed.append(Argument(name=name, filled_by=filled, column=name))
         elif name in own:
@@ -71,7 +72,7 @@ def arguments(
         else:
             listed.append(Argument(name=name, filled_by=f"a column {name} of the manifest"))
     if signature.takes_any:
-        rest = "nothing more" if signature.style == "verl" else "every further column"
+        rest = "every further column" if signature.style == "trl" else "nothing more"
         listed.append(Argument(name="**", filled_by=rest))
     return listed
 

@@ -139,7 +139,7 @@ async def bench(subject: RewardUnderTest, term: RewardTerm, groups: Sequence[Ben
         plain = await asyncio.to_thread(_plain_s, term, groups, signature.style, limit_s)
     return Timing(
         part=term.part,
-        call="trace" if signature and signature.style == "verl" else "group",
+        call="trace" if signature and not signature.is_batched else "group",
         num_traces=sum(len(group.completions) for group in groups),
         seconds=seconds,
         p50_s=p50,

@@ -27,7 +27,7 @@ def test_a_plugin_is_named_after_its_function_unless_named() -> None:
         ({"terms": [{"function": "acuracy"}]}, "did you mean 'accuracy'"),
         ({"terms": [{"function": "rewards.py"}]}, "path/to/file.py:function"),
         ({"terms": [{"function": "pkg-1.mod:f"}]}, "package.module:function"),
-        ({"terms": [{"function": "a.py:f", "style": "trlx"}]}, "'verl' or 'trl'"),
+        ({"terms": [{"function": "a.py:f", "style": "trlx"}]}, "'verl', 'verl_batch' or 'trl'"),
         ({"terms": [{"function": "accuracy", "concurrency": 2}]}, "'concurrency' does nothing"),
         ({"terms": [{"function": "accuracy", "params": {"x": 1}}]}, "'x'; it takes none"),
         ({"terms": [{"function": "a.py:f", "gated_by": "f"}]}, "is no other term"),

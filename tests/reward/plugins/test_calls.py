@@ -171,3 +171,36 @@ def test_an_array_of_several_numbers_is_said_to_be_one_and_not_blamed_on_our_fil
     error = read_value(np.array([1.0, 2.0]))["error"]
     assert "array([1., 2.]) (ndarray), expected a number" in error
     assert "calls.py" not in error
+
+
+def test_verls_batch_manager_gets_lists_of_verls_four() -> None:
+    def f(
+        data_sources: list[str],
+        solution_strs: list[str],
+        ground_truths: list[str],
+        extra_infos: list[dict[str, Any]],
+        fps: list[int],
+        scale: float = 1.0,
+    ) -> list[Any]:
+        assert (data_sources, ground_truths, fps) == (["", ""], ["normal", "normal"], [2, 2])
+        assert [info["sample_id"] for info in extra_infos] == ["train-1", "train-1"]
+        assert extra_infos[0] == {**extra_infos[1]}
+        extra_infos[0]["fps"] = 9
+        assert extra_infos[1]["fps"] == 2
+        return [{"score": scale * len(solution_strs[0]), "words": 1}, len(solution_strs[1])]
+
+    assert replies(f, "a", "bb", style="verl_batch", params={"scale": 3.0}) == [
+        {"batch": [{"value": 3.0, "extras": {"words": 1.0}}, {"value": 2.0}]}
+    ]
+
+
+def test_verls_batch_manager_may_take_a_part_of_them_or_any() -> None:
+    def some(solution_strs: list[str]) -> Any:
+        return np.array([len(text) for text in solution_strs])
+
+    async def every(**given: Any) -> list[float]:
+        assert set(given) == {"data_sources", "solution_strs", "ground_truths", "extra_infos"}
+        return [1.0] * len(given["solution_strs"])
+
+    assert replies(some, "a", "bb", style="verl_batch") == [{"batch": [{"value": 1}, {"value": 2}]}]
+    assert replies(every, "a", style="verl_batch") == [{"batch": [{"value": 1.0}]}]

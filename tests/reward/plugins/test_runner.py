@@ -345,6 +345,72 @@ async def test_rewards_that_cannot_be_matched_with_traces_fail_the_group(
         assert all(words in str(reason) for reason in await values(runner, "a", bad))
 
 
+VERL_BATCH = """
+import os, time
+
+def compute_score(data_sources, solution_strs, ground_truths, extra_infos, fps=None):
+    assert len(data_sources) == len(solution_strs) == len(ground_truths) == len(extra_infos)
+    if "sleep" in solution_strs:
+        time.sleep(600)
+    if "exit" in solution_strs:
+        os._exit(3)
+    if "raise" in solution_strs:
+        raise KeyError("rubric")
+    if "short" in solution_strs:
+        return [1.0]
+    if "long" in solution_strs:
+        return [1.0] * (len(solution_strs) + 1)
+    if "no list" in solution_strs:
+        return {"score": 1.0}
+    special = {
+        "none": None, "nan": float("nan"), "text": "1.0", "no score": {"reward": 1.0},
+        "fps": fps and fps[0] + extra_infos[0]["fps"],
+    }
+    return [special.get(text, {"score": len(text), "words": 3}) for text in solution_strs]
+"""
+
+
+async def test_verls_batch_manager_is_one_call_for_a_group(tmp_path: Path) -> None:
+    async with running(tmp_path, VERL_BATCH, concurrency=2) as runner:
+        assert await runner.score(ask("a", "none", "fps")) == [
+            Value(value=1.0, extras={"words": 3.0}),
+            Value(value=None),
+            Value(value=4.0),
+        ]
+        nan, text, no_score, good = await values(runner, "nan", "text", "no score", "good")
+        assert "returned nan, expected a finite number" in str(nan)
+        assert "'1.0' (str)" in str(text)
+        assert "a dict without 'score'; its keys: ['reward']" in str(no_score)
+        assert good == 4.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("short", "returned 1 rewards for 2 completions"),
+        ("long", "returned 3 rewards for 2 completions"),
+        ("no list", "returned {'score': 1.0} (dict), expected a list of one reward"),
+    ],
+)
+async def test_scores_of_verls_batch_manager_that_fit_no_trace_fail_the_group(
+    tmp_path: Path, bad: str, words: str
+) -> None:
+    async with running(tmp_path, VERL_BATCH) as runner:
+        assert all(words in str(reason) for reason in await values(runner, "a", bad))
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"), [("raise", "KeyError"), ("exit", "exit code 3"), ("sleep", "no answer")]
+)
+async def test_a_trace_that_breaks_a_call_of_verls_batch_manager_fails_alone(
+    tmp_path: Path, bad: str, words: str
+) -> None:
+    async with running(tmp_path, VERL_BATCH, timeout_s=3.0) as runner:
+        before, failed, after = await values(runner, "a", bad, "ccc")
+        assert (before, after) == (1.0, 3.0)
+        assert words in str(failed)
+
+
 ASYNC = """
 import asyncio, os
 

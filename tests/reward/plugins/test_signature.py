@@ -34,6 +34,10 @@ def function(parameters: str) -> Callable[..., Any]:
         ("solution_str, ground_truth, method='strict', score=1.0", "verl"),
         ("solution_str, **others", "verl"),
         ("data_source, extra_info", "verl"),
+        ("data_sources, solution_strs, ground_truths, extra_infos", "verl_batch"),
+        ("data_sources, solution_strs, ground_truths, extra_infos, **kwargs", "verl_batch"),
+        ("solution_strs, ground_truths, strictness=1", "verl_batch"),
+        ("ground_truths, extra_infos", "verl_batch"),
         ("prompts, completions, **kwargs", "trl"),
         ("completions, ground_truth, **kwargs", "trl"),
         ("completions, solution", "trl"),
@@ -47,7 +51,7 @@ def test_a_signature_tells_whose_shape_it_is(parameters: str, style: str) -> Non
 
 @pytest.mark.parametrize("parameters", ["**everything", "solution_str, completions", "text"])
 def test_an_ambiguous_signature_is_refused_with_the_way_to_say_it(parameters: str) -> None:
-    with pytest.raises(ConfigError, match=r'style = "verl" \| "trl"'):
+    with pytest.raises(ConfigError, match=r'style = "verl" \| "verl_batch" \| "trl"'):
         read_signature("f", function(parameters), None)
     assert read_signature("f", function(parameters), "trl").style == "trl"
 

@@ -25,6 +25,9 @@ def broken(solution_str):
 def of_a_column(solution_str, fps):
     return float(fps)
 
+def batch(data_sources, solution_strs, ground_truths, extra_infos):
+    return [float(len(text)) for text in solution_strs]
+
 async def waits(solution_str):
     return 1.0
 """
@@ -49,11 +52,11 @@ def test_a_slow_function_takes_its_time_in_both_ways(tmp_path: Path):
     assert (row["call"], row["num_failed"]) == ("trace", 0)
 
 
-@pytest.mark.parametrize("function", ["quick", "waits"])
+@pytest.mark.parametrize("function", ["quick", "batch", "waits"])
 def test_groups_and_async_functions_are_timed_too(function: str, tmp_path: Path):
     plugin = write_plugin(tmp_path, SOURCE)
     (row,) = timed(tmp_path, f"{plugin}:{function}", "--traces", 20, "--tokens", 10)
-    assert row["call"] == ("group" if function == "quick" else "trace")
+    assert row["call"] == ("trace" if function == "waits" else "group")
     assert row["plain_s"] > 0
 
 

@@ -64,6 +64,21 @@ async def f(completions, label, log_metric=None, **kw):
     assert term["findings"] == []
 
 
+def test_a_function_of_verls_batch_manager_is_told_apart(tmp_path: Path):
+    source = """
+def f(data_sources, solution_strs, ground_truths, extra_infos, scale=1.0):
+    both = zip(ground_truths, solution_strs)
+    return [{"score": float(f"<answer>{one}</answer>" in text)} for one, text in both]
+"""
+    (term,) = linted(tmp_path, f"{write_plugin(tmp_path, source)}:f")
+    whose = "that of verl's batch manager, because it takes solution_strs; sync, once per group"
+    assert term["style"] == whose
+    assert term["findings"] == []
+    filled = {argument["name"]: argument["filled_by"] for argument in term["arguments"]}
+    assert filled["ground_truths"] == "the label, for each of them"
+    assert filled["scale"] == "its default; no such column"
+
+
 @pytest.mark.parametrize(
     ("body", "what", "remedy", "where"),
     [
