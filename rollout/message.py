@@ -1,13 +1,13 @@
 """Chat messages: their text, in parts, of which some are other people's.
 
-    template + fields -> parts (ours | Foreign) -> Message -> (rollout/render.py) -> token ids
+    template + values (rollout/prompt_template.py) -> parts (ours | Foreign) -> Message
+        -> (rollout/render.py) -> token ids
 
 No part may become a control token of the chat. Our own text, and what a model wrote, may hold the
 tags of a trace, which are tokens in some tokenizers; in other people's text they are only shown.
 """
 
 from dataclasses import dataclass
-from string import Formatter
 from typing import Literal
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -39,13 +39,3 @@ class Message:
     def text(self) -> str:
         """The whole text, as a person reads it."""
         return "".join(self.parts)
-
-
-def fill(template: str, **fields: str) -> Parts:
-    """Parts of a template such as ``"Labels: {labels}"`` with its fields filled in; a value that
-    is :class:`Foreign` stays so. Raises KeyError for a field without a value."""
-    parts: list[str] = []
-    for literal, name, _, _ in Formatter().parse(template):
-        parts += [literal] if literal else []
-        parts += [fields[name]] if name is not None else []
-    return tuple(parts)

@@ -1,20 +1,34 @@
-"""Every prompt text of the project, and nothing else.
+"""Prompts of a run: what the model is asked about a sample, as chat messages.
 
-    Sample + LabelSet -> chat messages -> (rollout/render.py) -> token ids
+    Sample + texts of the recipe (rollout/prompts_config.py) + LabelSet -> Messages
+        -> (rollout/render.py) -> token ids
 
-Wording follows DeepIntuit's prompts (role, label definitions, required shape of the output;
-seeds.md 1.3), shortened. ``PROMPT_VERSION`` is written into every prompt's archive record: change
-it with any text below.
+Every prompt of a run is made here: rollouts, evaluation, verdicts, label-only stages, checks. The
+version of a prompt stands in its archive record.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from rollout.message import Foreign, Message, fill
+from rollout.message import Foreign, Message
+from rollout.prompt_template import Template, value_text
+from rollout.prompts_config import (
+    DEFAULT_TEXTS,
+    DEFAULT_VERSION,
+    SIDE_FIELDS,
+    TASK_FIELDS,
+    TEXT_NAMES,
+    TRACE_FIELDS,
+    PromptsConfig,
+    TextName,
+)
+from wire.errors import DataError
 from wire.labels import LabelSet, reasoning_in
-from wire.types import Sample
+from wire.types import Sample, stable_hash
 
-PROMPT_VERSION = "1"
+_HASH_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,83 +41,142 @@ class VerdictPrompt:
 PromptKind = Literal["trace", "label"] | VerdictPrompt
 """Kind of a prompt: it asks for a trace; for the label, given the video alone; or for a verdict."""
 
-_TRACE = """Decide which label fits the video.
-Labels:
-{labels}
-{side}First reason step by step between <think> and </think>, \
-then write one label between <answer> and </answer>."""
 
-_VERDICT = """Review the analysis of the video, then decide yourself which label fits.
-Labels:
-{labels}
-{side}Analysis: {reasoning}
-Conclusion: {conclusion}
-Write one label and nothing else."""
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a task: makes the messages about a sample.
 
-_LABEL = """Decide which label fits the video.
-Labels:
-{labels}
-{side}Write one label and nothing else."""
+    Example:
+        Prompts(labels).trace(sample)[0].text == "Decide which label fits the video..."
+    """
+
+    labels: LabelSet
+    texts: PromptsConfig = DEFAULT_TEXTS
+    use_side_text: bool = False
+    """Whether a sample's ``text`` is shown."""
+
+    def ask(self, kind: PromptKind, sample: Sample) -> list[Message]:
+        """Messages of a prompt of this kind about a sample. Raises DataError if it lacks a column
+        that the text names."""
+        match kind:
+            case VerdictPrompt(trace):
+                return self.verdict(sample, trace)
+            case "trace":
+                return self.trace(sample)
+            case "label":
+                return self.label(sample)
+
+    def trace(self, sample: Sample) -> list[Message]:
+        """Messages that ask for a reasoning trace and an answer."""
+        return self._turns("trace", self._sample_values("trace", sample))
+
+    def verdict(self, sample: Sample, trace: str) -> list[Message]:
+        """Messages that ask for the label alone, given the video and a trace about it.
+
+        A trace that cannot be parsed is shown whole, with an empty conclusion (seeds.md 1.3).
+        """
+        answer, reasoning = self.labels.answer_in(trace), reasoning_in(trace)
+        if answer is None or reasoning is None:
+            answer, reasoning = "", trace.strip()
+        values = self._sample_values("verdict", sample)
+        return self._turns("verdict", {**values, "reasoning": reasoning, "conclusion": answer})
+
+    def label(self, sample: Sample) -> list[Message]:
+        """Messages that ask for the label alone, given the video: the prompt of label-only
+        classifiers."""
+        return self._turns("label", self._sample_values("label", sample))
+
+    def bare(self) -> list[Message]:
+        """Messages that ask for a trace and know nothing of a sample: its fields are empty."""
+        return self._turns("trace", dict.fromkeys((*self.columns, *SIDE_FIELDS), ""))
+
+    def version(self, kind: PromptKind) -> str:
+        """Version of the wording of a kind of prompt: the same text has the same version."""
+        return self.versions["verdict" if isinstance(kind, VerdictPrompt) else kind]
+
+    @cached_property
+    def versions(self) -> Mapping[str, str]:
+        """Version by name of the text. Texts of the recipe: a hash of all that is not the
+        sample's, the labels and their definitions included."""
+        return {name: self._version(name) for name in TEXT_NAMES if name != "system"}
+
+    @cached_property
+    def templates(self) -> Mapping[TextName, Template]:
+        """The texts, parsed."""
+        return {name: Template.parse(getattr(self.texts, name)) for name in TEXT_NAMES}
+
+    @cached_property
+    def columns(self) -> Mapping[str, tuple[TextName, ...]]:
+        """Columns of the manifest that are shown, each with the texts that name it."""
+        own = (*TASK_FIELDS, *TRACE_FIELDS)
+        names = dict.fromkeys(
+            field for template in self.templates.values() for field in template.fields
+        )
+        return {
+            field: tuple(n for n in TEXT_NAMES if field in self.templates[n].fields)
+            for field in names
+            if field not in own
+        }
+
+    @property
+    def user_texts(self) -> tuple[TextName, ...]:
+        """Names of the texts that the recipe gives."""
+        given = self.texts
+        return tuple(n for n in TEXT_NAMES if getattr(given, n) != getattr(DEFAULT_TEXTS, n))
+
+    @property
+    def shows_side_text(self) -> bool:
+        """Whether any prompt shows a sample's ``text``."""
+        shown = (field for template in self.templates.values() for field in template.fields)
+        return self.use_side_text and not set(SIDE_FIELDS).isdisjoint(shown)
+
+    def _version(self, name: TextName) -> str:
+        if not {name, "system"} & set(self.user_texts):
+            return DEFAULT_VERSION
+        shown = self.texts.system, getattr(self.texts, name), self._task_values
+        return stable_hash(*shown)[:_HASH_LENGTH]
+
+    def _turns(self, name: TextName, values: Mapping[str, str]) -> list[Message]:
+        values = {**self._task_values, **values}
+        user = Message("user", self.templates[name].fill(values), has_video=True)
+        if not self.texts.system:
+            return [user]
+        return [Message("system", self.templates["system"].fill(values)), user]
+
+    @cached_property
+    def _task_values(self) -> dict[str, str]:
+        ordered = sorted(self.labels.labels, key=lambda label: label.name)
+        lines = [f"- {one.name}: {one.definition}" if one.definition else f"- {one.name}"
+                 for one in ordered]  # fmt: skip
+        names = ", ".join(self.labels.names)
+        return {"labels": Foreign(names), "definitions": Foreign("\n".join(lines))}
+
+    def _sample_values(self, name: TextName, sample: Sample) -> dict[str, str]:
+        text = (sample.text if self.use_side_text else None) or ""
+        side = f"Text that came with the video: {text}\n" if text else ""
+        values: dict[str, str] = {"text": Foreign(text), "side_text": Foreign(side)}
+        for column, names in self.columns.items():
+            if {name, "system"} & set(names):
+                values[column] = Foreign(_value(sample, column))
+        return values
 
 
-def prompt_for(ask: PromptKind, labels: LabelSet, side_text: str | None = None) -> list[Message]:
-    """Chat messages of a prompt of this kind."""
-    match ask:
-        case "trace":
-            return trace_prompt(labels, side_text)
-        case "label":
-            return label_prompt(labels, side_text)
-        case VerdictPrompt(trace):
-            return verdict_prompt(labels, trace, side_text)
+def column_text(sample: Sample, column: str) -> str | None:
+    """A sample's value of a column, as a prompt shows it; None if it has none."""
+    return sample.id if column == "id" else value_text(sample.extra.get(column))
 
 
-def trace_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
-    """Chat messages that ask for a reasoning trace and an answer."""
-    parts = fill(_TRACE, labels=_definitions(labels), side=_side(side_text))
-    return [Message("user", parts, has_video=True)]
+def _value(sample: Sample, column: str) -> str:
+    value = column_text(sample, column)
+    if value is None:
+        raise DataError(
+            f"sample {sample.id!r} has no value in column {column!r}, which its prompt shows; "
+            "give it one in the manifest"
+        )
+    return value
 
 
 def trace_target(sample: Sample) -> str:
     """Target of the cold start: the assistant's text for a sample with a teacher trace."""
     assert sample.trace is not None, f"sample {sample.id} has no trace; select samples with one"
     return sample.trace
-
-
-def verdict_prompt(labels: LabelSet, trace: str, side_text: str | None = None) -> list[Message]:
-    """Chat messages that ask for the label alone, given the video and a trace about it.
-
-    A trace that cannot be parsed is shown whole, with an empty conclusion (seeds.md 1.3).
-    """
-    answer = labels.answer_in(trace)
-    reasoning = reasoning_in(trace)
-    if answer is None or reasoning is None:
-        reasoning, answer = trace.strip(), ""
-    parts = fill(
-        _VERDICT,
-        labels=_definitions(labels),
-        side=_side(side_text),
-        reasoning=reasoning,
-        conclusion=answer,
-    )
-    return [Message("user", parts, has_video=True)]
-
-
-def label_prompt(labels: LabelSet, side_text: str | None = None) -> list[Message]:
-    """Chat messages that ask for the label alone, given the video: the prompt of label-only
-    classifiers."""
-    parts = fill(_LABEL, labels=_definitions(labels), side=_side(side_text))
-    return [Message("user", parts, has_video=True)]
-
-
-def _definitions(labels: LabelSet) -> Foreign:
-    ordered = sorted(labels.labels, key=lambda label: label.name)
-    return Foreign(
-        "\n".join(
-            f"- {label.name}: {label.definition}" if label.definition else f"- {label.name}"
-            for label in ordered
-        )
-    )
-
-
-def _side(text: str | None) -> Foreign:
-    return Foreign(f"Text that came with the video: {text}\n" if text else "")

@@ -15,7 +15,6 @@ from typing import Any
 
 from rollout.control_tokens import ControlTokens, pieces
 from rollout.message import Message
-from rollout.prompt import PROMPT_VERSION
 from video.processor import PLACEHOLDER, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import LabelSet
@@ -58,9 +57,15 @@ class Renderer:
         return int(self._tokenizer.eos_token_id)
 
     def prompt(
-        self, messages: Sequence[Message], clip: ProcessedClip, *, bounded: bool = True
+        self,
+        messages: Sequence[Message],
+        clip: ProcessedClip,
+        *,
+        version: str = "",
+        bounded: bool = True,
     ) -> Prompt:
-        """Token ids of a prompt that ends where the assistant begins to speak.
+        """Token ids of a prompt that ends where the assistant begins to speak. ``version``: of its
+        wording.
 
         Raises PromptTooLong; a prompt is never cut, because the cut would fall into the video.
         """
@@ -76,7 +81,7 @@ class Renderer:
             token_ids=ids,
             clip_key=clip.clip_key,
             fingerprint=clip.fingerprint,
-            version=PROMPT_VERSION,
+            version=version,
         )
 
     def num_text_tokens(self, messages: Sequence[Message]) -> int:

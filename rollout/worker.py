@@ -11,14 +11,12 @@ from typing import Any
 
 from rollout.adapters import Adapters
 from rollout.engine import Engine, Generation, Sampling
-from rollout.message import Message
-from rollout.prompt import PromptKind, prompt_for, trace_prompt
+from rollout.prompt import PromptKind, Prompts
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
 from wire.adapters import AdapterFiles
 from wire.errors import ClipError, DeadlineExceeded, GenerationError
-from wire.labels import LabelSet
 from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
 
 
@@ -48,18 +46,16 @@ class RolloutWorker:
         engine: Engine,
         renderer: Renderer,
         clips: ClipStore,
-        labels: LabelSet,
+        prompts: Prompts,
         version: PolicyVersion,
-        use_side_text: bool = False,
     ) -> None:
         self._name = name
         self._engine = engine
         self._adapters = Adapters(engine)
         self._renderer = renderer
         self._clips = clips
-        self._labels = labels
+        self._prompts = prompts
         self._version = version
-        self._use_side_text = use_side_text
         # one at a time: what is asked for now finds a decoder free
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prepare-clips")
 
@@ -73,8 +69,7 @@ class RolloutWorker:
         process has ended: then this worker is of no more use.
         """
         version = self._version  # of before: what an update overtakes counts as the older
-        messages = trace_prompt(self._labels, self._side_text(sample))
-        model_input = await self._input(sample, messages)
+        model_input = await self._input(sample, "trace")
         if upcoming is not None:
             self._ahead.submit(self._clips.prepare, upcoming)
         if isinstance(model_input, Failure):
@@ -93,9 +88,7 @@ class RolloutWorker:
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt that asks for a trace, a label or a verdict; caches the clip."""
-        messages = prompt_for(ask, self._labels, self._side_text(sample))
-        # labels are asked of the learner, whose rows the engine's limit does not bind
-        model_input = await self._input(sample, messages, bounded=ask == "trace")
+        model_input = await self._input(sample, ask)
         return model_input if isinstance(model_input, Failure) else model_input[0]
 
     async def logprobs(
@@ -135,15 +128,15 @@ class RolloutWorker:
         await self._adapters.serve(version)
         self._version = version
 
-    def _side_text(self, sample: Sample) -> str | None:
-        return sample.text if self._use_side_text else None
-
     async def _input(
-        self, sample: Sample, messages: Sequence[Message], *, bounded: bool = True
+        self, sample: Sample, ask: PromptKind
     ) -> tuple[Prompt, ProcessedClip] | Failure:
+        messages, version = self._prompts.ask(ask, sample), self._prompts.version(ask)
+        # labels are asked of the learner, whose rows the engine's limit does not bind
+        bounded = ask == "trace"
         try:
             clip = await self._clip(sample.video)
-            return self._renderer.prompt(messages, clip, bounded=bounded), clip
+            return self._renderer.prompt(messages, clip, version=version, bounded=bounded), clip
         except (ClipError, DeadlineExceeded) as error:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
         except PromptTooLong as error:

@@ -43,6 +43,7 @@ def load_recipe(
     path_keys: Sequence[str] = (),
     hint: Hint | None = None,
     hub_keys: Sequence[str] = (),
+    text_keys: Sequence[str] = (),
 ) -> C:
     """Read a TOML recipe, apply ``--set a.b=value`` overrides, validate.
 
@@ -50,17 +51,20 @@ def load_recipe(
     set itself, table by table; a list is replaced whole. The values of ``path_keys`` (``a.b``) are
     made absolute: they are relative to the file that holds them, those of overrides to ``path``,
     and ``$NAME`` and ``~`` stand for what they stand for in a shell. A value of ``hub_keys`` (some
-    of them) that has the form org/name stays as it is, unless there is such a path.
+    of them) that has the form org/name stays as it is, unless there is such a path. A value of
+    ``text_keys`` may be ``{ file = PATH }``, which stands for the text of that file.
 
     Raises ConfigError naming every wrong key: what was got, what was expected, and what ``hint``
     says of it or else the nearest known name.
     """
     keys = {key: key in hub_keys for key in path_keys}
+    keys |= {f"{key}.file": False for key in text_keys}
     values = _read(path, keys, ())
     for override in overrides:
         apply_override(values, override)
     _make_absolute(values, keys, path)
     _refuse_infinite(values, path)
+    _read_texts(values, text_keys)
     return validate(model, values, source=str(path), hint=hint)
 
 
@@ -132,13 +136,49 @@ def _make_absolute(values: dict[str, Any], path_keys: dict[str, bool], recipe: P
     """``path_keys``: each with whether a name of the hub may stand there."""
     for key, may_be_name in path_keys.items():
         *parents, last = key.split(".")
-        place: Any = values
-        for name in parents:
-            place = place.get(name) if isinstance(place, dict) else None
-        if isinstance(place, dict) and isinstance(value := place.get(last), str):
-            path = _absolute(value, recipe)
-            if not (may_be_name and is_hub_name(value) and not path.exists()):
-                place[last] = str(path)
+        for table in _tables(values, parents):
+            if isinstance(value := table.get(last), str):
+                path = _absolute(value, recipe)
+                if not (may_be_name and is_hub_name(value) and not path.exists()):
+                    table[last] = str(path)
+
+
+def _tables(place: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tables at a dotted place: of a list, each entry's."""
+    if isinstance(place, list):
+        for entry in place:
+            yield from _tables(entry, names)
+    elif isinstance(place, dict) and names:
+        yield from _tables(place.get(names[0]), names[1:])
+    elif isinstance(place, dict):
+        yield place
+
+
+def _read_texts(values: dict[str, Any], text_keys: Sequence[str]) -> None:
+    for key in text_keys:
+        *parents, last = key.split(".")
+        for table in _tables(values, parents):
+            if isinstance(value := table.get(last), dict):
+                table[last] = _text_of_file(key, value)
+
+
+def _text_of_file(key: str, value: dict[str, Any]) -> str:
+    """Text of ``{ file = PATH }``, without the line breaks at its end."""
+    name = value.get("file")
+    if set(value) != {"file"} or not isinstance(name, str):
+        raise ConfigError(f'{key} = {_short(value)}: expected a text, or {{ file = "a.txt" }}')
+    try:
+        text = Path(name).read_text(encoding="utf-8-sig").rstrip("\n")
+    except OSError as error:
+        raise ConfigError(
+            f"{key}: cannot read {name}: {error.strerror}; give the path of a text file, which is "
+            "relative to the folder of the recipe that holds it"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{key}: {name} is not UTF-8 text: {error}; save it as UTF-8") from error
+    if not text.strip():
+        raise ConfigError(f"{key}: {name} is empty; write the text into it, or leave the key out")
+    return text
 
 
 def _absolute(path: str, recipe: Path) -> Path:

@@ -11,7 +11,7 @@ class Label(Config):
     name: str = Field(min_length=1)
     """The word written in manifests and inside the answer block."""
     definition: str = ""
-    """One sentence for the prompt."""
+    """What the label means, for the prompt: a sentence, pages, or ``{ file = "a.txt" }``."""
 
     @model_validator(mode="after")
     def _plain_name(self) -> "Label":

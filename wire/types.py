@@ -117,7 +117,7 @@ class Prompt:
     fingerprint: str
     """Hash of pixels, grid and timing; the learner compares it with what it loads."""
     version: str = ""
-    """Version of the prompt's wording (rollout's PROMPT_VERSION); empty where none is declared."""
+    """Version of the prompt's wording (rollout/prompt.py); empty where none is declared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,9 +63,8 @@ class RolloutActor:
             engine,
             renderer,
             clips,
-            config.label_set,
+            config.prompt_set,
             version,
-            config.data.use_side_text,
         )
 
     async def cache_counts(self) -> dict[str, int]:

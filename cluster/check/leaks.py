@@ -1,26 +1,27 @@
-"""Checks for leaked labels: in side texts, file names and teachers' traces."""
+"""Checks for leaked labels: in texts that prompts show, in file names, in teachers' traces."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os.path import commonpath
 from pathlib import Path
 
 from cluster.check.clips import file_of
 from rollout.importers.reply import speaks_of_hint
+from rollout.prompt import Prompts, column_text
+from rollout.prompt_columns import telling_columns
 from wire.finding import Area, Finding, ok, warning
 from wire.label_words import LabelWords
-from wire.labels import LabelSet
 from wire.types import Sample
 
 _SHORTEST_NAME = 4
 
 
-def leak_findings(
-    labels: LabelSet, samples: Sequence[Sample], *, use_side_text: bool
-) -> list[Finding]:
-    """Findings on labels in side texts, which the model reads, and in file names."""
-    words = LabelWords(labels)
+def leak_findings(prompts: Prompts, samples: Sequence[Sample]) -> list[Finding]:
+    """Findings on labels in texts and columns that the model reads, and in file names."""
+    words = LabelWords(prompts.labels)
     findings = [
-        *_text_findings(words, samples, shown=use_side_text),
+        *_side_text_findings(words, prompts, samples),
+        *(f for column in prompts.columns for f in _column_findings(words, column, samples)),
+        *_telling_column_findings(prompts, samples),
         *_name_findings(words, samples),
     ]
     if words.ignored:
@@ -29,28 +30,66 @@ def leak_findings(
     return findings
 
 
-def _text_findings(words: LabelWords, samples: Sequence[Sample], *, shown: bool) -> list[Finding]:
+def _side_text_findings(
+    words: LabelWords, prompts: Prompts, samples: Sequence[Sample]
+) -> list[Finding]:
     with_text = [sample for sample in samples if sample.text]
-    if not with_text:
+    if not with_text and not prompts.columns:
         return [ok(Area.LEAKS, "prompts show the video and the labels' definitions, nothing else")]
-    if not shown:
+    if not with_text:
+        return []
+    if not prompts.shows_side_text:
         what = f"{len(with_text)} rows have side text; no prompt shows it (data.use_side_text)"
         return [ok(Area.LEAKS, what)]
-    telling = _telling(words, with_text, lambda sample: sample.text or "")
-    named = [s for s in with_text if _shows_name(s)]
+    remedy = "set data.use_side_text = false, or take the label out of these texts"
+    text_of = {sample.id: sample.text or "" for sample in with_text}
+    findings = _text_findings(words, with_text, text_of, "side texts", remedy)
+    return findings or [ok(Area.LEAKS, f"{len(with_text)} side texts do not name the label")]
+
+
+def _column_findings(words: LabelWords, column: str, samples: Sequence[Sample]) -> list[Finding]:
+    text_of = {sample.id: column_text(sample, column) or "" for sample in samples}
+    with_text = [sample for sample in samples if text_of[sample.id]]
+    remedy = f"take {{{column}}} out of the prompts, or the label out of these values"
+    name = f"values of column {column!r}"
+    findings = _text_findings(words, with_text, text_of, name, remedy)
+    return findings or [ok(Area.LEAKS, f"{len(with_text)} {name} do not name the label")]
+
+
+def _text_findings(
+    words: LabelWords,
+    samples: Sequence[Sample],
+    text_of: Mapping[str, str],
+    name: str,
+    remedy: str,
+) -> list[Finding]:
+    """``text_of``: text of a sample's id; ``name``: of these texts."""
+    telling = _telling(words, samples, lambda sample: text_of[sample.id])
+    named = [sample for sample in samples if _shows_name(sample, text_of[sample.id])]
     findings = []
     if telling:
         what = (
-            f"{len(telling)} of {len(with_text)} side texts name their clip's label and no other, "
+            f"{len(telling)} of {len(samples)} {name} name their clip's label and no other, "
             "and prompts show them"
         )
-        remedy = "set data.use_side_text = false, or take the label out of these texts"
         findings.append(warning(Area.LEAKS, what, remedy, _ids(telling)))
     if named:
-        what = f"{len(named)} of {len(with_text)} side texts hold their clip's file name"
+        what = f"{len(named)} of {len(samples)} {name} hold their clip's file name"
         remedy = "take file names out of the texts: names may tell the label, or be learnt by heart"
         findings.append(warning(Area.LEAKS, what, remedy, _ids(named)))
-    return findings or [ok(Area.LEAKS, f"{len(with_text)} side texts do not name the label")]
+    return findings
+
+
+def _telling_column_findings(prompts: Prompts, samples: Sequence[Sample]) -> list[Finding]:
+    return [
+        warning(
+            Area.LEAKS,
+            f"column {column.name!r}, which prompts show, tells the label by itself in "
+            f"{column.told} of {column.of} rows: other rows of the same value have the same label",
+            f"take {{{column.name}}} out of the prompts, or compare with a run without it",
+        )
+        for column in telling_columns(prompts, samples)
+    ]
 
 
 def _name_findings(words: LabelWords, samples: Sequence[Sample]) -> list[Finding]:
@@ -86,9 +125,9 @@ def _telling(
     return [s for s, names in zip(samples, named, strict=True) if names == {s.label}]
 
 
-def _shows_name(sample: Sample) -> bool:
+def _shows_name(sample: Sample, text: str) -> bool:
     stem = Path(file_of(sample)).stem
-    return len(stem) >= _SHORTEST_NAME and stem in (sample.text or "")
+    return len(stem) >= _SHORTEST_NAME and stem in text
 
 
 def hint_findings(with_trace: Sequence[Sample]) -> list[Finding]:

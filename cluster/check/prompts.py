@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from cluster.check.clip_facts import ClipFacts
 from cluster.check.clips import ClipScans, file_of
 from cluster.config.recipe import RunConfig
-from rollout.prompt import trace_prompt, trace_target
+from rollout.message import Message
+from rollout.prompt import trace_target
 from rollout.render import Renderer
 from video.processor import ClipProcessor
 from wire.errors import ClipError
@@ -21,7 +22,7 @@ from wire.labels import LabelSet, reasoning_in
 from wire.types import Sample, Split
 
 _MARGIN = 16
-"""Most tokens that a text adds beside its own: its heading, other splits of words next to it."""
+"""Most tokens that a sample's text adds beside its own: other splits of words next to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class PromptLengths:
         """Raises ConfigError if the recipe's pixel bounds contradict the processor's."""
         processor.pixel_bounds(config.video)
         self._config, self._renderer, self._processor = config, renderer, processor
-        self._bare = renderer.num_text_tokens(trace_prompt(config.label_set))
+        self._bare = config.prompt_set.bare()
+        self._bare_tokens = renderer.num_text_tokens(self._bare)
         self._video: dict[tuple[int, int, int], int | None] = {}
 
     def video_tokens(self, clip: ClipFacts) -> int | None:
@@ -80,18 +82,20 @@ class PromptLengths:
                 over.append(size)
         return longest, over
 
-    def _side_text(self, sample: Sample) -> str | None:
-        return sample.text if self._config.data.use_side_text else None
-
     def _bound(self, sample: Sample) -> int:
-        text = self._side_text(sample)
-        return self._bare + (len(text.encode()) + _MARGIN if text else 0)
+        prompts = self._config.prompt_set
+        own = _num_bytes(prompts.trace(sample)) - _num_bytes(self._bare)
+        return self._bare_tokens + (own + _MARGIN * (1 + len(prompts.columns)) if own else 0)
 
     def _text_tokens(self, sample: Sample) -> int:
-        text = self._side_text(sample)
-        if not text:
-            return self._bare
-        return self._renderer.num_text_tokens(trace_prompt(self._config.label_set, text))
+        messages = self._config.prompt_set.trace(sample)
+        if messages == self._bare:
+            return self._bare_tokens
+        return self._renderer.num_text_tokens(messages)
+
+
+def _num_bytes(messages: Sequence[Message]) -> int:
+    return sum(len(message.text.encode(errors="surrogatepass")) for message in messages)
 
 
 def prompt_findings(

@@ -12,9 +12,10 @@ it seems, is a warning.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from cluster.check import leaks, machine, overlap, prompts, remembered, rows
+from cluster.check import leaks, machine, overlap, prompt_texts, prompts, remembered, rows
 from cluster.check.clips import ClipScans, clip_findings, scan_clips
 from cluster.check.reward import reward_findings
 from cluster.config.recipe import RunConfig, read_recipe
@@ -25,6 +26,7 @@ from cluster.metrics.sinks import check_logging
 from cluster.plan.model_size import read_shape
 from cluster.plan.run_plan import plan_of
 from rollout.manifest import scan_manifest
+from rollout.prompt_columns import column_faults
 from rollout.render import Renderer
 from video.processor import ClipProcessor
 from wire.config import is_hub_name
@@ -149,9 +151,8 @@ class _Check:
             *rows.split_findings(config, samples, self.stages),
             *rows.label_findings(config, rows.balance_of(samples)),
             *overlap.content_findings(samples, self.scans),
-            *leaks.leak_findings(
-                config.label_set, samples, use_side_text=config.data.use_side_text
-            ),
+            *leaks.leak_findings(config.prompt_set, samples),
+            *prompt_texts.text_findings(config.prompt_set, samples),
             *leaks.hint_findings(with_trace),
         ]
         with collect_refusals(self.findings, Area.SPLITS):
@@ -163,6 +164,11 @@ class _Check:
         taught = [s for s in stages if isinstance(s, SftStage) and s.data == "teacher"]
         clips = [sample for s in taught for sample in self.samples if s.clips.fits(sample)]
         return list({sample.id: sample for sample in clips if sample.trace}.values())
+
+    @cached_property
+    def _lacks_columns(self) -> bool:
+        """Whether prompts about some rows cannot be made, which has its findings."""
+        return any(column_faults(self.config.prompt_set, self.samples))
 
     def _model(self) -> None:
         """Findings that need the model's own tokenizer and processor, or are remembered."""
@@ -198,8 +204,11 @@ class _Check:
         )
         return remembered.ModelFindings(findings=tuple(findings), num_video_tokens=num_video_tokens)
 
-    def _prompts(self, renderer: Renderer, findings: list[Finding]) -> int:
-        """Findings on prompts. Returns the video tokens of all distinct clips."""
+    def _prompts(self, renderer: Renderer, findings: list[Finding]) -> int | None:
+        """Findings on prompts. Returns the video tokens of all distinct clips; None where prompts
+        lack a column."""
+        if self._lacks_columns:
+            return None
         lengths = prompts.PromptLengths(self.config, renderer, ClipProcessor(self.config.model))
         findings += prompts.prompt_findings(self.config, self.samples, self.scans, lengths)
         contents = overlap.by_content(self.samples, self.scans)
@@ -210,7 +219,8 @@ class _Check:
         return num_video_tokens
 
     def _reward(self) -> None:
-        self.findings += asyncio.run(reward_findings(self.config, self.samples))
+        samples = [] if self._lacks_columns else self.samples
+        self.findings += asyncio.run(reward_findings(self.config, samples))
 
     def _placement(self) -> None:
         with collect_refusals(self.findings, Area.PLACEMENT):

@@ -22,6 +22,8 @@ from learner.config import (
 )
 from reward.config import RewardConfig
 from rollout.config import RolloutConfig
+from rollout.prompt import Prompts
+from rollout.prompts_config import SIDE_FIELDS, TEXT_NAMES, PromptsConfig
 from video.config import VideoConfig
 from wire.config import Config, load_recipe
 from wire.errors import ConfigError
@@ -65,6 +67,7 @@ class RunConfig(Config):
     labels: tuple[Label, ...] = Field(min_length=2)
     """The classes, with definitions for the prompt."""
     data: DataConfig
+    prompts: PromptsConfig = PromptsConfig()
     seed: int = Field(default=0, ge=0)
     """Same seed, same questions in the same order."""
     deterministic: bool = False
@@ -122,6 +125,11 @@ class RunConfig(Config):
         """The labels as a set."""
         return LabelSet(labels=self.labels)
 
+    @cached_property
+    def prompt_set(self) -> Prompts:
+        """The prompts of the task."""
+        return Prompts(self.label_set, self.prompts, self.data.use_side_text)
+
     @model_validator(mode="before")
     @classmethod
     def _read_stages(cls, values: Any) -> Any:
@@ -142,6 +150,18 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _chain_holds(self) -> Self:
         _ = self.chain
+        return self
+
+    @model_validator(mode="after")
+    def _side_text_is_decided(self) -> Self:
+        for name in self.prompt_set.user_texts:
+            shown = [f for f in self.prompt_set.templates[name].fields if f in SIDE_FIELDS]
+            if shown and "use_side_text" not in self.data.model_fields_set:
+                raise ValueError(
+                    f"prompts.{name} shows {{{shown[0]}}}; say whether it is to: "
+                    "data.use_side_text = true shows it, false leaves it empty (side text often "
+                    "gives the label away)"
+                )
         return self
 
     @model_validator(mode="after")
@@ -200,6 +220,7 @@ class RunConfig(Config):
 
 _PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
 _HUB_KEYS = ("model",)
+_TEXT_KEYS = (*(f"prompts.{name}" for name in TEXT_NAMES), "labels.definition")
 
 
 def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
@@ -208,4 +229,6 @@ def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
     ``$NAME`` in a path is taken from the environment. A ``model`` of the Hugging Face hub stays the
     name it is (cluster/inputs/model_folder.py finds it). Raises ConfigError.
     """
-    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint, hub_keys=_HUB_KEYS)
+    return load_recipe(
+        RunConfig, path, overrides, _PATH_KEYS, hint, hub_keys=_HUB_KEYS, text_keys=_TEXT_KEYS
+    )

@@ -173,12 +173,16 @@ def _tokenizer() -> Any:
 
 def _corpus() -> Iterator[str]:
     """The base model's texts and the project's own prompts, without the tags."""
-    from rollout.prompt import label_prompt, trace_prompt, verdict_prompt
+    from rollout.prompt import Prompts
     from wire.labels import Label, LabelSet
+    from wire.types import Sample, Split
 
     labels = LabelSet(labels=tuple(Label(name=n, definition=d) for n, d in DEFINITIONS.items()))
     trace = teacher_trace(("left", "up", "grow"))
-    own = [trace_prompt(labels, "a b"), verdict_prompt(labels, trace, "a b"), label_prompt(labels)]
+    prompts = Prompts(labels, use_side_text=True)
+    sample = Sample(id="", video="", label="undo", split=Split.TRAIN, text="a b")
+    bare = Sample(id="", video="", label="undo", split=Split.TRAIN)
+    own = [prompts.trace(sample), prompts.verdict(sample, trace), prompts.label(bare)]
     passages = [message.text for messages in own for message in messages] * 20
     passages += ["user\n", "assistant\n", "system\n"] * 20
     passages += list(texts.every_text(np.random.default_rng(0)))

@@ -278,7 +278,9 @@ def _shown(value: Any) -> str:
     if value is None:
         return "not set"
     text = _toml(value)
-    return f"`{text}`" if len(text) <= 60 else "all of them, in that order"
+    if len(text) <= 60:
+        return f"`{text}`"
+    return "DeepIntuit's text" if isinstance(value, str) else "all of them, in that order"
 
 
 def _toml(value: Any) -> str:

@@ -39,7 +39,7 @@ class Scene:
 def make_scene(folder: Path) -> Scene:
     """Write the embedded model and a clip into a folder."""
     from cluster.demo.make_model import make_demo_model
-    from rollout.prompt import trace_prompt
+    from rollout.prompt import Prompts
     from video.config import VideoConfig
     from video.encode import write_mp4
     from video.processor import ClipProcessor
@@ -52,7 +52,7 @@ def make_scene(folder: Path) -> Scene:
     clips = ClipStore(folder / "cache", ClipProcessor(model), VideoConfig(max_frames=12))
     renderer = Renderer.load(model, _MAX_PROMPT_LENGTH)
     labels = LabelSet(labels=(Label(name="undo"), Label(name="repeat")))
-    prompt = renderer.prompt(trace_prompt(labels), clips.get(str(video)))
+    prompt = renderer.prompt(Prompts(labels).bare(), clips.get(str(video)))
     return Scene(model=model, video=str(video), clips=clips, renderer=renderer, prompt=prompt)
 
 

@@ -17,7 +17,7 @@ from cluster.inputs.model_folder import with_local_model
 from cluster.inputs.samples import SampleSplits, read_samples
 from cluster.inputs.scorer import try_functions
 from cluster.metrics.sinks import check_logging
-from rollout.prompt import trace_prompt
+from rollout.prompt_columns import check_columns
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.families import family_of
@@ -97,11 +97,11 @@ def open_cache(cache_dir: Path) -> None:
 def check_first_prompt(
     config: RunConfig, samples: Sequence[Sample], renderer: Renderer, cache_dir: Path
 ) -> None:
-    """Raise DataError if the prompt of the first readable clip, with the longest side text, does
+    """Raise DataError if the prompt of the first readable clip, with the longest text of all, does
     not fit. (Other clips may be longer: those become prompt failures of the run.)"""
     clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
-    texts = [sample.text or "" for sample in samples] if config.data.use_side_text else [""]
-    messages = trace_prompt(config.label_set, max(texts, key=len) or None)
+    asked = (config.prompt_set.trace(sample) for sample in samples)
+    messages = max(asked, key=lambda turns: sum(len(turn.text) for turn in turns), default=[])
     for sample in samples[:_TRIED]:
         try:
             renderer.prompt(messages, clips.get(sample.video))
@@ -121,6 +121,7 @@ def check(
     samples = read_samples(config)
     data = SampleSplits(samples=samples)
     check_data(data)
+    check_columns(config.prompt_set, samples)
     renderer = open_model(config)
     check_context(config)
     asyncio.run(try_functions(config, samples))
@@ -133,5 +134,7 @@ def bring_model(config: RunConfig, check_data: Callable[[SampleSplits], None]) -
     """Download the recipe's model if needed, and return the recipe with its folder. Faults of the
     samples are reported before a download. Raises UserError."""
     if not config.model.is_dir():
-        check_data(SampleSplits(samples=read_samples(config)))
+        samples = read_samples(config)
+        check_data(SampleSplits(samples=samples))
+        check_columns(config.prompt_set, samples)
     return with_local_model(config)

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from cluster.config.recipe import RunConfig
 from reward.scorer import Scorer
 from reward.tools.rescore import NewReward
-from rollout.prompt import trace_prompt
 from video.jpeg_frames import read_frames
 from wire.types import Sample
 
@@ -33,9 +32,8 @@ def columns_of(samples: Sequence[Sample]) -> frozenset[str] | None:
 
 
 def prompt_text(config: RunConfig, sample: Sample) -> str:
-    """The prompt's text for a sample, without the video."""
-    text = sample.text if config.data.use_side_text else None
-    return trace_prompt(config.label_set, text)[0].text
+    """The user's text of the trace prompt for a sample, without the video."""
+    return config.prompt_set.trace(sample)[-1].text
 
 
 def new_reward(config: RunConfig, name: str) -> NewReward:

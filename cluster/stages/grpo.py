@@ -244,7 +244,7 @@ async def train_grpo(session: Session, run: StageRun) -> None:
     )
     guards = HackingGuards(
         config.reward,
-        config.label_set,
+        config.prompt_set,
         session.renderer,
         grpo.name,
         state.guards,

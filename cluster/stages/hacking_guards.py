@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from reward.config import RewardConfig
 from reward.hacking import TraceReader, hacking_figures, prompt_figures
 from reward.hacking_alerts import AlertState, steps_before_alert, update_alerts
-from rollout.prompt import trace_prompt
+from rollout.prompt import Prompts
 from rollout.render import Renderer
-from wire.labels import LabelSet
 from wire.types import TraceGroup
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class HackingGuards:
     def __init__(
         self,
         reward: RewardConfig,
-        labels: LabelSet,
+        prompts: Prompts,
         renderer: Renderer,
         name: str,
         state: AlertState,
@@ -44,9 +43,9 @@ class HackingGuards:
         self._around_clip = renderer.around_clip
         self._text = functools.lru_cache(_MAX_PROMPTS)(renderer.text)
         self._groups_per_step = groups_per_step
-        self._reader = TraceReader.of(reward, labels)
-        self._num_labels = len(labels.names)
-        self._bare = renderer.text_of(trace_prompt(labels))
+        self._reader = TraceReader.of(reward, prompts.labels)
+        self._num_labels = len(prompts.labels.names)
+        self._bare = renderer.text_of(prompts.bare())
 
     def check_step(
         self, groups: Sequence[TraceGroup], mean_length: float | None

@@ -20,7 +20,11 @@ async def longest_prompt(config: RunConfig, samples: Sequence[Sample], render: R
     most, clip = config.rollout.max_prompt_length, largest_clip(config)
     if clip is None or clip.tokens >= most:
         return most
-    wordy = sorted(samples, key=lambda sample: len(sample.text or ""), reverse=True)[:_ASKED]
+
+    def text_length(sample: Sample) -> int:
+        return sum(len(message.text) for message in config.prompt_set.trace(sample))
+
+    wordy = sorted(samples, key=text_length, reverse=True)[:_ASKED]
     prompts = [prompt.token_ids for _, prompt in await render(wordy)]
     rule = PositionRule.load(config.model)
     text = max(len(ids) - int(rule.is_video(ids).sum()) for ids in prompts)

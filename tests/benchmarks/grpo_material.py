@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from rollout.prompt import trace_prompt
+from rollout.prompt import Prompts
 from tests.benchmarks import grpo_reward
 from tests.tiny_models import build_model, build_processor
 from wire.labels import Label, LabelSet
+from wire.types import Sample, Split
 
 MODEL_TYPE = "qwen2_5_vl"
 NEVER = "<|vision_pad|>"
@@ -116,7 +117,9 @@ def side_text(size: Size, *, is_video: bool) -> str:
 
 def prompt_text(size: Size) -> str:
     """What TRL's prompts say after their images."""
-    (message,) = trace_prompt(LABELS, side_text(size, is_video=False))
+    text = side_text(size, is_video=False)
+    sample = Sample(id="", video="", label="varied", split=Split.TRAIN, text=text)
+    (message,) = Prompts(LABELS, use_side_text=True).trace(sample)
     return message.text
 
 

@@ -19,7 +19,7 @@ from statistics import median
 
 from cluster.stages.hacking_guards import HackingGuards
 from reward.hacking_alerts import AlertState
-from rollout.prompt import trace_prompt
+from rollout.prompt import Prompts
 from tests.benchmarks.figures import Figure, report
 from tests.cluster.session_fakes import NAMES, load_renderer, make_config
 from tests.groups import make_completion, make_group, make_sample
@@ -32,14 +32,15 @@ LIMIT_S = 0.2
 
 def step() -> list[TraceGroup]:
     """No two traces alike, and no two prompts."""
-    draw, renderer, labels = random.Random(1), load_renderer(), make_config().label_set
+    draw, renderer = random.Random(1), load_renderer()
+    prompts = Prompts(make_config().label_set, use_side_text=True)
     start, pad, end = renderer._ids(PLACEHOLDER)
     clip = (start, *[pad] * NUM_VIDEO, end)
     words = " ".join(draw.choice(("turn", "up", "then", "left")) for _ in range(NUM_TOKENS))
     groups = []
     for number in range(NUM_GROUPS):
         label = draw.choice(NAMES)
-        text = renderer._text(trace_prompt(labels, f"clip {number}"))
+        text = renderer._text(prompts.trace(make_sample(label, text=f"clip {number}")))
         before, after = text.split(PLACEHOLDER)
         ids = (*renderer._ids(before), *clip, *renderer._ids(after))
         traces = [trace(f"{number} {n} {words}", draw) for n in range(GROUP_SIZE)]
@@ -61,7 +62,12 @@ def figures() -> Iterator[Figure]:
     """Medians of 5."""
     groups, first, then = step(), [], []
     for _ in range(5):
-        guards = HackingGuards(make_config(), load_renderer(), "grpo", AlertState())
+        config, state = make_config(), AlertState()
+        prompts, groups_per_step = config.prompt_set, config.grpo.groups_per_step
+        guards = HackingGuards(
+            *(config.reward, prompts, load_renderer(), "grpo", state),
+            groups_per_step=groups_per_step,
+        )
         for seconds in (first, then):
             begin = time.process_time()
             guards.check_step(groups, float(NUM_TOKENS))

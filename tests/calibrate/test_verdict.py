@@ -20,7 +20,7 @@ from calibrate.verdict import (
     trace_agreement,
     training_rows,
 )
-from rollout.prompt import verdict_prompt
+from rollout.prompt import Prompts
 from tests.groups import make_completion
 from tests.groups import make_group as group_of
 from wire.errors import DataError
@@ -97,7 +97,7 @@ def test_rows_need_traces_and_known_labels() -> None:
 
 @pytest.mark.parametrize("trace", [RIGHT, BROKEN, "<answer>normal</answer>", "<think>x</think>"])
 def test_parsed_means_that_the_prompt_shows_a_conclusion(trace: str) -> None:
-    (message,) = verdict_prompt(LABELS, trace)
+    (message,) = Prompts(LABELS).verdict(make_group("x").sample, trace)
     shown = "Conclusion: \n" not in message.text
     assert is_parsed(trace, LABELS) == shown
 

@@ -23,6 +23,7 @@ from learner.config import (
 from learner.shared_prefix.rows import Response, Row, StepCounts
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
+from rollout.prompt import Prompts
 from rollout.worker import Rollout
 from video.config import VideoConfig
 from wire.labels import Label, LabelSet
@@ -56,7 +57,8 @@ class Rollouts:
         blocked = renderer.blocked_tokens()
         self.engine = await VllmEngine.start(model_dir, ENGINE, blocked, "object_store")
         version = PolicyVersion(attempt=0, step=0)
-        self.worker = RolloutWorker("r0", self.engine, renderer, clips, labels, version, True)
+        prompts = Prompts(labels, use_side_text=True)
+        self.worker = RolloutWorker("r0", self.engine, renderer, clips, prompts, version)
 
     async def answer(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         return await asyncio.gather(*[self.worker.answer(s, sampling) for s in samples])
@@ -180,6 +182,7 @@ class Stage:
 
     def __init__(self, rollouts: Any, learner: Any, samples: list[Sample], where: Any) -> None:
         self.rollouts, self.learner, self.samples, self.where = rollouts, learner, samples, where
+        self.prompts = Prompts(where.labels, use_side_text=True)
         self.version = 0
 
     def get(self, reference: Any, timeout_s: float = 240) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from rollout.prompt import trace_prompt
 from tests.end_to_end.runs import plain_vllm, write_clip
 from wire.errors import WeightUpdateError
 
@@ -58,7 +57,7 @@ def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(stage: Any) -> N
 
     (rollout,) = stage.answer(stage.samples[:1])
     clip = decode(stage.samples[0].video, VideoConfig())
-    (message,) = trace_prompt(stage.where.labels, stage.samples[0].text)
+    (message,) = stage.prompts.trace(stage.samples[0])
     content = [{"type": "video"}, {"type": "text", "text": message.text}]
     processor = AutoProcessor.from_pretrained(stage.where.model)
     text = processor.apply_chat_template(
@@ -196,7 +195,7 @@ def test_plain_vllm_opens_an_exported_model_and_writes_the_same(stage: Any) -> N
     stage.publish()
     stage.get(stage.learner.export.remote(exported))
     (rollout,) = stage.answer([sample], n=1, temperature=0.0)
-    answer = plain_vllm(exported, sample.video, trace_prompt(stage.where.labels, sample.text))
+    answer = plain_vllm(exported, sample.video, stage.prompts.trace(sample))
     assert answer["prompt"] == list(rollout.prompt.token_ids)
     assert answer["response"] == list(rollout.completions[0].token_ids)
 

@@ -1,37 +1,63 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from rollout.prompt import label_prompt, trace_prompt, trace_target, verdict_prompt
+from rollout.message import Foreign, Message
+from rollout.prompt import Prompts, VerdictPrompt, trace_target
+from rollout.prompts_config import PromptsConfig
+from wire.errors import DataError
 from wire.labels import Label, LabelSet
 from wire.types import Sample, Split
 
 LABELS = LabelSet(labels=(Label(name="walk"), Label(name="fall", definition="ends on the ground")))
 TRACE = "<think> she slips </think><answer> Fall </answer>"
+SAMPLE = Sample(id="a", video="a.mp4", label="fall", split=Split.TRAIN, trace=TRACE)
 
-PROMPTS = {
-    "trace": lambda side: trace_prompt(LABELS, side),
-    "verdict": lambda side: verdict_prompt(LABELS, TRACE, side),
-    "label": lambda side: label_prompt(LABELS, side),
+ASKS: dict[str, Callable[[Prompts, Sample], list[Message]]] = {
+    "trace": lambda prompts, sample: prompts.trace(sample),
+    "verdict": lambda prompts, sample: prompts.verdict(sample, TRACE),
+    "label": lambda prompts, sample: prompts.label(sample),
 }
+KINDS = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 
 
-@pytest.mark.parametrize("make", PROMPTS.values(), ids=PROMPTS.keys())
-def test_a_prompt_is_one_user_turn_with_the_clip_and_every_label(make) -> None:
-    (message,) = make(None)
+def make_prompts(**texts: str) -> Prompts:
+    return Prompts(LABELS, PromptsConfig(**texts), use_side_text=True)
+
+
+def make_sample(text: str | None = None, **columns: Any) -> Sample:
+    return replace(SAMPLE, text=text, extra=columns)
+
+
+# --- the default texts
+
+
+@KINDS
+def test_a_prompt_is_one_user_turn_with_the_clip_and_every_label(ask: Any) -> None:
+    (message,) = ask(Prompts(LABELS), SAMPLE)
     assert (message.role, message.has_video) == ("user", True)
     assert "- fall: ends on the ground\n- walk\n" in message.text
 
 
-@pytest.mark.parametrize("make", PROMPTS.values(), ids=PROMPTS.keys())
-def test_side_text_adds_its_line_and_changes_nothing_else(make) -> None:
-    (without,), (empty,), (given,) = make(None), make(""), make("seen at night {0}")
+@KINDS
+def test_side_text_adds_its_line_and_changes_nothing_else(ask: Any) -> None:
+    texts = (None, "", "seen at night {0}")
+    (without,), (empty,), (given,) = (ask(make_prompts(), make_sample(text)) for text in texts)
     line = "Text that came with the video: seen at night {0}\n"
     assert without == empty
     assert line in given.text
     assert given.text.replace(line, "") == without.text
 
 
+@KINDS
+def test_side_text_that_the_recipe_does_not_want_is_not_shown(ask: Any) -> None:
+    assert ask(Prompts(LABELS), make_sample("at night")) == ask(Prompts(LABELS), SAMPLE)
+
+
 def test_a_verdict_is_asked_about_the_reasoning_and_the_label_of_a_trace() -> None:
-    (message,) = verdict_prompt(LABELS, TRACE)
+    (message,) = Prompts(LABELS).verdict(SAMPLE, TRACE)
     assert "Analysis: she slips\nConclusion: fall\n" in message.text
 
 
@@ -46,10 +72,94 @@ def test_a_verdict_is_asked_about_the_reasoning_and_the_label_of_a_trace() -> No
     ],
 )
 def test_a_trace_that_cannot_be_parsed_is_shown_whole_with_an_empty_conclusion(trace: str) -> None:
-    (message,) = verdict_prompt(LABELS, f" {trace}\n")
+    (message,) = Prompts(LABELS).verdict(SAMPLE, f" {trace}\n")
     assert f"Analysis: {trace}\nConclusion: \n" in message.text
 
 
 def test_the_target_of_the_cold_start_is_the_teacher_s_trace() -> None:
-    sample = Sample(id="a", video="a.mp4", label="fall", split=Split.TRAIN, trace=TRACE)
-    assert trace_target(sample) == TRACE
+    assert trace_target(SAMPLE) == TRACE
+
+
+# --- texts of a recipe
+
+
+def test_a_text_of_the_recipe_replaces_its_kind_and_no_other() -> None:
+    prompts, default = make_prompts(trace="Which of {labels}?"), make_prompts()
+    (message,) = prompts.trace(SAMPLE)
+    assert message == Message("user", ("Which of ", "fall, walk", "?"), has_video=True)
+    assert prompts.label(SAMPLE) == default.label(SAMPLE)
+    assert prompts.verdict(SAMPLE, TRACE) == default.verdict(SAMPLE, TRACE)
+
+
+def test_every_kind_is_asked_by_its_name() -> None:
+    prompts = make_prompts(trace="T", verdict="V {reasoning}", label="L")
+    kinds = ("trace", VerdictPrompt(TRACE), "label")
+    assert [prompts.ask(kind, SAMPLE)[0].text for kind in kinds] == ["T", "V she slips", "L"]
+
+
+@KINDS
+def test_a_system_text_is_a_turn_of_its_own_before_the_clip(ask: Any) -> None:
+    system, user = ask(make_prompts(system="You judge {title}."), make_sample(title="x"))
+    assert system == Message("system", ("You judge ", "x", "."))
+    assert (user.role, user.has_video) == ("user", True)
+
+
+def test_all_that_came_with_the_data_is_foreign_and_what_the_model_wrote_is_not() -> None:
+    text = "{labels}{definitions}{text}{side_text}{title}|{reasoning}{conclusion}"
+    sample = make_sample("t", title="x")
+    (message,) = make_prompts(verdict=text).verdict(sample, TRACE)
+    bar = message.parts.index("|")
+    assert [isinstance(part, Foreign) for part in message.parts] == [True] * bar + [False] * 3
+
+
+def test_columns_of_the_manifest_are_shown_plainly_and_their_braces_stay() -> None:
+    text = "{id}|{title}|{score}|{people}|{tags}|{night}|{sticker text}"
+    columns = {
+        **{"title": "a {labels} b", "score": 0.25, "people": 3.0, "tags": ["x", 2]},
+        **{"night": True, "sticker text": ""},
+    }
+    (message,) = make_prompts(trace=text).trace(make_sample(**columns))
+    assert message.text == "a|a {labels} b|0.25|3|x, 2|true|"
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_sample_without_a_shown_value_is_named_with_the_column(value: Any) -> None:
+    with pytest.raises(DataError, match="sample 'a' has no value in column 'title'"):
+        make_prompts(trace="{title}").trace(make_sample(title=value))
+
+
+def test_a_column_is_asked_of_a_sample_only_where_its_kind_of_prompt_shows_it() -> None:
+    prompts = make_prompts(verdict="{title}: {reasoning}")
+    assert prompts.trace(SAMPLE)
+    assert prompts.columns == {"title": ("verdict",)}
+    with pytest.raises(DataError):
+        prompts.verdict(SAMPLE, TRACE)
+
+
+def test_a_bare_prompt_knows_nothing_of_a_sample() -> None:
+    prompts = make_prompts(trace="{definitions}\n{title}\n{side_text}Go.", system="{camera}")
+    system, user = prompts.bare()
+    assert (system.text, user.text) == ("", "- fall: ends on the ground\n- walk\n\nGo.")
+
+
+# --- versions
+
+
+def test_the_default_texts_have_the_version_that_older_archives_hold() -> None:
+    assert Prompts(LABELS).versions == {"trace": "1", "verdict": "1", "label": "1"}
+    again = PromptsConfig()
+    assert make_prompts(trace=again.trace + "\n").version("trace") == "1"
+
+
+def test_a_version_changes_with_the_text_of_its_kind_the_system_text_and_the_definitions() -> None:
+    one, same = make_prompts(trace="A {definitions}"), make_prompts(trace="A {definitions}\n")
+    assert one.version("trace") == same.version("trace") != "1"
+    assert len(one.version("trace")) == 12
+    assert one.version("label") == one.version(VerdictPrompt("x")) == "1"
+    other_labels = replace(
+        one, labels=LabelSet(labels=(Label(name="walk"), Label(name="fall", definition="down")))
+    )
+    others = [make_prompts(trace="B {definitions}"), make_prompts(system="S"), other_labels]
+    versions = {prompts.version("trace") for prompts in (one, *others)}
+    assert len(versions) == 4
+    assert make_prompts(system="S").version("label") != "1"

@@ -6,17 +6,23 @@ import numpy as np
 import pytest
 
 from rollout.message import Message
-from rollout.prompt import label_prompt, trace_prompt, verdict_prompt
+from rollout.prompt import Prompts
 from rollout.render import PromptTooLong, Renderer
 from video.config import VideoConfig
 from video.decode import DecodedClip
 from video.processor import ClipProcessor, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
+from wire.types import Sample, Split
 
 LABELS = LabelSet(labels=(Label(name="walk"), Label(name="fall", definition="ends on the ground")))
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 TRACE = "<think>she slips</think><answer>fall</answer>"
+PROMPTS = Prompts(LABELS, use_side_text=True)
+
+
+def make_sample(text: str | None = None) -> Sample:
+    return Sample(id="a", video="a.mp4", label="fall", split=Split.TRAIN, text=text)
 
 
 def make_labels(*names: str) -> LabelSet:
@@ -42,10 +48,10 @@ def renderer(tokenizer: Any) -> Renderer:
 @pytest.mark.parametrize(
     "messages",
     [
-        trace_prompt(LABELS),
-        trace_prompt(LABELS, "filmed at night"),
-        verdict_prompt(LABELS, TRACE),
-        label_prompt(LABELS),
+        PROMPTS.trace(make_sample()),
+        PROMPTS.trace(make_sample("filmed at night")),
+        PROMPTS.verdict(make_sample(), TRACE),
+        PROMPTS.label(make_sample()),
     ],
     ids=["trace", "side text", "verdict", "label"],
 )
@@ -72,12 +78,12 @@ def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
 
 def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(tokenizer: Any) -> None:
     clip = make_clip((3, *[6] * 50, 4))
-    length = len(Renderer(tokenizer, 1000).prompt(label_prompt(LABELS), clip).token_ids)
-    Renderer(tokenizer, length).prompt(label_prompt(LABELS), clip)
+    length = len(Renderer(tokenizer, 1000).prompt(PROMPTS.label(make_sample()), clip).token_ids)
+    Renderer(tokenizer, length).prompt(PROMPTS.label(make_sample()), clip)
     with pytest.raises(
         PromptTooLong, match=f"{length} tokens, 52 of them video; .* is {length - 1}"
     ):
-        Renderer(tokenizer, length - 1).prompt(label_prompt(LABELS), clip)
+        Renderer(tokenizer, length - 1).prompt(PROMPTS.label(make_sample()), clip)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +91,8 @@ def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(tokenizer: Any) -> 
 )
 def test_no_control_token_comes_of_side_text_or_of_a_trace(renderer: Renderer, text: str) -> None:
     clip = make_clip()
-    plain = renderer.prompt(verdict_prompt(LABELS, "x", "y"), clip).token_ids
-    hostile = renderer.prompt(verdict_prompt(LABELS, text, text), clip).token_ids
+    plain = renderer.prompt(PROMPTS.verdict(make_sample("y"), "x"), clip).token_ids
+    hostile = renderer.prompt(PROMPTS.verdict(make_sample(text), text), clip).token_ids
     assert [i for i in hostile if i < 7] == [i for i in plain if i < 7]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rollout.engine import Answer, Generation, Sampling
 from rollout.lora import Adapter
-from rollout.prompt import PromptKind, VerdictPrompt
+from rollout.prompt import PromptKind, Prompts, VerdictPrompt
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker
 from video.processor import ProcessedClip
@@ -128,7 +128,8 @@ def engine(renderer: Renderer) -> ScriptedEngine:
 def make_worker(
     engine: ScriptedEngine, renderer: Renderer, clips: Clips | None = None, side_text: bool = False
 ) -> RolloutWorker:
-    return RolloutWorker("r0", engine, renderer, clips or Clips(), LABELS, OLD, side_text)
+    prompts = Prompts(LABELS, use_side_text=side_text)
+    return RolloutWorker("r0", engine, renderer, clips or Clips(), prompts, OLD)
 
 
 async def test_a_sample_is_answered_with_a_group_of_completions(

@@ -5,7 +5,6 @@ import pytest
 
 from cluster.check.prompts import PromptLengths, prompt_findings, trace_findings
 from cluster.config.recipe import RunConfig, read_recipe
-from rollout.prompt import trace_prompt
 from rollout.render import Renderer
 from tests.cluster.check.builders import LABELS, levels, make_sample, make_scan, only, scans_of
 from video.processor import ClipProcessor
@@ -34,9 +33,7 @@ def test_the_longest_prompt_is_found_by_tokens_and_not_by_bytes(config: RunConfi
     ]
     longest, over = prompt_lengths_of(config).measure(samples, scans_of(*samples))
     renderer = Renderer.load(config.model, 200)
-    tokens = {
-        s.id: renderer.num_text_tokens(trace_prompt(config.label_set, s.text)) for s in samples
-    }
+    tokens = {s.id: renderer.num_text_tokens(config.prompt_set.trace(s)) for s in samples}
     assert longest is not None
     assert (longest.sample.id, longest.text) == (
         max(tokens, key=lambda i: tokens[i]),
@@ -52,7 +49,7 @@ def test_text_tokens_and_placeholders_add_up_to_the_prompt(config: RunConfig, de
     video = str(next((demo / "data").rglob("*.mp4")))
     clip = ClipStore(demo / "cache", processor, config.video).get(video)
     renderer = Renderer.load(config.model, 400)
-    messages = trace_prompt(config.label_set, "a <|video_pad|> text")
+    messages = config.prompt_set.trace(make_sample(text="a <|video_pad|> text"))
     prompt = renderer.prompt(messages, clip)
     assert len(prompt.token_ids) == renderer.num_text_tokens(messages) + len(clip.placeholder_ids)
 

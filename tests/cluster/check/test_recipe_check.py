@@ -13,6 +13,7 @@ import pytest
 from cluster.check.recipe_check import Report
 from cluster.check.table import print_report
 from cluster.cli import main
+from rollout.prompt import Prompts
 from tests.cluster.commands.mistakes import BAD_ROWS, BAD_SETTINGS, LACKING_DATA, Rows
 from wire.finding import Area, warning
 
@@ -313,7 +314,7 @@ def test_findings_do_not_take_quadratic_time(tmp_path: Path):
         before = time.process_time()
         overlap.content_findings(rows, looks)
         overlap.group_findings(rows, [])
-        leaks.leak_findings(LABELS, rows, use_side_text=True)
+        leaks.leak_findings(Prompts(LABELS, use_side_text=True), rows)
         return time.process_time() - before
 
     assert seconds(16_000) < 60 * max(seconds(1000), 0.01)

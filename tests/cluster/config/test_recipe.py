@@ -85,6 +85,79 @@ def test_paths_start_at_the_recipes_folder_and_know_the_environment(
     assert config.grpo.num_steps == 7
 
 
+TASK = 'model = "m"\nlabels = [{name = "a"}, {name = "b"}]\ndata = { manifest = "m.jsonl" }\n'
+
+
+def test_prompts_and_definitions_may_be_files_beside_the_recipe_that_names_them(tmp_path: Path):
+    (tmp_path / "below").mkdir()
+    for name, text in (
+        ("below/trace.txt", "\ufeffLook.\r\n{labels}\n\n"),
+        ("a.txt", "pages\n of it\n"),
+    ):
+        (tmp_path / name).write_bytes(text.encode())
+    (tmp_path / "below/base.toml").write_text(
+        'model = "m"\ndata = { manifest = "m.jsonl" }\nprompts.trace = { file = "trace.txt" }\n'
+    )
+    (tmp_path / "r.toml").write_text(
+        'extends = "below/base.toml"\nprompts.system = "Be brief."\n'
+        'labels = [{ name = "a", definition = { file = "a.txt" } }, { name = "b" }]\n'
+    )
+    config = read_recipe(tmp_path / "r.toml", [])
+    assert config.prompts.trace == "Look.\n{labels}"
+    assert config.prompts.system == "Be brief."
+    assert [label.definition for label in config.labels] == ["pages\n of it", ""]
+    assert validate(RunConfig, config.model_dump(mode="json"), "run.json") == config, "no file left"
+    (tmp_path / "other.txt").write_text("Other.")
+    other = read_recipe(tmp_path / "r.toml", ["prompts.trace.file=other.txt"])
+    assert other.prompts.trace == "Other."
+    short = read_recipe(tmp_path / "r.toml", ["prompts.trace=Short."])
+    assert short.prompts.trace == "Short."
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (
+            'trace = { file = "no.txt" }',
+            "prompts.trace: cannot read .*no.txt: No such file.*; give",
+        ),
+        ('trace = { file = "empty.txt" }', "prompts.trace: .*empty.txt is empty"),
+        ('trace = { file = "bytes.txt" }', "bytes.txt is not UTF-8 text"),
+        (
+            'trace = { path = "a.txt" }',
+            'prompts.trace = .*: expected a text, or { file = "a.txt" }',
+        ),
+        ("trace = { file = 3 }", "expected a text, or"),
+        ('tracee = "a"', "unknown key 'prompts.tracee'; did you mean 'trace'"),
+        ('trace = "{label}"', "{label} is not shown: it would show the model the answer"),
+        ('verdict = "{trace}"', "{trace} is not shown"),
+        ('label = "{reasoning}"', "is of a verdict's prompt, prompts.verdict, alone"),
+        ('trace = """x\n{"a": 1}"""', "line 2: the brace of .* a literal brace is written twice"),
+        (
+            'trace = "{text}"',
+            "prompts.trace shows {text}; say whether it is to: data.use_side_text",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_refused_by_name(
+    tmp_path: Path, prompts: str, message: str
+):
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "r.toml").write_text(f"{TASK}[prompts]\n{prompts}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(tmp_path / "r.toml", [])
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_prompt_with_side_text_is_taken_once_the_recipe_says_whether_to_show_it(
+    tmp_path: Path, shown: bool
+):
+    (tmp_path / "r.toml").write_text(f'{TASK}[prompts]\ntrace = "{{text}}"\n')
+    config = read_recipe(tmp_path / "r.toml", [f"data.use_side_text={str(shown).lower()}"])
+    assert config.prompt_set.use_side_text == shown
+
+
 @pytest.mark.parametrize("by_setting", [False, True])
 def test_a_model_of_the_hub_keeps_its_name_unless_there_is_such_a_directory(
     tmp_path: Path, by_setting: bool

@@ -11,7 +11,7 @@ import pytest
 from cluster.resume.loop_state import LoopState
 from cluster.stages.grpo import train_grpo
 from reward.hacking_alerts import SIGNALS, steps_before_alert
-from rollout.prompt import trace_prompt
+from rollout.prompt import Prompts
 from rollout.render import Renderer
 from rollout.worker import Rollout
 from tests.cluster.session_fakes import (
@@ -45,8 +45,8 @@ class ReadingEngines(FakeEngines):
         return replace(rollout, prompt=self.ask(self._renderer, sample))
 
     def ask(self, renderer: Renderer, sample: Sample) -> Prompt:
-        config = make_config()
-        messages = trace_prompt(config.label_set, sample.text if self.with_text else None)
+        prompts = Prompts(make_config().label_set, use_side_text=self.with_text)
+        messages = prompts.trace(sample)
         ids = renderer._ids(renderer._text(messages))
         return Prompt(token_ids=ids, clip_key=sample.video, fingerprint="f")
 
@@ -171,7 +171,8 @@ def test_a_prompt_is_read_from_its_tokens_without_its_clip():
     from tests.cluster.session_fakes import load_renderer
 
     renderer, labels = load_renderer(), make_config().label_set
-    messages = trace_prompt(labels, "it fell")
+    sample = replace(TRAIN[0], text="it fell")
+    messages = Prompts(labels, use_side_text=True).trace(sample)
     before, after = renderer._text(messages).split(PLACEHOLDER)
     start, pad, end = renderer._ids(PLACEHOLDER)
     time = renderer._ids("undo 0.3")
