@@ -61,14 +61,15 @@ async def fit_classifiers(
     labels: LabelSet,
     policy: PolicyVersion,
     writer: TraceWriter,
-    verdict: VerdictTrainer,
+    verdict: VerdictTrainer | None,
     features: FeatureReader,
 ) -> CalibrationResult:
     """Write traces of ``samples``, fit the methods of ``config`` to them, and predict ``evaluated``
     from one trace each.
 
-    ``policy``: the version that is served, which must have written every trace. Raises DataError
-    for traces of another policy, or without a trace to learn from; TooManyFailures.
+    ``policy``: the version that is served, which must have written every trace; ``verdict``: None
+    where it is not among the methods. Raises DataError for traces of another policy, or without a
+    trace to learn from; TooManyFailures.
     """
     written = await writer.write(
         samples, config.num_traces, config.temperature, Purpose.CALIBRATION
@@ -80,6 +81,7 @@ async def fit_classifiers(
         head = await _fit_head(written, groups, labels, features)
     predictions = None
     if "verdict" in config.methods:
+        assert verdict is not None, "the verdict is among the methods"
         await verdict.train(training_rows(written, labels.names), config)
         predictions = await ask_verdict(verdict, groups, labels)
     return CalibrationResult(

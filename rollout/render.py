@@ -8,23 +8,54 @@ these ids.
 """
 
 import bisect
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rollout.control_tokens import ControlTokens, pieces
+from rollout.label_codes import Code, tell_apart
 from rollout.message import Message
 from video.processor import PLACEHOLDER, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import LabelSet
 from wire.types import Prompt
 
+_END_OF_ANSWER = "</answer>"
+_MAX_LEADS = 64  # what stands between the tag and the label: nothing, or a space, in most traces
 _TRACE = "<think> a </think> <answer> b </answer>"
 
 
 class PromptTooLong(ValueError):
     """A prompt that does not fit; the message names its length and the limit."""
+
+
+class _Answer(NamedTuple):
+    """Answer block in token ids."""
+
+    ends: list[int]
+    """Where the text of each token ends."""
+    text: str
+    start: int
+    """Where the answer begins, behind its tag."""
+    answer: str
+
+    @property
+    def end(self) -> int:
+        """Where the answer ends, before its tag."""
+        return self.start + len(self.answer)
+
+    @property
+    def num_before(self) -> int:
+        """Number of tokens that end before the answer, or with it its tag."""
+        return bisect.bisect_right(self.ends, self.start)
+
+    @property
+    def lead(self) -> str:
+        """Text between these tokens and the label: the rest of the tag, and space."""
+        begun = self.text[self.ends[self.num_before - 1] if self.num_before else 0 : self.start]
+        return begun + self.answer[: len(self.answer) - len(self.answer.lstrip())]
 
 
 class Renderer:
@@ -36,6 +67,7 @@ class Renderer:
         self.control_tokens = ControlTokens(tokenizer)
         """Tokens that no text of a prompt or a target may become."""
         self._clip_ends = self._ids(PLACEHOLDER)
+        self._codes_after = functools.lru_cache(_MAX_LEADS)(self._codes_of)
 
     @classmethod
     def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
@@ -107,7 +139,7 @@ class Renderer:
     def target(self, text: str) -> tuple[int, ...]:
         """Token ids of an assistant turn, its end included. Tags of a trace may be tokens; no other
         token steers."""
-        return (*self._ids(self.control_tokens.cut(text)), self.end_of_turn)
+        return (*self._plain_ids(text), self.end_of_turn)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text of token ids with special tokens kept (tags may be special), a final end of turn
@@ -115,73 +147,76 @@ class Renderer:
         ids = list(token_ids)
         if ids and ids[-1] == self.end_of_turn:
             ids.pop()
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+        return self._decode(ids)
 
-    def label_codes(self, labels: LabelSet) -> dict[str, tuple[int, ...]]:
-        """Tokens that stand for each label in the verdict, one where the vocabulary has it.
+    def label_codes(self, labels: LabelSet) -> dict[str, Code]:
+        """Tokens that stand for each label where the label is asked for, one where the vocabulary
+        has it. A code that begins another one ends with the end of the turn.
 
-        Raises ConfigError where two labels could not be told apart: a code that begins another, or
-        one that does not decode back to its label.
+        Raises ConfigError for a label that does not decode back to itself.
         """
-        codes = {name: self._ids(name) for name in labels.names}
+        codes = {name: self._plain_ids(name) for name in labels.names}
         for name, code in codes.items():
-            if labels.find(str(self._tokenizer.decode(list(code)))) != name:
+            if labels.find(self._decode(code)) != name:
                 raise ConfigError(
                     f"label {name!r} does not survive the tokenizer (ids {code}); rename the label "
                     "or add it to the tokenizer's vocabulary"
                 )
-            for other, longer in codes.items():
-                if other != name and longer[: len(code)] == code:
-                    raise ConfigError(
-                        f"the tokens of label {name!r} begin those of {other!r}, so a score cannot "
-                        "tell them apart; rename one of them"
-                    )
-        return codes
+        return tell_apart(codes, lambda name: (*codes[name], self.end_of_turn))
 
-    def answer_logprob(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> float | None:
+    def answer_logprob(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], labels: LabelSet
+    ) -> float | None:
         """Sum of the logprobs of the tokens in the first answer block; None without such a block.
 
         A tag may be one token or several; a token that holds the end of a tag and the beginning of
-        the answer counts.
+        the answer counts. Where the label begins another one, so does the tag that ends it.
         """
-        span = self._answer(token_ids)
-        if span is None:
+        written = self._answer(token_ids)
+        if written is None:
             return None
-        ends, _, start, answer = span
-        first = bisect.bisect_right(ends, start)
-        last = bisect.bisect_left(ends, start + len(answer)) if answer else first - 1
+        first, end = bisect.bisect_right(written.ends, written.start), written.end
+        name = labels.answer_in(self.text(token_ids))
+        if name is not None and self._begins_another(name, written.lead, labels.names):
+            end += len(_END_OF_ANSWER)
+        last = bisect.bisect_left(written.ends, end) if end > written.start else first - 1
         return float(sum(logprobs[first : last + 1]))
 
     def answer_codes(
         self, token_ids: Sequence[int], labels: LabelSet
-    ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None:
+    ) -> tuple[Code, dict[str, Code]] | None:
         """Token ids before the first answer, and the continuation for each label; None without an
         answer block.
 
         Before: whole tokens up to ``<answer>``. If a token holds the end of the tag and more, it
-        begins the codes; so does the space that was written in front of the label.
+        begins the codes; so does the space that was written in front of the label. A code that
+        begins another one ends with ``</answer>``.
         """
-        span = self._answer(token_ids)
-        if span is None:
+        written = self._answer(token_ids)
+        if written is None:
             return None
-        ends, text, start, answer = span
-        count = bisect.bisect_right(ends, start)
-        rest_of_tag = text[ends[count - 1] if count else 0 : start]
-        lead = rest_of_tag + answer[: len(answer) - len(answer.lstrip())]
-        return tuple(token_ids[:count]), {name: self._ids(lead + name) for name in labels.names}
+        codes = self._codes_after(written.lead, labels.names)
+        return tuple(token_ids[: written.num_before]), dict(codes)
 
-    def _answer(self, token_ids: Sequence[int]) -> tuple[list[int], str, int, str] | None:
-        """Ends of each token's text, the whole text, start of the first answer, the answer; None
-        without an answer block."""
+    def _begins_another(self, name: str, lead: str, names: tuple[str, ...]) -> bool:
+        return self._codes_after(lead, names)[name] != self._plain_ids(lead + name)
+
+    def _codes_of(self, lead: str, names: tuple[str, ...]) -> dict[str, Code]:
+        """Tokens of each label after ``lead`` in an answer block."""
+        codes = {name: self._plain_ids(lead + name) for name in names}
+        return tell_apart(codes, lambda name: self._plain_ids(lead + name + _END_OF_ANSWER))
+
+    def _answer(self, token_ids: Sequence[int]) -> "_Answer | None":
+        """The first answer block; None without one."""
         # one by one: a character of several tokens is lost, but tags are ASCII
-        pieces = self._tokenizer.batch_decode([[token] for token in token_ids])
-        text = "".join(pieces)
+        shown = [self._decode([token]) for token in token_ids]
+        text = "".join(shown)
         before, opened, rest = text.partition("<answer>")
-        answer, closed, _ = rest.partition("</answer>")
+        answer, closed, _ = rest.partition(_END_OF_ANSWER)
         if not closed:
             return None
-        ends = list(itertools.accumulate(len(piece) for piece in pieces))
-        return ends, text, len(before) + len(opened), answer
+        ends = list(itertools.accumulate(len(piece) for piece in shown))
+        return _Answer(ends, text, len(before) + len(opened), answer)
 
     def check_round_trip(self) -> None:
         """Raise ConfigError unless the tags of a trace survive encoding and decoding."""
@@ -226,6 +261,17 @@ class Renderer:
             turns.append({"role": message.role, "content": content})
         return str(
             self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _plain_ids(self, text: str) -> Code:
+        """Token ids of a text, of which none steers."""
+        return self._ids(self.control_tokens.cut(text))
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
         )
 
     def _ids(self, text: str) -> tuple[int, ...]:

@@ -1,5 +1,8 @@
 """The label set of a task, and the parser of the traces that name one of its labels."""
 
+import unicodedata
+from functools import cached_property
+
 from pydantic import Field, model_validator
 
 from wire.config import Config
@@ -33,10 +36,14 @@ class LabelSet(Config):
 
     @model_validator(mode="after")
     def _distinct(self) -> "LabelSet":
-        folded = [label.name.casefold() for label in self.labels]
-        if len(set(folded)) != len(folded):
-            twice = sorted({name for name in folded if folded.count(name) > 1})
-            raise ValueError(f"label names must differ, ignoring case; got {twice} twice")
+        same: dict[str, list[str]] = {}
+        for label in self.labels:
+            same.setdefault(plain(label.name), []).append(label.name)
+        if twice := [names for names in same.values() if len(names) > 1]:
+            raise ValueError(
+                "label names must differ, ignoring case, the width of space and how accents are "
+                f"encoded; got {' and '.join(map(ascii, twice))}; rename or merge them"
+            )
         return self
 
     @property
@@ -45,9 +52,13 @@ class LabelSet(Config):
         return tuple(sorted(label.name for label in self.labels))
 
     def find(self, text: str) -> str | None:
-        """The label that ``text`` spells, ignoring case and outer space; None if there is none."""
-        wanted = text.strip().casefold()
-        return next((name for name in self.names if name.casefold() == wanted), None)
+        """The label that ``text`` spells, ignoring case, the width of space and how accents are
+        encoded; None if there is none. A label's name with more words is another label."""
+        return self._by_spelling.get(plain(text))
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, str]:
+        return {plain(label.name): label.name for label in self.labels}
 
     def answer_in(self, completion: str) -> str | None:
         """The label in the first answer block of a completion; None if it cannot be parsed."""
@@ -56,9 +67,9 @@ class LabelSet(Config):
 
 
 def plain(text: str) -> str:
-    """Plain form of a text, by which spellings are compared: case and the width of space are
-    ignored."""
-    return " ".join(text.casefold().split())
+    """Plain form of a text, by which spellings are compared: case, the width of space and how
+    accents are encoded (NFC or NFD, as macOS writes file names) are ignored."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
 
 
 def reasoning_in(completion: str) -> str | None:

@@ -112,6 +112,11 @@ class Stage(Config):
         return True
 
     @property
+    def asks_labels(self) -> bool:
+        """Whether a model is asked for labels by their tokens."""
+        return False
+
+    @property
     def kept_checkpoints(self) -> int:
         """Checkpoints that it keeps at once."""
         return 0
@@ -146,7 +151,12 @@ class EvaluateStage(Stage, EvaluateConfig):
     @property
     def loads_engines(self) -> bool:
         """Labels are scored by the learner."""
-        return self.answer == "trace"
+        return not self.asks_labels
+
+    @property
+    def asks_labels(self) -> bool:
+        """Instead of a trace."""
+        return self.answer == "label"
 
     def describe(self) -> str:
         """Its settings in words."""
@@ -197,6 +207,11 @@ class SftStage(Stage, ColdstartConfig):
     def loads_engines(self) -> bool:
         """Only ``own`` writes traces before it trains."""
         return self.data == "own"
+
+    @property
+    def asks_labels(self) -> bool:
+        """Where it is taught labels."""
+        return self.data == "labels"
 
     @property
     def num_versions(self) -> int:
@@ -321,6 +336,11 @@ class CalibrateStage(Stage, CalibrateConfig):
     def head_label(self) -> str:
         """The head's name for charts."""
         return _LABELS.get(self.head_name, self.head_name.replace("_", " "))
+
+    @property
+    def asks_labels(self) -> bool:
+        """The verdict does, the head does not."""
+        return "verdict" in self.methods
 
     @property
     def kept_checkpoints(self) -> int:

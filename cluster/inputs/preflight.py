@@ -45,7 +45,8 @@ def open_model(config: RunConfig) -> Renderer:
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
     renderer.check_template()
     renderer.check_round_trip()
-    renderer.label_codes(config.label_set)
+    if any(stage.asks_labels for stage in config.chain):
+        renderer.label_codes(config.label_set)
     return renderer
 
 

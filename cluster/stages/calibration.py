@@ -33,7 +33,11 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         labels=labels,
         policy=policy,
         writer=RunTraceWriter.of(session, run.name),
-        verdict=RunVerdictTrainer.of(session, run.name, run.start.model_dir),
+        verdict=(
+            RunVerdictTrainer.of(session, run.name, run.start.model_dir)
+            if config.asks_labels
+            else None
+        ),
         features=RunFeatureReader.of(session, run.start.model_dir),
     )
     folder, evaluations = session.run_dir.model(run.name).parent, EvaluationWriter.of(session)
@@ -55,7 +59,7 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         folder / "classifier.json",
         {
             "label_names": labels.names,
-            "label_codes": session.renderer.label_codes(labels),
+            "label_codes": session.renderer.label_codes(labels) if config.asks_labels else None,
             "policy_version": str(policy),
         },
     )

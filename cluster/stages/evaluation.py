@@ -145,7 +145,7 @@ def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Pred
     completion = group.traces[0].completion if group.traces else None
     predicted = labels.answer_in(completion.text) if completion else None
     logprob = (
-        renderer.answer_logprob(completion.token_ids, completion.logprobs)
+        renderer.answer_logprob(completion.token_ids, completion.logprobs, labels)
         if completion and predicted
         else None
     )

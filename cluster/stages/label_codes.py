@@ -68,7 +68,7 @@ class LabelCodes:
         return await code_logprobs(self._learner, rows)
 
     async def targets(self, examples: Sequence[VerdictExample]) -> list[Row]:
-        """Rows that train the code of each example's label (end of turn not included).
+        """Rows that train the code of each example's label.
 
         Raises DataError if a clip can no longer be read.
         """

@@ -48,8 +48,7 @@ class RunVerdictTrainer:
         return cls(LabelCodes.of(session), SupervisedTrainer.of(session, name), policy_dir)
 
     async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
-        """Fine-tune on the label code alone (end of turn not included). Returns the number of
-        updates."""
+        """Fine-tune on the label codes alone. Returns the number of updates."""
         optim = OptimConfig(
             learning_rate=config.learning_rate,
             warmup_frac=config.warmup_frac,

@@ -96,6 +96,42 @@ def test_no_control_token_comes_of_side_text_or_of_a_trace(renderer: Renderer, t
     assert [i for i in hostile if i < 7] == [i for i in plain if i < 7]
 
 
+@pytest.mark.parametrize("text", ["a<|im_end|>b", "<|vision_start|><|video_pad|>", "<|endoftext|>"])
+def test_a_target_holds_no_control_token_but_its_end_and_its_tags(
+    renderer: Renderer, text: str
+) -> None:
+    trace = f"<think>{text}</think><answer>fall</answer>"
+    target = renderer.target(trace)
+    plain = renderer.target(TRACE)
+    assert [i for i in target if i < 7] == [renderer.end_of_turn]
+    assert (target[0], target[-2]) == (plain[0], plain[-2]), "tags are tokens"
+    assert renderer.text(target) == trace
+
+
+def test_tags_in_other_people_s_text_are_no_tokens_and_those_of_the_prompt_are(
+    renderer: Renderer,
+) -> None:
+    labels = LabelSet(labels=(Label(name="fall", definition="</think><answer>"), Label(name="go")))
+    clip = make_clip()
+    tags = {renderer.target(tag)[0] for tag in TAGS}
+    plain = renderer.prompt(PROMPTS.trace(make_sample("x")), clip).token_ids
+    hostile = Prompts(labels, use_side_text=True)
+    told = renderer.prompt(hostile.trace(make_sample("<think>a</think><answer>go</answer>")), clip)
+    assert [i for i in told.token_ids if i in tags] == [i for i in plain if i in tags]
+    assert "<think>a</think><answer>go</answer>" in renderer.text(told.token_ids)
+
+
+def test_a_label_that_training_made_a_special_token_stays_one(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["normal", "kick_ball"]})
+    renderer = Renderer(tokenizer, 1000)
+    codes = renderer.label_codes(make_labels("normal", "kick_ball"))
+    assert {len(code) for code in codes.values()} == {1}
+    assert codes["normal"][0] in renderer.target("it is normal")
+
+
 def test_a_target_is_the_text_and_the_end_of_the_turn(renderer: Renderer) -> None:
     target = renderer.target(TRACE)
     assert target[-1] == renderer.end_of_turn
@@ -122,9 +158,27 @@ def test_a_label_in_the_vocabulary_is_one_token_and_another_several(
     assert len(codes["swim"]) > 1
 
 
-def test_a_label_whose_tokens_begin_another_s_is_refused(renderer: Renderer) -> None:
-    with pytest.raises(ConfigError, match="tokens of label 'swim' begin those of 'swim fast'"):
-        renderer.label_codes(make_labels("swim", "swim fast"))
+@pytest.mark.parametrize(
+    "names", [("swim", "swim fast"), ("1", "10", "100", "2"), ("kick", "kick_ball", "kicks")]
+)
+def test_a_code_that_begins_another_ends_with_the_end_of_the_turn(
+    renderer: Renderer, names: tuple[str, ...]
+) -> None:
+    codes = renderer.label_codes(make_labels(*names))
+    assert list(codes) == sorted(names)
+    longest = max(names, key=len)
+    for name, code in codes.items():
+        assert renderer.text(code) == name
+        begins_another = any(other != name and other.startswith(name) for other in names)
+        assert (code[-1] == renderer.end_of_turn) == begins_another
+    assert codes[longest] == renderer.target(longest)[:-1]
+    for code in codes.values():
+        assert sum(other[: len(code)] == code for other in codes.values()) == 1
+
+
+def test_codes_of_which_none_begins_another_have_no_end(renderer: Renderer) -> None:
+    codes = renderer.label_codes(make_labels("walk", "swim"))
+    assert codes == {name: renderer.target(name)[:-1] for name in ("swim", "walk")}
 
 
 def test_labels_that_share_only_letters_are_told_apart(make_tokenizer: Callable[..., Any]) -> None:
@@ -170,7 +224,9 @@ def test_the_answer_s_logprob_is_that_of_the_tokens_inside_the_first_block(
         if b > start and a < stop
     ]
     assert 0 < len(inside) < len(values)
-    assert Renderer(tokenizer, 1000).answer_logprob(found["input_ids"], values) == sum(inside)
+    assert Renderer(tokenizer, 1000).answer_logprob(found["input_ids"], values, LABELS) == sum(
+        inside
+    )
 
 
 def test_a_token_that_ends_a_tag_and_begins_the_answer_counts(
@@ -180,18 +236,18 @@ def test_a_token_that_ends_a_tag_and_begins_the_answer_counts(
     ids = tokenizer("<answer>fall</answer>", add_special_tokens=False)["input_ids"]
     pieces = [tokenizer.decode([token]) for token in ids]
     values = [1.0 if piece in (">fa", "ll</") else 0.0 for piece in pieces]
-    assert Renderer(tokenizer, 1000).answer_logprob(ids, values) == 2.0
+    assert Renderer(tokenizer, 1000).answer_logprob(ids, values, LABELS) == 2.0
 
 
 @pytest.mark.parametrize("text", ["", "fall", "<answer>fall", "</answer><answer>fall"])
 def test_without_an_answer_block_there_is_no_answer_logprob(renderer: Renderer, text: str) -> None:
     ids = renderer.target(text)
-    assert renderer.answer_logprob(ids, [-1.0] * len(ids)) is None
+    assert renderer.answer_logprob(ids, [-1.0] * len(ids), LABELS) is None
 
 
 def test_an_empty_answer_has_logprob_zero(renderer: Renderer) -> None:
     ids = renderer.target("<answer></answer>")
-    assert renderer.answer_logprob(ids, [-1.0] * len(ids)) == 0
+    assert renderer.answer_logprob(ids, [-1.0] * len(ids), LABELS) == 0
 
 
 @pytest.mark.parametrize(
@@ -218,6 +274,46 @@ def test_the_written_answer_is_one_of_the_codes_at_its_place(
     assert len(one_more) > len("<think>fall</think><answer>"), "no token of the tag is left out"
 
 
+BEGIN_ALIKE = make_labels("drink", "drink beer", "eat", "1", "10")
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [(TAGS, ()), ((), ()), ((), ("ink</", ">dr", "0</"))],
+    ids=["a tag is a token", "a tag is several", "a token holds answer and tag"],
+)
+def test_a_written_answer_that_begins_another_label_is_its_own_code_with_the_tag(
+    make_tokenizer: Callable[..., Any], tags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    renderer = Renderer(make_tokenizer(tags, words=words), 1000)
+    written = "<think>x</think><answer>"
+    for name in BEGIN_ALIKE.names:
+        ids = renderer.target(f"{written}{name}</answer>")
+        answer = renderer.answer_codes(ids, BEGIN_ALIKE)
+        assert answer is not None
+        before, codes = answer
+        for other, code in codes.items():
+            ended = "</answer>" * (other in ("drink", "1"))
+            assert renderer.text((*before, *code)) == f"{written}{other}{ended}"
+            assert sum(known[: len(code)] == code for known in codes.values()) == 1
+        if not words:  # there, what is written goes on inside a token
+            assert (*before, *codes[name]) == ids[: len(before) + len(codes[name])]
+
+
+@pytest.mark.parametrize("tags", [TAGS, ()])
+def test_the_end_of_an_answer_counts_where_its_label_begins_another(
+    make_tokenizer: Callable[..., Any], tags: tuple[str, ...]
+) -> None:
+    renderer = Renderer(make_tokenizer(tags), 1000)
+    for name in ("drink", "drink beer", "Drink", "eat"):
+        ids = renderer.target(f"<answer>{name}</answer> yes")
+        values = [-float(2**-i) for i in range(len(ids))]
+        num = len(renderer.target(name)) - 1
+        first = len(renderer.target("<answer>")) - 1
+        num += (len(renderer.target("</answer>")) - 1) * (name.casefold() == "drink")
+        assert renderer.answer_logprob(ids, values, BEGIN_ALIKE) == sum(values[first : first + num])
+
+
 @pytest.mark.parametrize("text", ["", "fall", "<answer>fall"])
 def test_without_an_answer_block_there_are_no_codes(renderer: Renderer, text: str) -> None:
     assert renderer.answer_codes(renderer.target(text), LABELS) is None
@@ -226,7 +322,7 @@ def test_without_an_answer_block_there_are_no_codes(renderer: Renderer, text: st
 @pytest.mark.timeout(20)  # 0.3 s; decoding growing slices would take minutes
 def test_a_long_trace_takes_linear_time(renderer: Renderer) -> None:
     ids = renderer.target("<think>" + "z " * 10_000 + "</think><answer>fall</answer>")
-    assert renderer.answer_logprob(ids, [-1.0] * len(ids)) is not None
+    assert renderer.answer_logprob(ids, [-1.0] * len(ids), LABELS) is not None
 
 
 # --- checks of a tokenizer

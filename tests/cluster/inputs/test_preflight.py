@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.config.recipe import read_recipe
-from cluster.inputs.preflight import check_context
+from cluster.inputs.preflight import check_context, open_model
 from wire.errors import ConfigError
 
 
@@ -36,3 +37,16 @@ def test_the_context_is_the_models_own_by_vllms_rule(
     above = read_recipe(recipe(), [f"model={tmp_path}", f"rollout.max_prompt_length={room + 1}"])
     with pytest.raises(ConfigError, match=f"the model has positions for {limit}"):
         check_context(above)
+
+
+def test_labels_must_survive_the_tokenizer_only_where_a_model_is_asked_for_them(
+    recipe: Callable[..., Path], demo: Path, tmp_path: Path
+):
+    model = shutil.copytree(demo / "model", tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "z"}, "content": "s"}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    head = [f"model={model}", 'calibrate.methods=["head"]']
+    open_model(read_recipe(recipe(), head))
+    with pytest.raises(ConfigError, match="label 'zigzag' does not survive the tokenizer"):
+        open_model(read_recipe(recipe(), head[:1]))
