@@ -34,9 +34,9 @@ from wire.types import stable_hash
 
 _log = logging.getLogger(__name__)
 
-_LAYOUT = "2"
-"""Part of every key: change it with anything that changes pixels and has no other part in it. 2:
-frames of files with open GOPs and of transport streams are those at their times."""
+_LAYOUT = "3"
+"""Part of every key: change it with anything that changes pixels and has no other part in it. 3:
+mirrors of display matrices, which stream is the video, times of raw and of joined streams."""
 _RECENT_CLIPS = 16
 _RECENT_BYTES = 512 * 2**20
 _PROCESSING_S = 60.0

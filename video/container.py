@@ -1,21 +1,20 @@
 """Containers of videos: opens a file, chooses the stream that is the clip, names what is wrong.
 
-path -> checks of the file -> (container, stream); Undecodable -> ClipError naming the file
+path -> what it is (video/file_kind.py) -> streams -> (container, stream) -> frames
+Undecodable -> ClipError naming the file
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from video.file_kind import text_in, why_no_video
 from wire.errors import ClipError
 
 if TYPE_CHECKING:
-    from av import VideoStream
+    from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
-
-# FFmpeg would follow these into other files and onto the network.
-_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
 
 
 class Undecodable(Exception):
@@ -36,15 +35,17 @@ def naming(path: Path) -> Iterator[None]:
 
 def _check_file(path: Path) -> None:
     if not path.exists():
+        if path.is_symlink():
+            raise Undecodable(
+                f"a link to {path.readlink()}, which is not there; fetch what it links to "
+                "(git annex get, dvc checkout, or a copy that follows links)"
+            )
         raise Undecodable("no such file")
     if not path.is_file():
         raise Undecodable("not a file")
-    if path.stat().st_size == 0:
-        raise Undecodable("the file is empty (0 bytes)")
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start.startswith(_PLAYLISTS):
-        raise Undecodable("a playlist, not a video; give the video itself")
+    reason = why_no_video(path)
+    if reason is not None:
+        raise Undecodable(reason)
 
 
 @contextmanager
@@ -55,15 +56,94 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise Undecodable("no video stream in it")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise Undecodable("its codec is unknown")
+            stream = video_stream(container)
+            _refuse_cut(container, stream)
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: streams come and go
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if text := text_in(path):
+            reason = f"a text file ({text}), not a video"
         raise Undecodable(reason) from error
     except MemoryError as error:
         raise Undecodable("its frames need more memory than decode_memory_gb") from error
+
+
+def video_stream(container: "InputContainer") -> "VideoStream":
+    """The stream that is the clip: no cover or thumbnails, no still picture beside a video; of
+    several videos the default one, as players do, then the largest. Raises Undecodable."""
+    from av.stream import Disposition
+
+    beside = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = container.streams.video
+    if not streams:
+        raise Undecodable("no video stream in it")
+    videos = [stream for stream in streams if not stream.disposition & beside]
+    if not videos:
+        raise Undecodable("no video in it, only a cover picture")
+    videos = [stream for stream in videos if stream.codec_context is not None]
+    if not videos:
+        raise Undecodable("its codec is unknown")
+    part = Disposition.still_image | Disposition.dependent
+    best = max(
+        videos,
+        key=lambda stream: (
+            stream.frames != 1 and not stream.disposition & part,
+            bool(stream.disposition & Disposition.default),
+            stream.codec_context.width * stream.codec_context.height,
+            -stream.index,
+        ),
+    )
+    if best.disposition & Disposition.dependent:
+        raise Undecodable("a picture in tiles (HEIC), which is not put together here; convert it")
+    return best
+
+
+def packets_of(
+    container: "InputContainer", stream: "VideoStream"
+) -> "Iterator[Packet[VideoStream]]":
+    """The stream's packets, without the empty ones that recorders write for dropped frames."""
+    return (packet for packet in container.demux(stream) if packet.size > 0)
+
+
+def frames_of(
+    packets: "Iterable[Packet[VideoStream]]", stream: "VideoStream"
+) -> "Iterator[VideoFrame]":
+    """Frames in the order in which they are shown; at least one. Raises Undecodable.
+
+    What cannot be decoded before the first one is passed over, as players do: a recording may begin
+    between key frames.
+    """
+    import av
+
+    began, reason = False, Undecodable("no frame in it")
+    for packet in packets:
+        if not began and packet.has_sidedata("encryption_info"):
+            raise Undecodable("it is encrypted (DRM); give a copy without protection")
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            if began:
+                raise
+            reason = Undecodable(error.strerror)
+            continue
+        began = began or bool(frames)
+        yield from frames
+    frames = stream.decode(None)
+    if not began and not frames:
+        raise reason
+    yield from frames
+
+
+def _refuse_cut(container: "InputContainer", stream: "VideoStream") -> None:
+    """Refuse an mp4 that ends before the frames that its index lists; one that lists a frame too
+    many is whole."""
+    if not container.format.name.startswith("mov,"):
+        return
+    entries, size = list(stream.index_entries), container.size
+    missing = [entry for entry in entries if entry.pos + entry.size > size]
+    if len(missing) > 1 or any(entry.pos < size for entry in missing):
+        raise Undecodable(
+            f"it is cut: only {len(entries) - len(missing)} of its {len(entries)} frames are "
+            "there; download or copy it anew"
+        )

@@ -10,6 +10,7 @@ deadline: video/pool.py calls it in processes that it can kill.
 import bisect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,18 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from video.address import Window
-from video.container import Undecodable, naming, open_video
-from video.frame_index import (
-    FrameIndex,
-    Lost,
-    index_by_decoding,
-    index_from_packets,
-    index_of_any,
-)
+from video.container import Undecodable, frames_of, naming, open_video, packets_of
+from video.frame_index import FrameIndex, Lost, index_by_decoding, index_of
+from video.orientation import orientation_of
 from video.sampling import FrameChoice, effective_fps, frame_indices
 
 if TYPE_CHECKING:
-    from av import VideoFrame, VideoStream
+    from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
 
 Frames = npt.NDArray[np.uint8]
@@ -73,12 +69,15 @@ def decode(path: str | Path, config: FrameChoice, window: Window | None = None) 
     """Decode the frames that ``config`` samples. Raises ClipError naming the file and reason."""
     file = Path(path)
     with naming(file):
-        try:
-            choice = _choose(index := index_from_packets(file), config, window)
-            return _clip(_jump(file, index, choice.indices), choice)
-        except Lost:
-            choice = _choose(index_by_decoding(file), config, window)
-            return _clip(_read_through(file, choice.indices), choice)
+        index = index_of(file)
+        if index.facts is not None:
+            try:
+                choice = _choose(index, config, window)
+                return _clip(_jump(file, index, choice.indices), choice)
+            except Lost:
+                index = index_by_decoding(file)
+        choice = _choose(index, config, window)
+        return _clip(_read_through(file, choice.indices), choice)
 
 
 def probe(path: str | Path, window: Window | None = None) -> None:
@@ -86,11 +85,11 @@ def probe(path: str | Path, window: Window | None = None) -> None:
     the file and the reason."""
     file = Path(path)
     with naming(file):
-        with open_video(file) as (container, stream):
-            if next(container.decode(stream), None) is None:
-                raise Undecodable("no frame in it")
         if window is not None:
-            index_of_any(file).inside(window)
+            index_of(file).inside(window)
+            return
+        with open_video(file) as (container, stream):
+            next(frames_of(packets_of(container, stream), stream))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,21 +129,26 @@ def _clip(pixels: Frames, choice: _Choice) -> DecodedClip:
 
 
 def _jump(path: Path, index: FrameIndex, indices: Sequence[int]) -> Frames:
-    """Decode frames by seeking, [T, H, W, 3]. Raises Lost if a frame is not met where the index
-    says."""
+    """Decode frames by seeking, [T, H, W, 3]. Raises Lost if a packet or a frame is not met where
+    the index says."""
+    import av
+
     wanted = [index.pts[i] for i in indices]
     with open_video(path) as (container, stream):
-        return _pictures(_met_by_jumps(container, stream, index, wanted), wanted)
+        try:
+            return _pictures(_met_by_jumps(container, stream, index, wanted), wanted)
+        except (av.FFmpegError, Undecodable) as error:  # it may be the jump's fault
+            raise Lost from error
 
 
 def _met_by_jumps(
     container: "InputContainer", stream: "VideoStream", index: FrameIndex, wanted: Sequence[int]
 ) -> "Iterator[tuple[int, VideoFrame]]":
-    frames, at = container.decode(stream), index.pts[0] - 1
+    frames, at = _frames(container, stream, index), index.pts[0] - 1
     for pts in sorted(set(wanted)):
         key = bisect.bisect_right(index.keys, pts, key=lambda times: times[0]) - 1
         if key > 0 and index.keys[key][0] > at:
-            frames, at = _from_key(container, stream, index.keys[key]), index.pts[0] - 1
+            frames, at = _from_key(container, stream, index, key), index.pts[0] - 1
         for frame in frames:
             if frame.pts is None or frame.pts <= at:
                 raise Lost
@@ -157,47 +161,65 @@ def _met_by_jumps(
 
 
 def _from_key(
-    container: "InputContainer", stream: "VideoStream", key: tuple[int, int]
+    container: "InputContainer", stream: "VideoStream", index: FrameIndex, key: int
 ) -> "Iterator[VideoFrame]":
-    """Frames from a key frame (shown, decoded) on, or from one before it."""
+    """Frames from a key frame on, or from one before it."""
     # Where a container looks for times of showing (mp4, mkv), the time of decoding is a GOP too
     # early and doubles the work; where for times of decoding, the time of showing may be too late.
-    shown, _ = key
-    container.seek(shown, stream=stream)
-    frames = container.decode(stream)
-    first = next(frames, None)
-    if first is not None and first.pts is not None and first.pts <= shown:
-        return itertools.chain([first], frames)
-    container.seek(min(key), stream=stream)
-    return container.decode(stream)
+    shown, decoded = index.keys[key]
+    for target in dict.fromkeys((shown, min(shown, decoded))):
+        container.seek(target, stream=stream)
+        frames = _frames(container, stream, index)
+        with suppress(Undecodable):  # no frame from here to the end
+            first = next(frames)
+            # containers call frames key frames that are none
+            if first.key_frame and first.pts is not None and first.pts <= shown:
+                return itertools.chain([first], frames)
+    raise Lost
+
+
+def _frames(
+    container: "InputContainer", stream: "VideoStream", index: FrameIndex
+) -> "Iterator[VideoFrame]":
+    """Frames from here on. Raises Lost if a packet has other times than in the index: some
+    containers have none, and FFmpeg counts anew after a jump."""
+    assert index.facts is not None, "an index without them is for reading through"
+    known = {(packet.pts, packet.size) for packet in index.facts.packets}
+
+    def checked() -> "Iterator[Packet[VideoStream]]":
+        for packet in packets_of(container, stream):
+            if (packet.pts, packet.size) not in known:
+                raise Lost
+            yield packet
+
+    return frames_of(checked(), stream)
 
 
 def _read_through(path: Path, indices: Sequence[int]) -> Frames:
     """Decode everything up to the frames, [T, H, W, 3]."""
     wanted = set(indices)
     with open_video(path) as (container, stream):
-        frames = enumerate(container.decode(stream))
+        frames = enumerate(frames_of(packets_of(container, stream), stream))
         return _pictures(((i, frame) for i, frame in frames if i in wanted), indices)
 
 
 def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) -> Frames:
-    """RGB pixels in the order of ``wanted``, which does not fall, with the file's display rotation
-    applied; all of the first one's size."""
+    """RGB pixels in the order of ``wanted``, which does not fall, turned as they are shown; all of
+    the first one's size."""
     from av.video.reformatter import VideoReformatter
 
     pictures: Frames | None = None
-    size: dict[str, int] = {}
     filled = 0
     to_rgb = VideoReformatter()  # one for all frames: a new one costs as much as its conversion
     for key, frame in met:
-        size = size or {"width": frame.width, "height": frame.height}
-        rgb = to_rgb.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
-        # a whole number of quarter turns, as a phone writes it
-        picture = np.rot90(rgb, k=round(frame.rotation / 90))
+        orientation = orientation_of(frame)
         if pictures is None:
-            pictures = np.empty((len(wanted), *picture.shape), np.uint8)
+            size = orientation.size(frame.width, frame.height)
+            pictures = np.empty((len(wanted), size[1], size[0], 3), np.uint8)
+        width, height = orientation.size(pictures.shape[2], pictures.shape[1])
+        rgb = to_rgb.reformat(frame, format="rgb24", threads=1, width=width, height=height)
         end = bisect.bisect_right(wanted, key)
-        pictures[filled:end] = picture
+        pictures[filled:end] = orientation.applied_to(np.asarray(rgb.to_ndarray(), np.uint8))
         filled = end
     if pictures is None or filled < len(wanted):
         raise Undecodable("it changed while it was read")

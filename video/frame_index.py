@@ -6,21 +6,31 @@ The times are exact: they come from the file's own time stamps, as fractions.
 """
 
 import bisect
+import itertools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video.address import Window
-from video.container import Undecodable, open_video
+from video.container import Undecodable, frames_of, open_video, packets_of
+from video.orientation import Orientation, orientation_of
 
 if TYPE_CHECKING:
-    from av import VideoStream
+    from av import Packet, VideoStream
     from av.container import InputContainer
 
 _VARIABLE_RATE = 0.05
 """If a header's frame rate is off by a larger share, it is not believed."""
+_REORDERED = 16
+"""Frames by which decoding may be ahead of showing (H.264, HEVC)."""
+_JOINED_S = 10
+"""A longer gap in a transport or program stream is where recordings were joined, as for ffmpeg."""
+_PARTS = 1000
+"""Parts of a tick, to tell frames apart that have the same time."""
 
 
 class Lost(Exception):
@@ -33,6 +43,8 @@ class PacketFacts:
 
     pts: int | None
     dts: int | None
+    size: int
+    """Bytes."""
     is_key: bool
     is_discarded: bool
     """It is needed to decode others, and not shown (an edit list)."""
@@ -46,8 +58,11 @@ class StreamFacts:
     """FFmpeg's name of the format: "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"."""
     codec: str
     """FFmpeg's name of the codec: "h264", "hevc", "vp9"."""
-    pixel_format: str | None
-    """FFmpeg's name of the pixel format, as far as the header tells: "yuv420p"."""
+    pixel_format: str
+    """FFmpeg's name of the first frame's pixel format: "yuv420p"."""
+    is_interlaced: bool
+    is_upright: bool
+    """Pixels are stored as they are shown: no turn, no mirror."""
     packets: tuple[PacketFacts, ...]
     """All packets, in the order of the file, without empty ones."""
 
@@ -87,8 +102,14 @@ class FrameIndex:
         return range(first, end)
 
 
-def index_of_any(path: Path) -> FrameIndex:
+def index_of(path: Path) -> FrameIndex:
     """Index of any file: from its packets, or by decoding where they do not tell."""
+    status = path.stat()
+    return _index_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # many windows of one long video are asked for in a row
+def _index_of(path: Path, size: int, changed: int) -> FrameIndex:
     try:
         return index_from_packets(path)
     except Lost:
@@ -96,24 +117,26 @@ def index_of_any(path: Path) -> FrameIndex:
 
 
 def index_from_packets(path: Path) -> FrameIndex:
-    """Build the index from all packets, decoding none: a second for hours of video. Raises Lost if
-    packets do not tell when frames are shown (AVI and MPEG program streams with B-frames)."""
+    """Build the index from all packets, decoding only the first frame: a second for hours of video.
+    Raises Lost if packets do not tell when frames are shown: AVI and MPEG program streams with
+    B-frames, raw streams, recordings that begin between key frames or are several in one file."""
     with open_video(path) as (container, stream):
-        facts = _facts(container, stream)
-        if len(facts.packets) < stream.frames:
-            raise Undecodable(
-                f"it lists {stream.frames} frames, only {len(facts.packets)} are there; is it cut?"
-            )
-        pts, keys = [], []
-        for packet in facts.packets:
-            if packet.is_discarded:
-                continue
-            if packet.pts is None:
-                raise Lost
-            pts.append(packet.pts)
-            if packet.is_key:
-                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-        if len(set(pts)) < len(pts):
+        if _has_no_times(container):
+            raise Lost
+        packets: list[PacketFacts] = []
+        coming = packets_of(container, stream)
+        first = next(frames_of(_noted(coming, packets), stream))
+        packets.extend(map(_facts_of, coming))
+        facts = StreamFacts(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            pixel_format=first.format.name,
+            is_interlaced=first.interlaced_frame,
+            is_upright=orientation_of(first) == Orientation(),
+            packets=tuple(packets),
+        )
+        pts, keys = _times(packets, _longest_gap(container, stream))
+        if first.pts != min(pts, default=None):
             raise Lost
         return _make_index(stream, pts, keys, facts)
 
@@ -123,15 +146,13 @@ def index_by_decoding(path: Path) -> FrameIndex:
     order in which they are shown, also where they give them each other's times (H.264 in AVI);
     frames without times of their own (raw streams) are taken to be shown at the stream's rate."""
     with open_video(path) as (container, stream):
-        pts = [frame.pts for frame in container.decode(stream)]
-        if len(pts) < stream.frames:
-            raise Undecodable(
-                f"it lists {stream.frames} frames, only {len(pts)} can be decoded; is it cut?"
-            )
-        known = {one for one in pts if one is not None}
-        if len(known) == len(pts):
-            return _make_index(stream, list(known), [], None)
-        rate = stream.average_rate or stream.guessed_rate
+        pts = [frame.pts for frame in frames_of(packets_of(container, stream), stream)]
+        rate = stream.guessed_rate or stream.average_rate
+        known = [one for one in pts if one is not None]
+        if len(known) == len(pts) and not _has_no_times(container):
+            frame = math.ceil(1 / (rate * _tick(stream))) if rate else 1
+            joined = _joined(known, frame, _longest_gap(container, stream))
+            return _make_index(stream, joined, [], None)
         if not rate:
             raise Undecodable("frames have no timestamps; write the file anew with ffmpeg")
         return FrameIndex(
@@ -143,39 +164,107 @@ def index_by_decoding(path: Path) -> FrameIndex:
         )
 
 
-def _facts(container: "InputContainer", stream: "VideoStream") -> StreamFacts:
-    return StreamFacts(
-        container=container.format.name,
-        codec=stream.codec_context.name,
-        pixel_format=stream.codec_context.pix_fmt,
-        packets=tuple(
-            PacketFacts(
-                pts=packet.pts,
-                dts=packet.dts,
-                is_key=packet.is_keyframe,
-                is_discarded=packet.is_discard,
-            )
-            for packet in container.demux(stream)
-            if packet.size > 0
-        ),
+def _has_no_times(container: "InputContainer") -> bool:
+    """FFmpeg makes the times of a raw stream up, and others after a jump."""
+    from av.format import Flags
+
+    return Flags.no_timestamps in Flags(container.format.flags)
+
+
+def _longest_gap(container: "InputContainer", stream: "VideoStream") -> float:
+    """Ticks to the next frame in one recording."""
+    from av.format import Flags
+
+    may_be_joined = Flags.ts_discont in Flags(container.format.flags)
+    return float(_JOINED_S / _tick(stream)) if may_be_joined else math.inf
+
+
+def _tick(stream: "VideoStream") -> Fraction:
+    assert stream.time_base is not None, "FFmpeg gives every stream one"
+    return stream.time_base
+
+
+def _noted(
+    packets: "Iterable[Packet[VideoStream]]", notes: list[PacketFacts]
+) -> "Iterator[Packet[VideoStream]]":
+    for packet in packets:
+        notes.append(_facts_of(packet))
+        yield packet
+
+
+def _facts_of(packet: "Packet[VideoStream]") -> PacketFacts:
+    return PacketFacts(
+        pts=packet.pts,
+        dts=packet.dts,
+        size=packet.size,
+        is_key=packet.is_keyframe,
+        is_discarded=packet.is_discard,
     )
+
+
+def _times(
+    packets: Sequence[PacketFacts], longest_gap: float
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Times of the frames, in the order of the file, and of the key frames. Raises Lost."""
+    pts, keys, latest = [], [], None
+    for packet in packets:
+        if packet.dts is not None:
+            if latest is not None and not 0 <= packet.dts - latest <= longest_gap:
+                raise Lost
+            latest = packet.dts
+        if packet.is_discarded:
+            continue
+        if packet.pts is None:
+            raise Lost
+        pts.append(packet.pts)
+        if packet.is_key:
+            keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+    if len(set(pts)) < len(pts):
+        raise Lost
+    return pts, keys
+
+
+def _joined(pts: Sequence[int], frame: int, longest_gap: float) -> list[int]:
+    """Times of decoded frames, in order, that go on where the file's own begin anew or leap."""
+    joined, offset, latest = [], 0, pts[0]
+    for own in pts:
+        time = own + offset
+        if not -_REORDERED * frame <= time - latest <= longest_gap:
+            offset += latest + frame - time
+            time = latest + frame
+        latest = max(latest, time)
+        joined.append(time)
+    return sorted(joined)
 
 
 def _make_index(
-    stream: "VideoStream", pts: list[int], keys: list[tuple[int, int]], facts: StreamFacts | None
+    stream: "VideoStream",
+    pts: Sequence[int],
+    keys: Sequence[tuple[int, int]],
+    facts: StreamFacts | None,
 ) -> FrameIndex:
-    if not pts:
-        raise Undecodable("no frame in it")
-    assert stream.time_base is not None, "FFmpeg gives every stream one"
-    ordered = sorted(pts)
-    seconds = float((ordered[-1] - ordered[0]) * stream.time_base)
+    ordered, tick = sorted(pts), _tick(stream)
+    if len(set(ordered)) < len(ordered):
+        ordered, tick = _told_apart(ordered), tick / _PARTS
+    seconds = float((ordered[-1] - ordered[0]) * tick)
     return FrameIndex(
         pts=ordered,
         keys=sorted(keys),
-        tick=stream.time_base,
+        tick=tick,
         native_fps=_native_fps(stream.average_rate or 0, len(ordered), seconds),
         facts=facts,
     )
+
+
+def _told_apart(ordered: Sequence[int]) -> list[int]:
+    """Times in parts of a tick, those of frames with the same one spread up to the next."""
+    times: list[int] = []
+    runs = [(pts, len(list(run))) for pts, run in itertools.groupby(ordered)]
+    nexts = [pts for pts, _ in runs[1:]] + [runs[-1][0] + 1]
+    for (pts, count), following in zip(runs, nexts, strict=True):
+        length = (following - pts) * _PARTS
+        times.extend(pts * _PARTS + length * i // count for i in range(count))
+    return times
 
 
 def _native_fps(header: Any, total_frames: int, seconds: float) -> float:

@@ -16,8 +16,9 @@ from typing import Self
 from video.config import VideoConfig
 from wire.types import stable_hash
 
-_LAYOUT = "1"
-"""Version of the table: raise it when the columns change, or their meaning."""
+_LAYOUT = "2"
+"""Version of the table: raise it when the columns change, or their meaning, or what decoding
+makes of a file."""
 _SAVE_S = 1.0
 _WAIT_S = 30.0
 _TABLE = """CREATE TABLE IF NOT EXISTS facts (

@@ -2,9 +2,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from tests.video.boxes import with_matrix
+from tests.video.formats import Format, write_video
+from video import decode as module
 from video.config import VideoConfig
 from video.decode import decode, probe
 
@@ -42,25 +46,16 @@ def test_an_odd_count_is_made_even(make_clip: MakeClip) -> None:
     assert (len(clip.frames), clip.total_frames, clip.fps) == (6, 7, 8.0)
 
 
-def rotate_display(path: Path) -> Path:
-    """Set the display matrix of an mp4 track to a quarter turn."""
-    one = (1 << 16).to_bytes(4, "big")
-    minus_one = ((1 << 32) - (1 << 16)).to_bytes(4, "big")
-    zero, last = bytes(4), (1 << 30).to_bytes(4, "big")
-    data = path.read_bytes()
-    place = data.index(b"tkhd") + 4 + 40
-    upright = one + zero * 3 + one + zero * 3 + last
-    assert data[place : place + 36] == upright
-    turned = zero + one + zero + minus_one + zero * 4 + last
-    path.write_bytes(data[:place] + turned + data[place + 36 :])
-    return path
-
-
-def test_a_turned_clip_is_shown_upright(make_clip: MakeClip) -> None:
-    plain, turned = make_clip("a.mp4", size=(64, 32)), rotate_display(make_clip(size=(64, 32)))
-    clip = decode(turned, CONFIG)
-    assert clip.frames.shape[1:3] == (64, 32)
-    assert np.array_equal(clip.frames, np.rot90(decode(plain, CONFIG).frames, k=-1, axes=(1, 2)))
+def test_a_picture_that_turns_on_the_way_keeps_the_size_of_the_first(tmp_path: Path) -> None:
+    plain = write_video(tmp_path / "a.mp4", Format("a.mp4"), range(4))
+    turned = tmp_path / "b.mp4"
+    turned.write_bytes(with_matrix(plain.read_bytes(), 0, 1, -1, 0))
+    with av.open(str(plain)) as one, av.open(str(turned)) as other:
+        met = [(0, next(one.decode(video=0))), (1, next(other.decode(video=0)))]
+    pictures = module._pictures(iter(met), [0, 1])
+    assert pictures.shape == (2, 48, 64, 3)
+    assert np.ptp(pictures[0], axis=0).max() == 0  # upright stripes
+    assert np.ptp(pictures[1], axis=1).max() == 0  # they lie
 
 
 def test_probe_accepts_a_whole_clip(make_clip: MakeClip) -> None:

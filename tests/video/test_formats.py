@@ -61,8 +61,8 @@ def test_a_jump_lands_on_the_key_frame_itself(name: str, tmp_path: Path) -> None
     index = index_from_packets(path)
     assert len(index.keys) >= 5
     with open_video(path) as (container, stream):
-        for key in reversed(index.keys):
-            landed = next(iter(module._from_key(container, stream, key)))
+        for number, key in reversed([*enumerate(index.keys)]):
+            landed = next(iter(module._from_key(container, stream, index, number)))
             assert landed.pts == key[0]
 
 
@@ -73,12 +73,12 @@ def test_a_jump_that_lands_too_late_is_made_again(tmp_path: Path) -> None:
     write_video(source, Format("a.ts", options=B_FRAMES), range(frames))
     path = with_earlier_decoding(source, tmp_path / "early.ts", Fraction(20, 30))
     index = index_from_packets(path)
-    shown, decoded = index.keys[2]
+    shown, _ = index.keys[2]
     assert index.keys[3][1] < shown
     with open_video(path) as (container, stream):
         container.seek(shown, stream=stream)
         assert next(container.decode(stream)).pts > shown
-        assert next(iter(module._from_key(container, stream, (shown, decoded)))).pts <= shown
+        assert next(iter(module._from_key(container, stream, index, 2))).pts <= shown
     assert frame_numbers(module._jump(path, index, range(0, frames, 6))) == [*range(0, frames, 6)]
 
 

@@ -215,7 +215,7 @@ def test_a_view_does_not_hide_a_bad_clip(store: ClipStore, tmp_path: Path) -> No
     path = tmp_path / "text.mp4"
     path.write_text("no video")
     for view in View:
-        with pytest.raises(ClipError, match=r"text\.mp4: Invalid data"):
+        with pytest.raises(ClipError, match=r"text\.mp4: a text file"):
             store.get(with_view(str(path), view))
     with pytest.raises(ClipError, match=r"missing\.mp4: No such file"):
         store.get(tmp_path / "missing.mp4#view=blank")

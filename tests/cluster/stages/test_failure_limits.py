@@ -76,7 +76,7 @@ def test_a_few_bad_clips_are_left_out_and_said(
     quarantine = open_quarantine(*open_run(tmp_path, max_quarantine_frac=0.2), data)
     assert [sample.id for sample in data.samples if sample.video in quarantine] == ["s0", "s1"]
     listed = (tmp_path / "run" / "quarantine.jsonl").read_text()
-    assert listed.count("Invalid data") == 2
+    assert listed.count("a text file (no video), not a video") == 2
     said = capsys.readouterr()
     assert "2 of 10 clips cannot be read and are left out" in (said.out + said.err).replace(
         "\n", ""
