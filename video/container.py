@@ -4,6 +4,7 @@ path -> what it is (video/file_kind.py) -> streams -> (container, stream) -> fra
 Undecodable -> ClipError naming the file
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,13 @@ from wire.errors import ClipError
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
+    from av.index import IndexEntry
+
+
+_MAY_BE_ZEROS = ("rawvideo", "v210", "v410", "r210", "wrapped_avframe")
+"""Codecs of which a black frame is nothing but zeros."""
+_LAST, _LOOKS = 64, 4
+_SHORTEST, _LOOKED_AT = 4, 64
 
 
 class Undecodable(Exception):
@@ -57,7 +65,7 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = video_stream(container)
-            _refuse_cut(container, stream)
+            _refuse_cut(path, container, stream)
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: streams come and go
@@ -116,34 +124,53 @@ def frames_of(
     """
     import av
 
-    began, reason = False, Undecodable("no frame in it")
+    count, reason = 0, Undecodable("no frame in it")
     for packet in packets:
-        if not began and packet.has_sidedata("encryption_info"):
+        if not count and packet.has_sidedata("encryption_info"):
             raise Undecodable("it is encrypted (DRM); give a copy without protection")
         try:
             frames = packet.decode()
         except av.InvalidDataError as error:
-            if began:
-                raise
+            if count:
+                raise Undecodable(
+                    f"it is damaged after {count} frames ({error.strerror}); "
+                    "download or copy it anew"
+                ) from error
             reason = Undecodable(error.strerror)
             continue
-        began = began or bool(frames)
+        count += len(frames)
         yield from frames
     frames = stream.decode(None)
-    if not began and not frames:
+    if not count and not frames:
         raise reason
     yield from frames
 
 
-def _refuse_cut(container: "InputContainer", stream: "VideoStream") -> None:
-    """Refuse an mp4 that ends before the frames that its index lists; one that lists a frame too
-    many is whole."""
+def _refuse_cut(path: Path, container: "InputContainer", stream: "VideoStream") -> None:
+    """Refuse an mp4 that ends before the frames that its index lists, or holds zeros instead of
+    them; one that lists a frame too many is whole."""
     if not container.format.name.startswith("mov,"):
         return
-    entries, size = list(stream.index_entries), container.size
-    missing = [entry for entry in entries if entry.pos + entry.size > size]
+    entries, size = stream.index_entries, container.size
+    missing = [entry for entry in entries[-_LAST:] if entry.pos + entry.size > size]
     if len(missing) > 1 or any(entry.pos < size for entry in missing):
+        there = sum(entry.pos + entry.size <= size for entry in entries)
         raise Undecodable(
-            f"it is cut: only {len(entries) - len(missing)} of its {len(entries)} frames are "
-            "there; download or copy it anew"
+            f"it is cut: only {there} of its {len(entries)} frames are there; "
+            "download or copy it anew"
         )
+    if entries and stream.codec_context.name not in _MAY_BE_ZEROS:
+        last = len(entries) - 1 - len(missing)
+        _refuse_zeros(path, [entries[last * part // _LOOKS] for part in range(1, _LOOKS + 1)])
+
+
+def _refuse_zeros(path: Path, entries: "Iterable[IndexEntry]") -> None:
+    """A download that was broken off may have the whole length already."""
+    with path.open("rb", buffering=0) as file:
+        for entry in entries:
+            length = min(entry.size, _LOOKED_AT)
+            if length > _SHORTEST and not any(os.pread(file.fileno(), length, entry.pos)):
+                raise Undecodable(
+                    f"zeros are in place of its frames at byte {entry.pos}: half a download? "
+                    "download or copy it anew"
+                )

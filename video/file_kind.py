@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _START = 4096
+_ZEROS = 64 * 1024
 _UNKNOWN = 0xFFFFFFFF
 _SHOWN = 80
 _ANEW = "download or copy it anew"
@@ -119,6 +120,9 @@ def _missing_end(file: BinaryIO, start: bytes, size: int) -> str | None:
     if start[4:8] in _BOXES:
         return _missing_end_of_mp4(file, size)
     if start.startswith(b"\x1a\x45\xdf\xa3"):
+        file.seek(max(0, size - _ZEROS))
+        if size > 2 * _ZEROS and not any(file.read(_ZEROS)):
+            return f"its end is nothing but zeros: half a download? {_ANEW}"
         end = _end_of_matroska(start)
     elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         end = _end_of_avi(file, size)

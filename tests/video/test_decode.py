@@ -11,6 +11,7 @@ from tests.video.formats import Format, write_video
 from video import decode as module
 from video.config import VideoConfig
 from video.decode import decode, probe
+from wire.errors import ClipError
 
 CONFIG = VideoConfig(max_frames=8)
 MakeClip = Callable[..., Path]
@@ -56,6 +57,18 @@ def test_a_picture_that_turns_on_the_way_keeps_the_size_of_the_first(tmp_path: P
     assert pictures.shape == (2, 48, 64, 3)
     assert np.ptp(pictures[0], axis=0).max() == 0  # upright stripes
     assert np.ptp(pictures[1], axis=1).max() == 0  # they lie
+
+
+def test_damage_on_the_way_is_said_with_its_place(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", Format("a.mp4", options={"g": "60", "bf": "0"}))
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        entry = container.streams.video[0].index_entries[40]
+    data[entry.pos : entry.pos + entry.size] = b"\xff" * entry.size
+    path.write_bytes(data)
+    words = r"it is damaged after 40 frames \(Invalid data .*\); download or copy it anew"
+    with pytest.raises(ClipError, match=words):
+        decode(path, CONFIG)
 
 
 def test_probe_accepts_a_whole_clip(make_clip: MakeClip) -> None:

@@ -184,6 +184,29 @@ def test_a_segment_of_a_stream_is_not_a_video(tmp_path: Path) -> None:
     assert decode(path, CONFIG).total_frames == 60
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "stop"), [("a.mp4", 0.7, 1), ("a.mov", 0.45, 0.55), ("a.mkv", 0.7, 1)]
+)
+def test_zeros_in_place_of_frames_are_half_a_download(
+    name: str, start: float, stop: float, tmp_path: Path
+) -> None:
+    """A downloader may make the file as long as it will be, and fetch its parts in any order."""
+    options = {"movflags": "faststart"} if name != "a.mkv" else {}
+    form = Format(name, "mjpeg", "yuvj420p", options, size=(640, 480))
+    path = write_video(tmp_path / name, form, range(40))
+    data = path.read_bytes()
+    first, last = int(start * len(data)), int(stop * len(data))
+    path.write_bytes(data[:first] + bytes(last - first) + data[last:])
+    for call in (lambda: decode(path, CONFIG), lambda: probe(path)):
+        with pytest.raises(ClipError, match=r"zeros.*half a download\? download or copy it anew"):
+            call()
+
+
+def test_black_frames_that_are_stored_as_zeros_are_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", Format("a.mov", "rawvideo", "rgb24"), [0] * 1)
+    assert not decode(path, CONFIG).frames.any()  # frame 0 has no white stripe
+
+
 def test_bytes_after_the_frames_and_wrong_lengths_of_other_boxes_are_nothing(
     tmp_path: Path,
 ) -> None:
