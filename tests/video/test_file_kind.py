@@ -192,7 +192,7 @@ def test_zeros_in_place_of_frames_are_half_a_download(
 ) -> None:
     """A downloader may make the file as long as it will be, and fetch its parts in any order."""
     options = {"movflags": "faststart"} if name != "a.mkv" else {}
-    form = Format(name, "mjpeg", "yuvj420p", options, size=(640, 480))
+    form = Format(name, "mjpeg", "yuvj420p", options, size=(1280, 960))
     path = write_video(tmp_path / name, form, range(40))
     data = path.read_bytes()
     first, last = int(start * len(data)), int(stop * len(data))
