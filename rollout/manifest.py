@@ -3,6 +3,8 @@
     JSONL or Parquet: id, video, label, split (+ trace, text, start_s, end_s, any more)
         -> checks -> list[Sample]
 
+``video`` is a path or ``file://``; what is at ``https://`` is named, with the command that fetches.
+
 ``start_s`` and ``end_s`` cut a time window out of the video; either may be left out. Runs before
 any engine starts, so it imports neither a decoder nor a model.
 """
@@ -17,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rollout.addresses import is_remote, local_path
 from video.address import Address, Window
 from video.config import VideoConfig
 from wire.errors import ClipError, DataError
@@ -44,9 +47,12 @@ class Fault:
     column: str
     """The column that is wrong; empty where it is the row."""
     what: str
+    remedy: str = ""
+    """What to do, where it is not the same for every fault of the column."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" if self.where else self.what
+        what = f"{self.what}; {self.remedy}" if self.remedy else self.what
+        return f"{self.where}: {what}" if self.where else what
 
 
 def read_manifest(
@@ -67,7 +73,7 @@ def scan_manifest(
     """The samples of the good rows, and the faults of the others; without a fault, it is a
     manifest that ``read_manifest`` takes. Raises DataError if the file cannot be read."""
     manifest = Path(path)
-    reader = _Reader(labels, Path(media_root) if media_root is not None else manifest.parent)
+    reader = _Reader(labels, manifest, media_root)
     for where, row in read_rows(manifest):
         reader.read(where, row)
     if not reader.samples and not reader.faults:
@@ -126,24 +132,25 @@ def raise_if_any(source: str, faults: list[str]) -> None:
 class _Reader:
     """Rows -> samples and faults; one pass, in order."""
 
-    def __init__(self, labels: LabelSet, media_root: Path) -> None:
+    def __init__(self, labels: LabelSet, manifest: Path, media_root: str | Path | None) -> None:
         self.samples: list[Sample] = []
         self.faults: list[Fault] = []
         self._names = labels.names
-        self._media_root = media_root
+        self._media_root = manifest.parent if media_root is None else Path(media_root)
+        self._fetch = f"deepintuit import {manifest} LOCAL.jsonl fetches it and names the file"
         self._first_use: dict[str, str] = {}
         self._file_faults: dict[Path, str | None] = {}
 
     def read(self, where: str, row: Row | str) -> None:
         """Turn a row into a sample, or into faults; a str is the reason why it is no row."""
         faults = [("", row)] if isinstance(row, str) else self._faults(where, row)
-        self.faults += [Fault(where, column, what) for column, what in faults]
+        self.faults += [Fault(where, *fault) for fault in faults]
         if not faults and not isinstance(row, str):
             self.samples.append(self._sample(row))
 
-    def _faults(self, where: str, row: Row) -> list[tuple[str, str]]:
-        """Column and what is wrong with it."""
-        faults = _type_faults(row)
+    def _faults(self, where: str, row: Row) -> list[tuple[str, ...]]:
+        """Column, what is wrong with it, and perhaps what to do."""
+        faults: list[tuple[str, ...]] = [*_type_faults(row)]
         if faults:
             return faults
         if row["id"] in self._first_use:
@@ -154,9 +161,12 @@ class _Reader:
             faults.append(("label", _unknown("label", row["label"], self._names)))
         if row["split"] not in _SPLITS:
             faults.append(("split", _unknown("split", row["split"], _SPLITS)))
+        if is_remote(row["video"]):
+            return [*faults, ("video", f"{row['video']} is on another machine", self._fetch)]
         path = self._path(row)
         fault_of = {"video": self._file_fault(path), "start_s": _window_fault(path, row)}
-        return faults + [(column, fault) for column, fault in fault_of.items() if fault is not None]
+        named = [(column, fault) for column, fault in fault_of.items() if fault is not None]
+        return [*faults, *named]
 
     def _sample(self, row: Row) -> Sample:
         return Sample(
@@ -170,7 +180,7 @@ class _Reader:
         )
 
     def _path(self, row: Row) -> Path:
-        path: Path = self._media_root / row["video"]  # an absolute path stays as it is
+        path = self._media_root / local_path(row["video"])  # an absolute path stays as it is
         return path.absolute()
 
     def _video(self, row: Row) -> str:

@@ -21,11 +21,11 @@ Balance = dict[str, dict[str, int]]
 
 
 def row_findings(samples: Sequence[Sample], faults: Iterable[Fault]) -> list[Finding]:
-    """Findings on rows, with the faults of a column together."""
-    by_column: dict[str, list[Fault]] = {}
+    """Findings on rows, with the faults of a column that have one remedy together."""
+    alike: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
-        by_column.setdefault(fault.column, []).append(fault)
-    findings = [_of_column(column, faults) for column, faults in by_column.items()]
+        alike.setdefault((fault.column, fault.remedy), []).append(fault)
+    findings = [_of_column(column, faults) for (column, _), faults in alike.items()]
     return findings or [ok(Area.MANIFEST, f"{len(samples)} rows, each with all it needs")]
 
 
@@ -39,13 +39,13 @@ _REMEDIES = {
 
 def _of_column(column: str, faults: Sequence[Fault]) -> Finding:
     area = Area.LABELS if column == "label" else Area.MANIFEST
-    remedy = _REMEDIES.get(column, "mend these rows")
+    remedy = faults[0].remedy or _REMEDIES.get(column, "mend these rows")
     if len(faults) == 1 and not faults[0].where:
         what, _, remedy = faults[0].what.partition("; ")
         return error(area, what, remedy)
     name = f"a bad {column!r}" if column else "no readable row"
     what = f"{len(faults)} {'rows have' if len(faults) > 1 else 'row has'} {name}"
-    return error(area, what, remedy, [str(fault) for fault in faults])
+    return error(area, what, remedy, [f"{fault.where}: {fault.what}" for fault in faults])
 
 
 def split_findings(

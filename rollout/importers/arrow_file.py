@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rollout.importers.fetch import MediaStore
-from rollout.importers.rows import Row
+from rollout.importers.rows import Row, is_video
 from wire.errors import DataError
 
-_VIDEO_COLUMNS = ("video", "videos")
+_VIDEO_COLUMNS = ("video", "videos", "clip", "clips")
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG")  # frames of a list
 
 
 def parquet_rows(path: Path, store: MediaStore) -> list[tuple[str, Row]]:
@@ -79,18 +80,25 @@ def _value(name: str, value: Any, feature: Any, store: MediaStore) -> Any:
     if kind == "ClassLabel" and isinstance(value, int):
         names = feature.get("names") or []
         return names[value] if 0 <= value < len(names) else None
-    if kind == "Video" or name in _VIDEO_COLUMNS:
-        entries = value if isinstance(value, list) else [value]
+    entries = value if isinstance(value, list) else [value]
+    if kind == "Video" or name in _VIDEO_COLUMNS or any(map(_names_video, entries)):
         paths = [_video(entry, store) for entry in entries]
         return paths if isinstance(value, list) else paths[0]
     return _plain(value)
 
 
+def _names_video(entry: Any) -> bool:
+    """Whether an entry of any column is a file with the name of a video."""
+    return isinstance(entry, dict) and "bytes" in entry and is_video(str(entry.get("path") or ""))
+
+
 def _video(entry: Any, store: MediaStore) -> Any:
-    """A video inside the file becomes a file of the store."""
-    if isinstance(entry, dict) and isinstance(entry.get("bytes"), bytes):
-        return str(store.keep(entry["bytes"], str(entry.get("path") or "video.mp4")))
-    return _plain(entry)
+    """A video inside the file, in a struct or as bare bytes, becomes a file of the store."""
+    data = entry.get("bytes") if isinstance(entry, dict) else entry
+    if not isinstance(data, bytes) or data.startswith(_PICTURES):
+        return _plain(entry)
+    name = entry.get("path") if isinstance(entry, dict) else None
+    return str(store.keep(data, str(name or "video.mp4")))
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from rollout.addresses import is_remote, local_path
 from rollout.importers.arrow_file import dataset_rows, parquet_rows
 from rollout.importers.csv_file import csv_rows
-from rollout.importers.fetch import MediaStore, is_remote, local_path
+from rollout.importers.fetch import MediaStore
 from rollout.importers.json_file import json_rows
 from rollout.importers.rows import Row, is_video, split_named
 from wire.errors import ConfigError, DataError
@@ -45,8 +46,8 @@ class Content:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the first row."""
-        return tuple(self.rows[0][1]) if self.rows else ()
+        """Columns that any row has, in order."""
+        return tuple(dict.fromkeys(name for _, row in self.rows for name in row))
 
 
 def open_content(address: str, store: MediaStore, columns: Mapping[str, str]) -> Content:
@@ -152,12 +153,23 @@ def _metadata_rows(folder: Path, files: Iterable[str], store: MediaStore) -> Row
 
 
 def _shard_rows(folder: Path, shards: Iterable[str], store: MediaStore) -> Rows:
-    """Rows of ``train-00000-of-00002.parquet`` and the like, as the hub keeps them."""
+    """Rows of ``train-00000-of-00002.parquet`` and the like, as the hub keeps them.
+
+    Raises DataError if some shards are a split's and others are not.
+    """
+    splits = {
+        name: PurePosixPath(name).name.split("-")[0].removesuffix(".parquet") for name in shards
+    }
+    others = sorted({split for split in splits.values() if not split_named(split)})
+    if others and len(others) < len(set(splits.values())):
+        raise DataError(
+            f"{folder} has files of splits beside others ({', '.join(others[:5])}), whose split "
+            "nobody can tell; import each file by itself, as SPLIT=FILE"
+        )
     rows: Rows = []
-    for name in shards:
-        split = PurePosixPath(name).name.split("-")[0].removesuffix(".parquet")
+    for name, split in splits.items():
         for where, row in parquet_rows(folder / name, store):
-            rows.append((where, {"split": split, **row} if split_named(split) else row))
+            rows.append((where, row if others else {"split": split, **row}))
     return rows
 
 

@@ -24,23 +24,10 @@ from wire.whole_file import whole_file
 _THREADS = 8
 _TRIES = 3
 _INDEX = "fetched.jsonl"
-_REMOTE = re.compile(r"(?!file://)[a-z][a-z0-9+]+://", re.IGNORECASE)
 _PACKAGES = {"s3": "pip install 'deepintuit[s3]'", "s3a": "pip install 'deepintuit[s3]'"}
 
 Progress = Callable[[int, int], None]
 """Called with the files that are here, and all that are wanted."""
-
-
-def is_remote(address: str) -> bool:
-    """Whether an address is one of another machine: a URL, but not ``file://``."""
-    return _REMOTE.match(address) is not None
-
-
-def local_path(address: str) -> str:
-    """``file:///x`` as ``/x``; anything else as it is."""
-    if not address.lower().startswith("file://"):
-        return address
-    return "/" + address[len("file://") :].removeprefix("localhost").lstrip("/")
 
 
 class MediaStore:

@@ -90,6 +90,11 @@ def recognise(content: Content, columns: Mapping[str, str] = MappingProxyType({}
             f"classes or more, such as {content.name}/CLASS/clip.mp4; give a folder per class, or "
             "a table of videos and labels with --media-root"
         )
+    if headless := [name for name in content.columns if is_video(name)]:
+        raise ConfigError(
+            f"{content.name} has no header: its first line names {headless[0]}; put one above it, "
+            "such as video,label,split"
+        )
     seen = (
         f"columns {', '.join(content.columns)}" if content.rows else f"{len(content.files)} files"
     )

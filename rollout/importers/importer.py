@@ -8,6 +8,7 @@ written. Opens no clip, except zips of frames to convert.
 """
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rollout.addresses import is_remote, local_path
 from rollout.importers import videos
 from rollout.importers.content import open_content
-from rollout.importers.fetch import MediaStore, Progress, is_remote, local_path
+from rollout.importers.fetch import MediaStore, Progress
 from rollout.importers.formats import FORMATS, read, recognise
 from rollout.importers.join import Clip, Source, SourcedRecord, join
 from rollout.importers.labels import read_labels, read_names, with_name
@@ -29,7 +31,7 @@ from rollout.importers.pairing import (
     splits_of_clips,
     with_split_and_window,
 )
-from rollout.importers.record import LeftOut
+from rollout.importers.record import LeftOut, Window
 from rollout.importers.reply import speaks_of_hint
 from rollout.importers.report import Report, Tally
 from rollout.importers.warnings import warnings_of
@@ -63,6 +65,7 @@ def import_records(options: ImportOptions, progress: Progress | None = None) -> 
     _refuse_empty(clips, tally)
     labels = label_set(defined, clips.values())
     places = videos.locate(clips, _roots(options, store), options.skip_missing, tally)
+    videos.note_times(clips, places, tally)
     if not options.convert_frames:
         videos.refuse_zips(places)
     videos.check_shared(clips, places, options.on_conflict, tally)
@@ -152,9 +155,9 @@ def _roots(options: ImportOptions, store: MediaStore) -> Callable[[Clip], list[R
     if options.media_root is not None:
         only = [Root(options.media_root, store)]
         return lambda clip: only
-    beside_manifest = Root(options.manifest.parent, store)
+    others = [Root(options.manifest.parent, store), Root(Path.cwd(), store)]
     beside_source = functools.cache(lambda base: Root(base, store))
-    return lambda clip: [beside_source(clip.base), beside_manifest]
+    return lambda clip: [beside_source(clip.base), *others]
 
 
 def _final_texts(clip: Clip, split: Split, options: ImportOptions, tally: Tally) -> Clip:
@@ -195,7 +198,7 @@ def _row(clip: Clip, split: Split, video: Path, options: ImportOptions) -> dict[
     text = "\n".join(
         value if name == "text" else f"{name}: {value}" for name, value in clip.side_text.items()
     )
-    window = {"start_s": clip.window.start_s, "end_s": clip.window.end_s} if clip.window else {}
+    window = _window(clip.window) if clip.window else {}
     return {
         "id": clip.id,
         "video": (video.absolute().relative_to(folder) if inside else video.absolute()).as_posix(),
@@ -207,6 +210,11 @@ def _row(clip: Clip, split: Split, video: Path, options: ImportOptions) -> dict[
         **window,
         **clip.columns,
     }
+
+
+def _window(window: Window) -> dict[str, float]:
+    end = {} if math.isinf(window.end_s) else {"end_s": window.end_s}
+    return {"start_s": window.start_s, **end}
 
 
 def _report(

@@ -68,6 +68,8 @@ class Clip:
     trace: str | None = None
     side_text: Mapping[str, str] = field(default_factory=dict)
     window: Window | None = None
+    untrimmed: tuple[str, ...] = ()
+    """Names of a longer video, of which the sources' times, that were not asked for, are a part."""
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -213,6 +215,7 @@ def _clip(group: Sequence[SourcedRecord], spelling: Mapping[str, str], tally: Ta
         trace=trace,
         side_text=_merged(record.side_text for record in records),
         window=next((record.window for record in records if record.window), None),
+        untrimmed=tuple(name for record in records for name in record.untrimmed),
         columns=_merged(record.columns for record in records),
     )
 

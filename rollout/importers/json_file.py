@@ -1,5 +1,6 @@
 """JSON files of other people: a list of objects, or one object a line."""
 
+import codecs
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,9 +40,12 @@ def _values(path: Path, lines: Sequence[str], whole: ValueError) -> list[Any]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte order mark. Raises DataError if it is none."""
+    """The text of a file, without a byte order mark: UTF-8, or UTF-16 that has the mark. Raises
+    DataError if it is none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return path.read_text(encoding="utf-16" if is_wide else "utf-8-sig")
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror}; give the path of a file or folder"
@@ -55,7 +59,9 @@ def _remedy(path: Path) -> str:
         return "it is a video; give the folder above its class"
     with path.open("rb") as file:
         is_packed = file.read(len(_GZIP)) == _GZIP
-    return "it is compressed; unpack it with gunzip" if is_packed else "save it as UTF-8"
+    if is_packed:
+        return "it is compressed; unpack it with gunzip"
+    return f"save it as UTF-8, such as by: iconv -f WINDOWS-1252 -t UTF-8 {path}"
 
 
 def json_rows(path: Path) -> list[tuple[str, Row]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollout.importers.fetch import is_remote, local_path
+from rollout.addresses import is_remote, local_path
 from rollout.importers.json_file import load, read_text
 from rollout.importers.record import Record
 from rollout.importers.rows import plain_label

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
-from rollout.importers.fetch import MediaStore, is_remote, local_path
+from rollout.addresses import is_remote, local_path
+from rollout.importers.fetch import MediaStore
 from rollout.importers.rows import VIDEO_SUFFIXES, is_video
 from wire.errors import ClipError
 from wire.whole_file import whole_file

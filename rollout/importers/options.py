@@ -26,7 +26,7 @@ class ImportOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Name to be -> name in the source."""
     media_root: str | Path | None = None
-    """Folder or URL of the videos; none: beside the source, or else the manifest."""
+    """Folder or URL of the videos; none: beside source or manifest, or in the working folder."""
     download: Path | None = None
     """Folder for what is fetched; none: MANIFEST-media beside the manifest."""
     timeout_s: float = 60.0

@@ -37,11 +37,12 @@ def with_split_and_window(record: Record, source: Source, options: ImportOptions
             f"no split for the clips of {source.address}; write such as train={source.address} "
             f"({known}), or give --split or --ratio"
         )
-    if not options.windows:
-        return replace(record, split=split, window=None)
     if record.window is None:
-        return replace(record, split=split)
-    return replace(record, split=split, videos=record.untrimmed or record.videos)
+        return replace(record, split=split, untrimmed=())
+    if not (options.windows or record.is_part):
+        return replace(record, split=split, window=None)
+    videos = record.untrimmed or record.videos
+    return replace(record, split=split, videos=videos, untrimmed=())
 
 
 def label_set(defined: Sequence[Label], clips: Iterable[Clip]) -> LabelSet:

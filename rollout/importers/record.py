@@ -32,6 +32,7 @@ class Window:
 
     start_s: float
     end_s: float
+    """Infinity: the video's end."""
 
     def overlaps(self, other: "Window") -> bool:
         """Whether both show some of the same moments."""
@@ -73,7 +74,9 @@ class Record:
     untrimmed: tuple[str, ...] = ()
     """Names of the longer video that ``window`` is a part of."""
     window: Window | None = None
-    """Used only if the user says that the videos are untrimmed."""
+    """Used only if the user says that the videos are untrimmed, or if the record does."""
+    is_part: bool = False
+    """Whether the record says itself that its video is longer: our own columns start_s, end_s."""
     split: Split | None = None
     """The source's own; none: what the user says."""
     label: str | None = None

@@ -25,6 +25,7 @@ OWN_COLUMNS = ("id", "video", "label", "split", "trace", "text", "source", "star
 
 # As pandas writes a value that is not there; "None" and "null" may be classes.
 _NO_VALUE = ("", "nan", "<na>", "nat")
+_WHOLE_FLOAT = re.compile(r"\d+\.0")  # what a table makes of whole numbers beside empty cells
 _UNSEEN = re.compile("[\u200b\u2060\ufeff]")
 
 _SPLITS = {
@@ -71,6 +72,7 @@ def label_in(value: Any, where: str, name: str = "label") -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{where}: {name!r} is {short(value)}, expected text or a whole number")
     text = plain_label(str(value))
+    text = text.removesuffix(".0") if _WHOLE_FLOAT.fullmatch(text) else text
     return None if text.casefold() in _NO_VALUE else text
 
 
@@ -96,16 +98,25 @@ def split_named(name: str) -> Split | None:
     return _SPLITS.get(name.strip().casefold())
 
 
-def window_in(row: Row, start: str, end: str, where: str) -> Window | None:
-    """The window between two columns, in seconds; None if neither is filled."""
+def window_in(
+    row: Row, start: str, end: str, where: str, *, may_be_open: bool = False
+) -> Window | None:
+    """The window between two columns, in seconds; None if neither is filled.
+
+    ``may_be_open``: one that is not filled is the video's start or end.
+    """
     values = [row.get(start), row.get(end)]
-    if all(value is None or value == "" for value in values):
+    is_filled = [value not in (None, "") and value == value for value in values]
+    if not any(is_filled):
         return None
+    if may_be_open:
+        ends = (0.0, math.inf)
+        values = [v if filled else e for v, filled, e in zip(values, is_filled, ends, strict=True)]
     try:
         first, last = (float(value) for value in values)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         first = last = math.nan
-    if not 0 <= first < last < math.inf:
+    if not 0 <= first < last or (last == math.inf and is_filled[1]):
         raise DataError(
             f"{where}: {start!r} to {end!r} is {short(values[0])} to {short(values[1])}, "
             "expected seconds, the start at least 0 and before the end"

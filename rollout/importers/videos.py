@@ -11,21 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rollout.importers.fetch import MediaStore, Progress, is_remote
+from rollout.addresses import is_remote
+from rollout.importers.fetch import MediaStore, Progress
 from rollout.importers.join import Clip, OnConflict, settle_conflicts
 from rollout.importers.media import Root, convert_zips, find_video, is_zip
 from rollout.importers.report import Tally
+from rollout.importers.rows import id_of
 from rollout.manifest import raise_if_any
 from wire.errors import DataError
 
 S = TypeVar("S")
 
 MISSING = "clips left out: their video is missing"
+CONFUSED = "clips left out: only another clip's video of the same name is there"
 UNFETCHED = "clips left out: their video cannot be fetched"
 BROKEN_ZIP = "clips left out: their zip of frames cannot be read"
+TIMES = "times ignored, the whole videos are the clips; with --windows, their parts are"
 APART = "clips in another split than other windows of their file"
 
 _ROOT = "give another --media-root, or leave them out with --skip-missing"
@@ -52,7 +56,40 @@ def locate(
             searched |= {root.address: None for root in options}
     what = f"have no video under {' or '.join(searched)}; {_ROOT}"
     _remove(clips, missing, MISSING, skip_missing, tally, what)
+    confused = _confused(clips, places)
+    what = f"would share the file of another clip, which lies in another folder; {_ROOT}"
+    _remove(clips, confused, CONFUSED, skip_missing, tally, what)
     return places
+
+
+def _confused(clips: Mapping[str, Clip], places: Mapping[str, str]) -> dict[str, str]:
+    """Clip id -> the file that was found for it by its last name alone, while another clip of that
+    last name and another folder has it too."""
+    users: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for name, place in places.items():
+        if clips[name].window is None:
+            users[place][name] = _last_parts(clips[name].videos[0])
+    return {
+        name: f"{name}: {clips[name].videos[0]} led to {place}"
+        for place, written in users.items()
+        if len({parts for parts in written.values() if len(parts) > 1}) > 1
+        for name, parts in written.items()
+        if parts != _last_parts(place)
+    }
+
+
+def _last_parts(path: str) -> tuple[str, ...]:
+    """Folder and name of a video, without its suffix."""
+    return PurePosixPath(id_of(path)).parts[-2:]
+
+
+def note_times(clips: Mapping[str, Clip], places: Mapping[str, str], tally: Tally) -> None:
+    """Count the clips whose whole video is taken, although their source names a part of it."""
+    for name, clip in clips.items():
+        if PurePosixPath(places[name]).stem in {
+            id_of(each).rpartition("/")[2] for each in clip.untrimmed
+        }:
+            tally.add(TIMES, name)
 
 
 def refuse_zips(places: Mapping[str, str]) -> None:

@@ -36,6 +36,8 @@ def warnings_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list
 def _telling_nothing(names: Sequence[str]) -> Iterator[str]:
     if are_numbers(names):
         yield "the labels are numbers, which tell a model nothing; give --label-names FILE"
+    if {name.casefold() for name in names} <= {"true", "false"}:
+        yield "the labels are true and false, which tell a model nothing; name the two classes"
     if all(re.fullmatch(r"[A-Za-z]", name) for name in names):
         yield (
             "the labels are letters, which tell a model nothing, unless the clips show letters; "

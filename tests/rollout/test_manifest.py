@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rollout.manifest import read_manifest, select, unreadable_clips
+from rollout.manifest import read_manifest, scan_manifest, select, unreadable_clips
 from video.config import VideoConfig
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
@@ -74,6 +74,39 @@ def test_an_absolute_path_stays(folder: Path) -> None:
     video = str(folder / "clips" / "a.mp4")
     (sample,) = read_manifest(write_json(folder, make_row(video=video)), LABELS, Path("/nowhere"))
     assert sample.video == video
+
+
+@pytest.mark.parametrize("scheme", ["file://", "FILE://localhost"])
+def test_a_file_url_is_its_path(folder: Path, scheme: str) -> None:
+    (folder / "clips" / "b c.mp4").write_bytes(b"x")
+    rows = [
+        make_row(video=f"{scheme}{folder}/clips/a.mp4#view=blank"),
+        make_row(id="s2", video=f"{scheme}{folder}/clips/b%20c.mp4", end_s=2),
+    ]
+    samples = read_manifest(write_json(folder, *rows), LABELS, Path("/nowhere"))
+    assert [sample.video for sample in samples] == [
+        f"{folder}/clips/a.mp4#view=blank",
+        f"{folder}/clips/b c.mp4#t=0,2",
+    ]
+
+
+def test_a_video_of_another_machine_is_named_with_the_command_that_fetches_it(
+    folder: Path,
+) -> None:
+    path = write_json(
+        folder, make_row(video="https://h/a.mp4"), make_row(id="s2", video="s3://b/a")
+    )
+    samples, faults = scan_manifest(path, LABELS)
+    assert samples == []
+    assert [(fault.column, fault.what) for fault in faults] == [
+        ("video", "https://h/a.mp4 is on another machine"),
+        ("video", "s3://b/a is on another machine"),
+    ]
+    assert {fault.remedy for fault in faults} == {
+        f"deepintuit import {path} LOCAL.jsonl fetches it and names the file"
+    }
+    with pytest.raises(DataError, match=r"another machine; deepintuit import .*manifest\.jsonl"):
+        read_manifest(path, LABELS)
 
 
 @pytest.mark.parametrize("root", [None, "clips"])

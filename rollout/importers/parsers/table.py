@@ -46,7 +46,8 @@ NO_VIDEO = "rows left out: they show no video"
 SEVERAL = "rows left out: they show several videos or a list of frames, a clip is one file"
 
 _QUESTIONS = ("question", "problem", "query")
-_WINDOWS = (("start_s", "end_s"), ("time_start", "time_end"), ("start", "end"))
+_OWN_WINDOW = ("start_s", "end_s")
+_WINDOWS = (("time_start", "time_end"), ("start", "end"))
 
 
 def is_table(row: Row) -> bool:
@@ -91,6 +92,7 @@ def parse(where: str, row: Row) -> Record | LeftOut:
         videos=(videos[0],),
         untrimmed=(videos[0],),
         window=window,
+        is_part=window_columns == _OWN_WINDOW,
         split=split_in(row.get("split"), where),
         label=label_in(row.get(label_column), where, label_column),
         reasoning=reasoning,
@@ -120,7 +122,12 @@ def parse_list(where: str, row: Row) -> Record:
     """One line ``path label``. Raises DataError if it has no path."""
     if row.get(FIRST) is None:
         raise DataError(f"{where}: no path before the label, expected such as 'clips/a.mp4 label'")
-    path = str(row[FIRST])
+    path, rest = str(row[FIRST]), str(row.get(SECOND) or "").split()
+    if len(rest) > 1 and all(each.isdigit() for each in rest):
+        raise DataError(
+            f"{where}: after the path are {len(rest)} numbers ({short(row[SECOND])}), expected one "
+            "label; leave the number of frames out, and clips of several labels"
+        )
     return Record(
         id=id_of(path), where=where, videos=(path,), label=label_in(row.get(SECOND), where)
     )
@@ -143,6 +150,8 @@ def _trace(value: Any) -> tuple[Reasoning | None, tuple[str, ...]]:
 
 
 def _window(row: Row, where: str) -> tuple[Window | None, tuple[str, ...]]:
+    if set(_OWN_WINDOW) & set(row):
+        return window_in(row, *_OWN_WINDOW, where, may_be_open=True), _OWN_WINDOW
     for start, end in _WINDOWS:
         if start in row and end in row:
             return window_in(row, start, end, where), (start, end)

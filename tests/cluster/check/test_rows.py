@@ -33,6 +33,13 @@ def test_faults_of_one_column_are_one_finding_with_all_rows():
     assert (other.area, other.where) == (Area.MANIFEST, ("line 9: no file",))
 
 
+def test_faults_with_a_remedy_of_their_own_are_a_finding_of_their_own():
+    far = [Fault(f"line {n}", "video", "https://h/a.mp4 is far", "import it") for n in range(2)]
+    missing, remote = row_findings([], [Fault("line 9", "video", "no file"), *far])
+    assert (missing.remedy[:14], missing.where) == ("mend the paths", ("line 9: no file",))
+    assert (remote.remedy, len(remote.where)) == ("import it", 2)
+
+
 def test_even_labels_are_fine_and_the_majority_baseline_is_said(config: RunConfig):
     rows = [s for split in Split for s in many(split, brush_hair=30, fall=20, normal=50)]
     (finding,) = label_findings(config, balance_of(rows))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from rollout.importers.parsers.table import SEVERAL
 from rollout.manifest import read_manifest, unreadable_clips
 from tests.rollout.importers.builders import Workspace
 from video.config import VideoConfig
@@ -130,3 +132,42 @@ def test_the_manifest_as_parquet_is_one_table(workspace: Workspace) -> None:
     )
     assert pq.read_table(manifest).column_names[:4] == ["id", "video", "label", "split"]
     assert len(read_manifest(manifest, LABELS)) == 2
+
+
+def test_shards_of_a_split_beside_others_are_refused(workspace: Workspace) -> None:
+    (workspace.folder / "ds").mkdir()
+    for name in ("train", "testmini"):
+        rows = [{"video": f"{name}.mp4", "label": name}]
+        Dataset.from_list(rows).to_parquet(str(workspace.folder / f"ds/{name}-0.parquet"))
+    with pytest.raises(DataError, match=r"files of splits beside others \(testmini\)"):
+        workspace.read(str(workspace.folder / "ds"), split=Split.TRAIN)
+
+
+@pytest.mark.parametrize("column", ["video", "clip", "recording"])
+def test_videos_in_other_columns_become_files_that_open(workspace: Workspace, column: str) -> None:
+    rows = [
+        {column: {"bytes": make_mp4(shade), "path": f"{label}.mp4"}, "label": label}
+        for shade, label in ((40, "run"), (90, "walk"))
+    ]
+    path = workspace.folder / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    workspace.read(str(path), split=Split.TRAIN, columns={"video": column, "label": "label"})
+    assert unreadable_clips(read_manifest(workspace.manifest, LABELS), VideoConfig()) == {}
+
+
+def test_bare_bytes_of_videos_become_files_and_lists_of_pictures_do_not(
+    workspace: Workspace,
+) -> None:
+    messages = [{"role": "user", "content": "<video>What?"}]
+    jpeg = b"\xff\xd8\xff\xe0 a picture"
+    rows = [
+        {"messages": messages, "videos": [make_mp4(40)], "solution": "run"},
+        {"messages": messages, "videos": [make_mp4(90)], "solution": "walk"},
+        {"messages": messages, "videos": [jpeg, jpeg], "solution": "run"},
+    ]
+    path = workspace.folder / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    report = workspace.read(str(path), split=Split.TRAIN)
+    assert report.tally.count(SEVERAL) == 1
+    assert len(list((workspace.manifest.parent / "manifest-media").iterdir())) == 2
+    assert unreadable_clips(read_manifest(workspace.manifest, LABELS), VideoConfig()) == {}

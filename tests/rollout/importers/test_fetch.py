@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rollout.importers.fetch import MediaStore, is_remote, local_path
+from rollout.importers.fetch import MediaStore
 from rollout.importers.videos import UNFETCHED
 from tests.rollout.importers.builders import Workspace
 from wire.errors import ConfigError, DataError
@@ -185,14 +185,6 @@ def test_a_scheme_without_its_package_or_without_meaning_is_told(workspace: Work
         workspace.read("gs://b/t.csv", split=Split.TRAIN)
     with pytest.raises(ConfigError, match=r"Protocol not known: nope.*expected file://, s3://"):
         workspace.read("nope://b/t.csv", split=Split.TRAIN)
-
-
-def test_what_is_remote() -> None:
-    assert is_remote("s3://b/k")
-    assert is_remote("HTTPS://h/x")
-    assert not any(map(is_remote, ["file:///x", "/x", "C:\\x", "C:/x", "a://", "x.mp4"][:4]))
-    assert local_path("file:///data/my clip.mp4") == "/data/my clip.mp4"
-    assert local_path("file://localhost/x") == "/x"
 
 
 def test_a_file_url_is_a_source_and_a_video(workspace: Workspace) -> None:

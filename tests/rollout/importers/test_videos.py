@@ -8,8 +8,10 @@ import pytest
 from rollout.importers.fetch import MediaStore
 from rollout.importers.join import Clip
 from rollout.importers.report import Tally
-from rollout.importers.videos import BROKEN_ZIP, UNFETCHED, convert, fetch
+from rollout.importers.videos import BROKEN_ZIP, CONFUSED, UNFETCHED, convert, fetch
+from tests.rollout.importers.builders import Workspace
 from wire.errors import DataError
+from wire.types import Split
 
 URL = "http://127.0.0.1:9/b.mp4"
 
@@ -59,3 +61,40 @@ def test_clips_whose_zip_cannot_be_read_are_an_error_or_left_out(tmp_path: Path)
     files = convert(clips, videos, tmp_path / "out", Fraction(4), True, tally)
     assert {name: files[name] for name in clips} == {"b": Path("/x/b.mp4")}
     assert tally.examples == {BROKEN_ZIP: ["a"]}
+
+
+def test_a_video_is_not_taken_for_another_of_its_name(workspace: Workspace) -> None:
+    workspace.files("v/x/001.mp4", "v/x/002.mp4")
+    text = "path,label\nx/001.mp4,run\nx/002.mp4,walk\ny/001.mp4,run\n"
+    source = workspace.write_text("t.csv", text)
+    options = {"split": Split.TRAIN, "media_root": workspace.folder / "v"}
+    workspace.files("v/001.mp4")
+    workspace.read(source, **options)  # y/001 is 001 of a flat copy
+    (workspace.folder / "v/001.mp4").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 clips have no video under"):
+        workspace.read(source, overwrite=True, **options)
+
+
+def test_two_videos_that_one_file_is_found_for_are_told(workspace: Workspace) -> None:
+    workspace.files("v/001.mp4", "v/002.mp4")
+    text = "path,label\nx/001.mp4,run\n/farm/y/001.mp4,run\nx/002.mp4,walk\nb/x/002.mp4,walk\n"
+    source = workspace.write_text("t.csv", text)
+    options = {"split": Split.TRAIN, "media_root": workspace.folder / "v"}
+    with pytest.raises(
+        DataError, match=r"2 of 4 clips would share .*x/001: x/001.mp4 led to .*v/0"
+    ):
+        workspace.read(source, **options)
+    report = workspace.read(source, skip_missing=True, **options)
+    assert report.tally.examples == {CONFUSED: ["x/001", "farm/y/001"]}
+
+
+def test_relative_paths_may_start_in_the_working_folder(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.files("data/a.mp4", "data/b.mp4")
+    source = workspace.write_text("lists/t.csv", "path,label\ndata/a.mp4,x\ndata/b.mp4,y\n")
+    with pytest.raises(DataError, match="2 of 2 clips have no video under"):
+        workspace.read(source, split=Split.TRAIN)
+    monkeypatch.chdir(workspace.folder)
+    workspace.read(source, split=Split.TRAIN)
+    assert len(workspace.rows) == 2

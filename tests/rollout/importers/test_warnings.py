@@ -22,6 +22,7 @@ def test_plain_labels_are_not_warned_of() -> None:
     [
         (("0", "1"), "the labels are numbers"),
         (("A", "B"), "the labels are letters"),
+        (("True", "False"), "the labels are true and false"),
         (("none", "mild"), "label 'none' is what tables write in an empty cell"),
         (("001", "1", "2"), "look like one, written differently: '001' and '1'"),
         (("ride_bike", "ride bike", "run"), "'ride bike' and 'ride_bike'"),

@@ -1,8 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from rollout.importers.parsers.table import NO_VIDEO, SEVERAL
 from rollout.importers.reply import NOT_A_TRACE
+from rollout.importers.videos import TIMES
 from rollout.manifest import read_manifest
 from tests.rollout.importers.builders import Workspace
 from wire.errors import ConfigError, DataError
@@ -327,3 +330,99 @@ def test_one_label_in_two_forms_of_unicode_is_one(workspace: Workspace) -> None:
     workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN)
     labels = [row["label"] for row in workspace.rows.values()]
     assert labels == ["caf\u00e9", "caf\u00e9", "bar"]
+
+
+def test_a_time_of_a_source_that_is_not_asked_for_is_counted(workspace: Workspace) -> None:
+    text = "path,label,start,end\nclips/garden_0001.mp4,x,0,5\nclips/garden_0002.mp4,y,,\n"
+    source = workspace.write_text("t.csv", text)
+    report = workspace.read(source, split=Split.TRAIN)
+    assert report.tally.examples == {TIMES: ["clips/garden_0001"]}
+    assert "start_s" not in workspace.rows["clips/garden_0001"]
+    report = workspace.read(source, split=Split.TRAIN, windows=True, overwrite=True)
+    assert report.tally.examples == {}
+    assert workspace.rows["clips/garden_0001"]["end_s"] == 5.0
+
+
+def test_kinetics_whole_videos_are_counted_where_cut_ones_are_not_there(
+    workspace: Workspace,
+) -> None:
+    workspace.files("aaaa.mp4", "bbbb_000000_000010.mp4")
+    head = "label,youtube_id,time_start,time_end,split\n"
+    text = head + "x,aaaa,0,10,train\ny,bbbb,0,10,train\n"
+    report = workspace.read(workspace.write_text("k.csv", text))
+    assert report.tally.examples == {TIMES: ["aaaa_000000_000010"]}
+
+
+@pytest.mark.parametrize(
+    "times", [{"start_s": 1.5}, {"end_s": 3}, {"start_s": 1, "end_s": 3}, {"start_s": None}]
+)
+def test_the_windows_of_a_manifest_are_kept_by_its_import(
+    workspace: Workspace, times: dict[str, float | None]
+) -> None:
+    rows = [
+        {"id": "a", "video": "clips/garden_0001.mp4", "label": "x", "split": "train", **times},
+        {"id": "b", "video": "clips/garden_0002.mp4", "label": "y", "split": "train"},
+    ]
+    workspace.read(workspace.write("m.json", rows))
+    written = {name: workspace.rows["a"].get(name) for name in ("start_s", "end_s")}
+    start = times.get("start_s", 0.0 if "end_s" in times else None)
+    assert written == {"start_s": start, "end_s": times.get("end_s")}
+    assert "start_s" not in workspace.rows["b"]
+
+
+@pytest.mark.parametrize(("start", "end"), [("00:05", "00:09"), ("9", "5"), ("1", "")])
+def test_times_that_are_no_seconds_are_named(workspace: Workspace, start: str, end: str) -> None:
+    text = f"path,label,start,end\nclips/garden_0001.mp4,x,{start},{end}\n"
+    with pytest.raises(DataError, match=r"line 2: 'start' to 'end' is .* expected seconds"):
+        workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN)
+
+
+def test_several_numbers_after_a_path_are_no_label(workspace: Workspace) -> None:
+    source = workspace.write_text("t.txt", "clips/garden_0001.mp4 163 1\n")
+    with pytest.raises(DataError, match=r"line 1: after the path are 2 numbers \('163 1'\)"):
+        workspace.read(source, split=Split.TRAIN)
+
+
+def test_whole_numbers_beside_empty_cells_are_whole(workspace: Workspace) -> None:
+    text = "path,label\nclips/garden_0001.mp4,1.0\nclips/garden_0002.mp4,0.0\n"
+    names = workspace.write_text("names.txt", "run\nwalk\n")
+    workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN, label_names=Path(names))
+    assert [row["label"] for row in workspace.rows.values()] == ["walk", "run"]
+
+
+def test_a_table_of_three_columns_without_a_header_is_told(workspace: Workspace) -> None:
+    source = workspace.write_text("t.csv", "clips/garden_0001.mp4,x,train\na.mp4,y,test\n")
+    with pytest.raises(ConfigError, match=r"t\.csv has no header: its first line names clips/"):
+        workspace.read(source)
+
+
+def test_windows_files_are_read(workspace: Workspace) -> None:
+    text = 'path,label,note\r\nD:\\me\\clips\\garden_0001.mp4,x,"a\r\nb"\r\n'
+    text += "clips\\garden_0002.mp4,y,c\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path = workspace.folder / "t.csv"
+        path.write_bytes(text.encode(encoding))
+        workspace.read(str(path), split=Split.TRAIN, overwrite=True)
+        assert {row["video"][-15:]: row["label"] for row in workspace.rows.values()} == {
+            "garden_0001.mp4": "x",
+            "garden_0002.mp4": "y",
+        }
+        assert {row["note"] for row in workspace.rows.values()} == {"a\nb", "c"}
+
+
+def test_columns_of_later_rows_may_be_named(workspace: Workspace) -> None:
+    rows = [
+        {"query": "What?", "response": "a cat", "images": ["cat.jpg"]},
+        {"query": "What?", "response": "x", "videos": ["clips/garden_0001.mp4"]},
+        {"query": "What?", "response": "y", "videos": ["clips/garden_0002.mp4"], "images": []},
+        {"query": "What?", "response": "y", "videos": ["a.mp4", "b.mp4"]},
+    ]
+    source = workspace.write("q.json", rows)
+    columns = {"video": "videos", "label": "response"}
+    report = workspace.read(source, split=Split.TRAIN, columns=columns)
+    assert report.recognised == ("q.json read as table (a table with video and label)",)
+    assert {row["label"] for row in workspace.rows.values()} == {"x", "y"}
+    assert {reason: len(ids) for reason, ids in report.tally.examples.items()} == {
+        NO_VIDEO: 1,
+        SEVERAL: 1,
+    }
