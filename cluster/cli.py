@@ -6,7 +6,9 @@ import errno
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import NoReturn
 
 from cluster.commands import (
@@ -28,6 +30,7 @@ from cluster.commands.base import interrupted, say
 from cluster.driver import interrupts
 from wire.disk import full_disk
 from wire.errors import DeepIntuitError, UserError, root_causes
+from wire.printable import printable
 
 _COMMANDS = (
     import_data,
@@ -54,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user can mend it, 1 it failed, 130 interrupted."""
     typed = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(typed, argparse.Namespace(typed=typed))
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _log_to_terminal()
     interrupts.listen()
     try:
         options.act(options)
@@ -63,16 +66,37 @@ def main(arguments: list[str] | None = None) -> int:
         return interrupts.STATUS
     except Exception as error:
         if options.debug:
+            sys.excepthook = _show_traceback
             raise
         return _fail(error, options)
     return 0
+
+
+class _LogFormatter(logging.Formatter):
+    """Lines of the log, with text of others as it may be shown on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _log_to_terminal() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    say("".join(traceback.format_exception(kind, error, trace)))
 
 
 class _Parser(argparse.ArgumentParser):
     """One line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {_nearest(message)}see {self.prog} --help\n")
+        text = f"error: {message}; {_nearest(message)}see {self.prog} --help\n"
+        self.exit(2, printable(text))
 
 
 def _nearest(message: str) -> str:

@@ -1,8 +1,8 @@
 """Prints a report of a check: label balance, then errors, warnings and areas in order."""
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cluster.check.recipe_check import Report
 from cluster.check.rows import Balance
@@ -22,15 +22,15 @@ def print_report(report: Report) -> None:
     for level in Level:
         if findings := report.of(level):
             title = f"{_TITLE[level]} ({len(findings)})"
-            console.print(f"[{_STYLE[level]}]{title}[/]")
+            console.print(title, style=_STYLE[level])
             for finding in findings:
                 _print_finding(finding)
 
 
 def _print_finding(finding: Finding) -> None:
     style = _STYLE[finding.level]
-    head = f"[{style}]{finding.area.value:>10}[/]  {escape(finding.what)}"
-    console.print(head, soft_wrap=True, emoji=False)
+    head = Text.assemble((f"{finding.area.value:>10}", style), "  ", finding.what)
+    console.print(head, soft_wrap=True)
     for place in finding.where[:_SHOWN]:
         _say(f"            - {place}")
     if len(finding.where) > _SHOWN:
@@ -46,7 +46,7 @@ def _balance_table(balance: Balance, title: str) -> Table:
     for split in balance:
         table.add_column(split, justify="right")
     for label in labels[:_MOST_LABELS]:
-        table.add_row(escape(label), *(str(counts.get(label, 0)) for counts in balance.values()))
+        table.add_row(label, *(str(counts.get(label, 0)) for counts in balance.values()))
     if len(labels) > _MOST_LABELS:
         rest = labels[_MOST_LABELS:]
         sums = [sum(counts.get(label, 0) for label in rest) for counts in balance.values()]
@@ -57,4 +57,4 @@ def _balance_table(balance: Balance, title: str) -> Table:
 
 
 def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, emoji=False)
+    console.print(text, soft_wrap=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wire.errors import ConfigError
+from wire.printable import printable
 
 if TYPE_CHECKING:
     from cluster.run_dir import RunDir
@@ -107,8 +108,9 @@ def interrupted(options: argparse.Namespace) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line for the user, apart from output that programs read."""
-    sys.stderr.write(text + "\n")
+    """Print a line for the user, apart from output that programs read; text of others in it may be
+    any."""
+    sys.stderr.write(printable(text) + "\n")
 
 
 def write_json_file(path: Path, value: Any) -> None:

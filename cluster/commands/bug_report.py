@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from cluster.commands.base import run_path
+from wire.printable import printable
 
 
 def report_bug(error: BaseException, options: argparse.Namespace) -> str:
@@ -19,6 +20,7 @@ def report_bug(error: BaseException, options: argparse.Namespace) -> str:
     command = shlex.join(["deepintuit", *options.typed])
     text = f"{command}\nPython {platform.python_version()}, {platform.platform()}\n\n"
     text += "".join(traceback.format_exception(error))
+    text = printable(text)
     try:
         about_run = "recipe" in options and "run_dir" in options
         file = _write(text, run_path(options) if about_run else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.commands.base import add_command, say
 from wire.errors import ConfigError
+from wire.printable import printable
 from wire.types import Split
 
 _IMPORT_FLAGS = {
@@ -38,7 +39,8 @@ def _import(options: argparse.Namespace) -> None:
     values["ratio"] = parse_ratio(options.ratio) if options.ratio is not None else None
     values["columns"] = _columns(options.columns)
     _refuse_lone(options)
-    sys.stdout.write(f"{import_records(ImportOptions(**values), _progress)}\n")
+    report = import_records(ImportOptions(**values), _progress)
+    sys.stdout.write(printable(f"{report}\n"))
 
 
 def _refuse_lone(options: argparse.Namespace) -> None:

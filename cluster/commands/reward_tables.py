@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cluster.driver.progress import console
 from reward.tools.bench import Timing
@@ -19,15 +19,15 @@ _STYLE = {Level.ERROR: "bold red", Level.WARNING: "bold yellow", Level.OK: "bold
 def print_lint(reports: Sequence[TermReport]) -> None:
     """Print each term with its arguments and findings, then the value of every sample trace."""
     for report in reports:
-        console.print(f"[bold]{escape(report.part)}[/]  {escape(report.function)}", emoji=False)
+        console.print(Text.assemble((report.part, "bold"), "  ", report.function))
         _say(f"  {report.style}")
         width = max((len(a.name) for a in report.arguments), default=0)
         for argument in report.arguments:
             _say(f"    {argument.name:<{width}}  {argument.filled_by}")
         for finding in report.findings:
             style = _STYLE[finding.level]
-            head = f"  [{style}]{finding.level.value}[/]  {escape(finding.what)}"
-            console.print(head, soft_wrap=True, emoji=False)
+            head = Text.assemble("  ", (finding.level.value, style), "  ", finding.what)
+            console.print(head, soft_wrap=True)
             if finding.where:
                 more = len(finding.where) - _MOST_PLACES
                 shown = ", ".join(finding.where[:_MOST_PLACES])
@@ -59,7 +59,7 @@ def print_timings(timings: Sequence[Timing], skipped: Sequence[str]) -> None:
     of = f"{timings[0].num_traces} traces" if timings else ""
     table = _table(of, ("term", "call"), figures)
     for timing in timings:
-        table.add_row(escape(timing.part), timing.call, *_timing_cells(timing))
+        table.add_row(timing.part, timing.call, *_timing_cells(timing))
     if timings:
         console.print(table)
         _say(
@@ -89,7 +89,7 @@ def print_change(change: Change) -> None:
     """Print means before and now, then figures of the groups' order and signal."""
     table = _table("mean before and now", ("part", "label"), ("before", "now", "n before", "n now"))
     for row in change.means:
-        table.add_row(escape(row.part), escape(row.label or "all"), *_mean_cells(row))
+        table.add_row(row.part, row.label or "all", *_mean_cells(row))
     console.print(table)
     failed = f"{change.num_failed_before} before, {change.num_failed_now} now"
     _say(f"{change.num_traces} traces of {change.num_groups} groups; not scored: {failed}")
@@ -118,9 +118,9 @@ def _table(title: str, names: Sequence[str], figures: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, overflow="fold")
     for name in figures:
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold")
     return table
 
 
 def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, emoji=False)
+    console.print(text, soft_wrap=True)

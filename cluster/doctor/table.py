@@ -4,8 +4,8 @@ import time
 
 from rich import box
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cluster.doctor.catalogue import Check
 from cluster.doctor.runner import Result
@@ -45,7 +45,7 @@ class DoctorTable:
         self._results.append(result)
         self._running = None
         if not self._live:
-            console.print(f"{result.name}: {result.status}", markup=False)
+            console.print(f"{result.name}: {result.status}")
 
     def _table(self) -> Table:
         table = Table(title="deepintuit doctor", box=box.SIMPLE)
@@ -54,11 +54,10 @@ class DoctorTable:
         table.add_column("found", overflow="fold")
         table.add_column("seconds", justify="right", no_wrap=True)
         for result in self._results:
-            colour = _COLOURS[result.status]
-            text = escape(result.found)
+            text = Text(result.found)
             if result.remedy:
-                text += f"\n[bold]do:[/bold] {escape(result.remedy)}"
-            status = f"[{colour}]{result.status}[/{colour}]"
+                text = Text.assemble(text, "\n", ("do:", "bold"), " ", result.remedy)
+            status = Text(result.status, style=_COLOURS[result.status])
             table.add_row(result.name, status, text, f"{result.seconds:.1f}")
         if check := self._running:
             spent = time.monotonic() - self._since

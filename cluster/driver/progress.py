@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +15,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from cluster.driver.safe_console import SafeConsole
+
 # A log file has no width: wide enough for our tables, so that no line is folded.
 _width = None if sys.stdout.isatty() else 100
-console = Console(highlight=False, width=_width)  # to whatever sys.stdout is then
+console = SafeConsole(width=_width)  # to whatever sys.stdout is then
 _EVERY_S = 15.0  # between two lines in a log file
 
 

@@ -146,4 +146,4 @@ def _count(number: int | None) -> str:
 
 
 def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)

@@ -88,9 +88,7 @@ def _try_report(run: Path) -> None:
         console.print(f"report: {write_report(run).path}")
     except Exception as error:  # noqa: BLE001
         # hours of training must not end as failed for the sake of a page
-        console.print(
-            f"no report: {error!r}; `deepintuit report {run} --debug` says more", markup=False
-        )
+        console.print(f"no report: {error!r}; `deepintuit report {run} --debug` says more")
 
 
 def _fill(report: Report, max_mb: float) -> tuple[Report, dict[str, Strip]]:

@@ -90,7 +90,7 @@ class Checkpoints:
         before = checkpoint.tags(self._directory)
         instead = f"checkpoint {before[0]} is tried" if before else "the stage starts anew"
         text = f"{self._stage}: REFUSED: {error}. It is now {aside.name}; {instead} instead"
-        console.print(text, style="bold red", markup=False, soft_wrap=True)
+        console.print(text, style="bold red", soft_wrap=True)
 
 
 def best_of(directory: Path, tags: Iterable[str], count: int) -> list[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -62,7 +61,7 @@ def runs_view(runs: Sequence[RunStatus], folder: Path) -> RenderableType:
     for run in runs:
         size = "" if run.size_gb is None else f"{run.size_gb:.2f} GB"
         state = Text(run.state.value, style=_COLOUR[run.state])
-        name = escape(os.path.relpath(run.path, folder.parent))
+        name = os.path.relpath(run.path, folder.parent)
         table.add_row(name, state, where(run), _accuracies(run), format_duration(run.age_s), size)
     return table
 
@@ -120,7 +119,7 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
         alive = "alive" if writer.alive else "ended"
         yield (
             "writer",
-            f"process {writer.pid} on {escape(writer.host)}, attempt {writer.attempt}: {alive}, "
+            f"process {writer.pid} on {writer.host}, attempt {writer.attempt}: {alive}, "
             f"last sign {format_duration(writer.seen_age_s)} ago",
         )
     size = "" if status.size_gb is None else f"{status.size_gb:.2f} GB, "

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from calibrate.compare import Comparison
@@ -16,7 +15,7 @@ def print_comparison(comparison: RunComparison) -> None:
     """Print figures of the arms of runs, then the paired tests between them."""
     runs = list(dict.fromkeys(arm.run for arm in comparison.arms))
     many = len(runs) > 1
-    title = ("all runs" if many else escape(runs[0])) + (
+    title = ("all runs" if many else runs[0]) + (
         ", the clips that all share" if comparison.only_shared else ""
     )
     table = _table(title, ("run", "stage") if many else ("stage",), _FIGURES)
@@ -70,7 +69,7 @@ def _figures(e: Evaluation) -> list[str]:
 
 def _names(many: bool, run: str, name: str) -> list[str]:
     """Cells with an arm's name; with one run alone, without the run's name."""
-    return [escape(run), escape(name)] if many else [escape(name)]
+    return [run, name] if many else [name]
 
 
 def _difference(comparison: Comparison) -> list[str]:

@@ -361,4 +361,4 @@ def _total_seconds(directory: Path) -> float:
 
 def _say(text: str) -> None:
     """Print a line unfolded: programs read paths and logs, too."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)

@@ -1,9 +1,10 @@
 import io
 from dataclasses import replace
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from cluster.driver.progress import Progress
+from cluster.driver.safe_console import SafeConsole
 from cluster.status.heartbeat import State
 from cluster.status.run_status import Checkpoint, Finished, RunStatus, Writer
 from cluster.status.table import pace_of, status_view, where
@@ -39,7 +40,7 @@ STATUS = RunStatus(
 
 
 def text_of(view: RenderableType) -> str:
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = SafeConsole(width=100, record=True, file=io.StringIO())
     console.print(view)
     return console.export_text()
 
