@@ -61,6 +61,7 @@ async def run_all(
     """Run the unfinished stages or arms of ``names`` in one session, and write the summary. Returns
     the summary."""
     todo = _unfinished(run_dir, names)
+    _refuse_left_out(run_dir, todo)
     if done := [name for name in names if name not in todo]:
         console.print(f"already finished in {run_dir.path}: {', '.join(done)}")
     with MemoryWatch() as memory:
@@ -72,6 +73,7 @@ async def run_all(
             config = await run_in_daemon_thread(bring_model, config, check)
             start = run_of(config, run_dir, todo[0]).start
             async with open_session(config, run_dir, check, *start, debug=debug) as session:
+                run_dir.adopt(session.attempt)
                 await run_each(session, todo, run_of, memory)
     summary = summarise_run(config, run_dir)
     write_json(run_dir.summary, summary)
@@ -92,6 +94,16 @@ async def run_each(
 
 def _unfinished(run_dir: RunDir, names: Sequence[N]) -> list[N]:
     return [name for name in names if run_dir.result(name) is None]
+
+
+def _refuse_left_out(run_dir: RunDir, todo: Sequence[str]) -> None:
+    """Raise ConfigError if a stage is to go on that is not among those to run: others would be run
+    beside weights that are about to change."""
+    if left := [name for name in run_dir.plan.reopened if name not in todo]:
+        raise ConfigError(
+            f"the recipe makes {', '.join(left)} in {run_dir.path} longer than it is, and this "
+            "command does not run it; give `run` (or the command of its kind) with --resume first"
+        )
 
 
 def _refuse_stale(config: RunConfig, run_dir: RunDir, todo: Sequence[str]) -> None:

@@ -3,41 +3,34 @@
 run.json  status.json  metrics.jsonl  tensorboard/  quarantine.jsonl  summary.json
 archive/     traces of all attempts          checkpoints/STAGE/   learner and sampler
 stages/STAGE/done.json, model/               predictions/STAGE.parquet
+replaced/before-attempt-NNN/   what a resume has replaced: run.json, results of later stages
 """
 
 import fcntl
 import json
 import os
-import re
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from cluster.config.recipe import RunConfig
-from cluster.run_files import SILENT_S, read_result
-from wire.config import flatten, validate
+from cluster.config.resume_rules import Change
+from cluster.resume_plan import ResumePlan, plan_resume
+from cluster.run_files import (
+    RECIPE_FILE,
+    REPLACED,
+    SILENT_S,
+    read_result,
+    read_run_recipe,
+    replaced_folder,
+)
 from wire.errors import ConfigError
 from wire.whole_file import write_json
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A setting that a resumed run changes.
-
-    Example:
-        Change(name="grpo.save_every", before=50, now=10)
-    """
-
-    name: str
-    before: Any
-    now: Any
 
 
 class RunDir:
@@ -47,13 +40,14 @@ class RunDir:
         self,
         path: Path,
         lock: IO[str],
-        changes: tuple[Change, ...] = (),
+        config: RunConfig,
+        plan: ResumePlan,
         also_written: tuple[Path, ...] = (),
     ) -> None:
         self.path = path
-        self._lock = lock
-        self.changes = changes
-        """Settings of a resumed run that differ from those it was started with."""
+        self._lock, self._config = lock, config
+        self.plan = plan
+        """What the recipe of a resumed run changes."""
         self.also_written = also_written
         """Folders elsewhere that the run writes to."""
 
@@ -65,7 +59,7 @@ class RunDir:
         it, or if the recipe of a resumed run changes what its stages compute.
         """
         path = path.resolve()
-        config_file = path / "run.json"
+        config_file = path / RECIPE_FILE
         started = (path / "archive").exists()  # else a check ended it: nothing to lose
         if resume and not started:
             raise ConfigError(
@@ -84,23 +78,66 @@ class RunDir:
             raise ConfigError(f"{path} is not empty and holds no run; give another --run-dir")
         path.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path)
-        changes: tuple[Change, ...] = ()
+        plan = ResumePlan()
         try:
             if overwrite:
                 _empty(path)
             if started and not overwrite:
-                changes = _changes(config_file, config)
+                plan = plan_resume(path, config)
             else:
                 write_json(config_file, config.model_dump(mode="json"))
         except BaseException:
             lock.close()
             raise
         cache = config.video.cache_dir
-        return cls(path, lock, changes, () if cache is None else (cache,))
+        return cls(path, lock, config, plan, () if cache is None else (cache,))
 
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Settings of a resumed run that differ from those of the attempt before."""
+        return self.plan.changes
+
+    def adopt(self, attempt: int) -> None:
+        """Put the plan of a resume into effect: the results that belong to weights which are
+        replaced go to ``replaced/``, then the recipe becomes the run's. Killed at any moment, the
+        same resume plans the same again."""
+        plan, folder = self.plan, replaced_folder(self.path, attempt)
+        for name in plan.restarted:
+            self._set_aside(name, folder)
+        for stage, length in plan.lengths.items():
+            if (result := read_result(self.path, stage)) is not None and "length" not in result:
+                write_json(self._mark(stage), {**result, "length": length})
+        if plan.changes:
+            before = folder / RECIPE_FILE
+            if not before.exists():
+                write_json(before, json.loads((self.path / RECIPE_FILE).read_text()))
+            write_json(self.path / RECIPE_FILE, self._config.model_dump(mode="json"))
+        self.plan = ResumePlan(reopened=plan.reopened)
+
+    def earlier_recipes(self) -> Iterator[tuple[int, RunConfig]]:
+        """Recipes that resumes have changed, each with the number of the attempt that changed
+        it."""
+        for file in self.path.glob(f"{REPLACED}/before-attempt-*/{RECIPE_FILE}"):
+            attempt = file.parent.name.rpartition("-")[2]
+            if attempt.isdigit():
+                yield int(attempt), read_run_recipe(file.parent)
+
+    def _set_aside(self, name: str, folder: Path) -> None:
+        """Move the results of a stage or arm away, and delete its checkpoints."""
+        moves = [(self.path / "stages" / name, folder / "stages" / name)]
+        for also in (name, *self.plan.also_predicted(name)):
+            file = self.predictions(also)
+            moves.append((file, folder / "predictions" / file.name))
+        moves.append((self.summary, folder / self.summary.name))
+        for source, target in moves:
+            if source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.rename(target)
+        shutil.rmtree(self.checkpoints(name), ignore_errors=True)
 
     @property
     def archive(self) -> Path:
@@ -130,28 +167,23 @@ class RunDir:
         return self.path / "predictions" / f"{stage}.parquet"
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """Content of a stage's done.json; None if the stage has not finished."""
+        """Content of a stage's done.json; None if the stage has not finished, or is to go on, or
+        to start anew because an earlier one goes on."""
+        if stage in self.plan.reopened or stage in self.plan.restarted:
+            return None
         return read_result(self.path, stage)
+
+    def _mark(self, stage: str) -> Path:
+        return self.path / "stages" / stage / "done.json"
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Write a stage's done.json, which marks it as finished; call this last."""
-        write_json(self.path / "stages" / stage / "done.json", result)
+        write_json(self._mark(stage), result)
+        self.plan = self.plan.without(stage)
 
 
 # What may lie in a directory before a run does; a study's log is open before its run starts.
 _NOT_RUNS = (".lock", "cache", "log.txt")
-
-# Settings that a resumed run may change: where it runs, how long it waits, not what its stages
-# compute. (The settings of control arms are in their results.)
-_ORDER = "stages.order"
-"""Names of the stages, in their order."""
-_FREE = re.compile(
-    r"cluster\..*|logging(\..*)?|guards\..*|controls\..*|parity\..*|.*timeout_s|.*num_threads|.*num_cpus"
-    r"|rollout\.num_workers"
-    r"|rollout\.max_concurrency|rollout\.max_num_seqs|.*\.save_every|(grpo|stages\.\w+)\.keep_\w+|stages\.\w+\.title"
-    r"|learner\.num_ranks|learner\.zero_stage|deterministic|reward\.max_failure_frac"
-    r"|data\.check_clips|data\.max_quarantine_frac|video\.cache_.*|video\.decode_.*"
-)
 
 
 def _take_lock(path: Path) -> IO[str]:
@@ -216,43 +248,6 @@ def _who(text: str) -> str:
         return f"process {process['pid']} on {process['host']}, since {since}"
     except (ValueError, KeyError, TypeError):
         return "it does not say which"
-
-
-def _changes(config_file: Path, config: RunConfig) -> tuple[Change, ...]:
-    """What a resumed recipe changes. Raises ConfigError if that is what its stages compute."""
-    old, new = _settings_of(config_file), _settings(config.model_dump(mode="json"))
-    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
-    if changed := [name for name in names if not _FREE.fullmatch(name)]:
-        raise ConfigError(
-            f"the run in {config_file.parent} was started with another "
-            f"{', '.join(_without_other_stages(changed, old, new))}; "
-            "resume it with its own recipe, or start a new --run-dir"
-        )
-    return tuple(Change(name=n, before=old.get(n), now=new.get(n)) for n in names)
-
-
-def _without_other_stages(
-    names: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]
-) -> list[str]:
-    """Names of settings, but of stages that both recipes have: the order names the others."""
-    both = set(old.get(_ORDER, ())) & set(new.get(_ORDER, ()))
-    parts = {name: name.split(".") for name in names}
-    return [n for n in names if n == _ORDER or parts[n][0] != "stages" or parts[n][1] in both]
-
-
-def _settings_of(config_file: Path) -> dict[str, Any]:
-    """Settings that a run was started with. What its version did not know has the default."""
-    values = json.loads(config_file.read_text())
-    with suppress(ConfigError):  # of a version that knew other keys: they are named one by one
-        values = validate(RunConfig, values, str(config_file)).model_dump(mode="json")
-    return _settings(values)
-
-
-def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted names, those of a stage as ``stages.NAME.key``."""
-    stages = {stage["name"]: stage for stage in values.get("stages", ())}
-    order = {"order": list(stages)} if stages else {}
-    return flatten({**values, "stages": {**order, **stages}})
 
 
 def _empty(path: Path) -> None:

@@ -8,19 +8,37 @@ from typing import Any
 
 from cluster.config.chain import Chain, read_chain
 from cluster.config.controls import read_titles
+from cluster.config.recipe import RunConfig
 from wire.config import validate
-from wire.errors import ConfigError, DataError
+from wire.errors import ConfigError, DataError, UserError
 from wire.labels import LabelSet
 from wire.strict_json import from_json
+
+RECIPE_FILE = "run.json"
+REPLACED = "replaced"
+"""Folder of what resumes have replaced: recipes, and results of weights that are no more."""
 
 SILENT_S = 60.0
 """Seconds without a heartbeat after which a process on another machine counts as dead."""
 
 
+def replaced_folder(path: Path, attempt: int) -> Path:
+    """Folder of what attempt number ``attempt`` of the run in ``path`` replaces."""
+    return path / REPLACED / f"before-attempt-{attempt:03d}"
+
+
 def read_result(path: Path, stage: str) -> dict[str, Any] | None:
-    """Result of a stage of the run in ``path``, as ``RunDir.result``; takes no lock."""
+    """Result of a stage of the run in ``path``; takes no lock. Raises DataError if it is
+    damaged."""
     file = path / "stages" / stage / "done.json"
-    return from_json(file.read_text()) if file.exists() else None
+    try:
+        result = from_json(file.read_text()) if file.exists() else None
+    except ValueError as error:
+        raise DataError(
+            f"{file} is cut off or damaged ({error}); remove it, and --resume runs {stage} again "
+            "from its last checkpoint"
+        ) from error
+    return result
 
 
 def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,13 +48,68 @@ def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
     return figures or {}
 
 
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Plain values of the recipe of the run in ``path``. Raises ConfigError if there is no run,
+    DataError that says what is wrong with its run.json, and what to do."""
+    file = path / RECIPE_FILE
+    remedy = f"restore it from a copy{_older_copies(path)}, or start the run anew (--overwrite)"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no run in {path}; give the --run-dir of one") from error
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not a run's recipe but binary data; {remedy}") from error
+    if not text.strip("\0 \n\r\t"):
+        raise DataError(f"{file} is not a run's recipe: it is empty; {remedy}")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise DataError(
+            f"{file} is not a run's recipe: it is cut off or damaged ({error}); {remedy}"
+        ) from error
+    if not isinstance(values, dict) or not {"model", "labels", "data"} <= values.keys():
+        raise DataError(
+            f"{file} is not a run's recipe: it has no model, labels and data, so another program "
+            f"wrote it; {remedy}"
+        )
+    return values
+
+
+def read_run_recipe(path: Path) -> RunConfig:
+    """Recipe of the run in ``path``. Raises ConfigError if there is no run, DataError that says
+    what is wrong with its run.json, such as settings of another version."""
+    values = read_recipe_file(path)
+    try:
+        return validate(RunConfig, values, str(path / RECIPE_FILE))
+    except ConfigError as error:
+        raise DataError(
+            f"another version of this program wrote this recipe: {error}; use the version that "
+            "wrote it"
+        ) from error
+
+
+def recipe_fault(path: Path) -> str:
+    """What is wrong with the run.json of the run in ``path``, and what to do; empty if nothing."""
+    try:
+        read_run_recipe(path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _older_copies(path: Path) -> str:
+    copies = sorted(path.glob(f"{REPLACED}/*/{RECIPE_FILE}"))
+    return f" ({copies[-1]} is what it was before a resume changed it)" if copies else ""
+
+
 def read_recipe_values(path: Path) -> dict[str, Any]:
     """Plain values of the recipe of the run in ``path``; empty if they cannot be read."""
     try:
-        values = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_recipe_file(path)
+    except UserError:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def read_run_chain(path: Path) -> Chain:
@@ -54,16 +127,8 @@ def read_label_names(path: Path) -> tuple[str, ...]:
 
     Raises ConfigError if there is no run, DataError if its recipe cannot be read.
     """
-    config_file = path / "run.json"
-    if not config_file.is_file():
-        raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
-    try:
-        labels = json.loads(config_file.read_text(encoding="utf-8"))["labels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{config_file} is not a run's recipe: {error!r}; restore it, or run anew"
-        ) from error
-    return validate(LabelSet, {"labels": labels}, str(config_file)).names
+    file = str(path / RECIPE_FILE)
+    return validate(LabelSet, {"labels": read_recipe_file(path)["labels"]}, file).names
 
 
 def prediction_files(path: Path) -> dict[str, Path]:

@@ -223,7 +223,7 @@ async def open_session(
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(placement.reserved(config, debug=debug))
         attempt = next_attempt(run_dir.archive)
-        note_attempt(run_dir.path, describe_attempt(config, attempt))
+        note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         scorer = make_scorer(config, columns_of(data.samples))

@@ -49,6 +49,11 @@ class OptimConfig(Config):
         share = schedule(self.decay, step, num_steps, warmup, self.min_lr_frac)
         return self.learning_rate * share
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the learning rate of an update depends on the number of all updates."""
+        return self.decay != "constant" or self.warmup_frac > 0
+
     @model_validator(mode="after")
     def _one_warmup(self) -> "OptimConfig":
         if self.warmup_steps and self.warmup_frac:

@@ -4,16 +4,18 @@ run.json, done.json, checkpoints, archive -> lines for the user
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cluster.config.arm_names import ARMS
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.driver.units import format_duration
 from cluster.resume.archived_groups import ReusableGroups, reusable_groups
+from cluster.resume.join_rates import rate_lines
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
-from cluster.run_files import result_figures
+from cluster.run_files import read_result, replaced_folder, result_figures
 from learner.checkpoint import MANIFEST, latest
 from wire.archive import next_attempt
 from wire.errors import UserError
@@ -41,10 +43,25 @@ def summarise_resume(config: RunConfig, run_dir: RunDir, work: Sequence[str]) ->
         lines.append(start)
         if len(todo) > 1:
             lines.append(f"then: {', '.join(todo[1:])}")
-    if run_dir.changes:
-        changed = (f"{c.name} = {c.now!r} (was {c.before!r})" for c in run_dir.changes)
-        lines.append("changed settings: " + ", ".join(changed))
+    lines += _change_lines(run_dir)
+    lines += rate_lines(config, run_dir)
     return ResumeSummary(lines=tuple(lines), archived=archived)
+
+
+def _change_lines(run_dir: RunDir) -> Iterator[str]:
+    """What the recipe changes and from when on, and what is done anew because of it."""
+    plan = run_dir.plan
+    for change in plan.changes:
+        yield f"changed: {change.name} = {change.now!r} (was {change.before!r}), {change.holds}"
+    left = [name for name in plan.restarted if read_result(run_dir.path, name) is not None]
+    if left:
+        attempt = next_attempt(run_dir.archive)
+        arms = [name for name in left if name in ARMS]
+        yield (
+            f"done anew, as {' and '.join(plan.reopened)} will leave other weights: "
+            f"{', '.join(left)}; what they left goes to {replaced_folder(run_dir.path, attempt)}"
+            + ("; `deepintuit controls` runs the arms again" if arms else "")
+        )
 
 
 def _with_accuracy(run_dir: RunDir, name: str) -> str:

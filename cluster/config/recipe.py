@@ -73,6 +73,9 @@ class RunConfig(Config):
     deterministic: bool = False
     """Every bit of the training a function of the recipe: a run that was killed and resumed on as
     many ranks ends with the weights of one that was not (float32, CPU). Slower: docs/resume.md."""
+    keep_final_checkpoints: bool = True
+    """The last checkpoint of a finished stage stays, so that ``--resume`` with more steps goes on
+    with its optimiser. False: only models stay, which take a fraction of the room."""
     video: VideoConfig = VideoConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()

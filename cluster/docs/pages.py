@@ -15,6 +15,7 @@ from pathlib import Path
 from cluster.docs.metrics_page import metrics_page
 from cluster.docs.migration_page import migration_page
 from cluster.docs.recipes_page import recipes_page
+from cluster.docs.resume_page import resume_page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +23,7 @@ PAGES: Mapping[str, Callable[[str], str]] = {
     "docs/recipes.md": lambda _: recipes_page(),
     "docs/migration.md": migration_page,
     "docs/metrics.md": lambda _: metrics_page(),
+    "docs/resume.md": resume_page,
 }
 
 

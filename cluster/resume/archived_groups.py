@@ -8,7 +8,7 @@ from the archive and the metrics: step s took the places from ``rollout/next_pla
 up to its own, in the last line of metrics.jsonl for each, and of each place the newest group.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,9 +16,15 @@ from typing import Self
 
 import pyarrow as pa
 
+from cluster.config.arm_names import ARMS
+from cluster.config.controls import own_step
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
-from cluster.resume.attempts import describe_attempt, first_bitwise_equal_attempt
+from cluster.resume.attempts import (
+    describe_attempt,
+    first_bitwise_equal_attempt,
+    first_own_attempt,
+)
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
 from wire.archive import read_rows_of, read_tables
@@ -27,16 +33,34 @@ from wire.types import PolicyVersion, TraceGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Renumbered:
+    """Version step of a stage's start weights in attempts before one that changed the length of an
+    earlier stage, and with it the numbers of all versions after that.
+
+    Example:
+        Renumbered(before_attempt=2, first_step=241)
+    """
+
+    before_attempt: int
+    first_step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReusePolicy:
     """Decides which archived groups an attempt that resumes from a checkpoint may train."""
 
     state: LoopState
     first_step: int
-    """Version step of the weights that the stage started from; the same in every attempt."""
+    """Version step of the weights that the stage started from, in this attempt."""
     first_bitwise_equal_attempt: int
     """Attempts from this number on give bitwise equal results: they would write the same groups."""
     groups_per_step: int
     max_staleness: int
+    first_attempt: int = 0
+    """The attempt that the training began with: groups of earlier ones are of a training that a
+    resume has replaced, whatever their version steps say."""
+    renumbered: tuple["Renumbered", ...] = ()
+    """Earlier attempts whose recipes gave the stage other version steps, oldest first."""
 
     def allows(self, version: PolicyVersion, index: int) -> bool:
         """Whether the group of place ``index``, written with ``version``, may be trained.
@@ -48,18 +72,26 @@ class ReusePolicy:
         same ones again.
         """
         ahead = index - self.state.next_index
-        if ahead < 0:
+        if ahead < 0 or version.attempt < self.first_attempt:
             return False
         if version.attempt >= self.first_bitwise_equal_attempt:
             return True
-        trained_from = self.first_step + self.state.step + ahead // self.groups_per_step
-        return self._is_ancestor(version) and trained_from - version.step <= self.max_staleness
+        at, written_at = self.state.step + ahead // self.groups_per_step, self._in_stage(version)
+        return self._is_ancestor(version) and at - written_at <= self.max_staleness
 
     def _is_ancestor(self, version: PolicyVersion) -> bool:
-        return version.step <= self.first_step or any(
+        return self._in_stage(version) <= 0 or any(
             version.attempt == ancestor.attempt and version.step <= ancestor.until
             for ancestor in self.state.ancestors
         )
+
+    def _in_stage(self, version: PolicyVersion) -> int:
+        """Steps of the stage that led to a version: its step, less the one that the stage's start
+        weights had in that attempt."""
+        for earlier in self.renumbered:
+            if version.attempt < earlier.before_attempt:
+                return version.step - earlier.first_step
+        return version.step - self.first_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +205,29 @@ def reusable_groups(
         ),
         groups_per_step=grpo.groups_per_step,
         max_staleness=grpo.max_staleness,
+        first_attempt=first_own_attempt(run_dir.path, grpo.name),
+        renumbered=renumbered(run_dir, attempt, lambda recipe: first_step_in(recipe, grpo.name)),
     )
     if known is not None and (known.name, known.reuse) == (grpo.name, reuse):
         return known
     return find_reusable_groups(run_dir.archive, grpo.name, reuse)
+
+
+def renumbered(
+    run_dir: RunDir, attempt: int, first_step: Callable[[RunConfig], int]
+) -> tuple[Renumbered, ...]:
+    """How the recipes of earlier attempts numbered a stage's start weights. ``first_step``: their
+    number by a recipe; ``attempt``: the present one."""
+    recipes = dict(run_dir.earlier_recipes())
+    if run_dir.plan.changes and run_dir.plan.before is not None:  # not yet put into effect
+        recipes.setdefault(attempt, run_dir.plan.before)
+    return tuple(
+        Renumbered(before_attempt=before, first_step=first_step(recipe))
+        for before, recipe in sorted(recipes.items())
+    )
+
+
+def first_step_in(recipe: RunConfig, name: str) -> int:
+    """Version step of the weights that a stage or arm starts from, by a recipe of the run."""
+    arm = next((arm for arm in ARMS if arm == name), None)
+    return recipe.chain.first_step(name) if arm is None else own_step(recipe, arm)

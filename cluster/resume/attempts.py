@@ -3,21 +3,26 @@ package versions, machine.
 
     recipe + this machine -> attempts.jsonl -> first attempt of those bitwise equal to this one
 
-Only settings that a resumed run may change can differ between attempts (cluster/run_dir.py); the
-ones that change the order of a sum are compared here.
+Only settings that a resumed run may change can differ between attempts
+(cluster/config/resume_rules.py); those that change the order of a sum, or a learning rate, are
+compared here.
 """
 
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.config.recipe import RunConfig
+from cluster.config.resume_rules import Change
+from cluster.config.trainings import training_of
 from cluster.driver.versions import package_versions
+from cluster.resume_plan import ResumePlan
 from wire.types import stable_hash
 
 _FILE = "attempts.jsonl"
@@ -36,13 +41,30 @@ class Attempt:
     deterministic: bool
     numerics_hash: Annotated[str, Field(alias="numerics")]
     """Attempts with the same hash give bitwise equal results of the same input."""
+    rates: str = ""
+    """Hash of optimisers and schedules; empty in earlier versions, which never changed them."""
+    changes: tuple[Change, ...] = ()
+    """Settings that it changed."""
+    restarted: tuple[str, ...] = ()
+    """Stages and control arms that begin anew with it: groups of earlier attempts are none of
+    theirs."""
+
+    def equals_bitwise(self, other: "Attempt") -> bool:
+        """Whether both are deterministic and give bitwise equal results of the same input."""
+        same_rates = self.rates == other.rates or "" in (self.rates, other.rates)
+        return (
+            self.deterministic
+            and other.deterministic
+            and same_rates
+            and self.numerics_hash == other.numerics_hash
+        )
 
 
 _ADAPTER = TypeAdapter(Attempt)
 
 
-def describe_attempt(config: RunConfig, attempt: int) -> Attempt:
-    """The attempt record of this process."""
+def describe_attempt(config: RunConfig, attempt: int, plan: ResumePlan | None = None) -> Attempt:
+    """The attempt record of this process; ``plan``: of a resume."""
     learner, rollout = config.learner, config.rollout
     settings = [
         learner.num_ranks,
@@ -54,7 +76,23 @@ def describe_attempt(config: RunConfig, attempt: int) -> Attempt:
     installed = package_versions(_PACKAGES)
     versions = [installed.get(name) for name in _PACKAGES]
     numerics = stable_hash(settings, versions, platform.machine(), _processor())
-    return Attempt(attempt=attempt, deterministic=config.deterministic, numerics_hash=numerics)
+    return Attempt(
+        attempt=attempt,
+        deterministic=config.deterministic,
+        numerics_hash=numerics,
+        rates=stable_hash(json.dumps(list(_schedules(config)))),
+        changes=plan.changes if plan else (),
+        restarted=plan.restarted if plan else (),
+    )
+
+
+def _schedules(config: RunConfig) -> Iterator[list[Any]]:
+    """What the learning rate of a step follows from, for each stage that trains; its length only
+    where the schedule depends on that."""
+    for stage in config.chain:
+        if (training := training_of(stage)) is not None:
+            optim, length = training.curve
+            yield [stage.name, optim.model_dump(mode="json"), length]
 
 
 def note_attempt(run_dir: Path, attempt: Attempt) -> None:
@@ -70,17 +108,25 @@ def first_bitwise_equal_attempt(run_dir: Path, now: Attempt) -> int:
     is ``now`` itself if that is not deterministic, or the attempt before has another hash."""
     if not now.deterministic:
         return now.attempt
-    noted = _read(run_dir)
+    noted = read_attempts(run_dir)
     since = now.attempt
     while (before := noted.get(since - 1)) is not None:
-        if (before.deterministic, before.numerics_hash) != (True, now.numerics_hash):
+        if not before.equals_bitwise(now):
             break
         since -= 1
     return since
 
 
-def _read(run_dir: Path) -> dict[int, Attempt]:
-    """Read the last record of each attempt; skips a line that a killed process left incomplete."""
+def first_own_attempt(run_dir: Path, name: str) -> int:
+    """The attempt with which a stage or arm began anew the last time; 0 if it never did. Groups of
+    earlier attempts belong to a training that is no more."""
+    attempts = read_attempts(run_dir).values()
+    return max((one.attempt for one in attempts if name in one.restarted), default=0)
+
+
+def read_attempts(run_dir: Path) -> dict[int, Attempt]:
+    """The last record of each attempt by its number; skips a line that a killed process left
+    incomplete."""
     path, attempts = run_dir / _FILE, {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:

@@ -99,17 +99,21 @@ def best_of(directory: Path, tags: Iterable[str], count: int) -> list[str]:
     return sorted(scores, key=lambda tag: (scores[tag], tag), reverse=True)[:count]
 
 
-def keep_best_alone(directory: Path, count: int) -> None:
-    """Delete the checkpoints of a finished stage but the ``count`` best; all of them if the last
-    one, whose weights the stage exported, is the best."""
+def keep_of_finished(directory: Path, count: int, *, keep_last: bool) -> None:
+    """Delete the checkpoints of a finished stage but the ``count`` best, unless the last one, whose
+    weights the stage exported, is the best. ``keep_last``: the last one stays in any case, for a
+    resume that makes the stage longer."""
     tags = checkpoint.tags(directory)
     best = best_of(directory, tags, count)
-    if not best or best[0] == tags[0]:
-        shutil.rmtree(directory, ignore_errors=True)
-        return
-    for tag in set(tags) - set(best):
+    if best and best[0] == tags[0]:
+        best = []
+    kept = {*best, *(tags[:1] if keep_last else ())}
+    for tag in set(tags) - kept:
         shutil.rmtree(directory / tag)
-    console.print(f"{directory} keeps {', '.join(best)}: higher rewards than at the end")
+    if not kept:
+        shutil.rmtree(directory, ignore_errors=True)
+    if best:
+        console.print(f"{directory} keeps {', '.join(best)}: higher rewards than at the end")
 
 
 def _score(folder: Path) -> float | None:

@@ -9,12 +9,22 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.config.chain import BASE
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import SftStage
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import progress_bar
-from cluster.resume.archived_groups import ArchivedGroups, ReusePolicy, find_reusable_groups
-from cluster.resume.attempts import describe_attempt, first_bitwise_equal_attempt
+from cluster.resume.archived_groups import (
+    ArchivedGroups,
+    ReusePolicy,
+    find_reusable_groups,
+    renumbered,
+)
+from cluster.resume.attempts import (
+    describe_attempt,
+    first_bitwise_equal_attempt,
+    first_own_attempt,
+)
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
 from cluster.session import Session
@@ -129,13 +139,17 @@ def _archived(
     config: RunConfig, folder: RunDir, run: StageRun, attempt: int, num_places: int
 ) -> ArchivedGroups:
     """Groups that a killed attempt wrote from the same weights."""
-    now = describe_attempt(config, attempt)
+    now, chain = describe_attempt(config, attempt), config.chain
+    leaving = (name for name in chain.names if chain[name].leaves_policy)
+    parent = next((name for name in leaving if chain.last_step(name) == run.start.step), BASE)
     reuse = ReusePolicy(
         state=LoopState(),
         first_step=run.start.step,
         first_bitwise_equal_attempt=first_bitwise_equal_attempt(folder.path, now),
         groups_per_step=num_places,  # all are written before the first update
         max_staleness=0,
+        first_attempt=first_own_attempt(folder.path, run.name),
+        renumbered=renumbered(folder, attempt, lambda recipe: recipe.chain.last_step(parent)),
     )
     return ArchivedGroups.read(
         folder.archive, find_reusable_groups(folder.archive, run.name, reuse)

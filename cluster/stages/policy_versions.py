@@ -24,9 +24,15 @@ def model_before(config: RunConfig, run_dir: RunDir, stage: str) -> Weights:
     """Start weights of a stage: those of the stage that it names, or else of the last finished
     stage before it that left a policy.
 
-    Raises ConfigError if the stage that it names has left none in this run.
+    Raises ConfigError if the stage that it names has left none in this run, or if one is to go on
+    first.
     """
     for earlier in config.chain.candidates(stage):
+        if earlier in run_dir.plan.reopened:
+            raise ConfigError(
+                f"stage {stage} starts from {earlier}, which is to be made longer and has not "
+                f"finished; run {earlier} first"
+            )
         if earlier == BASE or has_model(run_dir, earlier):
             return model_after(config, run_dir, earlier)
     parent = config.chain.parent(stage)

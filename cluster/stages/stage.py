@@ -2,7 +2,7 @@
 done.json.
 
 start weights -> engines -> stage -> seconds, peak memory -> done.json
-    -> checkpoints deleted, but the best
+    -> checkpoints deleted, but the last and the best
 """
 
 import time
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.config.stage_kinds import GrpoStage, Stage
+from cluster.config.trainings import training_of
 from cluster.driver.peak_memory import MemoryWatch
 from cluster.metrics.metrics_file import read_rows, warnings_of
 from cluster.resume.archived_groups import ReusableGroups
-from cluster.resume.checkpoints import keep_best_alone
+from cluster.resume.checkpoints import keep_of_finished
+from cluster.resume_plan import newest_checkpoint
 from cluster.session import Session
 from cluster.stages.policy_versions import Weights
 
@@ -63,7 +65,13 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     result["peak_memory_gb"] = memory.peak_gb
     if warnings := warnings_of(read_rows(session.run_dir.metrics)).get(run.name):
         result["warnings"] = warnings
+    training = training_of(run.stage) if run.exports else None
+    if training is not None:
+        # by these a resume with more steps knows that it goes on, and from which checkpoint
+        result["length"] = training.length
+        result["last_step"] = newest_checkpoint(session.run_dir.path, run.name)
     session.run_dir.finish(run.name, result)
-    # the exported model stays; the optimiser's state that made it is of no further use
     keep_best = run.stage.keep_best if isinstance(run.stage, GrpoStage) else 0
-    keep_best_alone(session.run_dir.checkpoints(run.name), keep_best)
+    keep_last = training is not None and session.config.keep_final_checkpoints
+    checkpoints = session.run_dir.checkpoints(run.name)
+    keep_of_finished(checkpoints, keep_best, keep_last=keep_last)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from calibrate.config import CalibrateConfig
 from calibrate.verdict import VerdictExample
+from cluster.config.trainings import verdict_optim
 from cluster.driver.progress import console
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
@@ -49,18 +50,12 @@ class RunVerdictTrainer:
 
     async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
         """Fine-tune on the label codes alone. Returns the number of updates."""
-        optim = OptimConfig(
-            learning_rate=config.learning_rate,
-            warmup_frac=config.warmup_frac,
-            decay="linear",
-            weight_decay=0.0,
-        )
         return await self._trainer.train(
             self._policy_dir,
             await self._codes.targets(examples),
             epochs=config.epochs,
             batch_size=config.batch_size,
-            optim=optim,
+            optim=verdict_optim(config),
         )
 
     async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:

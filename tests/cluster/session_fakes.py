@@ -181,7 +181,7 @@ class FakeLearner:
     async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         folder = Path(directory) / tag
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in {**notes, "weights": self.weights}.items():
+        for name, text in {**notes, "weights": self.weights, "manifest.json": "{}"}.items():
             (folder / name).write_text(text)
 
     async def load(self, directory: str, tag: str) -> None:
@@ -299,7 +299,7 @@ def open_fakes(
     """A session of a new attempt, whose engines hold the weights ``start``."""
     renderer = load_renderer()
     attempt = next_attempt(run_dir.archive)
-    note_attempt(run_dir.path, describe_attempt(config, attempt))
+    note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
     engines = make_engines(renderer, PolicyVersion(attempt=attempt, step=start[1]), start[0])
     learner, metrics = make_learner(engines), FakeMetrics()
     fakes: Any = (engines, learner)

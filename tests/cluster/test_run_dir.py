@@ -73,8 +73,8 @@ def test_a_run_that_a_check_ended_may_be_started_again_with_a_mended_recipe(tmp_
 
 def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
     start(tmp_path / "run", make_config()).close()
-    with pytest.raises(ConfigError, match=r"another grpo\.num_steps"):
-        open_dir(tmp_path / "run", make_config(grpo={"num_steps": 3}), resume=True)
+    with pytest.raises(ConfigError, match=r"another grpo\.groups_per_step"):
+        open_dir(tmp_path / "run", make_config(grpo={"groups_per_step": 3}), resume=True)
     other_place = make_config(
         cluster={"address": "ray://x:1"},
         rollout={"start_timeout_s": 5.0, "num_workers": 2},

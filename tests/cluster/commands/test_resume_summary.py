@@ -55,7 +55,7 @@ def test_resume_says_attempt_results_place_and_changes(tmp_path: Path):
         "grpo: at step 2 of 3, from a checkpoint N s old; 1 archived groups are taken up; "
         "1 are kept, and written anew: lost weights wrote them",
         "then: calibrated",
-        "changed settings: grpo.save_every = 7 (was 1)",
+        "changed: grpo.save_every = 7 (was 1), from the next checkpoint on",
     ]
 
 

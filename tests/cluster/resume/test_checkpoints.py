@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.resume.checkpoints import Checkpoints, keep_best_alone
+from cluster.resume.checkpoints import Checkpoints, keep_of_finished
 from cluster.resume.loop_state import LoopState
 from cluster.stages.supervised import SupervisedTrainer
 from learner.config import OptimConfig
@@ -49,12 +49,12 @@ def test_of_equal_scores_the_newer_is_the_best(fakes: SimpleNamespace):
 
 def test_an_ended_stage_keeps_the_best_unless_it_ended_with_it(fakes: SimpleNamespace):
     save(fakes.session.checkpoints("grpo", 2, 1), 3.0, 1.0, 1.0)
-    keep_best_alone(fakes.folder, 1)
+    keep_of_finished(fakes.folder, 1, keep_last=False)
     assert names(fakes.folder) == ["step-000001"]
     save(fakes.session.checkpoints("grpo", 2, 1), 1.0, 1.0, 2.0)
-    keep_best_alone(fakes.folder, 1)
+    keep_of_finished(fakes.folder, 1, keep_last=False)
     assert not fakes.folder.exists()
-    keep_best_alone(fakes.folder, 1)  # a stage that saved nothing
+    keep_of_finished(fakes.folder, 1, keep_last=False)  # a stage that saved nothing
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(

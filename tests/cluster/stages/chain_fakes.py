@@ -123,6 +123,7 @@ async def run_chain(
         engines.write = two_of_three
         learner.updates_left = 10**9 if updates is None else updates
         memory: Any = FakeMemory()
+        run_dir.adopt(session.attempt)
         try:
             await run_each(session, todo, stage_run, memory)
             summary = summarise_run(config, run_dir)

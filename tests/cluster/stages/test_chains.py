@@ -61,7 +61,9 @@ async def test_every_stage_leaves_its_result(tmp_path: Path):
         assert len(read_predictions(run_dir.predictions(name))) == (2 if name == "asked" else 4)
         has_model = name not in ("unseen", "asked")
         assert (run_dir.model(name) / "weights").exists() == has_model
-        assert not list(run_dir.checkpoints(name).glob("*")) or name in ("g1", "g2")
+        kept = [folder.name for folder in run_dir.checkpoints(name).glob("step-*")]
+        last = [f"step-{left['last_step']:06d}"] if has_model else []
+        assert kept == last or (name in ("g1", "g2") and {*last} < {*kept}), "and a better one"
     assert result(run_dir, "labels")["num_labels"] == 8
     own = result(run_dir, "own")
     assert own["cost"]["num_rollouts"] == NUM_STEPS * GROUPS_PER_STEP * GROUP_SIZE
@@ -232,24 +234,23 @@ def test_what_changes_no_result_of_a_stage_may_change(tmp_path: Path, key: str, 
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("num_steps", 4, r"stages\.g2\.num_steps"),
         ("from", "own", r"stages\.g2\.from"),
         ("clips", {"splits": ["val"]}, r"stages\.g2\.clips\.splits"),
-        ("optim", {"learning_rate": 0.1}, r"stages\.g2\.optim\.learning_rate"),
+        ("optim", {"kind": "sgd"}, r"stages\.g2\.optim\.kind"),
     ],
 )
 def test_a_resumed_run_may_not_change_what_a_stage_computes(
     tmp_path: Path, key: str, value: Any, named: str
 ):
     path = start_and_leave(tmp_path)
-    with pytest.raises(ConfigError, match=f"was started with another {named}; resume it"):
+    with pytest.raises(ConfigError, match=f"was started with another {named}.*; resume it"):
         resume(path, changed(key, value))
 
 
 def test_a_resumed_run_may_not_change_the_order_or_the_number_of_stages(tmp_path: Path):
     path = start_and_leave(tmp_path)
     for stages in ([*CHAIN[:-2], CHAIN[-1], CHAIN[-2]], CHAIN[:-1], []):
-        with pytest.raises(ConfigError, match=r"was started with another stages\.order; resume"):
+        with pytest.raises(ConfigError, match=r"was started with another stages\.order.*; resume"):
             resume(path, recipe(stages=stages))
 
 
