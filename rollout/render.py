@@ -126,6 +126,10 @@ class Renderer:
         before, after = self._text(messages).split(PLACEHOLDER)
         return self.text((*self._ids(before), *self._ids(after)))
 
+    def chat(self, messages: Sequence[Message]) -> str:
+        """The whole chat as the model's template writes it, the clip as its placeholder."""
+        return "".join(pieces(self._text(messages)))
+
     def around_clip(self, prompt: Prompt) -> tuple[int, ...]:
         """Tokens of a prompt but for its clip, which the first and the last token of
         ``PLACEHOLDER`` enclose."""
