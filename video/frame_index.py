@@ -135,6 +135,8 @@ def index_from_packets(path: Path) -> FrameIndex:
             is_upright=orientation_of(first) == Orientation(),
             packets=tuple(packets),
         )
+        if _is_avi(container) and any(packet.pts != packet.dts for packet in packets):
+            raise Lost
         pts, keys = _times(packets, _longest_gap(container, stream))
         if first.pts != min(pts, default=None):
             raise Lost
@@ -150,9 +152,10 @@ def index_by_decoding(path: Path) -> FrameIndex:
         rate = stream.guessed_rate or stream.average_rate
         known = [one for one in pts if one is not None]
         if len(known) == len(pts) and not _has_no_times(container):
-            frame = math.ceil(1 / (rate * _tick(stream))) if rate else 1
-            joined = _joined(known, frame, _longest_gap(container, stream))
-            return _make_index(stream, joined, [], None)
+            if not _is_avi(container):
+                frame = math.ceil(1 / (rate * _tick(stream))) if rate else 1
+                known = _joined(known, frame, _longest_gap(container, stream))
+            return _make_index(stream, known, [], None)
         if not rate:
             raise Undecodable("frames have no timestamps; write the file anew with ffmpeg")
         return FrameIndex(
@@ -169,6 +172,11 @@ def _has_no_times(container: "InputContainer") -> bool:
     from av.format import Flags
 
     return Flags.no_timestamps in Flags(container.format.flags)
+
+
+def _is_avi(container: "InputContainer") -> bool:
+    """AVI has times of decoding only: with B-frames FFmpeg gives frames the times of others."""
+    return container.format.name == "avi"
 
 
 def _longest_gap(container: "InputContainer", stream: "VideoStream") -> float:

@@ -128,6 +128,17 @@ def test_frames_that_a_recorder_dropped_are_not_missed(
     assert clip.timestamps_s == pytest.approx([tick / 30 for tick in ticks[:34]])
 
 
+@pytest.mark.parametrize("gap", [1, 20])
+def test_an_avi_with_b_frames_shows_its_frames_in_order(gap: int, tmp_path: Path) -> None:
+    """AVI has no times of showing: decoded frames carry those of others."""
+    ticks = np.cumsum(([1] * 7 + [gap]) * 5).tolist()
+    options = {"g": "7", "x264-params": "open-gop=1:bframes=2:b-pyramid=strict"}
+    path = write_video(tmp_path / "a.avi", Format("a.avi", options=options), ticks)
+    for count in (2, 4, 6, 14, 40):
+        clip = usable(path, VideoConfig(max_frames=count))
+        assert frame_numbers(clip.frames) == [i * 39 // (count - 1) for i in range(count)]
+
+
 def remux(source: Path, target: Path, edit: Callable[[int, Any], Any]) -> Path:
     """The packets in another file; ``edit`` may change one, and drops it if it returns False."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
