@@ -3,18 +3,23 @@
 import fcntl
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.config.chain import Chain, read_chain
 from cluster.config.controls import read_titles
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import Stage
+from cluster.config.trainings import training_of
 from wire.config import validate
 from wire.errors import ConfigError, DataError, UserError
 from wire.labels import LabelSet
 from wire.strict_json import from_json
 
 RECIPE_FILE = "run.json"
+ATTEMPTS_FILE = "attempts.jsonl"
 REPLACED = "replaced"
 """Folder of what resumes have replaced: recipes, and results of weights that are no more."""
 
@@ -41,6 +46,52 @@ def read_result(path: Path, stage: str) -> dict[str, Any] | None:
     return result
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHistory:
+    """What the attempts of a run changed (attempts.jsonl).
+
+    Example:
+        RunHistory(changes=("attempt 1: grpo.num_steps = 6 (was 3), grpo goes on after 3 steps",),
+                   beginnings={"calibrated": 1})
+    """
+
+    changes: tuple[str, ...] = ()
+    """A line for each setting that a resume changed, oldest first."""
+    beginnings: Mapping[str, int] = field(default_factory=dict)
+    """Stage or arm -> attempt with which it began anew; what earlier ones wrote of it is none of
+    its results."""
+
+
+def read_history(path: Path) -> RunHistory:
+    """History of the run in ``path``; empty if there is none, or where it cannot be read."""
+    records: dict[int, dict[str, Any]] = {}
+    try:
+        lines = (path / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("attempt"), int):
+                records[record["attempt"]] = record
+    changes: list[str] = []
+    beginnings: dict[str, int] = {}
+    for attempt, record in sorted(records.items()):
+        beginnings |= dict.fromkeys(record.get("restarted", ()), attempt)
+        changes += [
+            f"attempt {attempt}: {one['name']} = {one['now']!r} (was {one['before']!r}), "
+            f"{one['holds']}"
+            for one in record.get("changes", ())
+        ]
+    return RunHistory(changes=tuple(changes), beginnings=beginnings)
+
+
+def is_shorter(result: Mapping[str, Any], stage: Stage | None) -> bool:
+    """Whether a result is of fewer steps or epochs than the recipe's stage: it is to go on."""
+    training, length = training_of(stage), result.get("length")
+    return training is not None and isinstance(length, int) and length < training.length
+
+
 def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
     """The figures in what a stage or arm left (done.json): of its answers, of its verdict, else of
     the head; empty where it predicts nothing."""
@@ -55,7 +106,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     remedy = f"restore it from a copy{_older_copies(path)}, or start the run anew (--overwrite)"
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"there is no run in {path}; give the --run-dir of one") from error
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}; {remedy}") from error

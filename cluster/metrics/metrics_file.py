@@ -37,6 +37,12 @@ def parse_rows(lines: Iterable[bytes]) -> Iterator[Row]:
             yield row
 
 
+def current_rows(rows: Iterable[Row], beginnings: Mapping[str, int]) -> Iterator[Row]:
+    """Rows without those of a training that a resume has replaced; ``beginnings``: stage -> attempt
+    with which it began anew."""
+    return (row for row in rows if row["attempt"] >= beginnings.get(str(row["stage"]), 0))
+
+
 def figures_of(row: Row) -> dict[str, float | None]:
     """Figures of a row; None: it was not finite."""
     return {

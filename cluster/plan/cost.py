@@ -7,7 +7,6 @@ Only counts are scaled. What else differs between the two recipes is named, not 
 knows from one run how its seconds depend on the model, the clip's size or the number of workers.
 """
 
-import json
 import math
 import re
 import socket
@@ -22,7 +21,7 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
 from cluster.metrics.metrics_file import read_rows
 from cluster.plan.types import Plan, StagePlan
-from cluster.run_files import read_result, result_figures
+from cluster.run_files import read_recipe_file, read_result, result_figures
 from wire.config import flatten
 from wire.errors import ConfigError, DataError
 
@@ -139,12 +138,10 @@ def estimate(
 
 
 def _read_run(path: Path) -> _Run:
+    recipe = read_recipe_file(path)
     try:
-        recipe = json.loads((path / "run.json").read_text(encoding="utf-8"))
         rows = [dict(row) for row in read_rows(path / "metrics.jsonl") if "time" in row]
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no run in {path}; give the --run-dir of one") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DataError(f"cannot read the run in {path}: {error}; give another") from error
     return _Run(path, recipe, read_chain(recipe), rows)
 

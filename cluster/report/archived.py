@@ -6,10 +6,11 @@
 Stage and kind come from a group's id (``grpo/00000005``, ``grpo/evaluation/test-7``) and purpose.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.compute as pc
@@ -98,17 +99,28 @@ class ArchiveIndex:
     training: dict[int, int] = field(default_factory=dict)
     """Step of the policy -> newest attempt that wrote GRPO groups with it."""
     num_training: int = 0
+    beginnings: Mapping[str, int] = field(default_factory=dict)
+    """Stage -> attempt with which it began anew."""
+
+    def is_current(self, key: GroupKey) -> bool:
+        """Whether a group is of its stage's present training, not of one that was replaced."""
+        return key.attempt >= self.beginnings.get(key.stage, 0)
 
 
-def index_archive(directory: Path, stages: Collection[str], training: str) -> ArchiveIndex:
+def index_archive(
+    directory: Path,
+    stages: Collection[str],
+    training: str,
+    beginnings: Mapping[str, int] = MappingProxyType({}),
+) -> ArchiveIndex:
     """Index an archive in one pass over its light columns: failures of ``stages``, groups that the
-    GRPO stage ``training`` was trained on. Raises ArchiveError; a missing archive
-    is empty."""
-    index = ArchiveIndex()
+    GRPO stage ``training`` was trained on; ``beginnings``: stage -> attempt with which it began
+    anew. Raises ArchiveError; a missing archive is empty."""
+    index = ArchiveIndex(beginnings=beginnings)
     for key, size in _keys(directory):
         index.num_groups += 1
         index.num_traces += size
-        if key.stage not in stages:
+        if key.stage not in stages or not index.is_current(key):
             continue
         if key.purpose == Purpose.EVALUATION and key.failed:
             index.failed.setdefault(key.stage, set()).add(key.sample_id)

@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from cluster.metrics.catalogue import EVALUATION, pool
-from cluster.metrics.metrics_file import figures_of, read_rows
+from cluster.metrics.metrics_file import current_rows, figures_of, read_rows
 
 MAX_POINTS = 400
 """Per curve; more steps are pooled in equal spans (``pool`` in cluster/metrics/catalogue.py)."""
@@ -55,14 +56,17 @@ class StageCurves:
     last_time: float
 
 
-def read_curves(path: Path) -> list[StageCurves]:
+def read_curves(
+    path: Path, beginnings: Mapping[str, int] = MappingProxyType({})
+) -> list[StageCurves]:
     """The curves in a metrics.jsonl, stages in the order of their first line; [] without a file.
+    ``beginnings``: stage -> attempt with which it began anew; what was before is left out.
 
     Evaluations are left out: the report has their figures in its table.
     """
     stages: dict[str, dict[tuple[int, int], Values]] = {}
     times: dict[str, list[float]] = {}
-    for row in read_rows(path):
+    for row in current_rows(read_rows(path), beginnings):
         name = str(row["stage"])
         if name == EVALUATION:
             continue

@@ -24,7 +24,7 @@ from calibrate.predictions import Prediction
 from cluster.config.chain import Chain
 from cluster.config.controls import main_stages
 from cluster.config.stage_kinds import GrpoStage
-from cluster.metrics.metrics_file import read_rows, warnings_of
+from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (
     ArmFigures,
@@ -40,7 +40,15 @@ from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_li
 from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
 from cluster.report.hacking import StageGuards, guard_records
-from cluster.run_files import prediction_files, read_label_names, read_result, read_run_chain
+from cluster.report.sizes import manifest_sizes
+from cluster.run_files import (
+    prediction_files,
+    read_history,
+    read_label_names,
+    read_recipe_file,
+    read_result,
+    read_run_chain,
+)
 from learner.config import GrpoLossConfig
 from reward.config import RewardConfig
 from reward.hacking import TraceReader
@@ -78,6 +86,8 @@ class RunFacts:
     last_sign: str | None
     """Last line of metrics.jsonl, UTC."""
     num_attempts: int
+    changes: tuple[str, ...]
+    """Settings that resumes changed."""
     peak_memory_gb: float | None
     versions: dict[str, str]
     calibration_traces: dict[str, Any] | None
@@ -200,21 +210,23 @@ def gather(path: Path, max_clips: int) -> Report:
 def _read_files(path: Path, notes: _Notes) -> _RunFiles:
     """Read the recipe, the measured stages and arms, the archive's index and the metrics."""
     names = read_label_names(path)
-    recipe: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    recipe = read_recipe_file(path)
     labels = validate(LabelSet, {"labels": recipe["labels"]}, str(path / "run.json"))
     split = _section(recipe, "evaluate").get("split", "test")
-    declared, chain = Declared.of(path), read_run_chain(path)
+    declared, chain, history = Declared.of(path), read_run_chain(path), read_history(path)
     main = main_stages(chain)
     predictions = _predictions(path, declared, notes)
     arms = _arms(path, predictions, names, split, declared, notes)
     index = notes.attempt(
         "archive",
-        lambda: index_archive(path / "archive", chain.names, main.grpo),
+        lambda: index_archive(path / "archive", chain.names, main.grpo, history.beginnings),
         ArchiveIndex(),
     )
     grpo = chain.get(main.grpo, None)
     curves = notes.attempt(
-        "metrics.jsonl", lambda: read_curves(path / "metrics.jsonl"), list[StageCurves]()
+        "metrics.jsonl",
+        lambda: read_curves(path / "metrics.jsonl", history.beginnings),
+        list[StageCurves](),
     )
     reward = _config(RewardConfig, _section(recipe, "reward"), notes)
     return _RunFiles(
@@ -225,9 +237,7 @@ def _read_files(path: Path, notes: _Notes) -> _RunFiles:
         index=index,
         curves=curves,
         reader=TraceReader.of(reward, labels),
-        warnings=notes.attempt(
-            "warnings", lambda: list(_warnings(path / "metrics.jsonl")), list[str]()
-        ),
+        warnings=notes.attempt("warnings", lambda: list(_warnings(path)), list[str]()),
         loss=grpo.loss if isinstance(grpo, GrpoStage) else GrpoLossConfig(),
         declared=declared,
         chain=chain,
@@ -294,7 +304,7 @@ def _run_facts(
     results = notes.attempt("done.json", lambda: dict(_results(path)), nothing)
     summary = notes.attempt("summary.json", lambda: _summary(path), nothing)
     sizes, with_trace = notes.attempt(
-        "manifest", lambda: _sizes(Path(recipe["data"]["manifest"])), (Counter[str](), 0)
+        "manifest", lambda: manifest_sizes(Path(recipe["data"]["manifest"])), (Counter[str](), 0)
     )
     chain = read_run_chain(path)
     done = tuple(stage for stage in chain.names if stage in results)
@@ -316,6 +326,7 @@ def _run_facts(
         started=_utc(min((one.first_time for one in curves), default=None)),
         last_sign=_utc(max((one.last_time for one in curves), default=None)),
         num_attempts=1 + max((one.last_attempt for one in curves), default=0),
+        changes=read_history(path).changes,
         peak_memory_gb=max(peaks, default=None),
         versions=summary.get("versions", {}),
         calibration_traces=calibrated.get("traces"),
@@ -332,40 +343,15 @@ def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield folder.name, result
 
 
-def _warnings(metrics: Path) -> Iterator[str]:
-    for stage, lines in warnings_of(read_rows(metrics)).items():
+def _warnings(path: Path) -> Iterator[str]:
+    rows = current_rows(read_rows(path / "metrics.jsonl"), read_history(path).beginnings)
+    for stage, lines in warnings_of(rows).items():
         yield from (f"{stage}: {line}" for line in lines)
 
 
 def _summary(path: Path) -> dict[str, Any]:
     file = path / "summary.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _sizes(manifest: Path) -> tuple[Counter[str], int]:
-    """Count clips per split, and train clips with a trace; files of clips need not exist."""
-    sizes: Counter[str] = Counter()
-    with_trace = 0
-    for split, has_trace in _manifest_rows(manifest):
-        sizes[split] += 1
-        with_trace += has_trace and split == "train"
-    return sizes, with_trace
-
-
-def _manifest_rows(manifest: Path) -> Iterator[tuple[str, bool]]:
-    if manifest.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(manifest) as file:
-            columns = [name for name in ("split", "trace") if name in file.schema_arrow.names]
-            for batch in file.iter_batches(columns=columns):
-                yield from ((row["split"], bool(row.get("trace"))) for row in batch.to_pylist())
-        return
-    with manifest.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                row = json.loads(line)
-                yield row["split"], bool(row.get("trace"))
 
 
 def _quarantined(path: Path) -> Iterator[Quarantined]:

@@ -85,6 +85,7 @@ def group_records(
             )
             or (
                 (key.purpose == Purpose.CALIBRATION and key.stage == main.calibrated)
+                and index.is_current(key)
                 and len(candidates[Purpose.CALIBRATION]) < _MAX_CANDIDATES
             )
         ),

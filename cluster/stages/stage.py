@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.config.trainings import training_of
 from cluster.driver.peak_memory import MemoryWatch
-from cluster.metrics.metrics_file import read_rows, warnings_of
+from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.resume.archived_groups import ReusableGroups
 from cluster.resume.checkpoints import keep_of_finished
 from cluster.resume_plan import newest_checkpoint
+from cluster.run_files import read_history
 from cluster.session import Session
 from cluster.stages.policy_versions import Weights
 
@@ -63,7 +64,9 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     result = await run.run(session, run)
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
-    if warnings := warnings_of(read_rows(session.run_dir.metrics)).get(run.name):
+    beginnings = read_history(session.run_dir.path).beginnings
+    rows = current_rows(read_rows(session.run_dir.metrics), beginnings)
+    if warnings := warnings_of(rows).get(run.name):
         result["warnings"] = warnings
     training = training_of(run.stage) if run.exports else None
     if training is not None:

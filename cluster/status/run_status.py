@@ -17,10 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.arm_names import ARMS
+from cluster.config.chain import Chain
+from cluster.config.trainings import training_of
 from cluster.driver.progress import Progress
 from cluster.metrics.catalogue import EVALUATION
-from cluster.metrics.metrics_file import Row, figures_of, parse_rows, warnings_of
-from cluster.run_files import SILENT_S, is_locked, read_result, read_run_chain, result_figures
+from cluster.metrics.metrics_file import Row, current_rows, figures_of, parse_rows, warnings_of
+from cluster.run_files import (
+    SILENT_S,
+    is_locked,
+    is_shorter,
+    read_history,
+    read_result,
+    read_run_chain,
+    recipe_fault,
+    result_figures,
+)
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
 from reward.hacking_alerts import standing
 from wire.errors import ConfigError
@@ -99,6 +110,10 @@ class RunStatus:
     """Warnings of reward hacking at the last step of each stage."""
     learning: tuple[str, ...]
     """Warnings of trainings that learn nothing."""
+    changes: tuple[str, ...]
+    """Settings that resumes changed, and finished stages that are to go on."""
+    fault: str
+    """What is wrong with its run.json, and what to do; empty if nothing."""
     num_quarantined: int
     checkpoint: Checkpoint | None
     writer: Writer | None
@@ -148,8 +163,8 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         raise ConfigError(f"there is no run in {path}; give the --run-dir of one")
     now = time.time()
     beat = read_heartbeat(path)
-    stages = read_run_chain(path).names
-    finished = tuple(_finished(path, stages))
+    chain = read_run_chain(path)
+    stages, finished = chain.names, tuple(_finished(path, chain))
     names = {result.name for result in finished}
     state, why = judge(
         beat,
@@ -158,7 +173,8 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         now=now,
         whole=all(stage in names for stage in stages),
     )
-    rows = _last_rows(path / "metrics.jsonl")
+    history = read_history(path)
+    rows = list(current_rows(_last_rows(path / "metrics.jsonl"), history.beginnings))
     stage_of, step, figures = _last_figures(rows)
     return RunStatus(
         name=path.resolve().name,
@@ -175,6 +191,8 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         figures=figures,
         guards=tuple(_guards(rows)),
         learning=tuple(_learning(path, rows)),
+        changes=(*history.changes, *_going_on(path)),
+        fault=recipe_fault(path),
         num_quarantined=_count_lines(path / "quarantine.jsonl"),
         checkpoint=_checkpoint(path / "checkpoints", now),
         writer=None if beat is None else _writer(beat, state, now),
@@ -216,13 +234,26 @@ def _resume(path: Path, beat: Heartbeat | None, state: State) -> str:
     return beat.resume.removesuffix(" --resume")  # nothing was started yet
 
 
-def _finished(path: Path, stages: Sequence[str]) -> Iterator[Finished]:
-    for name in (*stages, *ARMS):
+def _going_on(path: Path) -> Iterator[str]:
+    """A line for each finished stage that is to be longer than its result."""
+    for stage in read_run_chain(path):
+        training = training_of(stage)
+        with suppress(OSError, ValueError):
+            result = read_result(path, stage.name) or {}
+            if training is not None and is_shorter(result, stage):
+                yield (
+                    f"{stage.name} goes on from {result['length']} to {training.length} "
+                    f"{training.unit}; its model is still the one of {result['length']}"
+                )
+
+
+def _finished(path: Path, chain: Chain) -> Iterator[Finished]:
+    for name in (*chain.names, *ARMS):
         try:
             result = read_result(path, name)
         except (OSError, ValueError):
             continue
-        if result is not None:
+        if result is not None and not is_shorter(result, chain.get(name, None)):
             accuracy = result_figures(result).get("accuracy")
             yield Finished(name=name, accuracy=accuracy, seconds=result.get("seconds", 0.0))
 

@@ -62,8 +62,11 @@ def runs_view(runs: Sequence[RunStatus], folder: Path) -> RenderableType:
         size = "" if run.size_gb is None else f"{run.size_gb:.2f} GB"
         state = Text(run.state.value, style=_COLOUR[run.state])
         name = os.path.relpath(run.path, folder.parent)
+        if run.fault:
+            state.append(" (run.json!)", style="red")
         table.add_row(name, state, where(run), _accuracies(run), format_duration(run.age_s), size)
-    return table
+    faults = [Text(f"{run.name}: {run.fault}", style="red") for run in runs if run.fault]
+    return Group(table, *faults)
 
 
 def where(run: RunStatus) -> str:
@@ -112,6 +115,8 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
     for name, words in _FIGURES:
         if name in figures:
             yield words, _number(figures[name]) + (_parts(figures) if name == "reward/mean" else "")
+    if status.changes:
+        yield "changed by a resume", escape("\n".join(status.changes))
     yield "quarantined clips", str(status.num_quarantined)
     if (kept := status.checkpoint) is not None:
         yield "last checkpoint", f"{kept.stage} {kept.tag}, {format_duration(kept.age_s)} old"
@@ -159,6 +164,8 @@ def _advice(status: RunStatus) -> Iterator[RenderableType]:
         yield Text(f"stopped{at}{why}", style="yellow")
     elif status.why:
         yield Text(status.why, style="yellow")
+    if status.fault:
+        yield Text(status.fault, style="red")
     for alert in status.guards:
         yield Text(f"reward hacking? {alert}", style="yellow")
     for warning in status.learning:

@@ -26,7 +26,7 @@ from cluster.config.recipe import RunConfig, read_recipe
 from cluster.driver.progress import console
 from cluster.inputs.samples import SampleSplits, check_stages
 from cluster.run_dir import RunDir
-from cluster.run_files import read_result
+from cluster.run_files import is_shorter, read_result
 from cluster.study.claims import read_notes
 from cluster.study.results import StudyInfo, study_results
 from cluster.study.results_page import render_page
@@ -233,7 +233,8 @@ def _only_one(directory: Path) -> Iterator[None]:
 def _run_seed(study: Study, plan: SeedPlan, command: Callable[[Child], list[str]]) -> str | None:
     """Run a seed's stages, then its controls. Returns the failure, or None."""
     verbs = ["run", "controls"]
-    if all(read_result(plan.run_dir, stage) is not None for stage in plan.config.chain.names):
+    results = [(read_result(plan.run_dir, stage.name), stage) for stage in plan.config.chain]
+    if all(result is not None and not is_shorter(result, stage) for result, stage in results):
         verbs.remove("run")
     for verb in verbs:
         child = Child(study=study, plan=plan, verb=verb)

@@ -18,9 +18,8 @@ from cluster.config.controls import read_titles, titles
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage, SftStage
 from cluster.config.stages import num_updates
-from cluster.run_files import read_result, result_figures
+from cluster.run_files import RECIPE_FILE, read_result, read_run_recipe, result_figures
 from rollout.manifest import read_manifest, select
-from wire.config import validate
 from wire.errors import DataError
 from wire.types import Sample, Split
 
@@ -107,10 +106,9 @@ def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
 
     Raises DataError if the files do not fit each other.
     """
-    config_file = path / "run.json"
-    if not config_file.exists():
+    if not (path / RECIPE_FILE).exists():
         return None
-    config = validate(RunConfig, json.loads(config_file.read_text()), str(config_file))
+    config = read_run_recipe(path)
     every = {name: read_result(path, name) for name in titles(config)}
     results = {name: result for name, result in every.items() if result is not None}
     for stage in config.chain:

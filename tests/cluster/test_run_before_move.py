@@ -172,3 +172,43 @@ def fake_sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, Learne
     monkeypatch.setattr("cluster.run.open_session", open_session)
     monkeypatch.setattr("cluster.run.bring_model", bring_model)
     return opened
+
+
+BROKEN = ("", '{"model": "m", "labels"', "[]", '{"epochs": 3}')
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_recipe_gives_a_line_in_ls_and_the_rest_of_the_list_goes_on(
+    finished: Path, killed: Path, text: str, capsys: pytest.CaptureFixture[str]
+):
+    (killed / "run.json").write_text(text)
+    assert main(["ls", str(finished.parent)]) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "failed (run.json!)" in listed
+    assert "is not a run's recipe" in listed
+    assert "restore it from a copy" in listed
+    assert "finished finished" in listed, "the other run and its state"
+    assert main(["status", str(killed)]) == 0
+    assert "is not a run's recipe" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("command", ["report", "compare", "plan", "run"])
+def test_commands_that_need_a_broken_recipe_say_so_and_are_no_bug(
+    killed: Path, tmp_path: Path, command: str, text: str, capsys: pytest.CaptureFixture[str]
+):
+    recipe = tmp_path / "recipe.toml"
+    labels = "".join(f'[[labels]]\nname = "{name}"\n' for name in NAMES)
+    recipe.write_text(f'model = "base-model"\n{labels}[data]\nmanifest = "m.jsonl"\n')
+    (killed / "run.json").write_text(text)
+    words = {
+        "report": [str(killed)],
+        "compare": [str(killed)],
+        "plan": [str(recipe), "--measured", str(killed)],
+        "run": [str(recipe), "--run-dir", str(killed), "--resume"],
+    }[command]
+    assert main([command, *words]) == 2
+    said = capsys.readouterr().err
+    assert "run.json is not a run's recipe" in said
+    assert "restore it from a copy" in said
+    assert "bug" not in said

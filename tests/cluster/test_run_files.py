@@ -4,10 +4,13 @@ from pathlib import Path
 import pytest
 
 from cluster.run_files import (
+    RunHistory,
     is_locked,
     prediction_files,
+    read_history,
     read_label_names,
     read_result,
+    recipe_fault,
     result_figures,
 )
 from tests.cluster.session_fakes import NAMES, make_config, make_run_dir
@@ -53,3 +56,71 @@ def test_predictions_come_by_stage_then_arms_by_name(tmp_path: Path):
     for name in ("vote", "grpo", "base", "blank"):
         (folder / f"{name}.parquet").touch()
     assert list(prediction_files(tmp_path)) == ["base", "grpo", "blank", "vote"]
+
+
+BROKEN = {
+    "empty": ("", "it is empty"),
+    "only zeros, as after a crash of the machine": ("\0" * 64, "it is empty"),
+    "half written": ('{"model": "m", "labels": [', "it is cut off or damaged"),
+    "another program's": ('{"epochs": 3}', "it has no model, labels and data"),
+    "a list": ("[1, 2]", "it has no model, labels and data"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_broken_recipe_is_named_with_what_is_wrong_and_what_to_do(tmp_path: Path, name: str):
+    text, fault = BROKEN[name]
+    run_dir = make_run_dir(tmp_path, make_config(), "base")
+    run_dir.close()
+    assert recipe_fault(run_dir.path) == ""
+    (run_dir.path / "run.json").write_text(text)
+    said = recipe_fault(run_dir.path)
+    assert f"{run_dir.path}/run.json is not a run's recipe: {fault}" in said
+    assert "restore it from a copy, or start the run anew (--overwrite)" in said
+    (run_dir.path / "run.json").write_bytes(b"\xff\xfe\x00binary")
+    assert "binary data" in recipe_fault(run_dir.path)
+
+
+def test_a_recipe_of_another_version_is_named_by_the_settings_that_are_unknown(tmp_path: Path):
+    run_dir = make_run_dir(tmp_path, make_config())
+    run_dir.close()
+    file = run_dir.path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "telepathy": {"on": True}}))
+    said = recipe_fault(run_dir.path)
+    assert "another version of this program wrote this recipe" in said
+    assert "unknown key 'telepathy'" in said
+    older = run_dir.path / "replaced/before-attempt-002"
+    older.mkdir(parents=True)
+    (older / "run.json").write_text("{}")
+    file.write_text("")
+    assert f"({older}/run.json is what it was before a resume changed it)" in recipe_fault(
+        run_dir.path
+    )
+
+
+def test_a_damaged_result_is_named(tmp_path: Path):
+    run_dir = make_run_dir(tmp_path, make_config(), "base")
+    (run_dir.path / "stages/base/done.json").write_text("{")
+    with pytest.raises(DataError, match=r"done\.json is cut off or damaged .* remove it"):
+        run_dir.result("base")
+    run_dir.close()
+
+
+def test_the_history_says_what_resumes_changed_and_what_began_anew(tmp_path: Path):
+    assert read_history(tmp_path) == RunHistory()
+    change = {
+        "name": "grpo.num_steps",
+        "before": 3,
+        "now": 6,
+        "holds": "grpo goes on after 3 steps",
+    }
+    lines = [
+        {"attempt": 0},
+        {"attempt": 1, "changes": [change], "restarted": ["calibrated", "vote"]},
+        {"attempt": 2, "restarted": ["vote"]},
+    ]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"attempt": 3, "chan'
+    (tmp_path / "attempts.jsonl").write_text(text)
+    history = read_history(tmp_path)
+    assert history.changes == ("attempt 1: grpo.num_steps = 6 (was 3), grpo goes on after 3 steps",)
+    assert history.beginnings == {"calibrated": 1, "vote": 2}

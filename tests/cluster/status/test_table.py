@@ -30,6 +30,8 @@ STATUS = RunStatus(
     },
     guards=(),
     learning=(),
+    changes=(),
+    fault="",
     num_quarantined=2,
     checkpoint=Checkpoint(stage="grpo", tag="step-000020", age_s=5.0),
     writer=Writer(pid=7, host="node", attempt=1, since=0.0, seen_age_s=1.0, alive=True),
