@@ -115,8 +115,8 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
     for name, words in _FIGURES:
         if name in figures:
             yield words, _number(figures[name]) + (_parts(figures) if name == "reward/mean" else "")
-    if status.changes:
-        yield "changed by a resume", escape("\n".join(status.changes))
+    for line in status.changes:
+        yield "changed by a resume", line
     yield "quarantined clips", str(status.num_quarantined)
     if (kept := status.checkpoint) is not None:
         yield "last checkpoint", f"{kept.stage} {kept.tag}, {format_duration(kept.age_s)} old"
