@@ -27,6 +27,7 @@ from cluster.inputs.preflight import check
 from cluster.inputs.quarantine import open_quarantine
 from cluster.inputs.samples import SampleSplits
 from cluster.inputs.scorer import columns_of, make_scorer, prompt_text
+from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.metrics.sinks import open_metrics
 from cluster.resume.attempts import describe_attempt, note_attempt
@@ -76,6 +77,7 @@ class Session:
         self.config, self.run_dir, self.data = config, resources.run_dir, resources.data
         self.renderer, self.attempt = resources.renderer, resources.attempt
         self.rollouts, self.learner = rollouts, learner
+        self.decoded_clips = DecodedClips(rollouts.cache_counts)
         archive, quarantine = resources.archive, resources.quarantine
         self.archive, self.quarantine, self.metrics = archive, quarantine, resources.metrics
         self._weight_sync: WeightSync | AdapterSync | None = None

@@ -15,7 +15,7 @@ import logging
 import stat
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,9 @@ class ClipStore:
         """Clips found in memory or on disk."""
         self.misses = 0
         """Clips decoded and processed here."""
+        self.decoded = Counter[str]()
+        """Clips decoded here, by decoder: "decord", "pyav"."""
+        self._reasons = set[str]()
 
     def key_of(self, address: str | Path) -> str:
         """The clip key. Raises ClipError if the file cannot be read, or there is no such
@@ -173,7 +176,7 @@ class ClipStore:
             return None
 
     def _make_once(self, key: str, source: Address, content_hash: str) -> ProcessedClip:
-        patience = self._config.decode_timeout_s + _PROCESSING_S
+        patience = 2 * self._config.decode_timeout_s + _PROCESSING_S  # by decord, then by PyAV
         # a helper first: who holds the lock never waits in the queue for one
         with (
             self._pool.helper() as helper,
@@ -195,12 +198,21 @@ class ClipStore:
     def _process(
         self, decoded: DecodedClip, key: str, source: Address, content_hash: str
     ) -> ProcessedClip:
+        self._count(source, decoded.not_by_decord)
         if source.view is not None:
             decoded = apply_view(source.view, decoded, content_hash)
         try:
             return self._processor.process(decoded, self._config, clip_key=key)
         except ClipError as error:
             raise ClipError(f"cannot use {source.path}: {error}") from error
+
+    def _count(self, source: Address, not_by_decord: str | None) -> None:
+        with self._counting:
+            self.decoded["decord" if not_by_decord is None else "pyav"] += 1
+            is_new = not_by_decord is not None and not_by_decord not in self._reasons
+            self._reasons.add(not_by_decord or "")
+        if is_new:
+            _log.info("PyAV decodes %s, the first of its kind: %s", source.path, not_by_decord)
 
 
 class _Recent:

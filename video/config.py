@@ -1,6 +1,7 @@
 """Settings of clips: frames, pixels per frame, decoding, and the cache of processed clips."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +26,9 @@ class VideoConfig(Config):
     total_pixels: int | None = Field(default=None, gt=0)
     """Bounds all frames together: each is scaled down to 2 * total_pixels / frames. As in
     qwen-vl-utils a pair of frames counts once, so 28 * 28 of them are one token of the model."""
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    """auto: decord where it gives the very frames and pixels of PyAV, PyAV elsewhere; decord: a
+    clip that only PyAV reads exactly is a decode failure; pyav: never decord."""
     decode_timeout_s: float = Field(default=60.0, gt=0)
     """A clip that takes longer to decode is a decode failure; its decoder is killed."""
     decode_workers: int = Field(default=2, ge=1)

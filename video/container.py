@@ -77,6 +77,21 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
         raise Undecodable("its frames need more memory than decode_memory_gb") from error
 
 
+def is_fragmented(path: Path) -> bool:
+    """Whether an mp4 is written in fragments (boxes "moof"); False for other containers."""
+    with path.open("rb") as file:
+        while len(head := file.read(16)) == 16:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if kind == b"moof":
+                return True
+            if size == 1:
+                size = int.from_bytes(head[8:], "big")
+            if not kind.isalnum() or size < 8:  # to the end of the file; or no mp4
+                return False
+            file.seek(size - 16, os.SEEK_CUR)
+    return False
+
+
 def video_stream(container: "InputContainer") -> "VideoStream":
     """The stream that is the clip: no cover or thumbnails, no still picture beside a video; of
     several videos the default one, as players do, then the largest. Raises Undecodable."""

@@ -1,25 +1,28 @@
 """Decodes videos: a file -> the sampled frames and their times.
 
-    packets, not decoded -> times of all frames -> indices -> jumps to key frames -> DecodedClip
+    packets, not decoded -> times of all frames -> indices -> decord, where it is exact -> pixels
+                                                           -> PyAV: jumps to key frames -> pixels
 
-A frame counts as found only if it carries the time it was looked for. decord does not tell, and
-after jumps it gives neighbours of the frames asked for (docs/video.md). Nothing here keeps a
-deadline: video/pool.py calls it in processes that it can kill.
+PyAV's frames carry their times, and one counts as found only if it is at the time looked for.
+decord does not tell: video/exactness says where it cannot be wrong. The pixels are the same.
+Nothing here keeps a deadline: video/pool.py calls it in processes that it can kill.
 """
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from video.address import Window
 from video.container import Undecodable, frames_of, naming, open_video, packets_of
+from video.decord_reader import DecordFailed, read_with_decord
+from video.exactness.by_packets import why_not_decord
 from video.frame_index import FrameIndex, Lost, index_by_decoding, index_of
 from video.orientation import orientation_of
 from video.sampling import FrameChoice, effective_fps, frame_indices
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 Frames = npt.NDArray[np.uint8]
+Decoder = Literal["auto", "decord", "pyav"]
+_SET_TO_PYAV = 'video.decoder is "pyav"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +56,8 @@ class DecodedClip:
     """Frames in the file, or in the window."""
     native_fps: float
     """Average frames per second of the file."""
+    not_by_decord: str | None = "it was not tried"
+    """Why PyAV gave the pixels; None: decord gave them."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[3] != 3 or self.frames.dtype != np.uint8:
@@ -65,31 +72,57 @@ class DecodedClip:
             )
 
 
-def decode(path: str | Path, config: FrameChoice, window: Window | None = None) -> DecodedClip:
-    """Decode the frames that ``config`` samples. Raises ClipError naming the file and reason."""
+def decode(
+    path: str | Path,
+    config: FrameChoice,
+    window: Window | None = None,
+    decoder: Decoder = "auto",
+    on_decord: Callable[[], None] = lambda: None,
+) -> DecodedClip:
+    """Decode the frames that ``config`` samples. Raises ClipError naming the file and reason.
+
+    ``on_decord`` is called before decord begins."""
     file = Path(path)
     with naming(file):
-        index = index_of(file)
+        index = index_of(file, with_headers=decoder != "pyav")
+        choice = _choose(index, config, window)
+        reason = _SET_TO_PYAV if decoder == "pyav" else why_not_decord(index)
+        if reason is None:
+            on_decord()
+            try:
+                return _clip(read_with_decord(file, index, choice.indices), choice, None)
+            except DecordFailed as error:
+                reason = str(error)
+        _refuse_if_forced(decoder, reason)
         if index.facts is not None:
             try:
-                choice = _choose(index, config, window)
-                return _clip(_jump(file, index, choice.indices), choice)
+                return _clip(_jump(file, index, choice.indices), choice, reason)
             except Lost:
-                index = index_by_decoding(file)
-        choice = _choose(index, config, window)
-        return _clip(_read_through(file, choice.indices), choice)
+                choice = _choose(index_by_decoding(file), config, window)
+        return _clip(_read_through(file, choice.indices), choice, reason)
 
 
-def probe(path: str | Path, window: Window | None = None) -> None:
-    """Open a clip, decode its first frame, look for frames in the window. Raises ClipError naming
-    the file and the reason."""
+def probe(path: str | Path, window: Window | None = None, decoder: Decoder = "auto") -> None:
+    """Open a clip, decode its first frame, look for frames in the window; where decord alone may
+    decode, check that it is exact. Raises ClipError naming the file and the reason."""
     file = Path(path)
     with naming(file):
-        if window is not None:
-            index_of(file).inside(window)
+        if window is not None or decoder == "decord":
+            index = index_of(file, with_headers=decoder == "decord")
+            index.inside(window)
+            if decoder == "decord":
+                _refuse_if_forced(decoder, why_not_decord(index))
             return
         with open_video(file) as (container, stream):
             next(frames_of(packets_of(container, stream), stream))
+
+
+def _refuse_if_forced(decoder: Decoder, reason: str | None) -> None:
+    if decoder == "decord" and reason is not None:
+        raise Undecodable(
+            f'video.decoder is "decord", which may give other frames here: {reason}; set it to '
+            '"auto", so that PyAV reads such files'
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +147,7 @@ def _choose(index: FrameIndex, config: FrameChoice, window: Window | None) -> _C
     )
 
 
-def _clip(pixels: Frames, choice: _Choice) -> DecodedClip:
+def _clip(pixels: Frames, choice: _Choice, not_by_decord: str | None) -> DecodedClip:
     try:
         fps = effective_fps(choice.indices, choice.times_s, choice.native_fps)
     except ValueError as error:
@@ -125,6 +158,7 @@ def _clip(pixels: Frames, choice: _Choice) -> DecodedClip:
         fps=fps,
         total_frames=choice.total,
         native_fps=choice.native_fps,
+        not_by_decord=not_by_decord,
     )
 
 

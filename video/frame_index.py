@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video.address import Window
-from video.container import Undecodable, frames_of, open_video, packets_of
+from video.container import Undecodable, frames_of, is_fragmented, open_video, packets_of
+from video.exactness.picture_header import HeaderReader, PictureHeader
+from video.exactness.readers import header_reader
 from video.orientation import Orientation, orientation_of
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ class PacketFacts:
     is_key: bool
     is_discarded: bool
     """It is needed to decode others, and not shown (an edit list)."""
+    is_corrupt: bool
+    picture: PictureHeader | None
+    """None if headers are not read, or the codec's are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +61,22 @@ class StreamFacts:
 
     container: str
     """FFmpeg's name of the format: "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts"."""
+    is_fragmented: bool
+    """It is mp4 in fragments."""
+    video_streams: int
     codec: str
     """FFmpeg's name of the codec: "h264", "hevc", "vp9"."""
+    stream_header: bytes
+    """The codec's parameters, FFmpeg's "extradata"."""
+    height: int
+    """Of the first frame, as it is stored."""
     pixel_format: str
     """FFmpeg's name of the first frame's pixel format: "yuv420p"."""
     is_interlaced: bool
     is_upright: bool
     """Pixels are stored as they are shown: no turn, no mirror."""
+    seek_times: tuple[int, ...]
+    """The container's own list of key frames, in order: times of showing, or of decoding (mp4)."""
     packets: tuple[PacketFacts, ...]
     """All packets, in the order of the file, without empty ones."""
 
@@ -102,43 +116,34 @@ class FrameIndex:
         return range(first, end)
 
 
-def index_of(path: Path) -> FrameIndex:
-    """Index of any file: from its packets, or by decoding where they do not tell."""
+def index_of(path: Path, with_headers: bool = False) -> FrameIndex:
+    """Index of any file: from its packets, or by decoding where they do not tell.
+
+    ``with_headers``: read the headers of pictures too, for video/exactness."""
     status = path.stat()
-    return _index_of(path, status.st_size, status.st_mtime_ns)
+    return _index_of(path, with_headers, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=2)  # many windows of one long video are asked for in a row
-def _index_of(path: Path, size: int, changed: int) -> FrameIndex:
+def _index_of(path: Path, with_headers: bool, size: int, changed: int) -> FrameIndex:
     try:
-        return index_from_packets(path)
+        return index_from_packets(path, with_headers)
     except Lost:
         return index_by_decoding(path)
 
 
-def index_from_packets(path: Path) -> FrameIndex:
+def index_from_packets(path: Path, with_headers: bool = False) -> FrameIndex:
     """Build the index from all packets, decoding only the first frame: a second for hours of video.
     Raises Lost if packets do not tell when frames are shown: AVI and MPEG program streams with
     B-frames, raw streams, recordings that begin between key frames or are several in one file."""
     with open_video(path) as (container, stream):
         if _has_no_times(container):
             raise Lost
-        packets: list[PacketFacts] = []
-        coming = packets_of(container, stream)
-        first = next(frames_of(_noted(coming, packets), stream))
-        packets.extend(map(_facts_of, coming))
-        facts = StreamFacts(
-            container=container.format.name,
-            codec=stream.codec_context.name,
-            pixel_format=first.format.name,
-            is_interlaced=first.interlaced_frame,
-            is_upright=orientation_of(first) == Orientation(),
-            packets=tuple(packets),
-        )
-        if _is_avi(container) and any(packet.pts != packet.dts for packet in packets):
+        facts, shown_first = _facts(path, container, stream, with_headers)
+        if _is_avi(container) and any(packet.pts != packet.dts for packet in facts.packets):
             raise Lost
-        pts, keys = _times(packets, _longest_gap(container, stream))
-        if first.pts != min(pts, default=None):
+        pts, keys = _times(facts.packets, _longest_gap(container, stream))
+        if shown_first != min(pts, default=None):
             raise Lost
         return _make_index(stream, pts, keys, facts)
 
@@ -192,22 +197,52 @@ def _tick(stream: "VideoStream") -> Fraction:
     return stream.time_base
 
 
+def _facts(
+    path: Path, container: "InputContainer", stream: "VideoStream", with_headers: bool
+) -> tuple[StreamFacts, int | None]:
+    """Facts of a file, and the time of the frame that is shown first."""
+    context = stream.codec_context
+    codec, header = context.codec.canonical_name, bytes(context.extradata or b"")
+    read = header_reader(codec, header) if with_headers else None
+    packets: list[PacketFacts] = []
+    coming = _noted(packets_of(container, stream), read, packets)
+    first = next(frames_of(coming, stream))
+    for _ in coming:
+        pass
+    facts = StreamFacts(
+        container=container.format.name,
+        is_fragmented=is_fragmented(path),
+        video_streams=len(container.streams.video),
+        codec=codec,
+        stream_header=header,
+        height=first.height,
+        pixel_format=first.format.name,
+        is_interlaced=first.interlaced_frame,
+        is_upright=orientation_of(first) == Orientation(),
+        seek_times=tuple(entry.timestamp for entry in stream.index_entries if entry.is_keyframe),
+        packets=tuple(packets),
+    )
+    return facts, first.pts
+
+
 def _noted(
-    packets: "Iterable[Packet[VideoStream]]", notes: list[PacketFacts]
+    packets: "Iterable[Packet[VideoStream]]",
+    read: HeaderReader | None,
+    notes: list[PacketFacts],
 ) -> "Iterator[Packet[VideoStream]]":
     for packet in packets:
-        notes.append(_facts_of(packet))
+        notes.append(
+            PacketFacts(
+                pts=packet.pts,
+                dts=packet.dts,
+                size=packet.size,
+                is_key=packet.is_keyframe,
+                is_discarded=packet.is_discard,
+                is_corrupt=packet.is_corrupt,
+                picture=None if read is None else read(memoryview(packet)),
+            )
+        )
         yield packet
-
-
-def _facts_of(packet: "Packet[VideoStream]") -> PacketFacts:
-    return PacketFacts(
-        pts=packet.pts,
-        dts=packet.dts,
-        size=packet.size,
-        is_key=packet.is_keyframe,
-        is_discarded=packet.is_discard,
-    )
 
 
 def _times(

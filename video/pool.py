@@ -4,7 +4,8 @@
                                         <- numbers, and a file in memory with the pixels
 
 A helper that is past the clip's deadline is killed with all it has started, one that died is
-replaced, and the caller gets a ClipError with file and reason. Time spent waiting for a free helper
+replaced, and the caller gets a ClipError with file and reason; if decord was at work, PyAV first
+gets its own try. Time spent waiting for a free helper
 is not the clip's. Helpers start anew from the Python executable (the engines' processes have
 threads, and must not be forked), import a decoder and nothing of the engines, end when idle, and
 die with the process that they serve.
@@ -20,8 +21,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ import numpy as np
 from video.address import Window
 from video.config import VideoConfig
 from video.decode import DecodedClip
-from video.pool_child import ERROR, MAX_MESSAGE, READY
+from video.pool_child import DECORD_BEGINS, ERROR, MAX_MESSAGE, READY
 from wire.errors import ClipError, WorkerDied
 
 _START_TIMEOUT_S = 120.0
@@ -103,6 +105,10 @@ class _Broken(Exception):
     """The helper gave no usable reply; the message is the reason. Never leaves this module."""
 
 
+class _DecordBroke(_Broken):
+    """It ended, or gave no reply in half of the time, while decord was at work."""
+
+
 class _Ended(Exception):
     """The helper ended, but not by the clip's fault. Never leaves this module."""
 
@@ -115,6 +121,7 @@ class _Helper:
     ) -> None:
         self._command, self._limit, self._starter = command, limit, starter
         self._timeout_s = config.decode_timeout_s
+        self._decoder = config.decoder
         self._spec = config.model_dump(include={"fps", "min_frames", "max_frames"})
         self._child: _Child | None = None
 
@@ -154,12 +161,8 @@ class _Helper:
     ) -> tuple[dict[str, Any], list[int]]:
         span = None if window is None else [window.start_s, window.end_s]
         question = {"what": what, "path": str(path), "spec": self._spec, "window": span}
-        message = json.dumps(question).encode()
         try:
-            try:
-                reply, files = self._exchange(message)
-            except _Ended:
-                reply, files = self._exchange(message)
+            reply, files = self._with_fallback(question)
         except (_Broken, _Ended) as error:
             self.end()
             raise ClipError(f"cannot decode {path}: {error}") from error
@@ -167,13 +170,41 @@ class _Helper:
             raise ClipError(reply[ERROR])
         return reply, files
 
-    def _exchange(self, message: bytes) -> tuple[dict[str, Any], list[int]]:
+    def _with_fallback(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        try:
+            return self._exchange({**question, "decoder": self._decoder})
+        except _DecordBroke as error:
+            if self._decoder == "decord":
+                raise
+            self.end()
+            reply, files = self._exchange({**question, "decoder": "pyav"})
+            return {**reply, "not_by_decord": str(error)}, files
+
+    def _exchange(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        message = json.dumps(question).encode()
+        try:
+            return self._answer(message)
+        except _Ended:
+            return self._answer(message)
+
+    def _answer(self, message: bytes) -> tuple[dict[str, Any], list[int]]:
         self.start()
         child = self._child
         assert child is not None, "start() leaves one or raises"
+        asked = time.monotonic()
         child.send(message)
+        reply, files = self._receive(child, self._timeout_s)
+        if reply != DECORD_BEGINS:
+            return reply, files
+        left = self._timeout_s - (time.monotonic() - asked)
         try:
-            return child.receive(self._timeout_s)
+            return self._receive(child, max(left, 0.0) / 2)
+        except (_Broken, _Ended) as error:
+            raise _DecordBroke(f"decord: {error}") from error
+
+    def _receive(self, child: "_Child", timeout_s: float) -> tuple[dict[str, Any], list[int]]:
+        try:
+            return child.receive(timeout_s)
         except TimeoutError as error:
             raise _Broken(
                 f"no result within decode_timeout_s={self._timeout_s:g}; its decoder was killed"
@@ -271,4 +302,5 @@ def _receive(reply: dict[str, Any], files: list[int]) -> DecodedClip:
         fps=reply["fps"],
         total_frames=reply["total_frames"],
         native_fps=reply["native_fps"],
+        not_by_decord=reply["not_by_decord"],
     )

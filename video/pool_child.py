@@ -1,9 +1,12 @@
 """Helper process of video/pool.py: gets a file's path, answers with its frames; ends when idle.
 
-    {"what", "path", "spec", "window"} -> {"shape", "fps", ...} + a file in memory | {"error"}
+    {"what", "path", "spec", "window", "decoder"} -> {"shape", "fps", ...} + a file in memory
+                                                  | {"error"}
 
-The file holds the times (float64 [T]) and then the pixels (uint8 [T, H, W, 3]); it has no name, so
-nothing is left behind. Imports neither torch nor pydantic, so that it starts in a moment.
+Before decord begins, {"begins": "decord"} says so: if this process then dies or hangs, the file is
+not to blame yet. The file holds the times (float64 [T]) and then the pixels (uint8 [T, H, W, 3]);
+it has no name, so nothing is left behind. Imports neither torch nor pydantic, so that it starts in
+a moment.
 """
 
 import ctypes
@@ -27,13 +30,16 @@ from wire.errors import ClipError
 
 ERROR = "error"
 READY = {"ready": True}
+DECORD_BEGINS = {"begins": "decord"}
 MAX_MESSAGE = 64 * 1024
 _MAX_REASON = 2000
 _IDLE_S = 60.0
 _PR_SET_PDEATHSIG = 1
 
 Question = Mapping[str, Any]
-Act = Callable[[Question], DecodedClip | None]
+Tell = Callable[[], None]
+"""Called before decord begins."""
+Act = Callable[[Question, Tell], DecodedClip | None]
 
 
 def main() -> None:
@@ -47,7 +53,7 @@ def serve(act: Act) -> None:
     number, parent, limit = map(int, sys.argv[-3:])
     _confine(parent, limit)
     line = socket.socket(fileno=number)
-    line.send(json.dumps(READY).encode())
+    _say(line, READY)
     line.settimeout(_IDLE_S)
     while question := _next(line):
         if not _answer(line, json.loads(question), act):
@@ -55,13 +61,14 @@ def serve(act: Act) -> None:
     os._exit(0)
 
 
-def act(question: Question) -> DecodedClip | None:
+def act(question: Question, on_decord: Tell) -> DecodedClip | None:
     """Do what a request asks for. Raises ClipError."""
     window = None if question["window"] is None else Window(*question["window"])
     if question["what"] == "probe":
-        probe(question["path"], window)
+        probe(question["path"], window, question["decoder"])
         return None
-    return decode(question["path"], FrameSpec(**question["spec"]), window)
+    spec = FrameSpec(**question["spec"])
+    return decode(question["path"], spec, window, question["decoder"], on_decord)
 
 
 def _confine(parent: int, limit: int) -> None:
@@ -82,7 +89,7 @@ def _next(line: socket.socket) -> bytes:
 def _answer(line: socket.socket, question: Question, act: Act) -> bool:
     """Answer one request; False if this process should be replaced."""
     try:
-        clip = act(question)
+        clip = act(question, lambda: _say(line, DECORD_BEGINS))
     except ClipError as error:
         return _refuse(line, str(error))
     except MemoryError:
@@ -98,6 +105,7 @@ def _answer(line: socket.socket, question: Question, act: Act) -> bool:
         "fps": clip.fps,
         "total_frames": clip.total_frames,
         "native_fps": clip.native_fps,
+        "not_by_decord": clip.not_by_decord,
     }
     file = _in_memory(clip)
     try:
@@ -108,8 +116,12 @@ def _answer(line: socket.socket, question: Question, act: Act) -> bool:
 
 
 def _refuse(line: socket.socket, reason: str) -> bool:
-    line.send(json.dumps({ERROR: reason[:_MAX_REASON]}).encode())
+    _say(line, {ERROR: reason[:_MAX_REASON]})
     return True
+
+
+def _say(line: socket.socket, message: Question) -> None:
+    line.send(json.dumps(message).encode())
 
 
 def _in_memory(clip: DecodedClip) -> int:

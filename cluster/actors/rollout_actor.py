@@ -68,9 +68,11 @@ class RolloutActor:
         )
 
     async def cache_counts(self) -> dict[str, int]:
-        """Clip cache hits and misses since the start."""
-        assert self._clips is not None, "start() comes first"
-        return {"clip_hits": self._clips.hits, "clip_misses": self._clips.misses}
+        """Clip cache hits and misses, and clips decoded by each decoder, since the start."""
+        clips = self._clips
+        assert clips is not None, "start() comes first"
+        decoded = {f"decoded_by_{name}": number for name, number in clips.decoded.items()}
+        return {"clip_hits": clips.hits, "clip_misses": clips.misses, **decoded}
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the rendezvous of the weight-transfer backend."""

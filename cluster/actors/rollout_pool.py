@@ -146,7 +146,8 @@ class RolloutPool:
         )
 
     async def cache_counts(self) -> dict[str, int]:
-        """Clip cache hits and misses since the start, summed over the workers that are not lost."""
+        """Clip cache hits and misses, and clips decoded by each decoder, since the start, summed
+        over the workers that are not lost."""
         timeout_s = self._config.rollout.request_timeout_s
         total = Counter[str]()
         for name in self.names:

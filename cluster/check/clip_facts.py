@@ -16,16 +16,16 @@ from typing import Self
 from video.config import VideoConfig
 from wire.types import stable_hash
 
-_LAYOUT = "2"
+_LAYOUT = "3"
 """Version of the table: raise it when the columns change, or their meaning, or what decoding
 makes of a file."""
 _SAVE_S = 1.0
 _WAIT_S = 30.0
-_TABLE = """CREATE TABLE IF NOT EXISTS facts (
-    path TEXT, spec TEXT, size INTEGER, changed INTEGER, digest TEXT,
-    frames INTEGER, height INTEGER, width INTEGER, seconds REAL, PRIMARY KEY (path, spec)
+_TABLE = """CREATE TABLE IF NOT EXISTS clip_facts (
+    path TEXT, spec TEXT, size INTEGER, changed INTEGER, digest TEXT, frames INTEGER,
+    height INTEGER, width INTEGER, seconds REAL, not_by_decord TEXT, PRIMARY KEY (path, spec)
 ) WITHOUT ROWID"""
-_INSERT = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO clip_facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 Stat = tuple[int, int]
 """Bytes, and time of change in nanoseconds."""
@@ -36,7 +36,8 @@ class ClipFacts:
     """Facts about a clip that can be decoded.
 
     Example:
-        ClipFacts(stat=(4096, 17), digest="9f0c...", frames=12, height=56, width=56, seconds=1.5)
+        ClipFacts(stat=(4096, 17), digest="9f0c...", frames=12, height=56, width=56, seconds=1.5,
+                  not_by_decord=None)
     """
 
     stat: Stat
@@ -47,6 +48,8 @@ class ClipFacts:
     height: int
     width: int
     seconds: float
+    not_by_decord: str | None
+    """Why PyAV decodes it; None: decord does."""
 
 
 def stat_of(path: str) -> Stat:
@@ -60,7 +63,7 @@ class FactsFile:
 
     def __init__(self, path: Path, config: VideoConfig) -> None:
         """Raises OSError if ``path`` cannot be written."""
-        sampling = {"fps", "min_frames", "max_frames"}
+        sampling = {"fps", "min_frames", "max_frames", "decoder"}
         self._spec = stable_hash(_LAYOUT, config.model_dump(include=sampling))[:16]
         try:
             self._database = _open(path)
@@ -71,8 +74,8 @@ class FactsFile:
 
     def get(self, path: str) -> ClipFacts | None:
         """Facts about a file; None if the file was never scanned, is gone, or has changed."""
-        columns = "size, changed, digest, frames, height, width, seconds"
-        query = f"SELECT {columns} FROM facts WHERE path = ? AND spec = ?"
+        columns = "size, changed, digest, frames, height, width, seconds, not_by_decord"
+        query = f"SELECT {columns} FROM clip_facts WHERE path = ? AND spec = ?"
         row = self._database.execute(query, (path, self._spec)).fetchone()
         if row is None:
             return None
@@ -82,16 +85,23 @@ class FactsFile:
             return None
         if (row[0], row[1]) != stat:
             return None
-        _, _, digest, frames, height, width, seconds = row
+        _, _, digest, frames, height, width, seconds, not_by_decord = row
         return ClipFacts(
-            stat=stat, digest=digest, frames=frames, height=height, width=width, seconds=seconds
+            stat=stat,
+            digest=digest,
+            frames=frames,
+            height=height,
+            width=width,
+            seconds=seconds,
+            not_by_decord=not_by_decord,
         )
 
     def put(self, path: str, facts: ClipFacts) -> None:
         """Keep the facts about a file; on disk within a second, or on leaving. Raises OSError."""
         size, changed = facts.stat
         seen = (facts.digest, facts.frames, facts.height, facts.width, facts.seconds)
-        self._unsaved.append((path, self._spec, size, changed, *seen))
+        row = (path, self._spec, size, changed, *seen, facts.not_by_decord)
+        self._unsaved.append(row)
         if time.monotonic() - self._saved > _SAVE_S:
             self._save()
 

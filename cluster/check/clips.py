@@ -9,6 +9,7 @@ read is scanned again each time: the fault may not have been the file's.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -26,6 +27,9 @@ from video.pool import DecodePool
 from wire.errors import ClipError
 from wire.finding import Area, Finding, error, ok, warning
 from wire.types import Sample
+
+_REASONS = 3
+"""Reasons for PyAV that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ def scan_clip(file: str, *, pool: DecodePool) -> ClipScan:
         height=height,
         width=width,
         seconds=clip.total_frames / clip.native_fps,
+        not_by_decord=clip.not_by_decord,
     )
 
 
@@ -138,4 +143,17 @@ def _measures(good: Sequence[ClipFacts]) -> str:
     return (
         f"{len(good)} clips decode: {seconds[0]:.3g} to {seconds[-1]:.3g} s, median "
         f"{seconds[len(seconds) // 2]:.3g} s; {min(frames)} to {max(frames)} frames are sampled"
+        f"{_decoders(good)}"
     )
+
+
+def _decoders(good: Sequence[ClipFacts]) -> str:
+    """Who decodes, and why not decord where PyAV does, most frequent reasons first."""
+    reasons = Counter(scan.not_by_decord for scan in good if scan.not_by_decord is not None)
+    by_decord = len(good) - reasons.total()
+    if not reasons:
+        return "; decord decodes all"
+    listed = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(_REASONS))
+    others = reasons.total() - sum(number for _, number in reasons.most_common(_REASONS))
+    rest = f", {others} for other reasons" if others else ""
+    return f"; decord decodes {by_decord}, PyAV {reasons.total()} ({listed}{rest})"

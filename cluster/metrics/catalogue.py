@@ -159,6 +159,11 @@ METRICS: tuple[Metric, ...] = (
         ("staleness/max", "versions", "step", "the furthest"),
         ("cache/clip_hit_rate", "share", "clip",
          "clips that rollout workers found processed, of those they asked for in the step"),
+        ("video/decoded_by_decord", "clips", "step",
+         "clips that the rollout workers have decoded since the last step with this figure, by "
+         "decord; supervised trainings have it in their first step"),
+        ("video/decoded_by_pyav", "clips", "step",
+         "those decoded by PyAV; the log names the first clip of each reason"),
         ("cache/embedding_hit_rate", "share", "clip",
          "clips of the learner's rows that its frozen vision tower had seen before the step; no "
          "figure where the tower is trained or learner.embedding_cache is off"),

@@ -19,6 +19,7 @@ from cluster.config.stages import GrpoConfig
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import Bar, console, progress_bar
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
+from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.learning_guards import LearningGuards, LearningState
 from cluster.metrics.metrics_log import MetricsLog, Stopwatch
 from cluster.resume.archived_groups import (
@@ -70,6 +71,7 @@ class GrpoParts:
     guards: HackingGuards
     learning: LearningGuards
     cache_hits: CacheHitRates
+    decoded_clips: DecodedClips
     quarantine: Quarantine
     metrics: MetricsLog
     max_failure_frac: float
@@ -109,6 +111,7 @@ class GrpoLearner:
         figures |= trace_figures(groups, version - 1)
         figures |= parts.guards.check_step(groups, figures.get("response_length/mean"))
         figures |= await parts.cache_hits.of_step()
+        figures |= await parts.decoded_clips.new()
         signal = any(has_signal(group, self._grpo.loss) for group in groups)
         parts.learning.observe_step(groups, has_signal=signal)
         if self._grpo.filter_groups.enable:
@@ -261,6 +264,7 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         guards=guards,
         learning=_learning_guards(grpo, config.guards, state.learning),
         cache_hits=CacheHitRates(session.rollouts.cache_counts, session.writer.token_counts),
+        decoded_clips=session.decoded_clips,
         quarantine=session.quarantine,
         metrics=session.metrics,
         max_failure_frac=config.reward.max_failure_frac,

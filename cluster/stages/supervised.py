@@ -10,6 +10,7 @@ from typing import Protocol, Self
 
 from cluster.config.guards import GuardsConfig
 from cluster.driver.progress import progress_bar
+from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.learning_guards import LearningGuards
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.checkpoints import Checkpoints
@@ -61,9 +62,12 @@ class SupervisedTrainer:
         *,
         seed: int,
         limits: GuardsConfig,
+        decoded_clips: DecodedClips | None = None,
     ) -> None:
-        """``seed``: the recipe's, for the order of the rows."""
+        """``seed``: the recipe's, for the order of the rows; ``decoded_clips``: for the metrics of
+        the first step, since the rows are made before it."""
         self._name, self._run, self._learner = name, run, learner
+        self._decoded_clips = decoded_clips
         self._checkpoints, self._metrics, self._seed = checkpoints, metrics, seed
         self._limits = limits
 
@@ -78,6 +82,7 @@ class SupervisedTrainer:
             session.metrics,
             seed=session.config.seed,
             limits=session.config.guards,
+            decoded_clips=session.decoded_clips,
         )
 
     async def train(
@@ -110,6 +115,8 @@ class SupervisedTrainer:
                 batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
                 rate = optim.learning_rate_at(step, num_steps)
                 figures = await self._learner.train_step(batch, "supervised", rate)
+                if step == done and self._decoded_clips is not None:
+                    figures |= await self._decoded_clips.new()
                 guards.observe_update(figures)
                 self._metrics.write(self._name, step + 1, figures | guards.warn(figures))
                 guards.refuse(figures, is_last=step + 1 == num_steps)

@@ -90,6 +90,34 @@ def test_a_clip_is_made_once(
     assert (store.hits, store.misses) == (1, 1)
 
 
+def test_the_decoders_are_counted_and_the_first_clip_of_each_reason_is_logged(
+    make_clip: MakeClip, tmp_path: Path, fake: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="video.cache")
+    by_decord = [make_clip(f"{n}.mp4", frames=10 + n, size=(72, 48)) for n in range(3)]
+    by_pyav = [
+        make_clip(f"{n}.webm", frames=10 + n, size=(72, 47), codec="libvpx-vp9") for n in range(2)
+    ]
+    store = ClipStore(tmp_path / "cache", fake, CONFIG)
+    for path in [*by_decord, *by_pyav, *by_decord]:  # the last are in the cache
+        store.get(path)
+    assert store.decoded == {"decord": 3, "pyav": 2}
+    said = [message for message in caplog.messages if "its height is odd" in message]
+    assert len(said) == 1
+    assert str(by_pyav[0]) in said[0]
+
+
+def test_the_decoder_is_no_part_of_a_clip(make_clip: MakeClip, tmp_path: Path, fake: Any) -> None:
+    path = make_clip(size=(72, 48))
+    clips = [
+        ClipStore(tmp_path / decoder, fake, CONFIG.model_copy(update={"decoder": decoder})).get(
+            path
+        )
+        for decoder in ("decord", "pyav")
+    ]
+    assert same(*clips)
+
+
 def test_a_clip_made_ready_ahead_is_there_and_counts_once(
     make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
 ) -> None:

@@ -20,7 +20,7 @@ from video import decode as module
 from video.address import Window
 from video.config import VideoConfig
 from video.container import open_video
-from video.decode import DecodedClip, decode, probe
+from video.decode import decode, probe
 from video.frame_index import index_by_decoding, index_from_packets
 from wire.errors import ClipError
 
@@ -49,7 +49,7 @@ def test_jumping_gives_what_reading_through_gives(form: Format, tmp_path: Path) 
     for count in (6, 14, 30):
         config = VideoConfig(max_frames=count)
         whole = module._choose(index_by_decoding(path), config, None)
-        expected = module._clip(module._read_through(path, whole.indices), whole)
+        expected = module._clip(module._read_through(path, whole.indices), whole, "")
         clip = decode(path, config)
         assert np.array_equal(clip.frames, expected.frames)
         assert clip.timestamps_s == expected.timestamps_s
@@ -94,38 +94,6 @@ def with_earlier_decoding(source: Path, target: Path, earlier_s: Fraction) -> Pa
                 packet.stream = stream
                 new.mux(packet)
     return target
-
-
-@pytest.mark.parametrize(
-    "form",
-    [f for f in FORMATS if f.name.startswith(("h264.m", "h264_10", "vp", "av1", "mjpeg", "ffv1"))],
-    ids=lambda form: form.name,
-)
-def test_decord_sees_the_same_in_short_clips_with_closed_gops(form: Format, tmp_path: Path) -> None:
-    path = write_video(tmp_path / form.name, form)
-    clip = decode(path, EIGHT)
-    frames, times = with_decord(path, clip)
-    assert np.array_equal(clip.frames, frames)
-    assert clip.timestamps_s == pytest.approx(times, abs=1e-4)
-
-
-def test_decord_gives_other_frames_after_jumps_in_open_gops(tmp_path: Path) -> None:
-    """One reason why we do not use it; docs/video.md has the other, which comes and goes."""
-    form = next(f for f in FORMATS if f.name == "h264_open_gop.mp4")
-    path = write_video(tmp_path / form.name, form, range(120))
-    clip = decode(path, VideoConfig(max_frames=20))
-    frames, _ = with_decord(path, clip)
-    asked = [round(t * form.rate) for t in clip.timestamps_s]
-    assert frame_numbers(clip.frames) == asked != frame_numbers(frames)
-
-
-def with_decord(path: Path, clip: DecodedClip) -> tuple[np.ndarray, list[float]]:
-    import decord
-
-    indices = [round(t * 30) for t in clip.timestamps_s]
-    reader = decord.VideoReader(str(path), num_threads=1)
-    times = reader.get_frame_timestamp(indices)[:, 0].tolist()
-    return reader.get_batch(indices).asnumpy(), times
 
 
 @pytest.mark.parametrize("name", ["vfr.mp4", "vfr.mkv"])

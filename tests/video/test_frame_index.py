@@ -59,6 +59,16 @@ def test_packets_tell_what_decoding_finds(make_clip: MakeClip) -> None:
     assert not any(packet.is_discarded for packet in facts.packets)
 
 
+def test_headers_of_pictures_are_read_in_the_same_pass(make_clip: MakeClip) -> None:
+    path = make_clip(frames=40, options={"g": "10", "bf": "2"})
+    facts = facts_of(index_of(path, with_headers=True))
+    assert (facts.height, facts.video_streams, facts.is_fragmented) == (48, 1, False)
+    pictures = [packet.picture for packet in facts.packets]
+    assert all(one is not None and one.shows_one and one.keeps_format for one in pictures)
+    assert list(facts.seek_times) == [packet.dts for packet in facts.packets if packet.is_key]
+    assert facts_of(index_of(path)).packets[0].picture is None
+
+
 def facts_of(index: FrameIndex) -> StreamFacts:
     assert index.facts is not None
     return index.facts
@@ -255,9 +265,9 @@ def test_the_index_of_a_file_with_many_windows_is_made_once(
 ) -> None:
     made: list[Path] = []
 
-    def counted(path: Path) -> FrameIndex:
+    def counted(path: Path, with_headers: bool) -> FrameIndex:
         made.append(path)
-        return index_from_packets(path)
+        return index_from_packets(path, with_headers)
 
     monkeypatch.setattr(frame_index, "index_from_packets", counted)
     path = write_video(tmp_path / "a.mp4", Format("a.mp4", rate=10))

@@ -16,7 +16,7 @@ import pytest
 
 from video.address import Window
 from video.config import VideoConfig
-from video.decode import decode
+from video.decode import Decoder, decode
 from video.pool import DecodePool
 from wire.errors import ClipError, WorkerDied
 
@@ -29,7 +29,7 @@ import ctypes, os, sys, time
 sys.path.insert(0, {root!r})
 from video.pool_child import act, serve
 
-def bad(question):
+def bad(question, on_decord):
     name = os.path.basename(question["path"])
     if name.startswith("hang"):
         if os.fork() == 0:
@@ -49,7 +49,12 @@ def bad(question):
         os._exit(7)
     elif name.startswith("odd"):
         raise ZeroDivisionError("in a decoder")
-    return act({{**question, "path": {clip!r}}})
+    elif name.startswith("decord") and question["decoder"] != "pyav":
+        on_decord()
+        if "hangs" in name:
+            ctypes.CDLL(None).sleep(600)
+        os.kill(os.getpid(), 9 if "killed" in name else 11)
+    return act({{**question, "path": {clip!r}}}, on_decord)
 
 serve(bad)
 """
@@ -244,3 +249,53 @@ def test_a_helper_imports_nothing_of_the_engines() -> None:
     heavy = "{'torch', 'transformers', 'ray', 'pydantic', 'decord', 'vllm'}"
     script = f"import sys, video.pool_child; assert not {heavy} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("decord_hangs", "decord: no result within decode_timeout_s=1"),
+        ("decord_crashes", "decord: its decoder crashed with SIGSEGV"),
+        ("decord_killed", "decord: its decoder was ended twice by SIGKILL"),
+    ],
+)
+def test_pyav_reads_what_decord_broke_on(
+    bad_pool: DecodePool, tmp_path: Path, name: str, reason: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    clip = bad_pool.decode(path)
+    assert clip.frames.shape == (8, 48, 64, 3)
+    assert clip.not_by_decord is not None
+    assert clip.not_by_decord.startswith(reason)
+
+
+def test_where_only_decord_may_decode_its_crash_is_the_clips(
+    tmp_path: Path, make_clip: MakeClip
+) -> None:
+    script = tmp_path / "helper.py"
+    script.write_text(BAD_HELPER.format(root=str(ROOT), clip=str(make_clip("good.mp4"))))
+    config = QUICK.model_copy(update={"decoder": "decord"})
+    path = tmp_path / "decord_crashes"
+    path.write_bytes(b"x")
+    with (
+        contextlib.closing(DecodePool(config, (sys.executable, str(script)))) as pool,
+        pytest.raises(ClipError, match=r"decord_crashes: decord: .* SIGSEGV"),
+    ):
+        pool.decode(path)
+
+
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+def test_the_setting_reaches_the_helper(decoder: Decoder, make_clip: MakeClip) -> None:
+    config = VideoConfig(max_frames=8, decode_workers=1, decoder=decoder)
+    path = make_clip(size=(72, 48))
+    odd = make_clip("odd.webm", size=(72, 47), codec="libvpx-vp9")
+    with contextlib.closing(DecodePool(config)) as pool:
+        assert (pool.decode(path).not_by_decord is None) == (decoder != "pyav")
+        if decoder == "decord":
+            for ask in (pool.decode, pool.probe):
+                with pytest.raises(ClipError, match="its height is odd"):
+                    ask(odd)
+        else:
+            pool.probe(odd)
+            assert pool.decode(odd).not_by_decord is not None

@@ -19,7 +19,8 @@ def make_sample(name: str = "a", **changes: Any) -> Sample:
 
 def make_scan(digest: str = "d", **changes: Any) -> ClipFacts:
     """A clip that decodes; clips of one digest have one content."""
-    values = {"frames": 8, "height": 56, "width": 56, "seconds": 2.0, "stat": (1, 1), **changes}
+    size = {"frames": 8, "height": 56, "width": 56, "seconds": 2.0}
+    values = {**size, "stat": (1, 1), "not_by_decord": None, **changes}
     return ClipFacts(digest=digest, **values)
 
 

@@ -168,6 +168,6 @@ def num_kept(facts: Path) -> int:
         return 0
     try:
         with sqlite3.connect(facts) as database:
-            return int(database.execute("SELECT COUNT(*) FROM facts").fetchone()[0])
+            return int(database.execute("SELECT COUNT(*) from clip_facts").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
