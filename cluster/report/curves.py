@@ -10,6 +10,7 @@ Reads the file line by line, also while it is being written.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,7 +49,7 @@ class StageCurves:
     """Steps in the file, before thinning."""
     kept: Curves
     superseded: Curves
-    """Steps that a later attempt repeated."""
+    """Steps that a later attempt did again, or is yet to do again."""
     resumed: tuple[Resumption, ...]
     last_attempt: int
     first_time: float
@@ -80,11 +81,14 @@ def _stage(
     name: str, rows: Mapping[tuple[int, int], Values], times: Sequence[float]
 ) -> StageCurves:
     newest: dict[int, int] = {}
-    for attempt, step in sorted(rows):
-        newest[step] = attempt
+    for attempt, own in groupby(sorted(rows), key=lambda place: place[0]):
+        added = [step for _, step in own]
+        # from where an attempt takes up, what earlier ones did is lost, further steps too
+        newest = {step: before for step, before in newest.items() if step < added[0]}
+        newest |= dict.fromkeys(added, attempt)
     steps = sorted(newest)
     attempts = [newest[step] for step in steps]
-    lost = sorted((step, attempt) for attempt, step in rows if newest[step] != attempt)
+    lost = sorted((step, attempt) for attempt, step in rows if newest.get(step) != attempt)
     return StageCurves(
         name=name,
         num_steps=len(steps),

@@ -96,7 +96,7 @@ class GrpoLearner:
         figures |= await self._learn(taken.trained, step)
         figures |= self._parts.learning.warn(figures)
         figures |= await self._publish(version)
-        self._record(taken.all, step, figures)
+        self._record(taken, step, figures)
         self._parts.learning.refuse(figures, is_last=step == self._grpo.num_steps)
         await self._save(step, version)
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
@@ -138,9 +138,7 @@ class GrpoLearner:
             parts.archive.compact(version)
         return figures
 
-    def _record(
-        self, groups: Sequence[TraceGroup], step: int, figures: Mapping[str, float]
-    ) -> None:
+    def _record(self, taken: StepGroups, step: int, figures: Mapping[str, float]) -> None:
         """Log a step's metrics."""
         self._rewards += [figures["reward/mean"]] if "reward/mean" in figures else []
         seconds, now = self._watch.seconds, time.perf_counter()
@@ -151,7 +149,7 @@ class GrpoLearner:
             step,
             {
                 **figures,
-                **throughput(groups, seconds),
+                **throughput(taken, seconds, self._grpo.ppo_epochs),
                 "rollout/next_place": float(parts.buffer.next_index),
                 "rollout/num_taken_up": float(parts.archived.num_taken),
                 "quarantine/num_clips": float(len(parts.quarantine)),
@@ -270,6 +268,7 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         max_failure_frac=config.reward.max_failure_frac,
         deterministic=config.deterministic,
     )
+    await parts.cache_hits.of_step()  # what earlier stages asked for is no hit of the first step
     with progress_bar(grpo.name, grpo.num_steps) as bar:
         bar.resume(state.step)
         learner = GrpoLearner(run, parts, bar)

@@ -82,14 +82,18 @@ def of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: pool(name, (f[name] for f in updates if name in f)) for name in names}
 
 
-def throughput(groups: Sequence[TraceGroup], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of speed: tokens per second of a step and its phases; memory of this node."""
+def throughput(
+    taken: StepGroups, seconds: Mapping[str, float], epochs: int = 1
+) -> dict[str, float]:
+    """Metrics of speed: tokens per second of a step and its phases; memory of this node.
+    ``epochs``: passes of the learner over the groups that it trained."""
+    groups = taken.all
     responses = sum(len(t.completion.token_ids) for group in groups for t in group.traces)
     prompts = [(group.prompt, len(group.traces)) for group in groups if group.prompt]
     total = responses + sum(len(prompt.token_ids) * count for prompt, count in prompts)
-    computed = sum(
+    computed = epochs * sum(
         len(group.prompt.token_ids) + sum(len(t.completion.token_ids) for t in group.scored)
-        for group in groups
+        for group in taken.trained
         if group.prompt and group.scored
     )
     step = seconds["timing_s/step"]

@@ -78,6 +78,26 @@ def test_the_same_ranks_go_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_an_update_that_is_left_out_changes_no_byte_of_weights_and_optimiser(
+    pair: Ranks, model_dir: Path, tmp_path: Path, stage: int, dtype: str
+):
+    start(pair, model_dir, stage, dtype=dtype)
+    steps(pair, 2)
+    tags = ("step-000002", "step-000003")
+    pair.all("call", "save", str(tmp_path), tags[0], NOTES)
+    assert pair.each("poisoned_step", [(hand,) for hand in UNEVEN], COUNTS) == [(True, 1.0)] * 2
+    pair.all("call", "save", str(tmp_path), tags[1], NOTES)
+    before, after = (
+        {file.name: file.read_bytes() for file in (tmp_path / tag).glob("rank-*.safetensors")}
+        for tag in tags
+    )
+    assert before
+    assert after == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [((1, 0), (2, 2)), ((1, 2), (2, 3)), ((1, 3), (2, 0)),

@@ -165,6 +165,18 @@ def test_a_superseded_attempt_is_kept_apart_from_the_curve(tmp_path: Path) -> No
     assert grpo.kept.values["reward/mean"][-1] == 1.0
 
 
+def test_steps_after_the_point_of_a_resume_are_lost_before_they_are_done_again(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "r")
+    write_metrics(run, "grpo", range(1, 11), **{"reward/mean": 9.0})
+    write_metrics(run, "grpo", range(6, 8), attempt=1, **{"reward/mean": 1.0})
+    (grpo,) = read_curves(run.path / "metrics.jsonl")
+    assert grpo.kept.steps == tuple(range(1, 8))
+    assert grpo.kept.values["reward/mean"] == (9.0,) * 5 + (1.0,) * 2
+    assert grpo.superseded.steps == (6, 7, 8, 9, 10)
+
+
 def test_long_curves_are_thinned_and_a_maximum_stays_one(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     steps = range(1, MAX_POINTS * 3 + 1)
