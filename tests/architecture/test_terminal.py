@@ -1,6 +1,7 @@
 """One way to the terminal: text of others may be in any message, and is made printable there."""
 
 import ast
+from collections.abc import Iterator
 
 from tests.architecture.product import ROOT, product_files
 
@@ -11,47 +12,36 @@ WRITERS = {
     "cluster/commands/reward.py",  # a recipe's lines, for a file
     "cluster/demo/evaluate.py",  # JSON, in ASCII
     "cluster/docs/pages.py",  # names of our own pages
-    "reward/plugins/watchdog.py",  # writes nothing, only flushes
 }
 """Modules that may use stdout and stderr; all else prints by ``console`` or ``say``."""
 CONSOLES = {"cluster/driver/safe_console.py"}
 
 
-def uses(tree: ast.AST, *names: str) -> bool:
-    return any(
-        isinstance(node, ast.Attribute) and f"{getattr(node.value, 'id', '')}.{node.attr}" in names
-        for node in ast.walk(tree)
-    )
-
-
 def test_only_known_modules_write_to_the_terminal_themselves():
-    writers = {
-        path.as_posix()
-        for path in product_files()
-        if any(
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in ("write", "writelines")
-            and uses(node.func, "sys.stdout", "sys.stderr")
-            or isinstance(node, ast.Call)
-            and getattr(node.func, "id", "") == "print"
-            for node in ast.walk(ast.parse((ROOT / path).read_text()))
-        )
-    }
+    writers = {path for path, tree in trees() if any(map(writes, ast.walk(tree)))}
     assert not writers - WRITERS
 
 
 def test_there_is_one_console_and_it_is_the_safe_one():
-    makers = {
-        path.as_posix()
-        for path in product_files()
-        if any(
-            isinstance(node, ast.ImportFrom)
-            and node.module == "rich.console"
-            and any(name.name == "Console" for name in node.names)
-            or isinstance(node, ast.ImportFrom | ast.Import)
-            and any(name.name in ("rich.print", "rich.markup") for name in node.names)
-            for node in ast.walk(ast.parse((ROOT / path).read_text()))
-        )
-    }
-    assert makers == CONSOLES
+    assert {path for path, tree in trees() if any(map(makes_console, ast.walk(tree)))} == CONSOLES
+
+
+def trees() -> Iterator[tuple[str, ast.AST]]:
+    for path in product_files():
+        yield path.as_posix(), ast.parse((ROOT / path).read_text())
+
+
+def writes(node: ast.AST) -> bool:
+    """Whether a node is a call of print, or of a method of stdout or stderr."""
+    if not isinstance(node, ast.Call):
+        return False
+    words = ast.unparse(node.func)
+    return words == "print" or words.startswith(("sys.stdout.write", "sys.stderr.write"))
+
+
+def makes_console(node: ast.AST) -> bool:
+    """Whether a node imports rich's own console, or its markup."""
+    if not isinstance(node, ast.ImportFrom):
+        return False
+    names = {name.name for name in node.names}
+    return node.module == "rich.markup" or (node.module == "rich.console" and "Console" in names)
