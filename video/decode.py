@@ -42,7 +42,7 @@ class DecodedClip:
 
     Example:
         DecodedClip(frames=np.zeros((8, 56, 56, 3), np.uint8), timestamps_s=(0.0, 0.25, ...),
-                    fps=4.0, total_frames=16, native_fps=8.0)
+                    fps=4.0, total_frames=16, native_fps=8.0, seconds=2.0)
     """
 
     frames: Frames
@@ -56,6 +56,8 @@ class DecodedClip:
     """Frames in the file, or in the window."""
     native_fps: float
     """Average frames per second of the file."""
+    seconds: float
+    """Length of the file, or of what the window has of it, its last frame included."""
     not_by_decord: str | None = "it was not tried"
     """Why PyAV gave the pixels; None: decord gave them."""
 
@@ -133,6 +135,7 @@ class _Choice:
     times_s: list[float]
     total: int
     native_fps: float
+    seconds: float
 
 
 def _choose(index: FrameIndex, config: FrameChoice, window: Window | None) -> _Choice:
@@ -144,6 +147,7 @@ def _choose(index: FrameIndex, config: FrameChoice, window: Window | None) -> _C
         times_s=[index.seconds(i) - start for i in indices],
         total=len(inside),
         native_fps=index.native_fps,
+        seconds=index.seconds(inside[-1]) - index.seconds(inside[0]) + 1 / index.native_fps,
     )
 
 
@@ -158,6 +162,7 @@ def _clip(pixels: Frames, choice: _Choice, not_by_decord: str | None) -> Decoded
         fps=fps,
         total_frames=choice.total,
         native_fps=choice.native_fps,
+        seconds=choice.seconds,
         not_by_decord=not_by_decord,
     )
 

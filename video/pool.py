@@ -302,5 +302,6 @@ def _receive(reply: dict[str, Any], files: list[int]) -> DecodedClip:
         fps=reply["fps"],
         total_frames=reply["total_frames"],
         native_fps=reply["native_fps"],
+        seconds=reply["seconds"],
         not_by_decord=reply["not_by_decord"],
     )

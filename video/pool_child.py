@@ -105,6 +105,7 @@ def _answer(line: socket.socket, question: Question, act: Act) -> bool:
         "fps": clip.fps,
         "total_frames": clip.total_frames,
         "native_fps": clip.native_fps,
+        "seconds": clip.seconds,
         "not_by_decord": clip.not_by_decord,
     }
     file = _in_memory(clip)

@@ -85,7 +85,7 @@ def scan_clip(file: str, *, pool: DecodePool) -> ClipScan:
         frames=frames,
         height=height,
         width=width,
-        seconds=clip.total_frames / clip.native_fps,
+        seconds=clip.seconds,
         not_by_decord=clip.not_by_decord,
     )
 

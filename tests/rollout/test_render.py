@@ -62,7 +62,12 @@ def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
 
     frames = np.random.RandomState(0).randint(0, 255, (6, 56, 84, 3), np.uint8)
     clip = DecodedClip(
-        frames=frames, timestamps_s=(0, 1, 2, 3, 4, 5), fps=1.0, total_frames=6, native_fps=1.0
+        frames=frames,
+        timestamps_s=(0, 1, 2, 3, 4, 5),
+        fps=1.0,
+        total_frames=6,
+        native_fps=1.0,
+        seconds=6.0,
     )
     processed = ClipProcessor(processor_dir).process(clip, VideoConfig(), clip_key="k")
     ours = Renderer.load(processor_dir, 1000).prompt(messages, processed)

@@ -106,7 +106,9 @@ def test_a_variable_frame_rate_keeps_every_frame_s_own_time(name: str, tmp_path:
     assert numbers == [i * 39 // 7 for i in range(8)]
     assert clip.timestamps_s == pytest.approx(expected, abs=5e-4)  # mkv has milliseconds
     assert clip.native_fps == pytest.approx(39 / (ticks[-1] - ticks[0]) * 30, rel=0.05)
+    assert clip.seconds == pytest.approx((ticks[-1] - ticks[0]) / 30 + 1 / clip.native_fps)
     windowed = decode(path, EIGHT, Window(1.0, 2.0))
+    assert windowed.seconds == pytest.approx(1, abs=0.1)
     inside = [i for i, tick in enumerate(ticks) if 1 <= (tick - ticks[0]) / 30 < 2]
     assert windowed.total_frames == len(inside)
     assert set(frame_numbers(windowed.frames)) <= set(inside)

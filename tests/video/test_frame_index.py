@@ -149,6 +149,24 @@ def test_an_avi_with_b_frames_shows_its_frames_in_order(gap: int, tmp_path: Path
         assert frame_numbers(clip.frames) == [i * 39 // (count - 1) for i in range(count)]
 
 
+@pytest.mark.parametrize("frames", [range(5, 6), range(5, 8), range(60, 61), range(1)], ids=str)
+def test_samples_without_a_byte_are_frames_that_were_dropped(frames: range, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", Format("a.mp4", options=NO_B))
+    data, place, count = path.read_bytes(), frames.start, len(frames)
+
+    def sizes(inner: bytes) -> bytes:
+        at = 12 + 4 * place
+        return inner[:at] + bytes(4 * count) + inner[at:]
+
+    data = change(add_to_count(data, b"stsz", 8, count), (*TABLES, b"stsz"), sizes)
+    data = add_to_count(add_to_count(data, b"stts", 8, count), b"stsc", 12, count)
+    path.write_bytes(with_edits(data, (3, 0)))
+    clip = usable(path)
+    assert frame_numbers(clip.frames) == list(range(60))
+    times = [i + count * (i >= place) for i in range(60)]
+    assert clip.timestamps_s == pytest.approx([(t - times[0]) / 30 for t in times], abs=1e-3)
+
+
 def remux(source: Path, target: Path, edit: Callable[[int, Any], Any]) -> Path:
     """The packets in another file; ``edit`` may change one, and drops it if it returns False."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:

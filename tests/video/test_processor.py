@@ -28,6 +28,7 @@ def make_decoded(
         fps=fps,
         total_frames=frames,
         native_fps=fps,
+        seconds=frames / fps,
     )
 
 

@@ -42,6 +42,7 @@ def make_decoded(brightness: list[int]) -> DecodedClip:
         fps=2.0,
         total_frames=len(brightness),
         native_fps=2.0,
+        seconds=len(brightness) / 2,
     )
 
 
