@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.base import add_command, add_recipe
+from wire.printable import printable
 
 if TYPE_CHECKING:
     from cluster.inputs.shown_prompt import PromptTokens, ShownPrompt
@@ -29,7 +30,8 @@ def _prompts(options: argparse.Namespace) -> None:
         values = [{**asdict(one), "turns": t} for one, t in zip(shown, turns, strict=True)]
         sys.stdout.write(to_json(values, indent=2) + "\n")
         return
-    sys.stdout.write("\n".join(line for one in shown for line in _lines(one)) + "\n")
+    lines = (line for one in shown for line in _lines(one))
+    sys.stdout.write(printable("\n".join(lines) + "\n"))
 
 
 def _lines(prompt: "ShownPrompt") -> Iterator[str]:

@@ -55,6 +55,12 @@ class Fault:
         return f"learning/{self.name}_in_a_row"
 
 
+def _skipped(figures: Figures) -> str:
+    rate = figures.get("learning_rate")
+    at = "" if rate is None else f"; the learning rate is {rate:g}"
+    return f"were left out, because their gradient was not finite (NaN, infinity){at}"
+
+
 def _no_signal(figures: Figures) -> str:
     lowest, highest = figures.get("reward/min"), figures.get("reward/max")
     if lowest is not None and lowest == highest:
@@ -68,7 +74,7 @@ FAULTS = (
     Fault(
         name="skipped",
         unit="updates",
-        says=lambda _: "were left out, because their gradient was not finite (NaN, infinity)",
+        says=_skipped,
         remedy="lower the learning rate (optim.learning_rate), warm up longer (optim.warmup_steps) "
         "and clip the gradient (optim.grad_clip); where the first update is left out, look for NaN "
         "in the model's weights",

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from learner.config import LearnerConfig, OptimConfig
+from wire.errors import ConfigError
 
 _MERGERS = ("merger", "deepstack_merger_list")
 
@@ -71,12 +72,20 @@ class Group:
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[Group]:
-    """Optimiser groups of the trained parameters, in a fixed order; no group is empty."""
+    """Optimiser groups of the trained parameters, in a fixed order; no group is empty.
+
+    Raises ConfigError if nothing trains: a model may lack the only part that is not frozen.
+    """
     groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = optim.decay_norms or parameter.ndim > 1
             groups.setdefault((part_of(name), decays), []).append(parameter)
+    if not groups:
+        raise ConfigError(
+            "no parameter of the model trains; set learner.freeze_language_model, freeze_merger or "
+            "freeze_vision_tower to false for a part that the model has"
+        )
     peaks = {
         Part.LANGUAGE_MODEL: optim.learning_rate,
         Part.MERGER: optim.merger_learning_rate or optim.learning_rate,

@@ -8,6 +8,7 @@ from tests.architecture.product import ROOT, product_files
 WRITERS = {
     "cluster/commands/base.py",  # say: made printable
     "cluster/commands/import_data.py",  # made printable
+    "cluster/commands/prompts.py",  # made printable
     "cluster/commands/status.py",  # JSON, in ASCII
     "cluster/commands/reward.py",  # a recipe's lines, for a file
     "cluster/demo/evaluate.py",  # JSON, in ASCII

@@ -72,6 +72,7 @@ def test_a_check_and_a_plan_of_evil_labels_ids_and_files(
     table = text.partition("label")[2]
     assert unfolded(SHOWN) in unfolded(table), "the table of labels"
     output("plan", path)
+    assert SHOWN in output("prompts", path)
 
 
 def test_a_manifest_that_is_refused(output: Output, recipe: Callable[..., Path]):

@@ -16,6 +16,7 @@ from learner.shared_prefix.rows import Row
 from tests.learner.builders import RandomClips, make_row, text_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
+from wire.errors import ConfigError
 
 RATES = OptimConfig(learning_rate=1e-5, merger_learning_rate=1e-4, vision_learning_rate=2e-6)
 
@@ -143,3 +144,11 @@ def test_the_merger_is_frozen_with_the_tower_unless_it_is_said(keys: dict, froze
     config = LearnerConfig(**keys)
     assert set(frozen_parts(config)) == frozen
     assert config.vision_frozen is ({Part.VISION_TOWER, Part.MERGER} <= frozen)
+
+
+def test_an_optimiser_with_nothing_to_train_is_refused():
+    model = torch.nn.Linear(2, 2)  # all of it language model, by its names
+    assert parameter_groups(model, RATES)
+    freeze(model, [Part.LANGUAGE_MODEL])
+    with pytest.raises(ConfigError, match=r"no parameter of the model trains; set learner\.freeze"):
+        parameter_groups(model, RATES)
