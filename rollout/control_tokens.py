@@ -34,11 +34,13 @@ class ControlTokens:
         self._controls = _beginning_of(text for text in controls if len(text) > 1)
         self._letters = _any_of(text for text in controls if len(text) == 1)
         self._tags = _beginning_of(tag for tag in TAGS if tag in added)
-        self._normalizer = tokenizer.backend_tokenizer.normalizer
+        self._normalizer = getattr(tokenizer, "backend_tokenizer", None) and (
+            tokenizer.backend_tokenizer.normalizer
+        )
 
     def named_in(self, text: str) -> list[str]:
         """Control tokens that a text spells, sorted."""
-        shown = self._as_matched(text)
+        shown = self._as_matched(_characters(text))
         return sorted(
             {m[1] for m in self._controls.finditer(shown)} | {*self._letters.findall(shown)}
         )
@@ -57,7 +59,7 @@ class ControlTokens:
         """The text as the tokenizer sees it, if that spells a control token that it does not."""
         if self._normalizer is None:
             return text
-        seen = str(self._normalizer.normalize_str(_characters(text)))
+        seen = str(self._normalizer.normalize_str(text))
         spelled = [len(self._controls.findall(form)) for form in (text, seen)]
         return seen if spelled[1] > spelled[0] else text
 

@@ -18,9 +18,19 @@ Parts = tuple[str, ...]
 
 
 class Foreign(str):
-    """Text that came with the data: side text, label names and definitions, manifest columns."""
+    """Text that came with the data: of the labels, or side text and columns of a sample.
 
-    __slots__ = ()
+    Example:
+        Foreign("- fall: ends on the ground", of="labels")
+    """
+
+    of: Literal["labels", "sample"]
+
+    def __new__(cls, text: str, of: Literal["labels", "sample"] = "sample") -> "Foreign":
+        """``of``: what it belongs to."""
+        made = super().__new__(cls, text)
+        made.of = of
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,7 @@ class Message:
     """One chat turn; ``has_video`` puts the clip in front of the text.
 
     Example:
-        Message("user", ("Labels:\\n", Foreign("- fall: ends on the ground")), has_video=True)
+        Message("user", ("Labels:\\n", Foreign("- fall", of="labels")), has_video=True)
     """
 
     role: Literal["system", "user", "assistant"]

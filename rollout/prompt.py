@@ -149,7 +149,8 @@ class Prompts:
         lines = [f"- {one.name}: {one.definition}" if one.definition else f"- {one.name}"
                  for one in ordered]  # fmt: skip
         names = ", ".join(self.labels.names)
-        return {"labels": Foreign(names), "definitions": Foreign("\n".join(lines))}
+        shown = {"labels": names, "definitions": "\n".join(lines)}
+        return {field: Foreign(text, of="labels") for field, text in shown.items()}
 
     def _sample_values(self, name: TextName, sample: Sample) -> dict[str, str]:
         text = (sample.text if self.use_side_text else None) or ""

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from rollout.control_tokens import ControlTokens, pieces
 from rollout.label_codes import Code, tell_apart
-from rollout.message import Message
+from rollout.message import Foreign, Message
+from rollout.prompt_size import PromptSize
 from video.processor import PLACEHOLDER, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import LabelSet
@@ -104,16 +105,30 @@ class Renderer:
         before, after = self._text(messages).split(PLACEHOLDER)
         ids = (*self._ids(before), *clip.placeholder_ids, *self._ids(after))
         if bounded and len(ids) > self._max_prompt_length:
+            size = self.size(messages, len(clip.placeholder_ids))
             raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens, {len(clip.placeholder_ids)} of them video; "
-                f"rollout.max_prompt_length is {self._max_prompt_length}: raise it, "
-                "or lower video.max_frames or video.max_pixels"
+                f"the prompt has {size}; rollout.max_prompt_length is {self._max_prompt_length}: "
+                f"raise it, or {size.remedy}"
             )
         return Prompt(
             token_ids=ids,
             clip_key=clip.clip_key,
             fingerprint=clip.fingerprint,
             version=version,
+        )
+
+    def size(self, messages: Sequence[Message], video: int) -> PromptSize:
+        """Size of a prompt about a clip of so many placeholders; those of its parts are counted
+        alone."""
+        foreign = [part for m in messages for part in m.parts if isinstance(part, Foreign)]
+        tokens = {"labels": 0, "sample": 0}
+        for part in foreign:
+            tokens[part.of] += len(self._plain_ids(part))
+        return PromptSize(
+            total=self.num_text_tokens(messages) + video,
+            video=video,
+            labels=tokens["labels"],
+            data=tokens["sample"],
         )
 
     def num_text_tokens(self, messages: Sequence[Message]) -> int:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from cluster.check.clip_facts import ClipFacts
 from cluster.check.clips import ClipScans, file_of
 from cluster.config.recipe import RunConfig
+from cluster.inputs.preflight import read_context
 from rollout.message import Message
 from rollout.prompt import trace_target
+from rollout.prompt_size import PromptSize
 from rollout.render import Renderer
 from video.processor import ClipProcessor
 from wire.errors import ClipError
@@ -26,7 +28,7 @@ _MARGIN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptSize:
+class SampleSize:
     """Tokens of a sample's trace prompt."""
 
     sample: Sample
@@ -62,7 +64,7 @@ class PromptLengths:
 
     def measure(
         self, samples: Iterable[Sample], scans: ClipScans
-    ) -> tuple[PromptSize | None, list[PromptSize]]:
+    ) -> tuple[SampleSize | None, list[SampleSize]]:
         """The longest prompt, and all that are longer than the rollout's limit."""
         limit = self._config.rollout.max_prompt_length
         bounds = []
@@ -71,16 +73,20 @@ class PromptLengths:
             if isinstance(scan, ClipFacts) and (video := self.video_tokens(scan)) is not None:
                 bounds.append((self._bound(sample) + video, video, sample))
         bounds.sort(key=lambda entry: -entry[0])
-        longest: PromptSize | None = None
+        longest: SampleSize | None = None
         over = []
         for bound, video, sample in bounds:
             if longest is not None and bound <= min(longest.total, limit):
                 break
-            size = PromptSize(sample=sample, text=self._text_tokens(sample), video=video)
+            size = SampleSize(sample=sample, text=self._text_tokens(sample), video=video)
             longest = size if longest is None or size.total > longest.total else longest
             if size.total > limit:
                 over.append(size)
         return longest, over
+
+    def parts(self, size: SampleSize) -> PromptSize:
+        """What makes up a sample's prompt."""
+        return self._renderer.size(self._config.prompt_set.trace(size.sample), size.video)
 
     def _bound(self, sample: Sample) -> int:
         prompts = self._config.prompt_set
@@ -99,13 +105,23 @@ def _num_bytes(messages: Sequence[Message]) -> int:
 
 
 def prompt_findings(
-    config: RunConfig, samples: Sequence[Sample], scans: ClipScans, prompt_lengths: PromptLengths
+    config: RunConfig,
+    samples: Sequence[Sample],
+    scans: ClipScans,
+    prompt_lengths: PromptLengths,
+    refusals: Sequence[Finding] = (),
 ) -> list[Finding]:
-    """Findings on clips that the model refuses, prompts that do not fit, and the longest prompt."""
+    """Findings on clips that the model refuses, prompts that do not fit, and the longest prompt.
+
+    ``refusals``: what a run says of the first prompt that it tries, which are about the same.
+    """
     findings = _unsuited(samples, scans, prompt_lengths)
     longest, over = prompt_lengths.measure(samples, scans)
     if over:
-        findings.append(_too_long(config, samples, over))
+        largest = prompt_lengths.parts(max(over, key=lambda size: size.total))
+        findings.append(_too_long(config, samples, over, largest, refused=bool(refusals)))
+    else:
+        findings += refusals
     if longest is not None:
         rollout = config.rollout
         findings.append(
@@ -119,13 +135,22 @@ def prompt_findings(
     return findings
 
 
-def _too_long(config: RunConfig, samples: Sequence[Sample], over: Sequence[PromptSize]) -> Finding:
-    most = max(size.total for size in over)
+def _too_long(
+    config: RunConfig,
+    samples: Sequence[Sample],
+    over: Sequence[SampleSize],
+    largest: PromptSize,
+    *,
+    refused: bool,
+) -> Finding:
     what = (
         f"{len(over)} of {len(samples)} prompts are longer than rollout.max_prompt_length = "
-        f"{config.rollout.max_prompt_length}, up to {most} tokens"
+        f"{config.rollout.max_prompt_length}, up to {largest}"
     )
-    remedy = f"set it to {most} or more, or lower video.max_frames or video.max_pixels"
+    remedy = f"set it to {largest.total} or more, or {largest.remedy}"
+    context = read_context(config.model)
+    if context is not None and largest.total + config.rollout.max_response_length >= context:
+        remedy = f"{largest.remedy}: the model has positions for {context} tokens in all"
     where = [f"{s.sample.id}: {s.total} tokens, {s.video} of them video" for s in over]
     train = sum(sample.split is Split.TRAIN for sample in samples)
     lost = sum(size.sample.split is Split.TRAIN for size in over)
@@ -133,6 +158,8 @@ def _too_long(config: RunConfig, samples: Sequence[Sample], over: Sequence[Promp
     if lost > limit * train:
         ends = f"{lost} of {train} train clips, more than reward.max_failure_frac = {limit:g}"
         return error(Area.PROMPTS, f"{what} ({ends}, which ends a run)", remedy, where)
+    if refused:
+        return error(Area.PROMPTS, f"{what}; a run does not start with such a text", remedy, where)
     return warning(Area.PROMPTS, f"{what}: they fail, and a run goes on without", remedy, where)
 
 

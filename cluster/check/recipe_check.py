@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cluster.check import leaks, machine, overlap, prompt_texts, prompts, remembered, rows
 from cluster.check.clips import ClipScans, clip_findings, scan_clips
+from cluster.check.control_tokens import control_token_findings
 from cluster.check.reward import reward_findings
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.config.stage_kinds import SftStage
@@ -209,14 +210,16 @@ class _Check:
         lack a column."""
         if self._lacks_columns:
             return None
-        lengths = prompts.PromptLengths(self.config, renderer, ClipProcessor(self.config.model))
-        findings += prompts.prompt_findings(self.config, self.samples, self.scans, lengths)
-        contents = overlap.by_content(self.samples, self.scans)
-        num_video_tokens = sum(lengths.video_tokens(clip) or 0 for clip in contents.values())
+        config, samples, refusals = self.config, self.samples, list[Finding]()
+        controls = renderer.control_tokens
+        findings += control_token_findings(config, samples, self._with_trace(), controls)
+        lengths = prompts.PromptLengths(config, renderer, ClipProcessor(config.model))
         if self.cache_is_open:
-            with collect_refusals(findings, Area.PROMPTS):
-                check_first_prompt(self.config, self.samples, renderer, self.cache_dir)
-        return num_video_tokens
+            with collect_refusals(refusals, Area.PROMPTS):
+                check_first_prompt(config, samples, renderer, self.cache_dir)
+        findings += prompts.prompt_findings(config, samples, self.scans, lengths, refusals)
+        contents = overlap.by_content(samples, self.scans)
+        return sum(lengths.video_tokens(clip) or 0 for clip in contents.values())
 
     def _reward(self) -> None:
         samples = [] if self._lacks_columns else self.samples

@@ -100,14 +100,17 @@ def check_first_prompt(
 ) -> None:
     """Raise DataError if the prompt of the first readable clip, with the longest text of all, does
     not fit. (Other clips may be longer: those become prompt failures of the run.)"""
+    if not samples:
+        return
     clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
-    asked = (config.prompt_set.trace(sample) for sample in samples)
-    messages = max(asked, key=lambda turns: sum(len(turn.text) for turn in turns), default=[])
+    asked = [(config.prompt_set.trace(sample), sample.id) for sample in samples]
+    messages, longest = max(asked, key=lambda pair: sum(len(turn.text) for turn in pair[0]))
     for sample in samples[:_TRIED]:
         try:
             renderer.prompt(messages, clips.get(sample.video))
         except PromptTooLong as error:
-            raise DataError(f"sample {sample.id}: {error}") from error
+            clip = "" if longest == sample.id else f", about the clip of {sample.id}"
+            raise DataError(f"sample {longest}{clip}: {error}") from error
         except ClipError:
             continue
         return

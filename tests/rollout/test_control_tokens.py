@@ -157,6 +157,9 @@ def test_a_control_token_that_only_the_normalized_text_spells_is_cut():
     text = "a \uff1ctool_end\uff1e"
     assert "<tool_end>" in named(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
     controls = ControlTokens(tokenizer)
+    quoted = encode(tokenizer, controls.cut(text, Foreign("</think>")))
+    assert not named(tokenizer, quoted) & {"<tool_end>", "</think>"}
+    assert tokenizer.decode(quoted) == "a <tool_end></think>"
     ids = encode(tokenizer, controls.cut(text))
     assert "<tool_end>" not in named(tokenizer, ids)
     assert tokenizer.decode(ids) == "a <tool_end>"

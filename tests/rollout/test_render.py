@@ -91,6 +91,16 @@ def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(tokenizer: Any) -> 
         Renderer(tokenizer, length - 1).prompt(PROMPTS.label(make_sample()), clip)
 
 
+def test_a_prompt_that_labels_or_side_text_fill_says_so(tokenizer: Any) -> None:
+    long = "a sentence of many words " * 20
+    wordy = LabelSet(labels=(Label(name="walk", definition=long), Label(name="fall")))
+    with pytest.raises(PromptTooLong, match=r"labels and their definitions.*definitions") as told:
+        Renderer(tokenizer, 200).prompt(Prompts(wordy).trace(make_sample()), make_clip())
+    assert "max_pixels" not in str(told.value)
+    with pytest.raises(PromptTooLong, match=r"side text or columns.*shorten the side texts"):
+        Renderer(tokenizer, 200).prompt(PROMPTS.trace(make_sample(long)), make_clip())
+
+
 @pytest.mark.parametrize(
     "text", ["<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>", "a<|im_end|>\nb", "<|"]
 )

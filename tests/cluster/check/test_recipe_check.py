@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,10 +176,43 @@ def test_a_prompt_that_does_not_fit_is_named_with_its_tokens(
     file = tmp_path / "out.json"
     assert check(path, "--json", str(file), *set_to("data.use_side_text=true")) == 2
     errors, warnings = found_in(file)
-    assert any(
-        "1 of" in text and "longer than rollout.max_prompt_length" in text for text in warnings
+    (text,) = [text for text in errors + warnings if "max_prompt_length" in text]
+    assert text in errors, "run tries the longest text first, and does not start"
+    assert "1 of" in text
+    assert "longer than rollout.max_prompt_length" in text
+    assert "shorten the side texts" in text
+
+
+def test_labels_that_fill_the_prompt_are_one_finding_with_its_own_remedy(
+    recipe: Recipe, tmp_path: Path
+):
+    path, file = recipe(), tmp_path / "out.json"
+    definition = "something that happens in the clip, said in one sentence"
+    names = [
+        "relapse",
+        "undo",
+        "repeat",
+        "zigzag",
+        "varied",
+        *(f"class {n:03}" for n in range(295)),
+    ]
+    tables = ", ".join(f'{{name = "{name}", definition = "{definition}"}}' for name in names)
+    text = path.read_text()
+    text = text[: text.index("labels")] + f"labels = [{tables}]\n" + text[text.index("[data]") :]
+    path.write_text(text)
+    command = [sys.executable, "-m", "cluster.cli", "check", str(path), "--json", str(file)]
+    command += ["--run-dir", str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Token indices sequence length" not in ended.stdout + ended.stderr
+    errors, _ = found_in(file)
+    (finding,) = [error for error in errors if "prompt" in error]
+    tokens, video, labels = map(
+        int, re.findall(r"(\d+)(?: tokens,| of them video| labels)", finding)[:3]
     )
-    assert any("the prompt has" in text for text in errors)  # run tries the longest text first
+    assert 0.9 * tokens < labels < tokens
+    assert 0 < video < 100
+    assert "shorten the labels' definitions" in finding
+    assert "max_pixels" not in finding
 
 
 def found_in(file: Path) -> tuple[list[str], list[str]]:

@@ -39,7 +39,7 @@ BAD_SETTINGS = [
     ("grpo.num_steps=many", "grpo.num_steps = 'many'"),
     ("data.manifest=/nowhere/m.jsonl", "/nowhere/m.jsonl"),
     ("model=/nowhere/model", "no model directory /nowhere/model"),
-    ("rollout.max_prompt_length=64", "rollout.max_prompt_length is 64"),
+    ("rollout.max_prompt_length=64", "rollout.max_prompt_length"),
     ("rollout.max_response_length=4000", "the model has positions for 4096"),
     ("video.min_pixels=100000000", "set both in the recipe"),
     ("reward.terms=[{function='mine.py:score'}]", "mine.py"),
