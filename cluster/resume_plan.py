@@ -18,8 +18,9 @@ from cluster.config.recipe import RunConfig
 from cluster.config.resume_rules import ORDER, Change, StageProgress, changes_of
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.config.trainings import training_of
-from cluster.run_files import read_result, read_run_recipe
+from cluster.run_files import read_result, read_run_recipe, read_started_from
 from wire.config import flatten
+from wire.errors import ConfigError
 
 _MANIFEST = "manifest.json"  # of a checkpoint, written last (learner/checkpoint.py)
 
@@ -61,6 +62,7 @@ def plan_resume(path: Path, config: RunConfig) -> ResumePlan:
     """Plan how the run in ``path`` goes on with a recipe. Raises UserError if its run.json cannot
     be read, or if the recipe changes what may not change."""
     before = read_run_recipe(path)
+    _refuse_other_start(path, before, config)
     old, new = settings_of(before), settings_of(config)
     results = {stage.name: read_result(path, stage.name) for stage in config.chain}
     lengths = {
@@ -91,6 +93,16 @@ def plan_resume(path: Path, config: RunConfig) -> ResumePlan:
         before=before,
         heads={s.name: s.head_name for s in config.chain if isinstance(s, CalibrateStage)},
     )
+
+
+def _refuse_other_start(path: Path, before: RunConfig, config: RunConfig) -> None:
+    record = read_started_from(path)
+    if record is not None and before.model != config.model:
+        raise ConfigError(
+            f"the run in {path} started from {record.get('run')}:{record.get('stage')}, and this "
+            f"resume from {config.model}; give --from {record.get('run')}:{record.get('stage')} "
+            "again"
+        )
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

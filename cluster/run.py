@@ -11,6 +11,7 @@ from cluster.config.recipe import RunConfig
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.peak_memory import MemoryWatch
 from cluster.driver.progress import console
+from cluster.inputs.from_run import check_source, record_source, start_warnings
 from cluster.inputs.preflight import bring_model
 from cluster.inputs.samples import SampleSplits, check_stages
 from cluster.resume.archived_groups import ReusableGroups
@@ -69,11 +70,15 @@ async def run_all(
 
             def check(data: SampleSplits) -> None:
                 check_data(data, todo)
+                check_source(config, run_dir.path)
+                for line in start_warnings(config, data.samples):
+                    console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
             config = await run_in_daemon_thread(bring_model, config, check)
             start = run_of(config, run_dir, todo[0]).start
             async with open_session(config, run_dir, check, *start, debug=debug) as session:
                 run_dir.adopt(session.attempt)
+                await run_in_daemon_thread(record_source, config, run_dir.path)
                 await run_each(session, todo, run_of, memory)
     summary = summarise_run(config, run_dir)
     write_json(run_dir.summary, summary)

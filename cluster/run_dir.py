@@ -76,6 +76,11 @@ class RunDir:
         others = path.exists() and any(p.name not in _NOT_RUNS for p in path.iterdir())
         if others and not config_file.exists():
             raise ConfigError(f"{path} is not empty and holds no run; give another --run-dir")
+        if overwrite and config.model.resolve().is_relative_to(path):
+            raise ConfigError(
+                f"--overwrite would delete the model to start from, {config.model}; give another "
+                "--run-dir"
+            )
         path.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path)
         plan = ResumePlan()

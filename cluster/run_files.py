@@ -20,6 +20,8 @@ from wire.strict_json import from_json
 
 RECIPE_FILE = "run.json"
 ATTEMPTS_FILE = "attempts.jsonl"
+STARTED_FROM_FILE = "started_from.json"
+"""Which stage of another run the model came from (cluster/inputs/from_run.py)."""
 REPLACED = "replaced"
 """Folder of what resumes have replaced: recipes, and results of weights that are no more."""
 
@@ -90,6 +92,25 @@ def is_shorter(result: Mapping[str, Any], stage: Stage | None) -> bool:
     """Whether a result is of fewer steps or epochs than the recipe's stage: it is to go on."""
     training, length = training_of(stage), result.get("length")
     return training is not None and isinstance(length, int) and length < training.length
+
+
+def read_started_from(path: Path) -> dict[str, Any] | None:
+    """The stage of another run that the run in ``path`` started from: run, stage, version_step,
+    length, weights_sha256; None if it started from a model of no run."""
+    try:
+        record = json.loads((path / STARTED_FROM_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def describe_source(record: Mapping[str, Any] | None) -> str:
+    """A line about the stage that a run started from; empty for None."""
+    if record is None:
+        return ""
+    length = f" after {record['length']}" if record.get("length") else ""
+    weights = str(record.get("weights_sha256", ""))[:12]
+    return f"{record.get('run')}:{record.get('stage')}{length} (weights {weights})"
 
 
 def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:

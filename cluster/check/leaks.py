@@ -5,6 +5,8 @@ from os.path import commonpath
 from pathlib import Path
 
 from cluster.check.clips import file_of
+from cluster.config.recipe import RunConfig
+from cluster.inputs.from_run import source_of, start_warnings
 from rollout.importers.reply import speaks_of_hint
 from rollout.prompt import Prompts, column_text
 from rollout.prompt_columns import telling_columns
@@ -140,6 +142,20 @@ def hint_findings(with_trace: Sequence[Sample]) -> list[Finding]:
     )
     remedy = "leave them out (import: --drop-hinted-traces): the policy learns to claim the same"
     return [warning(Area.LEAKS, what, remedy, _ids(hinted))]
+
+
+def source_findings(config: RunConfig, samples: Sequence[Sample]) -> list[Finding]:
+    """Findings on the run that the recipe's model came from: settings that differ, and clips that
+    it was trained on and that are measured on here."""
+    source = source_of(config.model)
+    if source is None:
+        return []
+    start = f"{source.run}:{source.stage}"
+    lines = start_warnings(config, samples)
+    if not lines:
+        return [ok(Area.LEAKS, f"the model comes from {start}, which trained on no held-out clip")]
+    remedy = "see that this is meant; else start from another model, or split the clips anew"
+    return [warning(Area.LEAKS, line, remedy) for line in lines]
 
 
 def _ids(samples: Iterable[Sample]) -> list[str]:

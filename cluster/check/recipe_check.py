@@ -155,6 +155,7 @@ class _Check:
             *leaks.leak_findings(config.prompt_set, samples),
             *prompt_texts.text_findings(config.prompt_set, samples),
             *leaks.hint_findings(with_trace),
+            *leaks.source_findings(config, samples),
         ]
         with collect_refusals(self.findings, Area.SPLITS):
             self.findings += overlap.group_findings(samples, self.request.group_by)

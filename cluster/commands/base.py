@@ -1,6 +1,7 @@
 """Shared parts of the commands: arguments, the resume command, messages to the user."""
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -44,6 +45,31 @@ def add_recipe(command: Any) -> None:
         metavar="a.b=c",
         help="override a setting of the recipe; may be given again",
     )
+
+
+def add_from(command: Any) -> None:
+    """Add the argument ``--from``."""
+    command.add_argument(
+        "--from",
+        dest="from_run",
+        metavar="RUN_DIR[:STAGE]",
+        help="start from the model that a stage of another run left, such as runs/demo:grpo, "
+        "instead of the recipe's model; without STAGE from the last finished one",
+    )
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """Settings over the recipe: those of ``--set``, and the model that ``--from`` names. Raises
+    ConfigError."""
+    given: list[str] = options.set
+    if options.from_run is None:
+        return given
+    from cluster.inputs.from_run import start_model
+
+    if any(setting.partition("=")[0].strip() == "model" for setting in given):
+        raise ConfigError("--from and --set model=... both say what to start from; give one")
+    path = json.dumps(str(start_model(options.from_run)), ensure_ascii=False)  # as TOML has it
+    return [*given, f"model={path}"]
 
 
 def run_path(options: argparse.Namespace) -> Path:

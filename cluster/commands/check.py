@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, add_recipe, write_json_file
+from cluster.commands.base import add_command, add_from, add_recipe, settings, write_json_file
 from cluster.commands.run import COMMANDS
 from wire.errors import ConfigError
 
@@ -18,7 +18,7 @@ def _check(options: argparse.Namespace) -> None:
 
     request = CheckRequest(
         recipe=options.recipe,
-        settings=options.set,
+        settings=settings(options),
         run_dir=options.run_dir or Path("runs") / options.recipe.stem,
         command=options.command_to_run,
         group_by=options.group_by,
@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
     text = "recipe, data, model and machine, all findings at once; starts nothing"
     check = add_command(commands, "check", text, _check)
     add_recipe(check)
+    add_from(check)
     check.add_argument(
         "--run-dir", type=Path, help="of the run to be; default: runs/NAME-OF-RECIPE"
     )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, add_recipe, write_json_file
+from cluster.commands.base import add_command, add_from, add_recipe, settings, write_json_file
 from wire.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def _plan(options: argparse.Namespace) -> None:
     from cluster.config.recipe import read_recipe
     from cluster.plan.run_plan import make_plan
 
-    config = read_recipe(options.recipe, options.set)
+    config = read_recipe(options.recipe, settings(options))
     plan = make_plan(config, config.chain.names)
     from cluster.plan.cost import estimate
     from cluster.plan.table import print_cost, print_plan
@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
     text = "what a run would do: batches, workers, memory, cost; starts nothing"
     plan = add_command(commands, "plan", text, _plan)
     add_recipe(plan)
+    add_from(plan)
     plan.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
     plan.add_argument(
         "--measured",

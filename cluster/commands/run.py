@@ -4,7 +4,15 @@ import argparse
 from functools import partial
 from typing import Any
 
-from cluster.commands.base import Run, add_run_command, run_in_directory, run_path, say
+from cluster.commands.base import (
+    Run,
+    add_from,
+    add_run_command,
+    run_in_directory,
+    run_path,
+    say,
+    settings,
+)
 
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
@@ -13,6 +21,10 @@ _HELP = {
     "calibrate": "stage 3: verdict and head, on traces of the run directory's policy",
     "evaluate": "measure the recipe's model",
 }
+_RESUME = (
+    "go on with the run in --run-dir; more steps or epochs, learning rates and save intervals may "
+    "be others than before (docs/resume.md)"
+)
 COMMANDS = tuple(_HELP)
 """`run`, and one command for each kind of stage (``Stage.command``)."""
 
@@ -20,7 +32,7 @@ COMMANDS = tuple(_HELP)
 def _run(options: argparse.Namespace) -> None:
     from cluster.config.recipe import read_recipe
 
-    config = read_recipe(options.recipe, options.set)
+    config = read_recipe(options.recipe, settings(options))
     from cluster.commands.resume_summary import summarise_resume
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
@@ -44,6 +56,7 @@ def add(commands: Any) -> None:
     """Register on the parser's sub-commands."""
     for name, text in _HELP.items():
         command = add_run_command(commands, name, text, _run)
+        add_from(command)
         again = command.add_mutually_exclusive_group()
-        again.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+        again.add_argument("--resume", action="store_true", help=_RESUME)
         again.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")

@@ -7,11 +7,13 @@ from typing import Any
 
 from cluster.commands.base import (
     add_command,
+    add_from,
     add_recipe,
     add_run_command,
     run_in_directory,
     run_path,
     say,
+    settings,
 )
 from wire.errors import ConfigError
 
@@ -43,7 +45,7 @@ def _controls(options: argparse.Namespace) -> None:
     from cluster.config.recipe import read_recipe
 
     only = [f"controls.arms={options.only}"] if options.only else []
-    config = read_recipe(options.recipe, [*options.set, *only])
+    config = read_recipe(options.recipe, [*settings(options), *only])
     from cluster.controls.arms import run_controls
     from cluster.run_dir import RunDir
 
@@ -69,6 +71,7 @@ def add(commands: Any) -> None:
     study.add_argument("--group-by", metavar="COLUMN", help="manifest column to report apart")
     study.add_argument("--results", type=Path, metavar="FILE", help="default: RUN-DIR/results.md")
     controls = add_run_command(commands, "controls", _CONTROLS, _controls)
+    add_from(controls)
     controls.add_argument(
         "--only", nargs="+", metavar="ARM", help="only these arms; default: the recipe's"
     )

@@ -42,12 +42,14 @@ from cluster.report.groups import GroupRecord, group_records
 from cluster.report.hacking import StageGuards, guard_records
 from cluster.report.sizes import manifest_sizes
 from cluster.run_files import (
+    describe_source,
     prediction_files,
     read_history,
     read_label_names,
     read_recipe_file,
     read_result,
     read_run_chain,
+    read_started_from,
 )
 from learner.config import GrpoLossConfig
 from reward.config import RewardConfig
@@ -86,6 +88,8 @@ class RunFacts:
     last_sign: str | None
     """Last line of metrics.jsonl, UTC."""
     num_attempts: int
+    started_from: str
+    """Stage of another run that its model came from; empty for none."""
     changes: tuple[str, ...]
     """Settings that resumes changed."""
     peak_memory_gb: float | None
@@ -326,6 +330,7 @@ def _run_facts(
         started=_utc(min((one.first_time for one in curves), default=None)),
         last_sign=_utc(max((one.last_time for one in curves), default=None)),
         num_attempts=1 + max((one.last_attempt for one in curves), default=0),
+        started_from=describe_source(read_started_from(path)),
         changes=read_history(path).changes,
         peak_memory_gb=max(peaks, default=None),
         versions=summary.get("versions", {}),

@@ -24,11 +24,13 @@ from cluster.metrics.catalogue import EVALUATION
 from cluster.metrics.metrics_file import Row, current_rows, figures_of, parse_rows, warnings_of
 from cluster.run_files import (
     SILENT_S,
+    describe_source,
     is_locked,
     is_shorter,
     read_history,
     read_result,
     read_run_chain,
+    read_started_from,
     recipe_fault,
     result_figures,
 )
@@ -112,6 +114,8 @@ class RunStatus:
     """Warnings of trainings that learn nothing."""
     changes: tuple[str, ...]
     """Settings that resumes changed, and finished stages that are to go on."""
+    started_from: str
+    """Stage of another run that its model came from; empty for none."""
     fault: str
     """What is wrong with its run.json, and what to do; empty if nothing."""
     num_quarantined: int
@@ -192,6 +196,7 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         guards=tuple(_guards(rows)),
         learning=tuple(_learning(path, rows)),
         changes=(*history.changes, *_going_on(path)),
+        started_from=describe_source(read_started_from(path)),
         fault=recipe_fault(path),
         num_quarantined=_count_lines(path / "quarantine.jsonl"),
         checkpoint=_checkpoint(path / "checkpoints", now),

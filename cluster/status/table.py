@@ -115,6 +115,8 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
     for name, words in _FIGURES:
         if name in figures:
             yield words, _number(figures[name]) + (_parts(figures) if name == "reward/mean" else "")
+    if status.started_from:
+        yield "started from", status.started_from
     for line in status.changes:
         yield "changed by a resume", line
     yield "quarantined clips", str(status.num_quarantined)

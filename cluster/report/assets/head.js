@@ -76,6 +76,7 @@ function facts(data) {
     ["Clips", sizes && `${sizes}${run.num_with_trace ? ` (${count(run.num_with_trace)} train clips with a teacher's trace)` : ""}`],
     ["Time", time.filter(Boolean).join(" \u00b7 ")],
     ["Started", run.started && `${run.started}${run.num_attempts > 1 ? `, in ${run.num_attempts} attempts` : ""}`],
+    ["Started from", run.started_from],
     ["Changed by a resume", run.changes.length > 0 && el("ul", {}, run.changes.map((line) => el("li", {}, line)))],
     ["Peak memory", run.peak_memory_gb && `${run.peak_memory_gb.toFixed(1)} GB on the driver's node`],
     ["Traces written", data.num_traces ? count(data.num_traces) : null],

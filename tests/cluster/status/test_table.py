@@ -31,6 +31,7 @@ STATUS = RunStatus(
     guards=(),
     learning=(),
     changes=(),
+    started_from="",
     fault="",
     num_quarantined=2,
     checkpoint=Checkpoint(stage="grpo", tag="step-000020", age_s=5.0),
