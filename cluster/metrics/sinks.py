@@ -27,6 +27,7 @@ from cluster.metrics.prometheus_sink import PrometheusSink
 from cluster.metrics.sink_names import dashboard_names, mlflow_names
 from wire.config import flatten
 from wire.errors import ConfigError
+from wire.printable import printable
 from wire.whole_file import write_json
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def open_metrics(config: RunConfig, run_dir: Path, attempt: int) -> MetricsLog:
     if (mlflow := asked.mlflow) is not None:
         add("MLflow", lambda: Background("MLflow", lambda: MlflowSink(mlflow, run_dir, settings)))
     if asked.prometheus:
-        add("Prometheus", lambda: PrometheusSink(run_dir.name))
+        add("Prometheus", lambda: PrometheusSink(printable(run_dir.name)))
     verl_stage = main_stages(config.chain).grpo if asked.verl_names else None
     return MetricsLog(run_dir, attempt, sinks, verl_stage=verl_stage)
 
@@ -118,7 +119,7 @@ def _start_wandb(config: WandbConfig, run_dir: Path, settings: Mapping[str, Any]
         return wandb.init(
             project=config.project,
             entity=config.entity,
-            name=config.name or run_dir.name,
+            name=config.name or printable(run_dir.name),
             tags=config.tags,
             id=_remember(run_dir, "wandb", lambda: uuid.uuid4().hex[:12]),
             resume="allow",
@@ -170,7 +171,7 @@ class MlflowSink:
         client = self._client
         known = client.get_experiment_by_name(config.experiment)
         experiment = known.experiment_id if known else client.create_experiment(config.experiment)
-        run = client.create_run(experiment, run_name=config.name or run_dir.name)
+        run = client.create_run(experiment, run_name=config.name or printable(run_dir.name))
         flat = [Param(name, str(value)[:6000]) for name, value in flatten(settings).items()]
         for start in range(0, len(flat), 100):  # the most that a server takes at once
             client.log_batch(run.info.run_id, params=flat[start : start + 100])
