@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 _MAY_BE_ZEROS = ("rawvideo", "v210", "v410", "r210", "wrapped_avframe")
 """Codecs of which a black frame is nothing but zeros."""
+_COLOURS = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE ST 2085",
+    12: "derived from chromaticity",
+    13: "derived from chromaticity with constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
+"""Matrices (ITU-T H.273) that need more than a matrix."""
 _LAST, _LOOKS = 64, 4
 _SHORTEST, _LOOKED_AT = 4, 64
 
@@ -153,12 +165,25 @@ def frames_of(
                 ) from error
             reason = Undecodable(error.strerror)
             continue
+        if frames and not count:
+            _refuse_colours(frames[0])
         count += len(frames)
         yield from frames
     frames = stream.decode(None)
-    if not count and not frames:
-        raise reason
+    if not count:
+        if not frames:
+            raise reason
+        _refuse_colours(frames[0])
     yield from frames
+
+
+def _refuse_colours(frame: "VideoFrame") -> None:
+    name = _COLOURS.get(frame.colorspace)
+    if name is not None and not frame.format.is_rgb:
+        raise Undecodable(
+            f"its colours are coded as {name}, which FFmpeg does not convert; write it anew, "
+            "for example with ffmpeg -vf zscale=matrix=709"
+        )
 
 
 def _refuse_cut(path: Path, container: "InputContainer", stream: "VideoStream") -> None:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 Frames = npt.NDArray[np.uint8]
+
+_RESERVED, _ITU601 = 3, 5
+"""Matrices of colours: one that no standard defines, which some encoders write, and the one that
+FFmpeg takes where none is named."""
 Decoder = Literal["auto", "decord", "pyav"]
 _SET_TO_PYAV = 'video.decoder is "pyav"'
 
@@ -256,7 +260,14 @@ def _pictures(met: "Iterable[tuple[int, VideoFrame]]", wanted: Sequence[int]) ->
             size = orientation.size(frame.width, frame.height)
             pictures = np.empty((len(wanted), size[1], size[0], 3), np.uint8)
         width, height = orientation.size(pictures.shape[2], pictures.shape[1])
-        rgb = to_rgb.reformat(frame, format="rgb24", threads=1, width=width, height=height)
+        rgb = to_rgb.reformat(
+            frame,
+            format="rgb24",
+            threads=1,
+            width=width,
+            height=height,
+            src_colorspace=_ITU601 if frame.colorspace == _RESERVED else None,
+        )
         end = bisect.bisect_right(wanted, key)
         pictures[filled:end] = orientation.applied_to(np.asarray(rgb.to_ndarray(), np.uint8))
         filled = end

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from video.orientation import orientation_of
 from wire.errors import ClipError
 
 if TYPE_CHECKING:
@@ -94,9 +95,10 @@ def _decode(path: Path, name: str, data: bytes) -> Frame:
         if not frames:
             raise ClipError(f"cannot decode {name} in {path}: no picture in it")
         pixels = np.asarray(frames[0].to_ndarray(format="rgb24"), np.uint8)
+        shown = orientation_of(frames[0]).applied_to(pixels)
     except (av.FFmpegError, ValueError) as error:
         raise ClipError(
             f"cannot decode {name} in {path}: {error}; "
             f"expected an image of at most {MAX_PIXELS} pixels"
         ) from error
-    return pixels
+    return np.ascontiguousarray(shown)

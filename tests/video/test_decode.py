@@ -1,16 +1,19 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
+from av.filter import Graph
 
 from tests.video.boxes import with_matrix
 from tests.video.formats import Format, write_video
 from video import decode as module
 from video.config import VideoConfig
-from video.decode import decode, probe
+from video.decode import Decoder, decode, probe
 from wire.errors import ClipError
 
 CONFIG = VideoConfig(max_frames=8)
@@ -57,6 +60,71 @@ def test_a_picture_that_turns_on_the_way_keeps_the_size_of_the_first(tmp_path: P
     assert pictures.shape == (2, 48, 64, 3)
     assert np.ptp(pictures[0], axis=0).max() == 0  # upright stripes
     assert np.ptp(pictures[1], axis=1).max() == 0  # they lie
+
+
+def with_colours(source: Path, target: Path, codec: str, setting: str) -> Path:
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        change = BitStreamFilterContext(f"{codec}_metadata={setting}", old.streams.video[0], stream)
+        for packet in [*old.demux(video=0), None]:
+            for changed in change.filter(packet if packet is None or packet.size else None):
+                changed.stream = stream
+                new.mux(changed)
+    return target
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_a_matrix_of_colours_that_nobody_defines_is_as_none(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    plain = write_video(tmp_path / "a.mkv", Format("a.mkv", "libvpx-vp9"))
+    odd = with_colours(plain, tmp_path / "b.mkv", "vp9", "color_space=6")
+    with av.open(str(odd)) as container:
+        assert next(container.decode(video=0)).colorspace == 3
+    probe(odd)
+    expected = decode(plain, CONFIG, decoder="pyav").frames
+    assert np.array_equal(decode(odd, CONFIG, decoder=decoder).frames, expected)
+
+
+@pytest.mark.parametrize(("number", "name"), [(8, "YCgCo"), (10, "BT.2020 with"), (14, "ICtCp")])
+def test_colours_that_cannot_be_converted_are_refused_at_the_start(
+    number: int, name: str, tmp_path: Path
+) -> None:
+    plain = write_video(tmp_path / "a.mkv", Format("a.mkv"))
+    path = with_colours(plain, tmp_path / "b.mkv", "h264", f"matrix_coefficients={number}")
+    for call in (lambda: decode(path, CONFIG), lambda: probe(path)):
+        with pytest.raises(ClipError, match=f"its colours are coded as {name}"):
+            call()
+
+
+@pytest.mark.parametrize("number", [1, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("full_range", [0, 1])
+def test_colours_are_those_of_ffmpeg_s_own_filter(
+    number: int, full_range: int, tmp_path: Path
+) -> None:
+    def colourful(index: int) -> np.ndarray:
+        blocks = np.random.default_rng(index).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        return np.kron(blocks, np.ones((8, 8, 1), np.uint8))
+
+    plain = tmp_path / "a.mkv"
+    with av.open(str(plain), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=30, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(colourful(index), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    setting = f"matrix_coefficients={number}:video_full_range_flag={full_range}"
+    path = with_colours(plain, tmp_path / "b.mkv", "h264", setting)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (number, 1 + full_range)
+    graph = Graph()
+    source = graph.add_buffer(width=64, height=48, format=frame.format, time_base=Fraction(1, 30))
+    nodes = [graph.add("scale", "flags=bilinear"), graph.add("format", "rgb24")]
+    graph.link_nodes(source, *nodes, graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    assert np.array_equal(decode(path, CONFIG).frames[0], graph.vpull().to_ndarray())
 
 
 def test_damage_on_the_way_is_said_with_its_place(tmp_path: Path) -> None:

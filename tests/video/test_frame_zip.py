@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import zipfile
@@ -52,6 +53,19 @@ def test_common_image_formats_are_read(tmp_path: Path, suffix: str) -> None:
     (frame,) = read_frames(path)
     assert (frame.shape, frame.dtype) == ((24, 32, 3), np.uint8)
     assert abs(frame.astype(int) - 120).max() <= 3
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_frames_are_turned_as_their_exif_says(number: int, tmp_path: Path) -> None:
+    from PIL import Image, ImageOps
+
+    exif, orientation = Image.Exif(), 0x112
+    exif[orientation] = number
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG", exif=exif)
+    frames = list(read_frames(make_zip(tmp_path / "a.zip", {"0.png": file.getvalue()})))
+    assert np.array_equal(frames[0], np.asarray(ImageOps.exif_transpose(Image.open(file))))
 
 
 def test_what_is_no_frame_is_passed_over(tmp_path: Path) -> None:
