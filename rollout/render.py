@@ -25,6 +25,7 @@ from wire.types import Prompt
 
 _END_OF_ANSWER = "</answer>"
 _MAX_LEADS = 64  # what stands between the tag and the label: nothing, or a space, in most traces
+_SYSTEM = "You watch a clip."
 _TRACE = "<think> a </think> <answer> b </answer>"
 
 
@@ -247,12 +248,14 @@ class Renderer:
                 "use a tokenizer that keeps <think> and <answer> tags"
             )
 
-    def check_template(self) -> None:
-        """Raise ConfigError unless the chat template can be used and shows a video once."""
+    def check_template(self, *, with_system: bool = False) -> None:
+        """Raise ConfigError unless the chat template can be used and shows a video once, and a
+        system turn if there is to be one."""
         from jinja2 import TemplateError
 
+        system = [Message("system", (_SYSTEM,))] if with_system else []
         try:
-            shown = self._text([Message("user", ("a",), has_video=True)])
+            shown = self._text([*system, Message("user", ("a",), has_video=True)])
         except (TemplateError, ValueError) as error:
             raise ConfigError(
                 f"the model's chat template cannot be used: {_first_line(error)}; "
@@ -262,6 +265,11 @@ class Renderer:
             raise ConfigError(
                 f"the model's chat template shows a video as {shown!r}, without {PLACEHOLDER}; "
                 "use the template that came with the model"
+            )
+        if with_system and shown.count(_SYSTEM) != 1:
+            raise ConfigError(
+                f"the model's chat template shows a system turn as {shown!r}, without its text; "
+                "put prompts.system into the other texts, and leave it empty"
             )
 
     def blocked_tokens(self) -> tuple[int, ...]:

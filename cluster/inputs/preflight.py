@@ -43,7 +43,7 @@ def open_model(config: RunConfig) -> Renderer:
 
         check_targets(config.model, lora, frozen_parts(config.learner))
     renderer = Renderer.load(config.model, config.rollout.max_prompt_length)
-    renderer.check_template()
+    renderer.check_template(with_system=bool(config.prompts.system))
     renderer.check_round_trip()
     if any(stage.asks_labels for stage in config.chain):
         renderer.label_codes(config.label_set)

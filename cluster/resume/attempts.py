@@ -11,8 +11,8 @@ compared here.
 import json
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,8 @@ class Attempt:
     """Attempts with the same hash give bitwise equal results of the same input."""
     rates: str = ""
     """Hash of optimisers and schedules; empty in earlier versions, which never changed them."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the prompts' wording; empty in attempts of earlier programs."""
     changes: tuple[Change, ...] = ()
     """Settings that it changed."""
     restarted: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ def describe_attempt(config: RunConfig, attempt: int, plan: ResumePlan | None = 
         deterministic=config.deterministic,
         numerics_hash=numerics,
         rates=stable_hash(json.dumps(list(_schedules(config)))),
+        prompts=dict(config.prompt_set.versions),
         changes=plan.changes if plan else (),
         restarted=plan.restarted if plan else (),
     )

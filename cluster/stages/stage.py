@@ -64,6 +64,7 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     result = await run.run(session, run)
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
+    result["prompt_versions"] = dict(session.config.prompt_set.versions)
     beginnings = read_history(session.run_dir.path).beginnings
     rows = current_rows(read_rows(session.run_dir.metrics), beginnings)
     if warnings := warnings_of(rows).get(run.name):

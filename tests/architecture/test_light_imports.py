@@ -82,6 +82,7 @@ def test_light_commands_load_nothing_slow(tmp_path: Path):
         ["report", str(run)],
         ["init", str(manifest), str(tmp_path / "r.toml"), "--model", "m", "--num-gpus", "0"],
         ["plan", str(ROOT / "recipes/demo.toml")],
+        ["prompts", str(tmp_path / "r.toml")],
     ]
     script = COMMANDS.format(slow=SLOW)
     subprocess.run(

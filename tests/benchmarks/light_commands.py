@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.light_commands [--json FILE]
 
-Commands that only look (ls, status, report, compare, plan, init, --help) on a small run, and a
+Commands that only look (ls, status, report, compare, plan, prompts, init, --help) on a small run, and a
 second `check` of an unchanged recipe with 40 clips. The least of five times each: what the machine
 does beside is not theirs. Prints one row per figure: name, value, unit, limit. Ends with status 1
 if a limit is missed. A minute on two cores.
@@ -54,6 +54,7 @@ def measure(folder: Path) -> Iterator[Figure]:
         "report": ["report", str(run)],
         "compare": ["compare", str(run), str(other)],
         "plan": ["plan", str(recipe)],
+        "prompts": ["prompts", str(recipe)],
         "init": ["init", str(data / "manifest.jsonl"), str(folder / "a.toml"), "--overwrite"],
     }
     light["init"] += ["--model", str(model)]

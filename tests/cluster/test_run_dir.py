@@ -83,6 +83,31 @@ def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
     open_dir(tmp_path / "run", other_place, resume=True).close()
 
 
+def test_resuming_with_other_prompts_is_refused_by_the_name_of_the_text(tmp_path: Path):
+    start(tmp_path / "run", make_config(prompts={"trace": "A {labels}"})).close()
+    for prompts, name in (
+        ({"trace": "B {labels}"}, "prompts.trace"),
+        ({}, "prompts.trace"),
+        ({"trace": "A {labels}", "system": "S"}, "prompts.system"),
+    ):
+        with pytest.raises(ConfigError, match=f"started with another {name};"):
+            open_dir(tmp_path / "run", make_config(prompts=prompts), resume=True)
+    open_dir(tmp_path / "run", make_config(prompts={"trace": "A {labels}"}), resume=True).close()
+
+
+def test_a_run_of_before_there_were_prompts_in_recipes_is_resumed_with_the_default_ones(
+    tmp_path: Path,
+):
+    start(tmp_path / "run", make_config()).close()
+    file = tmp_path / "run/run.json"
+    values = json.loads(file.read_text())
+    del values["prompts"]
+    file.write_text(json.dumps(values))
+    open_dir(tmp_path / "run", make_config(), resume=True).close()
+    with pytest.raises(ConfigError, match=r"started with another prompts\.label"):
+        open_dir(tmp_path / "run", make_config(prompts={"label": "L"}), resume=True)
+
+
 def test_overwrite_starts_from_nothing(tmp_path: Path):
     first = start(tmp_path / "run", make_config())
     first.finish("base", {"seconds": 1.0})

@@ -7,6 +7,7 @@ import pytest
 
 from rollout.message import Message
 from rollout.prompt import Prompts
+from rollout.prompts_config import PromptsConfig
 from rollout.render import PromptTooLong, Renderer
 from video.config import VideoConfig
 from video.decode import DecodedClip
@@ -52,8 +53,9 @@ def renderer(tokenizer: Any) -> Renderer:
         PROMPTS.trace(make_sample("filmed at night")),
         PROMPTS.verdict(make_sample(), TRACE),
         PROMPTS.label(make_sample()),
+        Prompts(LABELS, PromptsConfig(system="You judge {labels}.")).trace(make_sample()),
     ],
-    ids=["trace", "side text", "verdict", "label"],
+    ids=["trace", "side text", "verdict", "label", "system"],
 )
 def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
     processor_dir: Path, messages: list[Message]
@@ -72,10 +74,12 @@ def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
     processed = ClipProcessor(processor_dir).process(clip, VideoConfig(), clip_key="k")
     ours = Renderer.load(processor_dir, 1000).prompt(messages, processed)
     own = AutoProcessor.from_pretrained(processor_dir)
-    content = [{"type": "video"}, {"type": "text", "text": messages[0].text}]
-    text = own.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
+    content = [{"type": "video"}, {"type": "text", "text": messages[-1].text}]
+    chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if len(messages) > 1:
+        text = {"type": "text", "text": "You judge fall, walk."}
+        chat = [{"role": "system", "content": [text]}, *chat]
+    text = own.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     theirs = own(text=[text], videos=[frames], videos_kwargs={"do_sample_frames": False})
     assert list(ours.token_ids) == list(theirs["input_ids"][0])
     assert (ours.clip_key, ours.fingerprint) == ("k", processed.fingerprint)
@@ -351,6 +355,27 @@ def test_vision_tokens_are_blocked(renderer: Renderer, tokenizer: Any) -> None:
         "<|vision_end|>",
         "<|vision_start|>",
     ]
+
+
+def test_a_chat_template_that_drops_the_system_turn_is_refused_where_there_is_one(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    tokenizer = make_tokenizer(TAGS)
+    Renderer(tokenizer, 1000).check_template(with_system=True)
+    loop = "{% for m in messages %}"
+    for drop, message in (
+        ("{% if m.role != 'system' %}", "without its text; put prompts.system into the other"),
+        ("{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}", "no system"),
+    ):
+        end = "{% endif %}" if "!=" in drop else ""
+        template = tokenizer.chat_template.replace(
+            "{% endfor %}{% if add", end + "{% endfor %}{% if add"
+        )
+        other = make_tokenizer(TAGS)
+        other.chat_template = template.replace(loop, loop + drop)
+        Renderer(other, 1000).check_template()
+        with pytest.raises(ConfigError, match=message):
+            Renderer(other, 1000).check_template(with_system=True)
 
 
 @pytest.mark.parametrize("tags", [("<think>", "</think>", "<answer>", "</answer>"), ()])

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config.recipe import read_recipe
 from cluster.inputs.preflight import check_context, open_model
-from wire.errors import ConfigError
+from wire.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,14 @@ def test_labels_must_survive_the_tokenizer_only_where_a_model_is_asked_for_them(
     open_model(read_recipe(recipe(), head))
     with pytest.raises(ConfigError, match="label 'zigzag' does not survive the tokenizer"):
         open_model(read_recipe(recipe(), head[:1]))
+
+
+def test_a_prompt_that_no_row_can_fill_is_refused_before_the_model_is_looked_at(
+    recipe: Callable[..., Path], tmp_path: Path
+):
+    settings = ["prompts.verdict={titel} {reasoning}", "model=Qwen/there-is-no-such-model"]
+    config = read_recipe(recipe(), settings)
+    with pytest.raises(DataError, match=r"prompts\.verdict: the manifest has no column 'titel'"):
+        check(config, tmp_path / "cache", lambda _: None)
+    with pytest.raises(DataError, match="no column 'titel'"):
+        bring_model(config, lambda _: None)

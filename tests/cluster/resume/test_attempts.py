@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from cluster.resume.attempts import (
@@ -25,6 +26,15 @@ def test_attempts_are_alike_from_the_last_change_on(tmp_path: Path):
     assert first_bitwise_equal_attempt(tmp_path, note(5, "b")) == 5
     far_later = Attempt(attempt=7, deterministic=True, numerics_hash="b")
     assert first_bitwise_equal_attempt(tmp_path, far_later) == 7
+
+
+def test_an_attempt_says_which_wording_its_prompts_had(tmp_path: Path):
+    texts = {"trace": "{labels} <think> <answer>"}
+    for number, prompts in enumerate(({}, texts)):
+        note_attempt(tmp_path, describe_attempt(make_config(prompts=prompts), number))
+    first, second = (json.loads(line)["prompts"] for line in (tmp_path / "attempts.jsonl").open())
+    assert first == {"trace": "1", "verdict": "1", "label": "1"}
+    assert second == {**first, "trace": make_config(prompts=texts).prompt_set.version("trace")}
 
 
 def test_another_number_of_ranks_or_threads_makes_other_bits():
