@@ -20,6 +20,10 @@ _PASSES = 10
 """Passes of GRPO over a small data set."""
 _MOST_GROUPS = 64
 """Clips per step; DeepIntuit's."""
+_PROMPTS = """\
+# [prompts]  # your own words, or { file = "trace.txt" }; fields in braces: docs/prompts.md
+# trace = "Which of {labels}?\\n{definitions}\\nReason in <think>, then write <answer>LABEL</answer>."
+"""
 _CPU = """
 [rollout]
 dtype = "float32"  # no GPU here: exact parity with the learner
@@ -110,6 +114,7 @@ def starter_recipe(
         f"model = {_toml(_relative(model, recipe))}",
         "",
         *tables,
+        _PROMPTS,
         f"[data]\nmanifest = {_toml(_relative(str(manifest), recipe))}",
         "",
         "[video]\nmax_frames = 16  # spread over the clip; fps = 2 samples by time instead",

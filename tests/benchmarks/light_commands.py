@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.light_commands [--json FILE]
 
-Commands that only look (ls, status, report, compare, plan, prompts, init, --help) on a small run, and a
-second `check` of an unchanged recipe with 40 clips. The least of five times each: what the machine
-does beside is not theirs. Prints one row per figure: name, value, unit, limit. Ends with status 1
-if a limit is missed. A minute on two cores.
+Commands that only look (ls, status, report, compare, plan, prompts, init, --help) on a small run,
+and a second `check` of an unchanged recipe with 40 clips. The least of five times each: what the
+machine does beside is not theirs. Prints one row per figure: name, value, unit, limit. Ends with
+status 1 if a limit is missed. A minute on two cores.
 """
 
 import argparse

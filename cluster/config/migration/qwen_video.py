@@ -23,6 +23,8 @@ QWEN: tuple[Moved, ...] = (
     Moved("tune_mm_llm", "learner.freeze_language_model", "the other way round"),
     Moved("vit_lr", "grpo.optim.vision_learning_rate"),
     Moved("aligner_lr", "grpo.optim.merger_learning_rate"),
+    Moved("system", "prompts.system", "a system turn before every prompt"),
+    Moved("default_system", "prompts.system", "a system turn before every prompt"),
     Moved("freeze_vit", "learner.freeze_vision_tower"),
     Moved("freeze_aligner", "learner.freeze_merger"),
     Moved("freeze_llm", "learner.freeze_language_model"),

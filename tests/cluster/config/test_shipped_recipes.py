@@ -1,18 +1,24 @@
 """Every recipe we ship parses, validates and plans; the papers' hold the papers' values."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cluster.check.prompt_texts import text_findings
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage
 from cluster.plan.run_plan import make_plan
-from wire.types import Split
+from rollout.prompts_config import TASK_FIELDS, TRACE_FIELDS
+from wire.finding import Level
+from wire.types import Sample, Split
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.toml"))
 STAGES = ("base", "coldstart", "grpo", "calibrated")
+SAMPLE = Sample(id="a", video="a.mp4", label="normal", split=Split.TRAIN)
 CHAINS = {
     "label-only": {"base": "base", "labels": "base", "labels_blank": "labels"},
     "grpo-without-coldstart": {"base": "base", "grpo": "base", "calibrated": "grpo"},
@@ -138,3 +144,46 @@ def test_the_two_recipes_differ_in_the_side_text_alone():
     assert text == plain
     assert read_recipe(FOLDER / "smarthome-7b-text.toml", []).data.use_side_text
     assert not plain.data.use_side_text
+
+
+def test_the_recipe_of_the_procedure_differs_in_its_prompts_alone():
+    plain = read_recipe(FOLDER / "smarthome-7b.toml", [])
+    procedure = read_recipe(FOLDER / "smarthome-7b-procedure.toml", [])
+    assert procedure.model_copy(update={"prompts": plain.prompts}) == plain
+    assert procedure.prompt_set.user_texts == ("trace", "verdict")
+
+
+@pytest.mark.parametrize("text", [None, "A dog barks at the door."])
+def test_the_procedure_is_that_of_seeds_1_3(text: str | None):
+    config = read_recipe(
+        FOLDER / "smarthome-7b-procedure.toml", [f"data.use_side_text={str(bool(text)).lower()}"]
+    )
+    sample = replace(SAMPLE, text=text)
+    assert [f.level for f in text_findings(config.prompt_set, [sample])] == [Level.OK]
+    trace = "<think>Step 1 - a dog.</think><answer>normal</answer>"
+    asked = config.prompt_set.trace(sample)[0].text
+    order = ["<think>", "<answer>", "- abnormal: something", "- normal: everyday", "Step 1",
+             "Step 2", "Is it abnormal?", "is it normal?", "Step 3", "Material"]  # fmt: skip
+    assert sorted(order, key=asked.index) == order
+    review = config.prompt_set.verdict(sample, trace)[0].text
+    assert "abnormal takes precedence" in review
+    assert "conclusion: normal\nFirst reviewer's reasoning:\nStep 1 - a dog.\n" in review
+    shown = f"Text that came with the video: {text}\n"
+    assert (shown in asked, shown in review) == (bool(text), bool(text))
+
+
+def test_the_example_of_the_page_on_prompts_is_a_recipe(tmp_path: Path):
+    page = (FOLDER.parent / "docs/prompts.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "prompts").mkdir()
+    for name in ("trace", "verdict", "drink"):
+        (tmp_path / f"prompts/{name}.txt").write_text(f"{name}: {{labels}} {{definitions}}")
+    rest = '[[labels]]\nname = "eat"\n[data]\nmanifest = "m.jsonl"\n'
+    (tmp_path / "r.toml").write_text(f'model = "m"\n{example}\n{rest}')
+    config = read_recipe(tmp_path / "r.toml", [])
+    assert config.prompt_set.user_texts == ("system", "trace", "verdict", "label")
+    assert config.labels[0].definition == "drink: {labels} {definitions}"
+    (_, message) = config.prompt_set.trace(SAMPLE)
+    assert "- drink: drink: {labels} {definitions}" in message.text, "a definition has no fields"
+    every = set(re.findall(r"^\| `\{(\w+)\}`", page, re.MULTILINE)) - {"NAME"}
+    assert every | {"conclusion"} == {*TASK_FIELDS, *TRACE_FIELDS}

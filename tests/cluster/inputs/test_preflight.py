@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.config.recipe import read_recipe
-from cluster.inputs.preflight import check_context, open_model
+from cluster.inputs.preflight import bring_model, check, check_context, open_model
 from wire.errors import ConfigError, DataError
 
 

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.check.prompt_texts import text_findings
 from cluster.cli import main
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.inputs.preflight import check_context
+from wire.finding import Level
 from wire.types import Split
 
 MODEL = Path(__file__).parents[3] / "cluster/demo/base"
@@ -43,6 +45,16 @@ def test_the_recipe_names_labels_data_and_model(tmp_path: Path):
     assert Path(config.model).resolve() == MODEL.resolve()
     assert (config.grpo.groups_per_step, config.grpo.num_steps) == (16, 20)
     assert config.calibrate.split == "cal"
+
+
+def test_the_prompts_that_it_shows_as_a_comment_are_an_example_that_works(tmp_path: Path):
+    init(tmp_path, write(tmp_path / "m.jsonl", train=8, cal=2, test=4), "--num-gpus", "0")
+    recipe = tmp_path / "recipes/my.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("# [prompts]", "[prompts]").replace("# trace =", "trace ="))
+    config = read_recipe(recipe, [])
+    assert config.prompt_set.user_texts == ("trace",)
+    assert [f.level for f in text_findings(config.prompt_set, [])] == [Level.OK]
 
 
 def test_data_without_traces_or_cal_clips_is_planned_without(tmp_path: Path):
