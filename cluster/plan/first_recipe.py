@@ -22,7 +22,7 @@ _MOST_GROUPS = 64
 """Clips per step; DeepIntuit's."""
 _PROMPTS = """\
 # [prompts]  # your own words, or { file = "trace.txt" }; fields in braces: docs/prompts.md
-# trace = "Which of {labels}?\\n{definitions}\\nReason in <think>, then write <answer>LABEL</answer>."
+# trace = "Of {labels}, which?\\n{definitions}\\nReason in <think>, then <answer>LABEL</answer>."
 """
 _CPU = """
 [rollout]

@@ -178,7 +178,7 @@ def test_the_example_of_the_page_on_prompts_is_a_recipe(tmp_path: Path):
     (tmp_path / "prompts").mkdir()
     for name in ("trace", "verdict", "drink"):
         (tmp_path / f"prompts/{name}.txt").write_text(f"{name}: {{labels}} {{definitions}}")
-    rest = '[[labels]]\nname = "eat"\n[data]\nmanifest = "m.jsonl"\n'
+    rest = '[data]\nmanifest = "m.jsonl"\n'
     (tmp_path / "r.toml").write_text(f'model = "m"\n{example}\n{rest}')
     config = read_recipe(tmp_path / "r.toml", [])
     assert config.prompt_set.user_texts == ("system", "trace", "verdict", "label")

@@ -225,6 +225,9 @@ def test_every_recipe_in_a_page_is_one_or_a_part_of_one(block: str, tmp_path: Pa
     if "extends" not in values:
         block = f'extends = "{ROOT / "recipes/demo.toml"}"\n{block}'
     recipe.write_text(block.replace('"recipes/', f'"{ROOT}/recipes/'))
+    for file in re.findall(r'file = "([^"]+)"', block):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{labels}")
     if values:
         read_recipe(recipe, [])
 
