@@ -71,13 +71,14 @@ def test_a_clip_that_cannot_be_read_hides_no_text(recipe: Write, tmp_path: Path,
 
 
 def test_the_command_prints_turns_clip_and_target(recipe: Write, capsys: Capture):
-    path = recipe(lambda rows: [row.update(title=f"clip {n}") for n, row in enumerate(rows)])
+    path = recipe(lambda rows: [row.update(title=f"clip {n}\x1b[2J") for n, row in enumerate(rows)])
     settings = ["--set", "prompts.label={title}: {labels}?", "--set", "prompts.system=Be brief."]
     assert main(["prompts", str(path), *settings, "--kind", "label"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("=== prompts.label, version ")
     assert lines[1:4] == ["--- system", "Be brief.", "--- user"]
     assert lines[4].startswith("[clip /")
+    assert "\\x1b[2J: " in lines[5]
     assert lines[5].endswith(": relapse, repeat, undo, varied, zigzag?")
     assert main(["prompts", str(path), *settings, "--json"]) == 0
     values: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
