@@ -76,8 +76,8 @@ FAULTS = (
         unit="updates",
         says=_skipped,
         remedy="lower the learning rate (optim.learning_rate), warm up longer (optim.warmup_steps) "
-        "and clip the gradient (optim.grad_clip); where the first update is left out, look for NaN "
-        "in the model's weights",
+        "and clip the gradient (optim.grad_clip); spoilt weights do not mend, so start the "
+        "stage again; where the first update is left out, look for NaN in the model's weights",
         limit="max_skipped_in_a_row",
     ),
     Fault(

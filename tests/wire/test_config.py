@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -245,3 +246,18 @@ def test_nested_settings_have_dotted_names() -> None:
     assert flatten(values, keep_empty=True)["grpo.none"] == {}
     assert flatten({"a": 1}, "cluster") == {"cluster.a": 1}
     assert flatten({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[rollout]\ntimeout_s = inf", "rollout.timeout_s = inf"),
+        ("[[terms]]\nparams = { limits = [1.0, nan] }", "terms.0.params.limits.1 = nan"),
+    ],
+)
+def test_a_number_that_json_lacks_is_refused_by_name(tmp_path: Path, text: str, name: str) -> None:
+    """run.json holds the recipe: as null it would be another one."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'model = "m"\n{text}\n')
+    with pytest.raises(ConfigError, match=f"{re.escape(name)}; give a finite number"):
+        load_recipe(Recipe, path, [])

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,10 @@ def test_files_and_folders_can_be_made_durable(tmp_path: Path):
     (tmp_path / "a").touch()
     sync_to_disk(tmp_path / "a")
     sync_to_disk(tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_json, replace_json])
+def test_json_has_null_for_what_is_no_number(tmp_path: Path, write: Callable[..., None]):
+    write(tmp_path / "a.json", {"ece": float("nan"), "rows": [float("inf"), 0.5]})
+    assert "NaN" not in (tmp_path / "a.json").read_text()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"ece": None, "rows": [None, 0.5]}

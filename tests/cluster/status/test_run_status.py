@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -198,6 +199,22 @@ def test_commands_print_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFi
     assert row["name"] == "run"
     assert main(["status", str(tmp_path)]) == 2
     assert "no run in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["NaN", "null"])
+def test_a_figure_that_is_not_finite_is_said_and_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], written: str
+):
+    run_dir = open_run(tmp_path)
+    start = '{"stage": "grpo", "step": 3, "attempt": 0, "time": 1.0'
+    run_dir.metrics.write_text(f'{start}, "reward/mean": {written}, "kl": 0.5}}\n')
+    run_dir.close()
+    assert main(["status", str(run_dir.path), "--once"]) == 0
+    assert re.search(r"reward +not finite", capsys.readouterr().out)
+    assert main(["status", str(run_dir.path), "--json"]) == 0
+    text = capsys.readouterr().out
+    assert "NaN" not in text
+    assert json.loads(text)["figures"] == {"reward/mean": None, "kl": 0.5}
 
 
 def test_runs_are_found_below_folders_and_not_inside_runs(tmp_path: Path):
