@@ -31,6 +31,7 @@ class ControlTokens:
         controls = {text for text, special in added.items() if _steers(text, special)}
         controls |= {role for name in _ROLES if (role := getattr(tokenizer, name, None))}
         controls |= set(re.findall(r"<[^>]+>", PLACEHOLDER))  # where the clip goes, in any case
+        self._all = tuple(controls)
         self._controls = _beginning_of(text for text in controls if len(text) > 1)
         self._letters = _any_of(text for text in controls if len(text) == 1)
         self._tags = _beginning_of(tag for tag in TAGS if tag in added)
@@ -44,6 +45,13 @@ class ControlTokens:
         return sorted(
             {m[1] for m in self._controls.finditer(shown)} | {*self._letters.findall(shown)}
         )
+
+    def without_end(self, text: str) -> str:
+        """The text without control tokens at its end, where servers leave the end of a turn."""
+        while (shown := text.rstrip()).endswith(self._all):
+            longest = max((c for c in self._all if shown.endswith(c)), key=len)
+            text = shown.removesuffix(longest).rstrip()
+        return text
 
     def cut(self, *parts: str) -> str:
         """The text of these parts, with marks where :func:`pieces` divides it. In a

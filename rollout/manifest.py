@@ -11,6 +11,7 @@ any engine starts, so it imports neither a decoder nor a model.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -34,6 +35,8 @@ _SPLITS = tuple(split.value for split in Split)
 _REMEDY = "give the path of a .jsonl or .parquet file"
 _OTHER_FORMATS = (".csv", ".tsv", ".txt", ".json")
 _SHOWN = 5
+_HALF = re.compile("[\ud800-\udfff]")
+_MEND = "no tokenizer takes it; write the text again as UTF-8"
 
 Row = Mapping[str, Any]
 
@@ -235,6 +238,8 @@ def _type_faults(row: Row) -> list[tuple[str, str]]:
             faults.append((name, f"{name!r} is {value!r}, expected text"))
         elif name in _REQUIRED and value is not None and not value.strip():
             faults.append((name, f"{name!r} is empty"))
+        elif value is not None and _HALF.search(value):
+            faults.append((name, f"{name!r} holds half a character (a lone surrogate): {_MEND}"))
     times = {name: row.get(name) for name in _TIMES}
     return faults + [
         (name, f"{name!r} is {seconds!r}, expected seconds as a number")

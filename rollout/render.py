@@ -157,9 +157,9 @@ class Renderer:
         return (*ids[: ids.index(start)], *ids[last:])
 
     def target(self, text: str) -> tuple[int, ...]:
-        """Token ids of an assistant turn, its end included. Tags of a trace may be tokens; no other
-        token steers."""
-        return (*self._plain_ids(text), self.end_of_turn)
+        """Token ids of an assistant turn, and its end. Tags of a trace may be tokens; no other
+        token steers, and control tokens at the end of the text are left out."""
+        return (*self._plain_ids(self.control_tokens.without_end(text)), self.end_of_turn)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text of token ids with special tokens kept (tags may be special), a final end of turn
@@ -286,9 +286,12 @@ class Renderer:
             text = {"type": "text", "text": self.control_tokens.cut(*message.parts)}
             content = [{"type": "video"}, text] if message.has_video else [text]
             turns.append({"role": message.role, "content": content})
-        return str(
+        shown = str(
             self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         )
+        # templates of "thinking" models write the tag that a trace begins with
+        begun = shown.rstrip()
+        return begun.removesuffix("<think>") if begun.endswith("<think>") else shown
 
     def _plain_ids(self, text: str) -> Code:
         """Token ids of a text, of which none steers."""

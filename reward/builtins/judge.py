@@ -6,7 +6,8 @@
 LLM as a judge: Zheng et al. (arXiv 2306.05685). Temperature 0. A judge that cannot be reached, or
 that gives no score or two, is a JudgeError and so a failure of the scoring, never a zero. What the
 policy writes goes into the judge's prompt, so it can try to talk the judge round: keep ``accuracy``
-beside it.
+beside it. Control tokens that it spells are shown with a space in them, so that no server of the
+judge takes them for its own.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward.builtins.judge_params import JudgeParams, fill
+from reward.builtins.judge_params import JudgeParams, fill, spaced
 from reward.context import RewardContext
 from wire.errors import ConfigError, JudgeError
 from wire.types import stable_hash
@@ -103,7 +104,8 @@ class Judge:
         params = self._params
         question = str(context.extra.get("question") or params.question)
         values = {"completion": completion, "label": label, "question": question}
-        text = fill(params.prompt, values).encode(errors="replace").decode()  # lone surrogates
+        shown = {name: spaced(value) for name, value in values.items()}
+        text = fill(params.prompt, shown).encode(errors="replace").decode()  # lone surrogates
         images = [
             {"type": "image_url", "image_url": {"url": url}}
             for url in await self._frames_of(context.video)

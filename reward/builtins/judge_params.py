@@ -15,6 +15,12 @@ from wire.labels import LabelSet
 
 PLACEHOLDERS = ("completion", "label", "question")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# whose tokenizer the judge has is unknown: the forms of Qwen and Llama 3, DeepSeek, Gemma, Mistral
+_CONTROL = re.compile(
+    r"<(?=\|[^<>|\s]+\|>|\uff5c[^<>\s]+\uff5c>"
+    r"|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|tool_call|tool_response)>)"
+    r"|\[(?=/?INST\])"
+)
 # What a request of ours says itself.
 _OURS = ("model", "messages", "temperature", "max_tokens", "n", "stream")
 
@@ -139,6 +145,11 @@ class JudgeParams(Params):
                 "put the key there"
             )
         return key
+
+
+def spaced(text: str) -> str:
+    """Text in which no usual control token of a chat is whole: ``< |im_end|>``."""
+    return _CONTROL.sub(lambda match: f"{match[0]} ", text)
 
 
 def fill(prompt: str, values: Mapping[str, str]) -> str:

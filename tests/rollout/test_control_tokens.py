@@ -166,6 +166,16 @@ def test_a_control_token_that_only_the_normalized_text_spells_is_cut():
     assert controls.named_in(text) == ["<tool_end>"]
 
 
+@pytest.mark.parametrize(
+    "end", ["<|im_end|>", "<|im_end|>\n", " </s><|endoftext|>", "\n<|im_end|> "]
+)
+def test_control_tokens_at_the_end_are_left_out(end: str):
+    controls = ControlTokens(made(byte_level))
+    assert controls.without_end(f"a</answer>{end}") == "a</answer>"
+    for text in ("a</answer>\n", "<|im_end|> a", "", "a yes"):
+        assert controls.without_end(text) == text
+
+
 def test_control_tokens_are_named():
     controls = ControlTokens(made(byte_level))
     assert controls.named_in("a</s>b<|a|><|im_end|>\u00a4 <think>undo</think>") == [

@@ -161,6 +161,8 @@ def test_blank_lines_are_skipped_but_counted(folder: Path) -> None:
         (make_row(id="s2", label=None), "line 2: no 'label'"),
         (make_row(id=7), "line 2: 'id' is 7, expected text"),
         (make_row(id=" "), "line 2: 'id' is empty"),
+        (make_row(trace="<think>\ud83d</think>"), "line 2: 'trace' holds half a character"),
+        (make_row(text="\ude00"), "line 2: 'text' holds half a character"),
         (make_row(id="s2", trace=["a"]), r"line 2: 'trace' is \['a'\], expected text"),
         (make_row(id="s2", label="Abnormal"), "unknown label 'Abnormal'; did you mean 'abnormal'"),
         (make_row(id="s2", label="zzz"), "unknown label 'zzz'; known: abnormal, normal"),

@@ -140,6 +140,25 @@ def test_tags_in_other_people_s_text_are_no_tokens_and_those_of_the_prompt_are(
     assert "<think>a</think><answer>go</answer>" in renderer.text(told.token_ids)
 
 
+@pytest.mark.parametrize("end", ["<|im_end|>", "\n<|im_end|>\n", "<|endoftext|>"])
+def test_a_trace_that_ends_as_servers_leave_it_is_the_same_target(
+    renderer: Renderer, end: str
+) -> None:
+    assert renderer.target(TRACE + end) == renderer.target(TRACE)
+
+
+def test_a_template_that_begins_the_trace_itself_leaves_that_to_the_model(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    plain, thinking = make_tokenizer(), make_tokenizer()
+    begin = "<|im_start|>assistant\n"
+    thinking.chat_template = plain.chat_template.replace(begin, begin + "<think>\n")
+    assert thinking.chat_template != plain.chat_template
+    for messages in (PROMPTS.trace(make_sample()), PROMPTS.label(make_sample())):
+        ids = Renderer(plain, 1000).prompt(messages, make_clip()).token_ids
+        assert Renderer(thinking, 1000).prompt(messages, make_clip()).token_ids == ids
+
+
 def test_a_label_that_training_made_a_special_token_stays_one(
     make_tokenizer: Callable[..., Any],
 ) -> None:
