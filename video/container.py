@@ -130,7 +130,9 @@ def video_stream(container: "InputContainer") -> "VideoStream":
         ),
     )
     if best.disposition & Disposition.dependent:
-        raise Undecodable("a picture in tiles (HEIC), which is not put together here; convert it")
+        raise Undecodable(
+            "a picture in tiles (HEIC, AVIF), which are not put together here; convert it"
+        )
     return best
 
 

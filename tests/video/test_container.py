@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from tests.video.boxes import box, change
+from tests.video.boxes import box, change, find
 from tests.video.formats import AV1, Format, frame_numbers, write_video
 from video.config import VideoConfig
 from video.container import Undecodable, naming, video_stream
@@ -263,9 +263,47 @@ def test_kinds_of_pictures_that_no_writer_here_makes_are_not_the_clip(
     assert video_stream(streams_of(*dispositions)).index == best
 
 
-def test_a_picture_in_tiles_is_refused_rather_than_shown_in_part() -> None:
-    with pytest.raises(Undecodable, match="in tiles"):
-        video_stream(streams_of(Disposition.dependent, Disposition.dependent))
+def test_a_picture_in_tiles_is_refused_rather_than_shown_in_part(tmp_path: Path) -> None:
+    """As phones write it: two tiles beside each other, and an item that puts them together."""
+    from PIL import Image
+
+    path, one = tmp_path / "grid.avif", io.BytesIO()
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(one, "AVIF")
+    data = one.getvalue()
+    place, (start, end) = data.index(b"av1C") - 4, find(data, b"mdat")
+    tile = data[start + 8 : end]
+    codec = data[place : place + int.from_bytes(data[place : place + 4])]
+    grid = struct.pack(">BBBBHH", 0, 0, 0, 1, 128, 64)
+
+    def item(number: int, kind: bytes, flags: int = 0) -> bytes:
+        return box(b"infe", struct.pack(">IHH", 2 << 24 | flags, number, 0), kind, b"\0")
+
+    def size(width: int, height: int) -> bytes:
+        return box(b"ispe", struct.pack(">III", 0, width, height))
+
+    def meta(at: int) -> bytes:
+        places = ((1, at, len(tile)), (2, at, len(tile)), (3, at + len(tile), len(grid)))
+        entries = [struct.pack(">HHHHII", number, 0, 0, 1, *where) for number, *where in places]
+        properties = box(b"ipco", size(64, 64), codec, size(128, 64))
+        uses = b"\0\1\2\1\x82", b"\0\2\2\1\x82", b"\0\3\1\3"
+        items = item(1, b"av01", 1), item(2, b"av01", 1), item(3, b"grid")
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", struct.pack(">IH", 0, 3)),
+            box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", 3), *entries),
+            box(b"iinf", struct.pack(">IH", 0, 3), *items),
+            box(b"iref", bytes(4), box(b"dimg", struct.pack(">HHHH", 3, 2, 1, 2))),
+            box(b"iprp", properties, box(b"ipma", struct.pack(">II", 0, 3), *uses)),
+        )
+
+    kind = box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
+    path.write_bytes(kind + meta(len(kind) + len(meta(0)) + 8) + box(b"mdat", tile, grid))
+    assert Image.open(path).size == (128, 64)
+    for call in (lambda: decode(path, CONFIG), lambda: probe(path)):
+        with pytest.raises(ClipError, match="a picture in tiles"):
+            call()
 
 
 def test_a_protected_video_is_named_as_that(tmp_path: Path) -> None:
