@@ -222,3 +222,26 @@ def test_kills_at_random_moments(folder: Path, whole: Path, seed: int):
         start(folder, "grpo", out, "deterministic=true", kill=kill)
     check_same(out, whole)
     assert json.loads((out / "summary.json").read_text())
+
+
+def test_a_finished_run_made_longer_ends_with_the_bits_of_one_that_was_longer_at_once(folder: Path):
+    """Also under a new save interval: what it changes is said, and holds from the join on."""
+    at_once, out = folder / "six at once", folder / "three, then six"
+    how = ("deterministic=true", "grpo.max_staleness=0")
+    start(folder, "grpo", at_once, *how, "grpo.num_steps=6", resume=False)
+    start(folder, "grpo", out, *how, "grpo.num_steps=3", resume=False)
+    short = weights(out)
+    resumed = start(folder, "grpo", out, *how, "grpo.num_steps=6", "grpo.save_every=1")
+    said = resumed.stdout + resumed.stderr
+    assert "changed: grpo.num_steps = 6 (was 3), grpo goes on after 3 steps" in said
+    assert "changed: grpo.save_every = 1 (was 2), from the next checkpoint on" in said
+    assert [row["attempt"] for row in metrics(out, "grpo")] == [0, 0, 0, 1, 1, 1]
+    assert sorted(steps(out)) == list(range(1, 7))
+    assert steps(out) == steps(at_once)
+    assert weights(out) == weights(at_once) != short
+    done = json.loads((out / "stages/grpo/done.json").read_text())
+    assert (done["length"], done["last_step"]) == (6, 6)
+    versions = {g.group_id: g.policy_version for g in read_groups(out / "archive", Purpose.TRAIN)}
+    assert len(versions) == 6 * GROUPS, "no place was written twice"
+    by_step = [(versions[f"grpo/{place:08d}"].attempt, place // GROUPS) for place in range(24)]
+    assert by_step == [(0, step) if step < 3 else (1, step) for _, step in by_step]

@@ -76,7 +76,7 @@ TRL: tuple[Moved, ...] = (
     Moved("log_completions", "", ALL_KEPT),
     Moved("output_dir", "", "`--run-dir`"),
     Moved("overwrite_output_dir", "", "`--overwrite`"),
-    Moved("resume_from_checkpoint", "", "`--resume`"),
+    Moved("resume_from_checkpoint", "", "`--resume`, also for more steps than before"),
     Moved("learning_rate", "grpo.optim.learning_rate"),
     Moved("lr_scheduler_type", "grpo.optim.decay", CONSTANT),
     Moved("lr_scheduler_kwargs", "grpo.optim.min_lr_frac", "the floor of linear and cosine"),

@@ -173,7 +173,12 @@ VERL: tuple[Moved, ...] = (
     Moved("trainer.experiment_name", "", "`--run-dir`"),
     Moved("trainer.default_local_dir", "", "`--run-dir`"),
     Moved("trainer.resume_mode", "", "`--resume`"),
-    Moved("trainer.resume_from_path", "", "`--run-dir` with `--resume`: the last whole checkpoint"),
+    Moved(
+        "trainer.resume_from_path",
+        "",
+        "`--run-dir` with `--resume`: the last whole checkpoint; "
+        "`--from RUN_DIR:STAGE` starts a new run from a stage's model",
+    ),
     Moved("trainer.max_actor_ckpt_to_keep", "grpo.keep_last"),
     Moved("trainer.rollout_data_dir", "", ALL_KEPT),
     Moved("trainer.validation_data_dir", "", ALL_KEPT),

@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 
 from cluster.config.recipe import RunConfig
+from cluster.inputs.from_run import start_model
+from cluster.report.archived import index_archive
+from cluster.report.curves import read_curves
+from cluster.report.gather import gather
 from cluster.resume.archived_groups import ReusePolicy
 from cluster.resume.attempts import first_own_attempt, read_attempts
 from cluster.resume.loop_state import LoopState
 from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.stages.policy_versions import model_before
+from cluster.status.run_status import read_status
 from tests.cluster.session_fakes import make_config
 from tests.cluster.stages.chain_fakes import (
     CALIBRATE,
@@ -27,6 +32,8 @@ from tests.cluster.stages.chain_fakes import (
     result,
     run_chain,
 )
+from tests.groups import make_group
+from wire.archive import Archive
 from wire.errors import ConfigError
 from wire.types import PolicyVersion, Purpose
 
@@ -286,3 +293,52 @@ async def test_a_run_of_an_earlier_version_without_lengths_is_made_longer_from_i
     await attempt(tmp_path, recipe(5))
     assert weights_of(tmp_path, *TRAINED) == weights_of(at_once, *TRAINED)
     assert (done(tmp_path, "labels") or {})["length"] == 3
+
+
+async def test_status_and_report_say_what_changed_and_that_a_stage_goes_on(
+    finished: Path, tmp_path: Path
+):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    await attempt(tmp_path, recipe(5), updates=1)
+    status = read_status(tmp_path / "run")
+    change = "attempt 1: stages.g1.num_steps = 5 (was 3), g1 goes on after 3 steps"
+    assert status.changes == (
+        change,
+        "g1 goes on from 3 to 5 steps; its model is still the one of 3",
+    )
+    assert [one.name for one in status.finished] == ["labels", "own", "asked"]
+    (tmp_path / "run/stages/g1/model/config.json").write_text("{}")
+    facts = gather(tmp_path / "run", 4).run
+    assert facts.changes == (change,)
+    with pytest.raises(ConfigError, match="stage g1 is being made longer and has not finished"):
+        start_model(f"{tmp_path / 'run'}:g1")
+    await attempt(tmp_path, recipe(5))
+    assert read_status(tmp_path / "run").changes == (change,)
+    assert start_model(f"{tmp_path / 'run'}:g1").name == "model"
+
+
+def test_figures_and_groups_of_a_replaced_training_are_not_shown(tmp_path: Path):
+    rows = [
+        {"stage": "g2", "step": step, "attempt": number, "time": 1.0, "reward/mean": number}
+        for number, steps in ((0, 3), (1, 1))
+        for step in range(1, steps + 1)
+    ]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (before,) = read_curves(file)
+    assert before.superseded.steps == (1, 2, 3), "without knowing that it began anew"
+    (now,) = read_curves(file, {"g2": 1})
+    assert now.kept.steps == (1,)
+    assert now.kept.values["reward/mean"] == (1.0,)
+    assert now.superseded.steps == ()
+    with Archive(tmp_path / "archive", 0) as archive:
+        archive.append(
+            make_group(group_id="g2/00000000", policy_version=PolicyVersion(attempt=0, step=5))
+        )
+    with Archive(tmp_path / "archive", 1) as archive:
+        archive.append(
+            make_group(group_id="g2/00000000", policy_version=PolicyVersion(attempt=1, step=9))
+        )
+    index = index_archive(tmp_path / "archive", ("g2",), "g2", {"g2": 1})
+    assert index.training == {9: 1}
+    assert index.num_training == 1
