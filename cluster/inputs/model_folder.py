@@ -16,6 +16,7 @@ from cluster.config.recipe import RunConfig
 from video.families import family_of
 from wire.config import is_hub_name
 from wire.errors import ConfigError
+from wire.http_faults import connection_in_words, status_in_words, status_of
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _NOT_FILES = ("*/*",)  # copies in other formats
@@ -68,9 +69,9 @@ def cached_model(model: Path, cache_dir: Path | None = None) -> Path | None:
 
 
 def _download(name: str, cache_dir: Path | None) -> Path:
-    import httpx
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
 
+    client_error: type[Exception] = vars(errors)["HTTPError"]  # httpx's, or that of its successor
     try:
         family_of(Path(hf_hub_download(name, "config.json", cache_dir=cache_dir)).parent)
         folder = Path(
@@ -83,11 +84,10 @@ def _download(name: str, cache_dir: Path | None) -> Path:
         )
     except ConfigError as error:
         raise ConfigError(f"{name} on the Hugging Face hub: {error}") from error
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, client_error) as error:
         raise ConfigError(
             f"there is no directory {name}, and no model of that name came from the Hugging Face "
-            f"hub: {_reason(error)}; mend the name, give a directory, or run 'hf download {name}' "
-            "where the hub can be reached"
+            f"hub: {_reason(name, error)}"
         ) from error
     if not _is_whole(folder):
         raise ConfigError(
@@ -97,18 +97,36 @@ def _download(name: str, cache_dir: Path | None) -> Path:
     return folder
 
 
-def _reason(error: BaseException) -> str:
-    """The hub client's error of several lines, in a few words."""
-    from huggingface_hub import errors
+def _reason(name: str, error: BaseException) -> str:
+    """The hub client's error of several lines, in a few words, and what to do."""
+    from huggingface_hub import constants, errors
 
+    page = f"{constants.ENDPOINT}/{name}"
+    login = "give a token that may read it (hf auth login, or HF_TOKEN)"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"it is gated, and you have no access; ask for it or accept its terms on {page}, then "
+            f"{login}"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "it has none that you may read ('hf auth login' for private and gated ones)"
+        return f"it has none that you may read; mend the name, or, if it is private, {login}"
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, and the local cache does not hold it"
+        return (
+            f"HF_HUB_OFFLINE is set, and the local cache does not hold it; unset it, or run 'hf "
+            f"download {name}' where the hub can be reached"
+        )
+    if (status := status_of(error)) is not None:
+        return status_in_words(status, login)
+    if known := connection_in_words(error):
+        return known
     lines = str(error).strip().splitlines()
-    return f"{lines[0].rstrip('.') if lines else 'no answer'} ({type(error).__name__})"
+    what = lines[0].rstrip(".") if lines else "no answer"
+    return (
+        f"{what} ({type(error).__name__}); mend the name, give a directory, or run "
+        f"'hf download {name}' where the hub can be reached"
+    )
 
 
 def _is_whole(folder: Path) -> bool:

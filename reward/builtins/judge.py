@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from reward.builtins.judge_params import JudgeParams, fill, spaced
 from reward.context import RewardContext
 from wire.errors import ConfigError, JudgeError
+from wire.http_faults import connection_in_words, may_pass, status_in_words
 from wire.types import stable_hash
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ FrameReader = Callable[[str, int], Sequence[bytes]]
 _MAX_WAIT_S = 60.0
 _MAX_REPLY_BYTES = 1_000_000
 _MAX_SHOWN_CHARS = 200
-_RETRIED = (408, 429)
+_ADDRESS = "base_url, which ends in /v1, or model"
 _CLIPS_KEPT = 8  # a group's completions come together, and few groups at once
 
 
@@ -69,6 +70,10 @@ class Judge:
         self._params = params
         self._read_frames = read_frames
         self._url = f"{params.base_url}/chat/completions"
+        key = params.api_key_env
+        self._login = (
+            f"mend the key in ${key}" if key else "name the key's variable with params.api_key_env"
+        )
         self._client = httpx.AsyncClient(
             headers=_key_header(params),
             timeout=params.timeout_s,
@@ -180,12 +185,14 @@ class Judge:
         except (TimeoutError, httpx.TimeoutException) as error:
             raise _Again(f"no reply within {self._params.timeout_s:g} s") from error
         except httpx.HTTPError as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
+            reason = connection_in_words(error) or error
+            raise _Again(f"{type(error).__name__}: {reason}") from error
         status, shown = response.status_code, data[:_MAX_SHOWN_CHARS].decode(errors="replace")
-        if status in _RETRIED or status >= 500:
-            raise _Again(f"HTTP {status}: {shown}", _retry_after(response))
         if status != 200:
-            raise self._error(f"refused the request with HTTP {status}: {shown}")
+            fault = f"HTTP {status}: {shown} ({status_in_words(status, self._login, _ADDRESS)})"
+            if may_pass(status):
+                raise _Again(fault, _retry_after(response))
+            raise self._error(f"refused the request with {fault}")
         return _content(data)
 
     def _value(self, reply: str) -> float:

@@ -18,11 +18,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from rollout.importers.rows import is_video
 from wire.errors import ConfigError, DataError
+from wire.http_faults import connection_in_words, may_pass, status_in_words, status_of
 from wire.whole_file import whole_file
 
 _THREADS = 8
 _TRIES = 3
+_BUSY = (429, 503)
+_WAIT_S = 1.0  # for a busy place, twice as long the second time; longer if it says so
+_MAX_WAIT_S = 60.0
+_LOGIN = (
+    "give an address that needs no login, such as a signed one that has not run out; for the "
+    "Hugging Face hub hf://datasets/OWNER/NAME/FILE, after hf auth login and with its terms "
+    "accepted; or download it yourself and give --media-root"
+)
+_PAGES = (b"<!doctype html", b"<html")
 _INDEX = "fetched.jsonl"
 _PACKAGES = {"s3": "pip install 'deepintuit[s3]'", "s3a": "pip install 'deepintuit[s3]'"}
 
@@ -37,7 +48,7 @@ class MediaStore:
         self.folder = folder
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._ended = False
+        self._ended = threading.Event()
         self._sizes: dict[str, int] | None = None
 
     def fetch(self, url: str, again: bool = False) -> Path:
@@ -87,7 +98,7 @@ class MediaStore:
             todo.put(url)
 
         def work() -> None:
-            while not (self._ended or todo.empty()):
+            while not (self._ended.is_set() or todo.empty()):
                 with suppress(queue.Empty):
                     url = todo.get_nowait()
                     try:
@@ -101,7 +112,7 @@ class MediaStore:
             for _ in wanted:
                 yield done.get()
         except BaseException:
-            self._ended = True
+            self._ended.set()
             for partial in self.folder.glob(f"*.{os.getpid()}.part"):
                 partial.unlink(missing_ok=True)
             raise
@@ -159,14 +170,19 @@ class MediaStore:
                 size = partial.stat().st_size
                 if announced is not None and size != announced:
                     raise OSError(f"got {size} bytes of {announced}")
+                _refuse_page(url, partial)
                 return size
             except FileNotFoundError:
                 raise
             except PermissionError as error:
                 raise DataError(_reason(url, error, self._timeout_s)) from error
             except _failures() as error:
-                if not left or self._ended:
+                status = status_of(error)
+                is_final = status is not None and not may_pass(status)
+                if is_final or not left or self._ended.is_set():
                     raise DataError(_reason(url, error, self._timeout_s)) from error
+                if status in _BUSY:
+                    self._ended.wait(_wait_s(error, _TRIES - left))
         raise AssertionError("the last try returns or raises")
 
     def _open(self, url: str) -> tuple[Any, str]:
@@ -214,7 +230,7 @@ def _options(scheme: str, timeout_s: float) -> dict[str, Any]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
         # identity: the announced size is then that of what arrives
         return {
-            "client_kwargs": {"timeout": timeout},
+            "client_kwargs": {"timeout": timeout, "trust_env": True},  # HTTPS_PROXY, as httpx
             "headers": {"Accept-Encoding": "identity"},
         }
     if scheme in ("s3", "s3a"):
@@ -246,7 +262,27 @@ def _reason(url: str, error: Exception, timeout_s: float) -> str:
             f"{url} is closed to you ({error}); give credentials such as AWS_PROFILE, or "
             "FSSPEC_S3_ANON=1 for a public bucket"
         )
-    return f"{url} cannot be fetched: {error or type(error).__name__}"
+    if (status := status_of(error)) is not None:
+        return f"{url} cannot be fetched: {status_in_words(status, _LOGIN)}"
+    return f"{url} cannot be fetched: {connection_in_words(error) or error or type(error).__name__}"
+
+
+def _wait_s(error: BaseException, number: int) -> float:
+    """Seconds to wait for a busy place: what it asks for, else more each time."""
+    headers = getattr(error, "headers", None) or {}
+    asked = str(headers.get("Retry-After", ""))
+    return min(float(asked) if asked.isdecimal() else _WAIT_S * 2 ** (number - 1), _MAX_WAIT_S)
+
+
+def _refuse_page(url: str, path: Path) -> None:
+    """Raise DataError if what came for a video is a web page: a login, or a page about the file."""
+    with path.open("rb") as file:
+        begin = file.read(512).lstrip().lower()
+    if is_video(urlsplit(url).path) and begin.startswith(_PAGES):
+        raise DataError(
+            f"{url} is a web page, not a video; give the address of the file itself (on the "
+            "Hugging Face hub /resolve/ instead of /blob/), or download it and give --media-root"
+        )
 
 
 def _file_name(url: str) -> str:

@@ -198,6 +198,71 @@ def test_offline_the_cache_is_all_there_is(tmp_path: Path):
     assert_one_sentence(found, "HF_HUB_OFFLINE is set")
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """A hub that answers everything with one status; with none it hangs up."""
+
+    status: int | None
+    code: str
+
+    def do_HEAD(self) -> None:
+        if self.status is None:
+            return
+        self.send_response(self.status)
+        self.send_header("X-Error-Code", self.code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (401, "", "HTTP 401 Unauthorized, so it is closed to you; give a token that may read it"),
+        (
+            403,
+            "GatedRepo",
+            "it is gated, and you have no access; ask for it or accept its terms on",
+        ),
+        (403, "", "HTTP 403 Forbidden, so it is closed to you; give a token"),
+        (404, "RepoNotFound", "it has none that you may read; mend the name, or, if it is private"),
+    ],
+)
+def test_a_hub_that_refuses_is_told_with_the_way_in(
+    tmp_path: Path, status: int, code: str, reason: str
+):
+    handler = type("OneHub", (Refusing,), {"status": status, "code": code})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    found = find(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    assert_one_sentence(found, reason)
+    assert "HF_TOKEN" in found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (503, "HTTP 503 Service Unavailable: the server failed, not you; try again later"),
+        (None, "RemoteProtocolError); mend the name"),
+    ],
+)
+def test_a_hub_that_is_down_is_told(tmp_path: Path, status: int | None, reason: str):
+    """The hub's own client asks six times, for half a minute."""
+    handler = type("OneHub", (Refusing,), {"status": status, "code": ""})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    found = find(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    assert found.returncode == 1
+    assert reason in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def assert_one_sentence(found: subprocess.CompletedProcess[str], reason: str) -> None:
     assert found.returncode == 1
     assert found.stderr.startswith(f"there is no directory {NAME}, and no model of that name")

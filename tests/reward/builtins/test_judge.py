@@ -110,15 +110,21 @@ async def test_nobody_there_is_a_failure(context):
     async with serving(Server(b"")) as server:
         pass
     async with judging(server, max_retries=1) as one:
-        with pytest.raises(JudgeError, match="in 2 tries; the last: ConnectError"):
+        with pytest.raises(
+            JudgeError, match="in 2 tries; the last: ConnectError: nobody listens there"
+        ):
             await one.score(TEXT, "fall", context)
 
 
 @pytest.mark.parametrize(
     ("reply_", "words"),
     [
-        (reply("no such model", 404), "HTTP 404"),
-        (reply("who are you", 401), "HTTP 401"),
+        (reply("no such model", 404), "HTTP 404: .*mend base_url, which ends in /v1, or model"),
+        (
+            reply("who are you", 401),
+            "HTTP 401: .*closed to you; name the key's variable with params",
+        ),
+        (reply("not you", 403), "HTTP 403: .*closed to you; name the key's variable with params"),
         (reply("elsewhere", 302, "Location: http://127.0.0.1:1/\r\n"), "HTTP 302"),
         (reply("I would say seven."), "gave no score: 'I would say seven.'"),
         (reply(""), "gave no score"),

@@ -52,8 +52,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         found = self.path in self.server.files
-        status = 503 if self.path.startswith("/broken") else 200 if found else 404
+        first = self.path.split("/")[1]
+        status = int(first) if first.isdecimal() else 200 if found else 404
+        if first == "busy" and self.server.gets[self.path] < 3:
+            status = 429
         self.send_response(status)
+        if status in (429, 503):
+            self.send_header("Retry-After", "0")
         whole = self.server.files.get(self.path, b"") if status == 200 else b""
         self.send_header("Content-Length", str(len(whole)))
         self.end_headers()
@@ -128,7 +133,15 @@ def test_two_urls_of_one_name_get_two_files(tmp_path: Path, server: Server) -> N
     [
         ("/none.mp4", "none.mp4 does not exist"),
         ("/cut/a.mp4", "cut/a.mp4 cannot be fetched"),
-        ("/broken/a.mp4", "broken/a.mp4 cannot be fetched"),
+        ("/401/a.mp4", "it answers HTTP 401 Unauthorized, so it is closed to you; give an address"),
+        (
+            "/403/a.mp4",
+            "HTTP 403 Forbidden.* hf auth login .* or download it yourself and give --me",
+        ),
+        ("/429/a.mp4", "HTTP 429 Too Many Requests; wait some minutes"),
+        ("/500/a.mp4", "HTTP 500 Internal Server Error: the server failed, not you; try again"),
+        ("/503/a.mp4", "HTTP 503 Service Unavailable: the server failed"),
+        ("/page/a.mp4", "page/a.mp4 is a web page, not a video; .* /resolve/ instead of /blob/"),
         ("/hang/a.mp4", "sent nothing for 0.2 s; try again, or give a longer --timeout"),
     ],
 )
@@ -137,7 +150,7 @@ def test_what_cannot_be_fetched_is_told_and_leaves_no_half_file(
 ) -> None:
     server.files |= {"/a.mp4": b"video", "/b.mp4": b"video"}
     if path != "/none.mp4":
-        server.files[path] = b"x" * 1000
+        server.files[path] = b"\n<!DOCTYPE html>" if "page" in path else b"x" * 1000
     lines = [f"{server.url}{name},{label}" for name, label in (("/a.mp4", "x"), ("/b.mp4", "y"))]
     text = "\n".join(["path,label", *lines, f"{server.url}{path},x", ""])
     source = workspace.write_text("t.csv", text)
@@ -151,6 +164,27 @@ def test_what_cannot_be_fetched_is_told_and_leaves_no_half_file(
     report = workspace.read(source, skip_missing=True, **options)
     assert report.tally.count(UNFETCHED) == 1
     assert server.gets["/a.mp4"] == 1
+
+
+@pytest.mark.parametrize(("status", "tries"), [(403, 1), (404, 1), (500, 3), (429, 3)])
+def test_only_what_may_pass_is_asked_again(
+    tmp_path: Path, server: Server, status: int, tries: int
+) -> None:
+    path = f"/{status}/a.mp4"
+    _, faults = MediaStore(tmp_path).fetch_all([server.url + path])
+    assert len(faults) == 1
+    assert server.gets[path] == tries
+
+
+def test_a_busy_place_is_waited_for(tmp_path: Path, server: Server) -> None:
+    server.files["/busy/a.mp4"] = b"video"
+    assert MediaStore(tmp_path).fetch(f"{server.url}/busy/a.mp4").read_bytes() == b"video"
+    assert server.gets["/busy/a.mp4"] == 3
+
+
+def test_a_source_that_is_closed_is_told(workspace: Workspace, server: Server) -> None:
+    with pytest.raises(DataError, match=r"403/t\.csv cannot be fetched: it answers HTTP 403"):
+        workspace.read(f"{server.url}/403/t.csv", split=Split.TRAIN)
 
 
 def test_a_file_that_lost_its_end_is_fetched_again(tmp_path: Path, server: Server) -> None:
@@ -176,7 +210,7 @@ def test_a_machine_that_does_not_answer_is_told(workspace: Workspace) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(DataError, match="cannot be fetched: Cannot connect"):
+    with pytest.raises(DataError, match="cannot be fetched: nobody listens there"):
         workspace.read(f"http://127.0.0.1:{port}/t.csv", split=Split.TRAIN, timeout_s=0.5)
 
 
