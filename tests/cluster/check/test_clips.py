@@ -16,6 +16,7 @@ from cluster.check.clip_facts import ClipFacts
 from cluster.check.clips import ClipScan, Unreadable, clip_findings, scan_clip, scan_clips
 from tests.cluster.check.builders import make_sample
 from tests.cluster.session_fakes import make_config
+from tests.video.boxes import with_matrix
 from video.config import VideoConfig
 from video.encode import write_mp4
 from video.pool import DecodePool
@@ -37,6 +38,14 @@ def test_a_clip_that_decodes_gives_its_facts(tmp_path: Path):
     seen = scan_clip(sample.video, pool=DecodePool(CONFIG))
     assert isinstance(seen, ClipFacts)
     assert (seen.frames, seen.height, seen.width, seen.seconds) == (4, 32, 48, 3.0)
+
+
+def test_the_size_of_a_turned_clip_is_the_one_that_is_shown(tmp_path: Path):
+    path = Path(write_clip(tmp_path / "a.mp4").video)
+    path.write_bytes(with_matrix(path.read_bytes(), 0, 1, -1, 0))
+    seen = scan_clip(str(path), pool=DecodePool(CONFIG))
+    assert isinstance(seen, ClipFacts)
+    assert (seen.height, seen.width) == (48, 32)
 
 
 def test_a_cut_clip_and_a_file_that_is_none_are_unreadable(tmp_path: Path):
