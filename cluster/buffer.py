@@ -44,7 +44,8 @@ class GroupBuffer:
         self._order: asyncio.Queue[Place] = asyncio.Queue()
         self._reserved: deque[Place] = deque()
         self._indices = itertools.count(first_index)
-        self._capacity = capacity
+        self.capacity = capacity
+        """Groups between reserve and release, at most."""
         self._end = math.inf if num_places is None else first_index + num_places
         self._left = math.inf if num_places is None else num_places
         """Places not released yet for the first time."""
@@ -62,7 +63,7 @@ class GroupBuffer:
 
     def one_round_after(self, place: Place) -> int | None:
         """Index of the place one round of the buffer after ``place``; None after the last place."""
-        later = place.index + self._capacity
+        later = place.index + self.capacity
         return later if later < self._end else None
 
     async def take(self, count: int) -> list[TraceGroup]:

@@ -58,6 +58,9 @@ class GroupWriter:
         ahead = self._worth_preparing(upcoming)
         if rollout is None and purpose is Purpose.TRAIN and self._scorer.wants_shuffled(sample):
             sample, rollout = await self._contrast(sample, sampling, ahead)
+        elif rollout is None and purpose is Purpose.VALIDATION:
+            # not counted: the counts are those of the training that goes on meanwhile
+            rollout = await self._rollouts.answer(sample, sampling, ahead)
         elif rollout is None:
             rollout = await self._ask(sample, sampling, ahead)
         outcomes: Sequence[Score | Failure] = ()

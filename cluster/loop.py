@@ -15,7 +15,7 @@ the unit tests.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,7 +82,7 @@ async def rollout_loop(
 async def train_loop(
     buffer: GroupBuffer,
     learner: Learner,
-    steps: range,
+    steps: Iterable[int],
     groups_per_step: int,
     filtering: DynamicSampling | None = None,
 ) -> None:

@@ -176,6 +176,19 @@ def _older_copies(path: Path) -> str:
     return f" ({copies[-1]} is what it was before a resume changed it)" if copies else ""
 
 
+def validation_outcome(result: Mapping[str, Any]) -> str:
+    """What came of a stage's validations, in words, from its done.json; empty without any."""
+    validation, stopped = result.get("validation"), result.get("stopped_early")
+    if not validation:
+        return ""
+    metric, left = validation["metric"], validation["left_step"]
+    words = f"best {metric} {validation['best']:.4g} at step {validation['best_step']}"
+    if stopped:
+        words += f"; stopped early at step {stopped['step']} (patience {stopped['patience']})"
+    kept = " (the best)" if left == validation["best_step"] else ""
+    return f"{words}; left the weights of step {left}{kept}"
+
+
 def read_recipe_values(path: Path) -> dict[str, Any]:
     """Plain values of the recipe of the run in ``path``; empty if they cannot be read."""
     try:

@@ -9,7 +9,7 @@ engine starts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.metrics.sinks import open_metrics
 from cluster.resume.attempts import describe_attempt, note_attempt
-from cluster.resume.checkpoints import Checkpoints
+from cluster.resume.checkpoints import Checkpoints, KeepBest
 from cluster.run_dir import RunDir
 from cluster.weight_sync.adapter import AdapterSync
 from cluster.weight_sync.full_weights import WeightSync
@@ -117,7 +117,7 @@ class Session:
             self._weight_sync.begin()
 
     def checkpoints(
-        self, stage: str, keep_last: int = KEEP_LAST, keep_best: int = 0
+        self, stage: str, keep_last: int = KEEP_LAST, keep_best: Sequence[KeepBest] = ()
     ) -> Checkpoints:
         """Checkpoints of a stage, of the learner's state."""
         folder = self.run_dir.checkpoints(stage)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from wire.errors import ConfigError
@@ -18,7 +19,15 @@ from wire.nearest import nearest
 class Config(BaseModel):
     """A frozen section of a recipe; the docstring under a field is its help text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # a key that is no name in Python has an alias
+        serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -274,12 +283,12 @@ def _meaning(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Description of a setting, from its section; empty where there is no such setting."""
     section: type[BaseModel] = model
     for part in location[:-1]:
-        field = section.model_fields.get(str(part))
+        field = _field(section, part)
         inner = _section_types(field.annotation) if field else []
         if len(inner) != 1:
             return ""
         (section,) = inner
-    field = section.model_fields.get(str(location[-1])) if location else None
+    field = _field(section, location[-1]) if location else None
     text = " ".join((field.description or "").split()) if field else ""
     return f" ({text.rstrip('.')})" if text else ""
 
@@ -297,7 +306,7 @@ def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> lis
         if len(sections) > 1 and tagged:
             sections = tagged  # the member of a union that ``kind`` chose
             continue
-        fields = [section.model_fields.get(str(part)) for section in sections]
+        fields = [_field(section, part) for section in sections]
         inner = [
             section_type
             for field in fields
@@ -307,6 +316,12 @@ def _known_names(model: type[BaseModel], location: tuple[int | str, ...]) -> lis
         sections = inner or sections  # none: a list index, or the key of a table of sections
     named = [item for section in sections for item in section.model_fields.items()]
     return [field.alias or name for name, field in named]
+
+
+def _field(section: type[BaseModel], key: int | str) -> FieldInfo | None:
+    """The field of a key in a recipe, by its name or alias."""
+    named = section.model_fields.get(str(key))
+    return named or next((f for f in section.model_fields.values() if f.alias == key), None)
 
 
 def _has_tag(section: type[BaseModel], tag: int | str) -> bool:

@@ -31,6 +31,8 @@ class Purpose(StrEnum):
     """Written by the refined policy, for the verdict classifier."""
     EVALUATION = "evaluation"
     """One near-greedy trace, to be scored."""
+    VALIDATION = "validation"
+    """The same while a stage trains, of a val clip; of all versions of the policy."""
 
 
 class FinishReason(StrEnum):

@@ -6,7 +6,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from calibrate.config import CalibrateConfig
 from cluster.config.arm_names import ARMS
 from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import (
@@ -18,7 +17,13 @@ from cluster.config.stage_kinds import (
     SftStage,
     Stage,
 )
-from cluster.config.stages import ColdstartConfig, EvaluateConfig, GrpoConfig
+from cluster.config.stages import (
+    CalibrationConfig,
+    ColdstartConfig,
+    EvaluateConfig,
+    GrpoConfig,
+)
+from cluster.config.validation import with_inherited
 from wire.config import merge, validate
 from wire.errors import ConfigError
 from wire.nearest import nearest
@@ -26,6 +31,9 @@ from wire.nearest import nearest
 BASE = "base"
 """What stages may start from without a stage of that name: the recipe's model."""
 D = TypeVar("D")
+
+_VALIDATED = 1_000_000_000
+_PER_STAGE = 10_000_000
 
 _RESERVED = ("head", "eval")
 """Names that a run directory and its metrics use for something else."""
@@ -41,7 +49,7 @@ def read_stage(values: Mapping[str, Any], sections: Mapping[str, Any]) -> Stage:
         raise ConfigError(
             f"stages.{name}.kind = {kind!r}; {nearest(str(kind), sorted(STAGE_KINDS), 'kinds')}"
         )
-    stage = STAGE_KINDS[kind]
+    stage, sections = STAGE_KINDS[kind], with_inherited(dict(sections))
     section = sections.get(stage.section, {})
     settings = merge(section, dict(values)) if isinstance(section, dict) else dict(values)
     if kind == "sft" and settings.get("data") == "own" and settings.get("num_groups") is None:
@@ -152,6 +160,11 @@ class Chain:
         """Version step of the first weights that a stage serves."""
         return self._steps[name][0]
 
+    def validated_step(self, name: str, update: int) -> int:
+        """Version step of the weights of a supervised stage after an update, which the engines get
+        only to be validated: a range of its own, far behind the chain's and the control arms'."""
+        return _VALIDATED + self.names.index(name) * _PER_STAGE + update
+
     def last_step(self, name: str) -> int:
         """Version step of the policy that a stage leaves; 0 for ``BASE``."""
         return self._steps[name][1]
@@ -161,7 +174,7 @@ def deepintuit_chain(
     evaluate: EvaluateConfig,
     coldstart: ColdstartConfig,
     grpo: GrpoConfig,
-    calibrate: CalibrateConfig,
+    calibrate: CalibrationConfig,
 ) -> tuple[Stage, ...]:
     """The chain of a recipe without ``[[stages]]``: DeepIntuit's three stages after the base.
 
@@ -184,6 +197,7 @@ def read_chain(recipe: Mapping[str, Any]) -> Chain:
     """The chain of a recipe's plain values, such as a run.json; where they cannot be read, the
     default one: for what only looks at a run."""
     try:
+        recipe = with_inherited(dict(recipe))
         if stages := recipe.get("stages"):
             return Chain([read_stage(stage, recipe) for stage in stages])
         return Chain(
@@ -191,9 +205,9 @@ def read_chain(recipe: Mapping[str, Any]) -> Chain:
                 validate(EvaluateConfig, recipe.get("evaluate", {}), "evaluate"),
                 validate(ColdstartConfig, recipe.get("coldstart", {}), "coldstart"),
                 validate(GrpoConfig, recipe.get("grpo", {}), "grpo"),
-                validate(CalibrateConfig, recipe.get("calibrate", {}), "calibrate"),
+                validate(CalibrationConfig, recipe.get("calibrate", {}), "calibrate"),
             )
         )
     except (ConfigError, ValueError, AttributeError, TypeError):
-        sections = EvaluateConfig(), ColdstartConfig(), GrpoConfig(), CalibrateConfig()
+        sections = EvaluateConfig(), ColdstartConfig(), GrpoConfig(), CalibrationConfig()
         return Chain(deepintuit_chain(*sections))

@@ -24,6 +24,7 @@ from cluster.config.stage_kinds import (
     Stage,
 )
 from cluster.config.stages import ColdstartConfig, GrpoConfig, TrainedConfig
+from cluster.config.validation import ValidateConfig
 from learner.config import OptimConfig
 from video.address import View
 from wire.config import Config, validate
@@ -206,10 +207,14 @@ def own_step(config: "RunConfig", arm: ArmName) -> int:
     return (1 + ARMS.index(arm)) * (config.chain.last_version_step + 1)
 
 
+_NOT_VALIDATED = {"validation": ValidateConfig()}
+"""Settings of an arm that trains: to its end, however the stage beside it is validated."""
+
+
 def _policy_arms(config: "RunConfig", main: MainStages) -> dict[ArmName, ControlArm]:
     calibrated_on = Split(calibration_of(config).split)
     grpo = grpo_of(config)
-    settings = {name: getattr(grpo, name) for name in GrpoConfig.model_fields}
+    settings = {name: getattr(grpo, name) for name in GrpoConfig.model_fields} | _NOT_VALIDATED
     rejection = SftStage(
         **dict(config.controls.rejection),
         name="rejection",
@@ -300,7 +305,7 @@ def _verdict_arms(config: "RunConfig", main: MainStages) -> dict[ArmName, Contro
 def _coldstart_arms(config: "RunConfig", main: MainStages) -> dict[ArmName, ControlArm]:
     first = config.chain.get(main.coldstart, config.coldstart)
     assert isinstance(first, ColdstartConfig)
-    settings = {name: getattr(first, name) for name in ColdstartConfig.model_fields}
+    settings = {n: getattr(first, n) for n in ColdstartConfig.model_fields} | _NOT_VALIDATED
     longer = SftStage(
         **settings | {"epochs": 2 * max(1, first.epochs)},
         name="coldstart_2x",

@@ -6,14 +6,19 @@ from typing import Any, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from calibrate.config import CalibrateConfig
 from cluster.config.chain import Chain, deepintuit_chain, read_stage
 from cluster.config.controls import ControlsConfig
 from cluster.config.guards import GuardsConfig
 from cluster.config.logging import LoggingConfig
 from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
-from cluster.config.stages import ColdstartConfig, EvaluateConfig, GrpoConfig
+from cluster.config.stages import (
+    CalibrationConfig,
+    ColdstartConfig,
+    EvaluateConfig,
+    GrpoConfig,
+)
+from cluster.config.validation import ValidateConfig, refuse_unused, with_inherited
 from learner.config import (
     LearnerConfig,
     ObjectStoreConfig,
@@ -85,7 +90,8 @@ class RunConfig(Config):
     parity: ParityConfig = ParityConfig()
     coldstart: ColdstartConfig = ColdstartConfig()
     grpo: GrpoConfig = GrpoConfig()
-    calibrate: CalibrateConfig = CalibrateConfig()
+    calibrate: CalibrationConfig = CalibrationConfig()
+    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
     evaluate: EvaluateConfig = EvaluateConfig()
     guards: GuardsConfig = GuardsConfig()
     """When a training that learns nothing ends."""
@@ -142,7 +148,10 @@ class RunConfig(Config):
                 f"stages.{next(iter(values['stages']), '')}: there is no such entry in [[stages]]; "
                 "add one with that name, or set the section of its kind, such as grpo.num_steps"
             )
-        if not isinstance(values, dict) or not isinstance(values.get("stages"), list | tuple):
+        if not isinstance(values, dict):
+            return values
+        values = with_inherited(values)
+        if not isinstance(values.get("stages"), list | tuple):
             return values
         stages = [
             read_stage(stage, values) if isinstance(stage, dict) else stage
@@ -165,6 +174,11 @@ class RunConfig(Config):
                     "data.use_side_text = true shows it, false leaves it empty (side text often "
                     "gives the label away)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _validation_has_use(self) -> Self:
+        refuse_unused(self.validation, [stage.validated for stage in self.chain])
         return self
 
     @model_validator(mode="after")

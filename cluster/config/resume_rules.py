@@ -86,6 +86,12 @@ FREE = (
         r"|stages\.\w+\.title",
         text="from the next checkpoint on",
     ),
+    Rule(
+        settings="`validate.every`, `before_training`, `patience`, `min_delta`, of a stage, too",
+        pattern=r"(?:.*\.)?validate\.(?:every|before_training|patience|min_delta)",
+        text="from the next validation on; a stage that an early stop has ended goes on only if it "
+        "is made longer, too",
+    ),
 )
 """Settings that change no result, and so may always change."""
 
@@ -156,6 +162,11 @@ REFUSED = (
         settings="`learner.*` (parts that train, `lora`, precision), `transfer.*`",
         pattern=r"(?:learner|transfer)\..*",
         text="the checkpoints were written by the other kind of training",
+    ),
+    Rule(
+        settings="all else of `validate`",
+        pattern=r"(?:.*\.)?validate\..*",
+        text="the validations so far would not compare with those to come",
     ),
     Rule(
         settings="`optim.kind`, `optim.decay_norms` of a stage",

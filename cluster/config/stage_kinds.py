@@ -7,19 +7,25 @@ a stage off the main line (controls.py).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from calibrate.config import CalibrateConfig
 from cluster.config.clip_selection import ClipSelection, error_of, faults_of
+from cluster.config.stage_work import StageWork
 from cluster.config.stages import (
     KEEP_LAST,
+    CalibrationConfig,
     ColdstartConfig,
     EvaluateConfig,
     GrpoConfig,
     num_updates,
+)
+from cluster.config.validation import (
+    ANSWER_METRICS,
+    LABEL_METRICS,
+    ValidateConfig,
+    ValidatedConfig,
 )
 from rollout.config import RolloutConfig
 from video.address import View
@@ -39,43 +45,15 @@ _LABELS = {
 """Labels in charts of the stages of DeepIntuit's chain."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageWork:
-    """The work of a stage in numbers; None: unknown without the manifest.
-
-    Example:
-        StageWork(clips=600, epochs=3.2, groups=1920, rollouts=15360, examples=15360, updates=60)
-    """
-
-    clips: int | None = 0
-    """Clips that it learns from."""
-    epochs: float | None = 0
-    """Passes over the clips in GRPO, over the examples elsewhere."""
-    groups: int | None = 0
-    """Prompts that the engines answer to learn from."""
-    rollouts: int | None = 0
-    """Traces that they write to these prompts."""
-    examples: int | None = 0
-    """Traces or labels that the learner learns from, each counted once."""
-    updates: int | None = 0
-    """Optimiser updates."""
-    steps: int = 0
-    """Steps of GRPO: after each one the engines get new weights."""
-    saves: int = 0
-    """Checkpoints written in these steps."""
-
-
 class Stage(Config):
     """One stage of a chain."""
-
-    model_config = ConfigDict(
-        serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
-    )
 
     command: ClassVar[str]
     """The command that runs the stages of this kind alone."""
     section: ClassVar[str]
     """The table of the recipe that gives what the stage does not set itself."""
+    answer_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics of a validation by written answers, where it trains a policy that writes."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """What it is called in commands, metrics and the run directory."""
@@ -120,6 +98,18 @@ class Stage(Config):
     def kept_checkpoints(self) -> int:
         """Checkpoints that it keeps at once."""
         return 0
+
+    @property
+    def validated(self) -> ValidateConfig:
+        """How it is validated while it trains; off, if it trains nothing."""
+        if isinstance(self, ValidatedConfig) and self.validation_metrics:
+            return self.validation
+        return ValidateConfig()
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """Metrics that its validations log, but those of reward parts; empty: it trains nothing."""
+        return LABEL_METRICS if self.asks_labels else self.answer_metrics
 
     @property
     def num_versions(self) -> int:
@@ -174,6 +164,7 @@ class SftStage(Stage, ColdstartConfig):
 
     command: ClassVar[str] = "coldstart"
     section: ClassVar[str] = "coldstart"
+    answer_metrics: ClassVar[tuple[str, ...]] = (*ANSWER_METRICS, "val/nll")
     kind: Literal["sft"] = "sft"
     data: Literal["teacher", "labels", "own"] = "teacher"
     """``teacher``: the manifest's traces; ``labels``: the label alone, asked and measured without
@@ -220,8 +211,8 @@ class SftStage(Stage, ColdstartConfig):
 
     @property
     def kept_checkpoints(self) -> int:
-        """The last, and the one before it."""
-        return KEEP_LAST
+        """The last, the one before it, and the best if it goes back to that."""
+        return KEEP_LAST + self.validation.restore_best
 
     def describe(self) -> str:
         """Its settings in words."""
@@ -260,13 +251,15 @@ class SftStage(Stage, ColdstartConfig):
         learns_from = self.taught if self.data == "teacher" else self.clips.of
         clips = None if samples is None else len(learns_from(samples))
         examples = rollouts if self.data == "own" else clips
+        updates = _updates(examples, self.epochs, self.batch_size)
         return StageWork(
             clips=clips,
             epochs=self.epochs,
             groups=groups,
             rollouts=rollouts,
             examples=examples,
-            updates=_updates(examples, self.epochs, self.batch_size),
+            updates=updates,
+            validations=None if updates is None else self.validation.num_validations(updates),
         )
 
 
@@ -275,6 +268,7 @@ class GrpoStage(Stage, GrpoConfig):
 
     command: ClassVar[str] = "grpo"
     section: ClassVar[str] = "grpo"
+    answer_metrics: ClassVar[tuple[str, ...]] = ANSWER_METRICS
     kind: Literal["grpo"] = "grpo"
     clips: ClipSelection = ClipSelection()
     """The clips to ask about."""
@@ -286,13 +280,13 @@ class GrpoStage(Stage, GrpoConfig):
 
     @property
     def num_versions(self) -> int:
-        """The one that it starts from, and one per step."""
-        return self.num_steps + 1
+        """The one that it starts from, one per step, and the best once more if it goes back."""
+        return self.num_steps + 1 + self.validation.restore_best
 
     @property
     def kept_checkpoints(self) -> int:
         """The last and the best ones."""
-        return self.keep_last + self.keep_best
+        return self.keep_last + self.keep_best + self.validation.restore_best
 
     def describe(self) -> str:
         """Its settings in words."""
@@ -316,11 +310,12 @@ class GrpoStage(Stage, GrpoConfig):
             examples=rollouts,
             updates=self.num_steps * self.updates_per_step,
             steps=self.num_steps,
-            saves=-(-self.num_steps // self.save_every),
+            saves=sum(self.saves_at(step) for step in range(1, self.num_steps + 1)),
+            validations=self.validation.num_validations(self.num_steps),
         )
 
 
-class CalibrateStage(Stage, CalibrateConfig):
+class CalibrateStage(Stage, CalibrationConfig):
     """Classifiers fitted to the policy's own traces: verdict and head."""
 
     command: ClassVar[str] = "calibrate"
@@ -345,7 +340,7 @@ class CalibrateStage(Stage, CalibrateConfig):
     @property
     def kept_checkpoints(self) -> int:
         """Those of the verdict's fine-tuning."""
-        return KEEP_LAST if "verdict" in self.methods else 0
+        return KEEP_LAST + self.validation.restore_best if "verdict" in self.methods else 0
 
     @property
     def clips(self) -> ClipSelection:
@@ -373,13 +368,15 @@ class CalibrateStage(Stage, CalibrateConfig):
         clips = None if samples is None else len(self.clips.of(samples))
         traces = None if clips is None else clips * self.num_traces
         epochs = self.epochs if "verdict" in self.methods else 0
+        updates = _updates(traces, epochs, self.batch_size)
         return StageWork(
             clips=clips,
             epochs=epochs,
             groups=clips,
             rollouts=traces,
             examples=traces,
-            updates=_updates(traces, epochs, self.batch_size),
+            updates=updates,
+            validations=None if updates is None else self.validated.num_validations(updates),
         )
 
 

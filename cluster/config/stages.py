@@ -4,6 +4,8 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from calibrate.config import CalibrateConfig
+from cluster.config.validation import PREFIX, Mode, ValidatedConfig, mode_of
 from learner.config import GrpoLossConfig, OptimConfig
 from wire.config import Config
 from wire.types import Split
@@ -28,7 +30,7 @@ class TrainedConfig(Config):
         return {**default, **values} if isinstance(values, dict) else values
 
 
-class ColdstartConfig(TrainedConfig):
+class ColdstartConfig(TrainedConfig, ValidatedConfig):
     """Stage 1: supervised fine-tuning on the train samples that have a trace."""
 
     epochs: int = Field(default=5, ge=0)
@@ -52,7 +54,7 @@ class FilterGroupsConfig(Config):
     signal that it has."""
 
 
-class GrpoConfig(TrainedConfig):
+class GrpoConfig(TrainedConfig, ValidatedConfig):
     """Stage 2: GRPO on the train samples."""
 
     num_steps: int = Field(default=240, ge=1)
@@ -74,12 +76,29 @@ class GrpoConfig(TrainedConfig):
     keep_last: int = Field(default=2, ge=1)
     """Checkpoints kept, the newest ones (verl: max_actor_ckpt_to_keep)."""
     keep_best: int = Field(default=1, ge=0)
-    """Checkpoints kept beside them, those with the highest mean reward of the steps since the
-    checkpoint before. They also stay when the stage has ended with other weights."""
+    """Checkpoints kept beside them, the best ones. They also stay when the stage has ended with
+    other weights."""
+    keep_best_by: str = "reward/mean"
+    """The metric by which they are the best: a metric of training, by its mean over the steps since
+    the checkpoint before; or one of validation, such as ``val/accuracy``: every validated step is
+    then saved, too."""
+    keep_best_mode: Mode | None = None
+    """Whether its highest or its lowest value is the best; not set: as the metric's name says."""
     optim: OptimConfig = OptimConfig(learning_rate=1e-6, warmup_steps=10)
     """DeepIntuit: 1e-6, 10 steps of warm-up, weight decay 0.1, gradient norm 1."""
     loss: GrpoLossConfig = GrpoLossConfig()
     """What is optimised."""
+
+    @property
+    def best_mode(self) -> Mode:
+        """Whether the highest or the lowest value of ``keep_best_by`` is the best."""
+        return self.keep_best_mode or mode_of(self.keep_best_by)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint follows a step."""
+        by_validation = self.validation.restore_best or self.keep_best_by.startswith(PREFIX)
+        validated = by_validation and self.validation.is_due(step, self.num_steps)
+        return step % self.save_every == 0 or step == self.num_steps or validated
 
     @property
     def updates_per_step(self) -> int:
@@ -100,6 +119,11 @@ class GrpoConfig(TrainedConfig):
                 f"groups_per_update={update}; change one of them"
             )
         return self
+
+
+class CalibrationConfig(CalibrateConfig, ValidatedConfig):
+    """Stage 3: k traces per clip from the refined policy, then verdict and head. Validation is that
+    of the verdict."""
 
 
 class EvaluateConfig(Config):

@@ -124,12 +124,13 @@ def _tables(table: Table) -> Iterator[Table]:
             fits = isinstance(value, model)
             yield from _tables(
                 Table(
-                    name=f"{table.name}.{name}" if table.name else name,
+                    name=f"{table.name}.{_key(name, field)}" if table.name else _key(name, field),
                     model=model,
                     value=value if fits else None,
                     use=_plain(field.description or ""),
                     is_list=_is_list(field.annotation),
                     kind=kind,
+                    is_repeated=bool(table.name) and _section_of(model) is not None,
                 )
             )
 
@@ -153,6 +154,12 @@ def _own_keys(model: type[Stage]) -> list[str]:
     """Keys that a kind of stage has beside those of every stage and of its section."""
     fields = model.model_fields
     return [name for name in model.__annotations__ if name in fields.keys() - Stage.model_fields]
+
+
+def _section_of(model: type[Config]) -> str | None:
+    """The section of the recipe that has the keys of a table inside another one."""
+    fields = RunConfig.model_fields.items()
+    return next((_key(n, f) for n, f in fields if f.annotation is model), None)
 
 
 def _models(annotation: Any) -> list[type[Config]]:
@@ -209,8 +216,14 @@ def _fields(table: Table) -> list[tuple[str, FieldInfo]]:
     return [
         (name, field)
         for name, field in fields.items()
-        if not _models(field.annotation) or _is_list(field.annotation)
+        if not _models(field.annotation) or _is_list(field.annotation) or _inherits(table, field)
     ]
+
+
+def _inherits(table: Table, field: FieldInfo) -> bool:
+    """Whether a field is a table whose keys are those of a section."""
+    models = _models(field.annotation)
+    return bool(table.name and models) and _section_of(models[0]) is not None
 
 
 def _defaults_of_kind(table: Table) -> str:
@@ -223,7 +236,11 @@ def _defaults_of_kind(table: Table) -> str:
 
 def _row(table: Table, name: str, field: FieldInfo) -> str:
     meaning = _plain(field.description or "") or ("Chooses this table." if name == "kind" else "")
-    words, default = _type(field), _shown(_default(table, name, field))
+    words = _type(field)
+    if _inherits(table, field):
+        default = f"`[{_section_of(_models(field.annotation)[0])}]`"
+    else:
+        default = _shown(_default(table, name, field))
     if issubclass(table.model, Stage):
         if name == "kind":
             words = " or ".join(f"`{json.dumps(kind)}`" for kind in STAGE_KINDS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cluster.config.clip_selection import ClipSelection, faults_of
 from cluster.config.recipe import RunConfig
+from cluster.inputs.validation_clips import validation_faults
 from rollout.manifest import read_manifest, select
 from wire.errors import DataError, UserError
 from wire.types import Sample, Split
@@ -49,6 +50,7 @@ def _faults(config: RunConfig, data: SampleSplits, names: Sequence[str]) -> Iter
         yield from faults_of(ClipSelection(), data.samples)
     for stage in stages:
         yield from stage.data_faults(data.samples)
+        yield from validation_faults(config, stage, data.samples)
 
 
 def read_samples(config: RunConfig) -> list[Sample]:

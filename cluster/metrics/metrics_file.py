@@ -52,8 +52,13 @@ def figures_of(row: Row) -> dict[str, float | None]:
     }
 
 
+def is_validation(row: Row) -> bool:
+    """Whether a row has the figures of a validation, not those of a step."""
+    return any(name.startswith("val/") for name in row)
+
+
 def warnings_of(rows: Iterable[Row]) -> dict[str, list[str]]:
     """Warnings of each stage that learned nothing, or did so at times, from its last row."""
-    last = {str(row["stage"]): row for row in rows}
+    last = {str(row["stage"]): row for row in rows if not is_validation(row)}
     warnings = {stage: list(learning_warnings(figures_of(row))) for stage, row in last.items()}
     return {stage: lines for stage, lines in warnings.items() if lines}

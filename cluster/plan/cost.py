@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from cluster.config.chain import Chain, read_chain
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
-from cluster.metrics.metrics_file import read_rows
+from cluster.metrics.metrics_file import is_validation, read_rows
 from cluster.plan.types import Plan, StagePlan
 from cluster.run_files import read_recipe_file, read_result, result_figures
 from wire.config import flatten
@@ -27,7 +27,7 @@ from wire.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 
-_PHASES = ("update_actor", "update_weights", "archive", "save")
+_PHASES = ("update_actor", "update_weights", "archive", "save", "validate")
 
 # Settings that change what one unit of work costs; all others are in the counts, or cost nothing.
 _MATTERS = re.compile(
@@ -152,12 +152,25 @@ def _taken(run: _Run, name: str) -> list[_Taken] | None:
     if result is None or stage is None:
         return None
     if isinstance(stage, SftStage):
-        return _taken_by_sft(run, stage, result)
+        return _with_validations(run, name, _taken_by_sft(run, stage, result))
     if isinstance(stage, GrpoStage):
         return _taken_by_grpo(run, stage, result)
     if isinstance(stage, CalibrateStage):
-        return _taken_by_calibration(run, stage, result)
+        return _with_validations(run, name, _taken_by_calibration(run, stage, result))
     return [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
+
+
+def _with_validations(run: _Run, name: str, taken: list[_Taken] | None) -> list[_Taken] | None:
+    """The work of a stage that waits for its validations, with them."""
+    rows = _validations(run, name)
+    if taken is None or not rows:
+        return taken
+    return [*taken, _validating(sum(row["val/seconds"] for row in rows), rows)]
+
+
+def _validating(seconds: float, rows: Sequence[Row]) -> _Taken:
+    count = sum(int(row["val/num_clips"]) for row in rows)
+    return _Taken("validations", "validated clips", seconds, count)
 
 
 def _taken_by_sft(run: _Run, stage: SftStage, result: Row) -> list[_Taken] | None:
@@ -190,6 +203,9 @@ def _taken_by_grpo(run: _Run, stage: GrpoStage, result: Row) -> list[_Taken] | N
     last = [row for row in rows if row["attempt"] == rows[-1]["attempt"]]
     spent = sum(row["timing_s/step"] for row in last)
     saves = sum("timing_s/save" in row for row in rows)
+    validations = _validations(run, stage.name)
+    # what they took beside rollouts and updates is in those
+    validating = [_validating(phases["validate"], validations)] if validations else []
     return [
         _Taken("rollouts and rewards", "traces", whole - sum(phases.values()), traces),
         _Taken("updates", "traces", phases["update_actor"], traces),
@@ -197,6 +213,7 @@ def _taken_by_grpo(run: _Run, stage: GrpoStage, result: Row) -> list[_Taken] | N
         _Taken("weights to engines", "steps", phases["update_weights"], len(rows)),
         _Taken("checkpoints", "saves", phases["save"], saves),
         _Taken("measuring", "clips", _rest(result["seconds"], spent), _evaluated(result)),
+        *validating,
     ]
 
 
@@ -218,18 +235,26 @@ def _taken_by_calibration(run: _Run, stage: CalibrateStage, result: Row) -> list
 
 
 def _rows(run: _Run, stage: str) -> list[Row]:
-    return [row for row in run.rows if row["stage"] == stage]
+    return [row for row in run.rows if row["stage"] == stage and not is_validation(row)]
+
+
+def _validations(run: _Run, stage: str) -> list[Row]:
+    return [row for row in run.rows if row["stage"] == stage and is_validation(row)]
 
 
 def _training_seconds(run: _Run, stage: str) -> tuple[float, float] | None:
-    """Training seconds of the last attempt, and of all updates at its pace; None: fewer than two
-    updates, so no pace."""
+    """Seconds of the last attempt's training, validations included, and of all updates at its pace
+    without; None: fewer than two updates, so no pace."""
     rows = _rows(run, stage)
     last = [row for row in rows if row["attempt"] == rows[-1]["attempt"]]
     if len(last) < 2:
         return None
-    pace = (last[-1]["time"] - last[0]["time"]) / (len(last) - 1)
-    return pace * len(last), pace * len({row["step"] for row in rows})
+    start, end = last[0]["time"], last[-1]["time"]
+    validating = [r["val/seconds"] for r in _validations(run, stage) if start < r["time"] < end]
+    pace = (end - start - sum(validating)) / (len(last) - 1)
+    validated = [r for r in _validations(run, stage) if r["attempt"] == last[0]["attempt"]]
+    spent = pace * len(last) + sum(row["val/seconds"] for row in validated)
+    return spent, pace * len({row["step"] for row in rows})
 
 
 def _rest(seconds: float, trained: float) -> float:
@@ -263,6 +288,8 @@ def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
         return clips
     if unit == "traces":
         return stage.examples
+    if unit == "validated clips":
+        return stage.validated
     if unit == "traces + clips":
         return None if stage.examples is None or clips is None else stage.examples + clips
     if unit == "traces x epochs":
@@ -298,6 +325,9 @@ def _assumptions(
             f"only counts are scaled, and the run differs in more: {'; '.join(differing)}: "
             "the seconds do not know of it"
         )
+    new = [s.name for s in plan.stages if s.validations != 0 and not _validations(run, s.name)]
+    if new:
+        assumptions.append(f"validations of {', '.join(new)} are not counted: none there")
     if unknown := [stage.name for stage in stages if stage.seconds is None]:
         assumptions.append(
             f"{', '.join(unknown)}: unknown, since the run did not finish it or the manifest is "

@@ -181,6 +181,10 @@ def _stage(config: RunConfig, stage: Stage, samples: Sequence[Sample] | None) ->
     """A stage that answers ``groups`` prompts with ``rollouts`` traces and learns from examples."""
     rollout, work = config.rollout, stage.work(samples, config.rollout)
     prompts, responses = rollout.max_prompt_length, rollout.max_response_length
+    validated = None
+    if samples is not None and work.validations is not None:
+        clips = len(select(samples, stage.validated.split))
+        validated = work.validations * min(clips, stage.validated.num_clips)
     return StagePlan(
         name=stage.name,
         clips=work.clips,
@@ -192,4 +196,6 @@ def _stage(config: RunConfig, stage: Stage, samples: Sequence[Sample] | None) ->
         saves=work.saves,
         max_prompt_tokens=None if work.groups is None else work.groups * prompts,
         max_response_tokens=None if work.rollouts is None else work.rollouts * responses,
+        validations=work.validations,
+        validated=validated if work.validations != 0 else 0,
     )

@@ -14,6 +14,7 @@ def print_plan(plan: Plan, title: str) -> None:
     """Print workers, stages, one step, memory, then notes and warnings."""
     console.print(_workers_table(plan, title))
     console.print(_stages_table(plan))
+    _print_validations(plan)
     if measured := plan.measurement:
         _say(
             f"measuring a stage on {measured.split.value}: {_count(measured.clips)} clips, at most "
@@ -66,6 +67,15 @@ def _stages_table(plan: Plan) -> Table:
     for stage in plan.stages:
         table.add_row(*_stage_cells(stage))
     return table
+
+
+def _print_validations(plan: Plan) -> None:
+    for stage in plan.stages:
+        if stage.validations != 0:
+            _say(
+                f"{stage.name}: {_count(stage.validations)} validations while it trains, "
+                f"{_count(stage.validated)} clips asked about in all"
+            )
 
 
 def _stage_cells(stage: StagePlan) -> list[str]:

@@ -61,6 +61,10 @@ class StagePlan:
     """Upper bound of the rollouts' prompt tokens; a prompt counts once for its whole group."""
     max_response_tokens: int | None
     """Upper bound of the rollouts' tokens."""
+    validations: int | None = 0
+    """Validations while it trains, if nothing stops it early."""
+    validated: int | None = 0
+    """Val clips asked about in all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

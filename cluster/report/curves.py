@@ -4,23 +4,28 @@ wrote again replace the older ones.
     lines -> stage -> step -> the newest attempt's values -> at most MAX_POINTS points
                            -> what it superseded (steps lost in a crash, drawn faintly)
 
+A step may have a line of its own for its validation; step 0 has only that.
+
 Reads the file line by line, also while it is being written.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 
 from cluster.metrics.catalogue import EVALUATION, pool
-from cluster.metrics.metrics_file import current_rows, figures_of, read_rows
+from cluster.metrics.metrics_file import current_rows, figures_of, is_validation, read_rows
+from cluster.run_files import read_result, validation_outcome
 
 MAX_POINTS = 400
 """Per curve; more steps are pooled in equal spans (``pool`` in cluster/metrics/catalogue.py)."""
 
 Values = Mapping[str, float | None]
+_Lines = dict[tuple[int, int], Values]
+"""Attempt and step -> figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,7 @@ class StageCurves:
 
     name: str
     num_steps: int
-    """Steps in the file, before thinning."""
+    """Steps trained, before thinning."""
     kept: Curves
     superseded: Curves
     """Steps that a later attempt did again, or is yet to do again."""
@@ -55,6 +60,8 @@ class StageCurves:
     first_time: float
     """Time of the stage's first line, seconds since 1970; 0: unknown."""
     last_time: float
+    outcome: str = ""
+    """What came of its validations, in words."""
 
 
 def read_curves(
@@ -65,44 +72,63 @@ def read_curves(
 
     Evaluations are left out: the report has their figures in its table.
     """
-    stages: dict[str, dict[tuple[int, int], Values]] = {}
+    stages: dict[str, tuple[_Lines, _Lines]] = {}
     times: dict[str, list[float]] = {}
     for row in current_rows(read_rows(path), beginnings):
         name = str(row["stage"])
         if name == EVALUATION:
             continue
         place = (int(row["attempt"]), int(row["step"]))
-        stages.setdefault(name, {})[place] = figures_of(row)
+        of_steps, of_validations = stages.setdefault(name, ({}, {}))
+        (of_validations if is_validation(row) else of_steps)[place] = figures_of(row)
         times.setdefault(name, []).append(float(row.get("time", 0.0)))
-    return [_stage(name, rows, times[name]) for name, rows in stages.items()]
+    return [
+        replace(_stage(name, *lines, times[name]), outcome=_outcome(path.parent, name))
+        for name, lines in stages.items()
+    ]
 
 
-def _stage(
-    name: str, rows: Mapping[tuple[int, int], Values], times: Sequence[float]
-) -> StageCurves:
-    newest: dict[int, int] = {}
-    for attempt, own in groupby(sorted(rows), key=lambda place: place[0]):
-        added = [step for _, step in own]
-        # from where an attempt takes up, what earlier ones did is lost, further steps too
-        newest = {step: before for step, before in newest.items() if step < added[0]}
-        newest |= dict.fromkeys(added, attempt)
+def _outcome(run: Path, stage: str) -> str:
+    """What came of a stage's validations; empty where its done.json cannot be read."""
+    try:
+        return validation_outcome(read_result(run, stage) or {})
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _stage(name: str, rows: _Lines, validations: _Lines, times: Sequence[float]) -> StageCurves:
+    newest, validated = _newest(rows), _newest(validations)
     steps = sorted(newest)
     attempts = [newest[step] for step in steps]
     lost = sorted((step, attempt) for attempt, step in rows if newest.get(step) != attempt)
+    kept = {step: dict(rows[newest[step], step]) for step in steps}
+    for step in validated:
+        kept.setdefault(step, {}).update(validations[validated[step], step])
     return StageCurves(
         name=name,
         num_steps=len(steps),
-        kept=_curves(steps, [rows[newest[step], step] for step in steps]),
+        kept=_curves(sorted(kept), [kept[step] for step in sorted(kept)]),
         superseded=_curves([step for step, _ in lost], [rows[a, step] for step, a in lost]),
         resumed=tuple(
             Resumption(step=step, attempt=attempt)
             for step, attempt, before in zip(steps[1:], attempts[1:], attempts, strict=False)
             if attempt != before
         ),
-        last_attempt=max(attempt for attempt, _ in rows),
+        last_attempt=max(attempt for attempt, _ in (*rows, *validations)),
         first_time=min(times),
         last_time=max(times),
     )
+
+
+def _newest(lines: _Lines) -> dict[int, int]:
+    """Step -> the newest attempt with a line of it. From where an attempt takes up, what earlier
+    ones did is lost, further steps too."""
+    newest: dict[int, int] = {}
+    for attempt, own in groupby(sorted(lines), key=lambda place: place[0]):
+        added = [step for _, step in own]
+        newest = {step: before for step, before in newest.items() if step < added[0]}
+        newest |= dict.fromkeys(added, attempt)
+    return newest
 
 
 def _curves(steps: Sequence[int], rows: Sequence[Values]) -> Curves:

@@ -184,6 +184,7 @@ def _stage_curves(stage: StageCurves) -> dict[str, Any]:
         "kept": _curves(stage.kept),
         "superseded": _curves(stage.superseded),
         "resumed": [asdict(one) for one in stage.resumed],
+        "outcome": stage.outcome,
     }
 
 

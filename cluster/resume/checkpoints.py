@@ -7,12 +7,13 @@ learner, LoopState -> saved -> all but the last and the best are deleted
 
 import math
 import shutil
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from cluster.config.stages import KEEP_LAST
+from cluster.config.validation import PREFIX, Mode
 from cluster.driver.progress import console
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState
 from learner import checkpoint
@@ -32,6 +33,19 @@ class CheckpointedLearner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepBest:
+    """How many of the best checkpoints are kept, and by which metric.
+
+    Example:
+        KeepBest(count=1, metric="val/accuracy")
+    """
+
+    count: int = 0
+    metric: str = "reward/mean"
+    mode: Mode = "max"
+
+
 class Checkpoints:
     """Checkpoints of one stage of a run."""
 
@@ -42,7 +56,7 @@ class Checkpoints:
         archive: Archive,
         attempt: int,
         keep_last: int = KEEP_LAST,
-        keep_best: int = 0,
+        keep_best: Sequence[KeepBest] = (),
     ) -> None:
         """``directory``: of this stage alone; ``attempt``: the number of this attempt."""
         self._directory, self._stage = directory, directory.name
@@ -67,6 +81,10 @@ class Checkpoints:
             return state
         return LoopState()
 
+    async def go_back(self, step: int) -> None:
+        """Load the checkpoint of an earlier step into the learner. Raises CheckpointDamaged."""
+        await self._learner.load(str(self._directory), checkpoint.tag_of(step))
+
     async def save(self, state: LoopState, version_step: int = 0) -> None:
         """Save a checkpoint, then delete all but the last and the best. ``version_step``: of the
         weights."""
@@ -79,7 +97,9 @@ class Checkpoints:
         tag = checkpoint.tag_of(state.step)
         await self._learner.save(str(self._directory), tag, {LOOP_FILE: state.to_json()})
         tags = checkpoint.tags(self._directory)
-        kept = {*tags[: self._keep_last], *best_of(self._directory, tags, self._keep_best)}
+        kept = set(tags[: self._keep_last])
+        for best in self._keep_best:
+            kept.update(best_of(self._directory, tags, best))
         for old in set(tags) - kept:
             shutil.rmtree(self._directory / old)
 
@@ -93,32 +113,55 @@ class Checkpoints:
         console.print(text, style="bold red", soft_wrap=True)
 
 
-def best_of(directory: Path, tags: Iterable[str], count: int) -> list[str]:
-    """Tags of the ``count`` checkpoints with the highest score; of equal scores the newer first."""
-    scores = {tag: score for tag in tags if (score := _score(directory / tag)) is not None}
-    return sorted(scores, key=lambda tag: (scores[tag], tag), reverse=True)[:count]
+def best_of(directory: Path, tags: Sequence[str], best: KeepBest) -> list[str]:
+    """Tags of the best checkpoints by a metric, newest first in ``tags``; of equal scores the newer
+    first."""
+    if not tags or not best.count:
+        return []
+    if best.metric.startswith(PREFIX):
+        scores = _validated(directory / tags[0], best.metric)
+    else:
+        scores = {tag: _score(directory / tag, best.metric) for tag in tags}
+    sign = 1 if best.mode == "max" else -1
+    known = {tag: sign * scores[tag] for tag in tags if math.isfinite(scores.get(tag, math.nan))}
+    return sorted(known, key=lambda tag: (known[tag], tag), reverse=True)[: best.count]
 
 
-def keep_of_finished(directory: Path, count: int, *, keep_last: bool) -> None:
-    """Delete the checkpoints of a finished stage but the ``count`` best, unless the last one, whose
-    weights the stage exported, is the best. ``keep_last``: the last one stays in any case, for a
-    resume that makes the stage longer."""
+def keep_of_finished(
+    directory: Path, best: KeepBest, *, keep_last: bool, left_step: int | None = None
+) -> None:
+    """Delete the checkpoints of a finished stage but the best, unless the one whose weights the
+    stage left, of ``left_step`` or else the last, is the best. ``keep_last``: the last one stays in
+    any case, for a resume that makes the stage longer."""
     tags = checkpoint.tags(directory)
-    best = best_of(directory, tags, count)
-    if best and best[0] == tags[0]:
-        best = []
-    kept = {*best, *(tags[:1] if keep_last else ())}
+    left = tags[:1] if left_step is None else [checkpoint.tag_of(left_step)]
+    kept_best = best_of(directory, tags, best)
+    if kept_best and kept_best[0] in left:
+        kept_best = []
+    # a longer stage may go back to what this one left
+    kept = {*kept_best, *({*tags[:1], *left} if keep_last else ())}
     for tag in set(tags) - kept:
         shutil.rmtree(directory / tag)
-    if not kept:
+    if not kept & set(tags):
         shutil.rmtree(directory, ignore_errors=True)
-    if best:
-        console.print(f"{directory} keeps {', '.join(best)}: higher rewards than at the end")
+    if kept_best:
+        names = ", ".join(kept_best)
+        console.print(f"{directory} keeps {names}: better {best.metric} than at the end")
 
 
-def _score(folder: Path) -> float | None:
+def _score(folder: Path, metric: str) -> float:
+    """Score of a checkpoint; NaN without one by this metric."""
     try:
-        score = LoopState.read(folder).score
+        state = LoopState.read(folder)
     except UserError:
-        return None
-    return score if score is not None and math.isfinite(score) else None
+        return math.nan
+    return state.score if state.score is not None and state.scored_by == metric else math.nan
+
+
+def _validated(newest: Path, metric: str) -> Mapping[str, float]:
+    """Tag -> value of a metric of validation, as the newest checkpoint remembers it."""
+    try:
+        validations = LoopState.read(newest).validations
+    except UserError:
+        return {}
+    return {checkpoint.tag_of(v.step): v.figures.get(metric, math.nan) for v in validations}

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.metrics.learning_guards import LearningState
+from cluster.resume.validations import Validated
 from reward.hacking_alerts import AlertState
 from wire.errors import UserError
 
@@ -52,11 +53,16 @@ class LoopState:
     ancestors: tuple[Ancestor, ...] = ()
     """Oldest first; the last one wrote the checkpoint."""
     score: float | None = None
-    """Mean reward of the steps since the checkpoint before; none without a scored trace."""
+    """Mean of ``grpo.keep_best_by`` over the steps since the checkpoint before; none without a
+    value."""
+    scored_by: str = "reward/mean"
+    """``grpo.keep_best_by`` of the score."""
     guards: AlertState = field(default_factory=AlertState)
     """What the guards against reward hacking remember."""
     learning: LearningState = field(default_factory=LearningState)
     """What the guards against learning nothing remember."""
+    validations: tuple[Validated, ...] = ()
+    """Validations so far; those of these weights may not have ended yet, and are then repeated."""
 
     def to_json(self) -> str:
         """The state as JSON, for the checkpoint."""

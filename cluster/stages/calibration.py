@@ -18,6 +18,7 @@ from cluster.session import Session
 from cluster.stages.evaluation import EvaluationWriter, num_failed, policy_predictions
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
+from cluster.stages.validators import verdict_validator
 from cluster.stages.verdict_trainer import RunFeatureReader, RunVerdictTrainer
 from wire.whole_file import write_json
 
@@ -26,6 +27,12 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
     """Train and measure the classifiers of the policy that the engines have loaded."""
     config, labels = run.of(CalibrateStage), session.config.label_set
     policy = session.version(session.engine_weights_step)
+    validation = config.validated, verdict_validator(session, run)
+    verdict = (
+        RunVerdictTrainer.of(session, run.name, run.start.model_dir, *validation)
+        if config.asks_labels
+        else None
+    )
     fitted = await fit_classifiers(
         config.clips.of(session.data.samples),
         session.data.of(session.config.evaluate.split),
@@ -33,17 +40,14 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         labels=labels,
         policy=policy,
         writer=RunTraceWriter.of(session, run.name),
-        verdict=(
-            RunVerdictTrainer.of(session, run.name, run.start.model_dir)
-            if config.asks_labels
-            else None
-        ),
+        verdict=verdict,
         features=RunFeatureReader.of(session, run.start.model_dir),
     )
     folder, evaluations = session.run_dir.model(run.name).parent, EvaluationWriter.of(session)
     result: dict[str, Any] = {
         "traces": asdict(fitted.report),
         "num_failed": num_failed(fitted.evaluated),
+        **(verdict.validated if verdict else {}),
     }
     if fitted.head is not None:
         fitted.head.head.save(folder / "head")

@@ -5,8 +5,9 @@ version of the weights after step s = first version of the stage (cluster/config
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -41,8 +42,10 @@ from cluster.stages.grpo_metrics import (
 )
 from cluster.stages.hacking_guards import HackingGuards
 from cluster.stages.longest_prompt import longest_prompt
-from cluster.stages.stage import StageRun
+from cluster.stages.stage import StageRun, best_kept_of
 from cluster.stages.training_groups import TrainingGroupWriter
+from cluster.stages.validation import Validation, restored_by
+from cluster.stages.validators import grpo_validator
 from learner.objective.credit import has_signal, with_advantages
 from learner.shared_prefix.rows import Row, grpo_rows
 from reward.scorer import Scorer
@@ -73,6 +76,7 @@ class GrpoParts:
     cache_hits: CacheHitRates
     decoded_clips: DecodedClips
     quarantine: Quarantine
+    validation: Validation
     metrics: MetricsLog
     max_failure_frac: float
     deterministic: bool
@@ -82,11 +86,13 @@ class GrpoLearner:
     """Trains one GRPO step: rows, updates, weights to the engines, archive compacted, metrics
     logged."""
 
-    def __init__(self, run: StageRun, parts: "GrpoParts", bar: Bar) -> None:
+    def __init__(self, run: StageRun, parts: "GrpoParts", bar: Bar, step: int) -> None:
         self._run, self._grpo, self._parts, self._bar = run, run.of(GrpoStage), parts, bar
+        self.step = step
+        """The last step that has been trained."""
         self._watch = Stopwatch()
         self._since = self._waiting_since = time.perf_counter()
-        self._rewards: list[float] = []  # of the steps since the last checkpoint
+        self._scores: list[float] = []  # of the steps since the last checkpoint
 
     async def train(self, taken: StepGroups, step: int) -> None:
         """Train on a step's groups and publish the version after ``step`` (counted from 1)."""
@@ -98,9 +104,18 @@ class GrpoLearner:
         figures |= await self._publish(version)
         self._record(taken, step, figures)
         self._parts.learning.refuse(figures, is_last=step == self._grpo.num_steps)
+        if step == self._grpo.num_steps:  # for the last checkpoint, and nothing goes on meanwhile
+            await self._parts.validation.run(step)
         await self._save(step, version)
+        self._parts.validation.start(step)
+        self.step = step
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
         self._waiting_since = time.perf_counter()
+
+    def steps(self) -> Iterator[int]:
+        """The steps to come, up to the last or to an early stop."""
+        while self.step < self._grpo.num_steps and not self._parts.validation.stopped:
+            yield self.step + 1
 
     async def _observe(self, taken: StepGroups, version: int) -> dict[str, float]:
         """Metrics of a step's groups. Raises TooManyFailures."""
@@ -132,6 +147,9 @@ class GrpoLearner:
         if parts.deterministic:  # no answer is to be half of the old weights, half new
             with watch("settle"):
                 await parts.buffer.settled()
+        if parts.validation.is_running:  # all its traces are of one version
+            with watch("validate"):
+                await parts.validation.collect()
         with watch("update_weights"):  # without an update, too: versions count steps
             figures = await parts.publish(version)
         with watch("archive"):
@@ -140,7 +158,8 @@ class GrpoLearner:
 
     def _record(self, taken: StepGroups, step: int, figures: Mapping[str, float]) -> None:
         """Log a step's metrics."""
-        self._rewards += [figures["reward/mean"]] if "reward/mean" in figures else []
+        by = self._grpo.keep_best_by
+        self._scores += [figures[by]] if by in figures else []
         seconds, now = self._watch.seconds, time.perf_counter()
         seconds["timing_s/step"], self._since = now - self._since, now
         parts = self._parts
@@ -160,21 +179,23 @@ class GrpoLearner:
 
     async def _save(self, step: int, version: int) -> None:
         """A checkpoint where one is due; last of all: a step that is in one has been logged."""
-        if step % self._grpo.save_every == 0 or step == self._grpo.num_steps:
+        if self._grpo.saves_at(step) or self._parts.validation.stopped:
             with self._watch("save"):
                 await self._parts.checkpoints.save(self._state(step), version)
 
     def _state(self, step: int) -> LoopState:
         """Where the loop stands after a step, for its checkpoint."""
-        rewards, self._rewards = self._rewards, []
+        scores, self._scores = self._scores, []
         buffer = self._parts.buffer
         return LoopState(
             step=step,
             next_index=buffer.next_index,
             buffered=tuple(group.group_id for group in buffer.waiting()),
-            score=fmean(rewards) if rewards else None,
+            score=fmean(scores) if scores else None,
+            scored_by=self._grpo.keep_best_by,
             guards=self._parts.guards.state,
             learning=self._parts.learning.state,
+            validations=self._parts.validation.done,
         )
 
     async def _rows(self, groups: Sequence[TraceGroup]) -> list[Row]:
@@ -209,19 +230,24 @@ class GrpoLearner:
 
 async def run_grpo_stage(session: Session, run: StageRun) -> dict[str, Any]:
     """Train the policy by GRPO, keep its model, and measure it."""
-    await train_grpo(session, run)
+    validated = await train_grpo(session, run)
     if run.exports:
         await session.learner.export(str(session.run_dir.model(run.name)))
+    if session.engine_weights_step != run.last_step:  # it stopped early, or went back to the best
+        await session.publish(run.last_step)
     samples = session.data.of(session.config.evaluate.split)
-    return await evaluate_policy(session, run.name, samples, session.config.evaluate.temperature)
+    temperature = session.config.evaluate.temperature
+    return {**await evaluate_policy(session, run.name, samples, temperature), **validated}
 
 
-async def train_grpo(session: Session, run: StageRun) -> None:
-    """Train the start weights by GRPO; the result stays in the learner and in the engines."""
+async def train_grpo(session: Session, run: StageRun) -> dict[str, Any]:
+    """Train the start weights by GRPO; the result stays in the learner. Returns what done.json says
+    of the validations."""
     grpo, config = run.of(GrpoStage), session.config
     samples = grpo.clips.of(session.data.samples)
     await session.start_training(run.start.model_dir, grpo.optim, grpo.loss)
-    checkpoints = session.checkpoints(grpo.name, grpo.keep_last, grpo.keep_best)
+    kept = [best_kept_of(grpo), restored_by(grpo.validation)]
+    checkpoints = session.checkpoints(grpo.name, grpo.keep_last, kept)
     state = await checkpoints.resume()
     archived = await run_in_daemon_thread(
         _load_reusable_groups, config, session.run_dir, run, state, session.attempt
@@ -235,14 +261,40 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         refers=grpo.loss.needs_reference,
     )
     await session.publish(run.first_step + state.step)
-    capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
-    # and those of replaced groups; those that lie in the archive are among them
-    num_places = (grpo.num_steps - state.step) * grpo.groups_per_step
-    buffer = GroupBuffer(capacity, state.next_index, num_places)
+    parts = _parts(session, run, state, checkpoints, archived)
     sampler = Sampler(samples, config.seed, balanced=grpo.class_balanced)
     writer = TrainingGroupWriter(
         session.writer, grpo.name, archived, config.rollout, seed=config.seed
     )
+    await parts.cache_hits.of_step()  # what earlier stages asked for is no hit of the first step
+    with progress_bar(grpo.name, grpo.num_steps) as bar:
+        bar.resume(state.step)
+        learner = GrpoLearner(run, parts, bar, state.step)
+        async with parts.validation as validation:
+            validation.start(state.step)
+            count, steps = grpo.groups_per_step, learner.steps()
+            train = train_loop(parts.buffer, learner, steps, count, filter_of(grpo))
+            loops = range(parts.buffer.capacity)
+            await run_until_trained(
+                train, [rollout_loop(sampler.at, writer, parts.buffer) for _ in loops]
+            )
+    begin = partial(session.start_training, run.start.model_dir, grpo.optim, grpo.loss)
+    left_step = await validation.restore_best(learner.step, checkpoints, begin)
+    return validation.result(learner.step, left_step)
+
+
+def _parts(
+    session: Session,
+    run: StageRun,
+    state: LoopState,
+    checkpoints: Checkpoints,
+    archived: ArchivedGroups,
+) -> GrpoParts:
+    """The parts of a run's training that goes on from ``state``."""
+    grpo, config = run.of(GrpoStage), session.config
+    # and the places of replaced groups; those that lie in the archive are among them
+    num_places = (grpo.num_steps - state.step) * grpo.groups_per_step
+    capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
     guards = HackingGuards(
         config.reward,
         config.prompt_set,
@@ -251,10 +303,19 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         state.guards,
         groups_per_step=grpo.groups_per_step,
     )
-    parts = GrpoParts(
+    validation = Validation(
+        grpo.name,
+        grpo.validation,
+        grpo_validator(session, run),
+        session.metrics,
+        last_step=grpo.num_steps,
+        done=state.validations,
+        also=grpo.keep_best_by,
+    )
+    return GrpoParts(
         learner=session.learner,
         publish=session.publish,
-        buffer=buffer,
+        buffer=GroupBuffer(capacity, state.next_index, num_places),
         archived=archived,
         archive=session.archive,
         checkpoints=checkpoints,
@@ -264,18 +325,11 @@ async def train_grpo(session: Session, run: StageRun) -> None:
         cache_hits=CacheHitRates(session.rollouts.cache_counts, session.writer.token_counts),
         decoded_clips=session.decoded_clips,
         quarantine=session.quarantine,
+        validation=validation,
         metrics=session.metrics,
         max_failure_frac=config.reward.max_failure_frac,
         deterministic=config.deterministic,
     )
-    await parts.cache_hits.of_step()  # what earlier stages asked for is no hit of the first step
-    with progress_bar(grpo.name, grpo.num_steps) as bar:
-        bar.resume(state.step)
-        learner = GrpoLearner(run, parts, bar)
-        steps = range(state.step + 1, grpo.num_steps + 1)
-        train = train_loop(buffer, learner, steps, grpo.groups_per_step, filter_of(grpo))
-        loops = [rollout_loop(sampler.at, writer, buffer) for _ in range(capacity)]
-        await run_until_trained(train, loops)
 
 
 def _learning_guards(grpo: GrpoStage, limits: GuardsConfig, state: LearningState) -> LearningGuards:

@@ -56,6 +56,10 @@ class LabelCodes:
         codes = session.renderer.label_codes(session.config.label_set)
         return cls(codes, session, session.learner)
 
+    def num_tokens(self, label: str) -> int:
+        """Number of tokens of a label's code."""
+        return len(self._codes[label])
+
     async def logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
         """[N, L]: logprob of each label's code under the learner's present weights.
 

@@ -15,6 +15,7 @@ from cluster.stages.label_codes import LabelCodes
 from cluster.stages.own_traces import write_own_traces
 from cluster.stages.stage import StageRun
 from cluster.stages.supervised import SupervisedTrainer
+from cluster.stages.validators import sft_validator
 from learner.shared_prefix.rows import Row, supervised_row
 from rollout.prompt import trace_target
 
@@ -34,7 +35,9 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
     """Fine-tune the policy, keep its model, and measure it."""
     stage = run.of(SftStage)
     examples = await _examples(session, run)
-    num_updates = await SupervisedTrainer.of(session, stage.name).train(
+    validator = await sft_validator(session, run)
+    trainer = SupervisedTrainer.of(session, stage.name, stage.validation, validator)
+    num_updates = await trainer.train(
         run.start.model_dir,
         examples.rows,
         epochs=stage.epochs,
@@ -53,7 +56,7 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
         temperature = session.config.evaluate.temperature
         measured = await evaluate_policy(session, stage.name, samples, temperature)
     cost = examples.cost | {"num_updates": num_updates}
-    return {"split": split, **measured, **examples.figures, "cost": cost}
+    return {"split": split, **measured, **examples.figures, **trainer.validated, "cost": cost}
 
 
 async def _examples(session: Session, run: StageRun) -> Examples:

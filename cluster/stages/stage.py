@@ -15,7 +15,7 @@ from cluster.config.trainings import training_of
 from cluster.driver.peak_memory import MemoryWatch
 from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.resume.archived_groups import ReusableGroups
-from cluster.resume.checkpoints import keep_of_finished
+from cluster.resume.checkpoints import KeepBest, keep_of_finished
 from cluster.resume_plan import newest_checkpoint
 from cluster.run_files import read_history
 from cluster.session import Session
@@ -75,7 +75,16 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
         result["length"] = training.length
         result["last_step"] = newest_checkpoint(session.run_dir.path, run.name)
     session.run_dir.finish(run.name, result)
-    keep_best = run.stage.keep_best if isinstance(run.stage, GrpoStage) else 0
-    keep_last = training is not None and session.config.keep_final_checkpoints
-    checkpoints = session.run_dir.checkpoints(run.name)
-    keep_of_finished(checkpoints, keep_best, keep_last=keep_last)
+    keep_of_finished(
+        session.run_dir.checkpoints(run.name),
+        best_kept_of(run.stage),
+        keep_last=training is not None and session.config.keep_final_checkpoints,
+        left_step=result.get("validation", {}).get("left_step"),
+    )
+
+
+def best_kept_of(stage: Stage) -> KeepBest:
+    """Which of a stage's checkpoints are kept for being the best."""
+    if not isinstance(stage, GrpoStage):
+        return KeepBest()
+    return KeepBest(count=stage.keep_best, metric=stage.keep_best_by, mode=stage.best_mode)

@@ -1,14 +1,17 @@
 """Supervised fine-tuning through the learner: the cold start, and the verdict classifier.
 
-rows -> epochs of shuffled batches -> updates, checkpoints in between
+rows -> epochs of shuffled batches -> updates, validations and checkpoints in between
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from cluster.config.guards import GuardsConfig
+from cluster.config.stages import KEEP_LAST
+from cluster.config.validation import ValidateConfig
 from cluster.driver.progress import progress_bar
 from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.learning_guards import LearningGuards
@@ -16,6 +19,7 @@ from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
 from cluster.session import Session
+from cluster.stages.validation import Validation, Validator, restored_by
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.rows import Row
 from learner.worker import Objective
@@ -62,26 +66,41 @@ class SupervisedTrainer:
         *,
         seed: int,
         limits: GuardsConfig,
+        validate: ValidateConfig,
+        validator: Validator | None = None,
         decoded_clips: DecodedClips | None = None,
     ) -> None:
-        """``seed``: the recipe's, for the order of the rows; ``decoded_clips``: for the metrics of
-        the first step, since the rows are made before it."""
+        """``seed``: the recipe's, for the order of the rows; ``validator``: None, where the
+        training is not validated; ``decoded_clips``: for the metrics of the first step, since the
+        rows are made before it."""
         self._name, self._run, self._learner = name, run, learner
         self._decoded_clips = decoded_clips
         self._checkpoints, self._metrics, self._seed = checkpoints, metrics, seed
         self._limits = limits
+        self._validate, self._validator = validate, validator
+        self.validated: dict[str, Any] = {}
+        """What done.json says of the validations, after the training."""
 
     @classmethod
-    def of(cls, session: Session, name: str) -> Self:
+    def of(
+        cls,
+        session: Session,
+        name: str,
+        validate: ValidateConfig | None = None,
+        validator: Validator | None = None,
+    ) -> Self:
         """With the learner, checkpoints and metrics of a run."""
+        validate = validate or ValidateConfig()
         return cls(
             name,
             session,
             session.learner,
-            session.checkpoints(name),
+            session.checkpoints(name, KEEP_LAST, [restored_by(validate)]),
             session.metrics,
             seed=session.config.seed,
             limits=session.config.guards,
+            validate=validate,
+            validator=validator,
             decoded_clips=session.decoded_clips,
         )
 
@@ -96,35 +115,54 @@ class SupervisedTrainer:
         save_every: int | None = None,
     ) -> int:
         """Fine-tune ``model_dir``, from the last checkpoint on; there is one every ``save_every``
-        updates, else one after each epoch. Returns the number of updates."""
+        updates, else one after each epoch. Returns the number of updates: fewer, if validation has
+        stopped it early."""
         await self._run.start_training(model_dir, optim)
         num_steps = num_updates(len(rows), epochs, batch_size)
         batches_per_epoch = num_steps // epochs
-        start = await self._checkpoints.resume()
-        done = start.step
-        guards = LearningGuards(self._name, self._limits, start.learning, num_updates=num_steps)
+        state = await self._checkpoints.resume()
+        done = began = state.step
+        validation = Validation(
+            self._name,
+            self._validate,
+            self._validator,
+            self._metrics,
+            last_step=num_steps,
+            done=state.validations,
+        )
+        guards = LearningGuards(self._name, self._limits, state.learning, num_updates=num_steps)
         if done < num_steps:
             await self._preflight(rows, batch_size)
+        await validation.run(done)
         with progress_bar(self._name, num_steps) as bar:
             bar.resume(done)
             order: list[int] = []
-            for step in range(done, num_steps):
-                epoch, number = divmod(step, batches_per_epoch)
+            while done < num_steps and not validation.stopped:
+                epoch, number = divmod(done, batches_per_epoch)
                 if number == 0 or not order:
                     order = epoch_order(len(rows), self._seed, epoch)
                 batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
-                rate = optim.learning_rate_at(step, num_steps)
+                rate = optim.learning_rate_at(done, num_steps)
                 figures = await self._learner.train_step(batch, "supervised", rate)
-                if step == done and self._decoded_clips is not None:
+                if done == began and self._decoded_clips is not None:
                     figures |= await self._decoded_clips.new()
+                done += 1
                 guards.observe_update(figures)
-                self._metrics.write(self._name, step + 1, figures | guards.warn(figures))
-                guards.refuse(figures, is_last=step + 1 == num_steps)
+                self._metrics.write(self._name, done, figures | guards.warn(figures))
+                guards.refuse(figures, is_last=done == num_steps)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
-                if (step + 1) % (save_every or batches_per_epoch) == 0 or step + 1 == num_steps:
-                    state = _state(step + 1, len(rows), batches_per_epoch, batch_size)
-                    await self._checkpoints.save(replace(state, learning=guards.state))
-        return num_steps
+                kept = validation.is_due(done) and self._validate.restore_best
+                await validation.run(done)
+                is_last = done == num_steps or validation.stopped
+                if kept or is_last or done % (save_every or batches_per_epoch) == 0:
+                    state = _state(done, len(rows), batches_per_epoch, batch_size)
+                    await self._checkpoints.save(
+                        replace(state, learning=guards.state, validations=validation.done)
+                    )
+        begin = partial(self._run.start_training, model_dir, optim)
+        left = await validation.restore_best(done, self._checkpoints, begin)
+        self.validated = validation.result(done, left)
+        return done
 
     async def _preflight(self, rows: Sequence[Row], batch_size: int) -> None:
         longest = max(rows, key=lambda row: row.num_tokens)

@@ -9,7 +9,7 @@ calibrate/ states what it needs as Protocols and knows no engine; they are imple
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from calibrate.config import CalibrateConfig
 from calibrate.verdict import VerdictExample
 from cluster.config.trainings import verdict_optim
+from cluster.config.validation import ValidateConfig
 from cluster.driver.progress import console
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.supervised import SupervisedTrainer
+from cluster.stages.validation import Validator
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import Row, supervised_row
 from wire.types import TraceGroup
@@ -42,11 +44,23 @@ class RunVerdictTrainer:
         self._codes, self._trainer, self._policy_dir = codes, trainer, policy_dir
 
     @classmethod
-    def of(cls, session: Session, name: str, policy_dir: Path) -> Self:
+    def of(
+        cls,
+        session: Session,
+        name: str,
+        policy_dir: Path,
+        validate: ValidateConfig | None = None,
+        validator: Validator | None = None,
+    ) -> Self:
         """With the learner of a run, for a stage or arm of this name, from the weights in
         ``policy_dir``."""
+        trainer = SupervisedTrainer.of(session, name, validate, validator)
+        return cls(LabelCodes.of(session), trainer, policy_dir)
 
-        return cls(LabelCodes.of(session), SupervisedTrainer.of(session, name), policy_dir)
+    @property
+    def validated(self) -> dict[str, Any]:
+        """What done.json says of the validations, after the training."""
+        return self._trainer.validated
 
     async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
         """Fine-tune on the label codes alone. Returns the number of updates."""

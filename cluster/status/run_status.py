@@ -21,7 +21,14 @@ from cluster.config.chain import Chain
 from cluster.config.trainings import training_of
 from cluster.driver.progress import Progress
 from cluster.metrics.catalogue import EVALUATION
-from cluster.metrics.metrics_file import Row, current_rows, figures_of, parse_rows, warnings_of
+from cluster.metrics.metrics_file import (
+    Row,
+    current_rows,
+    figures_of,
+    is_validation,
+    parse_rows,
+    warnings_of,
+)
 from cluster.run_files import (
     SILENT_S,
     describe_source,
@@ -33,6 +40,7 @@ from cluster.run_files import (
     read_started_from,
     recipe_fault,
     result_figures,
+    validation_outcome,
 )
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
 from reward.hacking_alerts import standing
@@ -53,6 +61,21 @@ class Finished:
     name: str
     accuracy: float | None
     seconds: float
+    outcome: str = ""
+    """What came of its validations, in words: the best, an early stop, the weights it left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastValidation:
+    """The last validation of a run.
+
+    Example:
+        LastValidation(stage="grpo", step=40, figures={"val/accuracy": 0.71})
+    """
+
+    stage: str
+    step: int
+    figures: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +131,8 @@ class RunStatus:
     step_stage: str
     figures: dict[str, float | None]
     """Figures of that line; None: it was not finite."""
+    validation: LastValidation | None
+    """None: nothing has been validated."""
     guards: tuple[str, ...]
     """Warnings of reward hacking at the last step of each stage."""
     learning: tuple[str, ...]
@@ -178,7 +203,9 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         whole=all(stage in names for stage in stages),
     )
     history = read_history(path)
-    rows = list(current_rows(_last_rows(path / "metrics.jsonl"), history.beginnings))
+    lines = list(current_rows(_last_rows(path / "metrics.jsonl"), history.beginnings))
+    rows = [row for row in lines if not is_validation(row)]
+    validated = _last_figures([row for row in lines if is_validation(row)])
     stage_of, step, figures = _last_figures(rows)
     return RunStatus(
         name=path.resolve().name,
@@ -193,6 +220,9 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         step=step,
         step_stage=stage_of,
         figures=figures,
+        validation=None
+        if validated[1] is None
+        else LastValidation(stage=validated[0], step=validated[1], figures=validated[2]),
         guards=tuple(_guards(rows)),
         learning=tuple(_learning(path, rows)),
         changes=(*history.changes, *_going_on(path)),
@@ -259,8 +289,12 @@ def _finished(path: Path, chain: Chain) -> Iterator[Finished]:
         except (OSError, ValueError):
             continue
         if result is not None and not is_shorter(result, chain.get(name, None)):
-            accuracy = result_figures(result).get("accuracy")
-            yield Finished(name=name, accuracy=accuracy, seconds=result.get("seconds", 0.0))
+            yield Finished(
+                name=name,
+                accuracy=result_figures(result).get("accuracy"),
+                seconds=result.get("seconds", 0.0),
+                outcome=validation_outcome(result),
+            )
 
 
 def _stage(work: Sequence[str], names: set[str], finished: tuple[Finished, ...]) -> str:

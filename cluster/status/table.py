@@ -38,6 +38,13 @@ _FIGURES = (
     ("timing_s/step", "seconds per step"),
     ("perf/throughput", "tokens per second"),
 )
+_OF_VALIDATION = (
+    ("val/accuracy", "accuracy"),
+    ("val/macro_f1", "macro F1"),
+    ("val/nll", "nll"),
+    ("val/reward/mean", "reward"),
+    ("val/response_length/mean", "length"),
+)
 
 
 def status_view(status: RunStatus) -> RenderableType:
@@ -119,6 +126,7 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
         yield "started from", status.started_from
     for line in status.changes:
         yield "changed by a resume", line
+    yield from _validations(status)
     yield "quarantined clips", str(status.num_quarantined)
     if (kept := status.checkpoint) is not None:
         yield "last checkpoint", f"{kept.stage} {kept.tag}, {format_duration(kept.age_s)} old"
@@ -131,6 +139,15 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
         )
     size = "" if status.size_gb is None else f"{status.size_gb:.2f} GB, "
     yield "disk", f"{size}{status.free_gb:.1f} GB free"
+
+
+def _validations(status: RunStatus) -> Iterator[tuple[str, str]]:
+    if (last := status.validation) is not None:
+        known = [f"{w} {_number(last.figures[n])}" for n, w in _OF_VALIDATION if n in last.figures]
+        yield "last validation", f"{last.stage} step {last.step}: {', '.join(known)}"
+    for stage in status.finished:
+        if stage.outcome:
+            yield f"validated {stage.name}", stage.outcome
 
 
 def _number(value: float | None, digits: int = 4) -> str:

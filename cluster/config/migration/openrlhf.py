@@ -2,7 +2,6 @@
 
 from cluster.config.migration.moved import Moved
 from cluster.config.migration.notes import (
-    AT_THE_END,
     CONSTANT,
     LAYERS,
     LOGS,
@@ -15,6 +14,7 @@ from cluster.config.migration.notes import (
     SHARED,
     STEPS,
     TOKENS,
+    VAL_CLIPS,
     VOTES,
     WHOLE,
 )
@@ -22,7 +22,7 @@ from cluster.config.migration.notes import (
 OPENRLHF: tuple[Moved, ...] = (
     Moved("actor.model_name_or_path", "model"),
     Moved("data.prompt_dataset", "data.manifest", ONE_MANIFEST),
-    Moved("eval.dataset", "data.manifest", "rows with split test, or see evaluate.split"),
+    Moved("eval.dataset", "data.manifest", "rows with split val ([validate]) and test"),
     Moved("data.input_key", "prompts.trace", ONE_TEXT),
     Moved("data.input_template", "prompts.trace", ONE_TEXT),
     Moved("data.apply_chat_template", "", OWN_TEMPLATE),
@@ -91,7 +91,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("ckpt.save_hf", "", "each stage leaves RUN/stages/STAGE/model"),
     Moved("ckpt.max_num", "grpo.keep_last"),
     Moved("ckpt.best_metric_key", "", "a stage ends with its last weights"),
-    Moved("eval.steps", "", AT_THE_END),
+    Moved("eval.steps", "validate.every", VAL_CLIPS),
     Moved("eval.temperature", "evaluate.temperature"),
     Moved("eval.n_samples_per_prompt", "controls.num_votes", VOTES),
     Moved("logger.*", "", LOGS),

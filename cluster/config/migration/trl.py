@@ -3,7 +3,6 @@
 from cluster.config.migration.moved import Moved
 from cluster.config.migration.notes import (
     ALL_KEPT,
-    AT_THE_END,
     CONSTANT,
     LAYERS,
     LOGS,
@@ -13,6 +12,7 @@ from cluster.config.migration.notes import (
     STEPS,
     SYSTEM_TURN,
     TOKENS,
+    VAL_CLIPS,
     VOTES,
     WHOLE,
 )
@@ -92,8 +92,18 @@ TRL: tuple[Moved, ...] = (
     Moved("gradient_accumulation_steps", "", "follows from grpo.groups_per_update"),
     Moved("save_steps", "grpo.save_every"),
     Moved("save_total_limit", "grpo.keep_last"),
-    Moved("eval_strategy", "", AT_THE_END),
-    Moved("eval_steps", "", AT_THE_END),
+    Moved("eval_strategy", "validate.every", VAL_CLIPS),
+    Moved("eval_steps", "validate.every", VAL_CLIPS),
+    Moved("eval_on_start", "validate.before_training"),
+    Moved("load_best_model_at_end", "validate.restore_best"),
+    Moved(
+        "metric_for_best_model",
+        "validate.metric",
+        "of checkpoints: grpo.keep_best_by",
+    ),
+    Moved("greater_is_better", "validate.mode", "max or min"),
+    Moved("early_stopping_patience", "validate.patience"),
+    Moved("early_stopping_threshold", "validate.min_delta"),
     Moved("logging_steps", "", "every step is logged"),
     Moved("report_to", "", LOGS),
     Moved("run_name", "", "`--run-dir`"),

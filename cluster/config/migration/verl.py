@@ -3,7 +3,6 @@
 from cluster.config.migration.moved import Moved
 from cluster.config.migration.notes import (
     ALL_KEPT,
-    AT_THE_END,
     CONSTANT,
     JINJA,
     LAYERS,
@@ -19,6 +18,7 @@ from cluster.config.migration.notes import (
     STEPS,
     SYSTEM_TURN,
     TOKENS,
+    VAL_CLIPS,
     VOTES,
     WHOLE,
 )
@@ -27,7 +27,11 @@ _A, _R = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 VERL: tuple[Moved, ...] = (
     Moved("data.train_files", "data.manifest", ONE_MANIFEST),
-    Moved("data.val_files", "data.manifest", "rows with split test, or see evaluate.split"),
+    Moved(
+        "data.val_files",
+        "data.manifest",
+        "rows with split val ([validate]) and test ([evaluate])",
+    ),
     Moved("data.train_batch_size", "grpo.groups_per_step", "in clips, as in verl"),
     Moved("data.val_batch_size", "", "not needed: rollout.max_concurrency bounds what is in work"),
     Moved("data.max_prompt_length", "rollout.max_prompt_length", "video tokens count; never cut"),
@@ -165,8 +169,8 @@ VERL: tuple[Moved, ...] = (
     Moved("trainer.total_epochs", "grpo.num_steps", STEPS),
     Moved("trainer.total_training_steps", "grpo.num_steps"),
     Moved("trainer.save_freq", "grpo.save_every"),
-    Moved("trainer.test_freq", "", AT_THE_END),
-    Moved("trainer.val_before_train", "", "always: the stage base"),
+    Moved("trainer.test_freq", "validate.every", VAL_CLIPS),
+    Moved("trainer.val_before_train", "validate.before_training"),
     Moved("trainer.val_only", "", "`deepintuit evaluate`"),
     Moved("trainer.logger", "", LOGS),
     Moved("trainer.project_name", "logging.wandb.project"),

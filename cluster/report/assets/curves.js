@@ -8,14 +8,15 @@ const seconds = (value) => `${number(value)}`;
 
 // names: exact metric names, or a pattern with one group that is the line's label.
 const PANELS = [
-  { title: "Reward", unit: "per trace, mean", names: ["reward/mean", "reward/std"], labels: ["mean", "std"], zero: true },
+  { title: "Validation", unit: "share of val clips", names: ["val/accuracy", "val/macro_f1", "val/balanced_accuracy"], labels: ["accuracy", "macro F1", "balanced accuracy"], range: [0, 1.02], format: share },
+  { title: "Reward", unit: "per trace, mean", names: ["reward/mean", "reward/std", "val/reward/mean"], labels: ["mean", "std", "mean on val"], zero: true },
   { title: "Reward parts", unit: "per trace, mean", pattern: /^reward\/(.+)\/mean$/, zero: true },
   { title: "Accuracy per label", unit: "share of traces", pattern: /^label\/(.+)\/accuracy$/, range: [0, 1.02], format: share, average: true },
   { title: "Groups without signal", unit: "share of groups", names: ["reward/frac_zero_std"], labels: ["all rewards equal"], range: [0, 1.02], format: share },
-  { title: "Response length", unit: "tokens", names: ["response_length/mean", "response_length/max", "response_length/min"], labels: ["mean", "max", "min"], zero: true },
-  { title: "Truncated and failed", unit: "share", names: ["truncated_frac", "reward/failed_frac", "rollout/failed_groups_frac"], labels: ["truncated traces", "scores failed", "groups failed"], zero: true, format: number, calm: [0, 0.05] },
+  { title: "Response length", unit: "tokens", names: ["response_length/mean", "response_length/max", "response_length/min", "val/response_length/mean"], labels: ["mean", "max", "min", "mean on val"], zero: true },
+  { title: "Truncated and failed", unit: "share", names: ["truncated_frac", "reward/failed_frac", "rollout/failed_groups_frac", "val/truncated_frac", "val/unparsed_frac", "val/failed_frac"], labels: ["truncated traces", "scores failed", "groups failed", "truncated on val", "no label on val", "failed on val"], zero: true, format: number, calm: [0, 0.05] },
   { title: "Seconds per step", unit: "by phase, stacked", pattern: /^timing_s\/(.+)$/, stack: "timing_s/step" },
-  { title: "Negative log-likelihood", unit: "nats per token", names: ["nll"], labels: ["nll"], log: true },
+  { title: "Negative log-likelihood", unit: "nats per token", names: ["nll", "val/nll"], labels: ["nll", "nll on val"], log: true },
   { title: "Policy loss", unit: "per token", names: ["policy_loss"], labels: ["loss"] },
   { title: "Entropy", unit: "nats per token", names: ["entropy"], labels: ["entropy"], zero: true },
   { title: "KL", unit: "nats per token", names: ["kl"], labels: ["kl"], zero: true, calm: [0, 0.001] },
@@ -33,6 +34,7 @@ const PANELS = [
   { title: "Usual calls of reward functions", unit: "seconds, median", pattern: /^reward\/(.+)\/latency_p50_s$/, zero: true },
   { title: "Processes of reward functions", unit: "started in the step", pattern: /^reward\/(.+)\/num_started$/, zero: true, calm: [0, 1] },
   { title: "Groups asked trace by trace", unit: "by reward function", pattern: /^reward\/(.+)\/num_split$/, zero: true, calm: [0, 1] },
+  { title: "Reward parts on val", unit: "per trace, mean", pattern: /^val\/reward\/(.+)\/mean$/, zero: true },
   { title: "Spread of rewards", unit: "per trace", pattern: /^reward\/(.+)\/std$/, zero: true },
   { title: "Range of rewards", unit: "per step", names: ["reward/max", "reward/min"], labels: ["max", "min"], zero: true },
   { title: "Prompt length", unit: "tokens", names: ["prompt_length/mean", "prompt_length/max"], labels: ["mean", "max"], zero: true },
@@ -70,6 +72,7 @@ function describe(stage) {
   if (stage.kept.steps.length < stage.num_steps) {
     parts.push(`${stage.num_steps} steps, averaged in ${stage.kept.steps.length} spans; of a maximum, the maximum. `);
   }
+  if (stage.outcome) parts.push(`Validation: ${stage.outcome}. `);
   for (const one of stage.resumed) parts.push(`Attempt ${one.attempt} took up at step ${one.step}. `);
   const lost = stage.superseded.steps.length;
   if (lost) parts.push(`${lost} steps were done again after an interruption; what they had been is drawn dashed.`);
@@ -118,11 +121,12 @@ export function plain(stage, panel, found, smooth) {
     const values = onAxis(stage.kept.values[line.metric] || line.values, places, x.length);
     const tidy = (panel.log ? values.map((v) => (v > 0 ? v : null)) : values);
     const paint = COLORS[at % COLORS.length];
-    const softened = smooth ? rolling(tidy) : tidy;
-    if (smooth && chosen.length < 4) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
+    const sparse = (line.metric || "").startsWith("val/"); // a point per validation, joined
+    const softened = smooth && !sparse ? rolling(tidy) : tidy;
+    if (smooth && !sparse && chosen.length < 4) lines.push({ label: line.label, values: tidy, color: paint, width: 1, faint: true });
     const lost = again.length && chosen.length < 4 && stage.superseded.values[line.metric];
     if (lost) lines.push({ label: `${line.label}, superseded`, unlisted: true, color: paint, width: 1.5, dash: [3, 3], values: onAxis(lost, again, x.length), spanGaps: false });
-    lines.push({ label: line.label, values: softened, shown: softened, color: paint, width: line.width, dash: at >= COLORS.length ? [6, 3] : undefined, points: x.length < 3 });
+    lines.push({ label: line.label, values: softened, shown: softened, color: paint, width: line.width, dash: at >= COLORS.length ? [6, 3] : undefined, points: sparse || x.length < 3 });
   });
   for (const limit of panel.limits || []) lines.push({ label: `limit ${number(limit)}`, values: x.map(() => limit), color: "c6", width: 1.5, dash: [6, 4] });
   const flat = panel.calm && lines.every((line) => line.values.every((v) => v === null || (v >= panel.calm[0] && v <= panel.calm[1])));

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from learner.shared_prefix.rows import StepCounts
 from tests.cluster.session_fakes import (
     FIRST_STEP,
     NAMES,
+    TEACHER,
     grpo_run,
     make_config,
     make_run_dir,
@@ -55,7 +57,7 @@ def right_at_times(weights: str, sample: Sample, index: int) -> str:
 
 async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     """Stage and name of all that a cold start, GRPO and evaluations write; engines are fakes."""
-    samples = make_samples()
+    samples = [replace(s, trace=TEACHER) if s.split is Split.VAL else s for s in make_samples()]
     grpo = {"num_steps": 2, "groups_per_step": 4, "groups_per_update": 2, "save_every": 1}
     filtering = {"enable": True, "max_num_gen_batches": 2}
     grpo |= {"loss": {"kl_loss_coef": 0.1}, "filter_groups": filtering}
@@ -63,7 +65,8 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     mine.write_text("def per_group(completions):\n    return [1.0 for _ in completions]\n")
     functions = ("accuracy", "format", f"{mine}:per_group")
     reward = {"terms": [{"function": function} for function in functions]}
-    config = make_config(grpo=grpo, reward=reward, deterministic=True)
+    validate = {"every": 1}
+    config = make_config(grpo=grpo, reward=reward, deterministic=True, validate=validate)
     run_dir = make_run_dir(path, config)
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened
@@ -120,6 +123,7 @@ async def test_what_the_issue_asks_for_is_written(tmp_path: Path):
     names = {name for stage, name in await names_of_a_run(tmp_path) if stage == "grpo"}
     wanted = {f"label/{label}/accuracy" for label in NAMES[:1]} | {"cache/prefix_hit_rate"}
     wanted |= {"finish_reason/stop", "finish_reason/length", "timing_s/gen", "perf/throughput"}
+    wanted |= {"val/accuracy", "val/macro_f1", "val/reward/mean", "val/response_length/mean"}
     assert wanted <= names
 
 

@@ -7,13 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.resume.checkpoints import Checkpoints, keep_of_finished
+from cluster.resume.checkpoints import Checkpoints, KeepBest, keep_of_finished
 from cluster.resume.loop_state import LoopState
+from cluster.resume.validations import Validated
 from cluster.stages.supervised import SupervisedTrainer
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import supervised_row
 from tests.cluster.session_fakes import make_config, make_run_dir, make_samples, open_fakes
 from wire.types import Prompt
+
+BEST = KeepBest(count=1)
 
 
 @pytest.fixture
@@ -38,23 +41,51 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_last_and_the_best_are_kept(fakes: SimpleNamespace):
-    save(fakes.session.checkpoints("grpo", 2, 1), 1.0, 3.0, float("nan"), None, 2.0)
+    save(fakes.session.checkpoints("grpo", 2, [BEST]), 1.0, 3.0, float("nan"), None, 2.0)
     assert names(fakes.folder) == ["step-000002", "step-000004", "step-000005"]
 
 
 def test_of_equal_scores_the_newer_is_the_best(fakes: SimpleNamespace):
-    save(fakes.session.checkpoints("grpo", 1, 1), 1.0, 3.0, 3.0, 1.0)
+    save(fakes.session.checkpoints("grpo", 1, [BEST]), 1.0, 3.0, 3.0, 1.0)
     assert names(fakes.folder) == ["step-000003", "step-000004"]
 
 
 def test_an_ended_stage_keeps_the_best_unless_it_ended_with_it(fakes: SimpleNamespace):
-    save(fakes.session.checkpoints("grpo", 2, 1), 3.0, 1.0, 1.0)
-    keep_of_finished(fakes.folder, 1, keep_last=False)
+    save(fakes.session.checkpoints("grpo", 2, [BEST]), 3.0, 1.0, 1.0)
+    keep_of_finished(fakes.folder, BEST, keep_last=False)
     assert names(fakes.folder) == ["step-000001"]
-    save(fakes.session.checkpoints("grpo", 2, 1), 1.0, 1.0, 2.0)
-    keep_of_finished(fakes.folder, 1, keep_last=False)
+    save(fakes.session.checkpoints("grpo", 2, [BEST]), 1.0, 1.0, 2.0)
+    keep_of_finished(fakes.folder, BEST, keep_last=False)
     assert not fakes.folder.exists()
-    keep_of_finished(fakes.folder, 1, keep_last=False)  # a stage that saved nothing
+    keep_of_finished(fakes.folder, BEST, keep_last=False)  # a stage that saved nothing
+
+
+def test_a_longer_stage_can_still_go_back_to_the_weights_that_it_left(fakes: SimpleNamespace):
+    save(fakes.session.checkpoints("grpo", 4, [BEST]), 1.0, 3.0, 2.0)
+    keep_of_finished(fakes.folder, BEST, keep_last=True, left_step=2)
+    assert names(fakes.folder) == ["step-000002", "step-000003"]
+    keep_of_finished(fakes.folder, BEST, keep_last=False, left_step=2)
+    assert not fakes.folder.exists()
+
+
+def test_a_metric_of_validation_ranks_checkpoints_by_what_the_newest_remembers(
+    fakes: SimpleNamespace,
+):
+    keep = KeepBest(count=1, metric="val/nll", mode="min")
+    checkpoints = fakes.session.checkpoints("grpo", 1, [keep])
+    done: tuple[Validated, ...] = ()
+    for step, nll in enumerate((0.9, 0.2, 0.5, 0.4), start=1):
+        asyncio.run(checkpoints.save(LoopState(step=step, score=float(step), validations=done)))
+        done += (Validated(step=step, figures={"val/nll": nll}),)
+    assert names(fakes.folder) == ["step-000002", "step-000004"]
+
+
+def test_a_score_by_another_metric_does_not_count(fakes: SimpleNamespace):
+    checkpoints = fakes.session.checkpoints("grpo", 1, [KeepBest(count=1, metric="kl", mode="min")])
+    for step, scored_by in ((1, "kl"), (2, "reward/mean"), (3, "kl"), (4, "kl")):
+        state = LoopState(step=step, score=float(step), scored_by=scored_by)
+        asyncio.run(checkpoints.save(state))
+    assert names(fakes.folder) == ["step-000001", "step-000004"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(

@@ -34,6 +34,7 @@ from wire.types import (
     Completion,
     FinishReason,
     PolicyVersion,
+    Purpose,
     Sample,
     TraceGroup,
     stable_hash,
@@ -159,9 +160,10 @@ def attempt(config: RunConfig, run_dir: RunDir, kill_at: int) -> Iterator[Simple
         )
 
 
-def run(config: RunConfig, run_dir: RunDir, kills: Sequence[int]) -> tuple[str, dict[int, Any]]:
-    """Final weights, and the last figures of each step, after these kills and resumptions."""
-    figures: dict[int, Any] = {}
+def run(config: RunConfig, run_dir: RunDir, kills: Sequence[int]) -> tuple[str, dict[Any, Any]]:
+    """Final weights, and the last figures of each step and validation, after these kills and
+    resumptions."""
+    figures: dict[Any, Any] = {}
     for kill_at in (*kills, -1):
         with attempt(config, run_dir, kill_at) as this:
             try:
@@ -170,7 +172,8 @@ def run(config: RunConfig, run_dir: RunDir, kills: Sequence[int]) -> tuple[str, 
                 if not _is_kill(error):
                     raise
             for (_, step), values in zip(this.metrics.lines, this.metrics.values, strict=True):
-                figures[step] = values | {"attempt": this.session.attempt}
+                line = step if "val/accuracy" not in values else f"validation {step}"
+                figures[line] = values | {"attempt": this.session.attempt}
             if kill_at == -1:
                 run_dir.close()
                 return this.learner.weights, figures
@@ -183,8 +186,11 @@ def _is_kill(error: BaseException) -> bool:
     return isinstance(error, Killed | asyncio.CancelledError)
 
 
-def config_of(*, deterministic: bool, max_staleness: int, save_every: int) -> RunConfig:
+def config_of(
+    *, deterministic: bool, max_staleness: int, save_every: int, validate: dict | None = None
+) -> RunConfig:
     grpo = {
+        "validate": validate or {},
         "num_steps": STEPS,
         "groups_per_step": GROUPS,
         "max_staleness": max_staleness,
@@ -193,8 +199,8 @@ def config_of(*, deterministic: bool, max_staleness: int, save_every: int) -> Ru
     return make_config(deterministic=deterministic, grpo=grpo)
 
 
-def comparable(figures: dict[int, Any]) -> dict[int, dict[str, float]]:
-    left_out = ("timing_s/", "perf/", "cache/", "rollout/num_taken_up", "attempt")
+def comparable(figures: dict[Any, Any]) -> dict[Any, dict[str, float]]:
+    left_out = ("timing_s/", "perf/", "cache/", "rollout/num_taken_up", "attempt", "val/seconds")
     return {
         step: {name: value for name, value in row.items() if not name.startswith(left_out)}
         for step, row in figures.items()
@@ -222,6 +228,39 @@ def test_a_deterministic_run_ends_the_same_whenever_it_was_killed(
     assert comparable(found[1]) == comparable(expected[1])
 
 
+VALIDATE = st.fixed_dictionaries(
+    {
+        "every": st.integers(1, 3),
+        "before_training": st.booleans(),
+        "metric": st.sampled_from(["val/accuracy", "val/reward/mean"]),
+    },
+    optional={"patience": st.integers(1, 2), "restore_best": st.just(value=True)},
+)
+
+
+@MANY
+@given(kills=KILLS, max_staleness=st.integers(0, 2), validate=VALIDATE)
+def test_a_deterministic_run_trains_the_same_with_validation_whenever_it_was_killed(
+    tmp_path_factory: pytest.TempPathFactory,
+    kills: list[int],
+    max_staleness: int,
+    validate: dict[str, Any],
+):
+    settings = {"deterministic": True, "max_staleness": max_staleness, "save_every": 2}
+    config = config_of(**settings, validate=validate)
+    plain = config_of(**settings)
+    bare = run(plain, make_run_dir(tmp_path_factory.mktemp("bare"), plain), [])
+    expected = run(config, make_run_dir(tmp_path_factory.mktemp("whole"), config), [])
+    found = run(config, make_run_dir(tmp_path_factory.mktemp("killed"), config), kills)
+    assert found[0] == expected[0], "an early stop, and the best weights, are the same, too"
+    assert comparable(found[1]) == comparable(expected[1])
+    trained = {step: row for step, row in expected[1].items() if isinstance(step, int)}
+    assert comparable(trained) == {k: v for k, v in comparable(bare[1]).items() if k in trained}
+    if "patience" not in validate:
+        assert len(trained) == STEPS
+        assert "restore_best" in validate or found[0] == bare[0]
+
+
 @MANY
 @given(kills=KILLS, max_staleness=st.integers(0, 2), save_every=st.integers(1, 4))
 def test_no_group_is_lost_and_none_trained_twice(
@@ -230,7 +269,12 @@ def test_no_group_is_lost_and_none_trained_twice(
     max_staleness: int,
     save_every: int,
 ):
-    config = config_of(deterministic=False, max_staleness=max_staleness, save_every=save_every)
+    config = config_of(
+        deterministic=False,
+        max_staleness=max_staleness,
+        save_every=save_every,
+        validate={"every": 2},
+    )
     run_dir = make_run_dir(tmp_path_factory.mktemp("run"), config)
     weights, figures = run(config, run_dir, kills)
     ancestry = [weights]
@@ -252,7 +296,7 @@ def groups_told(run_dir: RunDir, figures: dict[int, Any]) -> dict[int, list[Trac
     """Groups that each step trained, from the archive and the metrics alone
     (cluster/resume/archived_groups.py)."""
     newest: dict[int, list[TraceGroup]] = {}
-    for group in read_groups(run_dir.archive):
+    for group in read_groups(run_dir.archive, Purpose.TRAIN):
         newest.setdefault(place_of("grpo", group.group_id) or 0, []).append(group)
     told, start = {}, 0
     for step in range(1, STEPS + 1):

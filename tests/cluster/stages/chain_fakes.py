@@ -25,6 +25,7 @@ from tests.cluster.session_fakes import (
     FakeLearner,
     FakeMemory,
     FakeMetrics,
+    Write,
     make_samples,
     open_fakes,
 )
@@ -109,7 +110,11 @@ class Attempt:
 
 
 async def run_chain(
-    run_dir: RunDir, config: RunConfig, updates: int | None = None, samples: Sequence[Sample] = ()
+    run_dir: RunDir,
+    config: RunConfig,
+    updates: int | None = None,
+    samples: Sequence[Sample] = (),
+    write: Write = two_of_three,
 ) -> Attempt:
     """Run the unfinished stages in a new attempt, killed at the update after so many."""
     todo = [name for name in config.chain.names if run_dir.result(name) is None]
@@ -120,7 +125,7 @@ async def run_chain(
     with open_fakes(config, run_dir, clips, first, make_learner=ChainLearner) as fakes:
         session, engines, learner, metrics = fakes
         assert isinstance(learner, ChainLearner)
-        engines.write = two_of_three
+        engines.write = write
         learner.updates_left = 10**9 if updates is None else updates
         memory: Any = FakeMemory()
         run_dir.adopt(session.attempt)

@@ -12,7 +12,8 @@ import pytest
 from cluster.cli import main
 from cluster.config.controls import titles
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import STAGE_KINDS, ClipSelection, Stage, StageWork, faults_of
+from cluster.config.stage_kinds import STAGE_KINDS, ClipSelection, Stage, faults_of
+from cluster.config.stage_work import StageWork
 from cluster.config.stages import num_updates
 from cluster.inputs.samples import SampleSplits, stage_faults
 from cluster.metrics.sinks import open_metrics

@@ -28,6 +28,7 @@ STATUS = RunStatus(
         "staleness/mean": 0.0,
         "parity/probe_max_logprob_diff": 3.5e-7,
     },
+    validation=None,
     guards=(),
     learning=(),
     changes=(),

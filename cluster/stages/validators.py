@@ -1,0 +1,251 @@
+"""Validators by kind of stage: what is asked about the val clips, and which figures come of it.
+
+    answers that the policy writes  (GRPO, cold start)      clips -> engines -> rewards -> figures
+    targets: the teacher's traces   (cold start)            rows -> learner -> nll
+    labels by their codes           (label SFT, verdict)    prompts -> learner -> figures
+
+The clips are the same in every validation. Written traces are archived, as all are; their purpose
+keeps them out of training, of its figures and of the calibration.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from calibrate.metrics import Evaluation, evaluate
+from calibrate.verdict import VerdictExample, label_predictions, probabilities_from_logprobs
+from calibrate.verdict import training_rows as verdict_examples
+from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
+from cluster.config.validation import PREFIX, ValidateConfig
+from cluster.inputs.validation_clips import validation_clips
+from cluster.session import Session
+from cluster.stages.evaluation import policy_predictions, readable
+from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.label_codes import LabelCodes, ScoringLearner
+from cluster.stages.stage import StageRun
+from cluster.stages.training_groups import OneGroupWriter
+from cluster.stages.validation import Validator
+from learner.shared_prefix.rows import Row, supervised_row
+from reward.stats import summarise
+from rollout.engine import Sampling
+from rollout.prompt import trace_target
+from rollout.render import Renderer
+from wire.labels import LabelSet
+from wire.types import Purpose, Sample, TraceGroup, stable_seed
+
+_SHARED = ("accuracy", "macro_f1", "balanced_accuracy")
+
+
+class ValidationTraces:
+    """Writes one greedy trace per val clip, as evaluation asks for them."""
+
+    def __init__(
+        self,
+        name: str,
+        writer: OneGroupWriter,
+        samples: Sequence[Sample],
+        *,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        max_failure_frac: float,
+    ) -> None:
+        """``name``: of the stage; ``seed``: the recipe's."""
+        self._name, self._writer, self._samples = name, writer, samples
+        self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
+        self._max_failure_frac = max_failure_frac
+
+    async def write(self, step: int) -> list[TraceGroup]:
+        """Write the groups, in the order of the clips, all of one version. Raises
+        TooManyFailures."""
+        groups = await asyncio.gather(
+            *[self._group(step, number, sample) for number, sample in enumerate(self._samples)]
+        )
+        refuse_failures(groups, self._max_failure_frac)
+        versions = {group.policy_version for group in groups}
+        assert len(versions) == 1, f"one validation of several policies: {versions}"
+        return groups
+
+    async def _group(self, step: int, number: int, sample: Sample) -> TraceGroup:
+        sampling = Sampling(
+            n=1,
+            temperature=self._temperature,
+            max_tokens=self._max_tokens,
+            seed=stable_seed("evaluate", self._seed, sample.id),
+            turn=number,
+        )
+        group_id = f"{self._name}/{Purpose.VALIDATION}/{step:06d}/{sample.id}"
+        return await self._writer.write(sample, sampling, Purpose.VALIDATION, group_id)
+
+
+class AnswerValidator:
+    """Validates a policy in the engines by the traces that it writes."""
+
+    def __init__(self, traces: ValidationTraces, labels: LabelSet, renderer: Renderer) -> None:
+        self._traces, self._labels, self._renderer = traces, labels, renderer
+
+    async def figures(self, step: int) -> dict[str, float]:
+        """Metrics of answers, rewards and lengths."""
+        groups = await self._traces.write(step)
+        predictions = policy_predictions(groups, self._labels, self._renderer)
+        evaluation = evaluate(predictions, self._labels.names)
+        rewards = {
+            name: value
+            for name, value in summarise(groups).items()
+            if name.startswith("reward/") and name.endswith("/mean")
+        }
+        figures = {
+            **shared_figures(evaluation),
+            "unparsed_frac": evaluation.unparsed_frac,
+            "failed_frac": fmean(not group.traces for group in groups),
+            **rewards,
+        }
+        completions = [trace.completion for group in groups for trace in group.traces]
+        if completions:
+            lengths = [len(completion.token_ids) for completion in completions]
+            ends = [completion.finish_reason for completion in completions]
+            figures["response_length/mean"] = fmean(lengths)
+            figures["truncated_frac"] = fmean(end.is_truncated for end in ends)
+        return {PREFIX + name: value for name, value in figures.items()}
+
+
+class SupervisedValidator:
+    """Validates a policy that is fine-tuned on traces: by val targets, where there are some, and by
+    the traces that it writes once the engines have its weights."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        learner: ScoringLearner,
+        publish: Callable[[int], Awaitable[object]],
+        answers: Validator,
+    ) -> None:
+        """``rows``: of the val clips with a teacher's trace; ``publish``: sends the learner's
+        weights to the engines, as those after an update."""
+        self._rows, self._learner = rows, learner
+        self._publish, self._answers = publish, answers
+
+    async def figures(self, step: int) -> dict[str, float]:
+        """Metrics of targets and answers."""
+        nll = {}
+        if self._rows:
+            logprobs = await self._learner.logprobs(self._rows)
+            nll[f"{PREFIX}nll"] = -fmean(p for row in logprobs for tokens in row for p in tokens)
+        await self._publish(step)
+        return {**nll, **await self._answers.figures(step)}
+
+
+class LabelValidator:
+    """Validates a policy in the learner by the labels that it gives, scored by their codes."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        examples: Callable[[], Awaitable[Sequence[VerdictExample]]],
+        codes: LabelCodes,
+        labels: Sequence[str],
+    ) -> None:
+        """``examples``: those of ``samples`` that can be asked, made once, when they are first
+        needed; a sample without one counts as wrong."""
+        self._samples, self._make, self._codes, self._labels = samples, examples, codes, labels
+        self._examples: Sequence[VerdictExample] | None = None
+
+    async def figures(self, step: int) -> dict[str, float]:
+        """Metrics of the most probable labels."""
+        if self._examples is None:
+            self._examples = await self._make()
+        asked = self._examples
+        logprobs = await self._codes.logprobs(asked)
+        predictions = label_predictions(
+            self._samples, asked, probabilities_from_logprobs(logprobs), self._labels
+        )
+        true = [self._labels.index(example.label) for example in asked]
+        num_tokens = sum(self._codes.num_tokens(example.label) for example in asked)
+        nll = -float(logprobs[np.arange(len(asked)), true].sum()) / num_tokens
+        figures = {**shared_figures(evaluate(predictions, self._labels)), "nll": nll}
+        return {PREFIX + name: value for name, value in figures.items()}
+
+
+def shared_figures(evaluation: Evaluation) -> dict[str, float]:
+    """Figures that every validation has."""
+    figures = {name: getattr(evaluation, name) for name in _SHARED}
+    return {**figures, "num_clips": float(evaluation.num_samples)}
+
+
+def grpo_validator(session: Session, run: StageRun) -> Validator | None:
+    """The validator of a GRPO stage; None: it is not validated."""
+    config = run.of(GrpoStage).validation
+    return _answers(session, run.name, _clips(session, config)) if config.is_on else None
+
+
+async def sft_validator(session: Session, run: StageRun) -> Validator | None:
+    """The validator of a supervised stage; None: it is not validated."""
+    stage = run.of(SftStage)
+    if not stage.validation.is_on:
+        return None
+    samples = _clips(session, stage.validation)
+    if stage.data == "labels":
+
+        async def asked() -> list[VerdictExample]:
+            clips = readable(samples, session.quarantine)
+            return [VerdictExample(sample=s, trace=None, label=s.label) for s in clips]
+
+        return _labels(session, samples, asked)
+    taught = [sample for sample in samples if sample.trace]
+    rows = [
+        supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
+        for sample, prompt in (await session.prompts(taught) if taught else ())
+    ]
+
+    async def publish(step: int) -> None:
+        await session.publish(session.config.chain.validated_step(run.name, step))
+
+    return SupervisedValidator(rows, session.learner, publish, _answers(session, run.name, samples))
+
+
+def verdict_validator(session: Session, run: StageRun) -> Validator | None:
+    """The validator of a verdict, which reads one trace per val clip that the policy in the engines
+    writes; None: it is not validated."""
+    config = run.of(CalibrateStage).validated
+    if not config.is_on:
+        return None
+    samples = _clips(session, config)
+
+    async def asked() -> list[VerdictExample]:
+        groups = await _traces(session, run.name, samples).write(0)
+        return verdict_examples(groups, session.config.label_set.names)
+
+    return _labels(session, samples, asked)
+
+
+def _clips(session: Session, config: ValidateConfig) -> list[Sample]:
+    return validation_clips(session.data.of(config.split), config.num_clips, session.config.seed)
+
+
+def _labels(
+    session: Session,
+    samples: Sequence[Sample],
+    examples: Callable[[], Awaitable[Sequence[VerdictExample]]],
+) -> Validator:
+    names = session.config.label_set.names
+    return LabelValidator(samples, examples, LabelCodes.of(session), names)
+
+
+def _answers(session: Session, name: str, samples: Sequence[Sample]) -> Validator:
+    labels, renderer = session.config.label_set, session.renderer
+    return AnswerValidator(_traces(session, name, samples), labels, renderer)
+
+
+def _traces(session: Session, name: str, samples: Sequence[Sample]) -> ValidationTraces:
+    config = session.config
+    return ValidationTraces(
+        name,
+        session.writer,
+        samples,
+        temperature=config.evaluate.temperature,
+        max_tokens=config.rollout.max_response_length,
+        seed=config.seed,
+        max_failure_frac=config.reward.max_failure_frac,
+    )
