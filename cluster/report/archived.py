@@ -6,6 +6,7 @@
 Stage and kind come from a group's id (``grpo/00000005``, ``grpo/evaluation/test-7``) and purpose.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from wire.archive import read_tables
-from wire.types import Purpose
+from wire.types import Purpose, Sample, Split
 
 MAX_CHARS = 6000
 """Longest text of a trace; longer ones are cut and marked."""
@@ -27,7 +28,7 @@ _INDEX = (
 )  # fmt: skip
 _CONTENT = (
     *_INDEX, "video", "label", "split", "sample_text", "token_ids", "text", "finish_reason",
-    "completion_attempt", "completion_step", "reward", "reward_parts",
+    "sample_extra", "completion_attempt", "completion_step", "reward", "reward_parts",
     "failure_culprit", "failure_reason",
 )  # fmt: skip
 
@@ -79,11 +80,7 @@ class GroupFacts:
     """One archived group."""
 
     key: GroupKey
-    video: str
-    label: str
-    split: str
-    side_text: str | None
-    """Side text in the manifest; prompts show it if the recipe says so."""
+    sample: Sample
     traces: tuple[TraceFacts, ...]
     failures: tuple[FailureFacts, ...]
 
@@ -172,10 +169,14 @@ def _group(rows: list[dict[str, Any]]) -> GroupFacts:
     head = rows[0]
     return GroupFacts(
         key=_key(rows),
-        video=head["video"],
-        label=head["label"],
-        split=head["split"],
-        side_text=head["sample_text"],
+        sample=Sample(
+            id=head["sample_id"],
+            video=head["video"],
+            label=head["label"],
+            split=Split(head["split"]),
+            text=head["sample_text"],
+            extra=json.loads(head["sample_extra"]),
+        ),
         traces=tuple(_trace(row) for row in rows if row["trace_index"] is not None),
         failures=tuple(FailureFacts(**failure) for failure in head["group_failures"] or ()),
     )

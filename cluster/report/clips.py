@@ -104,7 +104,7 @@ def clip_records(
         ),
     ):
         place = (group.key.stage, group.key.sample_id)  # a later attempt replaces an earlier one
-        videos[group.key.sample_id] = group.video
+        videos[group.key.sample_id] = group.sample.video
         own = [trace.failure for trace in group.traces if trace.failure]
         failures[place] = (*group.failures, *own)
         written.pop(place, None)

@@ -54,6 +54,8 @@ from cluster.run_files import (
 from learner.config import GrpoLossConfig
 from reward.config import RewardConfig
 from reward.hacking import TraceReader
+from rollout.prompt import Prompts
+from rollout.prompts_config import PromptsConfig
 from video.config import VideoConfig
 from wire.config import Config, validate
 from wire.errors import DeepIntuitError
@@ -162,6 +164,7 @@ class _RunFiles:
     index: ArchiveIndex
     curves: list[StageCurves]
     reader: TraceReader
+    prompts: Prompts
     loss: GrpoLossConfig
     warnings: list[str]
     declared: Declared
@@ -241,6 +244,11 @@ def _read_files(path: Path, notes: _Notes) -> _RunFiles:
         index=index,
         curves=curves,
         reader=TraceReader.of(reward, labels),
+        prompts=Prompts(
+            labels,
+            _config(PromptsConfig, _section(recipe, "prompts"), notes),
+            _section(recipe, "data").get("use_side_text") is True,
+        ),
         warnings=notes.attempt("warnings", lambda: list(_warnings(path)), list[str]()),
         loss=grpo.loss if isinstance(grpo, GrpoStage) else GrpoLossConfig(),
         declared=declared,
@@ -254,7 +262,7 @@ def _read_traces(path: Path, files: _RunFiles, max_clips: int, notes: _Notes) ->
     chosen = choose_clips(files.predictions, files.index.failed, max_clips, files.chain.names)
     guards = notes.attempt(
         "guards",
-        lambda: guard_records(files.curves, archive, files.reader),
+        lambda: guard_records(files.curves, archive, files.reader, files.prompts),
         list[StageGuards](),
     )
     clips = notes.attempt(

@@ -108,7 +108,7 @@ def _most_telling(groups: Sequence[GroupFacts], count: int) -> list[GroupFacts]:
     kinds: list[list[GroupFacts]] = [[], [], [], []]
     for group in groups:
         kinds[_kind(group)].append(group)
-    ordered = [g for kind in kinds for g in by_turns(kind, [group.label for group in kind])]
+    ordered = [g for kind in kinds for g in by_turns(kind, [group.sample.label for group in kind])]
     return ordered[:count]
 
 
@@ -135,8 +135,8 @@ def _record(group: GroupFacts, labels: LabelSet, loss: GrpoLossConfig) -> GroupR
         version=f"{group.key.attempt}.{group.key.step}",
         step=group.key.step,
         sample_id=group.key.sample_id,
-        label=group.label,
-        video=group.video,
+        label=group.sample.label,
+        video=group.sample.video,
         traces=tuple(
             GroupTrace(
                 written=trace,

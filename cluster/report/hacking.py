@@ -5,8 +5,9 @@ the groups of the last such step, from the archive -> a few traces that show it
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from cluster.report.archived import GroupFacts, GroupKey, TraceFacts, collect
 from cluster.report.curves import StageCurves
 from reward.hacking import TraceReader
 from reward.hacking_alerts import SIGNALS, Signal
+from rollout.message import Message
+from rollout.prompt import Prompts
 from wire.types import Purpose
 
 _NUM_EXAMPLES = 3
@@ -24,6 +27,8 @@ _MAX_CHARS = 1500
 
 Suspect = tuple[GroupFacts, TraceFacts, str]
 """A trace, with what is odd about it."""
+Finder = Callable[[Sequence[GroupFacts], TraceReader, float], list[Suspect]]
+"""Finds traces that show a signal, the most telling first; the number is the signal's figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +75,27 @@ class StageGuards:
 
 
 def guard_records(
-    curves: Sequence[StageCurves], archive: Path, reader: TraceReader
+    curves: Sequence[StageCurves], archive: Path, reader: TraceReader, prompts: Prompts
 ) -> list[StageGuards]:
     """Of every training with figures of the guards. Raises ArchiveError."""
+    finders: dict[str, Finder] = {**_FINDERS, "label_in_prompt": partial(_names_the_label, prompts)}
     return [
         StageGuards(
             stage=stage.name,
-            signals=tuple(_record(signal, stage, archive, reader) for signal in SIGNALS),
+            signals=tuple(_record(signal, stage, archive, reader, finders) for signal in SIGNALS),
         )
         for stage in curves
         if any(name.startswith("guard/") for name in stage.kept.values)
     ]
 
 
-def _record(signal: Signal, stage: StageCurves, archive: Path, reader: TraceReader) -> SignalRecord:
+def _record(
+    signal: Signal,
+    stage: StageCurves,
+    archive: Path,
+    reader: TraceReader,
+    finders: Mapping[str, Finder],
+) -> SignalRecord:
     steps, values = stage.kept.steps, stage.kept.values
     flags = [bool(flag) for flag in values.get(signal.flag, [None] * len(steps))]
     shown = [at for at, value in enumerate(values.get(signal.figure, ())) if value is not None]
@@ -96,7 +108,7 @@ def _record(signal: Signal, stage: StageCurves, archive: Path, reader: TraceRead
         says = signal.says(figures)
         if warned:
             groups = _groups_of(stage, at, archive)
-            suspects = _FINDERS[signal.name](groups, reader, figures[signal.figure])
+            suspects = finders[signal.name](groups, reader, figures[signal.figure])
             examples = [_example(reader, *one) for one in suspects[:_NUM_EXAMPLES]]
     return SignalRecord(
         name=signal.name,
@@ -157,7 +169,7 @@ def _paid_for_form(
         for group in groups
         for trace in group.traces[:1]
         if reader.keeps_format(trace.parts)
-        and not reader.is_right(group.label, trace.text, trace.parts)
+        and not reader.is_right(group.sample.label, trace.text, trace.parts)
     ]
 
 
@@ -171,7 +183,7 @@ def _of_one_label(groups: Sequence[GroupFacts], reader: TraceReader, value: floa
         (group, trace, "")
         for group in groups
         for trace in group.traces[:1]
-        if reader.answer(trace.text) == most != group.label
+        if reader.answer(trace.text) == most != group.sample.label
     ]
 
 
@@ -181,35 +193,40 @@ def _repeated(groups: Sequence[GroupFacts], reader: TraceReader, value: float) -
         for group in groups
         if len(group.traces) > 1
         and len({trace.text for trace in group.traces}) == 1
-        and not reader.is_right(group.label, group.traces[0].text, group.traces[0].parts)
+        and not reader.is_right(group.sample.label, group.traces[0].text, group.traces[0].parts)
     ]
 
 
 def _names_the_label(
-    groups: Sequence[GroupFacts], reader: TraceReader, value: float
+    prompts: Prompts, groups: Sequence[GroupFacts], reader: TraceReader, value: float
 ) -> list[Suspect]:
-    return [
-        (group, group.traces[0], f"text that came with the video: {group.side_text}")
-        for group in groups
-        if group.side_text and reader.words.named_in(group.side_text) == {group.label}
-    ]
+    """Groups whose prompt names the label in lines that no other sample's prompt need have."""
+    known = Counter(_lines(prompts.bare()))
+    suspects = []
+    for group in groups:
+        own = "\n".join((Counter(_lines(prompts.trace(group.sample))) - known).elements())
+        if reader.words.named_in(own) == {group.sample.label}:
+            suspects.append((group, group.traces[0], f"its prompt says: {own[:_MAX_CHARS]}"))
+    return suspects
 
 
-_FINDERS: dict[str, Callable[[Sequence[GroupFacts], TraceReader, float], list[Suspect]]] = {
+def _lines(messages: Sequence[Message]) -> list[str]:
+    return [line for message in messages for line in message.text.splitlines()]
+
+
+_FINDERS: dict[str, Finder] = {
     "length_drift": _by_length,
     "format_only": _paid_for_form,
     "one_label": _of_one_label,
     "identical_traces": _repeated,
-    "label_in_prompt": _names_the_label,
 }
-"""Signal -> its most telling traces first."""
 
 
 def _example(reader: TraceReader, group: GroupFacts, trace: TraceFacts, note: str) -> Example:
     cut = trace.text[:_MAX_CHARS]
     return Example(
         sample_id=group.key.sample_id,
-        label=group.label,
+        label=group.sample.label,
         answer=reader.answer(trace.text),
         tokens=trace.num_tokens,
         reward=trace.reward,

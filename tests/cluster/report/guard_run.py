@@ -22,8 +22,9 @@ def _after(before: float, after: float) -> Any:
 
 
 def write_guarded_run(path: Path, hostile: str = "") -> RunDir:
-    """Two groups a step; ``hostile`` is in the traces and the side texts of the last ones."""
-    run = make_run(path, labels=[{"name": name} for name in ("a", "b", LABEL)])
+    """Two groups a step; ``hostile`` is in the traces and the titles of the last ones."""
+    labels = [{"name": name} for name in ("a", "b", LABEL)]
+    run = make_run(path, labels=labels, prompts={"trace": "{labels}?\nTitle: {title}"})
     write_arm(run, "grpo", wrong=range(3))
     warned = {
         f"guard/{name}/flagged": lambda step: float(step >= STEPS - 9)
@@ -57,7 +58,8 @@ def write_guarded_run(path: Path, hostile: str = "") -> RunDir:
         group = make_group(
             f"grpo/{place:08d}", [long, long], label=LABEL, sample_id=f"train-{place}"
         )
-        sample = replace(group.sample, text=f"{hostile}it says {LABEL}".replace("script", ""))
+        title = f"{hostile}it says {LABEL}".replace("script", "")
+        sample = replace(group.sample, extra={"title": title})
         groups.append(replace(group, sample=sample))
     write_groups(run, *groups)
     return run

@@ -35,7 +35,7 @@ def test_each_signal_has_its_steps_its_words_and_traces_that_show_it(tmp_path: P
     assert {one.answer for one in found["one_label"].examples} == {"a"}
     assert {one.label for one in found["one_label"].examples} == {LABEL}
     assert found["identical_traces"].examples[0].note == "all 2 traces of its group are this one"
-    assert found["label_in_prompt"].examples[0].note.endswith("video: it says falling")
+    assert found["label_in_prompt"].examples[0].note == "its prompt says: Title: it says falling"
     assert {one.parts["format"] for one in found["format_only"].examples} == {1.0}
 
 
@@ -60,8 +60,10 @@ def test_traces_are_those_of_the_newest_attempt_at_the_warned_step(tmp_path: Pat
     place = 2 * STEPS - 1
     newer = [make_trace("a", text=f"<think>anew {i}</think><answer>a</answer>") for i in range(2)]
     again = make_group(f"grpo/{place:08d}", newer, label=LABEL)
+    sample = replace(again.sample, extra={"title": "x"})
     with Archive(run.archive, 7) as archive:
-        archive.append(replace(again, policy_version=PolicyVersion(attempt=7, step=1)))
+        version = PolicyVersion(attempt=7, step=1)
+        archive.append(replace(again, policy_version=version, sample=sample))
     found = signals(gather(run.path, max_clips=0))
     assert any("anew" in one.text for one in found["one_label"].examples)
     assert not any("too early" in e.text for one in found.values() for e in one.examples)
