@@ -198,9 +198,12 @@ class _Helper:
             return reply, files
         left = self._timeout_s - (time.monotonic() - asked)
         try:
-            return self._receive(child, max(left, 0.0) / 2)
+            reply, files = self._receive(child, max(left, 0.0) / 2)
         except (_Broken, _Ended) as error:
             raise _DecordBroke(f"decord: {error}") from error
+        if ERROR in reply and self._decoder == "auto":  # decord may have left too little memory
+            raise _DecordBroke("decord failed, and PyAV after it")
+        return reply, files
 
     def _receive(self, child: "_Child", timeout_s: float) -> tuple[dict[str, Any], list[int]]:
         try:

@@ -83,6 +83,7 @@ def test_every_figure_is_documented_and_says_what_the_caches_spared(finished: Pa
     last = metrics(finished, "grpo")[-1]
     assert 0 < last["cache/prefix_hit_rate"] < 1
     assert 0 < last["cache/clip_hit_rate"] <= 1
+    assert sum(row.get("video/decoded_by_decord", 0) for row in rows) > 0
     assert metrics(finished, "coldstart")[-1]["cache/embedding_hit_rate"] == 1  # second epoch
     assert list((finished / "cache" / "embeddings").rglob("*.safetensors"))
     assert last["timing_s/gen"] > 0

@@ -28,6 +28,7 @@ BAD_HELPER = """
 import ctypes, os, sys, time
 sys.path.insert(0, {root!r})
 from video.pool_child import act, serve
+from wire.errors import ClipError
 
 def bad(question, on_decord):
     name = os.path.basename(question["path"])
@@ -53,6 +54,8 @@ def bad(question, on_decord):
         on_decord()
         if "hangs" in name:
             ctypes.CDLL(None).sleep(600)
+        if "starves" in name:
+            raise ClipError("no memory is left for PyAV")
         os.kill(os.getpid(), 9 if "killed" in name else 11)
     return act({{**question, "path": {clip!r}}}, on_decord)
 
@@ -257,6 +260,7 @@ def test_a_helper_imports_nothing_of_the_engines() -> None:
         ("decord_hangs", "decord: no result within decode_timeout_s=1"),
         ("decord_crashes", "decord: its decoder crashed with SIGSEGV"),
         ("decord_killed", "decord: its decoder was ended twice by SIGKILL"),
+        ("decord_starves", "decord failed, and PyAV after it"),
     ],
 )
 def test_pyav_reads_what_decord_broke_on(

@@ -14,8 +14,9 @@ import pytest
 
 from cluster.check.clip_facts import ClipFacts
 from cluster.check.clips import ClipScan, Unreadable, clip_findings, scan_clip, scan_clips
-from tests.cluster.check.builders import make_sample
+from tests.cluster.check.builders import make_sample, make_scan, scans_of
 from tests.cluster.session_fakes import make_config
+from tests.video.exactness.planted import encode
 from tests.video.boxes import with_matrix
 from video.config import VideoConfig
 from video.encode import write_mp4
@@ -87,6 +88,32 @@ def test_a_window_behind_the_clip_s_end_is_found(tmp_path: Path):
     finding, _ = clip_findings(make_config(), windows, scans)
     assert "1 of 3 clips cannot be used" in finding.what
     assert [Path(video).name.split(":")[0] for video in finding.where] == ["a.mp4#t=3"]
+
+
+def test_a_check_says_how_many_clips_each_decoder_reads_and_why_not_decord():
+    reasons = [None, None, *["it is interlaced"] * 3, "its height is odd", "a", "b"]
+    samples = [make_sample(f"s{n}") for n in range(len(reasons))]
+    scans = {
+        sample.video: make_scan(sample.id, not_by_decord=reason)
+        for sample, reason in zip(samples, reasons, strict=True)
+    }
+    (finding,) = clip_findings(make_config(), samples, scans)
+    assert finding.what.endswith(
+        "; decord decodes 2, PyAV 6 (3 it is interlaced, 1 its height is odd, 1 a, 1 for other "
+        "reasons)"
+    )
+    (finding,) = clip_findings(make_config(), samples, scans_of(*samples))
+    assert finding.what.endswith("; decord decodes all")
+
+
+def test_the_facts_say_why_pyav_decodes(tmp_path: Path):
+    sample = make_sample("a", video=str(encode(tmp_path / "a.mp4", count=8)))
+    for decoder, reason in (("auto", None), ("pyav", 'video.decoder is "pyav"')):
+        config = CONFIG.model_copy(update={"decoder": decoder})
+        for _ in range(2):  # seen, and kept
+            scan = scan_clips([sample], config, tmp_path / "facts.sqlite")[sample.video]
+            assert isinstance(scan, ClipFacts)
+            assert scan.not_by_decord == reason
 
 
 def test_facts_of_another_sampling_do_not_count(tmp_path: Path):
