@@ -247,7 +247,7 @@ def test_19_a_context_that_is_too_short_for_a_clip(refused_run: Refused):
         ("nowhere.py:score", "there is no file"),
         ("{file}:reward_func", "has no 'reward_func'; its functions: one, both"),
         ("{file}:one", "expected verl's (data_source, solution_str, ground_truth, extra_info"),
-        ("{file}:both", "could be called in both ways"),
+        ("{file}:both", "could be called in 2 ways"),
         ("acuracy", "did you mean 'accuracy'?"),
     ],
 )
