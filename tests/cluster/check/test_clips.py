@@ -16,8 +16,8 @@ from cluster.check.clip_facts import ClipFacts
 from cluster.check.clips import ClipScan, Unreadable, clip_findings, scan_clip, scan_clips
 from tests.cluster.check.builders import make_sample, make_scan, scans_of
 from tests.cluster.session_fakes import make_config
-from tests.video.exactness.planted import encode
 from tests.video.boxes import with_matrix
+from tests.video.exactness.planted import encode
 from video.config import VideoConfig
 from video.encode import write_mp4
 from video.pool import DecodePool
