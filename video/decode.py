@@ -226,12 +226,10 @@ def _frames(
 ) -> "Iterator[VideoFrame]":
     """Frames from here on. Raises Lost if a packet has other times than in the index: some
     containers have none, and FFmpeg counts anew after a jump."""
-    assert index.facts is not None, "an index without them is for reading through"
-    known = {(packet.pts, packet.size) for packet in index.facts.packets}
 
     def checked() -> "Iterator[Packet[VideoStream]]":
         for packet in packets_of(container, stream):
-            if (packet.pts, packet.size) not in known:
+            if (packet.pts, packet.size) not in index.known:
                 raise Lost
             yield packet
 

@@ -95,6 +95,8 @@ class FrameIndex:
     native_fps: float
     facts: StreamFacts | None
     """None if the times were found by decoding."""
+    known: frozenset[tuple[int | None, int]] = frozenset()
+    """(shown, bytes) of all packets, for who looks whether one was met before."""
 
     def seconds(self, frame: int) -> float:
         """Seconds of a frame from the first frame."""
@@ -296,6 +298,7 @@ def _make_index(
         tick=tick,
         native_fps=_native_fps(stream.average_rate or 0, len(ordered), seconds),
         facts=facts,
+        known=frozenset((packet.pts, packet.size) for packet in (facts.packets if facts else ())),
     )
 
 
