@@ -30,6 +30,8 @@ def check_columns(prompts: Prompts, samples: Sequence[Sample]) -> None:
 
 def column_faults(prompts: Prompts, samples: Sequence[Sample]) -> Iterator[str]:
     """Faults of the columns that prompts show, each with its remedy after the last semicolon."""
+    if not prompts.columns:
+        return
     columns = tuple(dict.fromkeys(name for sample in samples for name in sample.extra))
     for column, names in prompts.columns.items():
         shown_by = " and ".join(f"prompts.{name}" for name in names)

@@ -20,7 +20,8 @@ def _rescore(options: argparse.Namespace) -> None:
 
     config = read_recipe(options.recipe, options.set)
     purpose = Purpose(options.purpose) if options.purpose else None
-    work = rescore(options.run, new_reward(config, options.recipe.stem), progress_bar, purpose)
+    new = new_reward(config, options.recipe.stem, options.run)
+    work = rescore(options.run, new, progress_bar, purpose)
     rescored = run_interruptibly(work, say, lambda: None)
     print_change(rescored.change)
     before = f", {rescored.num_before} were judged before" if rescored.num_before else ""

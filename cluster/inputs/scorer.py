@@ -1,11 +1,15 @@
 """Makes the recipe's scorer, for the run, `check`, `plan` and the reward tools."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cluster.config.recipe import RunConfig
+from cluster.run_files import read_run_recipe
 from reward.scorer import Scorer
 from reward.tools.rescore import NewReward
 from video.jpeg_frames import read_frames
+from wire.errors import UserError
 from wire.types import Sample
 
 
@@ -36,14 +40,18 @@ def prompt_text(config: RunConfig, sample: Sample) -> str:
     return config.prompt_set.trace(sample)[-1].text
 
 
-def new_reward(config: RunConfig, name: str) -> NewReward:
-    """The recipe's reward for ``rescore``; ``name``: the recipe's."""
+def new_reward(config: RunConfig, name: str, run: Path) -> NewReward:
+    """The recipe's reward for ``rescore``; ``name``: the recipe's. Traces are judged with the
+    prompts of their run, which they answer; those of the recipe if the run's cannot be read."""
+    asked = config
+    with suppress(UserError):
+        asked = read_run_recipe(run)
     return NewReward(
         name=name,
         reward=config.reward,
         labels=config.label_set,
         max_response_length=config.rollout.max_response_length,
-        prompt_of=lambda sample: prompt_text(config, sample),
+        prompt_of=lambda sample: prompt_text(asked, sample),
         read_frames=read_frames,
     )
 

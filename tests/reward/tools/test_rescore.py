@@ -23,6 +23,7 @@ from tests.reward.tools.builders import contents, make_group, make_run, write_pl
 from wire.archive import Archive
 from wire.errors import ConfigError, TooManyFailures
 from wire.types import Purpose
+from wire.whole_file import write_json
 
 ROOT = Path(__file__).parents[3]
 STARTED = "python -m cluster.cli"
@@ -52,7 +53,7 @@ def run_of(tmp_path: Path, count: int = 6) -> Path:
 
 
 async def rescored(run: Path, config: RunConfig) -> Rescored:
-    return await rescore(run, new_reward(config, "new"), progress_bar)
+    return await rescore(run, new_reward(config, "new", run), progress_bar)
 
 
 def scores_in(run: Path) -> Path:
@@ -317,3 +318,14 @@ def test_a_killed_rescore_goes_on_without_losing_or_repeating_a_group(
 def _lines(run: Path) -> int:
     paths = list((run / "rescored").glob("*/scores.jsonl"))
     return paths[0].read_bytes().count(b"\n") if paths else 0
+
+
+def test_a_reward_is_given_the_prompts_that_the_runs_traces_answer(tmp_path: Path):
+    run = run_of(tmp_path, 2)
+    config = read_recipe(write_recipe(tmp_path, ACCURACY), [])
+    sample = make_group(0, []).sample
+    recipes = new_reward(config, "new", run).prompt_of(sample)
+    assert recipes == config.prompt_set.trace(sample)[0].text
+    texts = {"prompts": {"trace": "Asked then: {labels}"}}
+    write_json(run / "run.json", config.model_dump(mode="json") | texts)
+    assert new_reward(config, "new", run).prompt_of(sample) == "Asked then: fall, walk"
