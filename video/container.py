@@ -75,7 +75,8 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
     import av
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        # absolute: FFmpeg takes a name like "12:30.mp4" for an address
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             stream = video_stream(container)
             _refuse_cut(path, container, stream)
             stream.codec_context.thread_count = 1

@@ -34,7 +34,7 @@ def read_with_decord(
         import decord
 
         reader = decord.VideoReader(
-            str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULT_TOLERANCE
+            str(path.absolute()), ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULT_TOLERANCE
         )
         numbers = {pts: number for number, pts in enumerate(index.pts)}
         keys = [numbers[shown] for shown, _ in index.keys]

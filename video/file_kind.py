@@ -21,7 +21,17 @@ _ANEW = "download or copy it anew"
 _CUT = f"it is cut: only {{}} of its {{}} bytes are there; {_ANEW}"
 
 # FFmpeg would follow these into other files and onto the network.
-_PLAYLISTS = (b"#extm3u", b"ffconcat", b"<mpd", b"<smil", b"<playlist", b"<asx", b"[playlist]")
+_PLAYLISTS = (
+    b"#extm3u",
+    b"ffconcat",
+    b"<mpd",
+    b"<smil",
+    b"<playlist",
+    b"<asx",
+    b"[playlist]",
+    b"v=0\r",
+    b"v=0\n",
+)
 _ARCHIVES = {
     b"PK\x03\x04": "zip",
     b"\x1f\x8b": "gzip",

@@ -16,7 +16,7 @@ from tests.video.boxes import box, change, find
 from tests.video.formats import AV1, Format, frame_numbers, write_video
 from video.config import VideoConfig
 from video.container import Undecodable, naming, video_stream
-from video.decode import decode, probe
+from video.decode import Decoder, decode, probe
 from wire.errors import ClipError
 
 CONFIG = VideoConfig(max_frames=8)
@@ -74,6 +74,20 @@ def test_the_reason_of_a_block_names_the_file(make_clip: MakeClip) -> None:
     path = make_clip()
     with pytest.raises(ClipError, match=rf"cannot decode {path}: dull"), naming(path):
         raise Undecodable("dull")
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize(
+    "name",
+    ["12:30.mp4", "concat:b.mp4", "http:c.mp4", "data:,d.mp4", "file:e.mp4", "-i.mp4", "%d.mp4"],
+)
+def test_a_name_that_ffmpeg_would_take_for_an_address_is_a_file(
+    name: str, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_video(tmp_path / "plain.mp4", Format("plain.mp4")).rename(name)
+    probe(path.name)
+    assert frame_numbers(decode(path.name, CONFIG, decoder=decoder).frames) == EVENLY
 
 
 def write_sound(path: Path, codec: str = "aac") -> Path:

@@ -57,6 +57,7 @@ def archive(kind: str) -> bytes:
         (archive("gzip"), "a gzip archive, not a video; unpack it"),
         (b"#EXTM3U\n#EXTINF:4,\n/etc/passwd\n", "a playlist, not a video; give the video itself"),
         (b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash">', "a playlist"),
+        (b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n", "a playlist"),
         (b"ffconcat version 1.0\nfile a.mp4\n", "a playlist"),
         (b"this is not a video\n" * 500, r"a text file \(this is not a video this.*\.\.\.\), not"),
     ],
