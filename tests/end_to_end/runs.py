@@ -93,6 +93,15 @@ def summary(run_dir: Path) -> dict[str, Any]:
 
 def metrics(run_dir: Path, stage: str) -> list[dict[str, Any]]:
     """The logged steps of a stage."""
+    return [row for row in _rows(run_dir, stage) if "val/accuracy" not in row]
+
+
+def validations(run_dir: Path, stage: str) -> dict[int, dict[str, Any]]:
+    """Step -> figures of the validations of a stage."""
+    return {row["step"]: row for row in _rows(run_dir, stage) if "val/accuracy" in row}
+
+
+def _rows(run_dir: Path, stage: str) -> list[dict[str, Any]]:
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [row for line in lines if (row := json.loads(line))["stage"] == stage]
 

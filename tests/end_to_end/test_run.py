@@ -10,7 +10,7 @@ from cluster.cli import main
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from cluster.metrics.catalogue import describe
-from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
+from tests.end_to_end.runs import LABELS, metrics, run, summary, validations, write_recipe
 from wire.archive import read_groups, read_table
 from wire.types import Purpose
 
@@ -24,10 +24,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Pat
 
     folder = tmp_path_factory.mktemp("run")
     make_demo_model(folder / "model")
-    manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=6, test=6)
+    manifest = make_demo_data(folder / "data", train=16, traces=8, val=5, cal=6, test=6)
     recipe = write_recipe(folder, folder / "model", manifest, LABELS)
     address = ray.get_runtime_context().gcs_address
-    done = run(recipe, folder / "out", address=address)
+    done = run(recipe, folder / "out", "--set", "validate.every=2", address=address)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder / "out"
 
@@ -67,6 +67,29 @@ def test_every_step_is_on_policy_and_in_parity(finished: Path):
         assert row["staleness/max"] == 0
         assert row["timing_s/step"] > 0
         assert row["reward/failed_frac"] == 0
+
+
+def test_every_training_is_validated_on_the_val_clips_from_before_its_first_step(finished: Path):
+    versions: dict[str, list[int]] = {}
+    for group in read_groups(finished / "archive", Purpose.VALIDATION):
+        stage, _, step, _ = group.group_id.split("/")
+        assert group.sample.split == "val"
+        versions.setdefault(f"{stage} {int(step)}", []).append(group.policy_version.step)
+    assert all(len(set(steps)) == 1 and len(steps) == 5 for steps in versions.values())
+    served = {name: steps[0] for name, steps in versions.items()}
+    assert {name: served[name] for name in served if name.startswith("grpo")} == {
+        **{"grpo 0": 1, "grpo 2": 3, "grpo 3": 4}
+    }
+    assert served["calibrated 0"] == 4, "the verdict reads the policy's own traces"
+    for stage, last in (("coldstart", 4), ("grpo", 3), ("calibrated", 2)):
+        found = validations(finished, stage)
+        assert list(found) == sorted({0, 2, last})
+        for row in found.values():
+            assert 0 <= row["val/accuracy"] <= 1
+            assert row["val/num_clips"] == 5
+        result = json.loads((finished / f"stages/{stage}/done.json").read_text())
+        assert result["validation"]["num_validations"] == len(found)
+    assert len({row["val/nll"] for row in validations(finished, "calibrated").values()}) > 1
 
 
 def test_every_figure_is_documented_and_says_what_the_caches_spared(finished: Path):

@@ -90,7 +90,7 @@ OPENRLHF: tuple[Moved, ...] = (
     Moved("ckpt.load_enable", "", "`--resume`"),
     Moved("ckpt.save_hf", "", "each stage leaves RUN/stages/STAGE/model"),
     Moved("ckpt.max_num", "grpo.keep_last"),
-    Moved("ckpt.best_metric_key", "", "a stage ends with its last weights"),
+    Moved("ckpt.best_metric_key", "grpo.keep_best_by", "or validate.metric with restore_best"),
     Moved("eval.steps", "validate.every", VAL_CLIPS),
     Moved("eval.temperature", "evaluate.temperature"),
     Moved("eval.n_samples_per_prompt", "controls.num_votes", VOTES),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "recipes/demo.toml"
 STAGES = ("base", "coldstart", "grpo", "calibrated")
 LABELS = ("relapse", "undo", "repeat", "zigzag", "varied")
-CLIPS = {"train": 600, "cal": 600, "test": 300}
+CLIPS = {"train": 600, "cal": 600, "test": 300, "val": 100}
 STEP = {"step": 5.0, "update_actor": 2.0, "update_weights": 0.5, "archive": 0.25}
 
 Rows = list[dict[str, Any]]
@@ -230,3 +230,39 @@ def test_a_cost_that_cannot_be_told_is_refused(
     status, _, err = said(capsys, settings, *words)
     assert status == 2
     assert message in err
+
+
+def validated(stage: str, *steps: int) -> Rows:
+    """Two seconds and 100 clips each, after the step's own line."""
+    return [
+        {
+            **{"stage": stage, "step": step, "attempt": 0, "time": 0.25 * step + 0.1},
+            **{"val/accuracy": 0.5, "val/num_clips": 100, "val/seconds": 2.0},
+        }
+        for step in steps
+    ]
+
+
+def test_validations_are_no_updates_and_scale_with_the_clips_they_ask_about(
+    settings: list[str], tmp_path: Path
+):
+    rows = update_rows("coldstart", range(1, 161)) + validated("coldstart", 0, 80, 160)
+    for row in rows:
+        row["time"] += 2.0 * (row["step"] > 80)  # after the validation at step 80
+    rows += [{**row, "timing_s/validate": 0.5} for row in grpo_rows(range(1, 81))]
+    rows += validated("grpo", 0, 40, 80) + update_rows("calibrated", range(1, 151))
+    config = read_recipe(DEMO, settings)
+    run = finished_run(tmp_path, config, rows, coldstart=70.0 + 6.0)
+    cost = expected(settings, run, "validate.every=40", "calibrate.validate.every=0")
+    work = {(part.stage, part.work): part.seconds for part in cost.parts}
+    assert work["coldstart", "training"] == pytest.approx(40)
+    assert work["coldstart", "measuring"] == pytest.approx(30)
+    assert work["coldstart", "validations"] == pytest.approx(5 / 3 * 6)  # 0, 40, 80, 120, 160
+    assert work["grpo", "validations"] == pytest.approx(40)  # waited for: as many as there
+    assert seconds_of(cost)["grpo"] == pytest.approx(430)
+
+
+def test_validations_that_the_measured_run_did_not_make_are_named(settings: list[str], run: Path):
+    cost = expected(settings, run, "grpo.validate.every=40")
+    assert "validations of grpo are not counted: none there" in cost.assumptions
+    assert cost.is_whole

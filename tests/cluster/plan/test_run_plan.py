@@ -10,6 +10,7 @@ import pytest
 from cluster.cli import main
 from cluster.config.recipe import read_recipe
 from cluster.plan.run_plan import make_plan
+from cluster.plan.table import print_plan
 from cluster.plan.types import Plan, StagePlan
 
 ROOT = Path(__file__).parents[3]
@@ -103,6 +104,22 @@ def test_the_demo_is_planned_exactly(manifest: Path):
     assert plan.memory is not None
     assert plan.memory.parameters == 1_576_384
     assert (plan.notes, plan.warnings) == ((), ())
+
+
+def test_validations_are_counted_in_val_clips(manifest: Path, capsys: pytest.CaptureFixture[str]):
+    write_manifest(manifest, train=600, with_trace=32, val=100, cal=600, test=300)
+    plan = planned(manifest, "validate.every=20", "grpo.validate.num_clips=64")
+    counts = {one.name: (one.validations, one.validated) for one in plan.stages}
+    assert counts == {
+        "base": (0, 0),
+        "coldstart": (9, 900),
+        "grpo": (5, 5 * 64),
+        "calibrated": (9, 900),
+    }
+    print_plan(plan, "demo")
+    said = capsys.readouterr().out
+    assert "grpo: 5 validations while it trains, 320 clips asked about in all" in said
+    assert "base: " not in said
 
 
 def test_workers_are_counted_with_what_ray_reserves_for_them(manifest: Path):

@@ -318,3 +318,29 @@ def test_after_its_time_no_clip_is_decoded(tmp_path: Path) -> None:
     assert "was over" in found.missing
     ((_, found),) = strips([path], VideoConfig(), seconds=60.0)
     assert found.picture
+
+
+def test_validations_stand_at_their_steps_beside_the_training_from_step_0_on(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "r")
+    write_metrics(run, "grpo", [0], **{"val/accuracy": 0.2})
+    write_metrics(run, "grpo", range(1, 5), **{"reward/mean": 1.0})
+    write_metrics(run, "grpo", [2], **{"val/accuracy": 0.4})
+    # resumed from step 4: its validation, which had not ended, then the next steps
+    write_metrics(run, "grpo", [4], attempt=1, **{"val/accuracy": 0.6})
+    write_metrics(run, "grpo", [5], attempt=1, **{"reward/mean": 2.0})
+    about = {"metric": "val/accuracy", "best": 0.6, "best_step": 4, "left_step": 5}
+    stopped = {"step": 5, "patience": 1}
+    run.finish("grpo", {"seconds": 1.0, "validation": about, "stopped_early": stopped})
+    (grpo,) = read_curves(run.path / "metrics.jsonl")
+    assert grpo.num_steps == 5
+    assert grpo.kept.steps == (0, 1, 2, 3, 4, 5)
+    assert grpo.kept.values["val/accuracy"] == (0.2, None, 0.4, None, 0.6, None)
+    assert grpo.kept.values["reward/mean"] == (None, 1.0, 1.0, 1.0, 1.0, 2.0)
+    assert grpo.superseded.steps == (), "a validation that is done again supersedes no step"
+    assert [(one.step, one.attempt) for one in grpo.resumed] == [(5, 1)]
+    assert grpo.outcome == (
+        "best val/accuracy 0.6 at step 4; stopped early at step 5 (patience 1); left the weights "
+        "of step 5"
+    )

@@ -169,6 +169,31 @@ def test_status_says_what_the_guards_warned_of_at_the_end_of_each_training(tmp_p
     run_dir.close()
 
 
+def test_status_has_the_last_validation_beside_the_last_step(tmp_path: Path):
+    run_dir = open_run(tmp_path)
+    flagged = {"guard/length_ratio": 3.0, "guard/length_drift/flagged": 1.0}
+    lines = [("grpo", 5, flagged), ("grpo", 4, {"val/accuracy": 0.5, "val/nll": None})]
+    text = "".join(
+        json.dumps({"stage": stage, "step": step, "attempt": 0, "time": NOW, **values}) + "\n"
+        for stage, step, values in lines
+    )
+    (run_dir.path / "metrics.jsonl").write_text(text)
+    about = {"metric": "val/accuracy", "best": 0.7, "best_step": 3, "left_step": 3}
+    run_dir.finish("coldstart", {"seconds": 1.0, "validation": about})
+    status = read_status(run_dir.path)
+    assert (status.step, status.figures) == (5, flagged)
+    assert len(status.guards) == 1, "a validation's line hides no warning"
+    last = status.validation
+    assert last is not None
+    assert (last.stage, last.step, last.figures) == (
+        *("grpo", 4, {"val/accuracy": 0.5, "val/nll": None}),
+    )
+    assert [one.outcome for one in status.finished] == [
+        "best val/accuracy 0.7 at step 3; left the weights of step 3 (the best)"
+    ]
+    run_dir.close()
+
+
 def test_reading_a_status_changes_nothing_and_works_on_a_read_only_disk(tmp_path: Path):
     run_dir = open_run(tmp_path)
     with heartbeat(run_dir, ("base",), "again"):

@@ -6,7 +6,13 @@ from rich.console import RenderableType
 from cluster.driver.progress import Progress
 from cluster.driver.safe_console import SafeConsole
 from cluster.status.heartbeat import State
-from cluster.status.run_status import Checkpoint, Finished, RunStatus, Writer
+from cluster.status.run_status import (
+    Checkpoint,
+    Finished,
+    LastValidation,
+    RunStatus,
+    Writer,
+)
 from cluster.status.table import pace_of, status_view, where
 
 STATUS = RunStatus(
@@ -91,3 +97,15 @@ def test_where_names_the_piece_only_if_it_is_not_the_stage():
 
 def test_a_pace_is_in_seconds_each_or_pieces_per_second():
     assert [pace_of(rate) for rate in (0.0, 0.5, 3.0)] == ["", "2.0 s each", "3.0/s"]
+
+
+def test_a_validated_run_shows_the_last_figures_and_what_came_of_finished_stages():
+    figures = {"val/accuracy": 0.7125, "val/reward/mean": None, "val/seconds": 3.0}
+    last = LastValidation(stage="grpo", step=20, figures=figures)
+    done = Finished(
+        name="coldstart", accuracy=0.5, seconds=1.0, outcome="best val/nll 0.2 at step 4"
+    )
+    shown = text_of(status_view(replace(STATUS, validation=last, finished=(done,))))
+    assert "grpo step 20: accuracy 0.7125, reward not finite" in shown
+    assert "best val/nll 0.2 at step 4" in shown
+    assert "last validation" not in text_of(status_view(STATUS))
