@@ -79,6 +79,8 @@ def _other_kind(start: bytes, *, whole: bool) -> str | None:
         )
     if start.startswith(b"/annex/objects/"):
         return "a git-annex pointer, not the file; run `git annex get` in its repository"
+    if start.startswith(b"\0\5\x16\7"):
+        return "what macOS keeps beside a file (AppleDouble, ._NAME), not the file; delete it"
     for magic, kind in _ARCHIVES.items():
         if start.startswith(magic):
             return f"a {kind} archive, not a video; unpack it, and name the videos in it"

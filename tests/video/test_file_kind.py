@@ -46,6 +46,7 @@ def archive(kind: str) -> bytes:
     [
         (LFS.encode(), "a git-lfs pointer to a file of 12345 bytes, .*; run `git lfs pull`"),
         (b"/annex/objects/SHA256E-s123--0b1f.mp4\n", "a git-annex pointer.*`git annex get`"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(4000), r"AppleDouble, \._NAME"),
         (PAGE.encode(), r'a web page \("Sign\?\[31m in"\), not a video: a server refused'),
         (b"\xef\xbb\xbf<HTML><body>Not Found</body></HTML>" * 200, "a web page, not a video"),
         (S3.encode(), r'an XML document \("AccessDenied"\), not a video'),
