@@ -174,6 +174,12 @@ REFUSED = (
         text="the optimiser's saved state does not fit another optimiser",
     ),
     Rule(
+        settings="`num_groups` of a stage that learns from its own traces",
+        pattern=r"stages\.\w+\.num_groups",
+        text="its examples are chosen from so many groups; where it follows grpo.num_steps, set it "
+        "to what it was, or lengthen the GRPO stage alone (stages.NAME.num_steps)",
+    ),
+    Rule(
         settings="names and order of `[[stages]]`",
         pattern=ORDER.replace(".", r"\."),
         text="the results belong to the other chain of stages",
@@ -181,7 +187,7 @@ REFUSED = (
     Rule(
         settings="all else of a stage: objective, clips, groups and batches, where it starts from",
         pattern=r".*",
-        text="what the stage has done so far was computed with the other setting",
+        text="a stage has one such setting from its first trace to its result",
     ),
 )
 """Settings that may not change, with the reason; the first pattern that fits counts."""
@@ -258,6 +264,8 @@ def _judge_length(change: Change, stage: str, progress: StageProgress) -> tuple[
             return f"{stage} has finished {progress.length} {unit} already", ""
         if change.now > progress.length and not progress.can_go_on:
             return f"{stage} has finished, and the checkpoint that it could go on from is gone", ""
+        if change.now == progress.length:
+            return "", f"{stage} stays as it has finished"
         return "", f"{stage} goes on after {progress.length} {unit}"
     if step is not None and change.now < (step if unit == "steps" else change.before):
         return (

@@ -42,6 +42,8 @@ def test_a_change_says_from_when_on_it_holds():
     }
     (longer,) = change(grpo(num_steps=3), grpo(num_steps=6), grpo=DONE)
     assert longer.holds == "grpo goes on after 3 steps"
+    (back,) = change(grpo(num_steps=6), grpo(num_steps=3), grpo=DONE)
+    assert back.holds == "grpo stays as it has finished", "its longer training had not finished"
     (later,) = change(grpo(), grpo(num_steps=6))
     assert later.holds == "from the start of grpo"
 
@@ -91,7 +93,7 @@ def test_a_cold_start_does_not_come_or_go():
             {"reward": {"terms": [{"function": "accuracy", "weight": 0.5}]}},
             "another reward.terms.* judged by the other reward",
         ),
-        ({"grpo": {"groups_per_step": 9}}, "another grpo.groups_per_step .*: what the stage has"),
+        ({"grpo": {"groups_per_step": 9}}, "another grpo.groups_per_step .*: a stage has one such"),
         ({"grpo": {"optim": {"kind": "sgd"}}}, "another grpo.optim.kind .*: the optimiser's saved"),
         (
             {"learner": {"zero_stage": 1, "lora": {}}},
@@ -114,3 +116,15 @@ def test_the_documented_rules_cover_every_setting_of_a_recipe():
     rows = list(documented())
     assert {may for _, may, _ in rows} == {"yes", "no"}
     assert all(settings and text for settings, _, text in rows)
+
+
+def test_a_number_of_groups_that_follows_the_steps_is_refused_with_the_way_around_it():
+    stages = [{"name": "own", "kind": "sft", "data": "own"}, {"name": "g", "kind": "grpo"}]
+    old, new = (make_config(stages=stages, **grpo(num_steps=steps)) for steps in (3, 6))
+    progress = {"own": DONE, "g": DONE}
+    with pytest.raises(ConfigError, match=r"stages\.own\.num_groups .*lengthen the GRPO stage al"):
+        changes_of(settings_of(old), settings_of(new), progress, "runs/a")
+    longer = [stages[0] | {"num_groups": 3 * 64}, stages[1]]
+    new = make_config(stages=longer, **grpo(num_steps=6))
+    names = [one.name for one in changes_of(settings_of(old), settings_of(new), progress, "r")]
+    assert names == ["grpo.num_steps", "stages.g.num_steps"]
