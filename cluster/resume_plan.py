@@ -75,6 +75,7 @@ def plan_resume(path: Path, config: RunConfig) -> ResumePlan:
             length=_finished_length(results[name], lengths.get(name)),
             step=newest_checkpoint(path, name),
             can_go_on=_can_go_on(path, name, results[name], lengths.get(name)),
+            has_policy=results[name] is not None and config.chain[name].leaves_policy,
         )
         for name in results
     }

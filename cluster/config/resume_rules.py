@@ -42,6 +42,8 @@ class StageProgress:
     """Step or update of its newest checkpoint."""
     can_go_on: bool = False
     """Whether its last checkpoint is there, with the optimiser's state."""
+    has_policy: bool = False
+    """Whether it has finished and left a policy, which another run can start from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,10 +309,10 @@ def _refusal(
         f"another {', '.join(map(_named, changes))}: {reason}"
         for reason, changes in reasons.items()
     )
-    finished = [stage for stage, state in progress.items() if state.length is not None]
+    policies = [stage for stage, state in progress.items() if state.has_policy]
     way_out = "start a new run"
-    if finished:
-        way_out += f" from a stage of this one (--from {run}:{finished[-1]} --run-dir NEW)"
+    if policies:
+        way_out += f" from a stage of this one (--from {run}:{policies[-1]} --run-dir NEW)"
     return (
         f"the run in {run} was started with {faults}; resume it with its own recipe, or {way_out}"
     )

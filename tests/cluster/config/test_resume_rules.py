@@ -11,8 +11,8 @@ from wire.errors import ConfigError
 
 NOT_STARTED = StageProgress()
 AT_40 = StageProgress(step=40)
-DONE = StageProgress(length=3, step=3, can_go_on=True)
-DONE_WITHOUT_CHECKPOINT = StageProgress(length=3)
+DONE = StageProgress(length=3, step=3, can_go_on=True, has_policy=True)
+DONE_WITHOUT_CHECKPOINT = StageProgress(length=3, has_policy=True)
 
 
 def change(before: dict[str, Any], now: dict[str, Any], **progress: StageProgress) -> list[Change]:

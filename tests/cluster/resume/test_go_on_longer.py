@@ -267,7 +267,7 @@ async def test_what_cannot_be_made_longer_or_shorter_is_refused_with_the_reason_
     shutil.copytree(finished / "run", tmp_path / "run")
     said = resume_refused(tmp_path, recipe(2))
     assert "stages.g1.num_steps (3, now 2): g1 has finished 3 steps already" in said
-    assert f"--from {tmp_path / 'run'}:" in said
+    assert f"--from {tmp_path / 'run'}:g2 --run-dir NEW" in said, "the last one with a policy"
     faster = [
         {**stage, **({"optim": {"learning_rate": 0.5}} if stage["name"] == "g1" else {})}
         for stage in CHAIN
