@@ -12,6 +12,7 @@ any engine starts, so it imports neither a decoder nor a model.
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -139,6 +140,7 @@ class _Reader:
         self.samples: list[Sample] = []
         self.faults: list[Fault] = []
         self._names = labels.names
+        self._by_form = {_form(name): name for name in labels.names}
         self._media_root = manifest.parent if media_root is None else Path(media_root)
         self._fetch = f"deepintuit import {manifest} LOCAL.jsonl fetches it and names the file"
         self._first_use: dict[str, str] = {}
@@ -160,7 +162,7 @@ class _Reader:
             used = self._first_use[row["id"]]
             faults.append(("id", f"id {row['id']!r} is already used in {used}"))
         self._first_use.setdefault(row["id"], where)
-        if row["label"] not in self._names:
+        if _form(row["label"]) not in self._by_form:
             faults.append(("label", _unknown("label", row["label"], self._names)))
         if row["split"] not in _SPLITS:
             faults.append(("split", _unknown("split", row["split"], _SPLITS)))
@@ -175,7 +177,7 @@ class _Reader:
         return Sample(
             id=row["id"],
             video=self._video(row),
-            label=row["label"],
+            label=self._by_form[_form(row["label"])],
             split=Split(row["split"]),
             trace=row.get("trace"),
             text=row.get("text"),
@@ -246,6 +248,11 @@ def _type_faults(row: Row) -> list[tuple[str, str]]:
         for name, seconds in times.items()
         if seconds is not None and type(seconds) not in (int, float)
     ]
+
+
+def _form(label: str) -> str:
+    """A label with its accents in one encoding: macOS writes file names, and so labels, as NFD."""
+    return unicodedata.normalize("NFC", label)
 
 
 @lru_cache(maxsize=1024)  # a mistake in a label is seldom alone, and label sets may be large

@@ -143,6 +143,16 @@ def test_rows_without_a_window_may_stand_beside_rows_with_one(folder: Path) -> N
     assert [Path(sample.video).name for sample in samples] == ["a.mp4#t=1,2", "a.mp4"]
 
 
+@pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301"])
+@pytest.mark.parametrize("label", ["caf\u00e9", "cafe\u0301"])
+def test_a_label_is_the_recipe_s_however_its_accents_are_encoded(
+    folder: Path, name: str, label: str
+) -> None:
+    labels = LabelSet(labels=(Label(name=name), Label(name="other")))
+    (sample,) = read_manifest(write_json(folder, make_row(label=label)), labels)
+    assert sample.label == name
+
+
 def test_blank_lines_are_skipped_but_counted(folder: Path) -> None:
     path = write_json(folder, make_row(), "", make_row(id="s2", label="x"))
     with pytest.raises(DataError, match="line 3: unknown label"):
