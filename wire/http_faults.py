@@ -37,6 +37,13 @@ def may_pass(status: int) -> bool:
     return status in _MAY_PASS or status >= _SERVER
 
 
+def in_words(error: BaseException, login: str) -> str:
+    """What an exception of any client says, after its meaning and remedy where it is HTTP's."""
+    status = status_of(error)
+    words = status_in_words(status, login) if status is not None else connection_in_words(error)
+    return f"{words} ({error!r})" if words else repr(error)
+
+
 def status_in_words(status: int, login: str, address: str = "the address") -> str:
     """A status with its meaning and remedy. ``login``: what gives access where that is refused;
     ``address``: what to mend where nothing is there."""

@@ -27,6 +27,7 @@ from cluster.metrics.prometheus_sink import PrometheusSink
 from cluster.metrics.sink_names import dashboard_names, mlflow_names
 from wire.config import flatten
 from wire.errors import ConfigError
+from wire.http_faults import in_words
 from wire.printable import printable
 from wire.whole_file import write_json
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _IDS = "loggers.json"
 _CLOSE_S = 20.0  # what is still on its way when the run ends
 _QUEUE = 10_000  # steps that may wait for a slow server; more are left out
+_LOGIN = "mend WANDB_API_KEY, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 _START_S = 60.0  # for a server to answer at first
 
 
@@ -71,7 +73,7 @@ def open_metrics(config: RunConfig, run_dir: Path, attempt: int) -> MetricsLog:
         try:
             sinks.append(make())
         except Exception as error:  # noqa: BLE001  (other people's loggers and networks)
-            log.warning("%s did not open and gets no figures: %r", name, error)
+            log.warning("%s did not open and gets no figures: %s", name, in_words(error, _LOGIN))
 
     settings = config.model_dump(mode="json")
     if (wandb := asked.wandb) is not None:
@@ -142,7 +144,8 @@ def _start_wandb(config: WandbConfig, run_dir: Path, settings: Mapping[str, Any]
     except Exception as error:
         if mode != "online":
             raise
-        log.warning("W&B cannot be reached, writing to %s/wandb instead: %r", run_dir, error)
+        why = in_words(error, _LOGIN)
+        log.warning("W&B cannot be reached, writing to %s/wandb instead: %s", run_dir, why)
         wandb.teardown()  # its process still has the run that did not start
         return start("offline")
 
@@ -232,7 +235,7 @@ class Background:
                 sink.write(*one)
             sink.close()
         except Exception as error:  # noqa: BLE001  (other people's loggers and networks)
-            self._fail(repr(error))
+            self._fail(in_words(error, _LOGIN))
 
     def _fail(self, why: str) -> None:
         if not self._failed:

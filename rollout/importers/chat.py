@@ -68,8 +68,8 @@ def question_in(turns: Sequence[Turn]) -> str:
 
 def reply_in(turns: Sequence[Turn]) -> str | None:
     """Text of the last turn if it is the assistant's and not empty."""
-    last = turns[-1]
-    return last.text if last.role == "assistant" and last.text.strip() else None
+    last = turns[-1] if turns else None
+    return last.text if last and last.role == "assistant" and last.text.strip() else None
 
 
 def shows_picture(row: Row, turns: Sequence[Turn] = ()) -> bool:

@@ -23,6 +23,8 @@ LETTER = (
     "letters themselves are the classes, give --format table --columns video=NAME,label=NAME"
 )
 
+_ANSWER = re.compile(r".*<answer>(.*?)</answer>\s*", re.DOTALL)
+_BOXED = re.compile(r".*\\boxed\{(?:\\text\{)?([^{}]*)\}?\}\.?\$?\s*", re.DOTALL)
 _LIST_COLUMNS = (
     *("options", "choices", "candidates", "answer_choices", "answer_options"),
     *("classes", "class_names", "label_names"),
@@ -88,6 +90,12 @@ def options_in_text(question: str) -> tuple[Option, ...]:
     """The options that stand in a question's text, lettered or numbered; empty without."""
     run, is_inline = _run_in(question)
     return _telling(_between(question, run, is_inline)) if run else ()
+
+
+def bare(answer: Any) -> Any:
+    """An answer without its tags or its box."""
+    match = isinstance(answer, str) and (_ANSWER.fullmatch(answer) or _BOXED.fullmatch(answer))
+    return match[1].strip() if match else answer
 
 
 def choose(answer: str | int, options: Sequence[Option]) -> str | Numbered | None:

@@ -85,6 +85,8 @@ class Record:
     """Instead of a label: the number of an option, which all rows together make one of."""
     question: str = ""
     """What the label answers, as text by which two questions are compared; empty if unknown."""
+    has_options: bool = False
+    """Whether its row is multiple choice."""
     fallback_label: str | None = None
     """Believed only where no record of the clip has a ``label``."""
     reasoning: Reasoning | None = None

@@ -26,6 +26,7 @@ OWN_COLUMNS = ("id", "video", "label", "split", "trace", "text", "source", "star
 # As pandas writes a value that is not there; "None" and "null" may be classes.
 _NO_VALUE = ("", "nan", "<na>", "nat")
 _WHOLE_FLOAT = re.compile(r"\d+\.0")  # what a table makes of whole numbers beside empty cells
+_LIST = re.compile(r"\[.*\]")
 _UNSEEN = re.compile("[\u200b\u2060\ufeff]")
 
 _SPLITS = {
@@ -72,6 +73,8 @@ def label_in(value: Any, where: str, name: str = "label") -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{where}: {name!r} is {short(value)}, expected text or a whole number")
     text = plain_label(str(value))
+    if _LIST.fullmatch(text):
+        raise DataError(f"{where}: {name!r} is {short(text)}, a list; a clip has one label here")
     text = text.removesuffix(".0") if _WHOLE_FLOAT.fullmatch(text) else text
     return None if text.casefold() in _NO_VALUE else text
 

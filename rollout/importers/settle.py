@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from rollout.importers.choices import NO_OPTION, is_key
+from rollout.importers.choices import LETTER, NO_OPTION, is_key
 from rollout.importers.record import LeftOut, Numbered, Record
 
 UNCLEAR_NUMBER = (
@@ -34,13 +34,18 @@ def settle(
     records = [each for each in settled if isinstance(each, Record)]
     base = _base([each.numbered for each in records if each.numbered])
     asks_one = numbers_have_names or len({each.question for each in records}) <= 1
+    is_choice = any(each.has_options for each in records)
     return [
-        each if isinstance(each, LeftOut) else _settled(each, base, asks_one=asks_one)
+        each
+        if isinstance(each, LeftOut)
+        else _settled(each, base, asks_one=asks_one, is_choice=is_choice)
         for each in settled
     ]
 
 
-def _settled(record: Record, base: int | None, *, asks_one: bool) -> Record | LeftOut:
+def _settled(
+    record: Record, base: int | None, *, asks_one: bool, is_choice: bool
+) -> Record | LeftOut:
     if record.numbered is not None:
         if base is None:
             return LeftOut(id=record.id, reason=UNCLEAR_NUMBER)
@@ -48,6 +53,8 @@ def _settled(record: Record, base: int | None, *, asks_one: bool) -> Record | Le
         if text is None:
             return LeftOut(id=record.id, reason=NO_OPTION)
         return _with_label(record, record.numbered, text, base)
+    if is_choice and not record.has_options and is_key(record.label):
+        return LeftOut(id=record.id, reason=LETTER)
     if not asks_one and record.question and record.label and _is_bare(record.label):
         return LeftOut(id=record.id, reason=OWN_QUESTION)
     return record

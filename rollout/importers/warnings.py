@@ -9,11 +9,13 @@ from typing import Any
 
 from rollout.importers.labels import are_numbers
 from rollout.importers.reply import speaks_of_hint
+from rollout.importers.rows import is_video
 from wire.types import Split
 
 # More labels than this, and less than two clips for most of them, is no closed set.
 _MANY_LABELS = 50
 _SHOWN = 5
+_MAX_WORDS = 12  # the longest class names of SSv2
 _EMPTY_CELLS = frozenset(("none", "null", "n/a", "na", "#n/a", "undefined", "-", "?"))
 _SEPARATORS = re.compile(r"\s*[,;|/&+]\s*|\s+and\s+")
 _SIGNS = re.compile(r"[\W_]+")
@@ -43,6 +45,8 @@ def _telling_nothing(names: Sequence[str]) -> Iterator[str]:
             "the labels are letters, which tell a model nothing, unless the clips show letters; "
             "where they are options, give the options as columns, or their text as the label"
         )
+    if paths := [name for name in names if is_video(name)]:
+        yield f"label {paths[0]!r} is the name of a video; see that --columns names the right ones"
     if empty := [name for name in names if name.casefold() in _EMPTY_CELLS]:
         yield (
             f"label {empty[0]!r} is what tables write in an empty cell; if it is no class of "
@@ -77,6 +81,11 @@ def _combined(names: Sequence[str]) -> Iterator[str]:
 
 
 def _open(counts: Counter[str]) -> Iterator[str]:
+    if sentences := [name for name in counts if len(name.split()) > _MAX_WORDS]:
+        yield (
+            f"{len(sentences)} labels have over {_MAX_WORDS} words, such as {sentences[0][:60]!r}: "
+            "these look like sentences; a policy has to write its label in full"
+        )
     once = sum(count == 1 for count in counts.values())
     if len(counts) > _MANY_LABELS and once > len(counts) / 2:
         yield (

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from wire.http_faults import connection_in_words, may_pass, status_in_words, status_of
+from wire.http_faults import connection_in_words, in_words, may_pass, status_in_words, status_of
 
 Ask = Callable[[str], None]
 
@@ -66,6 +66,17 @@ def test_a_status_is_read_from_every_client(
     server: http.server.ThreadingHTTPServer, ask: Ask, status: int
 ) -> None:
     assert status_of(error_of(ask, f"http://127.0.0.1:{server.server_port}/{status}")) == status
+
+
+def test_an_exception_keeps_its_own_words_behind_the_remedy(
+    server: http.server.ThreadingHTTPServer,
+) -> None:
+    error = error_of(ask_httpx, f"http://127.0.0.1:{server.server_port}/403")
+    said = in_words(error, "log in")
+    assert said.startswith(
+        "it answers HTTP 403 Forbidden, so it is closed to you; log in (HTTPStat"
+    )
+    assert in_words(OSError("full"), "log in") == "OSError('full')"
 
 
 def test_what_has_no_status_has_none() -> None:

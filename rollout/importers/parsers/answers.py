@@ -10,7 +10,6 @@ the text of the right option, wherever the options stand (choices.py); rows that
 can answer are left out and counted.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ from rollout.importers.choices import (
     LETTER,
     NO_OPTION,
     Option,
+    bare,
     choose,
     is_key,
     names_keys,
@@ -52,8 +52,6 @@ OPEN_TYPE = "rows left out: problem_type {!r} has no closed set of labels"
 _MAX_WORDS = 12  # the longest class names of SSv2
 _OPEN_TYPES = ("numerical", "free-form", "regression", "ocr", "math", "code")
 _CHOICE = "multiple choice"
-_ANSWER = re.compile(r".*<answer>(.*?)</answer>\s*", re.DOTALL)
-_BOXED = re.compile(r".*\\boxed\{(?:\\text\{)?([^{}]*)\}?\}\.?\$?\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +93,7 @@ def parse_verl(where: str, row: Row) -> Record | LeftOut:
     """One row of verl's. Raises DataError if it has no chat or no ground truth."""
     turns_in(row, where, "prompt")
     turns = turns_of({"messages": row["prompt"]}, where)
-    judge = row["reward_model"]
+    judge = row.get("reward_model")
     if not isinstance(judge, Mapping) or "ground_truth" not in judge:
         raise DataError(f"{where}: 'reward_model' is {short(judge)}, expected a 'ground_truth'")
     extra = row.get("extra_info")
@@ -202,7 +200,7 @@ def _no_clip(asked: _Asked, paths: list[str]) -> str | None:
 
 def _with_answer(where: str, row: Row, asked: _Asked, record: Record) -> Record | LeftOut:
     """The record with the label that its row answers, or with the number of an option."""
-    answer = _bare(asked.answer)
+    answer = bare(asked.answer)
     in_columns = options_in_columns(row)
     options = in_columns or options_in_text(asked.question)
     if isinstance(answer, str | int) and not isinstance(answer, bool) and str(answer).strip():
@@ -230,12 +228,6 @@ def _with_option(reasoning: Reasoning | None, options: tuple[Option, ...]) -> Re
     """Reasoning that concludes with an option's text where it concludes with its letter."""
     named = choose(reasoning.answer, options) if reasoning else None
     return replace(reasoning, answer=named) if reasoning and isinstance(named, str) else reasoning
-
-
-def _bare(answer: Any) -> Any:
-    """An answer without its tags or box."""
-    match = isinstance(answer, str) and (_ANSWER.fullmatch(answer) or _BOXED.fullmatch(answer))
-    return match[1].strip() if match else answer
 
 
 def _no_label(answer: Any) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 from rollout.importers.chat import shows_picture
 from rollout.importers.choices import (
     NO_OPTION,
+    bare,
     choose,
     names_keys,
     options_in_columns,
@@ -83,7 +84,7 @@ def parse(where: str, row: Row) -> Record | LeftOut:
             "--columns video=NAME if the path is in another column"
         )
     reasoning, notes = _trace(row.get("trace"))
-    text = row.get("text")
+    text, label = row.get("text"), bare(row.get(label_column))
     window, window_columns = _window(row, where)
     used = (video_column, label_column, "split", "id", "trace", "text", *window_columns)
     record = Record(
@@ -94,20 +95,21 @@ def parse(where: str, row: Row) -> Record | LeftOut:
         window=window,
         is_part=window_columns == _OWN_WINDOW,
         split=split_in(row.get("split"), where),
-        label=label_in(row.get(label_column), where, label_column),
+        label=label_in(label, where, label_column),
         reasoning=reasoning,
         side_text={"text": text} if isinstance(text, str) and text.strip() else {},
         columns=further(row, used),
         notes=notes,
     )
-    return _chosen(row, row.get(label_column), record)
+    return _chosen(row, label, record)
 
 
 def _chosen(row: Row, value: Any, record: Record) -> Record | LeftOut:
     """The record with the text of an option where its label is the letter or number of one."""
     question = next((row[name] for name in _QUESTIONS if isinstance(row.get(name), str)), "")
-    record = replace(record, question=question_without_options(question))
     options = options_in_columns(row) or options_in_text(question)
+    asked = question_without_options(question)
+    record = replace(record, question=asked, has_options=bool(options))
     if record.label is None or not options:
         return record
     chosen = choose(value if isinstance(value, int) else record.label, options)

@@ -105,6 +105,11 @@ def test_rows_of_other_formats_are_no_chat(row: dict[str, Any]) -> None:
     assert not is_chat(row)
 
 
+def test_a_row_of_empty_cells_has_no_turns() -> None:
+    assert turns_of({"query": None, "response": None}, "row 1") == []
+    assert (question_in([]), reply_in([])) == ("", None)
+
+
 def test_a_row_without_turns_is_named() -> None:
     with pytest.raises(DataError, match="row 1: 'messages' is 'hi', expected a list of turns"):
         turns_of({"messages": "hi"}, "row 1")

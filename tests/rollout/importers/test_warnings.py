@@ -22,6 +22,11 @@ def test_plain_labels_are_not_warned_of() -> None:
     [
         (("0", "1"), "the labels are numbers"),
         (("A", "B"), "the labels are letters"),
+        (("clips/a.mp4", "clips/b.mp4"), "label 'clips/a.mp4' is the name of a video"),
+        (
+            ("jump", "a man jumps over a bar and falls into the sand behind it"),
+            "look like sentences",
+        ),
         (("True", "False"), "the labels are true and false"),
         (("none", "mild"), "label 'none' is what tables write in an empty cell"),
         (("001", "1", "2"), "look like one, written differently: '001' and '1'"),

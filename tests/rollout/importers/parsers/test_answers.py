@@ -128,6 +128,7 @@ def test_verl_parquet_rows(clips: Workspace) -> None:
     ("changes", "words"),
     [
         ({"prompt": "Which?"}, "'prompt' is 'Which\\?', expected a list of turns"),
+        ({"reward_model": None}, "'reward_model' is None, expected a 'ground_truth'"),
         ({"reward_model": {"style": "rule"}}, "'reward_model' is .*, expected a 'ground_truth'"),
         ({"split": "holdout"}, "'split' is 'holdout', expected one of train"),
         ({"reward_model": {"ground_truth": ["run"]}}, "'answer' is \\['run'\\], expected text"),

@@ -183,6 +183,28 @@ def test_an_answer_in_words_of_its_own_stays_a_label(workspace: Workspace) -> No
     assert {row["label"] for row in workspace.rows.values()} == {"jump", "run away"}
 
 
+def test_a_letter_without_options_is_no_class_beside_rows_that_have_them(
+    workspace: Workspace,
+) -> None:
+    rows = [MAKERS["a table, letters"](Choice(number)) for number in (1, 2, 3)]
+    rows[2]["B"] = rows[2]["C"] = rows[2]["D"] = None
+    report = workspace.read(workspace.write("rows.json", rows), split=Split.TRAIN)
+    assert report.tally.examples == {LETTER: ["clips/garden_0003"]}
+
+
+@pytest.mark.parametrize(
+    "written", ["<answer>{}</answer>", "\\boxed{{{}}}", "$\\boxed{{\\text{{{}}}}}$"]
+)
+def test_a_letter_in_tags_or_a_box_is_a_letter_in_tables_too(
+    workspace: Workspace, written: str
+) -> None:
+    rows = [MAKERS["a table, letters"](Choice(number)) for number in (1, 2, 3)]
+    for row in rows:
+        row["label"] = written.format(row["label"])
+    workspace.read(workspace.write("rows.json", rows), split=Split.TRAIN)
+    assert [row["label"] for row in workspace.rows.values()] == ["jump", "sit", "wave"]
+
+
 def test_letters_that_are_the_classes_are_kept_and_warned_of(workspace: Workspace) -> None:
     rows = [
         {"problem": "Which letter is signed?", "answer": "AB"[n % 2], "videos": [Choice(n).clip]}

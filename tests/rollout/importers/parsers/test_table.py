@@ -324,6 +324,12 @@ def test_a_label_that_a_table_writes_for_nothing_is_none(workspace: Workspace, c
     assert [row["label"] for row in workspace.rows.values()] == ["x", "y"]
 
 
+def test_a_list_in_a_cell_is_no_label(workspace: Workspace) -> None:
+    text = "path,label\nclips/garden_0001.mp4,\"['x', 'y']\"\n"
+    with pytest.raises(DataError, match=r"line 2: 'label' is .*, a list; a clip has one label"):
+        workspace.read(workspace.write_text("t.csv", text), split=Split.TRAIN)
+
+
 def test_one_label_in_two_forms_of_unicode_is_one(workspace: Workspace) -> None:
     text = "path,label\nclips/garden_0001.mp4,caf\u00e9\nclips/garden_0002.mp4,cafe\u0301\n"
     text += "clips/garden_0003.mp4,\ufeffbar\u00a0\u200b\n"
