@@ -163,7 +163,7 @@ def frames_of(
         except av.InvalidDataError as error:
             if count:
                 raise Undecodable(
-                    f"it is damaged after {count} frames ({error.strerror}); "
+                    f"it is damaged{_place(packet, stream)} ({error.strerror}); "
                     "download or copy it anew"
                 ) from error
             reason = Undecodable(error.strerror)
@@ -178,6 +178,12 @@ def frames_of(
             raise reason
         _refuse_colours(frames[0])
     yield from frames
+
+
+def _place(packet: "Packet[VideoStream]", stream: "VideoStream") -> str:
+    if packet.pts is None:
+        return ""
+    return f" at {float((packet.pts - (stream.start_time or 0)) * packet.time_base):.3g} s"
 
 
 def _refuse_colours(frame: "VideoFrame") -> None:

@@ -180,7 +180,7 @@ def _jump(path: Path, index: FrameIndex, indices: Sequence[int]) -> Frames:
     with open_video(path) as (container, stream):
         try:
             return _pictures(_met_by_jumps(container, stream, index, wanted), wanted)
-        except (av.FFmpegError, Undecodable) as error:  # it may be the jump's fault
+        except av.FFmpegError as error:  # it may be the jump's fault
             raise Lost from error
 
 

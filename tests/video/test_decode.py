@@ -12,11 +12,13 @@ from av.filter import Graph
 from tests.video.boxes import with_matrix
 from tests.video.formats import Format, write_video
 from video import decode as module
+from video.address import Window
 from video.config import VideoConfig
 from video.decode import Decoder, decode, probe
 from wire.errors import ClipError
 
 CONFIG = VideoConfig(max_frames=8)
+DECODERS: tuple[Decoder, ...] = ("auto", "pyav")
 MakeClip = Callable[..., Path]
 
 
@@ -134,9 +136,26 @@ def test_damage_on_the_way_is_said_with_its_place(tmp_path: Path) -> None:
         entry = container.streams.video[0].index_entries[40]
     data[entry.pos : entry.pos + entry.size] = b"\xff" * entry.size
     path.write_bytes(data)
-    words = r"it is damaged after 40 frames \(Invalid data .*\); download or copy it anew"
-    with pytest.raises(ClipError, match=words):
-        decode(path, CONFIG)
+    words = r"it is damaged at 1\.33 s \(Invalid data .*\); download or copy it anew"
+    for decoder in DECODERS:
+        with pytest.raises(ClipError, match=words):
+            decode(path, CONFIG, decoder=decoder)
+
+
+def test_damage_behind_a_jump_is_not_looked_for_again_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"g": "10", "bf": "0", "sc_threshold": "0"}
+    path = write_video(tmp_path / "a.mp4", Format("a.mp4", options=options))
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        entry = container.streams.video[0].index_entries[47]
+    data[entry.pos : entry.pos + entry.size] = b"\xff" * entry.size
+    path.write_bytes(data)
+    monkeypatch.setattr(module, "index_by_decoding", lambda path: pytest.fail("read through"))
+    with pytest.raises(ClipError, match=r"it is damaged at 1\.57 s"):
+        decode(path, VideoConfig(max_frames=4), Window(1.6), decoder="pyav")
+    assert decode(path, VideoConfig(max_frames=2), Window(0, 1), decoder="pyav").total_frames == 30
 
 
 def test_probe_accepts_a_whole_clip(make_clip: MakeClip) -> None:
