@@ -289,14 +289,17 @@ def test_facts_that_no_small_file_has_are_refused_too(index: FrameIndex) -> None
     corrupt = replace(others[3], is_corrupt=True)
     silent = without_reordering(facts.stream_header)
     late = replace(first, is_key=False)
+    all_keys = tuple(replace(one, is_key=True, picture=first.picture) for one in facts.packets)
     for changed, reason in (
         (replace(facts, video_streams=2), "2 video streams"),
         (replace(facts, packets=facts.packets * 200), "more than 9,900 packets"),
         (replace(facts, packets=(huge, *others)), "more than 256 MiB"),
         (replace(facts, packets=(first, corrupt, *others)), "damaged"),
         (replace(facts, packets=(first, *others[1:])), "not its frames"),
+        (replace(facts, packets=(first, replace(others[0], pts=None))), "not its frames"),
         (replace(facts, is_fragmented=True), "fragmented"),
         (replace(facts, stream_header=b""), "unusual"),
+        (replace(facts, packets=all_keys), "key frames are out of order"),
         (replace(facts, packets=(late, *others)), "begin with a key frame"),
         (
             replace(facts, container="matroska,webm", stream_header=silent),
