@@ -189,9 +189,9 @@ class LearningGuards:
         self.state = state
         return _figures(state)
 
-    def refuse(self, figures: Figures, *, is_last: bool) -> None:
+    def refuse(self, figures: Figures, *, is_last: bool = False) -> None:
         """Raise LearnsNothing if the training is beyond a limit; call it when the step's figures
-        are written. ``is_last``: no update follows."""
+        are written. ``is_last``: no update follows, the training is over or was stopped early."""
         state, limits = self.state, self._limits
         skipped, most = state.counts.get("skipped", 0), limits.max_skipped_frac
         if skipped > most * (state.updates if is_last else self._num_updates):
@@ -205,9 +205,9 @@ class LearningGuards:
         in_a_row = self.state.in_a_row.get(fault.name, 0)
         state = replace(self.state, warned=(fault.name,))
         sentence = _sentence(fault, {**figures, **_figures(state)})
+        last = f", the last {in_a_row} one after another" if in_a_row > 1 else ""
         return LearnsNothing(
-            f"{self._name} learns nothing: {sentence}, the last {in_a_row} one after another "
-            f"(guards.{limit}); {fault.remedy}"
+            f"{self._name} learns nothing: {sentence}{last} (guards.{limit}); {fault.remedy}"
         )
 
 

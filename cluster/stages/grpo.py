@@ -103,7 +103,7 @@ class GrpoLearner:
         figures |= self._parts.learning.warn(figures)
         figures |= await self._publish(version)
         self._record(taken, step, figures)
-        self._parts.learning.refuse(figures, is_last=step == self._grpo.num_steps)
+        self._parts.learning.refuse(figures)
         if step == self._grpo.num_steps:  # for the last checkpoint, and nothing goes on meanwhile
             await self._parts.validation.run(step)
         await self._save(step, version)
@@ -278,6 +278,7 @@ async def train_grpo(session: Session, run: StageRun) -> dict[str, Any]:
             await run_until_trained(
                 train, [rollout_loop(sampler.at, writer, parts.buffer) for _ in loops]
             )
+    parts.learning.refuse({}, is_last=True)
     begin = partial(session.start_training, run.start.model_dir, grpo.optim, grpo.loss)
     left_step = await validation.restore_best(learner.step, checkpoints, begin)
     return validation.result(learner.step, left_step)

@@ -149,7 +149,7 @@ class SupervisedTrainer:
                 done += 1
                 guards.observe_update(figures)
                 self._metrics.write(self._name, done, figures | guards.warn(figures))
-                guards.refuse(figures, is_last=done == num_steps)
+                guards.refuse(figures)
                 bar.advance(note=f"nll {figures['nll']:.3f}")
                 kept = validation.is_due(done) and self._validate.restore_best
                 await validation.run(done)
@@ -159,6 +159,7 @@ class SupervisedTrainer:
                     await self._checkpoints.save(
                         replace(state, learning=guards.state, validations=validation.done)
                     )
+        guards.refuse({}, is_last=True)
         begin = partial(self._run.start_training, model_dir, optim)
         left = await validation.restore_best(done, self._checkpoints, begin)
         self.validated = validation.result(done, left)

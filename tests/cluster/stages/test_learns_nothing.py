@@ -210,3 +210,19 @@ async def test_one_text_for_every_clip_is_warned_of_in_the_first_step(
     texts = [r.message for r in caplog.records if "one text for all traces" in r.message]
     assert len(texts) == 1
     assert texts[0].startswith("grpo: 1 of 1 steps had one text")
+
+
+async def test_a_training_that_is_stopped_early_is_judged_by_the_updates_that_it_made(
+    tmp_path: Path,
+):
+    config = make_config(
+        coldstart={"epochs": 20, "batch_size": 2}, validate={"every": 1, "patience": 3}
+    )
+    run_dir = make_run_dir(tmp_path, config, "base")
+    opened = open_fakes(config, run_dir, make_samples(), ("base-model", 0), make_learner=Blown)
+    with (
+        opened as (session, *_),
+        pytest.raises(LearnsNothing, match=r"2 of 3 updates .*max_skipped_frac"),
+    ):
+        await run_whole(with_real_metrics(session), "coldstart")
+    run_dir.close()
