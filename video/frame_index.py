@@ -51,6 +51,8 @@ class PacketFacts:
     is_discarded: bool
     """It is needed to decode others, and not shown (an edit list)."""
     is_corrupt: bool
+    changes_header: bool
+    """It brings another stream header (an mp4 of several codings)."""
     picture: PictureHeader | None
     """None if headers are not read, or the codec's are not known."""
 
@@ -241,6 +243,7 @@ def _noted(
                 is_key=packet.is_keyframe,
                 is_discarded=packet.is_discard,
                 is_corrupt=packet.is_corrupt,
+                changes_header=packet.has_sidedata("new_extradata"),
                 picture=None if read is None else read(memoryview(packet)),
             )
         )

@@ -96,7 +96,9 @@ def _amount(facts: StreamFacts, index: FrameIndex) -> Iterator[str]:
 def _pictures(facts: StreamFacts, _: FrameIndex) -> Iterator[str]:
     for packet in facts.packets:
         picture = packet.picture
-        if picture is None or not picture.shows_one:
+        if packet.changes_header:
+            yield "its coding changes"
+        elif picture is None or not picture.shows_one:
             yield "a packet does not show exactly one picture"
         elif not picture.keeps_format:
             yield "its pictures change their size or coding"

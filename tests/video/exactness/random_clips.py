@@ -29,6 +29,7 @@ class Kind:
     sizes: Sequence[tuple[int, int]] = SIZES
     container: dict[str, str] = field(default_factory=dict)
     turn: bool = False
+    sound: str | None = None
     decord: bool | None = None
     """Whether decord reads it; None: it depends on the clip."""
 
@@ -86,6 +87,8 @@ KINDS = (
     Kind("h264", "libx264", ("mp4", "mov", "mkv"), x264(), decord=True),
     Kind("h264_variable_rate", "libx264", ("mp4", "mkv"), x264(), is_variable=True, decord=True),
     Kind("h264_late", "libx264", ("mp4", "mkv"), x264(sliced_threads=1, slices=3), decord=True),
+    Kind("h264_sound", "libx264", ("mp4", "mov", "mkv"), x264(), sound="aac", decord=True),
+    Kind("vp9_sound", "libvpx-vp9", ("webm", "mkv"), vpx, sound="libopus"),
     Kind("h264_open_gop", "libx264", ("mp4", "mkv"), x264(open_gop=1, bframes=3, keyint=12)),
     Kind("h264_refresh", "libx264", ("mp4", "mkv"), x264(intra_refresh=1, keyint=12, ref=1)),
     Kind(
@@ -143,14 +146,29 @@ def write_random(folder: Path, kind: Kind, rng: random.Random, count: int | None
         _draw_colour(stream.codec_context, rng)
         if kind.turn:
             stream.set_display_rotation(rng.choice((90, 180, -90)))
+        voice: Any = container.add_stream(kind.sound, rate=48000) if kind.sound else None
         tick = start
         for picture in pictures(size, count or drawn, rng):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = tick, Fraction(1, rate)
             tick += rng.choice((1, 1, 2, 3)) if kind.is_variable else 1
             container.mux(stream.encode(frame))
+            if voice is not None:
+                container.mux(voice.encode(_sound(tick, rate)))
         container.mux(stream.encode())
+        if voice is not None:
+            container.mux(voice.encode())
     return path
+
+
+def _sound(tick: int, rate: int) -> av.AudioFrame:
+    """A tone as long as a picture, at its time."""
+    length = 48000 // rate
+    tone = (8000 * np.sin(np.arange(length) / 20)).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(np.repeat(tone, 2)[None], format="s16", layout="stereo")
+    frame.sample_rate, frame.pts = 48000, tick * length
+    frame.time_base = Fraction(1, 48000)
+    return frame
 
 
 def _draw_colour(context: Any, rng: random.Random) -> None:

@@ -288,6 +288,7 @@ def test_facts_that_no_small_file_has_are_refused_too(index: FrameIndex) -> None
     huge = replace(first, size=2**30)
     corrupt = replace(others[3], is_corrupt=True)
     silent = without_reordering(facts.stream_header)
+    other_coding = replace(others[3], changes_header=True)
     late = replace(first, is_key=False)
     all_keys = tuple(replace(one, is_key=True, picture=first.picture) for one in facts.packets)
     for changed, reason in (
@@ -299,6 +300,7 @@ def test_facts_that_no_small_file_has_are_refused_too(index: FrameIndex) -> None
         (replace(facts, packets=(first, replace(others[0], pts=None))), "not its frames"),
         (replace(facts, is_fragmented=True), "fragmented"),
         (replace(facts, stream_header=b""), "unusual"),
+        (replace(facts, packets=(*facts.packets[:4], other_coding, *facts.packets[5:])), "coding"),
         (replace(facts, packets=all_keys), "key frames are out of order"),
         (replace(facts, packets=(late, *others)), "begin with a key frame"),
         (
