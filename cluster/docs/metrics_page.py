@@ -49,7 +49,7 @@ not take is replaced by `_`, and the name then ends in `_` and 8 digits of a has
 no figure is left out, no two share a name, and a name is the same in every attempt. TensorBoard and
 W&B take all but control characters; MLflow letters, digits and `_-. :/`, up to 250 bytes, and a
 figure below another is joined by a dot (`label/L/reward.PART`, `learning_rate.merger`); Prometheus
-ASCII letters, digits and `_`. A figure that is not finite (NaN, infinity) is `null` in
+ASCII letters, digits and single `_`. A figure that is not finite (NaN, infinity) is `null` in
 `metrics.jsonl` and has no point in a logger.
 
 *Per* says what a mean is over, or what a figure belongs to: a token (sampled or target tokens of

@@ -62,11 +62,12 @@ def mlflow_names() -> SinkNames:
 
 
 def prometheus_names() -> SinkNames:
-    """Names for Prometheus: ASCII letters, digits and ``_``, also where our names have ``/``. A
-    label or reward function in the name must be of these to stay as it is."""
+    """Names for Prometheus: ASCII letters, digits and single ``_`` (exporters make one of several),
+    also where our names have ``/``. A label or reward function in the name must be of these to
+    stay as it is."""
 
     def spell(name: str) -> tuple[str, bool]:
-        return re.sub(r"\W", "_", name, flags=re.ASCII), _is_plain(name)
+        return re.sub(r"[\W_]+", "_", name, flags=re.ASCII).strip("_"), _is_plain(name)
 
     return SinkNames(spell, 200)
 
@@ -76,11 +77,12 @@ _UNPRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\ud
 
 
 def _is_plain(name: str) -> bool:
-    """Whether all words in a name that are not ours are of ASCII letters, digits and ``_``."""
+    """Whether all words in a name that are not ours are of ASCII letters, digits and single
+    ``_``."""
     metric = describe(name)
     words = metric.pattern.fullmatch(name) if metric else None
     others = words.groups() if words else (name,)
-    return all(re.fullmatch(r"\w+", word, re.ASCII) for word in others)
+    return all(re.fullmatch(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*", word) for word in others)
 
 
 @functools.cache

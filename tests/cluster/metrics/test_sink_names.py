@@ -14,6 +14,8 @@ ODD = (
     "drink beer",
     "drink_beer",
     "drink-beer",
+    "drink__beer",
+    "_drink_beer",
     "100%",
     "100_",
     "a/b",
@@ -84,6 +86,7 @@ def test_prometheus_gets_ascii():
     names = prometheus_names()
     for name in NAMES:
         assert re.fullmatch(r"[a-z]\w*", names.of(name), re.ASCII)
+        assert "__" not in names.of(name)
         assert len(names.of(name)) <= 200
     assert names.of("label/drink_beer/reward") == "label_drink_beer_reward"
     assert re.fullmatch(r"label_drink_beer_reward_[0-9a-f]{8}", names.of("label/drink beer/reward"))

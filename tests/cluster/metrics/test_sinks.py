@@ -265,5 +265,5 @@ def test_prometheus_finds_the_figures_at_rays_own_endpoint(local_ray: Callable[[
     assert any(name.startswith("ray_deepintuit_steps") for name in values)
     assert all('run="run-1"' in line and 'stage="grpo"' in line for line in lines if "{" in line)
     assert not any("critic" in name for name in values)
-    labels = [float(v) for name, v in values.items() if "_label_caf__100__accuracy_" in name]
+    labels = [float(v) for name, v in values.items() if "_label_caf_100_accuracy_" in name]
     assert sorted(labels) == [0.25, 0.5]
