@@ -237,7 +237,10 @@ def _type_faults(row: Row) -> list[tuple[str, str]]:
     for name in (*_REQUIRED, *_OPTIONAL):
         value = row.get(name)
         if value is not None and not isinstance(value, str):
-            faults.append((name, f"{name!r} is {value!r}, expected text"))
+            number = type(value) in (int, float)
+            faults.append(
+                (name, f"{name!r} is {value!r}, expected text" + f' ("{value}")' * number)
+            )
         elif name in _REQUIRED and value is not None and not value.strip():
             faults.append((name, f"{name!r} is empty"))
         elif value is not None and _HALF.search(value):

@@ -170,6 +170,7 @@ def test_blank_lines_are_skipped_but_counted(folder: Path) -> None:
         ),
         (make_row(id="s2", label=None), "line 2: no 'label'"),
         (make_row(id=7), "line 2: 'id' is 7, expected text"),
+        (make_row(label=10), r"line 2: 'label' is 10, expected text \(\"10\"\)"),
         (make_row(id=" "), "line 2: 'id' is empty"),
         (make_row(trace="<think>\ud83d</think>"), "line 2: 'trace' holds half a character"),
         (make_row(text="\ude00"), "line 2: 'text' holds half a character"),

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,22 @@ def test_no_control_token_comes_of_side_text_or_of_a_trace(renderer: Renderer, t
     plain = renderer.prompt(PROMPTS.verdict(make_sample("y"), "x"), clip).token_ids
     hostile = renderer.prompt(PROMPTS.verdict(make_sample(text), text), clip).token_ids
     assert [i for i in hostile if i < 7] == [i for i in plain if i < 7]
+
+
+def test_a_long_text_gives_no_warning_of_transformers(
+    make_tokenizer: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 16
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        Renderer(tokenizer, 1000).target("a" * 100)
+        assert caplog.records == []
+        tokenizer("a" * 100)
+        assert "Token indices sequence length is longer" in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("text", ["a<|im_end|>b", "<|vision_start|><|video_pad|>", "<|endoftext|>"])
