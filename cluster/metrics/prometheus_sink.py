@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.metrics.catalogue import describe
+from cluster.metrics.metrics_file import is_validation
 from cluster.metrics.sink_names import prometheus_names
 
 
@@ -30,8 +31,9 @@ class PrometheusSink:
         if not stage:
             return
         tags = {"run": self._run, "stage": stage}
-        self._steps.inc(1.0, tags=tags)
-        self._gauge("step").set(step, tags=tags)
+        if not is_validation(values):  # which comes beside the steps, and after its own
+            self._steps.inc(1.0, tags=tags)
+            self._gauge("step").set(step, tags=tags)
         if "timing_s/step" in values:
             self._seconds.observe(values["timing_s/step"], tags=tags)
         for name, value in values.items():

@@ -56,6 +56,19 @@ def test_a_chain_extends_the_demo_and_starts_each_stage_where_its_comment_says(n
     assert {stage: config.chain.parent(stage) for stage in config.chain.names} == CHAINS[name]
 
 
+def test_the_validated_demo_trains_as_the_demo_does_and_counts_what_validation_asks():
+    config = read_recipe(FOLDER / "validated.toml", [])
+    demo = read_recipe(FOLDER / "demo.toml", [])
+    for stage in demo.chain:
+        mine = config.chain[stage.name]
+        off = {"validation": stage.validated} if stage.validated != mine.validated else {}
+        assert mine.model_copy(update=off) == stage
+    validations = {s.name: s.validated.num_validations(80) for s in config.chain}
+    assert validations == {"base": 0, "coldstart": 3, "grpo": 9, "calibrated": 3}
+    grpo = config.chain["grpo"].validated
+    assert (grpo.num_clips, grpo.patience, grpo.restore_best) == (100, 3, True)
+
+
 def test_rejection_and_grpo_write_as_many_traces_as_the_demos_grpo():
     config = read_recipe(FOLDER / "rejection-then-grpo.toml", [])
     stages = [stage.work(None, config.rollout) for stage in config.chain]

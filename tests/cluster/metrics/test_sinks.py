@@ -249,6 +249,7 @@ def test_prometheus_finds_the_figures_at_rays_own_endpoint(local_ray: Callable[[
     sink = PrometheusSink("run-1")
     for step in (1, 2):
         sink.write("grpo", step, {"reward/mean": 1.0 + step, "timing_s/step": 2.5})
+    sink.write("grpo", 1, {"val/accuracy": 0.5})
     sink.write("", 2, {"critic/rewards/mean": 3.0})
     sink.write(
         "grpo", 3, {"label/caf\u00e9 100%/accuracy": 0.25, "label/caf\u00e8 100%/accuracy": 0.5}
@@ -261,8 +262,10 @@ def test_prometheus_finds_the_figures_at_rays_own_endpoint(local_ray: Callable[[
     values = {line.partition("{")[0]: line.rpartition(" ")[2] for line in lines if "{" in line}
     assert float(values["ray_deepintuit_reward_mean"]) == 3.0
     assert float(values["ray_deepintuit_step"]) == 3.0
+    assert float(values["ray_deepintuit_val_accuracy"]) == 0.5
+    (steps,) = [float(v) for name, v in values.items() if name.startswith("ray_deepintuit_steps")]
+    assert steps == 3.0, "a validation is no step"
     assert float(values["ray_deepintuit_step_seconds_count"]) == 2.0  # Ray guesses sums by buckets
-    assert any(name.startswith("ray_deepintuit_steps") for name in values)
     assert all('run="run-1"' in line and 'stage="grpo"' in line for line in lines if "{" in line)
     assert not any("critic" in name for name in values)
     labels = [float(v) for name, v in values.items() if "_label_caf_100_accuracy_" in name]

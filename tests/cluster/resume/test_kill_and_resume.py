@@ -238,7 +238,7 @@ VALIDATE = st.fixed_dictionaries(
 )
 
 
-@MANY
+@settings(MANY, max_examples=12)  # three runs each
 @given(kills=KILLS, max_staleness=st.integers(0, 2), validate=VALIDATE)
 def test_a_deterministic_run_trains_the_same_with_validation_whenever_it_was_killed(
     tmp_path_factory: pytest.TempPathFactory,
@@ -246,9 +246,9 @@ def test_a_deterministic_run_trains_the_same_with_validation_whenever_it_was_kil
     max_staleness: int,
     validate: dict[str, Any],
 ):
-    settings = {"deterministic": True, "max_staleness": max_staleness, "save_every": 2}
-    config = config_of(**settings, validate=validate)
-    plain = config_of(**settings)
+    of_run = {"deterministic": True, "max_staleness": max_staleness, "save_every": 2}
+    config = config_of(**of_run, validate=validate)
+    plain = config_of(**of_run)
     bare = run(plain, make_run_dir(tmp_path_factory.mktemp("bare"), plain), [])
     expected = run(config, make_run_dir(tmp_path_factory.mktemp("whole"), config), [])
     found = run(config, make_run_dir(tmp_path_factory.mktemp("killed"), config), kills)
