@@ -91,7 +91,7 @@ class Validation:
         """Validate the present weights if they are due, while the caller goes on; it calls
         :meth:`collect` before it replaces them."""
         if self.is_due(step):
-            self._pending = step, asyncio.create_task(self._figures(step, behind=True))
+            self._pending = step, asyncio.create_task(self._figures(step))
 
     async def collect(self) -> None:
         """Wait for the validation that was started, if any."""
@@ -150,11 +150,8 @@ class Validation:
             with suppress(asyncio.CancelledError, Exception):
                 await task
 
-    async def _figures(self, step: int, *, behind: bool = False) -> dict[str, float]:
-        """``behind``: the requests queue behind those of the training that goes on."""
+    async def _figures(self, step: int) -> dict[str, float]:
         assert self._validator is not None, "is_due comes first"
-        if behind:
-            await asyncio.sleep(0)  # the rollouts' loops have just been woken
         start = time.perf_counter()
         figures = await self._validator.figures(step)
         return {**figures, f"{PREFIX}seconds": time.perf_counter() - start}

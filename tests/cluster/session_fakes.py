@@ -104,7 +104,11 @@ class FakeEngines:
         completions = tuple(self._complete(sample, index) for index in range(sampling.n))
         prompt = await self.prompt(sample, "trace")
         return Rollout(
-            prompt=prompt, completions=completions, failures=(), policy_version=self.version
+            prompt=prompt,
+            completions=completions,
+            failures=(),
+            policy_version=self.version,
+            num_cached_tokens=min(sampling.n - 1, len(prompt.token_ids)),
         )
 
     async def logprobs(
