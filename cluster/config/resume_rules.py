@@ -76,9 +76,9 @@ FREE = (
     ),
     Rule(
         settings="`reward.max_failure_frac`, `data.check_clips`, `data.max_quarantine_frac`, "
-        "`video.cache_*`, `video.decode_*`",
+        "`video.cache_*`, `video.decode_*`, `video.decoder`",
         pattern=r"reward\.max_failure_frac|data\.check_clips|data\.max_quarantine_frac"
-        r"|video\.cache_.*|video\.decode_.*",
+        r"|video\.cache_.*|video\.decode_.*|video\.decoder",
         text="at once",
     ),
     Rule(
@@ -119,8 +119,8 @@ RATES = Rule(
 
 REFUSED = (
     Rule(
-        settings="`model`, `model_from`",
-        pattern=r"model.*",
+        settings="`model`",
+        pattern=r"model",
         text="the checkpoints and results of this run belong to the weights that it started from",
     ),
     Rule(

@@ -8,6 +8,7 @@ from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.inputs.samples import SampleSplits
+from cluster.resume.attempts import first_own_attempt
 from cluster.session import Session
 from rollout.sampler import Sampler
 from wire.archive import read_groups
@@ -66,6 +67,12 @@ async def policy_answers(
 
 
 def archived(session: Session, name: str, purpose: Purpose) -> list[TraceGroup]:
-    """Archived groups of a stage or arm; of a group written again after a crash, the last."""
-    groups = read_groups(session.run_dir.archive, purpose)
-    return list({g.group_id: g for g in groups if g.group_id.startswith(f"{name}/")}.values())
+    """Archived groups of a stage or arm; of a group written again after a crash, the last; none of
+    a training that a resume has replaced."""
+    first = first_own_attempt(session.run_dir.path, name)
+    groups = [
+        group
+        for group in read_groups(session.run_dir.archive, purpose)
+        if group.group_id.startswith(f"{name}/") and group.policy_version.attempt >= first
+    ]
+    return list({group.group_id: group for group in groups}.values())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.config.recipe import RunConfig
+from cluster.controls.arm_inputs import archived
 from cluster.inputs.from_run import start_model
 from cluster.report.archived import index_archive
 from cluster.report.curves import read_curves
@@ -22,7 +23,7 @@ from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.stages.policy_versions import model_before
 from cluster.status.run_status import read_status
-from tests.cluster.session_fakes import make_config
+from tests.cluster.session_fakes import make_config, make_samples, open_fakes
 from tests.cluster.stages.chain_fakes import (
     CALIBRATE,
     CHAIN,
@@ -342,3 +343,14 @@ def test_figures_and_groups_of_a_replaced_training_are_not_shown(tmp_path: Path)
     index = index_archive(tmp_path / "archive", ("g2",), "g2", {"g2": 1})
     assert index.training == {9: 1}
     assert index.num_training == 1
+
+
+async def test_control_arms_count_no_group_of_a_replaced_training(finished: Path, tmp_path: Path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    run_dir = RunDir.open(tmp_path / "run", recipe(5), resume=True, overwrite=False)
+    samples = make_samples()
+    with open_fakes(recipe(5), run_dir, samples, ("base-model", 0)) as (session, *_):
+        run_dir.adopt(session.attempt)
+        assert archived(session, "g1", Purpose.TRAIN)
+        assert archived(session, "g2", Purpose.TRAIN) == []
+    run_dir.close()
