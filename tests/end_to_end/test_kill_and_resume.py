@@ -107,7 +107,7 @@ def run_whole(folder: Path) -> Path:
 
 def steps(out: Path) -> dict[int, dict[str, Any]]:
     """The last line of each step, without what measures time, caches or an attempt."""
-    left_out = ("timing_s/", "perf/", "cache/", "weights/", *OF_ATTEMPTS)
+    left_out = ("timing_s/", "perf/", "cache/", "weights/", "video/decoded_by", *OF_ATTEMPTS)
     return {
         row["step"]: {
             name: value
