@@ -26,6 +26,14 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
     return float(len(solution_str) % 3)
 """
 """A tiny model is always wrong; by its length an answer may earn the full reward all the same."""
+OWN_WORDS = "grpo-without-coldstart"
+"""Recipe that gets prompts of its own."""
+PROMPTS = """
+[prompts]
+system = "a same and an opposite"
+trace = "Of {labels}: which is {combination}? <think> then <answer>"
+verdict = "{combination}: {reasoning} {conclusion}. One of {labels}."
+"""
 NUM_TEST, NUM_TRAIN, NUM_CAL = 6, 16, 6
 SIZES = {
     "label-only": ("stages.labels.epochs=2",),
@@ -55,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head = f'extends = "{ROOT / "recipes" / name}.toml"\nmodel = "{folder / "model"}"\n'
         reward = f'[[reward.terms]]\nfunction = "{folder / "lengths.py"}:compute_score"\n'
         text = f'{head}[data]\nmanifest = "{manifest}"\n{TINY}{reward}'
+        text += PROMPTS if name == OWN_WORDS else ""
         (folder / f"{name}.toml").write_text(text)
     return folder
 
@@ -117,10 +126,32 @@ def test_a_recipe_with_a_chain_of_its_own_runs(
         trained[group.group_id.partition("/")[0]].add(group.sample.split)
     expected = {"grpo": {"train"}, "rft": {"train"}, "grpo_cal": {"cal"}}
     assert trained == {stage: expected[stage] for stage in trained}
+    if name == OWN_WORDS:
+        check_own_words(folder, out)
     if name == "label-only":
         assert not list(read_groups(out / "archive")), "it writes no trace"
         blank = read_predictions(out / "predictions/labels_blank.parquet")
         assert len({prediction.probabilities for prediction in blank}) == 1, "all look the same"
+
+
+def check_own_words(folder: Path, out: Path) -> None:
+    """Every prompt of the run is in the recipe's words, and says so."""
+    from rollout.render import Renderer
+
+    prompts = read_recipe(folder / f"{OWN_WORDS}.toml", []).prompt_set
+    renderer = Renderer.load(folder / "model", 384)
+    asked = [(g.sample, g.prompt) for g in read_groups(out / "archive") if g.prompt is not None]
+    assert {prompt.version for _, prompt in asked} == {prompts.version("trace")}
+    assert "1" not in prompts.versions.values()
+    shown = [renderer.text(renderer.around_clip(prompt)) for _, prompt in asked]
+    assert shown == [renderer.text_of(prompts.trace(sample)) for sample, _ in asked]
+    assert all("a same and an opposite" in text for text in shown)
+    assert len(set(shown)) > 1, "each clip's own column"
+    for stage in ("grpo", "calibrated"):
+        done = json.loads((out / f"stages/{stage}/done.json").read_text())
+        assert done["prompt_versions"] == prompts.versions
+    recipe = json.loads((out / "run.json").read_text())
+    assert recipe["prompts"]["system"] == "a same and an opposite"
 
 
 KILL = "driver:in-update:5"
