@@ -9,6 +9,7 @@ import pytest
 from rollout.engine import Answer, Generation, Sampling
 from rollout.lora import Adapter
 from rollout.prompt import PromptKind, Prompts, VerdictPrompt
+from rollout.prompts_config import PromptsConfig
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker
 from video.processor import ProcessedClip
@@ -245,6 +246,26 @@ async def test_an_update_that_fails_leaves_the_version_as_it_was(
 
 
 # --- prompts and probes
+
+
+async def test_a_prompt_carries_the_version_of_its_wording(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    texts = PromptsConfig(trace="Of {labels}: <think>, <answer>.", system="Be brief.")
+    prompts = Prompts(LABELS, texts)
+    own = RolloutWorker("r0", engine, renderer, Clips(), prompts, OLD)
+    asks: tuple[PromptKind, ...] = ("trace", "label", VerdictPrompt(TRACE))
+    for ask in asks:
+        made = await own.prompt(SAMPLE, ask)
+        assert isinstance(made, Prompt)
+        assert made.version == prompts.version(ask) != "1"
+        assert renderer.text(made.token_ids).startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    rollout = await own.answer(SAMPLE, SAMPLING)
+    assert rollout.prompt is not None
+    assert rollout.prompt.version == prompts.version("trace")
+    default = await make_worker(engine, renderer).answer(SAMPLE, SAMPLING)
+    assert default.prompt is not None
+    assert default.prompt.version == "1"
 
 
 async def test_side_text_is_shown_only_if_the_recipe_says_so(
