@@ -15,7 +15,7 @@ from wire.finding import Area, Finding, warning
 from wire.types import Sample
 
 _AROUND = 16
-_SERVER = "teachers' servers add them: take them out (the text is trained and shown as plain text)"
+_REMEDY = "take them out; now they are plain letters to the model, and left out where a trace ends"
 
 
 def control_token_findings(
@@ -47,7 +47,8 @@ def _sample_text(config: RunConfig, sample: Sample) -> str:
         return ""
     asked = *prompts.trace(sample), *prompts.label(sample), *prompts.verdict(sample, "")
     parts = [part for message in asked for part in message.parts]
-    return "\n".join(p for p in parts if isinstance(p, Foreign) and p.of == "sample")
+    own = (part for part in parts if isinstance(part, Foreign) and part.of == "sample")
+    return "\n".join(dict.fromkeys(own))
 
 
 def _spelled(
@@ -61,7 +62,7 @@ def _spelled(
     if not where:
         return None
     what = f"{len(where)} of {len(texts)} {kind} spell control tokens of the model"
-    return warning(area, what, _SERVER, where)
+    return warning(area, what, _REMEDY, where)
 
 
 def _excerpt(text: str, token: str) -> str:
