@@ -1,9 +1,11 @@
 """Chat rows in the shapes of several trainers -> turns of plain text, with the videos they show.
 
-messages       [{role, content}]      ms-swift, TRL; content: text, or a list of typed parts
-conversations  [{from, value}]        LLaVA, ShareGPT
-query, response (, history)           ms-swift
-prompt, completion                    TRL
+    messages       [{role, content}]      ms-swift, TRL
+    conversations  [{from, value}]        LLaVA, ShareGPT
+    query, response (, history)           ms-swift
+    prompt, completion or solution        TRL
+
+The content of a turn is text, or a list of typed parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +35,10 @@ class Turn:
 
 def is_chat(row: Row) -> bool:
     """Whether a row holds a conversation in one of the shapes."""
-    if "messages" in row or {"prompt", "completion"} <= set(row):
-        return "prompt" not in row or "completion" in row
+    if "prompt" in row:
+        return any(name in row for name in ("completion", "solution", "answer"))
+    if "messages" in row:
+        return True
     if {"query", "response"} <= set(row):
         return "label" not in row
     papers = "item_id" in row or {"id", "video"} <= set(row)
@@ -58,7 +62,9 @@ def turns_of(row: Row, where: str) -> list[Turn]:
             for role, text in zip(roles, pair, strict=False)
             if text is not None
         ]
-    return [*_as_turns(row, where, "prompt", "user"), *_as_turns(row, where, "completion")]
+    asked = _as_turns(row, where, "prompt", "user")
+    told = _as_turns(row, where, "completion") if row.get("completion") is not None else []
+    return [*asked, *told]
 
 
 def question_in(turns: Sequence[Turn]) -> str:

@@ -1,7 +1,9 @@
 """Answers that only all rows of a source together give a meaning.
 
-number of an option -> counted from 0 or from 1? -> its text
-yes, no, 3          -> a label if every row asks the same, else left out
+    number of an option -> counted from 0 or from 1? -> its text
+    yes, no, 3          -> a label if every row asks the same, else left out
+
+A row by itself cannot tell either.
 """
 
 import re

@@ -49,6 +49,7 @@ OPEN = "rows left out: the answer is free text, not a label (several lines, tags
 NO_ANSWER = "rows left out: no answer"
 OPEN_TYPE = "rows left out: problem_type {!r} has no closed set of labels"
 
+_SOLUTIONS = ("solution", "answer")
 _MAX_WORDS = 12  # the longest class names of SSv2
 _OPEN_TYPES = ("numerical", "free-form", "regression", "ocr", "math", "code")
 _CHOICE = "multiple choice"
@@ -129,11 +130,11 @@ def parse_swift(where: str, row: Row) -> Record | LeftOut:
     turns = turns_of(row, where)
     reply = reply_in(turns)
     reasoning, notes = _trace(reply) if reply and has_tags(reply) else (None, ())
-    solution = row.get("solution")
+    solution = next((row[name] for name in _SOLUTIONS if row.get(name) is not None), None)
     if solution is None:
         solution = reasoning.answer if reasoning else reply
     used = ("messages", "conversations", "query", "response", "history", "system", "prompt")
-    more = ("completion", "video", "videos", "image", "images", "solution", "id", "split")
+    more = ("completion", "video", "videos", "image", "images", *_SOLUTIONS, "id", "split")
     shown = row.get("videos") or row.get("video")
     asked = _Asked(
         videos=shown or [video for turn in turns for video in turn.videos],

@@ -54,7 +54,7 @@ _WINDOWS = (("time_start", "time_end"), ("start", "end"))
 def is_table(row: Row) -> bool:
     """Whether a row has a column for the video and one for the label."""
     label = _first(row, LABEL_COLUMNS)
-    is_problem = label == "answer" and "problem" in row  # EasyR1's
+    is_problem = label == "answer" and not {"problem", "prompt"}.isdisjoint(row)
     return _first(row, VIDEO_COLUMNS) is not None and label is not None and not is_problem
 
 

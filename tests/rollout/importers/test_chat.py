@@ -55,6 +55,7 @@ PLAIN = Turn(role="user", text="What?")
             [ASKED, TOLD],
         ),
         ({"prompt": "What?", "completion": "fall"}, [PLAIN, TOLD]),
+        ({"prompt": [{"role": "user", "content": "What?"}], "solution": "fall"}, [PLAIN]),
     ],
 )
 def test_a_conversation_is_read_in_every_shape(row: dict[str, Any], turns: list[Turn]) -> None:

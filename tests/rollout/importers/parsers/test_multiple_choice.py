@@ -61,6 +61,21 @@ MAKERS: dict[str, Callable[[Choice], dict[str, Any]]] = {
         ]
     },
     "query": lambda c: {"query": c.question, "response": f"Option {c.letter}", "videos": [c.clip]},
+    "trl, prompt and completion": lambda c: {
+        "prompt": c.chat("")[:1],
+        "completion": c.chat(c.letter)[1:],
+        "video": c.clip,
+    },
+    "trl, prompt and solution": lambda c: {
+        "prompt": c.chat("")[:1],
+        "solution": c.letter,
+        "videos": [c.clip],
+    },
+    "a prompt as text, and an answer": lambda c: {
+        "prompt": c.question,
+        "answer": c.letter,
+        "video": c.clip,
+    },
     "easyr1": lambda c: {"problem": c.question, "answer": c.letter, "videos": [c.clip]},
     "easyr1, boxed": lambda c: {
         "problem": c.inline,
