@@ -10,8 +10,10 @@ from 0 or from 1 is told by all rows of a source together (settle.py).
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from rollout.importers.record import Numbered
@@ -25,6 +27,7 @@ LETTER = (
 
 _ANSWER = re.compile(r".*<answer>(.*?)</answer>\s*", re.DOTALL)
 _BOXED = re.compile(r".*\\boxed\{(?:\\text\{)?([^{}]*)\}?\}\.?\$?\s*", re.DOTALL)
+_FIRST_KEYS = ("a", "0", "1")
 _LIST_COLUMNS = (
     *("options", "choices", "candidates", "answer_choices", "answer_options"),
     *("classes", "class_names", "label_names"),
@@ -72,18 +75,26 @@ class Option:
 def options_in_columns(row: Row) -> tuple[Option, ...]:
     """The options in columns of a row: a list of them, or a column for each; empty without."""
     for name in _LIST_COLUMNS:
-        if options := _as_options(row.get(name)):
+        if name in row and (options := _as_options(row[name])):
             return options
     by_kind: dict[str, dict[str, str]] = {}
     for name, value in row.items():
-        match = _COLUMN.fullmatch(name.strip())
-        if match and isinstance(value, str | int) and not isinstance(value, bool):
-            by_kind.setdefault(match["kind"].casefold(), {})[match["key"].casefold()] = str(value)
+        kind_and_key = _kind_and_key(name)
+        if kind_and_key and isinstance(value, str | int) and not isinstance(value, bool):
+            kind, key = kind_and_key
+            by_kind.setdefault(kind, {})[key] = str(value)
     for texts in by_kind.values():
         keys = sorted(texts, key=lambda key: (len(key), key))
         if _is_run(keys) and not all(map(_is_number, texts.values())):
             return _telling([Option(key, _plain(texts[key])) for key in keys])
     return ()
+
+
+@lru_cache(maxsize=4096)  # a source has the same columns in every row
+def _kind_and_key(column: str) -> tuple[str, str] | None:
+    """``option_a`` -> (``option_``, ``a``); None for a column of another kind."""
+    match = _COLUMN.fullmatch(column.strip())
+    return (match["kind"].casefold(), match["key"].casefold()) if match else None
 
 
 def options_in_text(question: str) -> tuple[Option, ...]:
@@ -146,7 +157,7 @@ def question_without_options(question: str) -> str:
 def _run_in(question: str) -> tuple[list[re.Match[str]], bool]:
     """The marks of the options in a question, and whether they stand within a line."""
     for pattern in (_AT_LINE_START, _ANYWHERE):
-        run = _last_run(list(pattern.finditer(question)))
+        run = _last_run(pattern.finditer(question))
         if run and not (
             run[0]["key"].isdigit() and not _SPEAKS_OF_OPTIONS.search(question[: run[0].start()])
         ):
@@ -197,30 +208,28 @@ def _telling(options: Sequence[Option]) -> tuple[Option, ...]:
 
 def _is_run(keys: Sequence[str]) -> bool:
     """Whether keys are a, b, c ... or 0, 1, 2 ... or 1, 2, 3 ..., two of them or more."""
-    if len(keys) < 2 or keys[0] not in ("a", "0", "1"):
-        return False
-    first = keys[0]
-    return list(keys) == [
-        chr(ord("a") + place) if first == "a" else str(int(first) + place)
-        for place in range(len(keys))
-    ]
+    follow = all(_next(one) == other for one, other in pairwise(keys))
+    return len(keys) > 1 and keys[0] in _FIRST_KEYS and follow
 
 
-def _last_run(marks: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+def _last_run(marks: Iterable[re.Match[str]]) -> list[re.Match[str]]:
     """The last marks that count on from A, 0 or 1 in one way of writing; empty without two."""
     best: list[re.Match[str]] = []
-    left = list(marks)
-    while left:
-        first, run = left[0], left[:1]
-        for mark in left[1:]:
-            same = _style(mark) == _style(first)
-            if same and mark["key"] == first["key"]:
-                break
-            if same and _is_run([each["key"].casefold() for each in (*run, mark)]):
-                run.append(mark)
-        left = [mark for mark in left[1:] if mark not in run[1:]]
-        best = run if len(run) > 1 else best
+    runs: dict[tuple[str, str, bool], list[re.Match[str]]] = {}
+    for mark in marks:
+        run = runs.get(_style(mark), [])
+        key = mark["key"].casefold()
+        if run and key == _next(run[-1]["key"].casefold()):
+            run.append(mark)
+            if not best or run[0].start() >= best[0].start():
+                best = run
+        elif key in _FIRST_KEYS:
+            runs[_style(mark)] = [mark]
     return best
+
+
+def _next(key: str) -> str:
+    return str(int(key) + 1) if key.isdigit() else chr(ord(key) + 1)
 
 
 def _style(mark: re.Match[str]) -> tuple[str, str, bool]:

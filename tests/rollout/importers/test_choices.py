@@ -128,3 +128,8 @@ def test_letters_side_by_side_are_several_options_where_there_are_options() -> N
 def test_questions_are_compared_without_their_options() -> None:
     other = "<video>\nwhat happens?  options:\nA. sit\nB. run"
     assert question_without_options(FOUR) == question_without_options(other)
+
+
+def test_a_long_text_of_marks_takes_no_long_time() -> None:
+    assert options_in_text("A. x\n" * 50_000) == ()
+    assert len(options_in_text("\n".join(f"{letter}. x" for letter in "ABCDEF" * 10_000))) == 6
