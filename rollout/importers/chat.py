@@ -63,8 +63,8 @@ def turns_of(row: Row, where: str) -> list[Turn]:
             if text is not None
         ]
     asked = _as_turns(row, where, "prompt", "user")
-    told = _as_turns(row, where, "completion") if row.get("completion") is not None else []
-    return [*asked, *told]
+    replies = _as_turns(row, where, "completion") if row.get("completion") is not None else []
+    return [*asked, *replies]
 
 
 def question_in(turns: Sequence[Turn]) -> str:
