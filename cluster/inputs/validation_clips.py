@@ -52,7 +52,7 @@ def validation_faults(
         yield DataError(
             f"{stage.name} is validated (validate.every = {validation.every}), and the manifest "
             f"has no samples with split={validation.split.value!r}, but {has or 'none at all'}; "
-            f"give some rows that split, or set validate.every = 0"
+            f"give some rows split {validation.split.value!r}, or set validate.every = 0"
         )
         return
     yield from _overlap(stage, clips)

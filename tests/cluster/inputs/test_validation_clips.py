@@ -56,7 +56,7 @@ def test_a_manifest_without_val_clips_is_refused_by_what_it_has():
     (first, *_) = faults(make_samples(val=0), validate=EVERY)
     assert first == (
         "coldstart is validated (validate.every = 5), and the manifest has no samples with "
-        "split='val', but 8 train, 5 cal, 4 test; give some rows that split, or set "
+        "split='val', but 8 train, 5 cal, 4 test; give some rows split 'val', or set "
         "validate.every = 0"
     )
     assert faults(make_samples(val=0)) == []

@@ -208,6 +208,25 @@ async def test_a_stage_killed_after_its_early_stop_does_not_train_on(tmp_path: P
     assert validations(again, "g") == {}
 
 
+@pytest.mark.parametrize(("good", "left"), [((2,), 2), ((2, 5), 5)])
+async def test_a_longer_stage_goes_on_from_its_last_step_and_still_knows_its_best(
+    tmp_path: Path, good: tuple[int, ...], left: int
+):
+    validate = {"every": 1, "restore_best": True}
+    grpo: dict[str, Any] = {"num_steps": 3, "groups_per_step": 2, "save_every": 100}
+    run_dir, _ = await run(tmp_path, GRPO, right_after(*good), grpo=grpo, validate=validate)
+    assert num_updates((run_dir.model("g") / "weights").read_text()) == 2
+    config = make_config(stages=GRPO, grpo=grpo | {"num_steps": 5}, validate=validate)
+    run_dir = RunDir.open(tmp_path / "run", config, resume=True, overwrite=False)
+    again = await run_chain(run_dir, config, samples=SAMPLES, write=right_after(*good))
+    run_dir.close()
+    assert [num_updates(before) for before, _ in again.learner.steps] == [3, 4]
+    assert list(validations(again, "g")) == [4, 5]
+    assert result(run_dir, "g")["validation"]["left_step"] == left
+    assert num_updates((run_dir.model("g") / "weights").read_text()) == left
+    assert all(len(weights) == 1 for weights in names_of_versions(again).values())
+
+
 # --- the cold start and the verdict
 
 
