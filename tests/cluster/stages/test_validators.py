@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.run_dir import RunDir
+from cluster.summary import print_summary
 from learner.checkpoint import tags
 from tests.cluster.session_fakes import NAMES, TEACHER, Write, make_config, make_samples
 from tests.cluster.stages.chain_fakes import (
@@ -141,7 +142,9 @@ async def test_too_few_or_too_many_clips_are_taken_label_by_label(tmp_path: Path
 # --- early stop, best weights
 
 
-async def test_grpo_stops_early_and_what_follows_goes_on_from_there(tmp_path: Path):
+async def test_grpo_stops_early_and_what_follows_goes_on_from_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     stages = [*GRPO, {"name": "asked", "kind": "evaluate"}, {"name": "h", "kind": "grpo"}]
     validate = {"every": 1, "patience": 2}
     grpo = {"num_steps": 9, "groups_per_step": 2, "validate": {}}
@@ -153,6 +156,10 @@ async def test_grpo_stops_early_and_what_follows_goes_on_from_there(tmp_path: Pa
     }
     assert left["validation"]["left_step"] == 5
     assert list(validations(attempt, "g")) == [0, 1, 2, 3, 4]
+    row = next(row for row in attempt.summary["stages"] if row["name"] == "g")
+    assert row["stopped_early"] == left["stopped_early"]
+    print_summary(attempt.summary, run_dir.path)
+    assert "g: best val/accuracy 1 at step 2; stopped early at step 5" in capsys.readouterr().out
     weights = (run_dir.model("g") / "weights").read_text()
     assert num_updates(weights) == 5
     assert (run_dir.model("h") / "weights").read_text().startswith(f"{weights}+")
