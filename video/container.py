@@ -4,7 +4,9 @@ path -> what it is (video/file_kind.py) -> streams -> (container, stream) -> fra
 Undecodable -> ClipError naming the file
 """
 
+import errno
 import os
+import resource
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,7 @@ _COLOURS = {
     17: "YCgCo-Ro",
 }
 """Matrices (ITU-T H.273) that need more than a matrix."""
+_NO_MEMORY = "its frames need more memory than decode_memory_gb; raise it"
 _LAST, _LOOKS = 64, 4
 _SHORTEST, _LOOKED_AT = 4, 64
 
@@ -82,12 +85,14 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: streams come and go
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise Undecodable(_NO_MEMORY) from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if text := text_in(path):
             reason = f"a text file ({text}), not a video"
         raise Undecodable(reason) from error
     except MemoryError as error:
-        raise Undecodable("its frames need more memory than decode_memory_gb") from error
+        raise Undecodable(_NO_MEMORY) from error
 
 
 def is_fragmented(path: Path) -> bool:
@@ -161,6 +166,8 @@ def frames_of(
         try:
             frames = packet.decode()
         except av.InvalidDataError as error:
+            if _lacks_memory_for(stream):  # H.264's decoder calls that invalid data
+                raise MemoryError from error
             if count:
                 raise Undecodable(
                     f"it is damaged{_place(packet, stream)} ({error.strerror}); "
@@ -178,6 +185,17 @@ def frames_of(
             raise reason
         _refuse_colours(frames[0])
     yield from frames
+
+
+def _lacks_memory_for(stream: "VideoStream") -> bool:
+    """Whether this process may not take the memory of one more frame (video/pool_child.py limits
+    it)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    room = limit - pages * resource.getpagesize()
+    return room < 3 * stream.codec_context.width * stream.codec_context.height
 
 
 def _place(packet: "Packet[VideoStream]", stream: "VideoStream") -> str:

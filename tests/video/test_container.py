@@ -1,6 +1,8 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -334,3 +336,46 @@ def test_a_protected_video_is_named_as_that(tmp_path: Path) -> None:
     for call in (lambda: decode(path, CONFIG), lambda: probe(path)):
         with pytest.raises(ClipError, match=r"it is encrypted \(DRM\)"):
             call()
+
+
+LITTLE_MEMORY = """
+import os, resource, sys
+import av
+from pathlib import Path
+from video.decode import decode
+from video.sampling import FrameSpec
+from wire.errors import ClipError
+
+spec = FrameSpec(fps=None, min_frames=2, max_frames=8)
+for room_mb in range(4, 64, 6):
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        continue
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    limit = used + room_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        decode(sys.argv[1], spec, decoder="pyav")
+    except ClipError as error:
+        os.write(1, f"{error}\\n".encode())
+    os._exit(0)
+"""
+
+
+def test_too_little_memory_is_never_called_damage(tmp_path: Path):
+    """H.264's decoder calls a frame that it has no memory for invalid data."""
+    path = tmp_path / "large.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        for level in range(0, 240, 20):
+            picture = np.full((1080, 1920, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    told = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, str(path)], capture_output=True, text=True, check=True
+    )
+    lines = told.stdout.splitlines()
+    assert lines
+    assert all("need more memory than decode_memory_gb; raise it" in line for line in lines), lines
