@@ -70,6 +70,15 @@ def _no_signal(figures: Figures) -> str:
     return "no group had signal: the traces of each clip earned the same"
 
 
+_ONE_TEXT = Fault(
+    name="one_text",
+    unit="steps",
+    says=lambda _: "had one text for all traces, whatever the clip",
+    remedy="the policy has collapsed: start again from an earlier checkpoint or stage with a lower "
+    "learning rate, a higher rollout.temperature, or grpo.loss.entropy_coeff above 0",
+    limit="max_steps_without_signal",
+)
+
 FAULTS = (
     Fault(
         name="skipped",
@@ -98,14 +107,7 @@ FAULTS = (
         "give harder clips; a larger rollout.group_size or rollout.temperature makes traces differ",
         limit="max_steps_without_signal",
     ),
-    Fault(
-        name="one_text",
-        unit="steps",
-        says=lambda _: "had one text for all traces, whatever the clip",
-        remedy="the policy has collapsed: start again from an earlier checkpoint or stage with a "
-        "lower learning rate, a higher rollout.temperature, or grpo.loss.entropy_coeff above 0",
-        limit="max_steps_without_signal",
-    ),
+    _ONE_TEXT,
 )
 """All faults, in the order in which they are shown."""
 
@@ -171,10 +173,8 @@ class LearningGuards:
 
     def observe_step(self, groups: Sequence[TraceGroup], *, has_signal: bool) -> None:
         """Count a step of GRPO; ``has_signal``: whether a group of it moves the policy."""
-        texts = [trace.completion.text for group in groups for trace in group.traces]
-        clips = {group.sample.video for group in groups if group.traces}
-        one_text = len(clips) > 1 and len(set(texts)) == 1
-        self.state = self.state.after("steps", {"no_signal": not has_signal, "one_text": one_text})
+        shown = {"no_signal": not has_signal, "one_text": is_one_text(groups)}
+        self.state = self.state.after("steps", shown)
 
     def warn(self, figures: Figures) -> dict[str, float]:
         """Warn of each fault that has begun, once; ``figures``: of the step. Returns the figures
@@ -209,6 +209,23 @@ class LearningGuards:
         return LearnsNothing(
             f"{self._name} learns nothing: {sentence}{last} (guards.{limit}); {fault.remedy}"
         )
+
+
+def is_one_text(groups: Sequence[TraceGroup]) -> bool:
+    """Whether all traces are one text, although the clips have different labels."""
+    texts = {trace.completion.text for group in groups for trace in group.traces}
+    labels = {group.sample.label for group in groups if group.traces}
+    return len(texts) == 1 and len(labels) > 1
+
+
+def one_text_warnings(stage: str, groups: Sequence[TraceGroup]) -> list[str]:
+    """Warnings of a measured policy that writes one text for everything; also logged, with the
+    remedy."""
+    if not is_one_text(groups):
+        return []
+    line = f"all traces of the {len(groups)} measured clips are one text"
+    log.warning("%s: %s; %s", stage, line, _ONE_TEXT.remedy)
+    return [line]
 
 
 def learning_warnings(figures: Figures) -> Iterator[str]:

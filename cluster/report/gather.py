@@ -358,7 +358,8 @@ def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _warnings(path: Path) -> Iterator[str]:
     rows = current_rows(read_rows(path / "metrics.jsonl"), read_history(path).beginnings)
-    for stage, lines in warnings_of(rows).items():
+    finished = {name: result.get("warnings", []) for name, result in _results(path)}
+    for stage, lines in (warnings_of(rows) | finished).items():
         yield from (f"{stage}: {line}" for line in lines)
 
 

@@ -15,6 +15,7 @@ from calibrate.predictions import Prediction, write_predictions
 from calibrate.verdict import VerdictExample, label_predictions, probabilities_from_logprobs
 from cluster.config.stage_kinds import EvaluateStage
 from cluster.metrics.catalogue import EVALUATION
+from cluster.metrics.learning_guards import one_text_warnings
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.stage import StageRun
@@ -51,10 +52,12 @@ async def evaluate_policy(
     groups = await RunTraceWriter.of(session, stage).write_evaluation(samples, temperature)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
     evaluations = EvaluationWriter.of(session)
-    return {
+    result = {
         "evaluation": asdict(evaluations.write(stage, predictions, session.engine_weights_step)),
         "num_failed": num_failed(groups),
     }
+    warnings = one_text_warnings(stage, groups)
+    return result | {"warnings": warnings} if warnings else result
 
 
 async def evaluate_labels(

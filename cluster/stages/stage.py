@@ -67,7 +67,7 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     result["prompt_versions"] = dict(session.config.prompt_set.versions)
     beginnings = read_history(session.run_dir.path).beginnings
     rows = current_rows(read_rows(session.run_dir.metrics), beginnings)
-    if warnings := warnings_of(rows).get(run.name):
+    if warnings := [*warnings_of(rows).get(run.name, ()), *result.get("warnings", ())]:
         result["warnings"] = warnings
     training = training_of(run.stage) if run.exports else None
     if training is not None:

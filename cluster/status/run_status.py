@@ -341,12 +341,12 @@ def _guards(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _learning(path: Path, rows: Sequence[Row]) -> Iterator[str]:
-    """Warnings of trainings that learn nothing: of finished ones, then of the last rows."""
-    warnings: dict[str, list[str]] = {}
+    """Warnings of trainings that learn nothing: of finished ones, and of the last rows."""
+    of_rows, warnings = warnings_of(reversed(rows)), dict[str, list[str]]()
     for name in (*read_run_chain(path).names, *ARMS):
         with suppress(OSError, ValueError):
-            warnings[name] = (read_result(path, name) or {}).get("warnings", [])
-    warnings |= warnings_of(reversed(rows))
+            result = read_result(path, name) or {}
+            warnings[name] = result.get("warnings", of_rows.get(name, []))
     yield from (f"{name}: {line}" for name, lines in warnings.items() for line in lines)
 
 

@@ -7,7 +7,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from cluster.config.guards import GuardsConfig
-from cluster.metrics.learning_guards import LearningGuards, LearningState, learning_warnings
+from cluster.metrics.learning_guards import (
+    LearningGuards,
+    LearningState,
+    learning_warnings,
+    one_text_warnings,
+)
 from tests.groups import make_group, make_sample, make_trace
 from wire.config import validate
 from wire.errors import ConfigError, LearnsNothing
@@ -43,7 +48,7 @@ def step_of(*texts: Sequence[str]) -> list[TraceGroup]:
     return [
         make_group(
             *[replace(trace, completion=replace(trace.completion, text=text)) for text in group],
-            sample=make_sample(video=f"{number}.mp4"),
+            sample=make_sample(video=f"{number}.mp4", label=f"label {number}"),
         )
         for number, group in enumerate(texts)
     ]
@@ -157,6 +162,16 @@ def test_one_text_for_all_clips_is_warned_of_at_once(caplog: pytest.LogCaptureFi
         "1 of 1 steps had one text for all traces, whatever the clip"
     ]
     assert "the policy has collapsed" in caplog.text
+
+
+def test_a_measured_policy_that_writes_one_text_is_warned_of(caplog: pytest.LogCaptureFixture):
+    assert one_text_warnings("base", step_of(["a"], ["a"], ["a"])) == [
+        "all traces of the 3 measured clips are one text"
+    ]
+    assert "base: all traces" in caplog.text
+    assert one_text_warnings("base", step_of(["a"], ["a"], ["b"])) == []
+    of_one_label = [group for group in step_of(["a"]) for _ in range(3)]
+    assert one_text_warnings("base", of_one_label) == [], "it may well be right"
 
 
 def test_one_clip_or_one_text_per_clip_is_not_one_text_for_everything():

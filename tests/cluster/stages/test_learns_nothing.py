@@ -226,3 +226,16 @@ async def test_a_training_that_is_stopped_early_is_judged_by_the_updates_that_it
     ):
         await run_whole(with_real_metrics(session), "coldstart")
     run_dir.close()
+
+
+async def test_a_measured_policy_of_one_text_is_in_result_summary_status_and_report(tmp_path: Path):
+    config = make_config()
+    run_dir = make_run_dir(tmp_path, config)
+    with open_fakes(config, run_dir, make_samples(), ("base-model", 0)) as (session, engines, *_):
+        engines.write = lambda weights, sample, index: "<answer>undo</answer>"
+        await run_whole(with_real_metrics(session), "base")
+    run_dir.close()
+    line = "all traces of the 4 measured clips are one text"
+    assert summarise_run(config, run_dir)["warnings"] == {"base": [line]}
+    assert read_status(run_dir.path).learning == (f"base: {line}",)
+    assert gather(run_dir.path, max_clips=0).warnings == (f"base: {line}",)
