@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.check.leaks import source_findings
 from cluster.cli import main
 from cluster.config.recipe import RunConfig
 from cluster.inputs.from_run import (
@@ -23,6 +24,7 @@ from cluster.run_files import describe_source, read_started_from
 from rollout.manifest import read_manifest
 from tests.cluster.session_fakes import NAMES, make_config
 from wire.errors import ConfigError
+from wire.finding import Area, Finding, Level
 from wire.types import Sample, Split
 
 SPLITS = {"train": 4, "val": 2, "cal": 2, "test": 3}
@@ -250,3 +252,17 @@ def test_the_command_refuses_two_starts_and_names_the_stages(
     words = ["run", str(recipe), "--from", str(other), "--set", "model=x"]
     assert main(words) == 2
     assert "both say what to start from" in capsys.readouterr().err
+
+
+def test_check_finds_what_the_start_would_warn_of(other: Path, tmp_path: Path):
+    def findings(shown: dict[str, list[str]], name: str) -> list[Finding]:
+        manifest = write_manifest(tmp_path, name, shown)
+        config = config_of(manifest, model=str(other / "stages/grpo/model"))
+        return source_findings(config, read_manifest(manifest, config.label_set, None))
+
+    (fine,) = findings(clips(), "same splits")
+    assert (fine.level, fine.area) == (Level.OK, Area.LEAKS)
+    (leak,) = findings(clips(test=["train 0"]), "leaky")
+    assert leak.level is Level.WARNING
+    assert "was trained on 1 of the test clips here" in leak.what
+    assert source_findings(make_config(), []) == []
