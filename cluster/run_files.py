@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +111,19 @@ def describe_source(record: Mapping[str, Any] | None) -> str:
     length = f" after {record['length']}" if record.get("length") else ""
     weights = str(record.get("weights_sha256", ""))[:12]
     return f"{record.get('run')}:{record.get('stage')}{length} (weights {weights})"
+
+
+def going_on(path: Path) -> Iterator[str]:
+    """A line for each finished stage that is to be longer than its result."""
+    for stage in read_run_chain(path):
+        training = training_of(stage)
+        with suppress(OSError, ValueError):
+            result = read_result(path, stage.name) or {}
+            if training is not None and is_shorter(result, stage):
+                yield (
+                    f"{stage.name} goes on from {result['length']} to {training.length} "
+                    f"{training.unit}; its model is still the one of {result['length']}"
+                )
 
 
 def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ docs/resume.md shows these rules as a table (cluster/docs/resume_page.py).
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -312,7 +313,8 @@ def _refusal(
     policies = [stage for stage, state in progress.items() if state.has_policy]
     way_out = "start a new run"
     if policies:
-        way_out += f" from a stage of this one (--from {run}:{policies[-1]} --run-dir NEW)"
+        start = shlex.quote(f"{run}:{policies[-1]}")
+        way_out += f" from a stage of this one (--from {start} --run-dir NEW)"
     return (
         f"the run in {run} was started with {faults}; resume it with its own recipe, or {way_out}"
     )

@@ -18,7 +18,6 @@ from typing import Any
 
 from cluster.config.arm_names import ARMS
 from cluster.config.chain import Chain
-from cluster.config.trainings import training_of
 from cluster.driver.progress import Progress
 from cluster.metrics.catalogue import EVALUATION
 from cluster.metrics.metrics_file import (
@@ -32,9 +31,11 @@ from cluster.metrics.metrics_file import (
 from cluster.run_files import (
     SILENT_S,
     describe_source,
+    going_on,
     is_locked,
     is_shorter,
     read_history,
+    read_recipe_values,
     read_result,
     read_run_chain,
     read_started_from,
@@ -213,7 +214,7 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         state=state,
         why=why,
         resume=_resume(path, beat, state),
-        stage=_stage(stages if beat is None else beat.work, names, finished),
+        stage=_stage(_work(path, beat, stages), names, finished),
         finished=finished,
         num_stages=sum(result.name in stages for result in finished),
         progress=None if beat is None or state is State.FINISHED else beat.progress,
@@ -225,7 +226,7 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         else LastValidation(stage=validated[0], step=validated[1], figures=validated[2]),
         guards=tuple(_guards(rows)),
         learning=tuple(_learning(path, rows)),
-        changes=(*history.changes, *_going_on(path)),
+        changes=(*history.changes, *going_on(path)),
         started_from=describe_source(read_started_from(path)),
         fault=recipe_fault(path),
         num_quarantined=_count_lines(path / "quarantine.jsonl"),
@@ -269,19 +270,6 @@ def _resume(path: Path, beat: Heartbeat | None, state: State) -> str:
     return beat.resume.removesuffix(" --resume")  # nothing was started yet
 
 
-def _going_on(path: Path) -> Iterator[str]:
-    """A line for each finished stage that is to be longer than its result."""
-    for stage in read_run_chain(path):
-        training = training_of(stage)
-        with suppress(OSError, ValueError):
-            result = read_result(path, stage.name) or {}
-            if training is not None and is_shorter(result, stage):
-                yield (
-                    f"{stage.name} goes on from {result['length']} to {training.length} "
-                    f"{training.unit}; its model is still the one of {result['length']}"
-                )
-
-
 def _finished(path: Path, chain: Chain) -> Iterator[Finished]:
     for name in (*chain.names, *ARMS):
         try:
@@ -295,6 +283,13 @@ def _finished(path: Path, chain: Chain) -> Iterator[Finished]:
                 seconds=result.get("seconds", 0.0),
                 outcome=validation_outcome(result),
             )
+
+
+def _work(path: Path, beat: Heartbeat | None, stages: Sequence[str]) -> Sequence[str]:
+    """Stages that the run is for; none if neither its process nor its recipe says."""
+    if beat is not None:
+        return beat.work
+    return stages if read_recipe_values(path) else ()
 
 
 def _stage(work: Sequence[str], names: set[str], finished: tuple[Finished, ...]) -> str:

@@ -14,10 +14,12 @@ import pytest
 
 from cluster.cli import main
 from cluster.config.recipe import RunConfig
+from cluster.inputs.from_run import start_model
 from cluster.inputs.samples import SampleSplits
 from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.session import Session
+from cluster.status.run_status import read_status
 from cluster.summary import summarise_run
 from learner.shared_prefix.rows import Row
 from tests.cluster.session_fakes import NAMES, FakeLearner, FakeMetrics, make_samples, open_fakes
@@ -214,3 +216,22 @@ def test_commands_that_need_a_broken_recipe_say_so_and_are_no_bug(
     assert "run.json is not a run's recipe" in said
     assert "restore it from a copy" in said
     assert "bug" not in said
+
+
+def test_a_run_from_a_stage_of_a_finished_run_says_so_in_its_files(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = finished / "stages/grpo/model"
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_text("weights")
+    values = json.loads((finished / "run.json").read_text())
+    config = validate(RunConfig, values | {"model": str(start_model(f"{finished}:grpo"))}, "b")
+    run_dir = RunDir.open(tmp_path / "b", config, resume=False, overwrite=False)
+    fake_sessions(monkeypatch)
+    summary = asyncio.run(run_stages(config, run_dir, ["base"]))
+    run_dir.close()
+    assert (summary["started_from"]["run"], summary["started_from"]["stage"]) == (
+        str(finished),
+        "grpo",
+    )
+    assert read_status(run_dir.path).started_from.startswith(f"{finished}:grpo")

@@ -13,6 +13,8 @@ from cluster.run_files import (
     recipe_fault,
     result_figures,
 )
+from cluster.status.heartbeat import State
+from cluster.status.run_status import read_status
 from tests.cluster.session_fakes import NAMES, make_config, make_run_dir
 from wire.errors import ConfigError, DataError
 
@@ -96,6 +98,13 @@ def test_a_recipe_of_another_version_is_named_by_the_settings_that_are_unknown(t
     assert f"({older}/run.json is what it was before a resume changed it)" in recipe_fault(
         run_dir.path
     )
+
+
+def test_a_run_without_a_readable_recipe_is_at_no_stage_and_has_not_finished(tmp_path: Path):
+    (tmp_path / "run.json").write_text("")
+    status = read_status(tmp_path)
+    assert (status.state, status.stage) == (State.STOPPED, "")
+    assert "it is empty" in status.fault
 
 
 def test_a_damaged_result_is_named(tmp_path: Path):
