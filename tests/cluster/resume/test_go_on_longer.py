@@ -5,6 +5,7 @@ loops; engines and learner are fakes."""
 import asyncio
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.cluster.stages.chain_fakes import (
     CALIBRATE,
     CHAIN,
     Attempt,
+    Killed,
     groups_of,
     names_of_versions,
     result,
@@ -354,3 +356,40 @@ async def test_control_arms_count_no_group_of_a_replaced_training(finished: Path
         assert archived(session, "g1", Purpose.TRAIN)
         assert archived(session, "g2", Purpose.TRAIN) == []
     run_dir.close()
+
+
+@pytest.mark.parametrize("moment", range(14))
+def test_a_resume_killed_while_it_puts_results_aside_plans_the_same_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+):
+    """Killed before its first rename, its second, and so on; then resumed."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    before = {name: done(tmp_path, name) for name in (*AFTER_G1, *NOT_AFTER_G1)}
+    rename, left = Path.rename, [moment]
+
+    def counted(self: Path, target: Path) -> Path:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return rename(self, target)
+
+    run_dir = RunDir.open(tmp_path / "run", recipe(5), resume=True, overwrite=False)
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(Path, "rename", counted)
+        run_dir.adopt(1)
+    run_dir.close()
+    again = RunDir.open(tmp_path / "run", recipe(5), resume=True, overwrite=False)
+    assert again.plan.reopened == ("g1",)
+    assert [again.result(name) for name in AFTER_G1] == [None] * 3
+    again.adopt(1)
+    assert [done(tmp_path, name) for name in AFTER_G1] == [None] * 3
+    assert not any(again.checkpoints(name).exists() for name in AFTER_G1)
+    assert {name: again.result(name) for name in NOT_AFTER_G1} == {
+        name: before[name] for name in NOT_AFTER_G1
+    }
+    aside = tmp_path / "run/replaced/before-attempt-001"
+    for name in AFTER_G1:
+        assert json.loads((aside / f"stages/{name}/done.json").read_text()) == before[name]
+    assert json.loads((aside / "run.json").read_text())["stages"][2]["num_steps"] == 3
+    assert json.loads((again.path / "run.json").read_text())["stages"][2]["num_steps"] == 5
+    again.close()
