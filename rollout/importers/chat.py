@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollout.importers.reply import without_end
 from rollout.importers.rows import Row, turns_in, videos_in
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
@@ -73,9 +74,10 @@ def question_in(turns: Sequence[Turn]) -> str:
 
 
 def reply_in(turns: Sequence[Turn]) -> str | None:
-    """Text of the last turn if it is the assistant's and not empty."""
+    """Text of the last turn, without a server's end of turn, if it is the assistant's and not
+    empty."""
     last = turns[-1] if turns else None
-    return last.text if last and last.role == "assistant" and last.text.strip() else None
+    return (without_end(last.text) or None) if last and last.role == "assistant" else None
 
 
 def shows_picture(row: Row, turns: Sequence[Turn] = ()) -> bool:

@@ -16,6 +16,11 @@ _OPENS = r"[\s*#>_-]*(?:final\s+)?classification[\s*_]*:[\s*_]*"
 _OPENING = re.compile(_OPENS, re.IGNORECASE)
 _CLOSING = re.compile(_OPENS + r"(?P<word>\w[\w-]*(?: [\w-]+)?)?[\s*_.]*", re.IGNORECASE)
 _TAGS = re.compile(r"</?(?:think|answer)>")
+# What servers of usual models leave where a turn ends; the policy's own tokens are not known here.
+_ENDS = (
+    "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end|>",
+    "<|return|>", "<end_of_turn>", "<eos>", "</s>",
+)  # fmt: skip
 # Said by teachers who were shown the label, or texts or options that our prompts do not show.
 _HINTED = re.compile(
     r"ground[- ]truth|(?:given|provided|correct|assigned) label|label (?:is|was) (?:given|provided)"
@@ -36,13 +41,21 @@ def has_tags(text: str) -> bool:
     return _TAGS.search(text) is not None
 
 
+def without_end(text: str) -> str:
+    """A reply without outer white space and the tokens that servers leave where a turn ends."""
+    stop = len(text)
+    while stop and (length := _ending(text, stop)):
+        stop -= length
+    return text[:stop].strip()
+
+
 def parse_trace(text: str) -> Reasoning | str:
     """A whole ``<think>...</think> <answer>...</answer>``; else a str, the reason why it is none.
 
-    Closing lines "Classification: X" inside the think block are cut off if they agree with the
-    answer.
+    The end of a turn that a server left behind it is no part of it. Closing lines
+    "Classification: X" inside the think block are cut off if they agree with the answer.
     """
-    body = text.strip()
+    body = without_end(text)
     if _TAGS.findall(body) != ["<think>", "</think>", "<answer>", "</answer>"]:
         return NOT_A_TRACE
     thinking, _, rest = body.partition("</think>")
@@ -72,6 +85,13 @@ def speaks_of_hint(text: str) -> bool:
     """Whether a trace mentions a label it was given, or texts or options by letter, which our
     prompts do not show."""
     return _HINTED.search(text) is not None
+
+
+def _ending(text: str, stop: int) -> int:
+    """Length of the white space or end of turn before a place of a text."""
+    if text[stop - 1].isspace():
+        return 1
+    return next((len(end) for end in _ENDS if text.endswith(end, 0, stop)), 0)
 
 
 def _split(text: str) -> tuple[str, set[str]]:

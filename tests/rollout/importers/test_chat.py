@@ -111,6 +111,15 @@ def test_a_row_of_empty_cells_has_no_turns() -> None:
     assert (question_in([]), reply_in([])) == ("", None)
 
 
+@pytest.mark.parametrize(
+    ("text", "reply"), [("slide back<|im_end|>\n", "slide back"), ("</s>", None)]
+)
+def test_a_reply_ends_before_the_end_of_turn_that_a_server_left(
+    text: str, reply: str | None
+) -> None:
+    assert reply_in([PLAIN, Turn(role="assistant", text=text)]) == reply
+
+
 def test_a_row_without_turns_is_named() -> None:
     with pytest.raises(DataError, match="row 1: 'messages' is 'hi', expected a list of turns"):
         turns_of({"messages": "hi"}, "row 1")

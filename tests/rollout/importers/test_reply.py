@@ -102,6 +102,13 @@ def test_a_trace_of_another_shape_is_refused(text: str) -> None:
     assert parse_trace(text) == NOT_A_TRACE
 
 
+@pytest.mark.parametrize("end", ["<|im_end|>", "<|im_end|>\n<|endoftext|>", " </s>\n", "<eos>"])
+def test_the_end_of_a_turn_that_a_server_left_is_no_part_of_a_trace(end: str) -> None:
+    trace = f"<think>{BODY}</think><answer>normal</answer>"
+    assert parse_trace(trace + end) == parse_trace(trace) == Reasoning(text=BODY, answer="normal")
+    assert parse_trace(trace + end + " done") == NOT_A_TRACE
+
+
 def test_a_trace_that_concludes_otherwise_than_it_answers_is_refused() -> None:
     inner = f"{BODY}\n\n**Classification:**\nClassification: Normal"
     assert parse_trace(f"<think>{inner}</think><answer>abnormal</answer>") == TWO_CONCLUSIONS
@@ -134,7 +141,7 @@ def test_a_trace_about_the_clip_alone_is_not_suspected() -> None:
 
 
 @pytest.mark.timeout(5)
-@pytest.mark.parametrize("piece", ["* ", "Classification: ", "_", "<think>", "\n"])
+@pytest.mark.parametrize("piece", ["* ", "Classification: ", "_", "<think>", "\n", "<|im_end|> "])
 def test_long_hostile_text_is_parsed_at_once(piece: str) -> None:
     text = piece * (200_000 // len(piece))
     assert isinstance(parse_rationale(text), str)
