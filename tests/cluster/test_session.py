@@ -26,6 +26,9 @@ class Prompts:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason="cut")
         return Prompt(token_ids=(1,), clip_key=sample.video, fingerprint="f")
 
+    async def cache_counts(self) -> dict[str, int]:
+        return {}
+
 
 class Quarantined:
     def __init__(self) -> None:
