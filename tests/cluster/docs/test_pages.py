@@ -160,6 +160,17 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page: Path):
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _read(page))
+    there = {
+        (file, name)
+        for file, name in named
+        if re.search(rf"^(async )?def {name}\(", _read(ROOT / file), re.MULTILINE)
+    }
+    assert set(named) - there == set()
+
+
 def _commands(text: str) -> Iterator[str]:
     """What follows ``deepintuit`` (or ``python -m cluster.cli``) in code."""
     blocks = re.findall(r"```(?!toml|python|json)[^\n]*\n(.*?)```", text, flags=re.DOTALL)
