@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from cluster.config.controls import read_titles
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import Stage
 from cluster.config.trainings import training_of
+from rollout.prompts_config import DEFAULT_VERSION
 from wire.config import validate
 from wire.errors import ConfigError, DataError, UserError
 from wire.labels import LabelSet
@@ -196,10 +197,21 @@ def validation_outcome(result: Mapping[str, Any]) -> str:
         return ""
     metric, left = validation["metric"], validation["left_step"]
     words = f"best {metric} {validation['best']:.4g} at step {validation['best_step']}"
+    gained = validation["best"] != validation.get("first") or validation["num_validations"] == 1
+    if not gained:
+        words = f"{metric} was never better than at first, {validation['best']:.4g}"
     if stopped:
         words += f"; stopped early at step {stopped['step']} (patience {stopped['patience']})"
-    kept = " (the best)" if left == validation["best_step"] else ""
+    kept = " (the best)" if gained and left == validation["best_step"] else ""
     return f"{words}; left the weights of step {left}{kept}"
+
+
+def prompt_versions(results: Iterable[Mapping[str, Any]]) -> str:
+    """Versions of the recipe's own prompts that stages asked with, from their done.json; empty
+    where all texts were DeepIntuit's."""
+    pairs = {pair for result in results for pair in result.get("prompt_versions", {}).items()}
+    own = sorted(pair for pair in pairs if pair[1] != DEFAULT_VERSION)
+    return ", ".join(f"{kind} {version}" for kind, version in own)
 
 
 def read_recipe_values(path: Path) -> dict[str, Any]:

@@ -276,6 +276,7 @@ def _explain(model: type[BaseModel], detail: ErrorDetails, hint: Hint | None) ->
     message = message.replace("Input should be a valid", "expected a valid")
     message = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
     message = message.replace("Input should be", "expected")
+    message = re.sub(r"^\w+ should have (.*) after validation, not \d+$", r"expected \1", message)
     return f"{where} = {_short(detail['input'])}: {message}{_meaning(model, detail['loc'])}"
 
 

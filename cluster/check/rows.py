@@ -43,8 +43,8 @@ def _of_column(column: str, faults: Sequence[Fault]) -> Finding:
     if len(faults) == 1 and not faults[0].where:
         what, _, remedy = faults[0].what.partition("; ")
         return error(area, what, remedy)
-    name = f"a bad {column!r}" if column else "no readable row"
-    what = f"{len(faults)} {'rows have' if len(faults) > 1 else 'row has'} {name}"
+    rows = "1 row" if len(faults) == 1 else f"{len(faults)} rows"
+    what = f"{rows} with a bad {column!r}" if column else f"{rows} cannot be read"
     return error(area, what, remedy, [f"{fault.where}: {fault.what}" for fault in faults])
 
 

@@ -23,7 +23,13 @@ def _init(options: argparse.Namespace) -> None:
     counts = count_manifest(options.manifest)
     num_gpus = count_gpus() if options.num_gpus is None else options.num_gpus
     folder = Path(options.model)
-    context = read_context(folder) if (folder / "config.json").is_file() else None
+    has_model = (folder / "config.json").is_file()
+    if folder.is_dir() and not has_model:
+        raise ConfigError(
+            f"--model {folder} is a folder without config.json, so no model in Hugging Face "
+            "format; give the folder of one, or a hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
+        )
+    context = read_context(folder) if has_model else None
     text = starter_recipe(counts, options.manifest, recipe, options.model, num_gpus, context)
     try:
         recipe.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +53,9 @@ def add(commands: Any) -> None:
     command = add_command(commands, "init", text, _init)
     command.add_argument("manifest", type=Path, help="as `import` writes it")
     command.add_argument("recipe", type=Path, help="the .toml to write")
-    command.add_argument("--model", required=True, help="a directory in Hugging Face format")
+    command.add_argument(
+        "--model", required=True, help="a directory in Hugging Face format, or a hub id"
+    )
     command.add_argument(
         "--num-gpus", type=_count, metavar="N", help="default: those of this machine"
     )

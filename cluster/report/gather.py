@@ -44,6 +44,7 @@ from cluster.report.sizes import manifest_sizes
 from cluster.run_files import (
     describe_source,
     prediction_files,
+    prompt_versions,
     read_history,
     read_label_names,
     read_recipe_file,
@@ -94,6 +95,7 @@ class RunFacts:
     """Stage of another run that its model came from; empty for none."""
     changes: tuple[str, ...]
     """Settings that resumes changed."""
+    prompts: str
     peak_memory_gb: float | None
     versions: dict[str, str]
     calibration_traces: dict[str, Any] | None
@@ -312,9 +314,8 @@ def _arms(
 def _run_facts(
     path: Path, recipe: dict[str, Any], curves: list[StageCurves], notes: _Notes
 ) -> RunFacts:
-    nothing: dict[str, Any] = {}
-    results = notes.attempt("done.json", lambda: dict(_results(path)), nothing)
-    summary = notes.attempt("summary.json", lambda: _summary(path), nothing)
+    results = notes.attempt("done.json", lambda: dict(_results(path)), dict[str, Any]())
+    summary = notes.attempt("summary.json", lambda: _summary(path), dict[str, Any]())
     sizes, with_trace = notes.attempt(
         "manifest", lambda: manifest_sizes(Path(recipe["data"]["manifest"])), (Counter[str](), 0)
     )
@@ -340,6 +341,7 @@ def _run_facts(
         num_attempts=1 + max((one.last_attempt for one in curves), default=0),
         started_from=describe_source(read_started_from(path)),
         changes=read_history(path).changes,
+        prompts=prompt_versions(results.values()),
         peak_memory_gb=max(peaks, default=None),
         versions=summary.get("versions", {}),
         calibration_traces=calibrated.get("traces"),

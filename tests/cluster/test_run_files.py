@@ -7,11 +7,13 @@ from cluster.run_files import (
     RunHistory,
     is_locked,
     prediction_files,
+    prompt_versions,
     read_history,
     read_label_names,
     read_result,
     recipe_fault,
     result_figures,
+    validation_outcome,
 )
 from cluster.status.heartbeat import State
 from cluster.status.run_status import read_status
@@ -50,6 +52,26 @@ def test_the_figures_of_a_result_are_those_of_its_answers_first():
     assert result_figures({"verdict": {"accuracy": 1}, "head": {"accuracy": 0}})["accuracy"] == 1
     assert result_figures({"head": {"accuracy": 1}}) == {"accuracy": 1}
     assert result_figures({"seconds": 1.0}) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "num", "words"),
+    [
+        (0.2, 3, "best val/accuracy 0.5 at step 4; left the weights of step 4 (the best)"),
+        (0.5, 3, "val/accuracy was never better than at first, 0.5; left the weights of step 4"),
+        (0.5, 1, "best val/accuracy 0.5 at step 4; left the weights of step 4 (the best)"),
+    ],
+)
+def test_validations_that_never_gained_are_not_called_the_best(first: float, num: int, words: str):
+    steps = {"best_step": 4, "left_step": 4, "num_validations": num}
+    figures = {"metric": "val/accuracy", "best": 0.5, "first": first}
+    assert validation_outcome({"validation": {**figures, **steps}}) == words
+
+
+def test_versions_of_prompts_are_told_where_one_is_the_recipes_own():
+    default = {"prompt_versions": {"trace": "1", "label": "1"}}
+    assert prompt_versions([{}, default]) == ""
+    assert prompt_versions([{"prompt_versions": {"trace": "ab", "label": "1"}}]) == "trace ab"
 
 
 def test_predictions_come_by_stage_then_arms_by_name(tmp_path: Path):

@@ -31,6 +31,7 @@ class Recipe(Config):
     transfer: Annotated[Files | Nccl, Field(discriminator="kind")] = Nccl(kind="nccl")
     stages: tuple[Rollout, ...] = ()
     named: dict[str, Rollout] = Field(default_factory=dict)
+    labels: tuple[str, ...] = Field(default=("a", "b"), min_length=2)
     maybe: Rollout | None = None
 
     @model_validator(mode="after")
@@ -108,6 +109,10 @@ def test_a_wrong_type_says_what_was_got_and_expected() -> None:
     assert "rollout.group_size = 1: expected a number greater than or equal to 2" in refused(
         {"rollout": {"group_size": 1}}
     )
+
+
+def test_a_list_that_is_too_short_says_how_many_are_expected() -> None:
+    assert "labels = ['a']: expected at least 2 items" in refused({"labels": ["a"]})
 
 
 def test_a_long_value_is_shortened() -> None:

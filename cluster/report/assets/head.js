@@ -78,6 +78,7 @@ function facts(data) {
     ["Started", run.started && `${run.started}${run.num_attempts > 1 ? `, in ${run.num_attempts} attempts` : ""}`],
     ["Started from", run.started_from],
     ["Changed by a resume", run.changes.length > 0 && el("ul", {}, run.changes.map((line) => el("li", {}, line)))],
+    ["Versions of the prompts", run.prompts],
     ["Peak memory", run.peak_memory_gb && `${run.peak_memory_gb.toFixed(1)} GB on the driver's node`],
     ["Traces written", data.num_traces ? count(data.num_traces) : null],
     ["Calibration traces", made && `${count(made.num_traces)} on ${count(made.num_clips)} clips, ${share(made.accuracy)} right`],

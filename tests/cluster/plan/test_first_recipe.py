@@ -37,6 +37,15 @@ def init(tmp_path: Path, manifest: Path, *words: str) -> RunConfig:
     return read_recipe(recipe, [])
 
 
+def test_a_folder_that_holds_no_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, recipe = write(tmp_path / "m.jsonl", train=8, cal=2, test=4), tmp_path / "my.toml"
+    assert main(["init", str(manifest), str(recipe), "--model", str(tmp_path)]) != 0
+    assert f"--model {tmp_path} is a folder without config.json" in capsys.readouterr().err
+    assert not recipe.exists()
+
+
 def test_the_recipe_names_labels_data_and_model(tmp_path: Path):
     manifest = write(tmp_path / "data/m.jsonl", train=20, cal=4, test=4)
     config = init(tmp_path, manifest, "--num-gpus", "0")
