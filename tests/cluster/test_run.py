@@ -1,4 +1,8 @@
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +13,13 @@ from cluster.stages.policy_versions import model_before
 from cluster.summary import print_summary, summarise_run
 from tests.cluster.session_fakes import FIRST_STEP
 from wire.config import validate
-from wire.errors import ConfigError
+from wire.errors import ConfigError, LearnsNothing
+
+MEASURED = {
+    **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "macro_f1"), 0.5),
+    **dict.fromkeys(("balanced_accuracy", "ece", "unparsed_frac"), 0.5),
+    **{"brier": None, "num_samples": 4, "majority_baseline": 0.5, "best_constant": 0.5},
+}
 
 
 def make(path: Path, *finished: str) -> tuple[RunConfig, RunDir]:
@@ -60,15 +70,37 @@ async def test_a_stage_is_not_run_again_under_results_that_came_from_it(tmp_path
 
 def test_a_run_of_an_earlier_version_is_still_summarised_and_printed(tmp_path: Path):
     config, run_dir = make(tmp_path)
-    figures = {
-        **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "macro_f1"), 0.5),
-        **dict.fromkeys(("balanced_accuracy", "ece", "unparsed_frac"), 0.5),
-        **{"brier": None, "num_samples": 4, "majority_baseline": 0.5, "best_constant": 0.5},
-    }
-    run_dir.finish("base", {"evaluation": figures, "seconds": 1.0, "peak_memory_gb": 1.0})
-    new = figures | {"selective_accuracy": 0.75, "aurc": 0.25}
+    run_dir.finish("base", {"evaluation": MEASURED, "seconds": 1.0, "peak_memory_gb": 1.0})
+    new = MEASURED | {"selective_accuracy": 0.75, "aurc": 0.25}
     run_dir.finish("grpo", {"evaluation": new, "seconds": 1.0, "peak_memory_gb": 1.0})
     summary = summarise_run(config, run_dir)
     assert [row["selective_accuracy"] for row in summary["stages"]] == [None, 0.75]
     assert [row["aurc"] for row in summary["stages"]] == [None, 0.25]
     print_summary(summary, run_dir.path)
+
+
+async def test_a_run_that_ends_with_an_error_has_a_summary_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config, run_dir = make(tmp_path)
+    run_dir.finish("base", {"evaluation": MEASURED, "seconds": 1.0, "peak_memory_gb": 1.0})
+    figures = {"learning/num_updates": 4, "learning/skipped": 3, "learning/skipped_in_a_row": 3}
+    line = {"stage": "coldstart", "step": 4, "attempt": 0, **figures}
+    run_dir.metrics.write_text(json.dumps(line) + "\n")
+
+    @asynccontextmanager
+    async def open_session(*_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(attempt=0)
+
+    async def learn_nothing(*_: object) -> None:
+        raise ExceptionGroup("loops", [LearnsNothing("coldstart learns nothing: 3 of 4 updates")])
+
+    monkeypatch.setattr("cluster.run.open_session", open_session)
+    monkeypatch.setattr("cluster.run.bring_model", lambda config, check: config)
+    monkeypatch.setattr("cluster.run.run_each", learn_nothing)
+    with pytest.raises(ExceptionGroup, match="loops"):
+        await run_stages(config, run_dir, ["coldstart"])
+    summary = json.loads(run_dir.summary.read_text())
+    assert summary["failed"] == "coldstart learns nothing: 3 of 4 updates"
+    assert [row["name"] for row in summary["stages"]] == ["base"]
+    assert "3 of 4 updates were left out" in summary["warnings"]["coldstart"][0]
