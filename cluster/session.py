@@ -121,7 +121,15 @@ class Session:
     ) -> Checkpoints:
         """Checkpoints of a stage, of the learner's state."""
         folder = self.run_dir.checkpoints(stage)
-        return Checkpoints(folder, self.learner, self.archive, self.attempt, keep_last, keep_best)
+        return Checkpoints(
+            folder,
+            self.learner,
+            self.archive,
+            self.attempt,
+            keep_last,
+            keep_best,
+            prompts=self.config.prompt_set.versions,
+        )
 
     async def preflight(
         self,

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from cluster.config.stages import KEEP_LAST
@@ -57,11 +58,15 @@ class Checkpoints:
         attempt: int,
         keep_last: int = KEEP_LAST,
         keep_best: Sequence[KeepBest] = (),
+        *,
+        prompts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``directory``: of this stage alone; ``attempt``: the number of this attempt."""
+        """``directory``: of this stage alone; ``attempt``: the number of this attempt;
+        ``prompts``: versions of the prompts' wording."""
         self._directory, self._stage = directory, directory.name
         self._learner, self._archive, self._attempt = learner, archive, attempt
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._prompts = dict(prompts)
         self._ancestors: tuple[Ancestor, ...] = ()
 
     async def resume(self) -> LoopState:
@@ -93,6 +98,7 @@ class Checkpoints:
             state,
             ancestors=(*self._ancestors, here),
             journal_position=self._archive.num_groups,
+            prompts=self._prompts,
         )
         tag = checkpoint.tag_of(state.step)
         await self._learner.save(str(self._directory), tag, {LOOP_FILE: state.to_json()})

@@ -7,6 +7,7 @@ the index of a place (rollout/sampler.py), groups from the archive by their plac
 (cluster/resume/archived_groups.py).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class LoopState:
     """Number of groups that the attempt had archived; an archive with fewer has lost some."""
     ancestors: tuple[Ancestor, ...] = ()
     """Oldest first; the last one wrote the checkpoint."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the prompts' wording, by the name of the text."""
     score: float | None = None
     """Mean of ``grpo.keep_best_by`` over the steps since the checkpoint before; none without a
     value."""

@@ -122,6 +122,12 @@ def test_a_checkpoint_says_which_attempts_led_to_it(fakes: SimpleNamespace):
     assert [(a.attempt, a.until) for a in state.ancestors] == [(0, 2), (1, 3)]
 
 
+def test_a_checkpoint_says_with_which_prompts_its_weights_were_trained(fakes: SimpleNamespace):
+    save(fakes.session.checkpoints("grpo"), 1.0)
+    state = LoopState.read(fakes.folder / "step-000001")
+    assert state.prompts == {"trace": "1", "verdict": "1", "label": "1"}
+
+
 def test_supervised_training_goes_on_in_the_middle_of_an_epoch(fakes: SimpleNamespace):
     prompts = [Prompt(token_ids=(n, 9), clip_key=f"c{n}", fingerprint="f") for n in range(7)]
     rows = [supervised_row(prompt, "v.mp4", (1, 2)) for prompt in prompts]
