@@ -79,17 +79,22 @@ def plan_resume(path: Path, config: RunConfig) -> ResumePlan:
         )
         for name in results
     }
-    changes = changes_of(old, new, progress, str(path))
     reopened = tuple(
         stage.name
         for stage in config.chain
         if (training := training_of(stage)) is not None
         and lengths.get(stage.name, training.length) < training.length
     )
+    restarted = _restarted(config, before, reopened)
+    anew = {
+        name: replace(progress[name], length=None, step=None)
+        for name in restarted
+        if name in progress
+    }
     return ResumePlan(
-        changes=changes,
+        changes=changes_of(old, new, progress | anew, str(path)),
         reopened=reopened,
-        restarted=_restarted(config, before, reopened),
+        restarted=restarted,
         lengths=lengths,
         before=before,
         heads={s.name: s.head_name for s in config.chain if isinstance(s, CalibrateStage)},

@@ -5,7 +5,7 @@ import pytest
 from cluster.resume_plan import newest_checkpoint, plan_resume
 from cluster.run_dir import RunDir
 from tests.cluster.session_fakes import make_config, make_run_dir
-from wire.errors import DataError
+from wire.errors import ConfigError, DataError
 
 ALL = ("base", "coldstart", "grpo", "calibrated")
 
@@ -34,6 +34,20 @@ def test_a_longer_stage_is_reopened_and_what_came_from_it_restarted(tmp_path: Pa
     assert "coldstart_val" not in plan.restarted
     assert plan.also_predicted("calibrated") == ["head"]
     assert plan.without("grpo").reopened == ()
+
+
+def test_a_stage_that_is_done_anew_takes_its_changes_from_its_start(tmp_path: Path):
+    run_dir = finished(tmp_path)
+    with_checkpoint(run_dir, "coldstart", 3)
+    longer = make_config().coldstart.model_dump() | {"epochs": 9}
+    fewer = {"num_steps": 1, "groups_per_step": 2, "save_every": 1, "optim": {"decay": "cosine"}}
+    plan = plan_resume(run_dir.path, make_config(coldstart=longer, grpo=fewer))
+    assert plan.reopened == ("coldstart",)
+    assert {"grpo", "calibrated"} <= {*plan.restarted}
+    held = {change.name: change.holds for change in plan.changes}
+    assert held["grpo.num_steps"] == held["grpo.optim.decay"] == "from the start of grpo"
+    with pytest.raises(ConfigError, match="grpo has finished 3 steps already"):
+        plan_resume(run_dir.path, make_config(grpo=fewer))
 
 
 def test_the_same_recipe_plans_nothing(tmp_path: Path):
