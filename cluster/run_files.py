@@ -77,16 +77,20 @@ def read_history(path: Path) -> RunHistory:
             record = json.loads(line)
             if isinstance(record, dict) and isinstance(record.get("attempt"), int):
                 records[record["attempt"]] = record
-    changes: list[str] = []
     beginnings: dict[str, int] = {}
-    for attempt, record in sorted(records.items()):
-        beginnings |= dict.fromkeys(record.get("restarted", ()), attempt)
-        changes += [
-            f"attempt {attempt}: {one['name']} = {one['now']!r} (was {one['before']!r}), "
-            f"{one['holds']}"
-            for one in record.get("changes", ())
-        ]
-    return RunHistory(changes=tuple(changes), beginnings=beginnings)
+    texts: list[str] = []
+    seen: dict[str, Any] = {}
+    for attempt, record in sorted(records.items(), reverse=True):
+        beginnings = dict.fromkeys(record.get("restarted", ()), attempt) | beginnings
+        for one in reversed(record.get("changes", ())):
+            # A resume that was killed before it began has changed nothing: the next one sees it.
+            if seen.get(one["name"], one["now"]) == one["now"]:
+                texts.append(
+                    f"attempt {attempt}: {one['name']} = {one['now']!r} (was {one['before']!r}), "
+                    f"{one['holds']}"
+                )
+            seen[one["name"]] = one["before"]
+    return RunHistory(changes=tuple(reversed(texts)), beginnings=beginnings)
 
 
 def is_shorter(result: Mapping[str, Any], stage: Stage | None) -> bool:

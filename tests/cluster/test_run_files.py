@@ -155,3 +155,17 @@ def test_the_history_says_what_resumes_changed_and_what_began_anew(tmp_path: Pat
     history = read_history(tmp_path)
     assert history.changes == ("attempt 1: grpo.num_steps = 6 (was 3), grpo goes on after 3 steps",)
     assert history.beginnings == {"calibrated": 1, "vote": 2}
+
+
+def test_a_change_of_a_resume_that_was_killed_before_it_began_is_told_once(tmp_path: Path):
+    def attempt(number: int, before: int, now: int) -> str:
+        change = {"name": "grpo.num_steps", "before": before, "now": now, "holds": "at once"}
+        return json.dumps({"attempt": number, "changes": [change]}) + "\n"
+
+    lines = [attempt(1, 3, 6), attempt(2, 3, 6), attempt(3, 6, 3), attempt(4, 3, 6)]
+    (tmp_path / "attempts.jsonl").write_text("".join(lines))
+    assert [text.split(",")[0] for text in read_history(tmp_path).changes] == [
+        "attempt 2: grpo.num_steps = 6 (was 3)",
+        "attempt 3: grpo.num_steps = 3 (was 6)",
+        "attempt 4: grpo.num_steps = 6 (was 3)",
+    ]

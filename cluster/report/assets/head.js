@@ -77,7 +77,6 @@ function facts(data) {
     ["Time", time.filter(Boolean).join(" \u00b7 ")],
     ["Started", run.started && `${run.started}${run.num_attempts > 1 ? `, in ${run.num_attempts} attempts` : ""}`],
     ["Started from", run.started_from],
-    ["Changed by a resume", run.changes.length > 0 && el("ul", {}, run.changes.map((line) => el("li", {}, line)))],
     ["Versions of the prompts", run.prompts],
     ["Peak memory", run.peak_memory_gb && `${run.peak_memory_gb.toFixed(1)} GB on the driver's node`],
     ["Traces written", data.num_traces ? count(data.num_traces) : null],
@@ -85,8 +84,10 @@ function facts(data) {
     ["Verdict repeats its trace", run.agreement !== null && `${share(run.agreement)} of the clips`],
     ["Versions", versions],
     ["Report", run.generated],
+    ["Changed by a resume", run.changes.length > 0 && el("ul", {}, run.changes.map((line) => el("li", {}, line)))],
   ];
+  const widths = { "Changed by a resume": "whole", "Versions": "twice" };
   return el("dl", { class: "facts" }, rows
     .filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== 0 && value !== false)
-    .map(([name, value]) => el("div", { class: name === "Versions" ? "twice" : null }, el("dt", {}, name), el("dd", {}, value))));
+    .map(([name, value]) => el("div", { class: widths[name] || null }, el("dt", {}, name), el("dd", {}, value))));
 }
