@@ -40,6 +40,7 @@ from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_li
 from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
 from cluster.report.hacking import StageGuards, guard_records
+from cluster.report.left_out import Quarantined, failure_of, read_quarantined
 from cluster.report.sizes import manifest_sizes
 from cluster.run_files import (
     describe_source,
@@ -83,6 +84,8 @@ class RunFacts:
     """Train clips that have a teacher's trace."""
     stages_done: tuple[str, ...]
     stages_left: tuple[str, ...]
+    failure: str
+    """The error that it failed with; empty if it did not."""
     seconds_stages: float
     """Seconds of the finished stages, engine starts not included."""
     seconds_controls: float
@@ -102,15 +105,6 @@ class RunFacts:
     agreement: float | None
     """Share of verdicts that repeat the answer of the trace they were shown."""
     generated: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
-    """Quarantined clip, with the reason."""
-
-    sample_id: str
-    video: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +201,9 @@ def gather(path: Path, max_clips: int) -> Report:
         num_groups=files.index.num_training,
         num_traces=files.index.num_traces,
         quarantined=tuple(
-            notes.attempt("quarantine.jsonl", lambda: list(_quarantined(path)), list[Quarantined]())
+            notes.attempt(
+                "quarantine.jsonl", lambda: list(read_quarantined(path)), list[Quarantined]()
+            )
         ),
         recipe=files.recipe,
         video=_config(VideoConfig, _section(files.recipe, "video"), notes),
@@ -334,6 +330,7 @@ def _run_facts(
         num_with_trace=with_trace,
         stages_done=done,
         stages_left=tuple(stage for stage in chain.names if stage not in done),
+        failure=failure_of(path),
         seconds_stages=sum(seconds for name, seconds in spent.items() if name in chain),
         seconds_controls=sum(seconds for name, seconds in spent.items() if name not in chain),
         started=_utc(min((one.first_time for one in curves), default=None)),
@@ -368,20 +365,6 @@ def _warnings(path: Path) -> Iterator[str]:
 def _summary(path: Path) -> dict[str, Any]:
     file = path / "summary.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _quarantined(path: Path) -> Iterator[Quarantined]:
-    file = path / "quarantine.jsonl"
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-            yield Quarantined(
-                sample_id=str(row["sample_id"]), video=str(row["video"]), reason=str(row["reason"])
-            )
-        except (ValueError, KeyError, TypeError):
-            continue  # the line that is being written
 
 
 def _config(model: type[C], values: dict[str, Any], notes: _Notes) -> C:

@@ -1,3 +1,4 @@
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cluster.report.curves import MAX_POINTS, read_curves
 from cluster.report.gather import gather
 from cluster.report.groups import choose_steps
 from cluster.report.thumbs import Strip, strips
+from cluster.status.heartbeat import heartbeat
 from tests.cluster.report.builders import (
     make_group,
     make_trace,
@@ -206,6 +208,14 @@ def test_a_run_that_has_only_begun_is_a_report_without_figures(tmp_path: Path) -
     assert (report.arms, report.curves, report.clips, report.groups) == ((), (), (), ())
     assert report.run.stages_left == ("base", "coldstart", "grpo", "calibrated")
     assert report.notes == ()
+
+
+def test_a_run_that_failed_says_with_what(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    with suppress(ConfigError), heartbeat(run, ("base",), "again"):
+        assert gather(run.path, max_clips=100).run.failure == ""
+        raise ConfigError("grpo learns nothing")
+    assert gather(run.path, max_clips=100).run.failure == "grpo learns nothing"
 
 
 def test_a_journal_that_is_still_being_written_is_read(tmp_path: Path) -> None:
