@@ -134,7 +134,9 @@ export function plain(stage, panel, found, smooth) {
     x, lines, marks: stage.resumed.map((one) => ({ x: one.step, text: `attempt ${one.attempt}` })), sync: `curves-${stage.name}`,
     yRange: panel.range || (flat ? panel.calm : undefined), fromZero: panel.zero, log: panel.log && lines.some((line) => line.values.some((v) => v > 0)), format: panel.format,
   });
-  return card(panel.title, panel.unit, figure, [lines.length > 1 && (chosen.length > 1 || panel.limits) && legend(lines), note && el("p", { class: "note" }, note)]);
+  // One curve has its panel's name, but for one of val clips.
+  const named = chosen.length > 1 || panel.limits ? lines.length > 1 : chosen[0].label.endsWith(" on val");
+  return card(panel.title, panel.unit, figure, [named && legend(lines), note && el("p", { class: "note" }, note)]);
 }
 
 // Of many labels: the mean of all, then the lowest in the end.

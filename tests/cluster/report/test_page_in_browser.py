@@ -319,6 +319,16 @@ def test_a_run_of_grpo_alone_has_a_page(opened: Opened, tmp_path: Path) -> None:
     assert opened.said == []
 
 
+def test_a_panel_with_a_curve_of_val_clips_alone_says_so(opened: Opened, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    figures = {"nll": 1.0, "entropy": 2.0, "val/reward/mean": 0.5}
+    write_metrics(run, "coldstart", [1, 2], **figures)
+    page = opened.go(write_report(run.path).path)
+    see_all(page)
+    assert page.locator(".legend").all_inner_texts() == ["mean on val"]
+    assert opened.said == []
+
+
 def test_many_labels_fit(opened: Opened, tmp_path: Path) -> None:
     from calibrate.predictions import Prediction, write_predictions
 
