@@ -30,6 +30,7 @@ from learner.model.policy import Policy
 from learner.model.token_head import TokenScores
 from learner.model.trained_parts import Part, parameter_groups
 from learner.ranks.build_locks import builds_folder, remove_stale_locks
+from learner.ranks.linked_libraries import link_libraries
 from learner.ranks.rendezvous import join_rendezvous
 from learner.shared_prefix.batch import TrainBatch
 from learner.shared_prefix.clip_features import ClipFeatures, Pixels
@@ -62,6 +63,7 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # else a page per stage and rank
     warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)  # DeepSpeed's calls
     remove_stale_locks(builds_folder())
+    link_libraries([builds_folder()])
     backend = "nccl" if config.num_gpus else "gloo"
     dist.init_process_group(
         backend,
