@@ -49,8 +49,8 @@ def _telling_nothing(names: Sequence[str]) -> Iterator[str]:
         yield f"label {paths[0]!r} is the name of a video; see that --columns names the right ones"
     if empty := [name for name in names if name.casefold() in _EMPTY_CELLS]:
         yield (
-            f"label {empty[0]!r} is what tables write in an empty cell; if it is no class of "
-            "yours, empty these cells in the source, and give --on-conflict skip"
+            f"label {' or '.join(map(repr, empty))} is what tables write in an empty cell; if it "
+            "is no class of yours, empty these cells in the source, and give --on-conflict skip"
         )
 
 

@@ -29,6 +29,7 @@ def test_plain_labels_are_not_warned_of() -> None:
         ),
         (("True", "False"), "the labels are true and false"),
         (("none", "mild"), "label 'none' is what tables write in an empty cell"),
+        (("NA", "None", "mild"), "label 'NA' or 'None' is what tables write in an empty cell"),
         (("001", "1", "2"), "look like one, written differently: '001' and '1'"),
         (("ride_bike", "ride bike", "run"), "'ride bike' and 'ride_bike'"),
         (("run", "jump", "jump|run"), "labels that name several others: 'jump|run'"),
