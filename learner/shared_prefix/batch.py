@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from learner.shared_prefix.clip_features import ClipFeatures
+from learner.shared_prefix.clip_features import ClipFeatures, moved
 from learner.shared_prefix.layout import Layout
 from learner.shared_prefix.rows import Row
 from video.positions import PositionRule, Positions, of_response
@@ -61,12 +61,12 @@ class TrainBatch:
 
     def to(self, device: torch.device | str) -> "TrainBatch":
         """Move the batch to the model's device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
+        tensors: dict[str, Any] = {
+            field.name: moved(value, device)
             for field in fields(self)
             if torch.is_tensor(value := getattr(self, field.name))
         }
-        return replace(self, **moved, seen=self.seen and self.seen.to(device))
+        return replace(self, **tensors, seen=self.seen and self.seen.to(device))
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:

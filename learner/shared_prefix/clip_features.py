@@ -9,6 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device. Only copies to a GPU are left to run on: the GPU's later work waits for
+    them by itself, while the CPU would read bytes that have not arrived."""
+    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """Patches of C clips, one clip after another, as the vision tower takes them."""
@@ -18,8 +24,7 @@ class Pixels:
 
     def to(self, device: torch.device | str) -> "Pixels":
         """Move the pixels to the model's device."""
-        values = self.values.to(device, non_blocking=True)
-        return Pixels(values, self.grid_thw.to(device, non_blocking=True))
+        return Pixels(moved(self.values, device), moved(self.grid_thw, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,6 @@ class ClipFeatures:
         return ClipFeatures(self.embeds[patches], tuple(layer[patches] for layer in self.deepstack))
 
     def to(self, device: torch.device | str) -> "ClipFeatures":
-        """Move the features to the model's device."""
-        layers = tuple(layer.to(device, non_blocking=True) for layer in self.deepstack)
-        return ClipFeatures(self.embeds.to(device, non_blocking=True), layers)
+        """Move the features to a device; on the CPU they have arrived when this returns."""
+        layers = tuple(moved(layer, device) for layer in self.deepstack)
+        return ClipFeatures(moved(self.embeds, device), layers)
