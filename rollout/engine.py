@@ -29,8 +29,8 @@ class Sampling:
 class Answer:
     """One answer as the engine wrote it; text and version are added by the worker."""
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
     finish_reason: FinishReason
 
 

@@ -21,6 +21,7 @@ from rollout.prompt_size import PromptSize
 from video.processor import PLACEHOLDER, ProcessedClip
 from wire.errors import ConfigError
 from wire.labels import LabelSet
+from wire.token_arrays import TokenIds
 from wire.types import Prompt
 
 _END_OF_ANSWER = "</answer>"
@@ -112,7 +113,7 @@ class Renderer:
                 f"raise it, or {size.remedy}"
             )
         return Prompt(
-            token_ids=ids,
+            token_ids=TokenIds(ids),
             clip_key=clip.clip_key,
             fingerprint=clip.fingerprint,
             version=version,
@@ -152,7 +153,7 @@ class Renderer:
         ids = prompt.token_ids
         start, *_, end = self._clip_ends
         if start not in ids or end not in ids:
-            return ids
+            return tuple(ids)
         last = len(ids) - ids[::-1].index(end)
         return (*ids[: ids.index(start)], *ids[last:])
 

@@ -17,6 +17,7 @@ from video.cache import ClipStore
 from video.processor import ProcessedClip
 from wire.adapters import AdapterFiles
 from wire.errors import ClipError, DeadlineExceeded, GenerationError
+from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
 
 
@@ -148,8 +149,8 @@ class RolloutWorker:
     def _rollout(self, prompt: Prompt, generation: Generation, version: PolicyVersion) -> Rollout:
         completions = tuple(
             Completion(
-                token_ids=answer.token_ids,
-                logprobs=answer.logprobs,
+                token_ids=TokenIds(answer.token_ids),
+                logprobs=Logprobs(answer.logprobs),
                 text=self._renderer.text(answer.token_ids),
                 finish_reason=answer.finish_reason,
                 policy_version=version,

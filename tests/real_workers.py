@@ -19,6 +19,7 @@ from learner.config import OptimConfig
 from learner.shared_prefix.rows import Response, Row
 from rollout.manifest import read_manifest
 from wire.labels import Label, LabelSet
+from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion, Sample
 
 FLOAT32: dict[str, Any] = {"dtype": "float32", "num_threads": 1}
@@ -87,5 +88,5 @@ async def open_workers(config: RunConfig, cache_dir: Path) -> AsyncIterator[Work
 async def make_probe(rollouts: RolloutPool, sample: Sample) -> Row:
     """A prompt and a few tokens that hardly ever follow it. Asked of engines in service."""
     prompt = await rollouts.prompt(sample, "trace")
-    row = Row(prompt=prompt, video=sample.video, responses=(Response(token_ids=(5,)),))
+    row = Row(prompt=prompt, video=sample.video, responses=(Response(token_ids=TokenIds((5,))),))
     return probe_row(row, tuple(prompt.token_ids[-6:]))

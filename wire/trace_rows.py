@@ -3,19 +3,22 @@
     TraceGroup -> rows_of -> table -> (journal or Parquet) -> table -> groups_in -> TraceGroup
 
 A group without traces is one row whose ``trace_index`` is null. The way there and back is exact:
-logprobs and rewards are float64, and a missing prompt, text or reward is null, never empty.
+rewards are float64, logprobs are float32 in a column of float64 (which holds each of them), and a
+missing prompt, text or reward is null, never empty.
 To change a column, raise SCHEMA_VERSION: both the journal and the Parquet files carry it.
 """
 
 import json
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from wire.errors import ArchiveError
+from wire.token_arrays import Logprobs, TokenIds
 from wire.types import (
     Completion,
     Failure,
@@ -71,9 +74,13 @@ _TRACE_FIELDS = [
 SCHEMA = pa.schema(_GROUP_FIELDS + _TRACE_FIELDS)
 """``attempt`` and ``step`` are the group's policy version, ``completion_*`` those of one answer."""
 
-_NO_TRACE = dict.fromkeys(name for name, _ in _TRACE_FIELDS)
-_GROUP_COLUMNS = [name for name, _ in _GROUP_FIELDS if name != "prompt_token_ids"]
-_TRACE_COLUMNS = [name for name, _ in _TRACE_FIELDS if name not in ("token_ids", "logprobs")]
+_ARRAYS = ("prompt_token_ids", "token_ids", "logprobs")  # not through Python numbers
+_GROUP_COLUMNS = [name for name, _ in _GROUP_FIELDS if name not in _ARRAYS]
+_TRACE_COLUMNS = [name for name, _ in _TRACE_FIELDS if name not in _ARRAYS]
+_NO_TRACE = dict.fromkeys(_TRACE_COLUMNS)
+_PLAIN_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in _ARRAYS])
+
+A = TypeVar("A", TokenIds, Logprobs)
 
 
 def rows_of(group: TraceGroup) -> pa.Table:
@@ -85,7 +92,10 @@ def rows_of(group: TraceGroup) -> pa.Table:
     try:
         shared = _group_row(group)
         traces = [_trace_row(index, trace) for index, trace in enumerate(group.traces)]
-        return pa.Table.from_pylist([shared | row for row in traces or [_NO_TRACE]], schema=SCHEMA)
+        rows = [shared | row for row in traces or [_NO_TRACE]]
+        columns = _array_columns(group, len(rows))
+        plain = pa.Table.from_pylist(rows, schema=_PLAIN_SCHEMA)
+        return pa.table([columns.get(name) or plain[name] for name in SCHEMA.names], schema=SCHEMA)
     except (TypeError, ValueError, OverflowError) as error:
         raise ArchiveError(
             f"group {group.group_id!r} of sample {group.sample.id!r} cannot be archived: {error}; "
@@ -104,9 +114,9 @@ def groups_in(table: pa.Table, source: str) -> Iterator[TraceGroup]:
         pa.array(starts, pa.int64())
     )  # the group's columns are decoded once, not once per trace
     shared = heads.select(_GROUP_COLUMNS).to_pylist()
-    prompts = _tuples(heads["prompt_token_ids"])
+    prompts = _arrays(heads["prompt_token_ids"], TokenIds)
     traces = table.select(_TRACE_COLUMNS).to_pylist()
-    tokens, logprobs = _tuples(table["token_ids"]), _tuples(table["logprobs"])
+    tokens, logprobs = _arrays(table["token_ids"], TokenIds), _arrays(table["logprobs"], Logprobs)
     for head, prompt, (start, end) in zip(
         shared, prompts, pairwise([*starts, len(ids)]), strict=True
     ):
@@ -153,7 +163,6 @@ def _group_row(group: TraceGroup) -> dict[str, Any]:
         "sample_trace": sample.trace,
         "sample_text": sample.text,
         "sample_extra": json.dumps(dict(sample.extra)),
-        "prompt_token_ids": prompt.token_ids if prompt else None,
         "clip_key": prompt.clip_key if prompt else None,
         "prompt_fingerprint": prompt.fingerprint if prompt else None,
         "prompt_version": prompt.version if prompt else None,
@@ -168,8 +177,6 @@ def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
     completion, outcome = trace.completion, trace.outcome
     row = _NO_TRACE | {
         "trace_index": index,
-        "token_ids": completion.token_ids,
-        "logprobs": completion.logprobs,
         "text": completion.text,
         "finish_reason": completion.finish_reason.value,
         "completion_attempt": completion.policy_version.attempt,
@@ -184,9 +191,7 @@ def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
     }
 
 
-def _group(
-    row: dict[str, Any], prompt: tuple[int, ...] | None, own: tuple[Trace, ...]
-) -> TraceGroup:
+def _group(row: dict[str, Any], prompt: TokenIds | None, own: tuple[Trace, ...]) -> TraceGroup:
     return TraceGroup(
         group_id=row["group_id"],
         sample=Sample(
@@ -245,11 +250,41 @@ def _trace(row: dict[str, Any], tokens: Any, logprobs: Any) -> Trace:
     )
 
 
-def _tuples(column: pa.ChunkedArray) -> list[tuple[Any, ...] | None]:
-    """A column of number lists as tuples; through numpy, for to_pylist is slow with numbers."""
-    tuples: list[tuple[Any, ...] | None] = []
+def _array_columns(group: TraceGroup, num_rows: int) -> dict[str, pa.Array]:
+    """Columns of token ids and logprobs, from the memory of their arrays."""
+    completions = [trace.completion for trace in group.traces]
+    prompt = group.prompt.token_ids if group.prompt else None
+    without = [None] * (num_rows - len(completions))
+    ids = [completion.token_ids for completion in completions]
+    logprobs = [completion.logprobs for completion in completions]
+    return {
+        "prompt_token_ids": _column([prompt] * num_rows, pa.int32()),
+        "token_ids": _column([*ids, *without], pa.int32()),
+        "logprobs": _column([*logprobs, *without], pa.float32()).cast(pa.list_(pa.float64())),
+    }
+
+
+def _column(parts: Sequence[TokenIds | Logprobs | None], kind: pa.DataType) -> pa.Array:
+    """A column of lists, null where there is no array."""
+    data = pa.py_buffer(b"".join(part.tobytes() for part in parts if part is not None))
+    ends = list(accumulate((len(part or ()) for part in parts), initial=0))
+    return pa.ListArray.from_arrays(
+        pa.array(ends, pa.int32()),  # of a list: of numpy's it would import pandas
+        pa.Array.from_buffers(kind, ends[-1], [None, data]),
+        mask=pa.array([part is None for part in parts]),
+    )
+
+
+def _arrays(column: pa.ChunkedArray, kind: type[A]) -> list[A | None]:
+    """A column of lists as arrays, each with a copy of its numbers: a view would keep the whole
+    column in memory."""
+    number = np.int32 if kind is TokenIds else np.float32
+    arrays: list[A | None] = []
     for chunk in column.chunks:
-        values = chunk.values.to_numpy(zero_copy_only=False).tolist()
+        values = chunk.values.to_numpy(zero_copy_only=False).astype(number, copy=False)
         spans = zip(chunk.is_valid().to_pylist(), pairwise(chunk.offsets.to_pylist()), strict=True)
-        tuples += [tuple(values[start:end]) if valid else None for valid, (start, end) in spans]
-    return tuples
+        arrays += [
+            kind.of_bytes(values[start:end].tobytes()) if valid else None
+            for valid, (start, end) in spans
+        ]
+    return arrays

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from wire.token_arrays import Logprobs, TokenIds
+
 
 class Split(StrEnum):
     """Part of the data that a sample belongs to."""
@@ -108,11 +110,11 @@ class Prompt:
     """A rendered prompt: the token ids that the engine saw and that the learner trains on.
 
     Example:
-        Prompt(token_ids=(1, 7, 7, 9), clip_key="ab12-...", fingerprint="9f0c...")
+        Prompt(token_ids=TokenIds((1, 7, 7, 9)), clip_key="ab12-...", fingerprint="9f0c...")
     """
 
-    token_ids: tuple[int, ...]
-    """Video placeholders expanded: one id per merged patch."""
+    token_ids: TokenIds
+    """Video placeholders expanded: one id per merged patch. May be given as any sequence."""
     clip_key: str
     """Names the processed clip in the clip cache: content + window + view + sampling +
     processor."""
@@ -121,19 +123,23 @@ class Prompt:
     version: str = ""
     """Version of the prompt's wording (rollout/prompt.py); empty where none is declared."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", TokenIds(self.token_ids))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer that the policy gave.
 
     Example:
-        Completion(token_ids=(12, 9), logprobs=(-0.2, -1.1), text="B",
-        finish_reason=FinishReason.STOP,
+        Completion(token_ids=TokenIds((12, 9)), logprobs=Logprobs((-0.25, -1.5)), text="B",
+                   finish_reason=FinishReason.STOP,
                    policy_version=PolicyVersion(attempt=0, step=7))
     """
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: TokenIds
+    """May be given as any sequence, as the logprobs may."""
+    logprobs: Logprobs
     """Log-probability (nats) of each token at temperature 1 under the weights that sampled it."""
     text: str
     """Decoded with special tokens kept, the end-of-turn token removed."""
@@ -141,6 +147,8 @@ class Completion:
     policy_version: PolicyVersion
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", TokenIds(self.token_ids))
+        object.__setattr__(self, "logprobs", Logprobs(self.logprobs))
         if len(self.token_ids) != len(self.logprobs):
             raise ValueError(
                 f"{len(self.token_ids)} token_ids but {len(self.logprobs)} logprobs; "

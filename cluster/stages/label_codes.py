@@ -13,6 +13,7 @@ from calibrate.verdict import VerdictExample
 from cluster.session import Session
 from learner.shared_prefix.rows import Response, Row, supervised_row
 from wire.errors import DataError
+from wire.token_arrays import TokenIds
 from wire.types import Failure, Prompt, Sample
 
 _PROMPTS_AT_ONCE = 256
@@ -105,7 +106,9 @@ class LabelCodes:
 def label_code_row(prompt: Prompt, video: str, codes: Sequence[tuple[int, ...]]) -> Row:
     """A row of all label codes as responses to one prompt, to compute their logprobs."""
     return Row(
-        prompt=prompt, video=video, responses=tuple(Response(token_ids=code) for code in codes)
+        prompt=prompt,
+        video=video,
+        responses=tuple(Response(token_ids=TokenIds(code)) for code in codes),
     )
 
 

@@ -13,6 +13,7 @@ from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
 from learner.shared_prefix.rows import Response, Row
 from wire.errors import DeadlineExceeded, GenerationError, WorkerDied
+from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion
 
 
@@ -76,4 +77,4 @@ def largest_difference(logprobs: Sequence[float], expected: Sequence[float]) -> 
 
 def probe_row(row: Row, token_ids: tuple[int, ...]) -> Row:
     """The probe's row: a fixed response to the prompt of ``row``."""
-    return replace(row, responses=(Response(token_ids=token_ids),))
+    return replace(row, responses=(Response(token_ids=TokenIds(token_ids)),))

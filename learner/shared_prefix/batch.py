@@ -26,6 +26,7 @@ from learner.shared_prefix.layout import Layout
 from learner.shared_prefix.rows import Row
 from video.positions import PositionRule, Positions, of_response
 from video.processor import ProcessedClip
+from wire.token_arrays import Logprobs, TokenIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +111,10 @@ def make_batch(
     parts = [
         ids for row in rows for ids in (row.prompt.token_ids, *(r.token_ids for r in row.responses))
     ]
-    ids = [token for part in parts for token in part]
+    lengths = torch.tensor([len(response.token_ids) for response in responses])
     positions = np.concatenate([_positions(row, clips, rule) for row in rows], axis=1)
     return TrainBatch(
-        input_ids=torch.tensor([ids]),
+        input_ids=_tokens(parts)[None],
         position_ids=torch.from_numpy(positions)[:, None],
         layout=layout,
         pixel_values=torch.from_numpy(np.concatenate(pixels)) if pixels else torch.empty(0, 0),
@@ -122,13 +123,13 @@ def make_batch(
         ),
         patch_at=_patches(rows, clips, rule.merge_size),
         predict_at=torch.from_numpy(layout.predict_at),
-        target=torch.tensor([token for r in responses for token in r.token_ids]),
-        advantage=_per_token([[r.advantage] * len(r.token_ids) for r in responses]),
-        logp_rollout=_per_token([r.rollout_logprobs or _unknown(r.token_ids) for r in responses]),
-        logp_old=_per_token([r.old_logprobs or _unknown(r.token_ids) for r in responses]),
-        logp_ref=_per_token([r.ref_logprobs or _unknown(r.token_ids) for r in responses]),
-        mask=torch.tensor([r.trains for r in responses for _ in r.token_ids]),
-        lengths=tuple(len(r.token_ids) for r in responses),
+        target=_tokens([r.token_ids for r in responses]),
+        advantage=torch.tensor([r.advantage for r in responses]).repeat_interleave(lengths),
+        logp_rollout=_logprobs([r.rollout_logprobs for r in responses], lengths),
+        logp_old=_logprobs([r.old_logprobs for r in responses], lengths),
+        logp_ref=_logprobs([r.ref_logprobs for r in responses], lengths),
+        mask=torch.tensor([r.trains for r in responses]).repeat_interleave(lengths),
+        lengths=tuple(lengths.tolist()),
         seen=ClipFeatures.join(seen) if seen_of else None,
     )
 
@@ -157,9 +158,14 @@ def _patches(
     return torch.tensor([patch for key in keys for patch in range(*spans[key])], dtype=torch.long)
 
 
-def _per_token(values: Sequence[Sequence[float]]) -> Float[Tensor, " N"]:
-    return torch.tensor([value for part in values for value in part], dtype=torch.float32)
+def _tokens(parts: Sequence[TokenIds]) -> Int[Tensor, " N"]:
+    return torch.from_numpy(np.concatenate(parts, dtype=np.int64))
 
 
-def _unknown(tokens: Sequence[int]) -> list[float]:
-    return [float("nan")] * len(tokens)
+def _logprobs(parts: Sequence[Logprobs | None], lengths: Int[Tensor, " R"]) -> Float[Tensor, " N"]:
+    """Logprobs of all response tokens; NaN where a response has none."""
+    values = [
+        np.full(length, np.nan, np.float32) if part is None else np.asarray(part)
+        for part, length in zip(parts, lengths.tolist(), strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(values))

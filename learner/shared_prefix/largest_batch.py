@@ -12,6 +12,7 @@ import numpy as np
 from learner.shared_prefix.rows import Response, Row
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.token_arrays import TokenIds
 from wire.types import Prompt
 
 _TEXT_OF_BLOCK = 1  # tokens before each block of video tokens; as few as there can be
@@ -88,11 +89,12 @@ class LargestBatch:
         ids = block * blocks
         ids += [word] * (self.prompt_length - len(ids))
         responses = tuple(
-            Response(token_ids=(word,) * length, trains=False) for length in self.responses
+            Response(token_ids=TokenIds((word,) * length), trains=False)
+            for length in self.responses
         )
         return [
             Row(
-                prompt=Prompt(token_ids=tuple(ids), clip_key=f"blank-{n}", fingerprint=""),
+                prompt=Prompt(token_ids=TokenIds(ids), clip_key=f"blank-{n}", fingerprint=""),
                 video="",
                 responses=responses,
             )

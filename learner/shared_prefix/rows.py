@@ -10,6 +10,7 @@ prompt are computed once per group (shared prefix). Rows are plain values and cr
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Prompt, TraceGroup
 
 
@@ -18,18 +19,18 @@ class Response:
     """Tokens after a prompt.
 
     Example:
-        Response(token_ids=(5, 2), advantage=0.7, rollout_logprobs=(-0.1, -0.3))
+        Response(token_ids=TokenIds((5, 2)), rollout_logprobs=Logprobs((-0.25, -0.5)))
     """
 
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     advantage: float = 1.0
     """GRPO's advantage; the weight of the sample in supervised training."""
-    rollout_logprobs: tuple[float, ...] | None = None
+    rollout_logprobs: Logprobs | None = None
     """Logprobs as the engine sampled them; None in supervised training."""
-    old_logprobs: tuple[float, ...] | None = None
+    old_logprobs: Logprobs | None = None
     """The trainer's own logprobs, before the step's first update; None: those of the forward pass
     itself."""
-    ref_logprobs: tuple[float, ...] | None = None
+    ref_logprobs: Logprobs | None = None
     """The reference model's logprobs, where a KL coefficient asks for them."""
     reward: float | None = None
     """The reward that the advantage is made of; None in supervised training."""
@@ -106,7 +107,7 @@ def grpo_rows(groups: Sequence[TraceGroup]) -> list[Row]:
 
 def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
     """A row that teaches one answer: every target token trains, no prompt token does."""
-    return Row(prompt=prompt, video=video, responses=(Response(token_ids=tuple(target)),))
+    return Row(prompt=prompt, video=video, responses=(Response(token_ids=TokenIds(target)),))
 
 
 def one_row_per_response(row: Row) -> list[Row]:
@@ -136,28 +137,28 @@ def split_rows(rows: Iterable[Row], max_tokens: int) -> list[Row]:
     return parts
 
 
-Logprobs = Sequence[Sequence[Sequence[float]]]
+RowLogprobs = Sequence[Sequence[Sequence[float]]]
 """Logprobs per row, response and token."""
 
 
-def with_old_logprobs(rows: Sequence[Row], logprobs: Logprobs) -> list[Row]:
+def with_old_logprobs(rows: Sequence[Row], logprobs: RowLogprobs) -> list[Row]:
     """Rows that carry the trainer's own logprobs, for a step of several updates."""
     return [
-        replace(row, responses=tuple(replace(r, old_logprobs=tuple(v)) for r, v in values))
+        replace(row, responses=tuple(replace(r, old_logprobs=Logprobs(v)) for r, v in values))
         for row, values in _paired(rows, logprobs)
     ]
 
 
-def with_ref_logprobs(rows: Sequence[Row], logprobs: Logprobs) -> list[Row]:
+def with_ref_logprobs(rows: Sequence[Row], logprobs: RowLogprobs) -> list[Row]:
     """Rows that carry the reference model's logprobs."""
     return [
-        replace(row, responses=tuple(replace(r, ref_logprobs=tuple(v)) for r, v in values))
+        replace(row, responses=tuple(replace(r, ref_logprobs=Logprobs(v)) for r, v in values))
         for row, values in _paired(rows, logprobs)
     ]
 
 
 def _paired(
-    rows: Sequence[Row], logprobs: Logprobs
+    rows: Sequence[Row], logprobs: RowLogprobs
 ) -> Iterator[tuple[Row, Iterator[tuple[Response, Sequence[float]]]]]:
     """Each row, with its responses beside their logprobs."""
     for row, values in zip(rows, logprobs, strict=True):

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Completion, FinishReason, PolicyVersion
 
 _CHARS_PER_TOKEN = 4
@@ -75,8 +76,8 @@ def made_up_traces(label: str, other: str, num_tokens: int) -> Iterator[Completi
 
 def _completion(text: str, num_tokens: int, is_truncated: bool = False) -> Completion:
     return Completion(
-        token_ids=tuple(range(num_tokens)),
-        logprobs=(-0.1,) * num_tokens,
+        token_ids=TokenIds(range(num_tokens)),
+        logprobs=Logprobs((-0.1,) * num_tokens),
         text=text,
         finish_reason=FinishReason.LENGTH if is_truncated else FinishReason.STOP,
         policy_version=PolicyVersion(attempt=0, step=1),

@@ -30,6 +30,7 @@ from learner.worker import LearnerWorker
 from tests.benchmarks.figures import Figure, report
 from tests.tiny_models import build_processor
 from video.processor import ProcessedClip
+from wire.token_arrays import TokenIds
 from wire.types import Prompt
 
 _ROUNDS = 5
@@ -176,7 +177,7 @@ def make_row(number: int, video_token: int) -> Row:
         return tuple(int(token) for token in draw.integers(100, 1000, count))
 
     prompt = (*words(8), *[video_token] * _TOKENS, *words(24))
-    responses = tuple(Response(token_ids=words(32)) for _ in range(4))
+    responses = tuple(Response(token_ids=TokenIds(words(32))) for _ in range(4))
     prompt_of = Prompt(token_ids=prompt, clip_key=str(number), fingerprint="pixels")
     return Row(prompt=prompt_of, video="", responses=responses)
 

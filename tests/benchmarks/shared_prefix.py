@@ -33,6 +33,7 @@ from tests.benchmarks.figures import Figure, report
 from tests.benchmarks.flops import Sizes, Work, flops
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from wire.token_arrays import TokenIds
 from wire.types import Prompt
 
 _PROMPT, _GROUP = 1024, 8
@@ -241,7 +242,7 @@ def make_row(
     words = [int(word) for word in draw.integers(10, 8000, prompt_tokens - num_video)]
     ids = (*words[:8], *[_VIDEO_TOKEN] * num_video, *words[8:])
     responses = tuple(
-        Response(token_ids=tuple(int(word) for word in draw.integers(10, 8000, response_tokens)))
+        Response(token_ids=TokenIds(draw.integers(10, 8000, response_tokens)))
         for _ in range(group_size)
     )
     prompt = Prompt(token_ids=ids, clip_key="clip", fingerprint="")

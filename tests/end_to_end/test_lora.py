@@ -20,6 +20,7 @@ from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from wire.adapters import CONFIG_NAME, WEIGHTS_NAME, AdapterFiles
 from wire.errors import WeightUpdateError
+from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion, Sample
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(580)]
@@ -153,7 +154,11 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
         await learner.connect(rollouts.client(), 1)
         prompt = await rollouts.prompt(place.samples[0], "trace")
         probe = probe_row(
-            Row(prompt=prompt, video=place.samples[0].video, responses=(Response(token_ids=(9,)),)),
+            Row(
+                prompt=prompt,
+                video=place.samples[0].video,
+                responses=(Response(token_ids=TokenIds((9,))),),
+            ),
             tuple(range(60, 90)),
         )
         sync = AdapterSync(rollouts, learner, probe, EXACT)

@@ -14,6 +14,7 @@ from tests.groups import make_group as group_of
 from tests.groups import make_sample
 from video.families import FAMILIES
 from video.processor import ProcessedClip
+from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Prompt, Trace, TraceGroup
 
 VIDEO_TOKEN = 7
@@ -59,9 +60,9 @@ def make_prompt(seed: int = 0, num_text: int = 3, model_type: str = "qwen2_5_vl"
 def make_response(seed: int = 0, length: int = 3, **changed: Any) -> Response:
     draw = np.random.default_rng(200 + seed)
     values: dict[str, Any] = {
-        "token_ids": tuple(int(token) for token in draw.choice(TEXT_TOKENS, size=length)),
+        "token_ids": TokenIds(draw.choice(TEXT_TOKENS, size=length)),
         "advantage": float(draw.normal()),
-        "rollout_logprobs": tuple(float(value) for value in -4 - draw.random(length)),
+        "rollout_logprobs": Logprobs(-4 - draw.random(length)),
     }
     return Response(**{**values, **changed})
 

@@ -8,12 +8,13 @@ from cluster.actors.learner_actor import WeightSyncResult
 from cluster.weight_sync.adapter import AdapterSync
 from learner.shared_prefix.rows import Response, Row
 from wire.errors import WeightUpdateError
+from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion, Prompt
 
 PROBE = Row(
     prompt=Prompt(token_ids=(1, 2), clip_key="k", fingerprint="f"),
     video="a.mp4",
-    responses=(Response(token_ids=(5, 6)),),
+    responses=(Response(token_ids=TokenIds((5, 6))),),
 )
 EXPECTED, WRONG = [-0.5, -2.0], [-0.5, -2.1]
 

@@ -8,13 +8,14 @@ from cluster.weight_sync.full_weights import WeightSync
 from cluster.weight_sync.parity_probe import largest_difference
 from learner.shared_prefix.rows import Response, Row
 from wire.errors import WeightUpdateError
+from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion, Prompt
 
 VERSION = PolicyVersion(attempt=0, step=3)
 PROBE = Row(
     prompt=Prompt(token_ids=(1, 2), clip_key="k", fingerprint="f"),
     video="a.mp4",
-    responses=(Response(token_ids=(5, 6)),),
+    responses=(Response(token_ids=TokenIds((5, 6))),),
 )
 EXPECTED = [-0.5, -2.0]
 

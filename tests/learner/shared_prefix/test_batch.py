@@ -10,6 +10,7 @@ from learner.shared_prefix.clip_features import ClipFeatures
 from learner.shared_prefix.rows import Response, Row, as_filler
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_clip, make_row
 from video.positions import PositionRule
+from wire.token_arrays import TokenIds
 
 RULE = PositionRule("qwen2_5_vl", VIDEO_TOKEN, merge_size=2, tokens_per_second=2)
 CLIPS = RandomClips()
@@ -88,7 +89,7 @@ def test_a_batch_that_brings_what_the_tower_sees_holds_no_pixels():
 
 def test_a_row_of_text_alone_needs_no_clip():
     prompt = replace(make_row().prompt, token_ids=(41, 42, 43), clip_key="")
-    text = Row(prompt=prompt, video="", responses=(Response(token_ids=(50, 51)),))
+    text = Row(prompt=prompt, video="", responses=(Response(token_ids=TokenIds((50, 51))),))
     alone = batch_of(text)
     assert alone.position_ids[:, 0].tolist() == [[0, 1, 2, 3, 4]] * 3
     assert (len(alone.grid_thw), len(alone.patch_at), len(alone.pixel_values)) == (0, 0, 0)

@@ -21,6 +21,7 @@ from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_row
 from tests.tiny_models import MODEL_TYPES, write_tiny_model
 from video.positions import PositionRule
 from wire.errors import ConfigError
+from wire.token_arrays import TokenIds
 from wire.types import Prompt
 
 CLIPS = RandomClips()
@@ -180,7 +181,7 @@ def test_bfloat16_is_as_near_the_truth_as_repeated_prompts(case: Case):
 
 def test_rows_of_text_alone_pack_with_rows_about_clips(case: Case):
     prompt = Prompt(token_ids=(41, 42, 43), clip_key="", fingerprint="")
-    responses = tuple(Response(token_ids=(50 + i, 51)) for i in range(2))
+    responses = tuple(Response(token_ids=TokenIds((50 + i, 51))) for i in range(2))
     text = Row(prompt=prompt, video="", responses=responses)
     alone, of_text = case.scores([[text]])
     mixed, of_mixed = case.scores([[case.rows[0], text]])
