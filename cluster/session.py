@@ -231,7 +231,7 @@ async def open_session(
     data, renderer = await run_in_daemon_thread(check, config, cache_dir, check_data)
     quarantine = await run_in_daemon_thread(open_quarantine, config, run_dir, data)
     async with AsyncExitStack() as stack:
-        group = await stack.enter_async_context(placement.reserved(config, debug=debug))
+        seats = await stack.enter_async_context(placement.reserved(config, debug=debug))
         attempt = next_attempt(run_dir.archive)
         note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
@@ -239,9 +239,9 @@ async def open_session(
         scorer = make_scorer(config, columns_of(data.samples))
         await stack.enter_async_context(scorer)
         cache = str(cache_dir)
-        rollouts = RolloutPool(config, group, cache)
+        rollouts = RolloutPool(config, seats.workers, cache)
         stack.push_async_callback(rollouts.stop)
-        learner = LearnerGroup(config, group, cache)
+        learner = LearnerGroup(config, seats.ranks, cache)
         stack.callback(learner.stop)
         console.print(
             f"starting {config.rollout.num_workers} rollout worker(s) and "

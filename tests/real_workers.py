@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-
 from cluster.actors import placement
 from cluster.actors.engine_client import EngineClient
 from cluster.actors.learner_group import LearnerGroup
@@ -31,7 +29,7 @@ class Workers:
 
     config: RunConfig
     cache_dir: str
-    group: PlacementGroup
+    seats: placement.Reservation
     rollouts: RolloutPool
     samples: list[Sample]
     probe: Row
@@ -44,7 +42,7 @@ class Workers:
         config = self.config.model_copy(
             update={"learner": self.config.learner.model_copy(update=settings)}
         )
-        learner = LearnerGroup(config, self.group, self.cache_dir)
+        learner = LearnerGroup(config, self.seats.ranks[: config.learner.num_ranks], self.cache_dir)
         try:
             await learner.start()
             await learner.begin(str(config.model), OptimConfig())
@@ -72,17 +70,17 @@ def make_config(model: Path, manifest: Path, names: list[str], **settings: Any) 
 @asynccontextmanager
 async def open_workers(config: RunConfig, cache_dir: Path) -> AsyncIterator[Workers]:
     """Engines up with the model's weights as version 0.0; all ended afterwards."""
-    group = await placement.reserve(config)
-    rollouts = RolloutPool(config, group, str(cache_dir))
+    seats = await placement.reserve(config)
+    rollouts = RolloutPool(config, seats.workers, str(cache_dir))
     try:
         await rollouts.start(str(config.model), PolicyVersion(attempt=0, step=0))
         labels = LabelSet(labels=config.labels)
         samples = list(read_manifest(config.data.manifest, labels, None))
         probe = await make_probe(rollouts, samples[0])
-        yield Workers(config, str(cache_dir), group, rollouts, samples, probe)
+        yield Workers(config, str(cache_dir), seats, rollouts, samples, probe)
     finally:
         await rollouts.stop()
-        remove_placement_group(group)
+        seats.release()
 
 
 async def make_probe(rollouts: RolloutPool, sample: Sample) -> Row:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.util.placement_group import PlacementGroup
 
 from cluster.actors.deadlines import gather_or_raise, with_deadline
 from cluster.actors.engine_client import EngineClient
 from cluster.actors.learner_actor import WeightSyncResult
-from cluster.actors.placement import bundle_options
+from cluster.actors.placement import Seat
 from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, OptimConfig
@@ -32,16 +31,16 @@ from wire.types import PolicyVersion
 class LearnerGroup:
     """Group of all learner ranks, called together."""
 
-    def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
-        first = config.rollout.num_workers
+    def __init__(self, config: RunConfig, seats: Sequence[Seat], cache_dir: str) -> None:
+        learner = config.learner
         self._timeout_s = config.learner.timeout_s
         self._max_response_length = config.rollout.max_response_length
         self._max_tokens = config.learner.max_tokens_per_batch
         self._ranks: list[Any] = [
-            RemoteLearnerActor.options(**bundle_options(group, first + rank)).remote(
+            RemoteLearnerActor.options(**seat.options(learner.num_cpus, learner.num_gpus)).remote(
                 config, rank, cache_dir
             )
-            for rank in range(config.learner.num_ranks)
+            for rank, seat in enumerate(seats)
         ]
         self._address = ""
 

@@ -1,30 +1,35 @@
-"""Placement of the workers: connects to Ray, checks that the recipe fits, reserves a placement
-group.
+"""Placement of the workers: connects to Ray, checks that the recipe fits, reserves a seat for each.
 
-A recipe that does not fit is refused at once: Ray itself would wait for ever for its resources.
+A recipe that does not fit is refused at once: Ray itself would wait for ever for its resources. One
+that fits waits until they are free, for all of its workers at once.
 """
 
 import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.actors.node_layout import PAIR, Bundle, Kind, kinds_of, lay_out
 from cluster.actors.ray_address import ray_answers
 from cluster.config.recipe import RunConfig
 from wire.errors import DeadlineExceeded, PlacementError
 
-Bundle = dict[str, float]
-
 _STARTS = 2
+_TRY_S = 5.0  # of one layout: another job may have taken what was free
+_LOOK_S = 0.5  # between looks at what is free
+_NODE_LABEL = "ray.io/node-id"
 
 
 def connect(config: RunConfig, *, debug: bool) -> None:
@@ -83,13 +88,6 @@ def address_of(config: RunConfig) -> str | None:
     return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
-def bundles(config: RunConfig) -> list[Bundle]:
-    """Resources per actor: rollout workers first, then learner ranks."""
-    rollout = _bundle(config.rollout.num_cpus, config.rollout.num_gpus)
-    learner = _bundle(config.learner.num_cpus, config.learner.num_gpus)
-    return [rollout] * config.rollout.num_workers + [learner] * config.learner.num_ranks
-
-
 def nodes(config: RunConfig) -> list[Bundle]:
     """Resources of each node that a run would have, without starting a local Ray. Raises
     PlacementError if the Ray that the recipe names does not answer."""
@@ -108,77 +106,125 @@ def _this_machine() -> Bundle:
     return {"CPU": float(spec.num_cpus or 0), "GPU": float(spec.num_gpus or 0)}
 
 
-def check_fits(wanted: list[Bundle], nodes: list[Bundle]) -> None:
-    """Raise PlacementError unless every bundle finds a node (first fit, largest first).
+def require_fit(config: RunConfig, nodes: Sequence[Bundle]) -> list[list[int]]:
+    """The layout of a run's workers over nodes (cluster/actors/node_layout.py), or a
+    PlacementError.
 
     ``nodes``: resources of each node of the cluster, used or not.
     """
-    left = [dict(node) for node in nodes]
-    for bundle in sorted(wanted, key=lambda b: (-b.get("GPU", 0), -b["CPU"])):
-        place = next((n for n in left if all(n.get(k, 0) >= v for k, v in bundle.items())), None)
-        if place is None:
-            raise PlacementError(_explain(wanted, nodes))
-        for name, amount in bundle.items():
-            place[name] -= amount
+    kinds = kinds_of(config)
+    layout = lay_out(kinds, nodes)
+    if layout is None:
+        raise PlacementError(_explain(kinds, nodes))
+    return layout
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Reserved place of an actor: a bundle of a placement group. An engine and a rank that share a
+    GPU have the same seat."""
+
+    group: PlacementGroup
+    bundle: int
+    node: str
+    """Ray's id of the node."""
+
+    def options(self, num_cpus: float, num_gpus: float) -> dict[str, Any]:
+        """Ray options of an actor that sits here."""
+        return {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                placement_group=self.group, placement_group_bundle_index=self.bundle
+            ),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Seats of a run's actors, held until :meth:`release`."""
+
+    workers: tuple[Seat, ...]
+    """Of the rollout workers."""
+    ranks: tuple[Seat, ...]
+    """Of the learner ranks."""
+
+    def release(self) -> None:
+        """Give the resources back; actors that sit there end."""
+        for group in {seat.group.id: seat.group for seat in self.workers + self.ranks}.values():
+            remove_placement_group(group)
 
 
 @asynccontextmanager
-async def reserved(config: RunConfig, *, debug: bool) -> AsyncIterator[PlacementGroup]:
-    """Connect to Ray and hold a place for every worker during the block; both end with it.
+async def reserved(config: RunConfig, *, debug: bool) -> AsyncIterator[Reservation]:
+    """Connect to Ray and hold a seat for every actor during the block; both end with it.
 
     Raises PlacementError, DeadlineExceeded.
     """
     connect(config, debug=debug)
     try:
-        group = await reserve(config)
+        reservation = await reserve(config)
         try:
-            yield group
+            yield reservation
         finally:
-            remove_placement_group(group)
+            reservation.release()
     finally:
         ray.shutdown()
 
 
-async def reserve(config: RunConfig) -> PlacementGroup:
-    """Reserve a place for every worker. Raises PlacementError, DeadlineExceeded."""
-    wanted = bundles(config)
-    check_fits(wanted, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    group: PlacementGroup = placement_group(wanted, strategy="PACK")
+async def reserve(config: RunConfig) -> Reservation:
+    """Reserve a seat for every actor, all or none. Raises PlacementError, DeadlineExceeded."""
+    require_fit(config, [node["Resources"] for node in _alive()])
     timeout = config.cluster.start_timeout_s
-    if not await asyncio.to_thread(group.wait, timeout):
-        remove_placement_group(group)
-        raise DeadlineExceeded(
-            f"the cluster is large enough, but its resources were not free within {timeout:.0f} s; "
-            "wait for other jobs to end, or raise cluster.start_timeout_s"
-        )
-    return group
-
-
-def _bundle(cpus: float, gpus: float) -> Bundle:
-    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-
-
-def _explain(wanted: list[Bundle], nodes: list[Bundle]) -> str:
-    def total(what: str, of: list[Any]) -> float:
-        return float(sum(part.get(what, 0) for part in of))
-
-    asked = ", ".join(f"{total(kind, wanted):g} {kind}s" for kind in ("CPU", "GPU"))
-    have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
-    return (
-        f"the recipe places {len(wanted)} workers that need {asked} in all, and the cluster's "
-        "nodes have: "
-        f"{have}; lower rollout.num_workers, learner.num_ranks or their num_cpus / num_gpus, or "
-        "add nodes"
+    end = time.monotonic() + timeout
+    while (left := end - time.monotonic()) > 0:
+        if (reservation := await _try_to_reserve(config, min(left, _TRY_S))) is not None:
+            return reservation
+    raise DeadlineExceeded(
+        f"the cluster is large enough, but its resources were not free within {timeout:.0f} s; "
+        "wait for other jobs to end, or raise cluster.start_timeout_s"
     )
 
 
-def bundle_options(group: PlacementGroup, index: int) -> dict[str, Any]:
-    """Actor options that take the whole of one bundle."""
-    bundle = group.bundle_specs[index]
-    return {
-        "num_cpus": bundle.get("CPU", 0),
-        "num_gpus": bundle.get("GPU", 0),
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(
-            placement_group=group, placement_group_bundle_index=index
-        ),
-    }
+async def _try_to_reserve(config: RunConfig, patience_s: float) -> Reservation | None:
+    """Reserve what is free now, laid out anew; None if something else took it meanwhile."""
+    free = available_resources_per_node()
+    names = [name for node in _alive() if (name := node["NodeID"]) in free]
+    kinds = kinds_of(config)
+    layout = lay_out(kinds, [free[name] for name in names])
+    if layout is None:
+        await asyncio.sleep(min(patience_s, _LOOK_S))
+        return None
+    nodes = [names[node] for of_kind in layout for node in of_kind]
+    group = placement_group(
+        [kind.bundle for kind in kinds for _ in range(kind.count)],
+        strategy="PACK",
+        bundle_label_selector=[{_NODE_LABEL: node} for node in nodes],
+    )
+    if not await asyncio.to_thread(group.wait, patience_s):
+        remove_placement_group(group)
+        return None
+    seats = tuple(Seat(group, bundle, node) for bundle, node in enumerate(nodes))
+    if config.colocated:
+        return Reservation(seats, seats)
+    first = config.rollout.num_workers
+    return Reservation(seats[:first], seats[first:])
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _explain(kinds: Sequence[Kind], nodes: Sequence[Bundle]) -> str:
+    def wanted(what: str) -> float:
+        return sum(kind.count * kind.bundle.get(what, 0) for kind in kinds)
+
+    count = sum(kind.count for kind in kinds)
+    workers = f"{count} pairs of engine and rank" if kinds[0].name == PAIR else f"{count} workers"
+    asked = ", ".join(f"{wanted(kind):g} {kind}s" for kind in ("CPU", "GPU"))
+    have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
+    return (
+        f"the recipe places {workers} that need {asked} in all, and the cluster's nodes have: "
+        f"{have}; lower rollout.num_workers, learner.num_ranks or their num_cpus / num_gpus, or "
+        "add nodes"
+    )

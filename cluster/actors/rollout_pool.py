@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
-from ray.util.placement_group import PlacementGroup
 
 from cluster.actors.deadlines import ignore_dead, responds, with_deadline
 from cluster.actors.engine_client import EngineClient
 from cluster.actors.learner_actor import LearnerActor
-from cluster.actors.placement import bundle_options
+from cluster.actors.placement import Seat
 from cluster.actors.rollout_actor import RolloutActor
 from cluster.config.recipe import RunConfig
 from rollout.engine import Sampling
@@ -40,13 +39,14 @@ class RolloutPool:
     """Pool of rollout workers. Only workers in service answer; a failed weight update takes one
     out."""
 
-    def __init__(self, config: RunConfig, group: PlacementGroup, cache_dir: str) -> None:
+    def __init__(self, config: RunConfig, seats: Sequence[Seat], cache_dir: str) -> None:
+        rollout = config.rollout
         self._config = config
         self._actors: dict[str, Any] = {
             f"rollout-{index}": RemoteRolloutActor.options(
-                max_concurrency=1000, **bundle_options(group, index)
+                max_concurrency=1000, **seat.options(rollout.num_cpus, rollout.num_gpus)
             ).remote(config, f"rollout-{index}", cache_dir)
-            for index in range(config.rollout.num_workers)
+            for index, seat in enumerate(seats)
         }
         self.in_service = set(self._actors)
         """Names of the workers whose weights the parity probe has proven right."""
@@ -54,7 +54,7 @@ class RolloutPool:
         self._serving.set()
         self._lost: set[str] = set()
         self._busy = dict.fromkeys(self._actors, 0)
-        self._slots = asyncio.Semaphore(config.rollout.max_concurrency * len(self._actors))
+        self._slots = asyncio.Semaphore(rollout.max_concurrency * len(self._actors))
 
     @property
     def num_workers(self) -> int:

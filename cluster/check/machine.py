@@ -35,17 +35,12 @@ def is_local(config: RunConfig) -> bool:
 
 def placement_findings(config: RunConfig) -> list[Finding]:
     """Findings on CPUs and GPUs of the workers. Raises PlacementError if one does not fit."""
-    from cluster.actors.placement import bundles, check_fits, nodes
+    from cluster.actors.node_layout import describe, kinds_of
+    from cluster.actors.placement import nodes, require_fit
 
-    there, wanted = nodes(config), bundles(config)
-    check_fits(wanted, there)
-
-    def count(of: Sequence[Mapping[str, float]]) -> str:
-        cpus, gpus = (sum(part.get(kind, 0) for part in of) for kind in ("CPU", "GPU"))
-        return f"{cpus:g} CPUs and {gpus:g} GPUs"
-
-    what = f"{len(wanted)} workers reserve {count(wanted)} of {count(there)}"
-    return [ok(Area.PLACEMENT, what)]
+    there = nodes(config)
+    layout = require_fit(config, there)
+    return [ok(Area.PLACEMENT, describe(kinds_of(config), layout, there))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +97,9 @@ def memory_findings(config: RunConfig, memory: Memory, machine: Machine) -> list
     findings = []
     ram = int(config.cluster.object_store_mb * 2**20)
     if learner.num_gpus:
-        held = memory.rank.device_bytes / learner.num_gpus
-        findings += _on_gpu("a learner rank", held, machine, 1.0)
+        # a pair's engine has taken its share of the GPU before the rank comes
+        share = 1 - rollout.gpu_memory_utilization if config.colocated else 1.0
+        findings += _on_gpu("a learner rank", memory.rank.device_bytes, machine, share)
         ram += learner.num_ranks * memory.rank.offloaded_bytes
     else:
         ram += learner.num_ranks * memory.rank.total_bytes

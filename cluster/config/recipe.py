@@ -130,6 +130,13 @@ class RunConfig(Config):
         return max(lags, default=0) + 2
 
     @property
+    def colocated(self) -> bool:
+        """Whether engine i and learner rank i share a GPU: their ``num_gpus`` add up to at most
+        1."""
+        engine, rank = self.rollout.num_gpus, self.learner.num_gpus
+        return engine > 0 and rank > 0 and engine + rank <= 1 + 1e-9
+
+    @property
     def label_set(self) -> LabelSet:
         """The labels as a set."""
         return LabelSet(labels=self.labels)
@@ -231,6 +238,25 @@ class RunConfig(Config):
             raise ValueError(
                 f"rollout.tensor_parallel_size={wanted} needs rollout.num_gpus={wanted}, got "
                 f"{given:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_match(self) -> Self:
+        rollout, learner = self.rollout, self.learner
+        if self.colocated and rollout.num_workers != learner.num_ranks:
+            raise ValueError(
+                f"rollout.num_gpus={rollout.num_gpus:g} and learner.num_gpus={learner.num_gpus:g} "
+                "put one engine and one learner rank on each GPU, but there are rollout.num_workers"
+                f"={rollout.num_workers} and learner.num_ranks={learner.num_ranks}; make the two "
+                "numbers equal, or give both sections num_gpus = 1 for GPUs of their own"
+            )
+        shares = 0 < learner.num_gpus <= 0.5 and not self.colocated
+        if shares and learner.num_ranks > 1:
+            raise ValueError(
+                f"learner.num_gpus={learner.num_gpus:g} would put two of {learner.num_ranks} ranks "
+                "on one GPU, which NCCL refuses; set learner.num_gpus = 1, or rollout.num_gpus so "
+                "that the two add up to at most 1 and each rank shares a GPU with an engine"
             )
         return self
 

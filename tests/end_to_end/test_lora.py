@@ -136,7 +136,6 @@ def make_config(place: SimpleNamespace) -> RunConfig:
 
 async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     import ray
-    from ray.util.placement_group import remove_placement_group
 
     from cluster.actors import placement
     from cluster.actors.learner_group import LearnerGroup
@@ -145,9 +144,9 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     from cluster.weight_sync.parity_probe import probe_row
 
     first = PolicyVersion(attempt=0, step=0)
-    group = await placement.reserve(config)
-    rollouts = RolloutPool(config, group, str(place.cache))
-    learner = LearnerGroup(config, group, str(place.cache))
+    seats = await placement.reserve(config)
+    rollouts = RolloutPool(config, seats.workers, str(place.cache))
+    learner = LearnerGroup(config, seats.ranks, str(place.cache))
     try:
         await asyncio.gather(rollouts.start(str(place.model), first), learner.start())
         await learner.begin(str(place.model), OptimConfig(learning_rate=1e-2))
@@ -167,7 +166,7 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     finally:
         learner.stop()
         await rollouts.stop()
-        remove_placement_group(group)
+        seats.release()
         assert ray.is_initialized()
 
 

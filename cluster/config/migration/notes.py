@@ -17,5 +17,5 @@ LOGS = "TensorBoard is always written; [logging] adds W&B, MLflow, verl's names:
 PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_gpus of both"
 VOTES = "one trace per clip measures a stage; a majority vote is the control arm vote"
 NO_SLEEP = "engines and learner keep their memory; nothing sleeps"
-SHARED = "engines and learner are workers of their own; num_gpus = 0.5 of both shares a GPU"
+SHARED = "num_gpus = 0.5 of both, and num_workers = num_ranks: engine i and rank i share a GPU"
 CONSTANT = "constant, linear or cosine"

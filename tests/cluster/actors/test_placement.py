@@ -1,32 +1,94 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from cluster.actors.placement import _start_local, check_fits
+from cluster.actors.placement import _start_local, require_fit
+from cluster.config.recipe import RunConfig
+from tests.cluster.actors.test_node_layout import config_of
 from wire.errors import PlacementError
 
+ROOT = Path(__file__).parents[3]
 NODE = {"CPU": 2.0, "memory": 1e9}
 
 
+def cpu_config(workers: int, ranks: int, cpus: float) -> RunConfig:
+    return config_of(workers, ranks, 0, 0, num_cpus=cpus)
+
+
 def test_two_workers_and_two_ranks_of_half_a_cpu_fit_two_cores():
-    check_fits([{"CPU": 0.5}] * 4, [NODE])
+    assert require_fit(cpu_config(2, 2, 0.5), [NODE]) == [[0, 0], [0, 0]]
 
 
 def test_too_few_cpus_are_said_with_what_is_there_and_what_to_do():
-    with pytest.raises(PlacementError, match=r"need 8 CPUs.*2 CPUs.*lower rollout\.num_workers"):
-        check_fits([{"CPU": 4.0}] * 2, [NODE])
+    with pytest.raises(PlacementError, match=r"need 8.5 CPUs.*2 CPUs.*lower rollout\.num_workers"):
+        require_fit(cpu_config(2, 1, 4), [NODE])
 
 
 def test_gpus_that_do_not_exist_are_said():
     with pytest.raises(PlacementError, match=r"2 GPUs in all.*0 GPUs"):
-        check_fits([{"CPU": 0.5, "GPU": 1.0}] * 2, [NODE])
+        require_fit(config_of(1, 1, 1, 1), [NODE])
+
+
+def test_pairs_that_do_not_fit_are_said_to_be_pairs():
+    with pytest.raises(PlacementError, match=r"3 pairs of engine and rank.*3 GPUs in all.*2 GPUs"):
+        require_fit(config_of(3, 3, 0.5, 0.5), [{"CPU": 8.0, "GPU": 2.0}])
 
 
 def test_enough_in_sum_but_on_no_single_node_does_not_fit():
     with pytest.raises(PlacementError):
-        check_fits([{"CPU": 3.0}], [NODE, NODE])
-    check_fits([{"CPU": 2.0}, {"CPU": 2.0}], [NODE, NODE])
+        require_fit(cpu_config(1, 1, 3), [NODE, NODE])
+    assert require_fit(cpu_config(2, 1, 1.5), [NODE, NODE]) == [[0, 1], [0]]
+
+
+@pytest.fixture(scope="module")
+def fake_nodes() -> dict[str, Any]:
+    """Where Ray puts actors on nodes with fake GPUs: 1 x 4 and 4 x 8."""
+    words = [sys.executable, "-m", "tests.cluster.actors.seats_on_fake_nodes"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("nodes", "pairs"), [("1x4", 4), ("4x8", 32)])
+def test_an_engine_and_a_rank_that_share_a_gpu_are_a_pair_on_every_node(
+    fake_nodes: dict[str, Any], nodes: str, pairs: int
+):
+    seen = fake_nodes[nodes]["pairs"]
+    assert len(seen["engines"]) == pairs
+    assert seen["engines"] == seen["ranks"], "node and GPU of engine i and rank i"
+    assert len({(node, *gpus) for node, gpus in seen["ranks"]}) == pairs, "two ranks on one GPU"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_puts_engines_and_ranks_on_the_nodes_that_were_chosen(fake_nodes: dict[str, Any]):
+    seen = fake_nodes["4x8"]
+    assert seen["16 + 16"] == [[4, 4, 4, 4], [4, 4, 4, 4]]
+    assert seen["8 of two GPUs + 16"] == [[2, 2, 2, 2], [4, 4, 4, 4]]
+    assert len(seen["GPUs of an engine of two"]) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_waits_for_all_of_its_gpus_and_leaves_none_reserved_when_it_gives_up(
+    fake_nodes: dict[str, Any],
+):
+    seen = fake_nodes["4x8"]
+    assert "its resources were not free within 1 s" in seen["while one GPU is taken"]
+    assert seen["free after it gave up"] == 31
+    assert seen["once it is free"] == [[4, 4, 4, 4], [4, 4, 4, 4]]
 
 
 class SlowRay:

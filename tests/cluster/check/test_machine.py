@@ -61,6 +61,18 @@ def test_gpus_are_measured_where_the_recipe_asks_for_them(planned):
     assert set(levels(eight)) == {Level.OK}
 
 
+def test_a_rank_that_shares_a_gpu_has_what_its_engine_leaves(planned):
+    machine = Machine(ram=900 * GIB, gpu=80 * GIB)
+    pairs = ("rollout.num_gpus=0.5", "learner.num_gpus=0.5", "learner.dtype=bfloat16")
+    pairs += ("rollout.dtype=bfloat16", "learner.zero_stage=3")
+    eight = (*pairs, "rollout.num_workers=8", "learner.num_ranks=8")
+    assert set(
+        levels(findings_of(planned, machine, *eight, "rollout.gpu_memory_utilization=0.5"))
+    ) == {Level.OK}
+    found = findings_of(planned, machine, *eight, "rollout.gpu_memory_utilization=0.9")
+    assert "of a GPU's 8.6 GB" in only(found, Level.ERROR).what
+
+
 def test_a_cache_too_small_for_a_sequence_is_an_error_and_not_said_twice(planned):
     config, plan = planned("rollout.max_prompt_length=4000000")
     findings = plan_findings(config, plan, measured=True)

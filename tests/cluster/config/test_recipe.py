@@ -48,6 +48,11 @@ def test_defaults_are_deepintuits():
         ({"grpo": {"groups_per_step": 6, "groups_per_update": 4}}, "no multiple of"),
         ({"transfer": {"kind": "nccl"}}, "needs GPUs"),
         ({"rollout": {"tensor_parallel_size": 2}}, "needs rollout.num_gpus=2"),
+        (
+            {"rollout": {"num_gpus": 0.5, "num_workers": 2}, "learner": {"num_gpus": 0.5}},
+            "num_workers=2 and learner.num_ranks=1; make the two numbers equal",
+        ),
+        ({"learner": {"num_gpus": 0.5, "num_ranks": 2}}, "two of 2 ranks on one GPU"),
         ({"labels": [{"name": "a"}, {"name": "A"}]}, "must differ"),
         ({"labels": [{"name": "a"}]}, "labels"),
         ({"video": {"min_frames": 8, "max_frames": 4}}, "lower the first"),
@@ -56,6 +61,17 @@ def test_defaults_are_deepintuits():
 def test_a_mistake_is_named_with_a_remedy(changes: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         validate(RunConfig, make(**changes), "recipe")
+
+
+@pytest.mark.parametrize(
+    ("engine", "rank", "colocated"),
+    [(0.5, 0.5, True), (0.7, 0.3, True), (1, 1, False), (0.6, 0.6, False), (0, 0.5, False)],
+)
+def test_an_engine_and_a_rank_share_a_gpu_if_their_parts_add_up_to_one(
+    engine: float, rank: float, colocated: bool
+):
+    values = make(rollout={"num_gpus": engine}, learner={"num_gpus": rank})
+    assert validate(RunConfig, values, "recipe").colocated is colocated
 
 
 def test_setting_one_key_of_an_optimiser_keeps_the_stages_other_defaults():

@@ -1,0 +1,122 @@
+"""Seats of actors on nodes with fake GPUs, as Ray gives them. Prints them as JSON. (No test file.)
+
+A process of its own: the tests' own Ray stays up.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+from cluster.actors.placement import Reservation, Seat, reserve
+from tests.cluster.actors.test_node_layout import config_of
+from wire.errors import DeadlineExceeded
+
+STORE = 80 * 2**20
+
+
+@contextmanager
+def fake_nodes(count: int, num_gpus: int) -> Iterator[list[str]]:
+    """A Ray of so many nodes on this machine. Yields their ids."""
+    node = {"num_cpus": 2 * num_gpus, "num_gpus": num_gpus, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        for _ in range(count - 1):
+            cluster.add_node(**node)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield [node["NodeID"] for node in ray.nodes()]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+class Occupant:
+    """Sits in a seat, and looks about."""
+
+    def place(self) -> tuple[str, list[int]]:
+        return ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
+
+
+def occupy(seats: tuple[Seat, ...], num_gpus: float) -> list[Any]:
+    """Actors in these seats."""
+    occupant: Any = ray.remote(Occupant)
+    return [occupant.options(**seat.options(0.1, num_gpus)).remote() for seat in seats]
+
+
+def counts(reservation: Reservation, nodes: list[str]) -> list[list[int]]:
+    """Workers and ranks on each node, by Ray's own table of bundles."""
+    bundles = placement_group_table(reservation.workers[0].group)["bundles_to_node_id"]
+    found = [
+        [bundles[seat.bundle] for seat in seats]
+        for seats in (reservation.workers, reservation.ranks)
+    ]
+    return [[of_kind.count(node) for node in nodes] for of_kind in found]
+
+
+async def pairs(count: int) -> dict[str, Any]:
+    """Node and GPUs of engines and ranks that have half a GPU each."""
+    reservation = await reserve(config_of(count, count, 0.5, 0.5, num_cpus=0.1))
+    engines = occupy(reservation.workers, 0.5)
+    ranks = occupy(reservation.ranks, 0.5)
+    seen = ray.get([actor.place.remote() for actor in engines + ranks])
+    reservation.release()
+    return {"engines": seen[:count], "ranks": seen[count:]}
+
+
+async def mixed(nodes: list[str]) -> dict[str, Any]:
+    """Runs of whole GPUs on four nodes of eight."""
+    seen: dict[str, Any] = {}
+    whole = config_of(16, 16, 1, 1)
+    reservation = await reserve(whole)
+    seen["16 + 16"] = counts(reservation, nodes)
+    reservation.release()
+    reservation = await reserve(config_of(8, 16, 2, 1, tensor_parallel_size=2))
+    seen["8 of two GPUs + 16"] = counts(reservation, nodes)
+    _, gpus = ray.get(occupy(reservation.workers[:1], 2)[0].place.remote())
+    seen["GPUs of an engine of two"] = gpus
+    reservation.release()
+    await free(32)
+    other = placement_group([{"GPU": 1}])
+    ray.get(other.ready())
+    hasty = whole.model_copy(
+        update={"cluster": whole.cluster.model_copy(update={"start_timeout_s": 1.0})}
+    )
+    try:
+        await reserve(hasty)
+    except DeadlineExceeded as error:
+        seen["while one GPU is taken"] = str(error)
+    seen["free after it gave up"] = ray.available_resources()["GPU"]
+    waiting = asyncio.create_task(reserve(whole))
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    remove_placement_group(other)
+    reservation = await waiting
+    seen["once it is free"] = counts(reservation, nodes)
+    reservation.release()
+    return seen
+
+
+async def free(num_gpus: int) -> None:
+    """Wait until that many are."""
+    while ray.available_resources().get("GPU") != num_gpus:
+        await asyncio.sleep(0.1)
+
+
+def main() -> int:
+    """All figures, as one line of JSON."""
+    with fake_nodes(1, 4):
+        seen: dict[str, Any] = {"1x4": {"pairs": asyncio.run(pairs(4))}}
+    with fake_nodes(4, 8) as nodes:
+        seen["4x8"] = {"pairs": asyncio.run(pairs(32)), **asyncio.run(mixed(nodes))}
+    sys.stdout.write(f"{json.dumps(seen)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
