@@ -39,6 +39,7 @@ from learner.shared_prefix.rows import Row, StepCounts
 from video.cache import ClipStore
 from video.positions import PositionRule
 from wire.adapters import AdapterFiles
+from wire.token_arrays import Logprobs
 
 Objective = Literal["grpo", "supervised"]
 
@@ -144,11 +145,11 @@ class LearnerWorker:
     def _trial_step(self, largest: LargestBatch) -> None:
         self.engine.trial_step(self._in_stage.trial_batch(largest))
 
-    def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+    def logprobs(self, rows: Sequence[Row]) -> list[list[Logprobs]]:
         """Logprob of every response token, per row and response of this rank's rows."""
         return self._per_response(rows, self._logprobs)
 
-    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+    def ref_logprobs(self, rows: Sequence[Row]) -> list[list[Logprobs]]:
         """Logprob of every response token under the model that the stage began with."""
         return self._per_response(rows, self._to_reference().logprobs)
 
@@ -280,11 +281,11 @@ class LearnerWorker:
 
     def _per_response(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
-    ) -> list[list[list[float]]]:
+    ) -> list[list[Logprobs]]:
         self._layout.check(rows, self._score)
         return _by_row(rows, self._scored(self._layout.laid_out(rows), logprobs))
 
-    def _score(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+    def _score(self, rows: Sequence[Row]) -> list[list[Logprobs]]:
         """Logprobs per row, response and token, of rows as they are laid out."""
         return _by_row(rows, self._scored(rows, self._logprobs))
 
@@ -293,11 +294,12 @@ class LearnerWorker:
 
     def _scored(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
-    ) -> list[list[float]]:
+    ) -> list[Logprobs]:
         """Logprobs of every response, of rows in the layout of the run."""
-        scores: list[list[float]] = []
+        scores: list[Logprobs] = []
         for batch in self._in_stage.in_step(rows):
-            scores += [part.tolist() for part in logprobs(batch).split(batch.lengths)]
+            values = logprobs(batch).float().cpu().split(batch.lengths)
+            scores += [Logprobs.of_bytes(part.numpy().tobytes()) for part in values]
         return scores
 
 
@@ -324,7 +326,7 @@ def _vision_rates(rates: dict[Part, float]) -> dict[str, float]:
     return {f"learning_rate/{part}": rate for part, rate in rates.items()}
 
 
-def _by_row(rows: Sequence[Row], scores: Sequence[list[float]]) -> list[list[list[float]]]:
+def _by_row(rows: Sequence[Row], scores: Sequence[Logprobs]) -> list[list[Logprobs]]:
     """Values of responses grouped by row, in the order of rows and responses."""
     parts = iter(scores)
     return [[next(parts) for _ in row.responses] for row in rows]

@@ -269,7 +269,7 @@ def _column(parts: Sequence[TokenIds | Logprobs | None], kind: pa.DataType) -> p
     data = pa.py_buffer(b"".join(part.tobytes() for part in parts if part is not None))
     ends = list(accumulate((len(part or ()) for part in parts), initial=0))
     return pa.ListArray.from_arrays(
-        pa.array(ends, pa.int32()),  # of a list: of numpy's it would import pandas
+        pa.array(ends, pa.int32()),
         pa.Array.from_buffers(kind, ends[-1], [None, data]),
         mask=pa.array([part is None for part in parts]),
     )

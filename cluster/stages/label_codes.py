@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calibrate.verdict import VerdictExample
 from cluster.session import Session
-from learner.shared_prefix.rows import Response, Row, supervised_row
+from learner.shared_prefix.rows import Response, Row, RowLogprobs, supervised_row
 from wire.errors import DataError
 from wire.token_arrays import TokenIds
 from wire.types import Failure, Prompt, Sample
@@ -34,7 +34,7 @@ class LabelPrompts(Protocol):
 class ScoringLearner(Protocol):
     """Scores responses; cluster/actors/learner_group.py implements it."""
 
-    async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
+    async def logprobs(self, rows: Sequence[Row]) -> RowLogprobs:
         """Logprob of every response token, per row and response."""
         ...
 

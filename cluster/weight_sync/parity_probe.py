@@ -31,7 +31,7 @@ class ParityProbe:
         only = replace(row.responses[0], trains=False)
         self._row, self._tolerance = replace(row, responses=(only,)), tolerance
 
-    async def expected(self, learner: LearnerGroup) -> list[float]:
+    async def expected(self, learner: LearnerGroup) -> Sequence[float]:
         """The learner's logprobs now, nats."""
         return (await learner.logprobs([self._row]))[0][0]
 

@@ -6,6 +6,7 @@ rows with rewards -> KL taken off -> advantages -> truncated responses left out 
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from learner.config import GrpoLossConfig
@@ -58,7 +59,7 @@ def _penalised(response: Response, config: GrpoLossConfig) -> float | None:
     old = response.rollout_logprobs if by_engine else response.old_logprobs
     assert old is not None, "KL in the reward needs the policy's logprobs"
     assert response.ref_logprobs is not None, "KL in the reward needs the reference's logprobs"
-    logp, logp_ref = torch.tensor([old, response.ref_logprobs], dtype=torch.float64)
+    logp, logp_ref = torch.from_numpy(np.array([old, response.ref_logprobs], np.float64))
     return response.reward - config.kl_coef * float(
         kl_estimate(logp, logp_ref, config.kl_penalty).sum()
     )

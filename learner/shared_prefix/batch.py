@@ -12,7 +12,7 @@ L tokens of the row, N response tokens, C distinct clips, V video tokens.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -70,7 +70,7 @@ class TrainBatch:
         return replace(self, **tensors, seen=self.seen and self.seen.to(device))
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+def micro_batches(rows: Iterable[Row], max_tokens: int) -> Iterator[list[Row]]:
     """Cut rows, in order, into micro-batches of at most ``max_tokens`` tokens; a longer row is one
     by itself."""
     held: list[Row] = []

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from learner.shared_prefix.rows import Row, one_row_per_response
+from learner.shared_prefix.rows import Row, RowLogprobs, one_row_per_response
 
-Scorer = Callable[[Sequence[Row]], list[list[list[float]]]]
+Scorer = Callable[[Sequence[Row]], RowLogprobs]
 
 _LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}
 """Of the norm of the difference over the norm. Rounding alone gives 6e-8 and 5e-4 on tiny untrained

@@ -1,0 +1,100 @@
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.actors.rank_calls import MICRO_BATCHES_PER_CALL, RankCalls
+from learner.shared_prefix.rows import Row
+from tests.learner.builders import make_row
+from wire.errors import DeadlineExceeded
+
+NUM_RANKS = 3
+ROWS = [make_row(seed, (3 + seed % 4,)) for seed in range(200)]
+MAX_TOKENS = 20  # of a micro-batch: one or two rows
+
+
+class Remote:
+    """A method of an actor, as Ray gives it."""
+
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+class Rank:
+    """An actor that answers with the rows' own numbers, and notes the rows of each call."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.calls: list[list[Row]] = []
+        self.features, self.logprobs = Remote(self._features), Remote(self._logprobs)
+        self._seconds = seconds
+
+    async def _features(self, rows: list[Row]) -> Any:
+        return np.array([[number] for number in await self._logprobs(rows)])
+
+    async def _logprobs(self, rows: list[Row]) -> list[int]:
+        await asyncio.sleep(self._seconds)
+        self.calls.append(rows)
+        return [ROWS.index(row) for row in rows]
+
+
+def calls_of(*ranks: Rank, timeout_s: float = 5.0) -> RankCalls:
+    return RankCalls(ranks, timeout_s, MAX_TOKENS)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 50, 200])
+async def test_values_of_blocks_come_in_the_order_of_the_rows(num_rows: int):
+    ranks = [Rank() for _ in range(NUM_RANKS)]
+    blocks = calls_of(*ranks).in_blocks("logprobs", ROWS[:num_rows])
+    assert [value async for block in blocks for part in block for value in part] == list(
+        range(num_rows)
+    )
+    blocks = calls_of(*ranks).in_blocks("features", ROWS[:num_rows])
+    values = np.concatenate([np.concatenate(parts) async for parts in blocks])
+    assert values[:, 0].tolist() == list(range(num_rows))
+
+
+async def test_no_call_has_more_than_some_micro_batches_of_a_rank():
+    ranks = [Rank() for _ in range(NUM_RANKS)]
+    blocks = [b async for b in calls_of(*ranks).in_blocks("logprobs", ROWS * 10)]
+    most = MICRO_BATCHES_PER_CALL * MAX_TOKENS * NUM_RANKS
+    together = [sum(row.num_tokens for rank in ranks for row in rank.calls[n]) for n in range(2)]
+    assert len(blocks) > 5
+    assert max(together) <= most
+    assert min(together) > 0.9 * most
+    assert len({len(rank.calls) for rank in ranks}) == 1, "all ranks take part in all calls"
+    assert all(len(rows) > 0 for rank in ranks for rows in rank.calls)
+
+
+async def test_rows_are_taken_from_an_iterator_as_blocks_need_them():
+    taken: list[int] = []
+
+    def stream() -> Iterator[Row]:
+        for number, row in enumerate(ROWS * 10):
+            taken.append(number)
+            yield row
+
+    ranks, behind = [Rank() for _ in range(NUM_RANKS)], []
+    done = 0
+    async for block in calls_of(*ranks).in_blocks("logprobs", stream()):
+        done += sum(map(len, block))
+        behind.append(len(taken) - done)
+    assert done == len(taken) == 2_000
+    assert max(behind) <= 1, "no more than the row that did not fit into the block"
+
+
+async def test_the_deadline_is_that_of_one_block():
+    """All blocks together take far longer than the deadline, each far less; one that does not
+    end is named."""
+    calls = calls_of(Rank(seconds=0.02), timeout_s=0.2)
+    blocks = [block async for block in calls.in_blocks("logprobs", ROWS * 10)]
+    assert len(blocks) * 0.02 > 0.2
+    with pytest.raises(DeadlineExceeded, match="learner rank 0 to logprobs"):
+        [b async for b in calls_of(Rank(seconds=5), timeout_s=0.05).in_blocks("logprobs", ROWS)]
+
+
+async def test_no_rows_are_no_call():
+    rank = Rank()
+    assert [block async for block in calls_of(rank).in_blocks("logprobs", [])] == []
+    assert rank.calls == []
