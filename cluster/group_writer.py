@@ -93,9 +93,8 @@ class GroupWriter:
         The shuffled traces are not archived. If there are none, their failure joins the group's
         failures, and the reward term does not apply.
         """
-        half = replace(
-            sampling, n=max(1, sampling.n // 2), seed=stable_seed("shuffled", sampling.seed)
-        )
+        seed = None if sampling.seed is None else stable_seed("shuffled", sampling.seed)
+        half = replace(sampling, n=max(1, sampling.n // 2), seed=seed)
         rollout, shuffled = await asyncio.gather(
             self._ask(sample, sampling, upcoming),
             self._ask(with_view(sample, View.SHUFFLED), half),

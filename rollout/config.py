@@ -24,6 +24,10 @@ class RolloutConfig(Config):
     """Traces written per clip; GRPO compares them with each other."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of training rollouts."""
+    seeded_sampling: bool = False
+    """Seed every trace that is written for training by its place, so that the same weights write
+    the same trace again (as a deterministic run always does). vLLM samples such requests one by one
+    on a GPU. Traces that are measured (validation, evaluation, calibration) are always seeded."""
     max_response_length: int = Field(default=2048, ge=1)
     """Tokens per trace at most; a longer one is cut and counted as truncated."""
     max_prompt_length: int = Field(default=26_000, ge=1)

@@ -19,7 +19,9 @@ class Sampling:
     n: int
     temperature: float
     max_tokens: int
-    seed: int
+    seed: int | None = None
+    """Seed of the first answer, the next number of the next; none: the engine draws from its own
+    random state, which a GPU does for all requests at once and not one by one."""
     turn: int = 0
     """Turn of the request, where the worker is fixed (a deterministic run): worker ``turn`` modulo
     their number."""

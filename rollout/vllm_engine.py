@@ -52,15 +52,17 @@ class VllmEngine:
         backend: str,
         adapters: AdapterSlots | None = None,
         *,
+        seed: int = 0,
         deterministic: bool = False,
     ) -> "VllmEngine":
         """Load the model in a process of its own; ``backend`` names the weight-transfer backend.
 
+        ``seed``: of the engine's random state, from which requests without a seed are drawn.
         ``deterministic``: an answer depends on nothing but its request (see :meth:`_answers`).
         Raises DeadlineExceeded after ``config.start_timeout_s``.
         """
         set_engine_environment(config)
-        arguments = _vllm_arguments(model_dir, config, backend, adapters)
+        arguments = _vllm_arguments(model_dir, config, backend, adapters, seed)
         llm = await _start_llm(arguments, config.start_timeout_s)
         rule = PositionRule.load(model_dir)
         return cls(llm, config, rule, blocked_tokens, deterministic=deterministic)
@@ -264,7 +266,11 @@ class VllmEngine:
 
 
 def _vllm_arguments(
-    model_dir: Path, config: RolloutConfig, backend: str, adapters: AdapterSlots | None
+    model_dir: Path,
+    config: RolloutConfig,
+    backend: str,
+    adapters: AdapterSlots | None,
+    seed: int = 0,
 ) -> Any:
     """Arguments of vLLM's engine for a model and the recipe's settings."""
     from vllm import AsyncEngineArgs
@@ -274,6 +280,7 @@ def _vllm_arguments(
 
     return AsyncEngineArgs(
         model=str(model_dir),
+        seed=seed,
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
@@ -305,10 +312,17 @@ async def _start_llm(arguments: Any, timeout_s: float) -> Any:
 
 
 def _executor(config: RolloutConfig) -> str | None:
-    """Executor of the engine: vLLM's choice, but on a CPU: there it starts its only worker as one
-    more process, and both sides poll for a second after each message. In one process an engine is
-    up 20 s sooner and takes 1 GB less (demo model, 2 cores); what it generates is the same."""
-    if config.num_gpus == 0 and config.tensor_parallel_size == 1:
+    """Executor of the engine: how it runs its workers, one per GPU.
+
+    Several are processes of this node, on the GPUs that Ray has given to the actor: inside a
+    placement group vLLM would choose Ray's actors, and refuse a bundle of several GPUs. One is
+    vLLM's choice, but on a CPU: there it starts its only worker as one more process, and both sides
+    poll for a second after each message. In one process an engine is up 20 s sooner and takes 1 GB
+    less (demo model, 2 cores); what it generates is the same.
+    """
+    if config.tensor_parallel_size > 1:
+        return "mp"
+    if config.num_gpus == 0:
         return "vllm.v1.executor.uniproc_executor.UniProcExecutor"
     return None
 

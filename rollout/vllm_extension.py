@@ -13,14 +13,10 @@ Four things happen at import, where a later call would come too late:
 """
 
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +32,7 @@ from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
 from rollout.engine_environment import OWNER
+from rollout.engine_watchdog import end_with_owner
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedReader
 from wire.weights import unpack
@@ -214,28 +211,6 @@ def _rewindable_requests() -> None:
     GPUModelRunner._sample = marking_sample
 
 
-def _end_with_owner(owner: int) -> None:
-    """End this worker and its engine core within about a second of the owner's death."""
-    core = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == core and (core == owner or _is_child(core, owner)):
-            time.sleep(1.0)
-        if os.getppid() == core != owner:
-            os.kill(core, signal.SIGKILL)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-owner", daemon=True).start()
-
-
-def _is_child(process: int, parent: int) -> bool:
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return False
-    return int(stat.rpartition(")")[2].split()[1]) == parent  # after the name: state, parent
-
-
 WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransfer)
 _owner = int(os.environ.get(OWNER, "0"))
 if _owner != os.getpid():  # in a process of vLLM's; the owner only needs the registration
@@ -243,4 +218,4 @@ if _owner != os.getpid():  # in a process of vLLM's; the owner only needs the re
         _replace_everywhere("dispatch_cpu_unquantized_gemm", _plain_linear)
         _rewindable_requests()
     if _owner and sys.platform == "linux":
-        _end_with_owner(_owner)
+        end_with_owner(_owner)

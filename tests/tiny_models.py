@@ -26,11 +26,14 @@ _INTERLEAVED = {"mrope_section": [12, 10, 10], "mrope_interleaved": True}
 _VISION = {"depth": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
-def write_tiny_model(folder: Path, model_type: str, seed: int = 0, **text: Any) -> Path:
+def write_tiny_model(
+    folder: Path, model_type: str, seed: int = 0, vision_heads: int = 3, **text: Any
+) -> Path:
     """Model, tokenizer and processor of a family in Hugging Face format; ``text``: other sizes."""
     processor = build_processor(model_type)
     processor.save_pretrained(folder)
-    build_model(model_type, processor.tokenizer, seed, **text).save_pretrained(folder)
+    model = build_model(model_type, processor.tokenizer, seed, vision_heads, **text)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -58,13 +61,16 @@ def build_processor(model_type: str) -> Any:
     return Qwen3VLProcessor(video_processor=video_processor, **parts)
 
 
-def build_model(model_type: str, tokenizer: Any, seed: int, **text: Any) -> Any:
+def build_model(
+    model_type: str, tokenizer: Any, seed: int, vision_heads: int = 3, **text: Any
+) -> Any:
     """The family's model, untrained."""
     import torch
     import transformers
 
     config_class, vision, of_family = _sizes(model_type)
     text = {**_TEXT, **of_family, **text}
+    vision["num_heads"] = vision_heads
     vision["hidden_size" if "embed_dim" in vision else "out_hidden_size"] = text["hidden_size"]
     ids = tokenizer.convert_tokens_to_ids
     ends = {"bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}

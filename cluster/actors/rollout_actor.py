@@ -14,7 +14,7 @@ from video.cache import ClipStore
 from video.processor import ClipProcessor
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
-from wire.types import PolicyVersion
+from wire.types import PolicyVersion, stable_seed
 from wire.weights import digest
 
 
@@ -55,6 +55,7 @@ class RolloutActor:
             blocked,
             config.transfer.kind,
             _adapter_slots(config),
+            seed=stable_seed("engine", self._name, config.seed, version),
             deterministic=config.deterministic,
         )
         self._engine = engine

@@ -137,6 +137,11 @@ class RunConfig(Config):
         return engine > 0 and rank > 0 and engine + rank <= 1 + 1e-9
 
     @property
+    def training_seed(self) -> int | None:
+        """Seed of the traces written for training; none: they are not seeded."""
+        return self.seed if self.deterministic or self.rollout.seeded_sampling else None
+
+    @property
     def label_set(self) -> LabelSet:
         """The labels as a set."""
         return LabelSet(labels=self.labels)
@@ -238,6 +243,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"rollout.tensor_parallel_size={wanted} needs rollout.num_gpus={wanted}, got "
                 f"{given:g}"
+            )
+        if given > wanted:
+            raise ValueError(
+                f"rollout.num_gpus={given:g} gives each engine GPUs that it would leave idle: it "
+                f"computes on rollout.tensor_parallel_size={wanted}; make them equal"
             )
         return self
 

@@ -70,9 +70,10 @@ FREE = (
     ),
     Rule(
         settings="`*.num_threads`, `*.num_cpus`, `rollout.num_workers`, `rollout.max_concurrency`, "
-        "`rollout.max_num_seqs`, `learner.num_ranks`, `learner.zero_stage`",
+        "`rollout.max_num_seqs`, `rollout.seeded_sampling`, `learner.num_ranks`, "
+        "`learner.zero_stage`",
         pattern=r".*num_threads|.*num_cpus|rollout\.num_workers|rollout\.max_concurrency"
-        r"|rollout\.max_num_seqs|learner\.num_ranks|learner\.zero_stage",
+        r"|rollout\.max_num_seqs|rollout\.seeded_sampling|learner\.num_ranks|learner\.zero_stage",
         text="at once",
     ),
     Rule(
@@ -148,8 +149,7 @@ REFUSED = (
     Rule(
         settings="`seed`",
         pattern=r"seed",
-        text="the order of the clips and every trace's seed come from it: clips would be asked "
-        "twice, others never",
+        text="the order of the clips comes from it: clips would be asked twice, others never",
     ),
     Rule(
         settings="`video.*`",

@@ -264,7 +264,7 @@ async def train_grpo(session: Session, run: StageRun) -> dict[str, Any]:
     parts = _parts(session, run, state, checkpoints, archived)
     sampler = Sampler(samples, config.seed, balanced=grpo.class_balanced)
     writer = TrainingGroupWriter(
-        session.writer, grpo.name, archived, config.rollout, seed=config.seed
+        session.writer, grpo.name, archived, config.rollout, seed=config.training_seed
     )
     await parts.cache_hits.of_step()  # what earlier stages asked for is no hit of the first step
     with progress_bar(grpo.name, grpo.num_steps) as bar:

@@ -93,7 +93,9 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
     )
     kept = KeptTraces(config.reward.terms, session.renderer)
     await _write_groups(
-        TrainingGroupWriter(session.writer, stage.name, archived, config.rollout, seed=config.seed),
+        TrainingGroupWriter(
+            session.writer, stage.name, archived, config.rollout, seed=config.training_seed
+        ),
         Sampler(clips, config.seed, balanced=stage.class_balanced),
         kept,
         name=stage.name,

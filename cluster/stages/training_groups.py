@@ -24,8 +24,7 @@ class OneGroupWriter(Protocol):
 
 
 class TrainingGroupWriter:
-    """Writes the training group of a place, or reuses the one of an earlier attempt. The seed
-    comes from the place, so a resumed run samples the same."""
+    """Writes the training group of a place, or reuses the one of an earlier attempt."""
 
     def __init__(
         self,
@@ -34,9 +33,10 @@ class TrainingGroupWriter:
         archived: ArchivedGroups,
         rollout: RolloutConfig,
         *,
-        seed: int,
+        seed: int | None,
     ) -> None:
-        """``name``: of the stage or arm; ``seed``: the recipe's."""
+        """``name``: of the stage or arm; ``seed``: from which, with the place, each group's comes,
+        so that a resumed run samples the same; none: groups are not seeded."""
         self._writer, self._name, self._archived = writer, name, archived
         self._rollout, self._seed = rollout, seed
 
@@ -49,7 +49,7 @@ class TrainingGroupWriter:
             n=self._rollout.group_size,
             temperature=self._rollout.temperature,
             max_tokens=self._rollout.max_response_length,
-            seed=stable_seed(self._name, self._seed, index),
+            seed=None if self._seed is None else stable_seed(self._name, self._seed, index),
             turn=index,
         )
         return await self._writer.write(sample, sampling, Purpose.TRAIN, group_id, upcoming)

@@ -69,6 +69,8 @@ class FakeEngines:
         """Every version, with the weights that it named."""
         self.wrote: list[tuple[str, str]] = []
         """Weights and clip of every request."""
+        self.samplings: list[Sampling] = []
+        """Of every request."""
         self.asked: list[PromptKind] = []
         self.write: Write = right
         self._renderer = renderer
@@ -101,6 +103,7 @@ class FakeEngines:
         self, sample: Sample, sampling: Sampling, upcoming: str | None = None
     ) -> Rollout:
         self.wrote.append((self.weights, sample.video))
+        self.samplings.append(sampling)
         completions = tuple(self._complete(sample, index) for index in range(sampling.n))
         prompt = await self.prompt(sample, "trace")
         return Rollout(

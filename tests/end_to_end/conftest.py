@@ -6,7 +6,7 @@ Learner's rank 0 -> Client (which a test may make faulty) -> Rollouts -> VllmEng
 import asyncio
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,17 +45,20 @@ ENGINE = RolloutConfig(
 class Rollouts:
     """A rollout worker and its engine."""
 
-    async def start(self, model_dir: Path, cache_dir: Path, labels: LabelSet) -> None:
+    async def start(
+        self, model_dir: Path, cache_dir: Path, labels: LabelSet, **settings: Any
+    ) -> None:
         from rollout.render import Renderer
         from rollout.vllm_engine import VllmEngine
         from rollout.worker import RolloutWorker
         from video.cache import ClipStore
         from video.processor import ClipProcessor
 
-        renderer = Renderer.load(model_dir, ENGINE.max_prompt_length)
+        config = ENGINE.model_copy(update=settings)
+        renderer = Renderer.load(model_dir, config.max_prompt_length)
         clips = ClipStore(cache_dir, ClipProcessor(model_dir), VideoConfig())
         blocked = renderer.blocked_tokens()
-        self.engine = await VllmEngine.start(model_dir, ENGINE, blocked, "object_store")
+        self.engine = await VllmEngine.start(model_dir, config, blocked, "object_store")
         version = PolicyVersion(attempt=0, step=0)
         prompts = Prompts(labels, use_side_text=True)
         self.worker = RolloutWorker("r0", self.engine, renderer, clips, prompts, version)
@@ -258,7 +261,7 @@ def _gap(found: Any, expected: Any) -> float:
 @pytest.fixture(scope="session")
 def make_place(
     one_ray: None, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], SimpleNamespace]:
+) -> Callable[..., SimpleNamespace]:
     """``make_place("qwen3_vl")``: an untrained model of that family, clips and labels on disk."""
     import ray
 
@@ -273,12 +276,12 @@ def make_place(
     manifest = make_demo_data(root / "data", train=40, traces=1, val=1, cal=1, test=1)
     samples = [replace(s, text=SIDE_TEXT) for s in read_manifest(manifest, labels, None)]
 
-    def make(model_type: str) -> SimpleNamespace:
-        folder = root / model_type
+    def make(model_type: str, vision_heads: int = 3) -> SimpleNamespace:
+        folder = root / f"{model_type}-{vision_heads}"
         # not the trained base: there, rounding to float32 alone moves logprobs by up to 5e-5
         return SimpleNamespace(
             root=folder,
-            model=write_tiny_model(folder / "model", model_type),
+            model=write_tiny_model(folder / "model", model_type, vision_heads=vision_heads),
             cache=folder / "cache",
             labels=labels,
             samples=samples,
@@ -289,17 +292,18 @@ def make_place(
 
 
 @pytest.fixture(scope="session")
-def place(make_place: Callable[[str], SimpleNamespace]) -> SimpleNamespace:
+def place(make_place: Callable[..., SimpleNamespace]) -> SimpleNamespace:
     """A Qwen2.5-VL, clips and labels on disk."""
     return make_place("qwen2_5_vl")
 
 
-def start_in(place: SimpleNamespace) -> Any:
-    """A rollout worker with its engine, in an actor."""
+def start_in(place: SimpleNamespace, **settings: Any) -> Any:
+    """A rollout worker with its engine, in an actor; ``settings``: of its recipe."""
     import ray
 
     rollouts = ray.remote(Rollouts).options(num_cpus=0).remote()
-    ray.get(rollouts.start.remote(place.model, place.cache, place.labels), timeout=300)
+    started = rollouts.start.remote(place.model, place.cache, place.labels, **settings)
+    ray.get(started, timeout=300)
     return rollouts
 
 
@@ -309,17 +313,18 @@ def start_rollouts(place: SimpleNamespace) -> Callable[[], Any]:
 
 
 @pytest.fixture(scope="session")
-def open_stage() -> Callable[[SimpleNamespace], AbstractContextManager[Stage]]:
+def open_stage() -> Callable[..., AbstractContextManager[Stage]]:
     """``with open_stage(place) as stage``: one engine and one learner."""
 
     @contextmanager
-    def opened(place: SimpleNamespace) -> Iterator[Stage]:
+    def opened(place: SimpleNamespace, **settings: Any) -> Iterator[Stage]:
         import ray
 
         learner = ray.remote(Learner).options(num_cpus=0).remote(place.model, place.cache)
-        rollouts = start_in(place)
+        rollouts = start_in(place, **settings)
         yield Stage(rollouts, learner, place.samples, place)
-        ray.get(rollouts.stop.remote(), timeout=60)
+        with suppress(ray.exceptions.RayActorError):  # a test may have killed it
+            ray.get(rollouts.stop.remote(), timeout=60)
         ray.kill(rollouts)
         ray.kill(learner)
 
@@ -330,7 +335,7 @@ def open_stage() -> Callable[[SimpleNamespace], AbstractContextManager[Stage]]:
 def stage(
     ray_session: None,
     place: SimpleNamespace,
-    open_stage: Callable[[SimpleNamespace], AbstractContextManager[Stage]],
+    open_stage: Callable[..., AbstractContextManager[Stage]],
     request: pytest.FixtureRequest,
 ) -> Iterator[Stage]:
     """One engine and one learner for a module's tests."""

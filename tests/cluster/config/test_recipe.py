@@ -53,6 +53,8 @@ def test_defaults_are_deepintuits():
             "num_workers=2 and learner.num_ranks=1; make the two numbers equal",
         ),
         ({"learner": {"num_gpus": 0.5, "num_ranks": 2}}, "two of 2 ranks on one GPU"),
+        ({"rollout": {"num_gpus": 2}}, "would leave idle"),
+        ({"rollout": {"num_gpus": 4, "tensor_parallel_size": 2}}, "make them equal"),
         ({"labels": [{"name": "a"}, {"name": "A"}]}, "must differ"),
         ({"labels": [{"name": "a"}]}, "labels"),
         ({"video": {"min_frames": 8, "max_frames": 4}}, "lower the first"),

@@ -123,7 +123,13 @@ def test_validations_are_counted_in_val_clips(manifest: Path, capsys: pytest.Cap
 
 
 def test_workers_are_counted_with_what_ray_reserves_for_them(manifest: Path):
-    plan = planned(manifest, "rollout.num_workers=3", "rollout.num_gpus=2", "learner.num_ranks=4")
+    plan = planned(
+        manifest,
+        "rollout.num_workers=3",
+        "rollout.num_gpus=2",
+        "rollout.tensor_parallel_size=2",
+        "learner.num_ranks=4",
+    )
     rollout, learner = plan.rollout, plan.learner
     assert (rollout.count, rollout.cpus, rollout.gpus, rollout.gpus_each) == (3, 1.5, 6, 2)
     assert (learner.count, learner.cpus, learner.gpus) == (4, 2, 0)

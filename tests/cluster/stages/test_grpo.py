@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.resume.loop_state import LoopState
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo import run_grpo_stage, train_grpo
 from tests.cluster.session_fakes import (
     FIRST_STEP,
     FakeLearner,
@@ -72,6 +72,35 @@ async def test_the_reference_is_asked_only_for_a_kl_term(tmp_path: Path, name: s
     trained = [row for _, rows in learner.steps for row in rows]
     assert len(learner.referred) == (len(trained) if name else 0)
     assert {r.ref_logprobs is not None for row in trained for r in row.responses} == {bool(name)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "seeded"),
+    [
+        ({}, False),
+        ({"rollout": {"group_size": 2, "seeded_sampling": True}}, True),
+        ({"deterministic": True}, True),
+    ],
+)
+async def test_traces_to_train_on_have_seeds_where_the_recipe_wants_them_and_measured_ones_always(
+    tmp_path: Path, settings: dict, seeded: bool
+):
+    config = make_config(grpo=GRPO, **settings)
+    run_dir = make_run_dir(tmp_path, config)
+    with open_fakes(config, run_dir, make_samples(), ("base", FIRST_STEP)) as (
+        session,
+        engines,
+        *_,
+    ):
+        await run_grpo_stage(session, grpo_run(session))
+    run_dir.close()
+    train = [one.seed for one in engines.samplings if one.n == 2]
+    measured = [one.seed for one in engines.samplings if one.n == 1]
+    assert len(train) == 8
+    assert len(measured) == 4
+    assert None not in measured
+    assert len(set(train)) == (8 if seeded else 1)
+    assert (None in train) is not seeded
 
 
 async def test_groups_without_signal_are_replaced_by_others(tmp_path: Path):

@@ -1,0 +1,73 @@
+"""An actor that holds two of a node's invented GPUs and has vLLM make its configuration from our
+arguments, as an engine's start does. Prints it as JSON. (No test file: it needs a Ray of its own.)
+
+    python configuring_actor.py MODEL [ours | a backend | none]
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def put_visible(queue: Any) -> None:
+    queue.put(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
+class Configuring:
+    def make(self, model: str, backend: str) -> dict[str, Any]:
+        import ray
+
+        from rollout.config import RolloutConfig
+        from rollout.engine_environment import set_engine_environment
+        from rollout.vllm_engine import _vllm_arguments
+
+        config = RolloutConfig(num_gpus=2, tensor_parallel_size=2, max_prompt_length=512)
+        set_engine_environment(config)
+        arguments = _vllm_arguments(Path(model), config, "object_store", None)
+        if backend != "ours":
+            arguments.distributed_executor_backend = None if backend == "none" else backend
+        made = arguments.create_engine_config()
+
+        from vllm.utils.system_utils import get_mp_context
+        from vllm.v1.executor.abstract import Executor
+
+        processes = get_mp_context()
+        queue = processes.Queue()
+        worker = processes.Process(target=put_visible, args=(queue,))
+        worker.start()
+        visible = queue.get(timeout=120)
+        worker.join()
+        return {
+            "backend": made.parallel_config.distributed_executor_backend,
+            "executor": Executor.get_class(made).__name__,
+            "world_size": made.parallel_config.world_size,
+            "start_method": processes.get_start_method(),
+            "given": [str(gpu) for gpu in ray.get_gpu_ids()],
+            "visible": os.environ["CUDA_VISIBLE_DEVICES"].split(","),
+            "visible_to_workers": visible.split(","),
+        }
+
+
+def main(model: str, backend: str) -> None:
+    import ray
+    from ray.util.placement_group import placement_group
+
+    from cluster.actors.placement import bundle_options
+
+    ray.init(address="local", num_cpus=2, num_gpus=4, include_dashboard=False, log_to_driver=False)
+    group = placement_group([{"CPU": 1, "GPU": 2}] * 2)
+    ray.get(group.ready(), timeout=60)
+    first, second = (
+        ray.remote(Configuring).options(**bundle_options(group, index)).remote() for index in (0, 1)
+    )
+    ray.get(first.__ray_ready__.remote())
+    sys.stdout.write(json.dumps(ray.get(second.make.remote(model, backend))) + "\n")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    multiprocessing.freeze_support()
+    main(*sys.argv[1:])
