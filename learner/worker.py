@@ -33,6 +33,7 @@ from learner.objective.loss import LossInputs, LossOutput, grpo_loss, supervised
 from learner.ranks.collectives import reduce
 from learner.ranks.determinism import random_state, set_random_state
 from learner.shared_prefix.batch import TrainBatch
+from learner.shared_prefix.float32_check import float32_gap
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.row_layout import RowLayout
 from learner.shared_prefix.rows import Row, StepCounts
@@ -99,7 +100,7 @@ class LearnerWorker:
         by their count. A gradient that is not finite changes nothing (``update_skipped`` = 1).
         """
         assert counts.num_tokens > 0, "a step without a trained token; leave it out"
-        self._layout.check(rows, self._score)
+        self._layout.check(rows, self._score, self._float32_gap)
         sums: dict[str, float] = {}
         maxima: dict[str, float] = {}
         for batch in self._in_stage.in_step(self._layout.laid_out(rows)):
@@ -282,12 +283,16 @@ class LearnerWorker:
     def _per_response(
         self, rows: Sequence[Row], logprobs: Callable[[TrainBatch], torch.Tensor]
     ) -> list[list[Logprobs]]:
-        self._layout.check(rows, self._score)
+        self._layout.check(rows, self._score, self._float32_gap)
         return _by_row(rows, self._scored(self._layout.laid_out(rows), logprobs))
 
     def _score(self, rows: Sequence[Row]) -> list[list[Logprobs]]:
         """Logprobs per row, response and token, of rows as they are laid out."""
         return _by_row(rows, self._scored(rows, self._logprobs))
+
+    def _float32_gap(self, rows: Sequence[Row]) -> float:
+        limit, text_model = self._config.max_tokens_per_batch, self.engine.policy.text_model
+        return float32_gap(rows, limit, text_model, self.engine.device, self._in_stage.in_step)
 
     def _logprobs(self, batch: TrainBatch) -> torch.Tensor:
         return self.engine.score(batch).logp

@@ -200,6 +200,11 @@ METRICS: tuple[Metric, ...] = (
         ("shared_prefix/self_check", "share", "run",
          "logprobs of the first batch behind one prompt against repeated prompts: norm of the "
          "difference over the norm"),
+        ("shared_prefix/self_check_float32", "share", "run",
+         "the same batch in float32, whatever the precision of training: largest difference of a "
+         "token's attention (values and gradients, kernels of training) or hidden state (a small "
+         "model of the policy's class) from plain causal attention; above 1e-4 groups are "
+         "computed with repeated prompts"),
     ),
     *_area(
         "Mismatch of engine and learner",

@@ -67,6 +67,11 @@ class Policy(nn.Module):
         return self.vlm.model.visual
 
     @property
+    def text_model(self) -> nn.Module:
+        """The text model."""
+        return self.vlm.model.language_model  # type: ignore[no-any-return]
+
+    @property
     def tower_config(self) -> dict[str, Any]:
         """Settings of the vision tower that change its output but are not weights: sizes, attention
         kernel."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Prompt, TraceGroup
 
+_FEW = 4  # responses of a small group
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
@@ -113,6 +115,14 @@ def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
 def one_row_per_response(row: Row) -> list[Row]:
     """Split a row into one per response: the naive layout, which repeats the prompt."""
     return [replace(row, responses=(response,)) for response in row.responses]
+
+
+def small_group(rows: Sequence[Row]) -> Row:
+    """The shortest row of several responses, cut to a few, for a check; any row if none has
+    several."""
+    several = [row for row in rows if len(row.responses) > 1] or rows
+    row = min(several, key=lambda row: row.num_tokens)
+    return replace(row, responses=row.responses[:_FEW])
 
 
 def split_rows(rows: Iterable[Row], max_tokens: int) -> list[Row]:

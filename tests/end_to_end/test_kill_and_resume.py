@@ -33,7 +33,8 @@ SETTINGS = (
     "coldstart.save_every=3",
 )
 OF_A_REWARD_S_WORKERS = ("/latency_", "/num_started")
-OF_ATTEMPTS = ("attempt", "time", "rollout/num_taken_up", "shared_prefix/self_check")
+CHECKS = ("shared_prefix/self_check", "shared_prefix/self_check_float32")
+OF_ATTEMPTS = ("attempt", "time", "rollout/num_taken_up", *CHECKS)
 REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
     return float(len(solution_str) % 3)

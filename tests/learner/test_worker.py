@@ -41,6 +41,10 @@ class PlainEngine(DeepSpeedEngine):
     def policy(self) -> Policy:
         return self._policy
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
     def to_device(self, batch: TrainBatch) -> TrainBatch:
         return batch
 

@@ -33,6 +33,7 @@ OF_WORKER = {
     "update_skipped",
     "shared_prefix/used",
     "shared_prefix/self_check",
+    "shared_prefix/self_check_float32",
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
