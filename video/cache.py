@@ -3,11 +3,12 @@
     address -> content hash + window + view -> clip key -> recent clips -> file in cache_dir
                                                                -> decode, view, process
 
-An address is a path, perhaps with a time window and a view (video/address.py).
-Workers on one machine share the folder: whoever wants a clip that another is just making waits for
-it; a maker that is killed releases its lock with its death. Clips are decoded in processes of their
-own (video/pool.py), and the disk used is bounded (video/eviction.py). Where the disk is full, clips
-are made anew each time instead.
+An address is a path, perhaps with a time window and a view (video/address.py). Workers on one
+machine share the folder: whoever wants a clip that another is just making waits for it; a maker
+that is killed releases its lock with its death. Clips are decoded in processes of their own
+(video/pool.py), and the disk used is bounded: of more clips than fit, a fixed random subset stays,
+and those used last (video/disk_cache/retention.py). Where the disk is full or fails, clips are made
+anew each time instead.
 """
 
 import hashlib
@@ -23,9 +24,10 @@ from typing import Protocol
 
 from video import clip_file
 from video.address import Address
-from video.cache_folder import CacheFolder, is_disk_full
 from video.config import VideoConfig
 from video.decode import DecodedClip
+from video.disk_cache.file_system import FileSystem
+from video.disk_cache.folder import CacheFolder
 from video.pool import DecodePool
 from video.processor import ProcessedClip
 from video.view import apply_view
@@ -40,6 +42,9 @@ mirrors of display matrices, which stream is the video, times of raw and of join
 _RECENT_CLIPS = 16
 _RECENT_BYTES = 512 * 2**20
 _PROCESSING_S = 60.0
+WINDOW_SHARE = 0.05
+"""Share of the disk cache for the clips used last: what an engine is shown, a learner on the same
+node trains on a few steps later."""
 
 
 class Processor(Protocol):
@@ -68,6 +73,7 @@ class ClipStore:
         processor: Processor,
         config: VideoConfig,
         pool: DecodePool | None = None,
+        files: FileSystem | None = None,
     ) -> None:
         """``pool``: decoders; none: a pool of its own. Raises ConfigError if the recipe's pixel
         bounds contradict the processor's."""
@@ -78,6 +84,8 @@ class ClipStore:
             int(config.cache_max_gb * 2**30),
             what="clips",
             otherwise="they are decoded anew each time they are used",
+            window_share=WINDOW_SHARE,
+            files=files,
         )
         self._processor = processor
         self._config = config
@@ -112,14 +120,7 @@ class ClipStore:
         source = Address.parse(address)
         content_hash = self._content.of(source.path)
         key = self._key(source, content_hash)
-        try:
-            return self._find(key) or self._make_once(key, source, content_hash)
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            self._folder.make_room(error)  # not even for the file's name
-            decoded = self._pool.decode(source.path, source.window)
-            return self._process(decoded, key, source, content_hash)
+        return self._find(key) or self._make_once(key, source, content_hash)
 
     def prepare(self, address: str | Path) -> None:
         """Make a clip ready that is about to be asked for; its hit or miss counts now instead of
@@ -166,33 +167,25 @@ class ClipStore:
         return clip
 
     def _read(self, key: str) -> ProcessedClip | None:
-        """Read a clip from disk; None if it is not there, or damaged and so to be made anew."""
-        try:
-            return clip_file.read(self._folder.file(key))
-        except FileNotFoundError:
-            return None
-        except clip_file.Damaged as error:
-            _log.warning("%s; making it anew", error)
-            return None
+        return self._folder.read(key, partial(clip_file.parse, key))
 
     def _make_once(self, key: str, source: Address, content_hash: str) -> ProcessedClip:
         patience = 2 * self._config.decode_timeout_s + _PROCESSING_S  # by decord, then by PyAV
-        # a helper first: who holds the lock never waits in the queue for one
+        # a helper first: who holds the place never waits in the queue for one
         with (
             self._pool.helper() as helper,
-            self._folder.locked(key, time.monotonic() + patience) as opened,
+            self._folder.making(key, time.monotonic() + patience) as place,
         ):
             made_meanwhile = self._find(key)
             if made_meanwhile is not None:
-                self._folder.partial(key).unlink()
                 return made_meanwhile
             decoded = helper.decode(source.path, source.window)
             clip = self._process(decoded, key, source, content_hash)
-            self._folder.write(key, opened, partial(clip_file.write, clip))
+            if place is not None:
+                self._folder.write(place, clip_file.parts_of(clip))
         self._recent.put(clip)
         with self._counting:
             self.misses += 1
-        self._folder.wrote(clip.pixel_values.nbytes)
         return clip
 
     def _process(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from video.config import VideoConfig, total_per_frame
 from video.decode import DecodedClip
 from video.families import FAMILIES, Family, family_of
+from video.pixel_codes import PixelScale
 from wire.errors import ClipError, ConfigError
 from wire.types import stable_hash
 
@@ -56,6 +57,9 @@ class ProcessedClip:
     """Hash of all fields above."""
     clip_key: str
     """Key of the clip in the cache: content + view + sampling + processor."""
+    pixel_scale: PixelScale | None = None
+    """How the pixels were normalised, so that a cache may keep the bytes they came from; None: not
+    known."""
 
 
 def fingerprint_of(
@@ -106,6 +110,12 @@ class ClipProcessor:
         """Changes with whatever changes pixels, grid, timing or placeholder ids; a model saved
         again with the same processor keeps it, so that the stages of a run share one cache."""
         self._time_length = len(self._processor.tokenizer(_LONG_TIME)["input_ids"]) + 2
+        videos = self._processor.video_processor
+        self._pixel_scale = (
+            PixelScale.of(videos.image_mean, videos.image_std, videos.rescale_factor)
+            if videos.do_rescale and videos.do_normalize
+            else None
+        )
 
     def process(self, clip: DecodedClip, config: VideoConfig, *, clip_key: str) -> ProcessedClip:
         """Process one clip. Raises ClipError if its frames do not suit the model (4000 x 1)."""
@@ -131,6 +141,7 @@ class ClipProcessor:
             placeholder_ids=ids,
             fingerprint=fingerprint_of(pixels, (t, h, w), seconds, ids),
             clip_key=clip_key,
+            pixel_scale=self._pixel_scale,
         )
 
     def num_placeholders(self, frames: int, height: int, width: int, config: VideoConfig) -> int:

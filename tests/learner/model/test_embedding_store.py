@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from learner.model import embedding_store
-from learner.model.embedding_store import EmbeddingStore, SeenClip, read
+from learner.model.embedding_store import EmbeddingStore, SeenClip
 from learner.shared_prefix.clip_features import ClipFeatures
+from tests.video.disk_cache.refusing_disk import ERRORS, OPERATIONS, RefusingDisk
+from video.disk_cache.file_system import FileSystem
+from video.disk_cache.folder import CacheFolder
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -31,7 +34,7 @@ def make_entry(key: str = "ab12", tokens: int = 8, layers: int = 2, seed: int = 
 
 
 def same(one: SeenClip | None, other: SeenClip) -> bool:
-    return one is not None and one.digest() == other.digest()
+    return one is not None and b"".join(one.parts()) == b"".join(other.parts())
 
 
 def new_store(folder: Path, max_bytes: int = 2**30) -> EmbeddingStore:
@@ -83,7 +86,9 @@ def flip_a_bit(path: Path) -> None:
 
 def other_grid(path: Path) -> None:
     """The tensors are right, what decides positions is not."""
-    path.write_bytes(path.read_bytes().replace(b"[2, 4, 4]", b"[4, 2, 4]"))
+    content = path.read_bytes()
+    assert b"[2, 4, 4]" in content
+    path.write_bytes(content.replace(b"[2, 4, 4]", b"[4, 2, 4]"))
 
 
 def empty(path: Path) -> None:
@@ -92,8 +97,7 @@ def empty(path: Path) -> None:
 
 def foreign(path: Path) -> None:
     """Whole, and of another key."""
-    with path.open("wb") as file:
-        make_entry(key="ab99", seed=1).write(file)
+    path.write_bytes(b"".join(make_entry(key="ab99", seed=1).parts()))
 
 
 def not_ours(path: Path) -> None:
@@ -127,13 +131,6 @@ def test_a_damaged_or_foreign_file_is_never_used_and_is_made_anew(
     assert same(new_store(tmp_path).get("ab12"), entry)
 
 
-def test_an_entry_that_is_deleted_while_it_is_used_stays_readable(tmp_path: Path):
-    entry = make_entry()
-    kept = new_store(tmp_path).put(entry)
-    file_of(tmp_path, "ab12").unlink()
-    assert same(kept, entry)
-
-
 def test_memory_alone_keeps_the_entries_used_last():
     size = make_entry().num_bytes
     store = EmbeddingStore(None, 2**30, recent_bytes=2 * size)
@@ -144,55 +141,57 @@ def test_memory_alone_keeps_the_entries_used_last():
     assert [store.get(key) is not None for key in ("aa", "bb", "cc")] == [True, False, True]
 
 
-def test_the_number_of_mapped_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedding_store, "_RECENT_CLIPS", 5)
-    store = new_store(tmp_path)
-    for turn in range(3):
-        for number in range(20):
-            key = f"{number:02d}key"
-            assert same(store.get(key) or store.put(make_entry(key=key)), make_entry(key=key)), turn
-    maps = Path("/proc/self/maps").read_text()
-    assert maps.count(str(tmp_path)) <= 5
+def test_an_entry_read_from_disk_may_be_deleted_and_written_into(tmp_path: Path):
+    new_store(tmp_path).put(make_entry())
+    kept = new_store(tmp_path).get("ab12")
+    kept.features.embeds.zero_()
+    assert same(new_store(tmp_path).get("ab12"), make_entry())
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-def test_the_disk_is_bounded_and_what_was_used_last_stays(tmp_path: Path):
-    size = 64 * 1024  # of a file: 1008 values of 16 float32
-    bound = 4 * size
-    keys = [f"{n:02d}key" for n in range(8)]
-    for number, key in enumerate(keys):
-        store = EmbeddingStore(tmp_path, bound, recent_bytes=0)
-        store.put(make_entry(key=key, tokens=1000, layers=0))
-        os.utime(file_of(tmp_path, key), (number, number))
-        new_store(tmp_path, bound).get(keys[0])  # in use all the time
+def test_a_full_folder_takes_only_what_will_stay(tmp_path: Path):
+    """64 KiB a file; nothing is serialised, locked or written of an entry that would not stay."""
+    bound = 20 * 64 * 1024
+
+    def put(number: int, store: EmbeddingStore) -> None:
+        store.put(make_entry(key=f"{number:02d}key", tokens=1000, layers=0))
+
+    filled = new_store(tmp_path, bound)
+    for number in range(20, 60):
+        put(number, filled)
     new_store(tmp_path, bound)
-    left = [key for key in keys if file_of(tmp_path, key).exists()]
-    assert keys[0] in left
-    assert keys[-1] in left
-    assert keys[1] not in left
-    assert len(left) <= 4
+    kept = {path.stem for path in tmp_path.rglob("*.safetensors")}
+    assert 18 <= len(kept) <= 20
+    assert max(kept) < "40key"
+    disk = RefusingDisk()
+    store = EmbeddingStore(tmp_path, bound, files=disk)
+    looks = disk.calls.copy()
+    put(70, store)
+    assert disk.calls == looks
+    assert store.get("70key") is not None, "it is kept in memory"
+    put(10, store)
+    assert (tmp_path / "10" / "10key.safetensors").exists()
 
 
-@pytest.mark.parametrize("moment", ["write", "rename"])
-def test_a_full_disk_costs_time_and_no_more(
-    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def use_store(folder: Path, files: FileSystem) -> None:
+    for _ in range(2):
+        store = EmbeddingStore(folder, 5000, recent_bytes=0, files=files)  # each look evicts
+        for key in ("ab12", "cd34"):
+            assert same(store.get(key) or store.put(make_entry(key=key)), make_entry(key=key))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("number", ERRORS)
+def test_an_entry_is_right_whatever_the_disk_refuses_at_whatever_call(
+    tmp_path: Path, number: int, operation: str, caplog: pytest.LogCaptureFixture
 ):
-    import errno
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    target = (SeenClip, "write") if moment == "write" else (Path, "rename")
-    entry, store = make_entry(), new_store(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(*target, full)
-        assert same(store.put(entry), entry)
-        store.put(make_entry(key="cd34"))
-    assert same(store.get("ab12"), entry)  # from memory
-    assert caplog.text.count("no room") == 1
-    assert new_store(tmp_path).get("ab12") is None
-    assert not list(tmp_path.rglob("*.partial"))
-    store.put(entry)
-    assert same(new_store(tmp_path).get("ab12"), entry)
+    sound = RefusingDisk()
+    use_store(tmp_path / "sound", sound)
+    assert sound.calls[operation] > 0
+    for at in (None, *range(1, sound.calls[operation] + 1)):
+        caplog.clear()
+        use_store(tmp_path / str(at), RefusingDisk(operation, number, at))
+        assert len(caplog.messages) <= 2, caplog.messages  # one of each store
 
 
 def _put_many(folder: Path, rounds: int) -> None:
@@ -217,17 +216,13 @@ def test_processes_that_write_and_read_the_same_entries_agree(tmp_path: Path):
 
 
 def _write_half_and_wait(folder: Path) -> None:
-    entry = make_entry(tokens=2000)
-    whole = SeenClip.write
+    class HalfADisk(FileSystem):
+        def write(self, file, parts) -> None:
+            super().write(file, [b"".join(parts)[:1000]])
+            (folder / "half").touch()
+            time.sleep(60)
 
-    def half(self: SeenClip, file) -> None:
-        whole(self, file)
-        file.truncate(file.tell() // 2)
-        (folder / "half").touch()
-        time.sleep(60)
-
-    SeenClip.write = half  # type: ignore[method-assign]
-    EmbeddingStore(folder, 2**30).put(entry)
+    EmbeddingStore(folder, 2**30, files=HalfADisk()).put(make_entry(tokens=2000))
 
 
 def test_a_writer_killed_in_the_middle_leaves_nothing_to_be_used_and_blocks_nobody(tmp_path: Path):
@@ -251,19 +246,10 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_to_be_used_and_blocks_nobo
 def test_a_writer_that_hangs_costs_patience_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    from video.locked_file import locked
-
     monkeypatch.setattr(embedding_store, "_PATIENCE_S", 0.1)
-    partial = file_of(tmp_path, "ab12").with_suffix(".partial")
-    with locked(partial, time.monotonic() + 1):
+    folder = CacheFolder(tmp_path, 2**30, what="clips", otherwise="they are made anew")
+    with folder.making("ab12", time.monotonic() + 1):
         store = new_store(tmp_path)
         assert same(store.put(make_entry()), make_entry())
-    assert "keeping it in memory" in caplog.text
+    assert "another process holds" in caplog.text
     assert same(store.get("ab12"), make_entry())
-
-
-def test_a_mapped_entry_is_not_changed_by_who_writes_into_it(tmp_path: Path):
-    """torch maps the file copy-on-write."""
-    kept = new_store(tmp_path).put(make_entry())
-    kept.features.embeds.zero_()
-    assert same(read(file_of(tmp_path, "ab12")), make_entry())

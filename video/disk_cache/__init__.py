@@ -1,0 +1,1 @@
+"""Cache of entries on disk: clips, and a frozen tower's embeddings; bounded and shared."""
