@@ -146,6 +146,9 @@ class LearnerConfig(Config):
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     """What waits in the node's memory while the GPU does not need it: nothing, the optimiser (from
     ZeRO stage 1 on; it then computes on the CPU), or the parameters as well (ZeRO stage 3)."""
+    offload_while_generating: bool = False
+    """Keep the optimiser's moments (two of its three numbers per weight) in the node's memory while
+    engines write; the GPU still computes the update. For GPUs that engines and ranks share."""
     max_tokens_per_batch: int = Field(default=16_384, ge=1)
     """Tokens of a micro-batch, into which groups are packed without padding. A larger group is
     split into several, each with the prompt; a longer response with its prompt is one by itself."""
@@ -221,6 +224,11 @@ class LearnerConfig(Config):
 
     @model_validator(mode="after")
     def _offload_fits(self) -> "LearnerConfig":
+        if self.offload_while_generating and self.offload != "none":
+            raise ValueError(
+                f"offload={self.offload!r} keeps the optimiser in the node's memory at all times, "
+                "so offload_while_generating=true has nothing to move; leave one of them out"
+            )
         least, range_ = {
             "none": (0, ""),
             "optimizer": (1, "of 1 or more"),

@@ -106,6 +106,7 @@ class DeepSpeedEngine:
             for parameter in (p for group in groups for p in group.parameters):
                 parameter.grad_dtype = torch.float32
         self._norm = 0.0
+        self._offloaded = False
         # Without ZeRO DeepSpeed clips without telling the norm, and updates even by NaN.
         self._engine.clip_fp32_gradients = self._clip
 
@@ -169,6 +170,25 @@ class DeepSpeedEngine:
         shards = self._world if self._engine.zero_optimization_stage() else 1
         return 2 * 4 * numbers // shards
 
+    def offload_moments(self) -> None:
+        """Move the optimiser's moments to the node's memory; :meth:`step` takes them back. Free
+        what torch keeps of the GPU, too. (DeepSpeed's own ``offload_states`` knows one optimiser
+        under ZeRO 3, not torch's.)"""
+        from deepspeed.runtime.zero.offload_states import offload_optimizer_states
+
+        offload_optimizer_states(self._engine.basic_optimizer, "cpu", pin_memory=True)
+        self._offloaded = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def reload_moments(self) -> None:
+        """Move the moments back to the optimiser's device, if they are not there."""
+        from deepspeed.runtime.zero.offload_states import reload_optimizer_states
+
+        if self._offloaded:
+            reload_optimizer_states(self._engine.basic_optimizer, self.device)
+            self._offloaded = False
+
     def step(self, learning_rate: float) -> float:
         """Update the weights. Returns the gradient's norm before clipping.
 
@@ -178,6 +198,7 @@ class DeepSpeedEngine:
         groups = self._engine.optimizer.param_groups
         for group, (_, scale) in zip(groups, self._scales, strict=True):
             group["lr"] = learning_rate * scale
+        self.reload_moments()
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         norm = self._norm if norm is None else float(norm)
@@ -264,6 +285,7 @@ class DeepSpeedEngine:
                 f"has {saved_lora}; set what the checkpoint has, or start a new run from exported "
                 "weights"
             )
+        self.reload_moments()
         fragments.read(self._engine, folder)
 
     def close(self) -> None:

@@ -200,6 +200,12 @@ class LearnerWorker:
         self._sender.send_weights()
         return _transfer_figures(self._sender, time.perf_counter() - start)
 
+    def rest(self) -> None:
+        """Give up memory that only updates need, while engines write, if the recipe says so; the
+        next update takes it again."""
+        if self._config.offload_while_generating:
+            self.engine.offload_moments()
+
     def save(
         self, directory: str, tag: str, notes: Mapping[str, str] = MappingProxyType({})
     ) -> None:

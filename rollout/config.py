@@ -47,6 +47,11 @@ class RolloutConfig(Config):
     """Sequences decoded together at most."""
     max_batched_tokens: int = Field(default=8192, ge=1)
     """Prompt tokens computed together at most."""
+    sleep: bool = False
+    """Put engines to sleep while GRPO updates the policy: the memory of an engine is then free for
+    the learner rank that shares its GPU. It wakes for the new weights, and takes memory for keys
+    and values when they are loaded. Needs colocated GPUs and ``max_staleness = 0``; does nothing on
+    a CPU."""
     enforce_eager: bool = True
     """No graph capture; right for tiny models and on CPU."""
     start_timeout_s: float = Field(default=600.0, gt=0)

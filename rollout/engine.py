@@ -77,6 +77,10 @@ class Engine(Protocol):
     async def drop_adapter(self, adapter: Adapter) -> None:
         """Drop an adapter that no request uses. Raises WeightUpdateError, DeadlineExceeded."""
 
+    async def sleep(self) -> None:
+        """Free the GPU's memory until an update or an adapter wakes the engine; meanwhile it
+        answers nothing. Raises WeightUpdateError, also while a request runs; DeadlineExceeded."""
+
     async def begin_update(self) -> None:
         """Open a weight update, also after one that failed. Raises WeightUpdateError,
         DeadlineExceeded."""

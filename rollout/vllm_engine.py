@@ -35,9 +35,15 @@ class VllmEngine:
         blocked_tokens: Sequence[int],
         *,
         deterministic: bool = False,
+        keeps_weights: bool = False,
     ) -> None:
+        """``keeps_weights``: they are needed after a sleep, because updates do not bring them."""
         self._llm = llm
         self._config = config
+        self._sleep_level = 1 if keeps_weights else 2
+        self._asleep: set[str] = set()
+        """What of vLLM's memory is given up."""
+        self._running = 0
         self._alone = asyncio.Lock() if deterministic else None
         self._rule = rule
         self._bias = dict.fromkeys(blocked_tokens, -100.0)
@@ -65,7 +71,11 @@ class VllmEngine:
         arguments = _vllm_arguments(model_dir, config, backend, adapters, seed)
         llm = await _start_llm(arguments, config.start_timeout_s)
         rule = PositionRule.load(model_dir)
-        return cls(llm, config, rule, blocked_tokens, deterministic=deterministic)
+        return cls(
+            *(llm, config, rule, blocked_tokens),
+            deterministic=deterministic,
+            keeps_weights=adapters is not None,
+        )
 
     async def generate(
         self,
@@ -125,6 +135,17 @@ class VllmEngine:
         rows = output.prompt_logprobs[len(prompt.token_ids) :]
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
+    async def sleep(self) -> None:
+        """Give up the GPU's memory, until an update or an adapter takes it again. Weights that
+        will be sent anew are given up too (vLLM's level 2), others wait in the node's memory
+        (level 1). Nothing on a CPU."""
+        if self._running:
+            raise WeightUpdateError(f"the engine is to sleep, but {self._running} requests run")
+        if self._config.sleep and self._config.num_gpus:
+            async with self._updating("go to sleep"):
+                self._asleep = {"weights", "kv_cache"}
+                await self._llm.sleep(level=self._sleep_level, mode="wait")
+
     async def begin_update(self) -> None:
         """Stop scheduling, forget everything computed with the old weights (running requests wait,
         to be computed anew), and open vLLM's update.
@@ -133,6 +154,7 @@ class VllmEngine:
         engine answers, and computes, nothing until an update is finished whole.
         """
         async with self._updating("begin a weight update"):
+            await self._wake("weights")
             begin = self._llm.collective_rpc("begin_weight_update")
             await asyncio.gather(self._pause(), begin)
 
@@ -156,18 +178,27 @@ class VllmEngine:
         """Close the weight update and go on."""
         async with self._updating("finish a weight update"):
             await self._llm.finish_weight_update()
+            await self._wake("kv_cache")  # only now: until here the learner may need the room
             await self._llm.resume_generation()
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load an adapter beside those it holds; no request waits. Raises WeightUpdateError if it
         does not fit, or if vLLM would leave a part of it out; then it is gone again."""
         async with self._updating(f"load the adapter {adapter.name}"):
+            await self._wake("weights", "kv_cache")
             await add_whole(self._llm, adapter)
 
     async def drop_adapter(self, adapter: Adapter) -> None:
         """Drop an adapter that no request uses."""
         async with self._updating(f"drop the adapter {adapter.name}"):
             await self._llm.remove_lora(adapter.number)
+
+    async def _wake(self, *parts: str) -> None:
+        """Take memory again that was given up; vLLM goes on once it has all."""
+        for part in parts:
+            if part in self._asleep:
+                await self._llm.wake_up(tags=[part])
+                self._asleep.remove(part)
 
     @property
     def is_alive(self) -> bool:
@@ -214,7 +245,10 @@ class VllmEngine:
     async def _run(self, request: Any, params: Any, adapter: Adapter | None) -> Any:
         from vllm.exceptions import VLLMError
 
+        if self._asleep:
+            raise GenerationError("the engine sleeps until it gets new weights")
         self._requests += 1
+        self._running += 1
         request_id = f"{os.getpid()}-{self._requests}"
         limit_s, last = self._config.request_timeout_s, None
         try:
@@ -224,6 +258,8 @@ class VllmEngine:
                     last = output
         except VLLMError as error:
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
+        finally:
+            self._running -= 1
         if last is None:
             raise GenerationError("the engine ended the request without an answer")
         return last
@@ -289,6 +325,7 @@ def _vllm_arguments(
         enforce_eager=config.enforce_eager,
         block_size=config.block_size,
         enable_prefix_caching=True,
+        enable_sleep_mode=config.sleep and config.num_gpus > 0,
         max_num_batched_tokens=max(config.max_model_len, config.max_batched_tokens),
         limit_mm_per_prompt={"video": 1, "image": 0},
         mm_processor_cache_gb=0,  # processed clips come from our own cache

@@ -106,6 +106,10 @@ class RolloutWorker:
         async with held as adapter:
             return await self._engine.logprobs(prompt, clip, response, adapter)
 
+    async def sleep(self) -> None:
+        """Free the engine's GPU memory until new weights wake it."""
+        await self._engine.sleep()
+
     async def begin_update(self) -> None:
         """Pause, and get ready for new weights."""
         await self._engine.begin_update()

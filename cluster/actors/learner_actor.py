@@ -35,6 +35,7 @@ class LearnerActor:
     logprobs = worker_method(LearnerWorker.logprobs)
     ref_logprobs = worker_method(LearnerWorker.ref_logprobs)
     features = worker_method(LearnerWorker.features)
+    rest = worker_method(LearnerWorker.rest)
     save = worker_method(LearnerWorker.save)
     load = worker_method(LearnerWorker.load)
     export = worker_method(LearnerWorker.export)

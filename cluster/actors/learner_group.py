@@ -116,6 +116,10 @@ class LearnerGroup:
         blocks = self._ranks.in_blocks(verb, rows)
         return [scores async for parts in blocks for part in parts for scores in part]
 
+    async def rest(self) -> None:
+        """Let the ranks give up memory that only updates need; the next update takes it again."""
+        await self._all("rest")
+
     async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """Save a checkpoint of all ranks; ``notes``: the caller's own files to save with it."""
         await self._ranks.all("save", directory, tag, notes)

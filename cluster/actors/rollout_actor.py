@@ -24,6 +24,7 @@ class RolloutActor:
     answer = worker_method(RolloutWorker.answer)
     prompt = worker_method(RolloutWorker.prompt)
     logprobs = worker_method(RolloutWorker.logprobs)
+    sleep = worker_method(RolloutWorker.sleep)
     begin_update = worker_method(RolloutWorker.begin_update)
     finish_update = worker_method(RolloutWorker.finish_update)
     load_adapter = worker_method(RolloutWorker.load_adapter)

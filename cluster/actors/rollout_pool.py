@@ -23,7 +23,7 @@ from cluster.config.recipe import RunConfig
 from rollout.engine import Sampling
 from rollout.prompt import PromptKind
 from rollout.worker import Rollout
-from wire.errors import GenerationError, WorkerDied
+from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError, WorkerDied
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
 T = TypeVar("T")
@@ -90,6 +90,22 @@ class RolloutPool:
             self._config.rollout.update_timeout_s,
             f"{name} to serve version {version}",
         )
+
+    async def sleep(self) -> None:
+        """Put every engine to sleep, out of service until new weights have woken it and are proven
+        right. One that cannot sleep is warned of: its memory is not free."""
+        self.take_all_out_of_service()
+        await asyncio.gather(*[self._sleep(name) for name in self.names])
+
+    async def _sleep(self, name: str) -> None:
+        call, timeout_s = self._actors[name].sleep.remote(), self._config.rollout.update_timeout_s
+        try:
+            await with_deadline(call, timeout_s + 30, f"{name} to sleep")
+        except WorkerDied as error:
+            log.warning("%s is lost: %s", name, error)
+            self._mark_lost(name)
+        except (WeightUpdateError, DeadlineExceeded) as error:
+            log.warning("%s does not sleep: %s", name, error)
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
         """Start every engine. Raises DeadlineExceeded naming the worker."""

@@ -252,6 +252,25 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _sleep_fits(self) -> Self:
+        if not self.rollout.sleep:
+            return self
+        if self.rollout.num_gpus and not self.colocated:
+            raise ValueError(
+                f"rollout.sleep=true frees a GPU for a learner rank, but rollout.num_gpus="
+                f"{self.rollout.num_gpus:g} and learner.num_gpus={self.learner.num_gpus:g} share "
+                "none; leave sleep out, or give both 0.5"
+            )
+        for stage in self.chain:
+            if isinstance(stage, GrpoStage) and stage.max_staleness:
+                raise ValueError(
+                    f"rollout.sleep=true, but {stage.name}.max_staleness={stage.max_staleness} "
+                    "has engines write while the learner trains; set max_staleness=0, or leave "
+                    "sleep out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _pairs_match(self) -> Self:
         rollout, learner = self.rollout, self.learner
         if self.colocated and rollout.num_workers != learner.num_ranks:

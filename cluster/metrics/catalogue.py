@@ -236,6 +236,8 @@ METRICS: tuple[Metric, ...] = (
          "timing_s/update_weights"),
         ("timing_s/settle", "s", "step",
          "deterministic runs: waiting for groups to end before the weights change"),
+        ("timing_s/sleep", "s", "step",
+         "engines going to sleep before the updates, where the recipe wants it"),
         ("timing_s/validate", "s", "step",
          "waiting for a validation before its weights are replaced; what ran beside is not in it",
          "timing_s/testing"),

@@ -46,6 +46,7 @@ from cluster.stages.stage import StageRun, best_kept_of
 from cluster.stages.training_groups import TrainingGroupWriter
 from cluster.stages.validation import Validation, restored_by
 from cluster.stages.validators import grpo_validator
+from cluster.weight_sync.turns import Turns
 from learner.objective.credit import has_signal, with_advantages
 from learner.shared_prefix.rows import Row, grpo_rows
 from reward.scorer import Scorer
@@ -66,6 +67,7 @@ class GrpoParts:
     learner: LearnerGroup
     publish: Callable[[int], Awaitable[dict[str, float]]]
     """Sends the learner's weights to the engines, as a version step. Returns metrics."""
+    turns: Turns
     buffer: GroupBuffer
     archived: ArchivedGroups
     archive: Archive
@@ -99,6 +101,7 @@ class GrpoLearner:
         self._watch.add("gen", time.perf_counter() - self._waiting_since)
         version = self._run.first_step + step
         figures = await self._observe(taken, version)
+        await self._to_learner()
         figures |= await self._learn(taken.trained, step)
         figures |= self._parts.learning.warn(figures)
         figures |= await self._publish(version)
@@ -133,6 +136,18 @@ class GrpoLearner:
             figures |= filter_figures(taken)
         return figures
 
+    async def _to_learner(self) -> None:
+        parts, watch = self._parts, self._watch
+        if parts.turns.sleeps:
+            await self._collect_validation()  # which asks the engines
+            with watch("sleep"):
+                await parts.turns.to_learner()
+
+    async def _collect_validation(self) -> None:
+        if self._parts.validation.is_running:  # all its traces are of one version
+            with self._watch("validate"):
+                await self._parts.validation.collect()
+
     async def _learn(self, groups: Sequence[TraceGroup], step: int) -> dict[str, float]:
         """Update the policy, if there is anything to learn. Returns metrics."""
         rows = await self._rows(groups)
@@ -147,10 +162,9 @@ class GrpoLearner:
         if parts.deterministic:  # no answer is to be half of the old weights, half new
             with watch("settle"):
                 await parts.buffer.settled()
-        if parts.validation.is_running:  # all its traces are of one version
-            with watch("validate"):
-                await parts.validation.collect()
+        await self._collect_validation()
         with watch("update_weights"):  # without an update, too: versions count steps
+            await parts.turns.to_engines()
             figures = await parts.publish(version)
         with watch("archive"):
             parts.archive.compact(version)
@@ -316,6 +330,7 @@ def _parts(
     return GrpoParts(
         learner=session.learner,
         publish=session.publish,
+        turns=Turns(config, session.rollouts, session.learner),
         buffer=GroupBuffer(capacity, state.next_index, num_places),
         archived=archived,
         archive=session.archive,

@@ -82,6 +82,9 @@ class FakeEngines:
     def take_all_out_of_service(self) -> None:
         self.in_service.clear()
 
+    async def sleep(self) -> None:
+        self.take_all_out_of_service()
+
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 
@@ -166,6 +169,9 @@ class FakeLearner:
         self.steps.append((self.weights, list(rows)))
         self.weights += "+"
         return {"nll": 0.0}
+
+    async def rest(self) -> None:
+        pass
 
     async def preflight(self, largest: LargestBatch, refers: bool) -> float:
         return 1.0

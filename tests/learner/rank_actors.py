@@ -83,7 +83,11 @@ class TestRank:
     def train(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rates: Sequence[float]
     ) -> list[dict[str, float]]:
-        return [self._worker.train_step(rows, counts, objective, rate) for rate in rates]
+        figures = []
+        for rate in rates:
+            figures.append(self._worker.train_step(rows, counts, objective, rate))
+            self._worker.rest()
+        return figures
 
     def gradient(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, rate: float

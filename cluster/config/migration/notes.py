@@ -16,6 +16,6 @@ ONE_MANIFEST = "one manifest for all splits; its column split says train, val, c
 LOGS = "TensorBoard is always written; [logging] adds W&B, MLflow, verl's names: docs/metrics.md"
 PLACED = "Ray places workers: rollout.num_workers, learner.num_ranks, and num_gpus of both"
 VOTES = "one trace per clip measures a stage; a majority vote is the control arm vote"
-NO_SLEEP = "engines and learner keep their memory; nothing sleeps"
+SLEEP = "in GRPO, on GPUs that engines and learner share; weights first, then the cache"
 SHARED = "num_gpus = 0.5 of both, and num_workers = num_ranks: engine i and rank i share a GPU"
 CONSTANT = "constant, linear or cosine"

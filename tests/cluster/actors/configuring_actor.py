@@ -4,6 +4,7 @@ arguments, as an engine's start does. Prints it as JSON. (No test file: it needs
     python configuring_actor.py MODEL [ours | a backend | none]
 """
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -51,23 +52,31 @@ class Configuring:
         }
 
 
-def main(model: str, backend: str) -> None:
+async def main(model: str, backend: str) -> None:
     import ray
-    from ray.util.placement_group import placement_group
 
-    from cluster.actors.placement import bundle_options
+    from cluster.actors.placement import reserve
+    from cluster.config.recipe import RunConfig
 
-    ray.init(address="local", num_cpus=2, num_gpus=4, include_dashboard=False, log_to_driver=False)
-    group = placement_group([{"CPU": 1, "GPU": 2}] * 2)
-    ray.get(group.ready(), timeout=60)
+    ray.init(address="local", num_cpus=4, num_gpus=5, include_dashboard=False, log_to_driver=False)
+    config = RunConfig(
+        model=Path(model),
+        labels=[{"name": "a"}, {"name": "b"}],
+        data={"manifest": "m.jsonl"},
+        rollout={"num_workers": 2, "num_gpus": 2, "tensor_parallel_size": 2},
+        learner={"num_gpus": 1},
+    )
+    reservation = await reserve(config)
     first, second = (
-        ray.remote(Configuring).options(**bundle_options(group, index)).remote() for index in (0, 1)
+        ray.remote(Configuring).options(**seat.options(0.5, 2)).remote()
+        for seat in reservation.workers
     )
     ray.get(first.__ray_ready__.remote())
-    sys.stdout.write(json.dumps(ray.get(second.make.remote(model, backend))) + "\n")
+    values = ray.get(second.make.remote(model, backend))
+    sys.stdout.write(json.dumps(values) + "\n")
     ray.shutdown()
 
 
 if __name__ == "__main__":
     multiprocessing.freeze_support()
-    main(*sys.argv[1:])
+    asyncio.run(main(*sys.argv[1:]))

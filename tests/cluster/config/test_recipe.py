@@ -54,6 +54,21 @@ def test_defaults_are_deepintuits():
         ),
         ({"learner": {"num_gpus": 0.5, "num_ranks": 2}}, "two of 2 ranks on one GPU"),
         ({"rollout": {"num_gpus": 2}}, "would leave idle"),
+        (
+            {"rollout": {"num_gpus": 1, "sleep": True}, "learner": {"num_gpus": 1}},
+            "share none; leave sleep out, or give both 0.5",
+        ),
+        ({"rollout": {"sleep": True}, "grpo": {"max_staleness": 1}}, "set max_staleness=0"),
+        (
+            {
+                "learner": {
+                    "offload_while_generating": True,
+                    "offload": "optimizer",
+                    "zero_stage": 2,
+                }
+            },
+            "leave one of them out",
+        ),
         ({"rollout": {"num_gpus": 4, "tensor_parallel_size": 2}}, "make them equal"),
         ({"labels": [{"name": "a"}, {"name": "A"}]}, "must differ"),
         ({"labels": [{"name": "a"}]}, "labels"),

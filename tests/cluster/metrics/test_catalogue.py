@@ -67,7 +67,13 @@ async def names_of_a_run(path: Path) -> set[tuple[str, str]]:
     functions = ("accuracy", "format", f"{mine}:per_group")
     reward = {"terms": [{"function": function} for function in functions]}
     validate = {"every": 1}
-    config = make_config(grpo=grpo, reward=reward, deterministic=True, validate=validate)
+    config = make_config(
+        grpo=grpo,
+        reward=reward,
+        deterministic=True,
+        validate=validate,
+        rollout={"group_size": 2, "dtype": "float32", "sleep": True},
+    )
     run_dir = make_run_dir(path, config)
     with open_fakes(config, run_dir, samples, ("base", FIRST_STEP)) as opened:
         session, engines, _, metrics = opened
