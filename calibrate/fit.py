@@ -67,14 +67,14 @@ async def fit_classifiers(
     """Write traces of ``samples``, fit the methods of ``config`` to them, and predict ``evaluated``
     from one trace each.
 
-    ``policy``: the version that is served, which must have written every trace; ``verdict``: None
-    where it is not among the methods. Raises DataError for traces of another policy, or without a
-    trace to learn from; TooManyFailures.
+    ``policy``: the version that is served, whose weights must have written every trace;
+    ``verdict``: None where it is not among the methods. Raises DataError for traces of another
+    policy, or without a trace to learn from; TooManyFailures.
     """
     written = await writer.write(
         samples, config.num_traces, config.temperature, Purpose.CALIBRATION
     )
-    refuse_foreign_traces(written, policy)
+    refuse_foreign_traces(written, policy, writer.weights)
     groups = await writer.write_evaluation(evaluated)
     head = None
     if "head" in config.methods:

@@ -8,7 +8,7 @@
 (``cluster/stages/calibration.py``), a service its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 
 from calibrate.config import CalibrateConfig
 from calibrate.verdict import VerdictExample
-from wire.types import Purpose, Sample, TraceGroup
+from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
 
 
 class TraceWriter(Protocol):
     """Writes traces under the policy being served; the rollout engine is behind it."""
+
+    @property
+    def weights(self) -> Container[PolicyVersion]:
+        """Versions that name the policy's weights: traces that it wrote before count as its own."""
+        ...
 
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose

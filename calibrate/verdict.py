@@ -9,7 +9,7 @@ order of the work is in ``calibrate/fit.py``, the prompt's text in ``rollout/pro
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,14 +55,20 @@ class TraceReport:
     """Labels without traces are left out."""
 
 
-def refuse_foreign_traces(groups: Sequence[TraceGroup], expected: PolicyVersion) -> None:
-    """Raise DataError if any trace was written by another policy than ``expected``.
+def refuse_foreign_traces(
+    groups: Sequence[TraceGroup], expected: PolicyVersion, same: Container[PolicyVersion] = ()
+) -> None:
+    """Raise DataError if any trace was written by another policy than ``expected``; ``same``:
+    further versions that name the same weights.
 
     A verdict trained on another policy's traces meets others in use: the mismatch the method
     removes.
     """
     foreign = Counter(
-        version for group in groups for version in _versions(group) if version != expected
+        version
+        for group in groups
+        for version in _versions(group)
+        if version != expected and version not in same
     )
     if foreign:
         named = ", ".join(

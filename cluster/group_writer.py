@@ -120,25 +120,6 @@ class GroupWriter:
         version = self._version()
         return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
 
-    async def write_all(
-        self,
-        samples: Sequence[Sample],
-        sampling_of: Callable[[Sample], Sampling],
-        purpose: Purpose,
-        stage: str,
-        advance: Callable[[], None],
-    ) -> list[TraceGroup]:
-        """Write one group per sample, in the order of ``samples``."""
-
-        async def one(number: int, sample: Sample) -> TraceGroup:
-            group_id = f"{stage}/{purpose}/{sample.id}"
-            sampling = replace(sampling_of(sample), turn=number)
-            group = await self.write(sample, sampling, purpose, group_id)
-            advance()
-            return group
-
-        return list(await asyncio.gather(*[one(*numbered) for numbered in enumerate(samples)]))
-
 
 def _join(
     sample: Sample,

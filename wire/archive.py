@@ -16,7 +16,7 @@ while the run writes. One process writes an attempt; ``next_attempt`` gives each
 import itertools
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -45,7 +45,7 @@ class Archive:
     """
 
     def __init__(self, directory: Path, attempt: int) -> None:
-        self._directory = directory
+        self.directory = directory
         self._attempt = attempt
         self._lock = threading.Lock()
         with naming(f"cannot open the archive in {directory}"):
@@ -73,7 +73,7 @@ class Archive:
             if group.group_id in self._compacted or group.group_id in self._journal.group_ids:
                 raise ArchiveError(
                     f"group {group.group_id!r} is already in attempt {self._attempt} of "
-                    f"{self._directory}; give every group its own id"
+                    f"{self.directory}; give every group its own id"
                 )
             self._journal.append(group)
 
@@ -84,7 +84,7 @@ class Archive:
         written: every group is then still in the journal.
         """
         with self._lock:
-            path = _compact(self._directory, self._attempt, step, self._compacted)
+            path = _compact(self.directory, self._attempt, step, self._compacted)
             self._compacted |= self._journal.group_ids
             self._journal.clear()
             return path
@@ -116,7 +116,7 @@ def next_attempt(directory: Path) -> int:
 
     Raises ArchiveError for a foreign Parquet file among the traces.
     """
-    attempts = [attempt for attempt, *_ in map(_place, _parquet_files(directory))]
+    attempts = [attempt for attempt, *_ in map(_place, parquet_files(directory))]
     return max([*attempts, *_journals(directory)], default=-1) + 1
 
 
@@ -159,25 +159,6 @@ def read_tables(directory: Path, columns: Sequence[str] | None = None) -> Iterat
     return (table.select(wanted) for _, table in _tables(directory, loaded))
 
 
-def read_rows_of(directory: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, pa.Table]]:
-    """The rows of some groups of earlier attempts: ``wanted`` has their ids and attempts.
-
-    Only the parts of the archive that hold one of them are loaded. Raises as ``read_table`` does.
-    """
-    _require(directory)
-    attempts, left = set(wanted.values()), dict(wanted)
-    for path in _parquet_files(directory):
-        attempt = _place(path)[0]
-        if attempt not in attempts:
-            continue
-        for table in _row_groups(path, SCHEMA.names, wanted.keys()):
-            for group_id in dict.fromkeys(table["group_id"].to_pylist()):
-                if left.get(group_id) == attempt:
-                    del left[group_id]
-                    rows = table.filter(pc.equal(table["group_id"], group_id))
-                    yield group_id, rows.combine_chunks()
-
-
 def _groups(
     directory: Path, purpose: Purpose | None, policy_version: PolicyVersion | None
 ) -> Iterator[TraceGroup]:
@@ -195,10 +176,10 @@ def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Tabl
     # Journals first: a group that is compacted meanwhile is then met twice, never missed.
     journals = {attempt: _journaled(path) for attempt, path in _journals(directory).items()}
     seen: dict[int, set[str]] = {}
-    for path in _parquet_files(directory):
+    for path in parquet_files(directory):
         attempt, _, _ = _place(path)
         known = seen.setdefault(attempt, set())
-        for table in _row_groups(path, columns):
+        for table in row_groups(path, columns):
             fresh = _without(table, known)
             known.update(fresh["group_id"].to_pylist())
             yield path, fresh
@@ -267,11 +248,9 @@ def _write_parquet(path: Path, tables: Iterator[pa.Table]) -> None:
     sync_to_disk(path.parent)
 
 
-def _row_groups(
-    path: Path, columns: Iterable[str], wanted: Collection[str] = ()
-) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of ours, some groups at a time; with ``wanted``, only where one of
-    these groups is. Raises ArchiveError."""
+def row_groups(path: Path, columns: Iterable[str], number: int | None = None) -> Iterator[pa.Table]:
+    """The rows of a Parquet file of ours, some groups at a time; with ``number``, only the row
+    group of that number. Raises ArchiveError."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")
@@ -280,24 +259,18 @@ def _row_groups(
             check_version(path, int(version))
             if not file.schema_arrow.equals(SCHEMA):
                 raise ArchiveError(f"{path} lacks columns of the trace archive; restore it")
-            for index in range(file.num_row_groups):
-                if wanted and _has_none(file.read_row_group(index, columns=["group_id"]), wanted):
-                    continue
+            for index in range(file.num_row_groups) if number is None else (number,):
                 yield file.read_row_group(index, columns=list(columns)).replace_schema_metadata()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
 
 
-def _has_none(table: pa.Table, wanted: Collection[str]) -> bool:
-    return all(name not in wanted for name in table["group_id"].to_pylist())
-
-
 def _compacted_ids(directory: Path, attempt: int) -> set[str]:
-    files = [path for path in _parquet_files(directory) if _place(path)[0] == attempt]
+    files = [path for path in parquet_files(directory) if _place(path)[0] == attempt]
     return {
         name
         for path in files
-        for table in _row_groups(path, ["group_id"])
+        for table in row_groups(path, ["group_id"])
         for name in table["group_id"].to_pylist()
     }
 
@@ -308,7 +281,8 @@ def _journals(directory: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
-def _parquet_files(directory: Path) -> list[Path]:
+def parquet_files(directory: Path) -> list[Path]:
+    """The Parquet files of an archive, by attempt, then in the order of writing."""
     return sorted((directory / "traces").glob("*.parquet"), key=_place)
 
 

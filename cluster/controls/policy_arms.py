@@ -16,7 +16,7 @@ from cluster.config.chain import BASE
 from cluster.config.controls import VoteStage, calibration_of
 from cluster.controls.arm_inputs import calibration_clips, cost, policy_answers, trained_clips
 from cluster.session import Session
-from cluster.stages.evaluation import EvaluationWriter, num_failed
+from cluster.stages.evaluation import EvaluationWriter, num_failed, taken_up
 from cluster.stages.label_codes import code_logprobs, label_code_row
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
@@ -65,7 +65,8 @@ async def policy_probability(session: Session, run: StageRun) -> Result:
 async def vote(session: Session, run: StageRun) -> Result:
     """The most frequent answer of several traces; equal counts: the first label by name."""
     config, labels = session.config, session.config.label_set
-    groups = await RunTraceWriter.of(session, run.name).write(
+    writer = RunTraceWriter.of(session, run.name)
+    groups = await writer.write(
         session.data.of(config.evaluate.split),
         run.of(VoteStage).num_votes,
         config.rollout.temperature,
@@ -83,6 +84,7 @@ async def vote(session: Session, run: StageRun) -> Result:
     return {
         "evaluation": _evaluation(session, run.name, predictions),
         "num_failed": num_failed(groups),
+        **taken_up(writer),
         "split": config.evaluate.split,
         "cost": cost(groups),
         "num_votes": run.of(VoteStage).num_votes,
@@ -101,7 +103,8 @@ async def trace_accuracy(session: Session, run: StageRun) -> Result:
         "cal": calibration_clips(config, session.data),
     }
     samples = {sample.id: sample for split in clips.values() for sample in split}
-    groups = await RunTraceWriter.of(session, run.name).write(
+    writer = RunTraceWriter.of(session, run.name)
+    groups = await writer.write(
         list(samples.values()),
         calibration.num_traces,
         calibration.temperature,
@@ -115,6 +118,7 @@ async def trace_accuracy(session: Session, run: StageRun) -> Result:
     return accuracies | {
         "num_clips": {name: len(split) for name, split in clips.items()},
         "num_failed": num_failed(groups),
+        **taken_up(writer),
         "split": None,
         "cost": cost(groups),
     }

@@ -30,7 +30,7 @@ from cluster.config.controls import (
 )
 from cluster.controls.arm_inputs import calibration_clips, cost, policy_answers, trained_clips
 from cluster.session import Session
-from cluster.stages.evaluation import EvaluationWriter, num_failed, readable
+from cluster.stages.evaluation import EvaluationWriter, num_failed, readable, taken_up
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.verdict_trainer import RunVerdictTrainer
@@ -59,13 +59,15 @@ async def verdict_on_view(session: Session, run: StageRun) -> Result:
     that writes the traces and for the verdict."""
     config, view = session.config, run.of(VerdictOnViewStage).view
     samples = [with_view(sample, view) for sample in _evaluated(session)]
-    groups = await RunTraceWriter.of(session, run.name).write_evaluation(samples)
+    writer = RunTraceWriter.of(session, run.name)
+    groups = await writer.write_evaluation(samples)
     calibrated = session.run_dir.model(main_stages(config.chain).calibrated)
     await session.start_training(calibrated, OptimConfig())
     verdict = RunVerdictTrainer.of(session, run.name, run.start.model_dir)
     predictions = await ask_verdict(verdict, groups, config.label_set)
     return _measured(session, run.name, predictions) | {
         "num_failed": num_failed(groups),
+        **taken_up(writer),
         "cost": cost(),
     }
 
@@ -75,7 +77,8 @@ async def _verdict_on_trained_clips(session: Session, run: StageRun) -> Result:
     often right than on new clips."""
     config, labels = session.config, session.config.label_set
     calibration = calibration_of(config)
-    groups = await RunTraceWriter.of(session, run.name).write(
+    writer = RunTraceWriter.of(session, run.name)
+    groups = await writer.write(
         trained_clips(config, session.data),
         calibration.num_traces,
         calibration.temperature,
@@ -83,7 +86,7 @@ async def _verdict_on_trained_clips(session: Session, run: StageRun) -> Result:
     )
     examples = training_rows(groups, labels.names)
     result = await _on_policy_traces(session, run, examples, groups)
-    return result | {"traces": asdict(report_traces(groups, labels))}
+    return result | {"traces": asdict(report_traces(groups, labels)), **taken_up(writer)}
 
 
 def _on_clips(session: Session, *, with_traces: bool) -> list[VerdictExample]:

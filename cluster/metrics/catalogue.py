@@ -309,6 +309,8 @@ METRICS: tuple[Metric, ...] = (
                 ("unparsed_frac", "share", "answers that name no label"),
             )
         ),
+        ("<stage>/num_taken_up", "groups", "stage",
+         "groups of earlier attempts that it has taken from the archive; none: not written"),
     ),
 )  # fmt: skip
 """Descriptions in the order of the page; the first that matches a name counts."""

@@ -8,13 +8,12 @@ from the archive and the metrics: step s took the places from ``rollout/next_pla
 up to its own, in the last line of metrics.jsonl for each, and of each place the newest group.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
-
-import pyarrow as pa
 
 from cluster.config.arm_names import ARMS
 from cluster.config.controls import own_step
@@ -27,8 +26,8 @@ from cluster.resume.attempts import (
 )
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
-from wire.archive import read_rows_of, read_tables
-from wire.trace_rows import groups_in
+from wire.archive import read_tables
+from wire.group_reader import GroupReader, Place, index_groups
 from wire.types import PolicyVersion, TraceGroup
 
 
@@ -144,26 +143,36 @@ def find_reusable_groups(archive: Path, name: str, reuse: ReusePolicy) -> Reusab
 
 
 class ArchivedGroups:
-    """The reusable groups of earlier attempts, each handed out once, as it was written."""
+    """Archived groups of earlier attempts, each handed out once, as it was written; read when it is
+    asked for."""
 
-    def __init__(self, rows: Mapping[str, pa.Table] = MappingProxyType({})) -> None:
-        self._rows = dict(rows)
+    def __init__(self, places: Mapping[str, Place] = MappingProxyType({})) -> None:
+        """``places``: where each group lies, by its id."""
+        self._left, self._reader = set(places), GroupReader(places)
         self.num_taken = 0
         """Number of groups handed out since the start."""
 
     @classmethod
-    def read(cls, archive: Path, reusable: ReusableGroups) -> Self:
-        """Read the reusable groups from the archive."""
-        return cls(dict(read_rows_of(archive, reusable.usable)))
+    def of(cls, archive: Path, reusable: ReusableGroups) -> Self:
+        """The reusable groups of a training."""
+        return cls(
+            {
+                group.group_id: group.place
+                for group in index_groups(archive, f"{reusable.name}/")
+                if reusable.usable.get(group.group_id) == group.version.attempt
+            }
+        )
 
-    def take(self, group_id: str) -> TraceGroup | None:
-        """Take the group of a place; None if rollout must write it."""
-        rows = self._rows.pop(group_id, None)
-        if rows is None:
+    def __len__(self) -> int:
+        return len(self._left)
+
+    async def take(self, group_id: str) -> TraceGroup | None:
+        """Take the group of this id; None if rollout must write it. Raises ArchiveError."""
+        if group_id not in self._left:
             return None
+        self._left.remove(group_id)
         self.num_taken += 1
-        (group,) = groups_in(rows, source=f"group {group_id}")
-        return group
+        return await asyncio.get_running_loop().run_in_executor(None, self._reader.group, group_id)
 
 
 def group_id_of(name: str, index: int) -> str:

@@ -15,7 +15,7 @@ from calibrate.fit import fit_classifiers
 from calibrate.verdict import trace_agreement
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.session import Session
-from cluster.stages.evaluation import EvaluationWriter, num_failed, policy_predictions
+from cluster.stages.evaluation import EvaluationWriter, num_failed, policy_predictions, taken_up
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.validators import verdict_validator
@@ -33,13 +33,14 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         if config.asks_labels
         else None
     )
+    writer = RunTraceWriter.of(session, run.name)
     fitted = await fit_classifiers(
         config.clips.of(session.data.samples),
         session.data.of(session.config.evaluate.split),
         config=config,
         labels=labels,
         policy=policy,
-        writer=RunTraceWriter.of(session, run.name),
+        writer=writer,
         verdict=verdict,
         features=RunFeatureReader.of(session, run.start.model_dir),
     )
@@ -47,6 +48,7 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
     result: dict[str, Any] = {
         "traces": asdict(fitted.report),
         "num_failed": num_failed(fitted.evaluated),
+        **taken_up(writer),
         **(verdict.validated if verdict else {}),
     }
     if fitted.head is not None:

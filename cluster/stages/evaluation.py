@@ -5,10 +5,10 @@ samples -> label prompts -> learner, logprobs of the label codes -> Predictions 
 """
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
@@ -19,7 +19,7 @@ from cluster.metrics.learning_guards import one_text_warnings
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.stage import StageRun
-from cluster.stages.trace_writer import RunTraceWriter
+from cluster.stages.trace_writer import FigureLog, RunTraceWriter
 from learner.config import OptimConfig
 from rollout.manifest import select
 from rollout.render import Renderer
@@ -45,16 +45,23 @@ async def run_evaluation(session: Session, run: StageRun) -> dict[str, Any]:
 
 
 async def evaluate_policy(
-    session: Session, stage: str, samples: Sequence[Sample], temperature: float
+    session: Session,
+    stage: str,
+    samples: Sequence[Sample],
+    temperature: float,
+    *,
+    trained: bool = False,
 ) -> dict[str, Any]:
-    """Measure the policy in the engines by the answers that it writes. Returns a stage's part of
-    done.json."""
-    groups = await RunTraceWriter.of(session, stage).write_evaluation(samples, temperature)
+    """Measure the policy in the engines by the answers that it writes; ``trained``: the stage has
+    trained it, else it started from it. Returns a stage's part of done.json."""
+    writer = RunTraceWriter.of(session, stage, trained=trained)
+    groups = await writer.write_evaluation(samples, temperature)
     predictions = policy_predictions(groups, session.config.label_set, session.renderer)
     evaluations = EvaluationWriter.of(session)
     result = {
         "evaluation": asdict(evaluations.write(stage, predictions, session.engine_weights_step)),
         "num_failed": num_failed(groups),
+        **taken_up(writer),
     }
     warnings = one_text_warnings(stage, groups)
     return result | {"warnings": warnings} if warnings else result
@@ -84,6 +91,11 @@ def readable(samples: Sequence[Sample], quarantine: Container[str]) -> list[Samp
     return [sample for sample in samples if sample.video not in quarantine]
 
 
+def taken_up(writer: RunTraceWriter) -> dict[str, int]:
+    """What done.json says of traces that an earlier attempt had written; nothing if it had none."""
+    return {"num_taken_up": writer.num_taken_up} if writer.num_taken_up else {}
+
+
 def num_failed(groups: Sequence[TraceGroup]) -> int:
     """Number of groups without a trace."""
     return sum(not group.traces for group in groups)
@@ -97,14 +109,6 @@ def policy_predictions(
     Confidence is the probability (at temperature 1) of the tokens inside the answer block.
     """
     return [_prediction(group, labels, renderer) for group in groups]
-
-
-class FigureLog(Protocol):
-    """Takes a stage's figures of a step; cluster/metrics/metrics_log.py implements it."""
-
-    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Append one line."""
-        ...
 
 
 class EvaluationWriter:

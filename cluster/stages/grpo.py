@@ -251,7 +251,8 @@ async def run_grpo_stage(session: Session, run: StageRun) -> dict[str, Any]:
         await session.publish(run.last_step)
     samples = session.data.of(session.config.evaluate.split)
     temperature = session.config.evaluate.temperature
-    return {**await evaluate_policy(session, run.name, samples, temperature), **validated}
+    measured = await evaluate_policy(session, run.name, samples, temperature, trained=True)
+    return {**measured, **validated}
 
 
 async def train_grpo(session: Session, run: StageRun) -> dict[str, Any]:
@@ -377,7 +378,7 @@ def _load_reusable_groups(
             f"{run.name}: {len(reusable.usable)} archived groups are taken up, "
             f"{reusable.num_others} written anew"
         )
-    return ArchivedGroups.read(run_dir.archive, reusable)
+    return ArchivedGroups.of(run_dir.archive, reusable)
 
 
 def filter_of(grpo: GrpoConfig) -> DynamicSampling | None:

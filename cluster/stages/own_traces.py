@@ -5,32 +5,19 @@ places -> groups (archived ones are taken up) -> traces with full reward, each t
 RFT (Yuan et al. 2023, arXiv 2308.01825).
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.config.chain import BASE
-from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import SftStage
+from cluster.driver.bounded import run_bounded
 from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import progress_bar
-from cluster.resume.archived_groups import (
-    ArchivedGroups,
-    ReusePolicy,
-    find_reusable_groups,
-    renumbered,
-)
-from cluster.resume.attempts import (
-    describe_attempt,
-    first_bitwise_equal_attempt,
-    first_own_attempt,
-)
-from cluster.resume.loop_state import LoopState
-from cluster.run_dir import RunDir
+from cluster.resume.archived_groups import group_id_of
+from cluster.resume.taken_up import find_written, same_weights
 from cluster.session import Session
 from cluster.stages.failure_limits import refuse_failures
 from cluster.stages.stage import StageRun
-from cluster.stages.training_groups import TrainingGroupWriter
+from cluster.stages.training_groups import TrainingGroupWriter, groups_in_flight
 from learner.shared_prefix.rows import Row, supervised_row
 from reward.config import RewardTerm
 from rollout.render import Renderer
@@ -88,8 +75,21 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
     stage, config = run.of(SftStage), session.config
     assert stage.num_groups is not None, "read_stage gives it a value"
     clips = stage.clips.of(session.data.samples)
+    places = {group_id_of(stage.name, place) for place in range(stage.num_groups)}
+    weights = same_weights(
+        config,
+        session.run_dir,
+        stage.name,
+        session.version(session.engine_weights_step),
+        trained=False,
+    )
     archived = await run_in_daemon_thread(
-        _archived, config, session.run_dir, run, session.attempt, stage.num_groups
+        find_written,
+        session.run_dir.archive,
+        stage.name,
+        places,
+        weights,
+        config.rollout.group_size,
     )
     kept = KeptTraces(config.reward.terms, session.renderer)
     await _write_groups(
@@ -101,6 +101,7 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
         name=stage.name,
         num_groups=stage.num_groups,
         max_failure_frac=config.reward.max_failure_frac,
+        max_in_flight=groups_in_flight(config),
     )
     session.archive.compact(session.engine_weights_step)
     if not kept.rows:
@@ -120,39 +121,21 @@ async def _write_groups(
     name: str,
     num_groups: int,
     max_failure_frac: float,
+    max_in_flight: int,
 ) -> None:
-    """Write the groups of the first places, and keep what is right. Raises TooManyFailures."""
+    """Write the groups of the first places, and keep what is right, in the order of the places.
+    Raises TooManyFailures."""
     with progress_bar(f"{name} traces", num_groups) as bar:
-
-        async def write(place: int) -> TraceGroup:
-            group = await writer.write(sampler.at(place), place)
-            bar.advance()
-            return group
-
         for start in range(0, num_groups, _AT_ONCE):
-            places = range(start, min(start + _AT_ONCE, num_groups))
-            groups = await asyncio.gather(*[write(place) for place in places])
-            refuse_failures(groups, max_failure_frac)
-            for group in groups:
-                kept.add(group)
+            groups: dict[int, TraceGroup] = {}
 
+            async def write(number: int, start: int = start, groups: Any = groups) -> None:
+                place = start + number
+                groups[place] = await writer.write(sampler.at(place), place)
+                bar.advance()
 
-def _archived(
-    config: RunConfig, folder: RunDir, run: StageRun, attempt: int, num_places: int
-) -> ArchivedGroups:
-    """Groups that a killed attempt wrote from the same weights."""
-    now, chain = describe_attempt(config, attempt), config.chain
-    leaving = (name for name in chain.names if chain[name].leaves_policy)
-    parent = next((name for name in leaving if chain.last_step(name) == run.start.step), BASE)
-    reuse = ReusePolicy(
-        state=LoopState(),
-        first_step=run.start.step,
-        first_bitwise_equal_attempt=first_bitwise_equal_attempt(folder.path, now),
-        groups_per_step=num_places,  # all are written before the first update
-        max_staleness=0,
-        first_attempt=first_own_attempt(folder.path, run.name),
-        renumbered=renumbered(folder, attempt, lambda recipe: recipe.chain.last_step(parent)),
-    )
-    return ArchivedGroups.read(
-        folder.archive, find_reusable_groups(folder.archive, run.name, reuse)
-    )
+            count = min(_AT_ONCE, num_groups - start)
+            await run_bounded(count, max_in_flight, write)
+            refuse_failures(list(groups.values()), max_failure_frac)
+            for place in sorted(groups):
+                kept.add(groups[place])

@@ -54,7 +54,7 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
     else:
         await session.publish(run.last_step)
         temperature = session.config.evaluate.temperature
-        measured = await evaluate_policy(session, stage.name, samples, temperature)
+        measured = await evaluate_policy(session, stage.name, samples, temperature, trained=True)
     cost = examples.cost | {"num_updates": num_updates}
     return {"split": split, **measured, **examples.figures, **trainer.validated, "cost": cost}
 

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from cluster.config.recipe import RunConfig
 from cluster.resume.archived_groups import ArchivedGroups, group_id_of
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
@@ -43,7 +44,7 @@ class TrainingGroupWriter:
     async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
         """Write or reuse one archived group."""
         group_id = group_id_of(self._name, index)
-        if (group := self._archived.take(group_id)) is not None:
+        if (group := await self._archived.take(group_id)) is not None:
             return group
         sampling = Sampling(
             n=self._rollout.group_size,
@@ -53,3 +54,9 @@ class TrainingGroupWriter:
             turn=index,
         )
         return await self._writer.write(sample, sampling, Purpose.TRAIN, group_id, upcoming)
+
+
+def groups_in_flight(config: RunConfig) -> int:
+    """Number of groups that are written at a time: as many as the engines answer, and as many again
+    that are judged and archived meanwhile."""
+    return 2 * config.rollout.max_concurrency * config.rollout.num_workers

@@ -19,7 +19,7 @@ from cluster.config.validation import PREFIX, ValidateConfig
 from cluster.driver.progress import console
 from cluster.resume.checkpoints import Checkpoints, KeepBest
 from cluster.resume.validations import Best, Validated, best_of_validations, num_without_gain
-from cluster.stages.evaluation import FigureLog
+from cluster.stages.trace_writer import FigureLog
 
 
 class Validator(Protocol):

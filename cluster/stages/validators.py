@@ -9,7 +9,7 @@ keeps them out of training, of its figures and of the calibration.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from statistics import fmean
 
 import numpy as np
@@ -19,7 +19,10 @@ from calibrate.verdict import VerdictExample, label_predictions, probabilities_f
 from calibrate.verdict import training_rows as verdict_examples
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
 from cluster.config.validation import PREFIX, ValidateConfig
+from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.inputs.validation_clips import validation_clips
+from cluster.resume.archived_groups import ArchivedGroups
+from cluster.resume.taken_up import find_written, same_weights
 from cluster.session import Session
 from cluster.stages.evaluation import policy_predictions, readable
 from cluster.stages.failure_limits import refuse_failures
@@ -51,24 +54,37 @@ class ValidationTraces:
         max_tokens: int,
         seed: int,
         max_failure_frac: float,
+        find: Callable[[Set[str]], ArchivedGroups] | None = None,
     ) -> None:
-        """``name``: of the stage; ``seed``: the recipe's."""
+        """``name``: of the stage; ``seed``: the recipe's; ``find``: finds the groups of these ids
+        that an earlier attempt wrote with the same weights."""
         self._name, self._writer, self._samples = name, writer, samples
         self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
-        self._max_failure_frac = max_failure_frac
+        self._max_failure_frac, self._find = max_failure_frac, find
+        self._archived = ArchivedGroups()
 
     async def write(self, step: int) -> list[TraceGroup]:
-        """Write the groups, in the order of the clips, all of one version. Raises
+        """Write the groups, in the order of the clips, all by the same weights. Raises
         TooManyFailures."""
+        if self._find is not None:
+            ids = {self._id(step, sample) for sample in self._samples}
+            self._archived = await run_in_daemon_thread(self._find, ids)
         groups = await asyncio.gather(
             *[self._group(step, number, sample) for number, sample in enumerate(self._samples)]
         )
         refuse_failures(groups, self._max_failure_frac)
-        versions = {group.policy_version for group in groups}
+        # those that were taken up are of the same weights
+        versions = {group.policy_version for group in groups} if self._find is None else {None}
         assert len(versions) == 1, f"one validation of several policies: {versions}"
         return groups
 
+    def _id(self, step: int, sample: Sample) -> str:
+        return f"{self._name}/{Purpose.VALIDATION}/{step:06d}/{sample.id}"
+
     async def _group(self, step: int, number: int, sample: Sample) -> TraceGroup:
+        group = await self._archived.take(self._id(step, sample))
+        if group is not None:
+            return group
         sampling = Sampling(
             n=1,
             temperature=self._temperature,
@@ -76,8 +92,9 @@ class ValidationTraces:
             seed=stable_seed("evaluate", self._seed, sample.id),
             turn=number,
         )
-        group_id = f"{self._name}/{Purpose.VALIDATION}/{step:06d}/{sample.id}"
-        return await self._writer.write(sample, sampling, Purpose.VALIDATION, group_id)
+        return await self._writer.write(
+            sample, sampling, Purpose.VALIDATION, self._id(step, sample)
+        )
 
 
 class AnswerValidator:
@@ -212,9 +229,14 @@ def verdict_validator(session: Session, run: StageRun) -> Validator | None:
     if not config.is_on:
         return None
     samples = _clips(session, config)
+    now = session.version(session.engine_weights_step)
+    weights = same_weights(session.config, session.run_dir, run.name, now, trained=False)
+
+    def find(ids: Set[str]) -> ArchivedGroups:
+        return find_written(session.run_dir.archive, run.name, ids, weights, 1)
 
     async def asked() -> list[VerdictExample]:
-        groups = await _traces(session, run.name, samples).write(0)
+        groups = await _traces(session, run.name, samples, find).write(0)
         return verdict_examples(groups, session.config.label_set.names)
 
     return _labels(session, samples, asked)
@@ -238,7 +260,12 @@ def _answers(session: Session, name: str, samples: Sequence[Sample]) -> Validato
     return AnswerValidator(_traces(session, name, samples), labels, renderer)
 
 
-def _traces(session: Session, name: str, samples: Sequence[Sample]) -> ValidationTraces:
+def _traces(
+    session: Session,
+    name: str,
+    samples: Sequence[Sample],
+    find: Callable[[Set[str]], ArchivedGroups] | None = None,
+) -> ValidationTraces:
     config = session.config
     return ValidationTraces(
         name,
@@ -248,4 +275,5 @@ def _traces(session: Session, name: str, samples: Sequence[Sample]) -> Validatio
         max_tokens=config.rollout.max_response_length,
         seed=config.seed,
         max_failure_frac=config.reward.max_failure_frac,
+        find=find,
     )

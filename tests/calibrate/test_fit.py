@@ -26,6 +26,7 @@ class Writer:
 
     def __init__(self, version: PolicyVersion = SERVED, bad: str = "") -> None:
         self.calls: list[str] = []
+        self.weights: tuple[PolicyVersion, ...] = ()
         self._version, self._bad = version, bad
 
     async def write(

@@ -32,13 +32,15 @@ MOMENTS = (
     "before-metrics",
     "before-compact",
 )
+OF_OTHER_STAGES = ("after-measured", "in-supervised")
+"""A trace that is not for training has been archived; an update of a supervised stage."""
 
 
 class Killer:
     """Counts the times that the moment comes, and then kills."""
 
     def __init__(self, who: str, when: str, count: int) -> None:
-        assert when in MOMENTS, when
+        assert when in (*MOMENTS, *OF_OTHER_STAGES), when
         self.when = when
         self._who, self._left = who, count
 
@@ -82,7 +84,8 @@ def wrap(killer: Killer) -> None:
 
     async def training(self: LearnerGroup, rows: Any, objective: str, rate: float) -> Any:
         work = train(self, rows, objective, rate)
-        return await (killer.within("in-update", work, 0.05) if objective == "grpo" else work)
+        when = "in-update" if objective == "grpo" else "in-supervised"
+        return await killer.within(when, work, 0.05)
 
     async def publishing(self: LearnerGroup, version: Any, names: Any) -> Any:
         work = publish(self, version, names)
@@ -105,8 +108,7 @@ def _wrap_driver(killer: Killer) -> None:
         if trains:
             killer.at("before-append")
         append(self, group)
-        if trains:
-            killer.at("after-append")
+        killer.at("after-append" if trains else "after-measured")
 
     def compacting(self: Archive, step: int) -> Any:
         killer.at("before-compact")

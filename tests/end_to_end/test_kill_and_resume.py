@@ -213,6 +213,30 @@ def test_a_cold_start_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(f
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)
 
 
+def test_a_calibration_killed_among_its_traces_and_in_its_training_ends_with_the_same_bits(
+    folder: Path,
+):
+    start_of, how = folder / "to calibrate", ("deterministic=true", "calibrate.split='train'")
+    start(folder, "coldstart", start_of, *how, resume=False)
+    at_once, out = folder / "calibrated at once", folder / "calibrated"
+    for copy in (at_once, out):
+        shutil.copytree(start_of, copy)
+    start(folder, "calibrate", at_once, *how)
+    start(folder, "calibrate", out, *how, kill="driver:after-measured:15")
+    start(folder, "calibrate", out, *how, kill="driver:in-supervised:3")
+    start(folder, "calibrate", out, *how)
+    groups = [g for g in read_groups(out / "archive") if g.group_id.startswith("calibrated/")]
+    assert len({group.group_id for group in groups}) == len(groups), "none was written twice"
+    assert len({group.policy_version.attempt for group in groups}) == 2
+    done = json.loads((out / "stages/calibrated/done.json").read_text())
+    assert done["num_taken_up"] == len(groups)
+    for name in ("calibrated", "calibrated_head"):
+        found, expected = ((run / f"predictions/{name}.parquet") for run in (out, at_once))
+        assert found.read_bytes() == expected.read_bytes()
+    (model,) = (out / "stages/calibrated/model").glob("*.safetensors")
+    assert model.read_bytes() == (at_once / "stages/calibrated/model" / model.name).read_bytes()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_kills_at_random_moments(folder: Path, whole: Path, seed: int):
     draw, out = random.Random(seed), folder / f"random-{seed}"

@@ -23,7 +23,6 @@ from wire.archive import (
     Archive,
     next_attempt,
     read_groups,
-    read_rows_of,
     read_table,
     read_tables,
 )
@@ -687,25 +686,3 @@ def test_parts_of_the_archive_make_its_table_and_keep_groups_whole(tmp_path: Pat
         assert pa.concat_tables(parts).equals(read_table(tmp_path, ["group_id", "text"]))
         with pytest.raises(ArchiveError, match="no trace column"):
             read_tables(tmp_path, ["txt"])
-
-
-def test_groups_of_earlier_attempts_are_found_by_id(tmp_path: Path) -> None:
-    for attempt in (0, 1):
-        groups = [
-            make_group(f"g{number}", policy_version=PolicyVersion(attempt=attempt, step=number))
-            for number in range(70)  # more than a row group holds
-        ]
-        with Archive(tmp_path, attempt) as archive:
-            for group in groups:
-                archive.append(group)
-            assert archive.num_groups == 70
-            archive.compact(1)
-            assert archive.num_groups == 70
-    wanted = {"g3": 0, "g66": 1, "g9": 7, "unknown": 0}
-    found = dict(read_rows_of(tmp_path, wanted))
-    assert found.keys() == {"g3", "g66"}
-    (third,) = groups_in(found["g3"], source="")
-    assert str(third.policy_version) == "0.3"
-    (last,) = groups_in(found["g66"], source="")
-    assert str(last.policy_version) == "1.66"
-    assert list(read_rows_of(tmp_path, {})) == []

@@ -331,6 +331,8 @@ async def test_of_traces_written_again_after_a_crash_the_last_count(tmp_path: Pa
         with open_fakes(CONFIG, run_dir, SAMPLES, AFTER_GRPO) as (session, engines, _, _):
             text = f"<think>{attempt}</think><answer>undo</answer>"
             engines.write = lambda *_, text=text: text
+            session.engine_weights_step += attempt == "second"  # else they were taken up
+            engines.version = session.version(session.engine_weights_step)
             await evaluate_policy(session, "blank", session.data.of(Split.TEST), 0.01)
             found = archived(session, "blank", Purpose.EVALUATION)
             assert {group.traces[0].completion.text for group in found} == {text}

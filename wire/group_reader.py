@@ -1,0 +1,106 @@
+"""Reader of single archived groups by their ids, in bounded memory.
+
+    archive -> GroupReader.find -> id -> where it lies -> group(id) -> TraceGroup
+
+Only files of the archive are read, which never change once they have their names: the journal of an
+attempt that goes on is compacted before its groups are asked for. Ids are held in memory, rows only
+of the parts that were read last: groups are asked for in about the order of writing.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wire.archive import parquet_files, row_groups
+from wire.trace_rows import SCHEMA, groups_in
+from wire.types import PolicyVersion, TraceGroup
+
+_HELD_BYTES = 64 << 20  # rows in memory
+_INDEX = ["group_id", "attempt", "step", "group_failures", "trace_index", "failure_kind"]
+
+
+class Place(NamedTuple):
+    """Part of the archive that holds a group."""
+
+    path: Path
+    row_group: int
+
+
+class Indexed(NamedTuple):
+    """What an archive's index says of a group."""
+
+    group_id: str
+    version: PolicyVersion
+    num_traces: int
+    num_failures: int
+    """Of the group and of its single traces."""
+    place: Place
+
+
+def index_groups(directory: Path, prefix: str) -> Iterator[Indexed]:
+    """Look up the groups in Parquet files whose ids begin with ``prefix``, oldest attempt first.
+    Raises ArchiveError."""
+    for path in parquet_files(directory):
+        for number, table in enumerate(row_groups(path, _INDEX)):
+            rows = table.filter(pc.starts_with(table["group_id"], prefix))
+            yield from _indexed(rows, Place(path, number))
+
+
+class GroupReader:
+    """Reader of archived groups at known places. Threads may share it."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        """``places``: by group id."""
+        self._places = dict(places)
+        self._held: OrderedDict[Place, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, group_id: str) -> bool:
+        return group_id in self._places
+
+    def group(self, group_id: str) -> TraceGroup:
+        """Read a group, as it was written. Raises ArchiveError, and KeyError for an unknown id."""
+        place = self._places[group_id]
+        rows = self._rows(place)
+        own = rows.filter(pc.equal(rows["group_id"], group_id)).combine_chunks()
+        (group,) = groups_in(own, source=f"{place.path}, group {group_id}")
+        return group
+
+    def _rows(self, place: Place) -> pa.Table:
+        with self._lock:
+            if place not in self._held:
+                (rows,) = row_groups(place.path, SCHEMA.names, number=place.row_group)
+                self._held[place] = rows
+                while len(self._held) > 1 and _num_bytes(self._held) > _HELD_BYTES:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(place)
+            return self._held[place]
+
+
+def _indexed(rows: pa.Table, place: Place) -> Iterator[Indexed]:
+    held: Indexed | None = None
+    columns = [rows[name].to_pylist() for name in _INDEX]
+    for group_id, attempt, step, failures, trace_index, failure in zip(*columns, strict=True):
+        if held is None or held.group_id != group_id:
+            if held is not None:
+                yield held
+            version = PolicyVersion(attempt=attempt, step=step)
+            held = Indexed(group_id, version, 0, len(failures), place)
+        held = held._replace(
+            num_traces=held.num_traces + (trace_index is not None),
+            num_failures=held.num_failures + (failure is not None),
+        )
+    if held is not None:
+        yield held
+
+
+def _num_bytes(tables: Mapping[Place, pa.Table]) -> int:
+    return sum(table.nbytes for table in tables.values())
