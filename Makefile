@@ -6,6 +6,7 @@
 #   make study       the demo under three seeds, with control arms, into docs/results.md; hours, and
 #                    goes on where it stopped; SEEDS="1 2 3 4 5"
 #   make test        what a change must pass; test-all adds the slow tests
+#   make test-cuda-lock   installs the CUDA lock beside .venv (10 GB) and runs the unit tests in it
 #   make lint        format, types: one check each. .ci/run is all of them
 #   make docs        write the pages of docs/ that come from code
 #   make lock        resolve requirements/*.in again; FLAGS=--upgrade moves every version
@@ -15,7 +16,7 @@ BIN := .venv/bin
 SEEDS ?= 1 2 3
 RUN_DIR := runs/demo$(if $(SEED),-$(SEED))
 
-.PHONY: setup demo study test test-all lint format types docs lock clean
+.PHONY: setup demo study test test-all test-cuda-lock lint format types docs lock clean
 
 setup:
 	@$(PYTHON) requirements/setup.py
@@ -43,6 +44,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/pytest
+
+test-cuda-lock:
+	@$(PYTHON) requirements/cuda_lock.py
 
 lint: setup
 	$(BIN)/ruff format --check

@@ -21,17 +21,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from package_index import index_flags, pinned, pip_settings, torch_flags, uv_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
-VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
-SITE_PACKAGES = VENV / "lib" / "python3.11" / "site-packages"
-STAMP = VENV / "deepintuit-setup.stamp"
 
+MADE_BY = ("package_index.py", "setup.py", "torchvision_cpu.py")
 HOOK = "deepintuit_torchvision_cpu"
 COMMAND = """\
 #!/bin/sh
@@ -47,20 +45,57 @@ if __name__ == "__main__":  # processes started by multiprocessing read this fil
 """
 
 
+@dataclass(frozen=True)
+class Environment:
+    """Virtual environment of one lock: its folder, and places in it."""
+
+    folder: Path
+    device: str
+
+    @property
+    def lock(self) -> Path:
+        """The lock that is installed into it."""
+        return REQUIREMENTS / f"{self.device}.txt"
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        """Where its packages are."""
+        return self.folder / "lib" / "python3.11" / "site-packages"
+
+    @property
+    def stamp(self) -> Path:
+        """The file that is written when all is installed."""
+        return self.folder / "deepintuit-setup.stamp"
+
+
 def main() -> None:
     """Bring .venv up to date, or say what is in the way."""
+    refuse_other_machines()
+    bring_up_to_date(Environment(ROOT / ".venv", choose_device(os.environ, has_nvidia_gpu)))
+
+
+def refuse_other_machines() -> None:
+    """End with the reason where the locks cannot be installed."""
     problem = unsupported(sys.version_info[:2], platform.system(), platform.machine())
     if problem:
         sys.exit(f"setup: {problem}")
-    device = choose_device(os.environ, has_nvidia_gpu)
-    lock = REQUIREMENTS / f"{device}.txt"
+
+
+def bring_up_to_date(venv: Environment) -> None:
+    """Build an environment from its lock, unless it is there already."""
     with one_at_a_time():
-        stamp = fingerprint(device)
-        if not is_ready(stamp, lock):
+        stamp = fingerprint(venv)
+        if not is_ready(venv, stamp):
             started = time.monotonic()
-            say(f"building .venv from {lock.relative_to(ROOT)}; minutes where nothing is cached")
-            build(device, lock)
-            STAMP.write_text(stamp)
+            names = [path.relative_to(ROOT) for path in (venv.folder, venv.lock)]
+            say("building {} from {}; minutes where nothing is cached".format(*names))
+            build(venv)
+            venv.stamp.write_text(stamp)
             say(f"ready after {time.monotonic() - started:.0f} s")
 
 
@@ -106,19 +141,21 @@ def one_at_a_time() -> Iterator[None]:
         os.close(folder)
 
 
-def fingerprint(device: str) -> str:
+def fingerprint(venv: Environment) -> str:
     """Changes whenever the finished environment would."""
     # The checkout's own place is in the environment's scripts and in its path file.
-    digest = hashlib.sha256(f"{device} {ROOT}".encode())
-    for file in (REQUIREMENTS / f"{device}.txt", *sorted(REQUIREMENTS.glob("*.py"))):
+    digest = hashlib.sha256(f"{venv.device} {ROOT}".encode())
+    for file in (venv.lock, *(REQUIREMENTS / name for name in MADE_BY)):
         digest.update(file.read_bytes())
-    return f"{device} {digest.hexdigest()}\n"
+    return f"{venv.device} {digest.hexdigest()}\n"
 
 
-def is_ready(stamp: str, lock: Path) -> bool:
+def is_ready(venv: Environment, stamp: str) -> bool:
     """Whether the last set-up finished, was this one, and has lost no package since."""
-    finished = STAMP.is_file() and PYTHON.exists() and STAMP.read_text() == stamp
-    return finished and not missing(pinned(lock), [path.name for path in SITE_PACKAGES.iterdir()])
+    finished = venv.stamp.is_file() and venv.python.exists() and venv.stamp.read_text() == stamp
+    return finished and not missing(
+        pinned(venv.lock), [path.name for path in venv.site_packages.iterdir()]
+    )
 
 
 def missing(packages: Mapping[str, str], installed: list[str]) -> set[str]:
@@ -128,27 +165,27 @@ def missing(packages: Mapping[str, str], installed: list[str]) -> set[str]:
     return set(packages) - present
 
 
-def build(device: str, lock: Path) -> None:
+def build(venv: Environment) -> None:
     """Everything but the stamp, from nothing."""
-    packages = pinned(lock)
-    run([sys.executable, "-m", "venv", "--clear", str(VENV)])
-    pip = [str(PYTHON), "-m", "pip"]
+    packages = pinned(venv.lock)
+    run([sys.executable, "-m", "venv", "--clear", str(venv.folder)])
+    pip = [str(venv.python), "-m", "pip"]
     run([*pip, "install", "--quiet", "--quiet", f"uv=={packages['uv']}"])
     listing = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=True)
     settings = pip_settings(listing.stdout)
-    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", f"--python={PYTHON}"]
+    uv = [str(venv.folder / "bin/uv"), "pip", "install", "--quiet", f"--python={venv.python}"]
     try:
-        install([*uv, *index_flags(settings)], device, lock, uv_environment(settings))
+        install([*uv, *index_flags(settings)], venv, uv_environment(settings))
     except subprocess.CalledProcessError:
         say("uv did not manage; once more with pip, which is slower")
-        install([*pip, "install", "--quiet"], device, lock, {})
-    install_hook()
-    install_command()
+        install([*pip, "install", "--quiet"], venv, {})
+    install_hook(venv)
+    install_command(venv)
 
 
-def install(installer: list[str], device: str, lock: Path, environment: dict[str, str]) -> None:
+def install(installer: list[str], venv: Environment, environment: dict[str, str]) -> None:
     """torch from where its build is offered, then the rest of the lock."""
-    torch = next(line for line in lock.read_text().splitlines() if line.startswith("torch="))
+    torch = next(line for line in venv.lock.read_text().splitlines() if line.startswith("torch="))
     environment = {**environment, **os.environ}
     # A pip or uv that asks its index about a build that is not there says so in the exit status.
     offered = (
@@ -160,26 +197,31 @@ def install(installer: list[str], device: str, lock: Path, environment: dict[str
         ).returncode
         == 0
     )
-    run([*installer, "--no-deps", *torch_flags(offered, device), torch], environment)
-    run([*installer, "--no-deps", f"--requirement={lock}"], environment)
+    run([*installer, "--no-deps", *torch_flags(offered, venv.device), torch], environment)
+    run([*installer, "--no-deps", f"--requirement={venv.lock}"], environment)
 
 
-def install_hook() -> None:
+def install_hook(venv: Environment) -> None:
     """See torchvision_cpu.py: what it does, and why it must be in the environment itself."""
-    shutil.copyfile(REQUIREMENTS / "torchvision_cpu.py", SITE_PACKAGES / f"{HOOK}.py")
-    (SITE_PACKAGES / f"{HOOK}.pth").write_text(f"import {HOOK}; {HOOK}.install()\n")
+    shutil.copyfile(REQUIREMENTS / "torchvision_cpu.py", venv.site_packages / f"{HOOK}.py")
+    (venv.site_packages / f"{HOOK}.pth").write_text(f"import {HOOK}; {HOOK}.install()\n")
 
 
-def install_command() -> None:
-    """The checkout's packages on the path, and `.venv/bin/deepintuit`; no build tool is needed."""
-    (SITE_PACKAGES / "deepintuit.pth").write_text(f"{ROOT}\n")
-    command = VENV / "bin" / "deepintuit"
-    command.write_text(COMMAND.format(python=PYTHON))
+def install_command(venv: Environment) -> None:
+    """The checkout's packages on the path, and `bin/deepintuit`; no build tool is needed."""
+    (venv.site_packages / "deepintuit.pth").write_text(f"{ROOT}\n")
+    command = venv.folder / "bin" / "deepintuit"
+    command.write_text(COMMAND.format(python=venv.python))
     command.chmod(0o755)
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> None:
     subprocess.run(command, env=environment, check=True)
+
+
+def failure(error: subprocess.CalledProcessError) -> str:
+    """The last line for a user whose installation failed."""
+    return f"setup: this did not work (its message is above): {' '.join(error.cmd)}"
 
 
 def say(text: str) -> None:
@@ -190,4 +232,4 @@ if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as error:
-        sys.exit(f"setup: this did not work (its message is above): {' '.join(error.cmd)}")
+        sys.exit(failure(error))

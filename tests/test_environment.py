@@ -46,7 +46,8 @@ def test_the_cpu_lock_has_nothing_that_needs_cuda() -> None:
 
 
 def test_the_environment_has_every_locked_package() -> None:
-    device = setup.STAMP.read_text().split()[0] if setup.STAMP.exists() else "cpu"
+    stamp = Path(sys.prefix) / setup.Environment(Path(sys.prefix), "cpu").stamp
+    device = stamp.read_text().split()[0] if stamp.exists() else "cpu"
     installed = [path.name for folder in map(Path, sys.path) for path in folder.glob("*.dist-info")]
     assert setup.missing(package_index.pinned(REQUIREMENTS / f"{device}.txt"), installed) == set()
 

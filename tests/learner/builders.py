@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from learner.config import GrpoLossConfig, LearnerConfig
 from learner.model.embedding_store import EmbeddingStore
 from learner.shared_prefix.rows import Response, Row
-from learner.worker import LearnerWorker
 from tests.groups import make_group as group_of
 from tests.groups import make_sample
 from video.families import FAMILIES
 from video.processor import ProcessedClip
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Prompt, Trace, TraceGroup
+
+if TYPE_CHECKING:
+    from learner.worker import LearnerWorker
 
 VIDEO_TOKEN = 7
 GRID = (2, 4, 4)
@@ -89,8 +91,10 @@ def text_row(seed: int, lengths: Sequence[int] = (4,)) -> Row:
 
 def make_learner(
     embeddings: Path | None = None, loss: GrpoLossConfig | None = None, **changed: Any
-) -> LearnerWorker:
+) -> "LearnerWorker":
     """``embeddings``: where they are kept; none: not at all."""
+    from learner.worker import LearnerWorker  # DeepSpeed's needs, which rows have not
+
     config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})
     store = None if embeddings is None else EmbeddingStore(embeddings, 2**30)
     return LearnerWorker(config, loss or GrpoLossConfig(), RandomClips(), store)  # type: ignore[arg-type]
