@@ -29,6 +29,7 @@ from cluster.run_files import (
     read_run_recipe,
     replaced_folder,
 )
+from video.disk_cache.location import cache_folder
 from wire.errors import ConfigError
 from wire.whole_file import write_json
 
@@ -94,8 +95,7 @@ class RunDir:
         except BaseException:
             lock.close()
             raise
-        cache = config.video.cache_dir
-        return cls(path, lock, config, plan, () if cache is None else (cache,))
+        return cls(path, lock, config, plan, (cache_folder(config.video),))
 
     def close(self) -> None:
         """Release the lock."""

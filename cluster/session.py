@@ -227,8 +227,7 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Check the recipe, start a session, and stop it after the block. Engines start with
     ``model_dir`` as version ``step``."""
-    cache_dir = config.video.cache_dir or run_dir.path / "cache"
-    data, renderer = await run_in_daemon_thread(check, config, cache_dir, check_data)
+    data, renderer = await run_in_daemon_thread(check, config, check_data)
     quarantine = await run_in_daemon_thread(open_quarantine, config, run_dir, data)
     async with AsyncExitStack() as stack:
         seats = await stack.enter_async_context(placement.reserved(config, debug=debug))
@@ -238,10 +237,9 @@ async def open_session(
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         scorer = make_scorer(config, columns_of(data.samples))
         await stack.enter_async_context(scorer)
-        cache = str(cache_dir)
-        rollouts = RolloutPool(config, seats.workers, cache)
+        rollouts = RolloutPool(config, seats.workers)
         stack.push_async_callback(rollouts.stop)
-        learner = LearnerGroup(config, seats.ranks, cache)
+        learner = LearnerGroup(config, seats.ranks)
         stack.callback(learner.stop)
         console.print(
             f"starting {config.rollout.num_workers} rollout worker(s) and "

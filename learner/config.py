@@ -166,8 +166,8 @@ class LearnerConfig(Config):
     """Keep what a frozen vision tower makes of each clip, beside the clips (``video.cache_dir``):
     it looks at a clip once in all epochs and runs. A tower that is trained is not cached."""
     embedding_cache_max_gb: float = Field(default=50.0, gt=0)
-    """Embeddings beyond this are deleted, those not used for longest first; sooner where the disk
-    is nearly full."""
+    """Embeddings on a node may take this; of more a fixed random subset is kept. Less where the
+    disk is nearly full."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     preflight: bool = True

@@ -1,5 +1,6 @@
 """Tests marked gpu are skipped, with a reason, where torch sees no GPU. One Ray serves all."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch sees none"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Caches of this session, also for the processes that it starts, instead of the machine's."""
+    os.environ["DEEPINTUIT_CACHE_DIR"] = str(tmp_path_factory.mktemp("caches"))
 
 
 @pytest.fixture(scope="session")

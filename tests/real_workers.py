@@ -28,7 +28,6 @@ class Workers:
     """Rollout workers that are up, and a way to learners that send to them."""
 
     config: RunConfig
-    cache_dir: str
     seats: placement.Reservation
     rollouts: RolloutPool
     samples: list[Sample]
@@ -42,7 +41,7 @@ class Workers:
         config = self.config.model_copy(
             update={"learner": self.config.learner.model_copy(update=settings)}
         )
-        learner = LearnerGroup(config, self.seats.ranks[: config.learner.num_ranks], self.cache_dir)
+        learner = LearnerGroup(config, self.seats.ranks[: config.learner.num_ranks])
         try:
             await learner.start()
             await learner.begin(str(config.model), OptimConfig())
@@ -67,17 +66,24 @@ def make_config(model: Path, manifest: Path, names: list[str], **settings: Any) 
     )
 
 
+def with_cache(config: RunConfig, folder: Path) -> RunConfig:
+    """A recipe whose clip cache is a test's own."""
+    video = config.video.model_copy(update={"cache_dir": folder})
+    return config.model_copy(update={"video": video})
+
+
 @asynccontextmanager
 async def open_workers(config: RunConfig, cache_dir: Path) -> AsyncIterator[Workers]:
     """Engines up with the model's weights as version 0.0; all ended afterwards."""
+    config = with_cache(config, cache_dir)
     seats = await placement.reserve(config)
-    rollouts = RolloutPool(config, seats.workers, str(cache_dir))
+    rollouts = RolloutPool(config, seats.workers)
     try:
         await rollouts.start(str(config.model), PolicyVersion(attempt=0, step=0))
         labels = LabelSet(labels=config.labels)
         samples = list(read_manifest(config.data.manifest, labels, None))
         probe = await make_probe(rollouts, samples[0])
-        yield Workers(config, str(cache_dir), seats, rollouts, samples, probe)
+        yield Workers(config, seats, rollouts, samples, probe)
     finally:
         await rollouts.stop()
         seats.release()

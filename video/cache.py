@@ -28,6 +28,7 @@ from video.config import VideoConfig
 from video.decode import DecodedClip
 from video.disk_cache.file_system import FileSystem
 from video.disk_cache.folder import CacheFolder
+from video.disk_cache.retention import WINDOW_SHARE
 from video.pool import DecodePool
 from video.processor import ProcessedClip
 from video.view import apply_view
@@ -42,9 +43,6 @@ mirrors of display matrices, which stream is the video, times of raw and of join
 _RECENT_CLIPS = 16
 _RECENT_BYTES = 512 * 2**20
 _PROCESSING_S = 60.0
-WINDOW_SHARE = 0.05
-"""Share of the disk cache for the clips used last: what an engine is shown, a learner on the same
-node trains on a few steps later."""
 
 
 class Processor(Protocol):

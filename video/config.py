@@ -36,10 +36,11 @@ class VideoConfig(Config):
     decode_memory_gb: float = Field(default=4.0, gt=0.2)
     """Memory that one of them may take; a clip that needs more is a decode failure."""
     cache_dir: Path | None = None
-    """Processed clips are kept here; none: ``cache`` in the run directory."""
+    """Processed clips, and what a frozen tower makes of them, are kept here; none: on each node in
+    ``$DEEPINTUIT_CACHE_DIR``, else in ``deepintuit-UID`` on its temporary disk."""
     cache_max_gb: float = Field(default=50.0, gt=0)
-    """Processed clips beyond this are deleted, those not used for longest first; sooner where the
-    disk is nearly full."""
+    """Processed clips on a node may take this; of more clips a fixed random subset is kept. Less
+    where the disk is nearly full."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "VideoConfig":

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from cluster.actors.engine_client import EngineClient
 from cluster.actors.worker_method import worker_method
@@ -13,6 +12,7 @@ from learner.ranks.determinism import be_repeatable, seed_all
 from learner.ranks.rendezvous import open_rendezvous
 from learner.worker import LearnerWorker
 from video.cache import ClipStore
+from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from wire.types import PolicyVersion, stable_seed
 
@@ -40,13 +40,14 @@ class LearnerActor:
     load = worker_method(LearnerWorker.load)
     export = worker_method(LearnerWorker.export)
 
-    def __init__(self, config: RunConfig, rank: int, cache_dir: str) -> None:
+    def __init__(self, config: RunConfig, rank: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
-        clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
+        folder = cache_folder(config.video)
+        clips = ClipStore(folder, ClipProcessor(config.model), config.video)
         embeddings = None
         if config.learner.embedding_cache:
             max_bytes = int(config.learner.embedding_cache_max_gb * 2**30)
-            embeddings = EmbeddingStore(Path(cache_dir) / "embeddings", max_bytes)
+            embeddings = EmbeddingStore(folder / "embeddings", max_bytes)
         self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
         self._rank, self._config = rank, config
         self._client: EngineClient | None = None

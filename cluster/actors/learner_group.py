@@ -31,13 +31,13 @@ from wire.types import PolicyVersion
 class LearnerGroup:
     """Group of all learner ranks, called together."""
 
-    def __init__(self, config: RunConfig, seats: Sequence[Seat], cache_dir: str) -> None:
+    def __init__(self, config: RunConfig, seats: Sequence[Seat]) -> None:
         learner = config.learner
         self._max_response_length = config.rollout.max_response_length
         self._max_tokens = config.learner.max_tokens_per_batch
         self._actors: list[Any] = [
             RemoteLearnerActor.options(**seat.options(learner.num_cpus, learner.num_gpus)).remote(
-                config, rank, cache_dir
+                config, rank
             )
             for rank, seat in enumerate(seats)
         ]

@@ -11,6 +11,7 @@ from rollout.render import Renderer
 from rollout.vllm_engine import VllmEngine
 from rollout.worker import RolloutWorker
 from video.cache import ClipStore
+from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
@@ -30,8 +31,8 @@ class RolloutActor:
     load_adapter = worker_method(RolloutWorker.load_adapter)
     serve_adapter = worker_method(RolloutWorker.serve_adapter)
 
-    def __init__(self, config: RunConfig, name: str, cache_dir: str) -> None:
-        self._config, self._name, self._cache_dir = config, name, cache_dir
+    def __init__(self, config: RunConfig, name: str) -> None:
+        self._config, self._name = config, name
         self._engine: VllmEngine | None = None
         self._worker: RolloutWorker | None = None
         self._clips: ClipStore | None = None
@@ -47,7 +48,7 @@ class RolloutActor:
         """Start the engine with a model's weights, and the worker on it."""
         config, folder = self._config, Path(model_dir)
         renderer = Renderer.load(folder, config.rollout.max_prompt_length)
-        clips = ClipStore(self._cache_dir, ClipProcessor(folder), config.video)
+        clips = ClipStore(cache_folder(config.video), ClipProcessor(folder), config.video)
         self._clips = clips
         blocked = renderer.blocked_tokens()
         engine = await VllmEngine.start(

@@ -39,13 +39,13 @@ class RolloutPool:
     """Pool of rollout workers. Only workers in service answer; a failed weight update takes one
     out."""
 
-    def __init__(self, config: RunConfig, seats: Sequence[Seat], cache_dir: str) -> None:
+    def __init__(self, config: RunConfig, seats: Sequence[Seat]) -> None:
         rollout = config.rollout
         self._config = config
         self._actors: dict[str, Any] = {
             f"rollout-{index}": RemoteRolloutActor.options(
                 max_concurrency=1000, **seat.options(rollout.num_cpus, rollout.num_gpus)
-            ).remote(config, f"rollout-{index}", cache_dir)
+            ).remote(config, f"rollout-{index}")
             for index, seat in enumerate(seats)
         }
         self.in_service = set(self._actors)

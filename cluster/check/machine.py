@@ -23,7 +23,7 @@ from wire.finding import Area, Finding, error, from_error, ok, warning
 
 _TIGHT = 0.8
 _GB = 10**9
-_CLIP_BYTES = 4  # the cache keeps float32
+_CLIP_BYTES = 1  # video/pixel_codes.py
 
 
 def is_local(config: RunConfig) -> bool:

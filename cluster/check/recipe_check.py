@@ -29,6 +29,7 @@ from cluster.plan.run_plan import plan_of
 from rollout.manifest import scan_manifest
 from rollout.prompt_columns import column_faults
 from rollout.render import Renderer
+from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from wire.config import is_hub_name
 from wire.errors import ConfigError, UserError
@@ -94,7 +95,7 @@ class _Check:
 
     def __init__(self, request: CheckRequest, config: RunConfig) -> None:
         self.request, self.config = request, with_cached_model(config)
-        self.cache_dir = config.video.cache_dir or request.run_dir.resolve() / "cache"
+        self.cache_dir = cache_folder(config.video)
         self.findings: list[Finding] = [ok(Area.RECIPE, "the recipe can be read")]
         self.stages: tuple[str, ...] = ()
         with collect_refusals(self.findings, Area.RECIPE):
@@ -131,7 +132,7 @@ class _Check:
 
     def _clips(self) -> None:
         with collect_refusals(self.findings, Area.DISK):
-            open_cache(self.cache_dir)
+            open_cache(self.config.video)
             self.cache_is_open = True
         if not self.cache_is_open:
             return
@@ -217,7 +218,7 @@ class _Check:
         lengths = prompts.PromptLengths(config, renderer, ClipProcessor(config.model))
         if self.cache_is_open:
             with collect_refusals(refusals, Area.PROMPTS):
-                check_first_prompt(config, samples, renderer, self.cache_dir)
+                check_first_prompt(config, samples, renderer)
         findings += prompts.prompt_findings(config, samples, self.scans, lengths, refusals)
         contents = overlap.by_content(samples, self.scans)
         return sum(lengths.video_tokens(clip) or 0 for clip in contents.values())
@@ -251,7 +252,9 @@ class _Check:
         shape, run_dir = read_shape(self.config.model), self.request.run_dir.resolve()
         if shape is None:
             return
-        cache = machine.cache_bytes(shape, num_video_tokens) - machine.folder_bytes(self.cache_dir)
+        bound = int(self.config.video.cache_max_gb * 2**30)
+        cache = min(machine.cache_bytes(shape, num_video_tokens), bound)
+        cache -= machine.folder_bytes(self.cache_dir)
         run = machine.run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.findings += machine.disk_findings(

@@ -20,6 +20,8 @@ from cluster.metrics.sinks import check_logging
 from rollout.prompt_columns import check_columns
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
+from video.config import VideoConfig
+from video.disk_cache.location import cache_folder
 from video.families import family_of
 from video.processor import ClipProcessor
 from wire.errors import ClipError, ConfigError, DataError
@@ -81,28 +83,30 @@ def check_context(config: RunConfig) -> int | None:
     return most
 
 
-def open_cache(cache_dir: Path) -> None:
-    """Make the folder of the clip cache, if it is not there. Raises ConfigError if it cannot be
-    written."""
+def open_cache(config: VideoConfig) -> None:
+    """Make the folder of the clip cache, if it is not there. Raises ConfigError if the recipe names
+    one that cannot be written; a node's own is done without (video/disk_cache/folder.py)."""
+    folder = cache_folder(config)
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        if config.cache_dir is None:
+            return
         raise ConfigError(
-            f"cannot write the clip cache {cache_dir}: {error.strerror}; "
-            "set video.cache_dir or --run-dir to a folder that can be written"
+            f"cannot write the clip cache {folder}: {error.strerror}; set video.cache_dir to a "
+            "folder that can be written, or leave it away for each node's temporary disk"
         ) from error
 
 
-def check_first_prompt(
-    config: RunConfig, samples: Sequence[Sample], renderer: Renderer, cache_dir: Path
-) -> None:
+def check_first_prompt(config: RunConfig, samples: Sequence[Sample], renderer: Renderer) -> None:
     """Raise DataError if the prompt of the first readable clip, with the longest text of all, does
     not fit. (Other clips may be longer: those become prompt failures of the run.)"""
     if not samples:
         return
-    clips = ClipStore(cache_dir, ClipProcessor(config.model), config.video)
+    folder = cache_folder(config.video)
+    clips = ClipStore(folder, ClipProcessor(config.model), config.video)
     asked = [(config.prompt_set.trace(sample), sample.id) for sample in samples]
     messages, longest = max(asked, key=lambda pair: sum(len(turn.text) for turn in pair[0]))
     for sample in samples[:_TRIED]:
@@ -117,7 +121,7 @@ def check_first_prompt(
 
 
 def check(
-    config: RunConfig, cache_dir: Path, check_data: Callable[[SampleSplits], None]
+    config: RunConfig, check_data: Callable[[SampleSplits], None]
 ) -> tuple[SampleSplits, Renderer]:
     """Check all that can be wrong before an engine starts; ``check_data``: the check of the samples
     by the stages or arms of this session. Raises UserError (ConfigError, DataError)."""
@@ -129,8 +133,8 @@ def check(
     renderer = open_model(config)
     check_context(config)
     asyncio.run(try_functions(config, samples))
-    open_cache(cache_dir)
-    check_first_prompt(config, samples, renderer, cache_dir)
+    open_cache(config.video)
+    check_first_prompt(config, samples, renderer)
     return data, renderer
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
+from cluster.driver.units import format_bytes
 from cluster.plan.types import ClipCounts, ClipTokens, Memory
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
+from video.disk_cache.retention import WINDOW_SHARE, hit_rate
 
 _FEW_THREADS = 4
 _LORA_RATE = 5e-6
@@ -144,6 +146,24 @@ def _dynamic_sampling(
     )
 
 
+def _small_clip_cache(
+    config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
+) -> str | None:
+    if clips is None or tokens is None:
+        return None
+    of_clip = 3 * tokens.frames * tokens.max_pixels  # bytes: video/pixel_codes.py
+    rate = hit_rate(clips.train * of_clip, config.video.cache_max_gb * 2**30, WINDOW_SHARE)
+    if rate == 1.0:
+        return None
+    needed = clips.train * of_clip / 2**30
+    return (
+        f"{clips.train} train clips of up to {format_bytes(of_clip)} are more than "
+        f"video.cache_max_gb = {config.video.cache_max_gb:g}: in every epoch a node's cache holds "
+        f"the same {rate:.0%} of them, the others are decoded anew; raise it up to "
+        f"{needed:.0f} if the nodes' disks have room"
+    )
+
+
 def _large_clip(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
@@ -165,6 +185,7 @@ _RULES: tuple[Rule, ...] = (
     _fewer_clips_than_groups,
     _low_rate_for_lora,
     _dynamic_sampling,
+    _small_clip_cache,
     _large_clip,
     _small_kv_cache,
 )

@@ -142,11 +142,13 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     from cluster.actors.rollout_pool import RolloutPool
     from cluster.weight_sync.adapter import AdapterSync
     from cluster.weight_sync.parity_probe import probe_row
+    from tests.real_workers import with_cache
 
     first = PolicyVersion(attempt=0, step=0)
+    config = with_cache(config, place.cache)
     seats = await placement.reserve(config)
-    rollouts = RolloutPool(config, seats.workers, str(place.cache))
-    learner = LearnerGroup(config, seats.ranks, str(place.cache))
+    rollouts = RolloutPool(config, seats.workers)
+    learner = LearnerGroup(config, seats.ranks)
     try:
         await asyncio.gather(rollouts.start(str(place.model), first), learner.start())
         await learner.begin(str(place.model), OptimConfig(learning_rate=1e-2))

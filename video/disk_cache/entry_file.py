@@ -23,6 +23,10 @@ class Damaged(Exception):
     """The file is not a whole entry of its name; the caller makes it anew."""
 
 
+class Outdated(Exception):
+    """The file is of a version of us that kept no such digest; it is made anew without a word."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """Bytes of a tensor in an entry's file."""
@@ -50,13 +54,15 @@ def pack(key: str, described: Described, tensors: Mapping[str, Stored]) -> list[
 
 
 def unpack(key: str, content: Content) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """The description and the tensors of an entry's file. Raises Damaged."""
+    """The description and the tensors of an entry's file. Raises Damaged or Outdated."""
     try:
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         if not 8 < start <= len(content):
             raise Damaged("its header is cut")
         header = json.loads(content[8:start].tobytes())
         metadata = header.pop("__metadata__")
+        if "digest" not in metadata and ("clip" in metadata or "entry" in metadata):
+            raise Outdated
         entry = json.loads(metadata["entry"])
         digest = metadata["digest"]
         tensors = {}

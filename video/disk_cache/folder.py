@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from video.disk_cache.entry_file import Damaged
+from video.disk_cache.entry_file import Damaged, Outdated
 from video.disk_cache.eviction import Eviction
 from video.disk_cache.file_system import Content, FileSystem
 
@@ -82,7 +82,7 @@ class CacheFolder:
     def read(self, key: str, parse: Callable[[Content], Value]) -> Value | None:
         """The entry of a key; None if there is none, or if it is damaged and so to be made anew.
 
-        ``parse`` raises Damaged.
+        ``parse`` raises Damaged or Outdated.
         """
         file = self.file(key)
         try:
@@ -90,6 +90,8 @@ class CacheFolder:
         except OSError as error:
             if error.errno not in _GONE:
                 self._fault(error)
+        except Outdated:
+            pass
         except Damaged as error:
             _log.warning("%s: %s; making it anew", file, error)
         return None

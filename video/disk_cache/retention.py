@@ -16,6 +16,9 @@ STALE_S = 3 * 86_400.0
 KEPT_SHARE = 0.98
 """Share of the bound that is kept after deleting, so that the next entries need no other look."""
 _FULL_SHARE = 0.9
+WINDOW_SHARE = 0.05
+"""Share of the clip cache for the clips used last: what an engine is shown, a learner on the same
+node trains on a few steps later."""
 
 
 @dataclass(frozen=True, slots=True)

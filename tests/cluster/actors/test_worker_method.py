@@ -45,7 +45,7 @@ def test_it_has_the_workers_signature(actor: type, worker: type, name: str):
 
 
 async def test_a_worker_that_is_not_built_yet_is_told():
-    actor = RolloutActor(None, "r0", "")  # type: ignore[arg-type]
+    actor = RolloutActor(None, "r0")  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match=r"start\(\) comes first"):
         await actor.begin_update()
 

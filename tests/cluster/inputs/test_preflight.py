@@ -58,6 +58,6 @@ def test_a_prompt_that_no_row_can_fill_is_refused_before_the_model_is_looked_at(
     settings = ["prompts.verdict={titel} {reasoning}", "model=Qwen/there-is-no-such-model"]
     config = read_recipe(recipe(), settings)
     with pytest.raises(DataError, match=r"prompts\.verdict: the manifest has no column 'titel'"):
-        check(config, tmp_path / "cache", lambda _: None)
+        check(config, lambda _: None)
     with pytest.raises(DataError, match="no column 'titel'"):
         bring_model(config, lambda _: None)

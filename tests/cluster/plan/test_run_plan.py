@@ -182,6 +182,7 @@ def test_a_model_of_the_hub_is_planned_by_its_name_and_not_downloaded(manifest: 
             "learner.offload = 'optimizer' updates the weights on the CPU",
         ),
         (["grpo.groups_per_step=601"], "600 train clips are fewer than grpo.groups_per_step"),
+        (["video.cache_max_gb=0.01"], "a node's cache holds the same"),
         (["rollout.max_prompt_length=97"], "96 video tokens"),
         (
             ["reward.terms=[{function='temporal_contrast'}]"],

@@ -1,11 +1,14 @@
 import errno
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from tests.video.disk_cache.refusing_disk import RefusingDisk
-from video.disk_cache.entry_file import Damaged
+from video.disk_cache.entry_file import Damaged, unpack
 from video.disk_cache.file_system import Content, FileSystem
 from video.disk_cache.folder import CacheFolder
 
@@ -71,6 +74,16 @@ def test_a_damaged_entry_is_none_and_is_named(tmp_path: Path, caplog: pytest.Log
     put(folder, "ab12")
     assert folder.read("ab12", parse) is None
     assert f"{folder.file('ab12')}: its end is missing; making it anew" in caplog.text
+
+
+@pytest.mark.parametrize("metadata", [{"clip": "{}"}, {"entry": '{"digest": "0"}'}])
+def test_an_entry_of_an_older_version_is_made_anew_without_a_word(
+    tmp_path: Path, metadata: dict[str, str], caplog: pytest.LogCaptureFixture
+):
+    folder = make_folder(tmp_path)
+    put(folder, "ab12", save({"pixel_values": np.zeros((2, 2), np.float32)}, metadata))
+    assert folder.read("ab12", partial(unpack, "ab12")) is None
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
