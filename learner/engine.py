@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -77,6 +78,24 @@ def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> Non
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
+def shard(policy: Policy, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Cut a policy's parameters into ZeRO-3 shards, one after another: no rank ever holds more of
+    the model in ``dtype``, or on its device, than its shards and one whole parameter. All ranks
+    call.
+
+    ``deepspeed.initialize`` would move the whole model to every rank's device first.
+    """
+    import deepspeed
+
+    empty = torch.nn.Module()
+    init = deepspeed.zero.Init(module=empty, config_dict_or_path=settings, dtype=dtype)
+    for parameter in policy.parameters():
+        parameter.data = parameter.data.to(dtype)
+        init._convert_to_zero_parameters([parameter])
+    for buffer in policy.buffers():  # DeepSpeed leaves them where they are, once there are shards
+        buffer.data = buffer.data.to(init.local_device)
+
+
 class DeepSpeedEngine:
     """A policy under DeepSpeed, with one optimiser. All ranks call every method in one order."""
 
@@ -86,6 +105,9 @@ class DeepSpeedEngine:
         if config.gradient_checkpointing:
             policy.vlm.gradient_checkpointing_enable({"use_reentrant": False})
         self._lora = config.lora.shape if config.lora else "none"
+        settings = deepspeed_config(config, optim)
+        if config.zero_stage == 3:
+            shard(policy, settings, getattr(torch, config.dtype))
         groups = parameter_groups(policy, optim)
         self._scales = [(group.part, group.scale) for group in groups]
         self._clip_at = optim.grad_clip or NO_CLIPPING
@@ -94,7 +116,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=policy,
             optimizer=make_optimizer(groups, optim),
-            config=deepspeed_config(config, optim),
+            config=settings,
             dist_init_required=False,
         )
         # DeepSpeed's bfloat16 optimiser without ZeRO starts with a step of its own, which would

@@ -83,7 +83,9 @@ class LearnerWorker:
         folder = Path(model_dir)
         rule = PositionRule.load(folder)
         self._model_dir = folder
-        config, policy = self._config, Policy.load(folder, self._config.dtype)
+        config = self._config
+        # shards are cut and cast one by one, from the file as it lies in memory
+        policy = Policy.load(folder, "auto" if config.zero_stage == 3 else config.dtype)
         if config.lora is not None:
             adapt(policy.vlm, config.lora, frozen_parts(config))
         else:

@@ -34,8 +34,11 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, model_dir: Path, dtype: str) -> "Policy":
-        """Load a model from a Hugging Face directory. Raises ConfigError unless it is a whole model
-        of a known family."""
+        """Load a model from a Hugging Face directory. ``dtype``: "float32", "bfloat16", or "auto":
+        as the file has it, which then is not copied but mapped.
+
+        Raises ConfigError unless it is a whole model of a known family.
+        """
         import transformers
         from safetensors import SafetensorError
 
@@ -44,7 +47,7 @@ class Policy(nn.Module):
         try:
             vlm, report = model_class.from_pretrained(
                 model_dir,
-                dtype=getattr(torch, dtype),
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,

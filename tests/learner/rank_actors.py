@@ -1,8 +1,10 @@
 """Learner ranks in Ray actors, with the questions that the tests of DeepSpeed ask of them."""
 
 import gc
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from safetensors import safe_open
+from torch.profiler import profile
 
 from learner import zero
 from learner.config import OptimConfig
@@ -24,6 +28,7 @@ LENGTHS = [(3, 5), (2,), (7, 1), (4,), (6,), (2, 2)]
 ROWS = [make_row(seed, lengths) for seed, lengths in enumerate(LENGTHS)]
 COUNTS = StepCounts.of(ROWS)
 UNEVEN = (ROWS[:5], ROWS[5:])
+_HEADER = 100_000  # bytes of a file's header at most
 _TIMEOUT_S = 300  # of one call; importing DeepSpeed takes most of it on a busy machine
 
 
@@ -124,12 +129,76 @@ class TestRank:
         self._worker.begin(str(model_dir), SGD)
         return _bytes_of_tensors() - num_bytes, len(groups) - num_groups
 
+    def peak_of_begin(self, model_dir: Path) -> float:
+        """Most bytes that this process allocated at a time, over the model's, from the file to the
+        placed model. A move to the device copies here, as it does on a GPU: the peak is that of
+        host and device together; what is only mapped from the file does not count."""
+        import deepspeed
+
+        with _copying_moves(), profile(profile_memory=True) as profiler:
+            with _ends_before(deepspeed.runtime.engine.DeepSpeedEngine, "_configure_optimizer"):
+                self._worker.begin(str(model_dir), SGD)
+        mapped = (model_dir / "model.safetensors").stat().st_size - _HEADER  # one piece
+        events = profiler.profiler.kineto_results.events()
+        memory = sorted(
+            (event.start_ns(), event.nbytes())
+            for event in events
+            if event.name() == "[memory]" and abs(event.nbytes()) < mapped
+        )
+        steps = np.cumsum([num_bytes for _, num_bytes in memory])
+        self._worker.begin(str(model_dir), SGD)  # whole again
+        return float(steps.max()) / _bytes_of_model(model_dir, self._worker._config.dtype)
+
     def draw(self) -> list[float]:
         """The next number of every generator."""
         return [random.random(), float(np.random.normal()), float(torch.rand(()))]
 
     def stop(self) -> None:
         torch.distributed.destroy_process_group()
+
+
+class _Reached(Exception):
+    pass
+
+
+@contextmanager
+def _ends_before(owner: type, method: str) -> Iterator[None]:
+    """Leaves the block where it would call this method."""
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise _Reached
+
+    original = getattr(owner, method)
+    setattr(owner, method, reached)
+    try:
+        with suppress(_Reached):
+            yield
+    finally:
+        setattr(owner, method, original)
+
+
+@contextmanager
+def _copying_moves() -> Iterator[None]:
+    """On a CPU a move to the device returns the tensor itself; here it copies."""
+    tensor_to, module_to = torch.Tensor.to, torch.nn.Module.to
+
+    def copied(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        moved = tensor_to(tensor, *args, **kwargs)
+        moves = bool(args) and isinstance(args[0], torch.device)
+        return moved.clone() if moves and moved.data_ptr() == tensor.data_ptr() else moved
+
+    torch.Tensor.to = copied  # type: ignore[method-assign, assignment]
+    torch.nn.Module.to = lambda module, *_, **__: module._apply(torch.clone)  # type: ignore[method-assign, assignment, misc]
+    try:
+        yield
+    finally:
+        torch.Tensor.to, torch.nn.Module.to = tensor_to, module_to  # type: ignore[method-assign]
+
+
+def _bytes_of_model(model_dir: Path, dtype: str) -> int:
+    with safe_open(model_dir / "model.safetensors", "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    return sum(math.prod(shape) for shape in shapes) * getattr(torch, dtype).itemsize
 
 
 def _bytes_of_tensors() -> int:

@@ -309,3 +309,22 @@ def test_a_new_stage_frees_the_last_and_adds_no_process_group(
     for num_bytes, num_groups in pair.all("begin_again", model_dir):
         assert num_bytes < 10_000  # of 5 million; ZeRO-3 keeps the rotary buffers
         assert num_groups == 0
+
+
+@pytest.fixture(scope="module")
+def deep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, in float32, whose largest parameter is a twentieth of it."""
+    folder = tmp_path_factory.mktemp("deep")
+    return write_tiny_model(folder, "qwen2_5_vl", num_hidden_layers=12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rank_never_holds_more_of_the_model_than_its_shards_and_one_parameter(
+    solo: Ranks, pair: Ranks, deep_dir: Path, dtype: str
+):
+    """Each would hold the whole model, on host and device, before the first shard is cut."""
+    for ranks in (solo, pair):
+        ranks.start(deep_dir, SGD, zero_stage=3, dtype=dtype)
+        most = max(ranks.all("peak_of_begin", deep_dir))
+        # a parameter is held twice, as file and as training have it, while it is broadcast and cut
+        assert 1 / ranks.num_ranks <= most < 1 / ranks.num_ranks + 0.3
