@@ -12,18 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.config.controls import grpo_of
 from cluster.config.recipe import RunConfig
 from cluster.driver.units import format_bytes
-from cluster.plan.adapter_size import trained_adapter
-from cluster.plan.model_size import BYTES, ModelShape, rank_memory
 from cluster.plan.types import Memory, Plan
 from cluster.plan.warnings import kv_cache_fault, large_clip_warning
 from wire.finding import Area, Finding, error, from_error, ok, warning
 
 _TIGHT = 0.8
 _GB = 10**9
-_CLIP_BYTES = 1  # video/pixel_codes.py
 
 
 def is_local(config: RunConfig) -> bool:
@@ -138,25 +134,6 @@ def _on_gpu(who: str, held: float, machine: Machine, share: float) -> list[Findi
     if held > _TIGHT * share * machine.gpu:
         return [warning(Area.MEMORY, f"{what}; activations come on top", remedy)]
     return [ok(Area.MEMORY, what)]
-
-
-def cache_bytes(shape: ModelShape, num_video_tokens: int) -> int:
-    """Bytes of the clip cache, from the video tokens of all distinct clips."""
-    patch = 3 * shape.temporal_patch_size * shape.patch_size**2
-    return num_video_tokens * shape.spatial_merge_size**2 * patch * _CLIP_BYTES
-
-
-def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:
-    """Bytes of models and checkpoints of a whole run: for each stage that trains a model, the
-    checkpoints kept at once (cluster/resume/checkpoints.py), and the one being written."""
-    kept = [count for name in stages if (count := config.chain[name].kept_checkpoints)]
-    adapter = trained_adapter(shape, config.learner)
-    rank = rank_memory(shape, config.learner, grpo_of(config).optim, adapter)
-    model = BYTES[config.learner.dtype] * shape.num_parameters
-    ranks = config.learner.num_ranks
-    weights = BYTES[config.learner.dtype] * adapter or model  # a checkpoint has what trains
-    checkpoint = weights + rank.optimizer_bytes * (ranks if config.learner.zero_stage >= 1 else 1)
-    return sum(model + (count + 1) * checkpoint for count in kept)
 
 
 def disk_findings(needs: Mapping[Path, int]) -> list[Finding]:

@@ -24,6 +24,7 @@ from cluster.config.stage_kinds import SftStage
 from cluster.inputs.model_folder import with_cached_model
 from cluster.inputs.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.metrics.sinks import check_logging
+from cluster.plan.disk_size import cache_bytes, run_bytes
 from cluster.plan.model_size import read_shape
 from cluster.plan.run_plan import plan_of
 from rollout.manifest import scan_manifest
@@ -253,9 +254,9 @@ class _Check:
         if shape is None:
             return
         bound = int(self.config.video.cache_max_gb * 2**30)
-        cache = min(machine.cache_bytes(shape, num_video_tokens), bound)
+        cache = min(cache_bytes(shape, num_video_tokens), bound)
         cache -= machine.folder_bytes(self.cache_dir)
-        run = machine.run_bytes(self.config, shape, self.stages)
+        run = run_bytes(self.config, shape, self.stages)
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.findings += machine.disk_findings(
             {self.cache_dir: max(0, cache), run_dir: max(0, run)}

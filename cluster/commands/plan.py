@@ -15,7 +15,7 @@ def _plan(options: argparse.Namespace) -> None:
     from cluster.plan.run_plan import make_plan
 
     config = read_recipe(options.recipe, settings(options))
-    plan = make_plan(config, config.chain.names)
+    plan = make_plan(config, config.chain.names, _fleet(options))
     from cluster.plan.cost import estimate
     from cluster.plan.table import print_cost, print_plan
 
@@ -29,6 +29,39 @@ def _plan(options: argparse.Namespace) -> None:
         written["cost"] = asdict(cost)
     if options.json is not None:
         write_json_file(options.json, written)
+
+
+def _fleet(options: argparse.Namespace) -> Any:
+    """The cluster that the options name; None without ``--nodes``."""
+    from cluster.plan.fleet import Fleet
+
+    parts = {
+        "network_gbit": options.network_gbit,
+        "gpu_gb": options.gpu_gb,
+        "gpu_tflops": options.gpu_tflops,
+    }
+    given = {name: value for name, value in parts.items() if value is not None}
+    if options.nodes is None:
+        if given:
+            flag = "--" + next(iter(given)).replace("_", "-")
+            raise ConfigError(f"{flag} needs --nodes NODESxGPUS, such as --nodes 4x8")
+        return None
+    num_nodes, gpus_per_node = options.nodes
+    return Fleet(num_nodes=num_nodes, gpus_per_node=gpus_per_node, **given)
+
+
+def _nodes(text: str) -> tuple[int, int]:
+    nodes, _, gpus = text.partition("x")
+    if not (nodes.isdecimal() and gpus.isdecimal() and 0 < int(nodes) <= 10_000):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NODESxGPUS such as 4x8")
+    return int(nodes), int(gpus)
+
+
+def _amount(text: str) -> float:
+    amount = _price(text)
+    if not amount:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected more than 0")
+    return amount
 
 
 def _price(text: str) -> float:
@@ -56,4 +89,22 @@ def add(commands: Any) -> None:
     )
     plan.add_argument(
         "--price-per-gpu-hour", type=_price, metavar="X", help="with --measured: what it costs"
+    )
+    plan.add_argument(
+        "--nodes",
+        type=_nodes,
+        metavar="NxG",
+        help="on N nodes of G GPUs, such as 4x8: placement, bytes a step sends, what saturates",
+    )
+    plan.add_argument(
+        "--network-gbit", type=_amount, metavar="X", help="with --nodes: a node's network (100)"
+    )
+    plan.add_argument(
+        "--gpu-gb", type=_amount, metavar="X", help="with --nodes: memory of a GPU (80)"
+    )
+    plan.add_argument(
+        "--gpu-tflops",
+        type=_amount,
+        metavar="X",
+        help="with --nodes: what a GPU reaches in training (400)",
     )

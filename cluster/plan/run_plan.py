@@ -16,6 +16,8 @@ from cluster.inputs.model_folder import with_cached_model
 from cluster.inputs.samples import SampleSplits, check_stages
 from cluster.inputs.scorer import make_scorer
 from cluster.plan.adapter_size import engine_adapter_bytes, trained_adapter
+from cluster.plan.disk_size import archive_bytes, cache_bytes, checkpoint_bytes, run_bytes
+from cluster.plan.fleet import Fleet, plan_fleet
 from cluster.plan.model_size import (
     KNOWN_MODELS,
     ModelShape,
@@ -28,6 +30,7 @@ from cluster.plan.model_size import (
 from cluster.plan.types import (
     ClipCounts,
     ClipTokens,
+    Disk,
     Measurement,
     Memory,
     Plan,
@@ -42,8 +45,8 @@ from video.families import family_of
 from wire.types import Sample, Split
 
 
-def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
-    """Plan the named stages.
+def make_plan(config: RunConfig, stages: Sequence[str], fleet: Fleet | None = None) -> Plan:
+    """Plan the named stages; ``fleet``: on this cluster.
 
     Raises UserError (ConfigError, DataError) as `run` does for what is here and wrong.
     """
@@ -51,14 +54,18 @@ def make_plan(config: RunConfig, stages: Sequence[str]) -> Plan:
     manifest = config.data.manifest
     if not manifest.exists():
         note = f"there is no manifest {manifest}: counts that depend on it are unknown"
-        return plan_of(config, stages, None, note)
+        return plan_of(config, stages, None, note, fleet=fleet)
     samples = read_manifest(manifest, config.label_set, config.data.media_root)
     check_stages(config, SampleSplits(samples=samples), stages)
-    return plan_of(config, stages, samples)
+    return plan_of(config, stages, samples, fleet=fleet)
 
 
 def plan_of(
-    config: RunConfig, stages: Sequence[str], samples: Sequence[Sample] | None, *notes: str
+    config: RunConfig,
+    stages: Sequence[str],
+    samples: Sequence[Sample] | None,
+    *notes: str,
+    fleet: Fleet | None = None,
 ) -> Plan:
     """Plan the named stages over ``clips``. Raises ConfigError for a model of another kind."""
     clips = None if samples is None else count_clips(config, samples)
@@ -68,16 +75,24 @@ def plan_of(
         more.append("video tokens are unknown: neither the recipe nor the model sets max_pixels")
     memory = _memory(config, shape) if shape else None
     rollout, learner = config.rollout, config.learner
+    planned = tuple(_stage(config, config.chain[name], samples) for name in stages)
+    on_fleet = None
+    if fleet is not None and shape and tokens and memory:
+        on_fleet = plan_fleet(config, shape, fleet, tokens.tokens, memory.rank, memory.engine)
+    elif fleet is not None:
+        more.append("the cluster is not planned: the model's sizes are unknown")
     return Plan(
         model=str(config.model),
         clips=clips,
         rollout=_workers(rollout.num_workers, rollout.num_cpus, rollout.num_gpus),
         learner=_workers(learner.num_ranks, learner.num_cpus, learner.num_gpus),
-        stages=tuple(_stage(config, config.chain[name], samples) for name in stages),
+        stages=planned,
         measurement=clips and _measurement(config, clips.evaluation),
         step=_step(config),
         clip_tokens=tokens,
         memory=memory,
+        disk=_disk(config, shape, planned, tokens) if shape else None,
+        fleet=on_fleet,
         notes=(*notes, *more),
         warnings=tuple(warnings_of(config, clips, tokens, memory)),
     )
@@ -145,6 +160,22 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
             reference=grpo.loss.needs_reference and learner.lora is None,
         ),
         engine=engine,
+    )
+
+
+def _disk(
+    config: RunConfig, shape: ModelShape, stages: Sequence[StagePlan], tokens: ClipTokens | None
+) -> Disk:
+    return Disk(
+        checkpoint=checkpoint_bytes(config, shape),
+        run=run_bytes(config, shape, [stage.name for stage in stages]),
+        archive=archive_bytes(
+            sum(stage.max_prompt_tokens or 0 for stage in stages),
+            sum(stage.max_response_tokens or 0 for stage in stages),
+        ),
+        unknown=tuple(stage.name for stage in stages if stage.max_response_tokens is None),
+        clip=cache_bytes(shape, tokens.tokens) if tokens else None,
+        cache=int(config.video.cache_max_gb * 2**30),
     )
 
 

@@ -7,7 +7,7 @@ from cluster.driver.progress import console
 from cluster.driver.units import format_bytes
 from cluster.plan.cost import Cost
 from cluster.plan.model_size import RankMemory
-from cluster.plan.types import Memory, Plan, StagePlan, Workers
+from cluster.plan.types import Disk, FleetPlan, Memory, Plan, StagePlan, Workers
 
 
 def print_plan(plan: Plan, title: str) -> None:
@@ -34,6 +34,10 @@ def print_plan(plan: Plan, title: str) -> None:
         )
     if plan.memory:
         _print_memory(plan.memory)
+    if plan.disk:
+        _print_disk(plan.disk, plan)
+    if plan.fleet:
+        _print_fleet(plan.fleet)
     for note in plan.notes:
         _say(f"note: {note}")
     for warning in plan.warnings:
@@ -115,6 +119,52 @@ def _print_memory(memory: Memory) -> None:
         f"values {format_bytes(engine.kv_bytes_per_token)} per token, "
         f"{format_bytes(engine.kv_bytes_longest_sequence)} per longest sequence; {cache}"
     )
+
+
+def _print_disk(disk: Disk, plan: Plan) -> None:
+    without = f" (without {', '.join(disk.unknown)})" if disk.unknown else ""
+    _say(
+        f"disk: a checkpoint {format_bytes(disk.checkpoint)}; models and checkpoints kept at once "
+        f"{format_bytes(disk.run)}; archived traces at most {format_bytes(disk.archive)} before "
+        f"compression{without}"
+    )
+    if disk.clip is None:
+        return
+    held = disk.cache // disk.clip
+    text = (
+        f"clip cache of a node: {format_bytes(disk.cache)} hold {_count(held)} of the largest "
+        f"clips ({format_bytes(disk.clip)} each)"
+    )
+    if plan.clips and plan.clips.train:
+        rate = min(1.0, held / plan.clips.train)
+        text += f", {rate:.0%} of {_count(plan.clips.train)} train clips"
+    _say(text)
+
+
+def _print_fleet(fleet: FleetPlan) -> None:
+    unused = f"; {fleet.gpus_unused} GPUs stay unused" if fleet.gpus_unused > 0 else ""
+    engines, ranks = (", ".join(map(str, counts)) for counts in (fleet.engines, fleet.ranks))
+    _say(
+        f"on {fleet.nodes} nodes of {fleet.gpus_per_node} GPUs: engines on each {engines}; learner "
+        f"ranks on each {ranks}{unused}"
+    )
+    shares = "; ".join(f"{share.name} {share.share:.0%}" for share in fleet.shares)
+    _say(f"held all the time: {shares}; {format_bytes(fleet.node_memory_bytes)} of a node's memory")
+    table = Table(
+        box=box.SIMPLE,
+        title="a GRPO step: bytes through the busiest node's network, one way",
+        caption=f"at most; a network of {fleet.network_gbit:g} Gbit/s a node, GPUs that train at "
+        f"{fleet.gpu_tflops:g} TFLOP/s; phases overlap",
+    )
+    for name in ("phase", "where"):
+        table.add_column(name)
+    for name in ("bytes", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for phase in fleet.phases:
+        size = format_bytes(phase.num_bytes) if phase.num_bytes else "-"
+        table.add_row(phase.name, phase.link, size, f"{phase.seconds:.1f}")
+    console.print(table)
+    _say(f"saturates first: {fleet.saturates}")
 
 
 def _offloaded(rank: RankMemory) -> str:

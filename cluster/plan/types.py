@@ -109,6 +109,65 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """Bytes on disks: the run directory's file system, and each node's clip cache."""
+
+    checkpoint: int
+    """One checkpoint."""
+    run: int
+    """Models and checkpoints that a whole run keeps at once."""
+    archive: int
+    """Traces at full length, before compression, of all stages whose counts are known."""
+    unknown: tuple[str, ...]
+    """Stages whose traces are not in it: their counts need the manifest."""
+    clip: int | None
+    """The largest clip in the clip cache; None: unknown without the model."""
+    cache: int
+    """Bound of each node's clip cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """What one phase of a GRPO step sends through the busiest node's network, one way."""
+
+    name: str
+    link: str
+    num_bytes: int
+    """0 where it is arithmetic alone."""
+    seconds: float
+    remedy: str = ""
+    """What makes it shorter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Share of a resource that is held all the time; above 1 it does not suffice."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPlan:
+    """Plan of a run on a given cluster (cluster/plan/fleet.py)."""
+
+    nodes: int
+    gpus_per_node: int
+    gpus_unused: int
+    network_gbit: float
+    gpu_tflops: float
+    engines: tuple[int, ...]
+    """Engines on each node."""
+    ranks: tuple[int, ...]
+    """Learner ranks on each node."""
+    shares: tuple[Share, ...]
+    phases: tuple[Phase, ...]
+    node_memory_bytes: int
+    """Memory of the fullest node, beside the processes' own."""
+    saturates: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Plan of a run."""
 
@@ -126,6 +185,10 @@ class Plan:
     """The largest clip; None: neither model nor recipe bounds a frame."""
     memory: Memory | None
     """Memory of the workers; None: the model is not here, and its name is not known."""
+    disk: Disk | None
+    """None: as for the memory."""
+    fleet: FleetPlan | None
+    """None: no cluster was named, or the model's sizes are not known."""
     notes: tuple[str, ...]
     """Files that are not here, and so not counted."""
     warnings: tuple[str, ...]

@@ -135,9 +135,9 @@ class TestRank:
         host and device together; what is only mapped from the file does not count."""
         import deepspeed
 
-        with _copying_moves(), profile(profile_memory=True) as profiler:
-            with _ends_before(deepspeed.runtime.engine.DeepSpeedEngine, "_configure_optimizer"):
-                self._worker.begin(str(model_dir), SGD)
+        placed = _ends_before(deepspeed.runtime.engine.DeepSpeedEngine, "_configure_optimizer")
+        with _copying_moves(), profile(profile_memory=True) as profiler, placed:
+            self._worker.begin(str(model_dir), SGD)
         mapped = (model_dir / "model.safetensors").stat().st_size - _HEADER  # one piece
         events = profiler.profiler.kineto_results.events()
         memory = sorted(

@@ -6,7 +6,6 @@ import pytest
 
 from cluster.check.machine import (
     Machine,
-    cache_bytes,
     disk_findings,
     folder_bytes,
     memory_findings,
@@ -14,6 +13,7 @@ from cluster.check.machine import (
     this_machine,
 )
 from cluster.config.recipe import RunConfig, read_recipe
+from cluster.plan.disk_size import cache_bytes
 from cluster.plan.model_size import read_shape
 from cluster.plan.run_plan import plan_of
 from cluster.plan.types import Plan
