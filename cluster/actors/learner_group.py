@@ -118,7 +118,7 @@ class LearnerGroup:
 
     async def rest(self) -> None:
         """Let the ranks give up memory that only updates need; the next update takes it again."""
-        await self._all("rest")
+        await self._ranks.all("rest")
 
     async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """Save a checkpoint of all ranks; ``notes``: the caller's own files to save with it."""

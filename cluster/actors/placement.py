@@ -21,8 +21,8 @@ from ray._private.state import available_resources_per_node
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.actors.node_layout import PAIR, Bundle, Kind, kinds_of, lay_out
 from cluster.actors.ray_address import ray_answers
+from cluster.config.node_layout import PAIR, Bundle, Kind, kinds_of, lay_out
 from cluster.config.recipe import RunConfig
 from wire.errors import DeadlineExceeded, PlacementError
 

@@ -31,8 +31,8 @@ def is_local(config: RunConfig) -> bool:
 
 def placement_findings(config: RunConfig) -> list[Finding]:
     """Findings on CPUs and GPUs of the workers. Raises PlacementError if one does not fit."""
-    from cluster.actors.node_layout import describe, kinds_of
     from cluster.actors.placement import nodes, require_fit
+    from cluster.config.node_layout import describe, kinds_of
 
     there = nodes(config)
     layout = require_fit(config, there)

@@ -8,7 +8,7 @@ from cluster.config.recipe import RunConfig
 from cluster.plan.adapter_size import trained_adapter
 from cluster.plan.model_size import BYTES, ModelShape, rank_memory
 
-_PIXEL_BYTES = 4  # the cache keeps float32
+_PIXEL_BYTES = 1  # the cache keeps the bytes behind them (video/pixel_codes.py)
 _TOKEN_BYTES = 4 + 8 + 4
 """Of an archived token, uncompressed: id, logprob (float64), about four characters of text."""
 

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.actors.node_layout import PAIR, kinds_of, lay_out
 from cluster.config.controls import grpo_of
+from cluster.config.node_layout import PAIR, kinds_of, lay_out
 from cluster.config.recipe import RunConfig
 from cluster.plan.adapter_size import trained_adapter
 from cluster.plan.model_size import BYTES, EngineMemory, ModelShape, RankMemory
@@ -163,24 +163,25 @@ def _phases(
     weights = _sent_weights(config, shape)
     if learner.zero_stage == 3:
         yield phase("weights gathered", "through each node of the learner", between * weights)
-    others = placement.other_nodes_with_engines
-    link, times = {
-        "object_store": ("out of rank 0's node", others),
-        "nccl": ("through each node", min(1, others)),
-        "ipc": ("inside each GPU", 0),
-    }[config.transfer.kind]
-    yield phase(
-        f"weights to the engines ({config.transfer.kind})",
-        link,
-        times * weights,
-        "transfer.kind = 'nccl' sends them through each node once" if times > 1 else "",
-    )
+    link, times, remedy = _way_of_weights(config, placement)
+    yield phase(f"weights to the engines ({config.transfer.kind})", link, times * weights, remedy)
     flops = (8 if learner.gradient_checkpointing else 6) * shape.num_parameters
     seconds = flops * (prompts + responses) / (ranks * fleet.gpu_tflops * 1e12)
     if learner.num_gpus:
         yield Phase(
             name="updates' arithmetic", link="each rank's GPU", num_bytes=0, seconds=seconds
         )
+
+
+def _way_of_weights(config: RunConfig, placement: Placement) -> tuple[str, int, str]:
+    """The busiest link of the weights, how often they go through it, and what helps."""
+    others = placement.other_nodes_with_engines
+    if config.transfer.kind == "ipc":
+        return "inside each GPU", 0, ""
+    if config.transfer.kind == "nccl":
+        return "through each node", min(1, others), ""
+    remedy = "transfer.kind = 'nccl' sends them through each node once" if others > 1 else ""
+    return "out of rank 0's node", others, remedy
 
 
 def _learner_bytes(config: RunConfig, shape: ModelShape, micro_batches: int) -> float:

@@ -40,7 +40,9 @@ from cluster.plan.types import (
 )
 from cluster.plan.warnings import warnings_of
 from rollout.manifest import read_manifest, select
+from video.cache import WINDOW_SHARE
 from video.config import total_per_frame
+from video.disk_cache.retention import hit_rate
 from video.families import family_of
 from wire.types import Sample, Split
 
@@ -91,7 +93,7 @@ def plan_of(
         step=_step(config),
         clip_tokens=tokens,
         memory=memory,
-        disk=_disk(config, shape, planned, tokens) if shape else None,
+        disk=_disk(config, shape, planned, tokens, clips) if shape else None,
         fleet=on_fleet,
         notes=(*notes, *more),
         warnings=tuple(warnings_of(config, clips, tokens, memory)),
@@ -164,8 +166,14 @@ def _memory(config: RunConfig, shape: ModelShape) -> Memory:
 
 
 def _disk(
-    config: RunConfig, shape: ModelShape, stages: Sequence[StagePlan], tokens: ClipTokens | None
+    config: RunConfig,
+    shape: ModelShape,
+    stages: Sequence[StagePlan],
+    tokens: ClipTokens | None,
+    clips: ClipCounts | None,
 ) -> Disk:
+    clip = cache_bytes(shape, tokens.tokens) if tokens else None
+    cache = int(config.video.cache_max_gb * 2**30)
     return Disk(
         checkpoint=checkpoint_bytes(config, shape),
         run=run_bytes(config, shape, [stage.name for stage in stages]),
@@ -174,8 +182,9 @@ def _disk(
             sum(stage.max_response_tokens or 0 for stage in stages),
         ),
         unknown=tuple(stage.name for stage in stages if stage.max_response_tokens is None),
-        clip=cache_bytes(shape, tokens.tokens) if tokens else None,
-        cache=int(config.video.cache_max_gb * 2**30),
+        clip=clip,
+        cache=cache,
+        hit_rate=hit_rate(clips.train * clip, cache, WINDOW_SHARE) if clips and clip else None,
     )
 
 

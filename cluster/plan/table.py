@@ -130,14 +130,13 @@ def _print_disk(disk: Disk, plan: Plan) -> None:
     )
     if disk.clip is None:
         return
-    held = disk.cache // disk.clip
     text = (
-        f"clip cache of a node: {format_bytes(disk.cache)} hold {_count(held)} of the largest "
-        f"clips ({format_bytes(disk.clip)} each)"
+        f"clip cache of a node: {format_bytes(disk.cache)} hold {_count(disk.cache // disk.clip)} "
+        f"of the largest clips ({format_bytes(disk.clip)} each)"
     )
-    if plan.clips and plan.clips.train:
-        rate = min(1.0, held / plan.clips.train)
-        text += f", {rate:.0%} of {_count(plan.clips.train)} train clips"
+    if plan.clips and disk.hit_rate is not None:
+        text += f", {disk.hit_rate:.0%} of {_count(plan.clips.train)} train clips"
+        text += ": the others are made anew in each epoch" if disk.hit_rate < 1 else ""
     _say(text)
 
 

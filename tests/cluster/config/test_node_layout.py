@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from cluster.actors.node_layout import Kind, describe, kinds_of, lay_out
+from cluster.config.node_layout import Kind, describe, kinds_of, lay_out
 from cluster.config.recipe import RunConfig
 from wire.config import validate
 
