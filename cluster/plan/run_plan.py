@@ -40,9 +40,7 @@ from cluster.plan.types import (
 )
 from cluster.plan.warnings import warnings_of
 from rollout.manifest import read_manifest, select
-from video.cache import WINDOW_SHARE
 from video.config import total_per_frame
-from video.disk_cache.retention import hit_rate
 from video.families import family_of
 from wire.types import Sample, Split
 
@@ -93,7 +91,7 @@ def plan_of(
         step=_step(config),
         clip_tokens=tokens,
         memory=memory,
-        disk=_disk(config, shape, planned, tokens, clips) if shape else None,
+        disk=_disk(config, shape, planned, tokens) if shape else None,
         fleet=on_fleet,
         notes=(*notes, *more),
         warnings=tuple(warnings_of(config, clips, tokens, memory)),
@@ -170,7 +168,6 @@ def _disk(
     shape: ModelShape,
     stages: Sequence[StagePlan],
     tokens: ClipTokens | None,
-    clips: ClipCounts | None,
 ) -> Disk:
     clip = cache_bytes(shape, tokens.tokens) if tokens else None
     cache = int(config.video.cache_max_gb * 2**30)
@@ -184,7 +181,6 @@ def _disk(
         unknown=tuple(stage.name for stage in stages if stage.max_response_tokens is None),
         clip=clip,
         cache=cache,
-        hit_rate=hit_rate(clips.train * clip, cache, WINDOW_SHARE) if clips and clip else None,
     )
 
 

@@ -35,7 +35,7 @@ def print_plan(plan: Plan, title: str) -> None:
     if plan.memory:
         _print_memory(plan.memory)
     if plan.disk:
-        _print_disk(plan.disk, plan)
+        _print_disk(plan.disk)
     if plan.fleet:
         _print_fleet(plan.fleet)
     for note in plan.notes:
@@ -121,7 +121,7 @@ def _print_memory(memory: Memory) -> None:
     )
 
 
-def _print_disk(disk: Disk, plan: Plan) -> None:
+def _print_disk(disk: Disk) -> None:
     without = f" (without {', '.join(disk.unknown)})" if disk.unknown else ""
     _say(
         f"disk: a checkpoint {format_bytes(disk.checkpoint)}; models and checkpoints kept at once "
@@ -130,14 +130,11 @@ def _print_disk(disk: Disk, plan: Plan) -> None:
     )
     if disk.clip is None:
         return
-    text = (
-        f"clip cache of a node: {format_bytes(disk.cache)} hold {_count(disk.cache // disk.clip)} "
-        f"of the largest clips ({format_bytes(disk.clip)} each)"
+    held = _count(disk.cache // disk.clip)
+    _say(
+        f"clip cache of a node: {format_bytes(disk.cache)} hold {held} of the largest clips "
+        f"({format_bytes(disk.clip)} each)"
     )
-    if plan.clips and disk.hit_rate is not None:
-        text += f", {disk.hit_rate:.0%} of {_count(plan.clips.train)} train clips"
-        text += ": the others are made anew in each epoch" if disk.hit_rate < 1 else ""
-    _say(text)
 
 
 def _print_fleet(fleet: FleetPlan) -> None:

@@ -124,9 +124,6 @@ class Disk:
     """The largest clip in the clip cache; None: unknown without the model."""
     cache: int
     """Bound of each node's clip cache."""
-    hit_rate: float | None
-    """Share of a train epoch's clips that a node's cache keeps; None: unknown without the
-    manifest or the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
