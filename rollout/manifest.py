@@ -10,10 +10,11 @@ any engine starts, so it imports neither a decoder nor a model.
 """
 
 import json
+import logging
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,10 +25,13 @@ from typing import Any
 from rollout.addresses import is_remote, local_path
 from video.address import Address, Window
 from video.config import VideoConfig
-from wire.errors import ClipError, DataError
+from video.opened_clips import OpenedClips
+from wire.errors import ClipError, ClipUnreachable, DataError
 from wire.labels import LabelSet
 from wire.nearest import nearest
 from wire.types import Sample, Split
+
+_log = logging.getLogger(__name__)
 
 _REQUIRED = ("id", "video", "label", "split")
 _OPTIONAL = ("trace", "text")
@@ -96,20 +100,14 @@ def select(samples: Iterable[Sample], split: Split) -> list[Sample]:
     return [sample for sample in samples if sample.split is split]
 
 
-def unreadable_clips(samples: Iterable[Sample], config: VideoConfig) -> dict[str, str]:
+def unreadable_clips(
+    samples: Iterable[Sample], config: VideoConfig, opened: OpenedClips | None = None
+) -> dict[str, str]:
     """Open each distinct clip, decode its first frame: those that cannot be read, and why.
 
-    A view or a time window that is not there counts too. Costs some milliseconds per clip.
+    A view or a time window that is not there counts too; a clip whose disk fails does not. Costs
+    some milliseconds per clip, and for those ``opened`` before only the file's stamp.
     """
-    from video.pool import DecodePool
-
-    def fault(address: Address) -> str | None:
-        try:
-            pool.probe(address.path, address.window)
-        except ClipError as error:
-            return str(error)
-        return None
-
     errors: dict[str, str] = {}
     known: dict[str, Address] = {}
     for video in dict.fromkeys(sample.video for sample in samples):
@@ -118,10 +116,44 @@ def unreadable_clips(samples: Iterable[Sample], config: VideoConfig) -> dict[str
         except ClipError as error:
             errors[video] = str(error)
     shown = list(dict.fromkeys(replace(address, view=None) for address in known.values()))
+    opened = opened or OpenedClips((), config.decoder)
+    faults = _open_all(opened.unknown(shown), config, opened)
+    for video, address in known.items():
+        if (fault := faults.get(replace(address, view=None))) is not None:
+            errors[video] = fault
+    return errors
+
+
+def _open_all(
+    addresses: Sequence[Address], config: VideoConfig, opened: OpenedClips
+) -> dict[Address, str]:
+    """Faults of the clips that cannot be read."""
+    from video.pool import DecodePool
+
+    def fault(address: Address) -> ClipError | None:
+        try:
+            pool.probe(address.path, address.window)
+        except ClipError as error:
+            return error
+        return None
+
     with closing(DecodePool(config)) as pool, ThreadPoolExecutor(config.decode_workers) as threads:
-        faults = dict(zip(shown, threads.map(fault, shown), strict=True))
-    reasons = {video: faults[replace(address, view=None)] for video, address in known.items()}
-    return errors | {video: reason for video, reason in reasons.items() if reason is not None}
+        faults = list(zip(addresses, threads.map(fault, addresses), strict=True))
+    for address, error in faults:
+        if error is None:
+            opened.add(address)
+    unreachable = [error for _, error in faults if isinstance(error, ClipUnreachable)]
+    if unreachable:
+        _log.warning(
+            "%d clips were not opened, and are tried again when they are needed: %s",
+            len(unreachable),
+            unreachable[0],
+        )
+    return {
+        address: str(error)
+        for address, error in faults
+        if error is not None and not isinstance(error, ClipUnreachable)
+    }
 
 
 def raise_if_any(source: str, faults: list[str]) -> None:

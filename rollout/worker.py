@@ -16,7 +16,7 @@ from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
 from wire.adapters import AdapterFiles
-from wire.errors import ClipError, DeadlineExceeded, GenerationError
+from wire.errors import ClipError, ClipUnreachable, DeadlineExceeded, GenerationError
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
 
@@ -142,6 +142,8 @@ class RolloutWorker:
         try:
             clip = await self._clip(sample.video)
             return self._renderer.prompt(messages, clip, version=version, bounded=bounded), clip
+        except ClipUnreachable as error:
+            return Failure(kind=FailureKind.DISK, culprit=sample.video, reason=str(error))
         except (ClipError, DeadlineExceeded) as error:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
         except PromptTooLong as error:

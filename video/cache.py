@@ -29,6 +29,7 @@ from video.decode import DecodedClip
 from video.disk_cache.file_system import FileSystem
 from video.disk_cache.folder import CacheFolder
 from video.disk_cache.retention import WINDOW_SHARE
+from video.disk_faults import patiently
 from video.pool import DecodePool
 from video.processor import ProcessedClip
 from video.view import apply_view
@@ -236,13 +237,16 @@ class _ContentHashes:
 
     def of(self, path: Path) -> str:
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-                raise ClipError(f"cannot read {path}: not a file")
-            seen = (str(path), status.st_size, status.st_mtime_ns)
-            if seen not in self._known:
-                with path.open("rb") as file:
-                    self._known[seen] = hashlib.file_digest(file, "sha256").hexdigest()
+            return patiently(lambda: self._of(path), path)
         except OSError as error:
             raise ClipError(f"cannot read {path}: {error.strerror}") from error
+
+    def _of(self, path: Path) -> str:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ClipError(f"cannot read {path}: not a file")
+        seen = (str(path), status.st_size, status.st_mtime_ns)
+        if seen not in self._known:
+            with path.open("rb") as file:
+                self._known[seen] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._known[seen]

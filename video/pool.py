@@ -33,7 +33,8 @@ import numpy as np
 from video.address import Window
 from video.config import VideoConfig
 from video.decode import DecodedClip
-from video.pool_child import DECORD_BEGINS, ERROR, MAX_MESSAGE, READY
+from video.disk_faults import PAUSES_S, is_readable, may_pass, unreachable
+from video.pool_child import DECORD_BEGINS, ERRNO, ERROR, MAX_MESSAGE, READY
 from wire.errors import ClipError, WorkerDied
 
 _START_TIMEOUT_S = 120.0
@@ -162,13 +163,28 @@ class _Helper:
         span = None if window is None else [window.start_s, window.end_s]
         question = {"what": what, "path": str(path), "spec": self._spec, "window": span}
         try:
-            reply, files = self._with_fallback(question)
+            reply, files = self._patiently(question, path)
         except (_Broken, _Ended) as error:
             self.end()
             raise ClipError(f"cannot decode {path}: {error}") from error
         if ERROR in reply:
             raise ClipError(reply[ERROR])
         return reply, files
+
+    def _patiently(
+        self, question: Mapping[str, Any], path: Path
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Ask again while the file's disk fails. A decoder's own input/output error, of a file all
+        of whose bytes can be read, is the file's after one more try."""
+        for pause in (*PAUSES_S, None):
+            reply, files = self._with_fallback(question)
+            if not may_pass(reply.get(ERRNO)):
+                return reply, files
+            if is_readable(path):
+                return self._with_fallback(question)
+            if pause is not None:
+                time.sleep(pause)
+        raise unreachable(path, reply[ERROR])
 
     def _with_fallback(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
         try:

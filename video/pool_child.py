@@ -1,7 +1,7 @@
 """Helper process of video/pool.py: gets a file's path, answers with its frames; ends when idle.
 
     {"what", "path", "spec", "window", "decoder"} -> {"shape", "fps", ...} + a file in memory
-                                                  | {"error"}
+                                                  | {"error", "errno"}
 
 Before decord begins, {"begins": "decord"} says so: if this process then dies or hangs, the file is
 not to blame yet. The file holds the times (float64 [T]) and then the pixels (uint8 [T, H, W, 3]);
@@ -25,10 +25,13 @@ import numpy as np
 
 from video.address import Window
 from video.decode import DecodedClip, decode, probe
+from video.disk_faults import number_of
 from video.sampling import FrameSpec
 from wire.errors import ClipError
 
 ERROR = "error"
+ERRNO = "errno"
+"""Number of the system's error behind an error, where there is one."""
 READY = {"ready": True}
 DECORD_BEGINS = {"begins": "decord"}
 MAX_MESSAGE = 64 * 1024
@@ -91,12 +94,13 @@ def _answer(line: socket.socket, question: Question, act: Act) -> bool:
     try:
         clip = act(question, lambda: _say(line, DECORD_BEGINS))
     except ClipError as error:
-        return _refuse(line, str(error))
+        return _refuse(line, str(error), number_of(error))
     except MemoryError:
         _refuse(line, f"cannot decode {question['path']}: it needs more than decode_memory_gb")
         return False
     except Exception as error:  # noqa: BLE001  whatever a file brings out in a decoder
-        return _refuse(line, f"cannot decode {question['path']}: {error!r}")
+        reason = f"cannot decode {question['path']}: {error!r}"
+        return _refuse(line, reason, number_of(error))
     if clip is None:
         line.send(b"{}")
         return True
@@ -116,8 +120,8 @@ def _answer(line: socket.socket, question: Question, act: Act) -> bool:
     return True
 
 
-def _refuse(line: socket.socket, reason: str) -> bool:
-    _say(line, {ERROR: reason[:_MAX_REASON]})
+def _refuse(line: socket.socket, reason: str, number: int | None = None) -> bool:
+    _say(line, {ERROR: reason[:_MAX_REASON], ERRNO: number})
     return True
 
 

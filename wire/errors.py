@@ -11,6 +11,7 @@
             LearnsNothing               a training whose updates change nothing worth keeping
         ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
         itself
+            ClipUnreachable             a clip whose disk fails; not quarantined
         GenerationError (RuntimeError)  an engine that could not answer a request
         JudgeError (RuntimeError)       a judge that gave no score; the trace is masked, not zero
         WeightUpdateError (RuntimeError) an engine whose weights are not what the learner sent
@@ -62,6 +63,10 @@ class LearnsNothing(UserError):
 
 class ClipError(DeepIntuitError, RuntimeError):
     """A clip cannot be opened or decoded."""
+
+
+class ClipUnreachable(ClipError):
+    """A clip's disk does not give its bytes: not the clip's fault, so it is tried again later."""
 
 
 class GenerationError(DeepIntuitError, RuntimeError):

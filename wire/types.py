@@ -53,6 +53,8 @@ class FailureKind(StrEnum):
     """Kind of a failure. A failed trace is archived and masked, never scored as zero."""
 
     DECODE = "decode"
+    DISK = "disk"
+    """The clip's disk failed: unlike a clip that cannot be decoded it is asked for again."""
     PROMPT = "prompt"
     GENERATION = "generation"
     REWARD = "reward"

@@ -1,12 +1,17 @@
-"""Clips to leave out: those that earlier attempts found, and those that cannot be opened."""
+"""Clips to leave out: those that earlier attempts left out, and those that cannot be opened."""
 
 from cluster.config.recipe import RunConfig
 from cluster.driver.progress import console
 from cluster.inputs.samples import SampleSplits
 from cluster.run_dir import RunDir
 from rollout.manifest import unreadable_clips
+from video.disk_cache.location import cache_folder
+from video.opened_clips import OpenedClips
 from video.quarantine import Quarantine
 from wire.errors import DataError, TooManyFailures
+from wire.types import stable_hash
+
+_OPENED = "opened-clips.json"
 
 
 def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Quarantine:
@@ -22,7 +27,9 @@ def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Q
     allowed = int(config.data.max_quarantine_frac * len(videos))
     quarantine = Quarantine(path, allowed)
     if config.data.check_clips:
-        unreadable = unreadable_clips(data.samples, config.video)
+        opened = _opened_clips(config, run_dir)
+        unreadable = unreadable_clips(data.samples, config.video, opened)
+        opened.save()
         for video, reason in unreadable.items():
             quarantine.add(video, videos[video], reason)
         if unreadable:
@@ -35,3 +42,10 @@ def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Q
     except TooManyFailures as error:
         raise DataError(str(error)) from error
     return quarantine
+
+
+def _opened_clips(config: RunConfig, run_dir: RunDir) -> OpenedClips:
+    """Clips that an earlier start opened: of this run, or of another with the manifest."""
+    manifest = stable_hash(str(config.data.manifest))[:16]
+    of_node = cache_folder(config.video) / f"opened-clips-{manifest}.json"
+    return OpenedClips((of_node, run_dir.path / _OPENED), config.video.decoder)

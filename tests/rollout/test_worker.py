@@ -16,6 +16,7 @@ from video.processor import ProcessedClip
 from wire.adapters import AdapterFiles
 from wire.errors import (
     ClipError,
+    ClipUnreachable,
     DeadlineExceeded,
     DeepIntuitError,
     GenerationError,
@@ -180,6 +181,14 @@ async def test_a_clip_that_cannot_be_had_is_a_decode_failure(
     expected = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason=str(error))
     assert (rollout.completions, rollout.failures) == ((), (expected,))
     assert engine.prompts == []
+
+
+async def test_a_clip_whose_disk_fails_is_a_failure_of_the_disk(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    clips = Clips(ClipUnreachable("the disk of a.mp4 failed"))
+    (failure,) = (await make_worker(engine, renderer, clips).answer(SAMPLE, SAMPLING)).failures
+    assert (failure.kind, failure.culprit) == (FailureKind.DISK, "a.mp4")
 
 
 async def test_a_prompt_that_does_not_fit_is_a_prompt_failure(

@@ -1,5 +1,6 @@
 """Which failures end a run, and what a run begins with leaving out."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from cluster.run_dir import RunDir
 from cluster.stages.failure_limits import refuse_failures
 from tests.cluster.session_fakes import make_config
 from tests.groups import make_group, make_trace
-from wire.errors import DataError, TooManyFailures
+from video.address import Window
+from video.pool import DecodePool
+from wire.errors import ClipUnreachable, DataError, TooManyFailures
 from wire.types import Failure, FailureKind, Sample, Split, TraceGroup
 
 
@@ -105,3 +108,45 @@ def test_a_resumed_run_keeps_what_it_left_out(
     quarantine = open_quarantine(config, run_dir, data)
     quarantine.add(data.samples[4].video, "s4", "no result within decode_timeout_s")
     assert data.samples[4].video in open_quarantine(config, run_dir, data)
+
+
+def test_clips_that_were_opened_before_are_not_opened_at_the_next_start(
+    make_data: Callable[..., SampleSplits], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    probe = DecodePool.probe
+
+    def noted(self: DecodePool, path: Path, window: Window | None = None) -> None:
+        opened.append(path.name)
+        probe(self, path, window)
+
+    monkeypatch.setattr(DecodePool, "probe", noted)
+    config, run_dir = open_run(tmp_path, max_quarantine_frac=0.2)
+    data = make_data(bad=2)
+    assert len(open_quarantine(config, run_dir, data)) == 2
+    assert len(opened) == 10
+    opened.clear()
+    assert len(open_quarantine(config, run_dir, data)) == 2  # a resume
+    assert sorted(opened) == ["0.mp4", "1.mp4"], "the bad ones may have been mended"
+    opened.clear()
+    (tmp_path / "run" / "opened-clips.json").unlink()
+    open_quarantine(config, run_dir, make_data(bad=0))  # another run, clips written anew
+    assert len(opened) == 10
+
+
+def test_a_clip_whose_disk_fails_is_not_quarantined(
+    make_data: Callable[..., SampleSplits],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def failing(self: DecodePool, path: Path, window: Window | None = None) -> None:
+        if path.name == "3.mp4":
+            raise ClipUnreachable("the disk of 3.mp4 failed")
+
+    monkeypatch.setattr(DecodePool, "probe", failing)
+    config, run_dir = open_run(tmp_path, max_quarantine_frac=0.0)
+    assert len(open_quarantine(config, run_dir, make_data(bad=0))) == 0
+    assert "1 clips were not opened, and are tried again" in caplog.text
+    opened = json.loads((tmp_path / "run" / "opened-clips.json").read_text())["opened"]
+    assert len(opened) == 9
