@@ -35,7 +35,7 @@ from learner.ranks.linked_libraries import link_libraries
 from learner.ranks.rendezvous import join_rendezvous
 from learner.shared_prefix.batch import TrainBatch
 from learner.shared_prefix.clip_features import ClipFeatures, Pixels
-from learner.zero import NO_CLIPPING, deepspeed_config, make_optimizer
+from learner.zero import NO_CLIPPING, deepspeed_config, frozen_config, make_optimizer
 from wire.errors import ConfigError
 from wire.weights import split_by_size
 
@@ -312,16 +312,51 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Free hooks and memory, so that another engine can take this one's place."""
-        self._engine.destroy()
-        for parameter in self.policy.parameters():
-            if hasattr(parameter, "ds_id"):  # ZeRO-3 keeps every model of the process alive: empty
-                parameter.ds_tensor = None  # type: ignore[attr-defined]
-                vars(self._engine.optimizer).clear()
-            parameter.data = parameter.data.new_empty(0)
+        _free(self._engine)
         del self._engine
-        gc.collect()  # DeepSpeed's engine and its optimiser point at each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _collect()
+
+
+class FrozenEngine:
+    """The reference of a KL term under ZeRO-3: a frozen copy of the weights in shards, gathered
+    layer by layer. All ranks call every method together."""
+
+    def __init__(self, policy: Policy, config: LearnerConfig) -> None:
+        import deepspeed
+
+        settings = frozen_config(config)
+        shard(policy.requires_grad_(False), settings, getattr(torch, config.dtype))
+        self._engine, *_ = deepspeed.initialize(
+            model=policy, config=settings, dist_init_required=False
+        )
+
+    @torch.no_grad()
+    def logprobs(self, batch: TrainBatch) -> Tensor:
+        """Logprobs of every response token of a batch [N], on the batch's device."""
+        self._engine.eval()
+        return self._engine(batch).logp  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Free its memory."""
+        _free(self._engine)
+        del self._engine
+        _collect()
+
+
+def _free(engine: Any) -> None:
+    """Free the memory of a DeepSpeed engine, its model's too."""
+    engine.destroy()
+    for parameter in engine.module.parameters():
+        if hasattr(parameter, "ds_id"):  # ZeRO-3 keeps every model of the process alive: empty
+            parameter.ds_tensor = None
+            vars(engine.optimizer).clear()
+        parameter.data = parameter.data.new_empty(0)
+
+
+def _collect() -> None:
+    gc.collect()  # DeepSpeed's engine and its optimiser point at each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from learner import checkpoint
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
-from learner.engine import DeepSpeedEngine, join_ranks
+from learner.engine import DeepSpeedEngine, FrozenEngine, join_ranks
 from learner.export import ADAPTER_FOLDER, EngineWeights, gather_weights, write_model
 from learner.memory_preflight import preflight_of
 from learner.micro_batches import Batches
@@ -63,7 +63,7 @@ class LearnerWorker:
         self._embeddings = embeddings
         self._batches: Batches | None = None
         self._engine: DeepSpeedEngine | None = None
-        self._reference: AdapterOff | FrozenPolicy | None = None
+        self._reference: AdapterOff | FrozenPolicy | FrozenEngine | None = None
         self._sender: Any = None
         self._layout = RowLayout(config)
 
@@ -79,6 +79,8 @@ class LearnerWorker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        if isinstance(self._reference, FrozenEngine):
+            self._reference.close()
         self._reference = None
         folder = Path(model_dir)
         rule = PositionRule.load(folder)
@@ -156,16 +158,17 @@ class LearnerWorker:
         """Logprob of every response token under the model that the stage began with."""
         return self._per_response(rows, self._to_reference().logprobs)
 
-    def _to_reference(self) -> AdapterOff | FrozenPolicy:
+    def _to_reference(self) -> AdapterOff | FrozenPolicy | FrozenEngine:
         """The reference model: with LoRA the policy with its adapter off, else a second copy of the
-        weights."""
+        weights, in shards under ZeRO-3."""
         if self._reference is None:
             config, engine = self._config, self.engine
-            self._reference = (
-                FrozenPolicy.load(self._model_dir, config.dtype, engine.device)
-                if config.lora is None
-                else AdapterOff(engine.policy.vlm, engine.score)
-            )
+            if config.lora is not None:
+                self._reference = AdapterOff(engine.policy.vlm, engine.score)
+            elif config.zero_stage == 3:
+                self._reference = FrozenEngine(Policy.load(self._model_dir, "auto"), config)
+            else:
+                self._reference = FrozenPolicy.load(self._model_dir, config.dtype, engine.device)
         return self._reference
 
     def features(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:

@@ -51,6 +51,19 @@ def deepspeed_config(config: LearnerConfig, optim: OptimConfig) -> dict[str, Any
     }
 
 
+def frozen_config(config: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed's configuration of a model that does not train, in ZeRO-3 shards where those of the
+    policy are kept."""
+    zero = _zero(config)
+    zero.pop("offload_optimizer", None)
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "zero_optimization": zero,
+        "steps_per_print": 10**9,
+    }
+
+
 def _zero(config: LearnerConfig) -> dict[str, Any]:
     on_gpu = config.num_gpus > 0
     to_cpu = {"device": "cpu", "pin_memory": on_gpu}

@@ -1,12 +1,16 @@
-"""Samples the memory of this process and its children every 2 s and keeps the peak (on one node:
-Ray, engines, learner)."""
+"""Samples the memory of this process and its children and keeps the peak (on one node: Ray,
+engines, learner). Every 2 s, less often where a look takes long: the kernel holds a process's
+memory map meanwhile, and that of a process with CUDA is large."""
 
 import threading
+import time
 from typing import Self
 
 import psutil
 
 _EVERY_S = 2.0
+_SHARE = 0.02
+"""Share of the time that looking may take."""
 
 
 class MemoryWatch:
@@ -26,8 +30,16 @@ class MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(_EVERY_S):
+        pause = _EVERY_S
+        while not self._stop.wait(pause):
+            start = time.perf_counter()
             self.peak_gb = max(self.peak_gb, tree_memory_gb())
+            pause = pause_after(time.perf_counter() - start)
+
+
+def pause_after(seconds: float) -> float:
+    """Seconds to wait after a look that took ``seconds``."""
+    return max(_EVERY_S, seconds / _SHARE)
 
 
 def tree_memory_gb() -> float:

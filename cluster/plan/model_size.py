@@ -279,7 +279,7 @@ class RankMemory:
     offloaded_bytes: int = 0
     """Bytes of these kept in the node's memory while a GPU trains."""
     reference_bytes: int = 0
-    """A KL term's frozen copy of the model, whole on every rank."""
+    """A KL term's frozen copy of the model: whole on every rank, under ZeRO-3 its shards."""
 
     @property
     def total_bytes(self) -> int:
@@ -326,7 +326,7 @@ def rank_memory(
         gradient_bytes=gradients,
         optimizer_bytes=optimizer,
         offloaded_bytes=offloaded,
-        reference_bytes=size * shape.num_parameters if reference else 0,
+        reference_bytes=parameters if reference else 0,
     )
 
 

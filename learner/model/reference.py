@@ -14,8 +14,8 @@ from learner.shared_prefix.batch import TrainBatch
 
 
 class FrozenPolicy:
-    """A second copy of the weights, whole on every rank whatever the ZeRO stage, in the precision
-    of training; no optimiser knows it."""
+    """A second copy of the weights, whole on every rank, in the precision of training; no optimiser
+    knows it. Under ZeRO-3 :class:`learner.engine.FrozenEngine` takes its place."""
 
     def __init__(self, policy: Policy, device: torch.device) -> None:
         self._policy = policy.requires_grad_(False).eval().to(device)

@@ -159,13 +159,16 @@ def test_offload_leaves_on_the_gpu_what_it_computes_with(stage: int, offload: st
     assert on_cpu.device_bytes == on_cpu.total_bytes == found.total_bytes
 
 
-def test_a_reference_model_is_whole_on_every_rank_whatever_the_stage():
-    config = LearnerConfig(num_ranks=4, zero_stage=3)
+@pytest.mark.parametrize(("stage", "ranks_that_share"), [(0, 1), (2, 1), (3, 4)])
+def test_a_reference_model_is_whole_on_every_rank_but_in_shards_under_zero_3(
+    stage: int, ranks_that_share: int
+):
+    config = LearnerConfig(num_ranks=4, zero_stage=stage)
     without, found = (
         rank_memory(SEVEN, config, OptimConfig(), reference=reference)
         for reference in (False, True)
     )
-    assert found.total_bytes - without.total_bytes == 2 * ALL
+    assert found.total_bytes - without.total_bytes == 2 * ALL // ranks_that_share
 
 
 def test_float32_without_zero_keeps_no_copy_of_the_weights():
