@@ -108,10 +108,7 @@ class Session:
         call also connects the learner to the engines."""
         await self.learner.begin(str(model_dir), optim, loss)
         if self._weight_sync is None:
-            engine_ranks = (
-                self.config.rollout.num_workers * self.config.rollout.tensor_parallel_size
-            )
-            await self.learner.connect(self.rollouts.client(), engine_ranks)
+            await self.learner.connect(self.rollouts.client())
             self._weight_sync = await self._make_weight_sync()
         if isinstance(self._weight_sync, AdapterSync):
             self._weight_sync.begin()

@@ -345,19 +345,35 @@ class ObjectStoreConfig(_Bucketed):
 
     kind: Literal["object_store"] = "object_store"
 
+    @property
+    def backend(self) -> str:
+        """Name of the transfer in vLLM's registry."""
+        return "object_store"
+
 
 class NcclConfig(_Bucketed):
-    """vLLM's NCCL backend: learner and engines on GPUs of their own."""
+    """vLLM's NCCL backend: learner and engines on GPUs of their own. A group that loses an engine
+    is formed anew with those that are left."""
 
     kind: Literal["nccl"]
-    port: int = Field(default=29_600, ge=1, le=65_535)
-    """Where rank 0 of the learner waits for the engines."""
+    port: int | None = Field(default=None, ge=1, le=65_535)
+    """Has no effect and will go: the system chooses the port. Recipes of older versions set it."""
+
+    @property
+    def backend(self) -> str:
+        """Name of the transfer in vLLM's registry."""
+        return "nccl_group"
 
 
 class IpcConfig(_Bucketed):
-    """vLLM's CUDA IPC backend: learner and engines share GPUs."""
+    """vLLM's CUDA IPC backend: engine i and learner rank i share a GPU."""
 
     kind: Literal["ipc"]
+
+    @property
+    def backend(self) -> str:
+        """Name of the transfer in vLLM's registry."""
+        return "ipc_bytes"
 
 
 TransferConfig = Annotated[ObjectStoreConfig | NcclConfig | IpcConfig, Field(discriminator="kind")]

@@ -2,9 +2,10 @@
 
     engine's parameters -> PolicySource -> trainer engine of the backend -> client (rollout workers)
 
-``nccl`` and ``ipc`` are vLLM's own trainer engines; ``object_store`` is ours, for machines without
-NCCL: checked buckets in shared memory, which the client shows to every rollout worker. All ranks
-take part, because gathering ZeRO-3 shards is a collective; rank 0 sends.
+``object_store`` is ours, for any machine: checked buckets in shared memory, which the client shows
+to every rollout worker. ``nccl`` (nccl_transfer.py) and ``ipc`` (ipc_transfer.py) are vLLM's own
+trainer engines in a frame of ours. All ranks take part, because gathering ZeRO-3 shards is a
+collective; rank 0 sends.
 """
 
 import time
@@ -25,7 +26,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from learner.config import ObjectStoreConfig, TransferConfig
+from learner.config import NcclConfig, ObjectStoreConfig, TransferConfig
 from learner.ranks.overlapped_calls import Call, OverlappedCalls
 from wire.shared_memory import SharedBuffer
 from wire.weights import Bucket, Layout, fill, plan
@@ -147,7 +148,7 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
         settles = self._policy.can_settle
         depth = len(layouts) if settles else _DEPTH
         calls = OverlappedCalls(self._thread, self._timeout_s)
-        sent: list[Call | None] = [None] * depth
+        sent: list[Call] = []
         try:
             calls.add("the engines to begin a weight update", self.client.start_weight_update)
             for layout in layouts:
@@ -155,13 +156,15 @@ class ObjectStoreTrainer(TrainerWeightTransferEngine[ObjectStoreTrainerInit]):
                     whole = list(islice(tensors, len(layout.entries)))
                 place = layout.index % depth
                 with self._timed("wait"):
-                    if not calls.wait_for(sent[place]):
+                    # once the client returns from a bucket, the one before it is read no more
+                    last = sent[-depth:] if layout.index >= depth else []
+                    if not all(calls.wait_for(call) for call in (None, *last)):
                         break
                 with self._timed("pack"):
                     bucket = self._pack(layout, whole, place, settles)
                 del whole  # before the next gather asks for as much
                 what = f"the engines to take weight bucket {layout.index + 1} of {len(layouts)}"
-                sent[place] = calls.add(what, self._send_bucket, bucket, place, len(layouts))
+                sent.append(calls.add(what, self._send_bucket, bucket, place, len(layouts)))
             calls.add("the engines to finish a weight update", self.client.finish_weight_update)
             with self._timed("wait"):
                 calls.end()
@@ -208,39 +211,34 @@ def connect(
     source: PolicySource,
     rank: int,
     address: str,
-    num_engine_ranks: int,
     timeout_s: float,
 ) -> TrainerWeightTransferEngine[Any]:
-    """The trainer engine of the backend, after its rendezvous with the rollout engines. All ranks
-    call.
+    """The trainer engine of a transfer. All ranks call; ``address`` is rank 0's node.
 
-    ``nccl`` and ``ipc`` are vLLM's own and need GPUs; they were not run on a machine without one.
-    ``timeout_s`` bounds each wait of ``object_store`` for its engines.
+    ``timeout_s`` bounds each wait of ``object_store`` for its engines. ``nccl`` and ``ipc`` need
+    GPUs; they were not run on a machine without one.
     """
-    if isinstance(config, ObjectStoreConfig):
-        init: TrainerInitInfo = ObjectStoreTrainerInit(
-            rank=rank, bucket_bytes=config.bucket_bytes, timeout_s=timeout_s
-        )
-    else:
-        init = _vllm_init(config, rank, address, num_engine_ranks)
+    init = _trainer_init(config, rank, address, timeout_s)
     return WeightTransferTrainerFactory.trainer_init(init, client=client, source=source)
 
 
-def _vllm_init(
-    config: TransferConfig, rank: int, address: str, num_engine_ranks: int
+def _trainer_init(
+    config: TransferConfig, rank: int, address: str, timeout_s: float
 ) -> TrainerInitInfo:
-    if config.kind == "nccl":
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+    size = config.bucket_bytes
+    if isinstance(config, ObjectStoreConfig):
+        return ObjectStoreTrainerInit(rank=rank, bucket_bytes=size, timeout_s=timeout_s)
+    if isinstance(config, NcclConfig):
+        from learner.nccl_transfer import NcclGroupTrainerInit
 
-        return NCCLTrainerInitInfo(
-            rank=rank,
-            master_address=address,
-            master_port=config.port,
-            world_size=1 + num_engine_ranks,
-        )
-    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        return NcclGroupTrainerInit(rank=rank, address=address, bucket_bytes=size)
+    from learner.ipc_transfer import IpcBytesTrainerInit
 
-    return IPCTrainerInitInfo(rank=rank)
+    return IpcBytesTrainerInit(rank=rank, bucket_bytes=size)
 
 
 WeightTransferTrainerFactory.register_engine("object_store", ObjectStoreTrainer)
+WeightTransferTrainerFactory.register_engine(
+    "nccl_group", "learner.nccl_transfer", "NcclGroupTrainer"
+)
+WeightTransferTrainerFactory.register_engine("ipc_bytes", "learner.ipc_transfer", "IpcBytesTrainer")

@@ -177,19 +177,14 @@ class LearnerWorker:
         features: npt.NDArray[np.float32] = torch.cat(parts)[: len(rows)].numpy()
         return features
 
-    def connect(
-        self, transfer: TransferConfig, client: Any, address: str, num_engine_ranks: int
-    ) -> None:
+    def connect(self, transfer: TransferConfig, client: Any, address: str) -> None:
         """Connect to the rollout engines through ``client`` (vLLM's weight-sync protocol)."""
         from learner.weight_transfer import PolicySource, connect
 
         config = self._config
         dtype = getattr(torch, config.dtype)
         source = PolicySource(lambda: self._engine_weights, dtype, transfer.bucket_bytes)
-        rank = dist.get_rank()
-        self._sender = connect(
-            transfer, client, source, rank, address, num_engine_ranks, config.timeout_s
-        )
+        self._sender = connect(transfer, client, source, dist.get_rank(), address, config.timeout_s)
 
     @property
     def _engine_weights(self) -> EngineWeights:

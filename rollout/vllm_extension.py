@@ -4,8 +4,8 @@ Four things happen at import, where a later call would come too late:
 
 * on CPU, vLLM packs linear weights at load and empties the originals, so that later updates are
   silently lost; a plain ``linear`` takes its place.
-* the ``object_store`` backend is registered with vLLM's weight-transfer factory, for machines
-  without NCCL.
+* our backends are registered with vLLM's weight-transfer factory: ``object_store``, for machines
+  without NCCL, and those of ``gpu_transfer``.
 * on CPU, a seeded request whose prompt is computed in parts crashes vLLM 0.32 ("CPU Generator does
   not use offset"); its generator learns to take back a draw.
 * a watchdog ends the engine's processes when the actor that owns them is gone, so that a killed
@@ -212,6 +212,8 @@ def _rewindable_requests() -> None:
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransfer)
+for _name, _class in {"nccl_group": "NcclGroupTransfer", "ipc_bytes": "IpcBytesTransfer"}.items():
+    WeightTransferEngineFactory.register_engine(_name, "rollout.gpu_transfer", _class)
 _owner = int(os.environ.get(OWNER, "0"))
 if _owner != os.getpid():  # in a process of vLLM's; the owner only needs the registration
     if current_platform.is_cpu():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.actors import placement
-from cluster.actors.engine_client import EngineClient
+from cluster.actors.bucket_client import BucketClient
 from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.config.recipe import DataConfig, RunConfig
@@ -35,7 +35,7 @@ class Workers:
 
     @asynccontextmanager
     async def learner(
-        self, client: type[EngineClient] = EngineClient, *values: Any, **settings: Any
+        self, client: type[BucketClient] = BucketClient, *values: Any, **settings: Any
     ) -> AsyncIterator[tuple[LearnerGroup, WeightSync]]:
         """Fresh learner ranks, met with the engines through ``client(..., *values)``."""
         config = self.config.model_copy(
@@ -45,8 +45,7 @@ class Workers:
         try:
             await learner.start()
             await learner.begin(str(config.model), OptimConfig())
-            made = client(self.rollouts._actors, 1, config.rollout.update_timeout_s + 30, *values)
-            await learner.connect(made, config.rollout.num_workers)
+            await learner.connect(client(config.rollout.update_timeout_s, *values))
             yield learner, WeightSync(self.rollouts, learner, self.probe, 1e-4)
         finally:
             learner.stop()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
+import ray
 from ray.exceptions import RayActorError
 
 from wire.errors import DeadlineExceeded, WorkerDied
@@ -39,6 +40,31 @@ async def gather_or_raise(waits: Sequence[Awaitable[T]], grace_s: float = _GRACE
     finally:
         for task in tasks:
             task.cancel()
+
+
+class Withdrawn(Exception):
+    """A call that was taken back."""
+
+
+async def answer_unless(withdrawn: asyncio.Event, call: Awaitable[T]) -> T:
+    """Answer of a call to an async actor. Cancels the call and raises Withdrawn once it is
+    withdrawn."""
+    answer = asyncio.ensure_future(_awaited(call))
+    taken_back = asyncio.ensure_future(withdrawn.wait())
+    try:
+        await asyncio.wait((answer, taken_back), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        if isinstance(call, ray.ObjectRef):
+            ray.cancel(call)
+        raise Withdrawn
+    finally:
+        answer.cancel()
+        taken_back.cancel()
+
+
+async def _awaited(call: Awaitable[T]) -> T:
+    return await call
 
 
 async def responds(call: Awaitable[bool]) -> bool:

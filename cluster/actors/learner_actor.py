@@ -1,9 +1,10 @@
 """The Ray actor of one learner rank: builds its worker from the recipe."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cluster.actors.engine_client import EngineClient
+from cluster.actors.engine_calls import EngineSet
+from cluster.actors.engine_client import UpdateClient
 from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, OptimConfig
@@ -23,6 +24,8 @@ class WeightSyncResult:
 
     failures: dict[str, str]
     """Workers that did not get the weights whole, and why."""
+    untried: list[str] = field(default_factory=list)
+    """Sound workers that did not get them because others of their group failed."""
     figures: dict[str, float]
     """Metrics ``weights/...``."""
 
@@ -50,7 +53,7 @@ class LearnerActor:
             embeddings = EmbeddingStore(folder / "embeddings", max_bytes)
         self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
         self._rank, self._config = rank, config
-        self._client: EngineClient | None = None
+        self._client: UpdateClient | None = None
 
     def open_rendezvous(self) -> tuple[str, int]:
         """Where the other ranks find this one: its node and a port."""
@@ -71,26 +74,31 @@ class LearnerActor:
         self.worker.begin(model_dir, optim, loss)
         seed_all(stable_seed("learner", self._config.seed, self._rank))
 
-    def connect(self, client: EngineClient, address: str, num_engine_ranks: int) -> None:
+    def connect(self, client: UpdateClient, address: str) -> None:
         """Connect to the rollout engines for weight updates."""
         self._client = client
-        self.worker.connect(self._config.transfer, client, address, num_engine_ranks)
+        self.worker.connect(self._config.transfer, client, address)
 
-    def publish(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
-        """Send the weights to the named workers. Only rank 0's result names the failures."""
+    def publish(self, version: PolicyVersion, engines: EngineSet) -> WeightSyncResult:
+        """Send the weights to these engines. Only rank 0's result names the failures."""
         assert self._client is not None, "connect() comes first"
-        self._client.open(version, names)
+        self._client.open(version, engines)
         figures = self.worker.publish()
         figures["weights/load_s"] = self._client.load_s
-        return WeightSyncResult(failures=self._client.failures, figures=figures)
+        return self._result(figures)
 
-    def publish_adapter(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
-        """Send the adapter alone to the named workers, else as :meth:`publish`."""
+    def publish_adapter(self, version: PolicyVersion, engines: EngineSet) -> WeightSyncResult:
+        """Send the adapter alone to these engines, else as :meth:`publish`."""
         assert self._client is not None, "connect() comes first"
-        self._client.open(version, names)
+        self._client.open(version, engines)
         files = self.worker.adapter()  # all ranks gather
         assert files is not None, "only a learner with LoRA has an adapter"
         if self._rank == 0:
             self._client.load_adapter(files)
-        figures = {"weights/gb": files.num_bytes / 1e9}
-        return WeightSyncResult(failures=self._client.failures, figures=figures)
+        return self._result({"weights/gb": files.num_bytes / 1e9})
+
+    def _result(self, figures: dict[str, float]) -> WeightSyncResult:
+        assert self._client is not None, "connect() comes first"
+        return WeightSyncResult(
+            failures=self._client.failures, untried=self._client.untried, figures=figures
+        )

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from cluster.actors.engine_client import EngineClient
+from cluster.actors.engine_calls import EngineSet
+from cluster.actors.engine_client import UpdateClient
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.actors.placement import Seat
 from cluster.actors.rank_calls import RankCalls
@@ -56,20 +57,18 @@ class LearnerGroup:
         it trains by GRPO."""
         await self._ranks.all("begin", model_dir, optim, loss)
 
-    async def connect(self, client: EngineClient, num_engine_ranks: int) -> None:
+    async def connect(self, client: UpdateClient) -> None:
         """Connect the ranks to the rollout engines for weight updates."""
-        await self._ranks.all("connect", client, self._address, num_engine_ranks)
+        await self._ranks.all("connect", client, self._address)
 
-    async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
-        """Send the weights to the named workers."""
-        results = await self._ranks.all("publish", version, list(names))
+    async def publish(self, version: PolicyVersion, engines: EngineSet) -> WeightSyncResult:
+        """Send the weights to these engines."""
+        results = await self._ranks.all("publish", version, engines)
         return results[0]  # type: ignore[no-any-return]
 
-    async def publish_adapter(
-        self, version: PolicyVersion, names: Sequence[str]
-    ) -> WeightSyncResult:
-        """Load the adapter into the named workers, beside the adapters that they have."""
-        results = await self._ranks.all("publish_adapter", version, list(names))
+    async def publish_adapter(self, version: PolicyVersion, engines: EngineSet) -> WeightSyncResult:
+        """Load the adapter into these engines, beside the adapters that they have."""
+        results = await self._ranks.all("publish_adapter", version, engines)
         return results[0]  # type: ignore[no-any-return]
 
     async def train_step(

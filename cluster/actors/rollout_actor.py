@@ -1,6 +1,8 @@
 """The Ray actor of one rollout worker: builds the worker and its engine from the recipe."""
 
+import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,6 @@ class RolloutActor:
     prompt = worker_method(RolloutWorker.prompt)
     logprobs = worker_method(RolloutWorker.logprobs)
     sleep = worker_method(RolloutWorker.sleep)
-    begin_update = worker_method(RolloutWorker.begin_update)
-    finish_update = worker_method(RolloutWorker.finish_update)
     load_adapter = worker_method(RolloutWorker.load_adapter)
     serve_adapter = worker_method(RolloutWorker.serve_adapter)
 
@@ -36,7 +36,8 @@ class RolloutActor:
         self._engine: VllmEngine | None = None
         self._worker: RolloutWorker | None = None
         self._clips: ClipStore | None = None
-        self._held: SharedBuffer | None = None
+        self._held: dict[int, SharedBuffer] = {}
+        self._holding = ThreadPoolExecutor(2, thread_name_prefix="hold-weights")
 
     @property
     def worker(self) -> RolloutWorker:
@@ -55,7 +56,7 @@ class RolloutActor:
             folder,
             config.rollout,
             blocked,
-            config.transfer.kind,
+            config.transfer.backend,
             _adapter_slots(config),
             seed=stable_seed("engine", self._name, config.seed, version),
             deterministic=config.deterministic,
@@ -92,27 +93,42 @@ class RolloutActor:
         """Whether the engine's process still runs."""
         return self._engine is not None and self._engine.is_alive
 
-    def cache_chunk(self, update: dict[str, Any]) -> dict[str, Any]:
+    async def hold(self, chunk: dict[str, Any], place: int) -> dict[str, Any]:
         """Copy a chunk's bytes to memory that all engines of this node can read, until the next
-        chunk. Returns the chunk with the path of that memory. Raises WeightUpdateError if the
-        bytes differ from those sent."""
-        data = update["data"]
-        if (received := digest(data)) != update["digest"]:
-            raise WeightUpdateError(
-                f"weights came to this node damaged: digest {received:016x}, "
-                f"sent with {update['digest']:016x}"
-            )
-        if self._held is None or len(self._held.data) < len(data):
-            self._held = SharedBuffer(2 * len(data))  # pages that are never touched take no memory
-        self._held.data[: len(data)] = data
-        rest = {key: value for key, value in update.items() if key not in ("data", "digest")}
-        return {**rest, "path": self._held.path}
+        chunk of the same ``place``. Returns the chunk with the path of that memory. Raises
+        WeightUpdateError if the bytes differ from those sent."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._holding, self._copy, chunk, place)
 
-    async def update_weights(self, update: dict[str, Any]) -> float:
+    async def begin_update(self, after: object = None) -> None:
+        """Pause, and get ready for new weights. ``after``: here and below, an answer to wait
+        for."""
+        await self.worker.begin_update()
+
+    async def update_weights(self, update: dict[str, Any], after: object = None) -> float:
         """Load one chunk of new weights. Returns the seconds this took."""
         start = time.perf_counter()
         await self.worker.update_weights(update)
         return time.perf_counter() - start
+
+    async def finish_update(self, version: PolicyVersion, after: object = None) -> None:
+        """Answer under the new version."""
+        await self.worker.finish_update(version)
+
+    def _copy(self, chunk: dict[str, Any], place: int) -> dict[str, Any]:
+        data = chunk["data"]
+        if (received := digest(data)) != chunk["digest"]:
+            raise WeightUpdateError(
+                f"weights came to this node damaged: digest {received:016x}, "
+                f"sent with {chunk['digest']:016x}"
+            )
+        held = self._held.get(place)
+        if held is None or len(held.data) < len(data):
+            # pages that are never touched take no memory
+            self._held[place] = held = SharedBuffer(2 * len(data))
+        held.data[: len(data)] = data
+        rest = {key: value for key, value in chunk.items() if key not in ("data", "digest")}
+        return {**rest, "path": held.path}
 
     async def stop(self) -> None:
         """End the engine's process."""

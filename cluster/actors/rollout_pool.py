@@ -14,8 +14,16 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError
 
-from cluster.actors.deadlines import ignore_dead, responds, with_deadline
-from cluster.actors.engine_client import EngineClient
+from cluster.actors.bucket_client import BucketClient
+from cluster.actors.deadlines import (
+    Withdrawn,
+    answer_unless,
+    ignore_dead,
+    responds,
+    with_deadline,
+)
+from cluster.actors.engine_calls import EngineSet
+from cluster.actors.engine_client import EngineClient, GroupEngineClient, UpdateClient
 from cluster.actors.learner_actor import LearnerActor
 from cluster.actors.placement import Seat
 from cluster.actors.rollout_actor import RolloutActor
@@ -53,6 +61,8 @@ class RolloutPool:
         self._serving = asyncio.Event()
         self._serving.set()
         self._lost: set[str] = set()
+        self._epoch = 0
+        self._withdrawn = {name: asyncio.Event() for name in self._actors}
         self._busy = dict.fromkeys(self._actors, 0)
         self._slots = asyncio.Semaphore(rollout.max_concurrency * len(self._actors))
 
@@ -71,8 +81,14 @@ class RolloutPool:
         self.in_service.clear()
         self._serving.clear()
 
+    def withdraw_requests(self, name: str) -> None:
+        """Take back what a worker has not answered and give it to others: its last update failed,
+        so its engine is paused and stays so until an update succeeds."""
+        self._withdrawn[name].set()
+
     def put_in_service(self, name: str) -> None:
         """Let a worker answer again: its weights are proven right."""
+        self._withdrawn[name].clear()
         self.in_service.add(name)
         self._serving.set()
 
@@ -174,12 +190,24 @@ class RolloutPool:
                 )
         return dict(total)
 
-    def client(self) -> EngineClient:
+    def client(self) -> UpdateClient:
         """Client through which the learner sends weights to the engines."""
-        ranks = self._config.rollout.tensor_parallel_size
-        # longer than the engine's own deadline, shorter than the learner's
-        patience_s = self._config.rollout.update_timeout_s + 30
-        return EngineClient(self._actors, ranks, patience_s)
+        timeout_s = self._config.rollout.update_timeout_s
+        match self._config.transfer.kind:
+            case "nccl":
+                return GroupEngineClient(timeout_s)
+            case "ipc":
+                return EngineClient(timeout_s)
+            case "object_store":
+                return BucketClient(timeout_s)
+
+    def engines(self, names: Sequence[str]) -> EngineSet:
+        """The named workers' engines as the learner sends to them, together."""
+        return EngineSet(
+            epoch=self._epoch,
+            actors={name: self._actors[name] for name in names},
+            ranks_per_engine=self._config.rollout.tensor_parallel_size,
+        )
 
     async def _ask(self, ask: Callable[[Any], Awaitable[T]], turn: int | None = None) -> T:
         async with self._slots:
@@ -193,7 +221,9 @@ class RolloutPool:
                 name = choose_worker(turn, list(self._actors), self.in_service, self._busy)
                 self._busy[name] += 1
                 try:
-                    return await ask(self._actors[name])
+                    return await answer_unless(self._withdrawn[name], ask(self._actors[name]))
+                except Withdrawn:
+                    log.warning("%s keeps old weights; its request goes to another engine", name)
                 except (RayActorError, GenerationError) as error:
                     log.warning("%s is lost: %s", name, error)
                     self._mark_lost(name)
@@ -201,6 +231,8 @@ class RolloutPool:
                     self._busy[name] -= 1
 
     def _mark_lost(self, name: str) -> None:
+        if name not in self._lost:
+            self._epoch += 1
         self._lost.add(name)
         self.in_service.discard(name)
 

@@ -65,10 +65,13 @@ class AdapterSync:
         if lacking:
             for name in lacking:
                 self._rollouts.take_out_of_service(name)
-            sent = await self._learner.publish(version, lacking)
-            self._have_model.update(name for name in lacking if name not in sent.failures)
-        ready = [name for name in names if name not in sent.failures]
-        adapter = await self._learner.publish_adapter(version, ready)
+            sent = await self._learner.publish(version, self._rollouts.engines(lacking))
+        without = {*sent.failures, *sent.untried}
+        self._have_model.update(name for name in lacking if name not in without)
+        ready = [name for name in names if name not in without]
+        adapter = await self._learner.publish_adapter(version, self._rollouts.engines(ready))
         return WeightSyncResult(
-            failures=sent.failures | adapter.failures, figures=adapter.figures | sent.figures
+            failures=sent.failures | adapter.failures,
+            untried=sent.untried,
+            figures=adapter.figures | sent.figures,
         )

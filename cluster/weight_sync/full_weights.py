@@ -7,8 +7,7 @@ more; if that fails too, the engine stays out of service until a later update su
 whose process has ended gets no further update.
 """
 
-from functools import partial
-
+from cluster.actors.learner_actor import WeightSyncResult
 from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.weight_sync.parity_probe import ParityProbe
@@ -29,8 +28,12 @@ class WeightSync:
     async def publish(self, version: PolicyVersion) -> WeightSyncReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
         rollouts = self._rollouts
+        trusted = set(rollouts.in_service)
         rollouts.take_all_out_of_service()
         expected = await self._probe.expected(self._learner)
+
+        async def send(names: list[str]) -> WeightSyncResult:
+            return await self._learner.publish(version, rollouts.engines(names))
 
         async def prove(names: list[str]) -> list[float | str]:
             return await self._probe.outcomes(rollouts, names, expected)
@@ -41,8 +44,9 @@ class WeightSync:
         return await bring_engines_to(
             version,
             rollouts,
-            send=partial(self._learner.publish, version),
+            send=send,
             prove=prove,
             admit=admit,
             drop=lambda name: None,  # all are out of service already
+            trusted=trusted,
         )

@@ -7,8 +7,9 @@ The ways: the whole model (cluster/weight_sync/full_weights.py), a LoRA adapter
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence, Set
+from dataclasses import dataclass, replace
 
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.actors.rollout_pool import RolloutPool
@@ -39,38 +40,48 @@ async def bring_engines_to(
     prove: Callable[[list[str]], Awaitable[Sequence[float | str]]],
     admit: Callable[[str], Awaitable[None]],
     drop: Callable[[str], None],
+    trusted: Set[str] | None = None,
 ) -> WeightSyncReport:
     """Bring every engine to ``version``. Raises WeightUpdateError if none could be.
 
     ``send`` raises WeightUpdateError if nobody got it. ``prove`` gives of each engine its largest
     difference from the learner, or why it is not to serve. ``admit`` lets an engine serve, or
-    raises; ``drop`` is told of each that failed, in each try.
+    raises; ``drop`` is told of each that failed, in each try. Engines that only missed a sending
+    because others of their group failed come first in the next one, without those. Engines that are
+    not ``trusted`` (by default: not in service) come last, and have one try: they hold nobody up.
     """
-    waiting, failures = rollouts.names, dict[str, str]()
+    trusted = rollouts.in_service if trusted is None else trusted
+    later = [name for name in rollouts.names if trusted and name not in trusted]
+    waiting = [name for name in rollouts.names if name not in later]
+    failures, tries = dict[str, str](), Counter(later)
     worst, figures = 0.0, dict[str, float]()
-    for _ in range(_TRIES):
-        if not waiting:
-            break
-        try:
-            sent = await send(waiting)
-        except WeightUpdateError as error:
-            sent = WeightSyncResult(failures=dict.fromkeys(waiting, str(error)), figures={})
-        failures, figures = dict(sent.failures), figures or sent.figures
-        sound = [name for name in waiting if name not in failures]
+    while waiting:
+        sent = await _sent(send, waiting)
+        failed, figures = dict(sent.failures), figures or sent.figures
+        sound = [name for name in waiting if name not in failed and name not in sent.untried]
         for name, outcome in zip(sound, await prove(sound), strict=True):
             if isinstance(outcome, str):
-                failures[name] = outcome
+                failed[name] = outcome
                 continue
             try:
                 await admit(name)
             except (WeightUpdateError, DeadlineExceeded, WorkerDied) as error:
-                failures[name] = str(error)
+                failed[name] = str(error)
             else:
                 worst = max(worst, outcome)
-        for name, why in failures.items():
+                failures.pop(name, None)
+        for name, why in failed.items():
             log.warning("%s did not come to version %s: %s", name, version, why)
             drop(name)
-        waiting = await rollouts.find_alive(sorted(failures))
+        failures |= failed
+        tries.update(failed.keys())
+        alive = await rollouts.find_alive([*sent.untried, *sorted(failures)])
+        again = [name for name in alive if name in failures and tries[name] < _TRIES]
+        waiting = [name for name in alive if name in sent.untried] or again
+        if not waiting:
+            waiting, later = later, []
+    for name in failures:
+        rollouts.withdraw_requests(name)
     if not rollouts.in_service:
         raise WeightUpdateError(
             f"no engine came to version {version} after {_TRIES} tries: {failures}"
@@ -80,3 +91,16 @@ async def bring_engines_to(
         num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
         figures=figures,
     )
+
+
+async def _sent(
+    send: Callable[[list[str]], Awaitable[WeightSyncResult]], names: list[str]
+) -> WeightSyncResult:
+    try:
+        sent = await send(names)
+    except WeightUpdateError as error:
+        return WeightSyncResult(failures=dict.fromkeys(names, str(error)), figures={})
+    if sent.untried and not sent.failures:  # or it would be tried for ever
+        blamed = dict.fromkeys(sent.untried, "its group failed for no reason that is known")
+        return replace(sent, failures=blamed, untried=[])
+    return sent

@@ -72,3 +72,40 @@ class OverlappedCalls:
             call(*values)
         except BaseException as error:  # noqa: BLE001  raised in the owner, by end()
             self._fail(error)
+
+
+class Abandonable:
+    """A call in a thread of its own, which nobody has to wait for, not even at exit."""
+
+    def __init__(self, call: Callable[..., Any], *values: Any) -> None:
+        self._ended = threading.Event()
+        self._value: Any = None
+        self.error: BaseException | None = None
+        threading.Thread(target=self._run, args=(call, values), daemon=True).start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait that long at most. Returns whether the call has ended."""
+        return self._ended.wait(timeout_s)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the call has ended with an error."""
+        return self._ended.is_set() and self.error is not None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the call has ended without an error."""
+        return self._ended.is_set() and self.error is None
+
+    def result(self) -> Any:
+        """Value of a call that has ended. Raises its error."""
+        if self.error is not None:
+            raise self.error
+        return self._value
+
+    def _run(self, call: Callable[..., Any], values: tuple[Any, ...]) -> None:
+        try:
+            self._value = call(*values)
+        except BaseException as error:  # noqa: BLE001  raised in the owner, by result()
+            self.error = error
+        self._ended.set()

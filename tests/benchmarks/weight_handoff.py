@@ -115,7 +115,9 @@ async def measure_updates(name: str, workers: Workers, learner: Any, goal: float
         for _ in range(_ROUNDS + 1):
             step += 1
             start = time.perf_counter()
-            sent = await learner.publish(PolicyVersion(attempt=1, step=step), names)
+            sent = await learner.publish(
+                PolicyVersion(attempt=1, step=step), workers.rollouts.engines(names)
+            )
             updates.append(time.perf_counter() - start)
             assert not sent.failures, sent.failures
             parts.append(sent.figures)

@@ -85,6 +85,12 @@ class FakeEngines:
     async def sleep(self) -> None:
         self.take_all_out_of_service()
 
+    def engines(self, names: Sequence[str]) -> Sequence[str]:
+        return names
+
+    def withdraw_requests(self, name: str) -> None:
+        raise AssertionError("this engine takes every update")
+
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 

@@ -174,7 +174,7 @@ class Learner:
         config = ObjectStoreConfig(bucket_mb=bucket_mb)
         weights = Altered(self.worker.engine, alter)
         source = PolicySource(lambda: weights, torch.float32, config.bucket_bytes)
-        connect(config, client, source, 0, "127.0.0.1", 1, timeout_s=60).send_weights()
+        connect(config, client, source, 0, "127.0.0.1", timeout_s=60).send_weights()
 
     def export(self, directory: Path) -> None:
         self.worker.export(str(directory))

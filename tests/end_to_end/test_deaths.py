@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.actors.engine_client import EngineClient
+from cluster.actors.bucket_client import BucketClient
 from rollout.engine import Sampling
 from tests.real_workers import make_config, open_workers
 from wire.errors import WorkerDied
@@ -23,18 +23,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(590)]
 DEADLINE_S = 60.0
 
 
-class KillingClient(EngineClient):
+class KillingClient(BucketClient):
     """Kills the process whose id is in a file once the engines have loaded a bucket."""
 
-    def __init__(self, workers: Any, ranks: int, timeout_s: float, victim: Path) -> None:
-        super().__init__(workers, ranks, timeout_s)
+    def __init__(self, update_timeout_s: float, victim: Path) -> None:
+        super().__init__(update_timeout_s)
         self._victim = victim
 
     def update_weights(self, update_info: Any) -> None:
         super().update_weights(update_info)
         assert update_info["num_buckets"] > 3
         if update_info["header"]["index"] == 0 and self._victim.exists():
-            self._end_loading()
+            self.await_sent()
             process = int(self._victim.read_text())
             self._victim.unlink()
             os.kill(process, signal.SIGKILL)

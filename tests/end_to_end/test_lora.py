@@ -152,7 +152,7 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
     try:
         await asyncio.gather(rollouts.start(str(place.model), first), learner.start())
         await learner.begin(str(place.model), OptimConfig(learning_rate=1e-2))
-        await learner.connect(rollouts.client(), 1)
+        await learner.connect(rollouts.client())
         prompt = await rollouts.prompt(place.samples[0], "trace")
         probe = probe_row(
             Row(

@@ -102,7 +102,7 @@ class Client:
 def sender(weights: Weights, client: Client, rank: int = 0, timeout_s: float = 30.0) -> Any:
     source = PolicySource(lambda: weights, torch.float32, BUCKET_BYTES)
     config = ObjectStoreConfig(bucket_mb=BUCKET_BYTES / 2**20)
-    return connect(config, client, source, rank, "127.0.0.1", 1, timeout_s)
+    return connect(config, client, source, rank, "127.0.0.1", timeout_s)
 
 
 def gathered(weights: Weights) -> list[str]:
@@ -280,7 +280,7 @@ def test_the_next_stages_weights_do_not_settle_on_the_last_ones() -> None:
     now, client = stages[0], Client(stages[0])
     source = PolicySource(lambda: now, torch.float32, BUCKET_BYTES)
     config = ObjectStoreConfig(bucket_mb=BUCKET_BYTES / 2**20)
-    made = connect(config, client, source, 0, "127.0.0.1", 1, 30.0)
+    made = connect(config, client, source, 0, "127.0.0.1", 30.0)
     made.send_weights()
     now = stages[1]
     made.send_weights()
@@ -293,6 +293,6 @@ def test_weights_in_another_precision_than_the_engines_do_not_settle() -> None:
     client = Client(weights)
     source = PolicySource(lambda: weights, torch.bfloat16, BUCKET_BYTES)
     config = ObjectStoreConfig(bucket_mb=BUCKET_BYTES / 2**20)
-    connect(config, client, source, 0, "127.0.0.1", 1, 30.0).send_weights()
+    connect(config, client, source, 0, "127.0.0.1", 30.0).send_weights()
     assert set(client.loaded) == set(TENSORS)
     assert all(tensor.dtype == torch.float32 for tensor in weights.tensors.values())

@@ -3,7 +3,13 @@ import time
 
 import pytest
 
-from cluster.actors.deadlines import gather_or_raise, responds, with_deadline
+from cluster.actors.deadlines import (
+    Withdrawn,
+    answer_unless,
+    gather_or_raise,
+    responds,
+    with_deadline,
+)
 from wire.errors import DeadlineExceeded, WorkerDied
 
 
@@ -44,3 +50,32 @@ async def test_one_that_answers_late_may_live(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cluster.actors.deadlines._GRACE_S", 0.01)
     assert await responds(after(5, False))
     assert not await responds(after(0, False))
+
+
+async def test_a_call_that_is_withdrawn_goes_elsewhere_at_once():
+    withdrawn, started = asyncio.Event(), asyncio.Event()
+
+    async def never() -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    call = asyncio.create_task(answer_unless(withdrawn, never()))
+    await started.wait()
+    withdrawn.set()
+    with pytest.raises(Withdrawn):
+        await asyncio.wait_for(call, 10)
+
+
+async def test_an_answer_that_came_first_counts():
+    async def answer() -> int:
+        return 7
+
+    assert await answer_unless(asyncio.Event(), answer()) == 7
+
+
+async def test_the_error_of_a_call_is_its_own():
+    async def fail() -> None:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        await answer_unless(asyncio.Event(), fail())

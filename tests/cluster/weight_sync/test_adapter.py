@@ -35,6 +35,12 @@ class Engines:
     def num_workers(self) -> int:
         return len(self.names)
 
+    def engines(self, names: Sequence[str]) -> Sequence[str]:
+        return names
+
+    def withdraw_requests(self, name: str) -> None:
+        assert name not in self.in_service
+
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 

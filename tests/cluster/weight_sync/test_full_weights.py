@@ -28,12 +28,20 @@ class Engines:
         self.num_workers = len(answers)
         self.in_service: set[str] = set(answers)
         self.dead: set[str] = set()
+        self.withdrawn: list[str] = []
 
     def take_all_out_of_service(self) -> None:
         self.in_service.clear()
 
     def put_in_service(self, name: str) -> None:
         self.in_service.add(name)
+
+    def engines(self, names: Sequence[str]) -> Sequence[str]:
+        return names
+
+    def withdraw_requests(self, name: str) -> None:
+        assert name not in self.in_service
+        self.withdrawn.append(name)
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         self.names = [name for name in self.names if name not in self.dead]
@@ -118,11 +126,14 @@ async def test_the_learner_is_asked_once_and_before_any_engine_works():
 async def test_an_engine_that_still_disagrees_stays_out_of_service_until_a_later_update():
     wrong = [-0.5, -2.1]
     engines = Engines({"a": [EXPECTED, EXPECTED], "b": [wrong, wrong, EXPECTED]})
-    sync = make(engines, Learner())
+    learner = Learner()
+    sync = make(engines, learner)
     assert (await sync.publish(VERSION)).num_out_of_service == 1
     assert engines.in_service == {"a"}
+    assert engines.withdrawn == ["b"], "others answer what it holds"
     assert (await sync.publish(VERSION)).num_out_of_service == 0
     assert engines.in_service == {"a", "b"}
+    assert learner.sent[2:] == [["a"], ["b"]], "it keeps nobody waiting"
 
 
 async def test_a_failed_transfer_is_tried_again():

@@ -21,6 +21,8 @@ class Engines:
         self.proven: list[list[str]] = []
         self.dropped: list[str] = []
         self.send_failures: list[dict[str, str] | WeightUpdateError] = []
+        self.untried: list[list[str]] = []
+        self.withdrawn: list[str] = []
         self.outcomes: dict[str, list[float | str]] = {}
         self.admit_failures: dict[str, list[Exception]] = {}
 
@@ -32,7 +34,12 @@ class Engines:
         failures = self.send_failures.pop(0) if self.send_failures else {}
         if isinstance(failures, WeightUpdateError):
             raise failures
-        return WeightSyncResult(failures=failures, figures={"weights/gb": float(len(names))})
+        untried = self.untried.pop(0) if self.untried else []
+        figures = {"weights/gb": float(len(names))}
+        return WeightSyncResult(failures=failures, untried=untried, figures=figures)
+
+    def withdraw_requests(self, name: str) -> None:
+        self.withdrawn.append(name)
 
     async def prove(self, names: list[str]) -> list[float | str]:
         self.proven.append(names)
@@ -100,6 +107,45 @@ async def test_a_sending_that_fails_for_all_is_tried_again():
     await engines.bring()
     assert engines.proven == [[], ["a"]]
     assert engines.in_service == {"a"}
+
+
+async def test_a_group_that_broke_is_sent_to_without_the_culprit_who_then_has_a_try_alone():
+    engines = Engines("a", "b", "c")
+    engines.send_failures, engines.untried = [{"b": "hangs"}], [["a", "c"]]
+    report = await engines.bring()
+    assert engines.sent == [["a", "b", "c"], ["a", "c"], ["b"]]
+    assert engines.proven == [[], ["a", "c"], ["b"]]
+    assert report.num_out_of_service == 0
+    assert engines.withdrawn == []
+
+
+async def test_each_engine_that_breaks_the_group_leaves_it_and_the_last_ones_are_served():
+    engines = Engines("a", "b", "c", "d")
+    engines.dead = {"b"}
+    engines.send_failures = [{"b": "died"}, {"c": "hangs"}, {}, {"c": "hangs"}]
+    engines.untried = [["a", "c", "d"], ["a", "d"]]
+    report = await engines.bring()
+    assert engines.sent == [["a", "b", "c", "d"], ["a", "c", "d"], ["a", "d"], ["c"]]
+    assert engines.withdrawn == ["b", "c"]
+    assert engines.in_service == {"a", "d"}
+    assert report.num_out_of_service == 2
+
+
+async def test_a_group_that_breaks_by_nobodys_fault_is_not_tried_for_ever():
+    engines = Engines("a", "b")
+    engines.untried = [["a", "b"]] * 5
+    with pytest.raises(WeightUpdateError, match="after 2 tries"):
+        await engines.bring()
+    assert engines.sent == [["a", "b"]] * 2
+
+
+async def test_an_engine_that_serves_nothing_comes_after_the_others_and_has_one_try():
+    engines = Engines("a", "b", "c")
+    engines.in_service = {"a", "c"}
+    engines.outcomes = {"b": ["logprobs differ", "logprobs differ"]}
+    await engines.bring()
+    assert engines.sent == [["a", "c"], ["b"]]
+    assert engines.withdrawn == ["b"]
 
 
 async def test_no_engine_in_service_is_an_error_with_the_reasons():

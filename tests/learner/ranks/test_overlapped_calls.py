@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from learner.ranks.overlapped_calls import OverlappedCalls
+from learner.ranks.overlapped_calls import Abandonable, OverlappedCalls
 from wire.errors import DeadlineExceeded
 
 
@@ -60,3 +60,26 @@ def test_calls_that_wait_can_be_cancelled(thread: ThreadPoolExecutor):
     go_on.set()
     calls.end()
     assert made == []
+
+
+def test_a_call_that_never_ends_keeps_nobody_waiting() -> None:
+    freed = threading.Event()
+    call = Abandonable(freed.wait, 60)
+    assert not call.wait(0.05)
+    assert not call.succeeded
+    assert not call.has_failed
+    freed.set()
+    assert call.wait(30.0)
+    assert call.succeeded
+    assert call.result() is True
+
+
+def test_the_error_of_an_abandonable_call_is_the_owners() -> None:
+    def fail() -> None:
+        raise ConnectionError("gone")
+
+    call = Abandonable(fail)
+    assert call.wait(30.0)
+    assert call.has_failed
+    with pytest.raises(ConnectionError, match="gone"):
+        call.result()
