@@ -234,36 +234,22 @@ class RunConfig(Config):
                 f"{self.rollout.num_gpus} and learner.num_gpus={self.learner.num_gpus}; "
                 "use kind = 'object_store', or give both GPUs"
             )
-        if self.transfer.kind == "ipc":
-            self._check_pairs()
-        if self.transfer.kind == "nccl" and self._share_gpus:
+        gpus = (
+            f"rollout.num_gpus={self.rollout.num_gpus:g} and "
+            f"learner.num_gpus={self.learner.num_gpus:g}"
+        )
+        if self.transfer.kind == "ipc" and not self.colocated:
+            raise ValueError(
+                f"transfer.kind='ipc' needs engine i and learner rank i on one GPU, but {gpus} "
+                "give them GPUs of their own; use kind = 'nccl' or 'object_store', or let the two "
+                "add up to at most 1"
+            )
+        if self.transfer.kind == "nccl" and self.colocated:
             raise ValueError(
                 "transfer.kind='nccl' cannot send between processes on one GPU, but "
-                f"rollout.num_gpus={self.rollout.num_gpus:g} and "
-                f"learner.num_gpus={self.learner.num_gpus:g} share one; use kind = 'ipc'"
+                f"{gpus} share one; use kind = 'ipc' or 'object_store'"
             )
         return self
-
-    @property
-    def _share_gpus(self) -> bool:
-        return self.rollout.num_gpus + self.learner.num_gpus <= 1
-
-    def _check_pairs(self) -> None:
-        """Raise unless engine i and learner rank i share a GPU."""
-        rollout, learner = self.rollout, self.learner
-        faults = {
-            f"rollout.num_gpus={rollout.num_gpus:g} and learner.num_gpus={learner.num_gpus:g} add "
-            "up to more than 1": not self._share_gpus,
-            f"rollout.num_workers={rollout.num_workers} differs from "
-            f"learner.num_ranks={learner.num_ranks}": rollout.num_workers != learner.num_ranks,
-            f"rollout.tensor_parallel_size={rollout.tensor_parallel_size} spreads an engine over "
-            "several GPUs": rollout.tensor_parallel_size > 1,
-        }
-        if found := [fault for fault, is_so in faults.items() if is_so]:
-            raise ValueError(
-                "transfer.kind='ipc' needs engine i and learner rank i on one GPU, but "
-                f"{'; '.join(found)}; use kind = 'nccl' or 'object_store', or pair them"
-            )
 
     @model_validator(mode="after")
     def _gpus_fit(self) -> Self:

@@ -64,8 +64,9 @@ _OF_STAGE = r"(?:grpo|coldstart|calibrate|stages\.\w+)\."
 FREE = (
     Rule(
         settings="`cluster.*`, `logging.*`, `guards.*`, `controls.*`, `parity.*`, `deterministic`, "
-        "timeouts",
-        pattern=r"cluster\..*|logging(\..*)?|guards\..*|controls\..*|parity\..*|.*timeout_s|deterministic",
+        "timeouts, `transfer.port`",
+        pattern=r"cluster\..*|logging(\..*)?|guards\..*|controls\..*|parity\..*|.*timeout_s|deterministic"
+        r"|transfer\.port",
         text="at once",
     ),
     Rule(

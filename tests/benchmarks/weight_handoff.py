@@ -1,6 +1,10 @@
 """What it costs to bring new weights into the engines, next to a plain copy of the same bytes.
 
-    python -m tests.benchmarks.weight_handoff [--json FILE]
+    python -m tests.benchmarks.weight_handoff [--parts-only] [--gbit 100] [--json FILE]
+
+First the parts that a bucket passes, measured alone, and what they come to for 16.6 GB on 4 nodes of
+4 engines over a network of that speed (weight_parts.py); a minute. Then, unless ``--parts-only``, the
+whole on this machine:
 
 A real learner (DeepSpeed, ZeRO 0 on one rank and ZeRO 3 on two) and two real vLLM engines, in Ray
 on this machine, with models of about 20 and 200 million float32 parameters. ``copy_share``: time of
@@ -33,6 +37,7 @@ from learner.shared_prefix.rows import Response, Row
 from rollout.engine import Sampling
 from tests import tiny_models
 from tests.benchmarks.figures import Figure, report
+from tests.benchmarks.weight_parts import measure_parts
 from tests.real_workers import Workers, make_config, open_workers
 from wire.types import PolicyVersion
 
@@ -47,9 +52,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--size", choices=_SIZES, action="append", help="these only")
+    parser.add_argument("--parts-only", action="store_true", help="no engines")
+    parser.add_argument("--gbit", type=float, default=100.0, help="of the network, per node")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        results = asyncio.run(measure(arguments.size or list(_SIZES), Path(folder)))
+    results = measure_parts(arguments.gbit)
+    if not arguments.parts_only:
+        with tempfile.TemporaryDirectory() as folder:
+            results += asyncio.run(measure(arguments.size or list(_SIZES), Path(folder)))
     return report(results, arguments.json)
 
 

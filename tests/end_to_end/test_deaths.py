@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from cluster.actors.bucket_client import BucketClient
+from cluster.actors.engine_calls import EngineSet
 from rollout.engine import Sampling
 from tests.real_workers import make_config, open_workers
 from wire.errors import WorkerDied
@@ -38,6 +40,33 @@ class KillingClient(BucketClient):
             process = int(self._victim.read_text())
             self._victim.unlink()
             os.kill(process, signal.SIGKILL)
+
+
+class Spoilt:
+    """An engine's actor that gets other bytes than were sent."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.update_weights = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_actor"], name)
+
+    def remote(self, told: dict[str, Any], after: Any) -> Any:
+        header = {**told["header"], "fingerprint": 0}
+        return self._actor.update_weights.remote({**told, "header": header}, after)
+
+
+class SpoilingClient(BucketClient):
+    """Spoils what one engine is told."""
+
+    def __init__(self, update_timeout_s: float, victim: str) -> None:
+        super().__init__(update_timeout_s)
+        self._victim = victim
+
+    def open(self, version: PolicyVersion, engines: EngineSet) -> None:
+        actors = {n: Spoilt(a) if n == self._victim else a for n, a in engines.actors.items()}
+        super().open(version, replace(engines, actors=actors))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +135,28 @@ async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
             assert report.max_logprob_diff < 1e-4
             assert pool.names == ["rollout-0"]
             assert sum((await pool.cache_counts()).values()) > 0
+
+
+async def test_what_an_engine_holds_is_written_by_another_once_its_update_failed_twice(
+    setting: Callable[..., Any], place: Any
+):
+    """Its engine is paused: before, its groups waited for rollout.request_timeout_s, 600 s."""
+    sampling = Sampling(n=8, temperature=1.0, max_tokens=64, seed=1)
+    async with open_workers(setting(num_workers=2), place.cache) as workers:
+        pool = workers.rollouts
+        async with workers.learner(SpoilingClient, "rollout-1", num_ranks=1) as (_, sync):
+            writing = [
+                asyncio.create_task(pool.answer(sample, sampling)) for sample in workers.samples[:6]
+            ]
+            await asyncio.sleep(0.3)  # so that each engine has some
+            assert (await sync.publish(PolicyVersion(attempt=0, step=1))).num_out_of_service == 1
+            assert pool.in_service == {"rollout-0"}
+            assert pool.names == ["rollout-0", "rollout-1"], "it is alive"
+            groups = await asyncio.wait_for(asyncio.gather(*writing), DEADLINE_S)
+            assert [len(group.completions) for group in groups] == [8] * 6
+        async with workers.learner(num_ranks=1) as (_, sync):
+            assert (await sync.publish(PolicyVersion(attempt=0, step=2))).num_out_of_service == 0
+            assert len((await pool.answer(workers.samples[0], sampling)).completions) == 8
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -66,7 +66,7 @@ TRL: tuple[Moved, ...] = (
     Moved("vllm_server_host", "", "engines are Ray workers: rollout.num_workers"),
     Moved("vllm_server_port", "", "engines are Ray workers: rollout.num_workers"),
     Moved("vllm_server_timeout", "cluster.start_timeout_s"),
-    Moved("vllm_group_port", "transfer.port", "with transfer.kind = nccl"),
+    Moved("vllm_group_port", "", "the system chooses the port"),
     Moved("vllm_gpu_memory_utilization", "rollout.gpu_memory_utilization"),
     Moved("vllm_tensor_parallel_size", "rollout.tensor_parallel_size"),
     Moved("vllm_max_model_length", "", "rollout.max_prompt_length + rollout.max_response_length"),

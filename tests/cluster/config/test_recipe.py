@@ -47,6 +47,19 @@ def test_defaults_are_deepintuits():
         ({"rollout": {"group_size": "many"}}, "rollout.group_size = 'many'"),
         ({"grpo": {"groups_per_step": 6, "groups_per_update": 4}}, "no multiple of"),
         ({"transfer": {"kind": "nccl"}}, "needs GPUs"),
+        ({"transfer": {"kind": "ipc"}}, "needs GPUs"),
+        (
+            {"transfer": {"kind": "ipc"}, "rollout": {"num_gpus": 1}, "learner": {"num_gpus": 1}},
+            "rollout.num_gpus=1 and learner.num_gpus=1 give them GPUs of their own",
+        ),
+        (
+            {
+                "transfer": {"kind": "nccl"},
+                "rollout": {"num_gpus": 0.5},
+                "learner": {"num_gpus": 0.5},
+            },
+            "cannot send between processes on one GPU.*use kind = 'ipc'",
+        ),
         ({"rollout": {"tensor_parallel_size": 2}}, "needs rollout.num_gpus=2"),
         (
             {"rollout": {"num_gpus": 0.5, "num_workers": 2}, "learner": {"num_gpus": 0.5}},
@@ -227,3 +240,9 @@ def test_a_rate_for_a_frozen_part_is_refused_with_the_key_that_frees_it(stage: s
     tower = make(**{stage: {"optim": {"vision_learning_rate": 1e-5}}})
     with pytest.raises(ConfigError, match=f"{stage}.optim.vision_learning_rate=1e-05"):
         validate(RunConfig, tower | {"learner": {"freeze_merger": False}}, "recipe")
+
+
+def test_a_recipe_that_names_a_port_for_nccl_is_still_read():
+    gpus = {"num_gpus": 1}
+    values = make(transfer={"kind": "nccl", "port": 29_600}, rollout=gpus, learner=gpus)
+    assert validate(RunConfig, values, "recipe").transfer.kind == "nccl"
