@@ -85,15 +85,11 @@ class BucketClient:
         """Send one bucket to all engines. ``data`` are the bytes that this process keeps at
         ``path``; with ``stay`` they remain there until the update ends, and nobody is awaited."""
         assert self._near is not None, "start_weight_update() comes first"
-        description = {
-            key: value for key, value in update_info.items() if key not in ("data", "stay")
-        }
-        self._near.send(description)
+        header = {key: value for key, value in update_info.items() if key not in ("data", "stay")}
+        self._near.send(header)
         if self._far:
             self._carrier = self._carrier or ThreadPoolExecutor(1, thread_name_prefix="carry")
-            self._carried.append(
-                self._carrier.submit(self._carry, description, update_info["data"])
-            )
+            self._carried.append(self._carrier.submit(self._carry, header, update_info["data"]))
         if not update_info.get("stay"):
             self._near.await_loaded(self._num_sent)
             if self._far and self._num_sent:
@@ -122,12 +118,12 @@ class BucketClient:
         sent = ray.put(files)
         self._calls.ask("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
 
-    def _carry(self, description: dict[str, Any], data: Any) -> None:
+    def _carry(self, header: dict[str, Any], data: Any) -> None:
         """Send a bucket to each other node once, as soon as all of them have a place for it. It is
         ready by then."""
         if not any(node.names for node in self._far):
             return
-        rest = {key: value for key, value in description.items() if key != "path"}
+        rest = {key: value for key, value in header.items() if key != "path"}
         chunk = ray.put({**rest, "data": data, "digest": digest(data)})
         for node in self._far:
             node.await_place()
@@ -157,16 +153,16 @@ class _Node:
         self.await_loaded(len(self._loading) - PLACES + 1)
 
     def send(self, chunk: Any) -> None:
-        """Bring a bucket to the engines. ``chunk``: what they are description; for another node a
+        """Bring a bucket to the engines. ``chunk``: its header and path; for another node a
         reference to it with its bytes."""
         if not self.names:
             return
-        description = chunk if self._is_near else self._hold(chunk)
+        header = chunk if self._is_near else self._hold(chunk)
 
         def load(name: str, worker: Any) -> Any:
             if name not in self._last:
-                self._last[name] = worker.begin_update.remote(description)
-            self._last[name] = worker.update_weights.remote(description, self._last[name])
+                self._last[name] = worker.begin_update.remote(header)
+            self._last[name] = worker.update_weights.remote(header, self._last[name])
             return self._last[name]
 
         self._loading.append(self._calls.start(load, self.names))

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.weight_handoff [--parts-only] [--gbit 100] [--json FILE]
 
-First the parts that a bucket passes, measured alone, and what they come to for 16.6 GB on 4 nodes of
-4 engines over a network of that speed (weight_parts.py); a minute. Then, unless ``--parts-only``, the
+First the parts that a bucket passes, measured alone, and what they come to for 16.6 GB on 4 nodes
+of 4 engines over a network of that speed (weight_parts.py). Then, unless ``--parts-only``, the
 whole on this machine:
 
 A real learner (DeepSpeed, ZeRO 0 on one rank and ZeRO 3 on two) and two real vLLM engines, in Ray

@@ -4,9 +4,9 @@ for a model of 16.6 GB on 4 nodes of 4 engines.
     rank 0: digest, put -> network, to 3 nodes -> hold: digest, copy -> load, 4 engines at once
 
 ``serial``: one bucket after another, all engines paused from the first to the last, as it was until
-now. ``pipelined``: the order of cluster/actors/bucket_client.py, where a node holds two buckets. The
-load is what the real receiver does (fingerprint, copy into the parameters), from memory to memory:
-on a GPU the copy goes over PCIe, which these figures do not have.
+now. ``pipelined``: the order of cluster/actors/bucket_client.py: a node holds two buckets. The load
+is what the real receiver does (fingerprint, copy into the parameters), from memory to memory; on a
+GPU the copy goes over PCIe, which these figures do not have.
 """
 
 import statistics

@@ -1,5 +1,5 @@
-"""IPC transfers with vLLM's own trainer, packing, encoder and receiver. Only CUDA is replaced: a GPU
-is a thread's, its memory the CPU's, and a handle the name of a buffer there."""
+"""IPC transfers with vLLM's own trainer, packing, encoder and receiver. Only CUDA is replaced: each
+thread has a GPU, whose memory is the CPU's, and a handle is the name of a buffer there."""
 
 import threading
 from collections.abc import Iterator
@@ -107,8 +107,9 @@ class Client:
     """Brings every update to all engines through vLLM's encoder; ``gpus``: of engine i."""
 
     def __init__(self, cuda: Cuda, gpus: list[int]) -> None:
-        import rollout.gpu_transfer as module
         from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
+
+        import rollout.gpu_transfer as module
 
         self.cuda, self.gpus, self.engines = cuda, gpus, list[Any]()
         self.sizes: list[int] = []
