@@ -23,8 +23,9 @@ import torch
 
 from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig
 from learner.model.embedding_cache import tower_hash
-from learner.model.embedding_store import EmbeddingStore
+from learner.model.embedding_store import EmbeddingStore, SeenClip
 from learner.ranks.rendezvous import open_rendezvous
+from learner.shared_prefix.clip_features import ClipFeatures
 from learner.shared_prefix.rows import Response, Row, StepCounts
 from learner.worker import LearnerWorker
 from tests.benchmarks.figures import Figure, report
@@ -59,7 +60,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     target = parser.parse_args().json
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder))
+        rows = [*measure(Path(folder)), *measure_entry(Path(folder))]
     return report(rows, target)
 
 
@@ -127,6 +128,27 @@ def measure(folder: Path) -> list[Figure]:
         ),
         Figure("embedding_cache/tower", statistics.median(tower) * a_clip, "ms/clip", 1e4, "below"),
         Figure("embedding_cache/tower_hash", hashing / num_bytes * 1e9, "s/GB", 5.0, "below"),
+    ]
+
+
+def measure_entry(folder: Path) -> list[Figure]:
+    """The store's own work on an entry of 4,096 tokens of a 7B model (29 MB of bfloat16)."""
+    features = ClipFeatures(torch.randn(4096, 3584).to(torch.bfloat16))
+    entries = [
+        SeenClip(key=f"{n:02d}{'0' * 38}", features=features, grid_thw=_GRID, seconds_per_grid=0.5)
+        for n in range(24)
+    ]
+    store = EmbeddingStore(folder / "entries", 2**33, recent_bytes=0)
+    put = statistics.median(seconds(lambda e=e: store.put(e)) for e in entries[:8])
+    found = statistics.median(seconds(lambda e=e: store.get(e.key)) for e in entries[:8])
+    full = EmbeddingStore(folder / "full", 8 * entries[0].num_bytes, recent_bytes=0)
+    for entry in entries[:12]:
+        full.put(entry)
+    beyond = statistics.median(seconds(lambda e=e: full.put(e)) for e in entries[12:])
+    return [
+        Figure("embedding_cache/put_29mb", put * 1e3, "ms", 400, "below"),
+        Figure("embedding_cache/hit_29mb", found * 1e3, "ms", 100, "below"),
+        Figure("embedding_cache/put_into_a_full_cache", beyond * 1e3, "ms", 1, "below"),
     ]
 
 

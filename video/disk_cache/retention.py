@@ -55,7 +55,9 @@ def surplus(entries: Sequence[Entry], bound: int, now_s: float, window: float = 
 def largest_kept(kept: Iterable[Entry], bound: int, now_s: float) -> str | None:
     """Largest key worth an entry in a cache that is full with what runs use; None: any is."""
     used = [entry for entry in kept if now_s - entry.used_s < STALE_S]
-    if sum(entry.num_bytes for entry in used) < _FULL_SHARE * bound:
+    total = sum(entry.num_bytes for entry in used)
+    with_one_more = total + max((entry.num_bytes for entry in used), default=0)
+    if total < _FULL_SHARE * bound and with_one_more <= KEPT_SHARE * bound:
         return None
     return max((entry.key for entry in used), default=None)
 

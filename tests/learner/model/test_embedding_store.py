@@ -176,7 +176,7 @@ def test_a_full_folder_takes_only_what_will_stay(tmp_path: Path):
 def use_store(folder: Path, files: FileSystem) -> None:
     for _ in range(2):
         store = EmbeddingStore(folder, 5000, recent_bytes=0, files=files)  # each look evicts
-        for key in ("ab12", "cd34"):
+        for key in ("cd34", "ab12"):
             assert same(store.get(key) or store.put(make_entry(key=key)), make_entry(key=key))
 
 

@@ -108,6 +108,8 @@ def test_entries_of_a_former_run_make_way_for_those_in_use():
     assert surplus([*old, *new], 8, now) == []
     assert largest_kept([*old, *new], 8, now) is None, "there is room: the old ones will go"
     assert largest_kept(new, 4, now) == "f3"
+    assert largest_kept(new, 5, now) == "f3", "a fifth would be deleted at the next look"
+    assert largest_kept(new, 6, now) is None
 
 
 def test_a_window_smaller_than_an_entry_protects_none():
