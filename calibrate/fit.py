@@ -24,6 +24,7 @@ from calibrate.verdict import (
     report_traces,
     training_rows,
 )
+from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
 from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
 
@@ -111,11 +112,12 @@ async def _fit_head(
 ) -> FittedHead:
     """A linear classifier over the policy's hidden state after video and trace."""
     examples, asked = training_rows(written, labels.names), training_rows(groups, labels.names)
-    head = linear_head.fit(
+    head = await run_in_daemon_thread(
+        linear_head.fit,
         await features.features(written),
         [example.label for example in examples],
         labels.names,
-        sample_ids=[example.sample.id for example in examples],
+        [example.sample.id for example in examples],
     )
     probabilities = head.probabilities(await features.features(groups))
     samples = [group.sample for group in groups]

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
+from calibrate.logistic import Problem, Regressions, Solution
 from calibrate.metrics import negative_log_likelihood
 from wire.errors import DataError
 from wire.whole_file import replace_json, whole_file
@@ -34,6 +34,7 @@ C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _DEFAULT_C = 1e-2  # where there is too little data to choose: strong, as H is far above N
 _NUM_FOLDS = 5
 _FORMAT = 1
+_BLOCK = 2_048  # rows that are worked on in float64 at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,15 +129,22 @@ def fit(
         raise DataError(f"a head needs clips of two labels; got only {sorted(set(labels))}")
     if missing:
         log.warning("no calibration clips of %s: the head gives them probability 0", missing)
-    rows = features.astype(np.float64)
     truth = np.array([list(label_names).index(label) for label in labels], dtype=np.int64)
-    c = _choose_c(rows, truth, clips, label_names)
-    return _fit(rows, truth, label_names, c)
+    mean, scale = _moments(features)
+    regressions = Regressions(_standardised(features, mean, scale), truth, len(label_names))
+    c = _choose_c(regressions, truth, clips)
+    (solution,) = regressions.solve([Problem(np.ones(len(truth), np.bool_), c)])
+    return Head(
+        label_names=tuple(label_names),
+        mean=mean,
+        scale=scale,
+        weight=solution.weight.astype(np.float64),
+        bias=solution.bias.astype(np.float64),
+        c=c,
+    )
 
 
-def _choose_c(
-    rows: Floats, truth: NDArray[np.int64], clips: Sequence[str], label_names: Sequence[str]
-) -> float:
+def _choose_c(regressions: Regressions, truth: NDArray[np.int64], clips: Sequence[str]) -> float:
     """The C of ``C_GRID`` with the lowest mean NLL over folds of whole clips."""
     per_label = Counter(label for _, label in set(zip(clips, truth.tolist(), strict=True)))
     num_folds = min(_NUM_FOLDS, *per_label.values())
@@ -144,30 +152,39 @@ def _choose_c(
         log.warning("a label has one calibration clip only: no cross validation, C=%g", _DEFAULT_C)
         return _DEFAULT_C
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
-    losses = np.zeros(len(C_GRID))
-    for train, held_out in folds.split(rows, truth, clips):
-        for index, c in enumerate(C_GRID):
-            head = _fit(rows[train], truth[train], label_names, c)
-            losses[index] += negative_log_likelihood(
-                head.probabilities(rows[held_out]), truth[held_out]
+    held_out = [rows for _, rows in folds.split(np.zeros(len(truth)), truth, clips)]
+    trained = [np.isin(np.arange(len(truth)), rows, invert=True) for rows in held_out]
+    losses = []
+    solutions: list[Solution] | None = None
+    for c in C_GRID:
+        solutions = regressions.solve([Problem(rows, c) for rows in trained], start=solutions)
+        losses.append(
+            sum(
+                negative_log_likelihood(
+                    softmax(solution.logits[rows].astype(np.float64), axis=1), truth[rows]
+                )
+                for solution, rows in zip(solutions, held_out, strict=True)
             )
-    return C_GRID[int(losses.argmin())]
+        )
+    return C_GRID[int(np.argmin(losses))]
 
 
-def _fit(rows: Floats, truth: NDArray[np.int64], label_names: Sequence[str], c: float) -> Head:
-    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
-    model = LogisticRegression(C=c, max_iter=2000).fit((rows - mean) / scale, truth)
-    weight = np.zeros((len(label_names), rows.shape[1]))
-    bias = np.full(len(label_names), -np.inf)
-    # Of two classes scikit-learn keeps one row, the log odds of the second.
-    both = len(model.classes_) == 2
-    weight[model.classes_] = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if both else model.coef_
-    offset = model.intercept_
-    bias[model.classes_] = np.concatenate([-offset / 2, offset / 2]) if both else offset
-    return Head(
-        label_names=tuple(label_names), mean=mean, scale=scale, weight=weight, bias=bias, c=c
-    )
+def _moments(features: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    """Mean and deviation of each feature; 1 for one that never varies."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    blocks = (features[start : start + _BLOCK] - mean for start in range(0, len(features), _BLOCK))
+    deviation = np.sqrt(sum((block**2).sum(axis=0) for block in blocks) / len(features))
+    return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def _standardised(
+    features: NDArray[np.floating], mean: Floats, scale: Floats
+) -> NDArray[np.float32]:
+    rows = np.empty(features.shape, np.float32)
+    for start in range(0, len(rows), _BLOCK):  # a copy in float64 would be twice the features
+        block = slice(start, start + _BLOCK)
+        rows[block] = (features[block] - mean) / scale
+    return rows
 
 
 def _check_features(features: NDArray[np.floating], width: int | None) -> None:

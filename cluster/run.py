@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from cluster.config.recipe import RunConfig
-from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.peak_memory import MemoryWatch
 from cluster.driver.progress import console
 from cluster.inputs.from_run import check_source, record_source, start_warnings
@@ -21,6 +20,7 @@ from cluster.session import Session, open_session
 from cluster.stages.stage import StageRun, run_stage
 from cluster.stages.stage_functions import stage_run
 from cluster.summary import summarise_run
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import ConfigError
 from wire.whole_file import write_json
 

@@ -20,7 +20,6 @@ from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.config.recipe import RunConfig
 from cluster.config.stages import KEEP_LAST
-from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import console
 from cluster.group_writer import GroupWriter
 from cluster.inputs.preflight import check
@@ -44,6 +43,7 @@ from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split
 

@@ -17,7 +17,6 @@ from cluster.config.guards import GuardsConfig
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.config.stages import GrpoConfig
-from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import Bar, console, progress_bar
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
 from cluster.metrics.decoded_clips import DecodedClips
@@ -54,6 +53,7 @@ from reward.stats import summarise
 from rollout.sampler import Sampler
 from video.quarantine import Quarantine
 from wire.archive import Archive
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import ConfigError
 from wire.types import TraceGroup
 

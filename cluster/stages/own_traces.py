@@ -10,7 +10,6 @@ from typing import Any
 
 from cluster.config.stage_kinds import SftStage
 from cluster.driver.bounded import run_bounded
-from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import progress_bar
 from cluster.resume.archived_groups import group_id_of
 from cluster.resume.taken_up import find_written, same_weights
@@ -22,6 +21,7 @@ from learner.shared_prefix.rows import Row, supervised_row
 from reward.config import RewardTerm
 from rollout.render import Renderer
 from rollout.sampler import Sampler
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 from wire.types import Score, Trace, TraceGroup
 

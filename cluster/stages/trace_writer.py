@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
 from cluster.driver.bounded import run_bounded
-from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.driver.progress import console, progress_bar
 from cluster.metrics.catalogue import EVALUATION
 from cluster.resume.taken_up import SameWeights, find_written, same_weights
@@ -16,6 +15,7 @@ from cluster.stages.failure_limits import refuse_failures
 from cluster.stages.training_groups import OneGroupWriter, groups_in_flight
 from rollout.engine import Sampling
 from wire.archive import Archive
+from wire.daemon_thread import run_in_daemon_thread
 from wire.types import Purpose, Sample, TraceGroup, stable_seed
 
 

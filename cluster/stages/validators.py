@@ -19,7 +19,6 @@ from calibrate.verdict import VerdictExample, label_predictions, probabilities_f
 from calibrate.verdict import training_rows as verdict_examples
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
 from cluster.config.validation import PREFIX, ValidateConfig
-from cluster.driver.daemon_thread import run_in_daemon_thread
 from cluster.inputs.validation_clips import validation_clips
 from cluster.resume.archived_groups import ArchivedGroups
 from cluster.resume.taken_up import find_written, same_weights
@@ -35,6 +34,7 @@ from reward.stats import summarise
 from rollout.engine import Sampling
 from rollout.prompt import trace_target
 from rollout.render import Renderer
+from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, TraceGroup, stable_seed
 

@@ -1,11 +1,15 @@
 """The order of calibration's work, on small real fakes behind its protocols: no run, no engine."""
 
+import asyncio
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from calibrate import head
 from calibrate.config import CalibrateConfig
 from calibrate.fit import fit_classifiers
 from calibrate.protocols import FeatureReader, TraceWriter, VerdictTrainer
@@ -123,6 +127,20 @@ async def test_only_the_methods_of_the_recipe_are_fitted(method: str):
     )
     assert bool(trainer.num_examples) == (method == "verdict")
     assert bool(reader.num_read) == (method == "head")
+
+
+async def test_the_head_is_fitted_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch):
+    """Which goes on with the heartbeat of the run, the status and the metrics."""
+    loop, turned = asyncio.get_running_loop(), threading.Event()
+    real_fit = head.fit
+
+    def waiting_for_the_loop(*arguments: Any) -> head.Head:
+        loop.call_soon_threadsafe(turned.set)
+        assert turned.wait(30), "the loop stands still"
+        return real_fit(*arguments)
+
+    monkeypatch.setattr(head, "fit", waiting_for_the_loop)
+    assert (await fit(CalibrateConfig.model_validate({"methods": ["head"]}))).head is not None
 
 
 async def test_traces_of_another_policy_are_refused_before_anything_is_trained():

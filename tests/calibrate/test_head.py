@@ -1,13 +1,17 @@
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from calibrate.head import Head, fit
+from calibrate.head import C_GRID, Head, fit
 from wire.errors import DataError
 
 NAMES = ("a", "b", "c")
@@ -30,8 +34,65 @@ def test_outputs_are_scikit_learns(names: tuple[str, ...]) -> None:
     features, labels = blobs(names, spread=4.0)
     head = fit(features, labels, names)
     scaled = StandardScaler().fit_transform(features.astype(np.float64))
-    model = LogisticRegression(C=head.c, max_iter=2000).fit(scaled, labels)
-    np.testing.assert_allclose(head.probabilities(features), model.predict_proba(scaled), atol=1e-6)
+    model = LogisticRegression(C=head.c, max_iter=2000, tol=1e-8).fit(scaled, labels)
+    np.testing.assert_allclose(head.probabilities(features), model.predict_proba(scaled), atol=1e-4)
+
+
+def hidden_states(
+    names: tuple[str, ...], num: int, width: int, spread: float, seed: int
+) -> tuple[NDArray[np.float32], list[str], list[str]]:
+    """Features that correlate, of falling variance and far from zero; two traces of each clip."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(rng.integers(0, len(names), num // 2), 2)
+    rank = width // 2
+    basis = rng.normal(size=(rank, width)) * (np.arange(1, rank + 1) ** -0.7)[:, None]
+    clip = np.repeat(rng.normal(size=(num // 2, rank)), 2, axis=0) * spread
+    hidden = rng.normal(size=(len(names), rank))[truth] + clip
+    rows = hidden @ basis + 0.1 * rng.normal(size=(num, width)) + 30 * rng.normal(size=width)
+    clips = [f"clip-{number // 2}" for number in range(num)]
+    return rows.astype(np.float32), [names[label] for label in truth], clips
+
+
+def by_scikit_learn(
+    features: NDArray[np.float32], labels: list[str], clips: list[str]
+) -> tuple[float, NDArray[np.float64]]:
+    """C and probabilities, the folds and C one after another, in float64."""
+    rows, truth = features.astype(np.float64), np.array(labels)
+
+    def fitted(train: NDArray[np.int64], c: float) -> Any:
+        model = LogisticRegression(C=c, max_iter=5000, tol=1e-7)
+        return make_pipeline(StandardScaler(), model).fit(rows[train], truth[train])
+
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    losses = [
+        sum(
+            log_loss(truth[held], fitted(train, c).predict_proba(rows[held]))
+            for train, held in folds.split(rows, truth, clips)
+        )
+        for c in C_GRID
+    ]
+    c = C_GRID[int(np.argmin(losses))]
+    return c, fitted(np.arange(len(rows)), c).predict_proba(rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "num", "width", "spread"),
+    [
+        (("a", "b"), 120, 20, 4.0),
+        (("a", "b", "c"), 160, 24, 1.0),
+        (NAMES, 90, 200, 2.0),  # more features than rows
+        (("a", "b", "c", "d", "e"), 120, 16, 3.0),
+    ],
+)
+def test_c_and_probabilities_are_those_of_scikit_learn_fold_by_fold(
+    names: tuple[str, ...], num: int, width: int, spread: float
+) -> None:
+    for seed in range(2):
+        features, labels, clips = hidden_states(names, num, width, spread, seed)
+        c, probabilities = by_scikit_learn(features, labels, clips)
+        head = fit(features, labels, names, clips)
+        assert head.c == c
+        np.testing.assert_allclose(head.probabilities(features), probabilities, atol=1e-3)
 
 
 def test_clear_clouds_are_told_apart() -> None:

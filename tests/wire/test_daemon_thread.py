@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cluster.driver.daemon_thread import run_in_daemon_thread
+from wire.daemon_thread import run_in_daemon_thread
 
 
 async def test_it_gives_the_result_and_raises_what_the_work_raised():
