@@ -96,8 +96,10 @@ class Archive:
             return len(self._compacted | self._journal.group_ids)
 
     def close(self) -> None:
-        """Close the journal; nothing is pending, and its groups are read from there."""
-        self._journal.close()
+        """Close the journal, once what another thread appends or compacts is written; its groups
+        are read from there."""
+        with self._lock:
+            self._journal.close()
 
     def __enter__(self) -> "Archive":
         return self

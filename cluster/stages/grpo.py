@@ -167,7 +167,7 @@ class GrpoLearner:
             await parts.turns.to_engines()
             figures = await parts.publish(version)
         with watch("archive"):
-            parts.archive.compact(version)
+            await run_in_daemon_thread(parts.archive.compact, version)
         return figures
 
     def _record(self, taken: StepGroups, step: int, figures: Mapping[str, float]) -> None:

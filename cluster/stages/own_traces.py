@@ -103,7 +103,7 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
         max_failure_frac=config.reward.max_failure_frac,
         max_in_flight=groups_in_flight(config),
     )
-    session.archive.compact(session.engine_weights_step)
+    await run_in_daemon_thread(session.archive.compact, session.engine_weights_step)
     if not kept.rows:
         raise DataError(
             f"none of {kept.cost['num_rollouts']} traces earned the full reward (every term 1), so "

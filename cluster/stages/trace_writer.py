@@ -129,7 +129,7 @@ class RunTraceWriter:
 
         with progress_bar(title, len(samples)) as bar:
             await run_bounded(len(samples), self._max_in_flight, one)
-        self._archive.compact(self.weights.now.step)
+        await run_in_daemon_thread(self._archive.compact, self.weights.now.step)
         written = [group for group in groups if group is not None]
         refuse_failures(written, self._max_failure_frac)
         return written

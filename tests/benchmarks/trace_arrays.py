@@ -8,11 +8,14 @@ seconds are processor time of one core.
 """
 
 import argparse
+import asyncio
+import itertools
 import pickle
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import numpy as np
 from learner.shared_prefix.rows import Row, grpo_rows, supervised_row
 from tests.benchmarks.figures import Figure, report
 from wire.archive import Archive, read_groups
+from wire.daemon_thread import run_in_daemon_thread
 from wire.types import (
     Completion,
     FinishReason,
@@ -134,11 +138,50 @@ def archive_figures(groups: Sequence[TraceGroup]) -> Iterator[Figure]:
         yield Figure("read", GROUP_SIZE / read * 1e3, "traces/s")
 
 
+LAG_GROUPS = 512
+
+
+async def lag_ms(work: Callable[[], Awaitable[Any]]) -> float:
+    """The longest that an event loop stood still meanwhile."""
+    lags = [0.0]
+
+    async def tick() -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            lags.append(time.perf_counter() - start - 0.001)
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0.1)
+    await work()
+    await asyncio.sleep(0.01)  # so that the last wait is counted
+    ticking.cancel()
+    return max(lags) * 1e3
+
+
+def lag_figures() -> Iterator[Figure]:
+    """How long the driver's event loop stands still while a step of 512 groups is compacted."""
+    groups = [group(number) for number in range(LAG_GROUPS)]
+    with tempfile.TemporaryDirectory() as folder, Archive(Path(folder), 0) as archive:
+        for name, threaded in (("in the event loop", False), ("beside the event loop", True)):
+            for number, one in enumerate(groups):
+                archive.append(replace(one, group_id=f"{name} {number}"))
+
+            async def work(threaded: bool = threaded) -> None:
+                if threaded:
+                    await run_in_daemon_thread(archive.compact, 1)
+                else:
+                    archive.compact(1)
+
+            yield Figure(f"lag of compaction {name}", asyncio.run(lag_ms(work)), "ms")
+
+
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where the rows are written")
-    return report(figures(), parser.parse_args().json)
+    rows = itertools.chain(figures(), lag_figures())
+    return report(rows, parser.parse_args().json)
 
 
 if __name__ == "__main__":

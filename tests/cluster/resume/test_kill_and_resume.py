@@ -3,6 +3,7 @@ and a learner whose weights are a hash of all that they were trained on."""
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,14 +134,16 @@ class Learner(FakeLearner):
 
 
 class MomentousArchive(Archive):
-    """Killed before, in between and after."""
+    """Killed before, in between and after; never on the event loop, which would stand still."""
 
     def append(self, group: TraceGroup) -> None:
+        assert threading.current_thread() is not threading.main_thread()
         WORLD.moment()
         super().append(group)
         WORLD.moment()
 
     def compact(self, step: int) -> Path | None:
+        assert threading.current_thread() is not threading.main_thread()
         WORLD.moment()
         path = super().compact(step)
         WORLD.moment()
