@@ -2,10 +2,11 @@
 engines in threads. NCCL itself is replaced by broadcasts that wait for all members, as NCCL's do.
 """
 
+import asyncio
 import base64
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,12 @@ import torch
 from vllm.distributed.weight_transfer import nccl_engine
 from vllm.distributed.weight_transfer.packed_tensor import pack_tensors, unpack_tensor
 
+from cluster.actors.learner_actor import WeightSyncResult
+from cluster.weight_sync.full_weights import WeightSync
 from learner import nccl_transfer
 from learner.nccl_transfer import NcclGroupTrainer
 from learner.weight_transfer import PolicySource
+from tests.cluster.weight_sync.test_full_weights import EXPECTED, PROBE, VERSION, Engines
 from wire.engine_group import GIVEN_UP, Meeting, Membership, join_store
 from wire.errors import DeadlineExceeded, WeightUpdateError
 
@@ -390,3 +394,44 @@ def test_a_rank_that_does_not_send_only_gathers(make: Callable[..., Scene]) -> N
     scene = make(a="")
     scene._trainer(is_sender=False).send_weights()
     assert (scene.weights.num_gathered, scene.client.asked) == (1, [])
+
+
+class Learner:
+    """The learner of a weight sync, with rank 0 in this process."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    async def logprobs(self, rows: Any) -> list[list[list[float]]]:
+        return [[EXPECTED]]
+
+    async def publish(self, version: Any, names: Sequence[str]) -> WeightSyncResult:
+        client = await asyncio.to_thread(self._scene.send, *names)
+        return WeightSyncResult(failures=client.failures, untried=client.untried, figures={})
+
+
+async def test_a_probe_that_one_of_sixteen_misses_once_leaves_nobody_waiting(
+    make: Callable[..., Scene],
+) -> None:
+    """Before: asked to take part [16, 1], while NCCL's group had 17 ranks."""
+    names = [f"rollout-{index}" for index in range(16)]
+    engines = Engines({name: [EXPECTED] for name in names})
+    engines.answers["rollout-3"] = [[-9.0, -9.0], EXPECTED]
+    scene = make(**dict.fromkeys(names, ""))
+    sync = WeightSync(engines, Learner(scene), PROBE, 1e-5)  # type: ignore[arg-type]
+    report = await asyncio.wait_for(sync.publish(VERSION), 60)
+    assert (report.num_out_of_service, engines.in_service) == (0, set(names))
+    assert [len(asked) for asked in scene.client.asked] == [16, 1]
+    assert scene.nccl.sizes == [17, 2]
+
+
+async def test_the_run_goes_on_without_an_engine_that_dies_in_the_broadcast(
+    make: Callable[..., Scene],
+) -> None:
+    scene = make(2.0, a="", b="dies in the broadcast", c="")
+    engines = Engines({name: [EXPECTED] for name in "abc"})
+    engines.dead = {"b"}
+    sync = WeightSync(engines, Learner(scene), PROBE, 1e-5)  # type: ignore[arg-type]
+    report = await asyncio.wait_for(sync.publish(VERSION), 60)
+    assert (report.num_out_of_service, engines.in_service) == (1, {"a", "c"})
+    assert scene.nccl.sizes == [4, 3]

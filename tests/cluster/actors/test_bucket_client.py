@@ -2,12 +2,15 @@
 engines."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from wire.weights import digest
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).resolve().parents[3]
 VERSION = PolicyVersion(attempt=0, step=1)
 
 
@@ -262,3 +266,28 @@ def test_what_is_damaged_on_one_node_is_that_nodes_failure_only(make: Any) -> No
     hosts = make(far1=("x", "bad network"), far2=("x", ""), other1=("y", ""), other2=("y", ""))
     assert set(publish(hosts, sizes=(5, 9, 13)).failures) == {"far1", "far2"}
     assert [told(hosts[name])[2] for name in ("other1", "other2")] == [[25, 81, 169]] * 2
+
+
+@pytest.mark.slow
+def test_a_bucket_crosses_to_each_of_several_nodes_once_and_in_time() -> None:
+    """Three nodes with object stores of their own, two engines on each; every load takes half a
+    second."""
+    words = [sys.executable, "-m", "tests.cluster.actors.buckets_on_fake_nodes"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["failures"] == {}
+    assert seen["pulled"] == pytest.approx([1.0, 1.0, 1.0], abs=0.02), "rank 0's: what it put there"
+    size = 6 * 2**20
+    sums = [(size - index) * index for index in range(6)]
+    assert all(each == sums for each in seen["sums"].values())
+    for node in (1, 2):
+        holder, other = (dict(seen["events"][f"{node}-{index}"]) for index in (0, 1))
+        assert holder[f"held {size}"] < min(holder["begin"], other["begin"])
+        for index in range(5):
+            assert holder[f"held {size - index - 1}"] < holder[f"loaded {size - index}"]
+    for name in ("0-0", "0-1"):
+        assert not [event for event, _ in seen["events"][name] if event.startswith("hold")]
