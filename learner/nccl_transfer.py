@@ -31,6 +31,9 @@ _LOOK_EVERY_S = 0.02
 _RELEASE_S = 15.0
 """Sound members of a group that was given up are back by then."""
 _NUM_BUFFERS = 2
+_PATIENCE = 0.9
+"""Share of the engines' own deadline after which rank 0 gives a group up: whoever fails then, fails
+because of it."""
 
 
 @runtime_checkable
@@ -164,6 +167,10 @@ class NcclGroupTrainer(TrainerWeightTransferEngine[NcclGroupTrainerInit]):
             self._leave()
             self._engines.break_up(broken.culprits, str(broken))
 
+    @property
+    def _patience_s(self) -> float:
+        return _PATIENCE * self._engines.update_timeout_s
+
     def shutdown(self) -> None:
         """Leave the group."""
         self._leave()
@@ -179,7 +186,7 @@ class NcclGroupTrainer(TrainerWeightTransferEngine[NcclGroupTrainerInit]):
         assert self._store is not None, "only rank 0 forms groups"
         self._generation, self._transfers = self._generation + 1, 0
         meeting = Meeting(self._store, self._generation)
-        unique_id, timeout_s = self._endpoint.unique_id(), self._engines.update_timeout_s
+        unique_id, timeout_s = self._endpoint.unique_id(), self._patience_s
         invitation = {
             "address": self._address,
             "port": self._store.port,
@@ -188,7 +195,7 @@ class NcclGroupTrainer(TrainerWeightTransferEngine[NcclGroupTrainerInit]):
             "world_size": members.world_size,
             "unique_id": base64.b64encode(unique_id).decode(),
             "bucket_bytes": self._bucket_bytes,
-            "timeout_s": timeout_s,
+            "timeout_s": self._engines.update_timeout_s,
         }
         deadline = time.monotonic() + timeout_s
         invited = Abandonable(self._engines.init_weight_transfer_engine, invitation)
@@ -226,13 +233,13 @@ class NcclGroupTrainer(TrainerWeightTransferEngine[NcclGroupTrainerInit]):
             packed_num_buffers=_NUM_BUFFERS,
         )
         trainer.model_update_group = group.communicator
-        timeout_s = self._engines.update_timeout_s
+        timeout_s = self._patience_s
         deadline = time.monotonic() + timeout_s
         sending = Abandonable(trainer.send_weights)
 
         def goes_on() -> bool:
             failed = sending.has_failed or watched.failed.is_set()
-            return not failed and time.monotonic() < deadline
+            return not failed and (watched.has_arrived or time.monotonic() < deadline)
 
         try:
             if all(handed.put(item, goes_on) for item in tensors):
@@ -284,7 +291,7 @@ class _WatchedClient:
     def __init__(self, client: GroupClient, transfer: int) -> None:
         self._client, self._transfer = client, transfer
         self.failed = threading.Event()
-        self.has_begun = False
+        self.has_begun = self.has_arrived = False
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         raise AssertionError("the group is formed")
@@ -301,6 +308,7 @@ class _WatchedClient:
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.has_arrived = True  # from here on each engine is on its own
         self._client.finish_weight_update(weight_version)
 
 

@@ -351,6 +351,23 @@ def test_an_engine_that_dies_between_two_updates_costs_one_group(
     assert scene.nccl.sizes == [3, 2]
 
 
+def test_an_engine_that_is_slow_to_go_on_breaks_no_group(make: Callable[..., Scene]) -> None:
+    """What it has received, all have; the client drops it by itself."""
+    scene = make(1.0, a="", b="")
+    finish = scene.client.finish_weight_update
+
+    def slow(weight_version: str | None = None) -> None:
+        time.sleep(1.5)
+        finish(weight_version)
+
+    scene.client.finish_weight_update = slow  # type: ignore[method-assign]
+    assert scene.send().failures == {}
+    assert scene.client.is_finished
+    scene.assert_loaded("a", "b")
+    assert scene.send().failures == {}
+    assert scene.nccl.sizes == [3]
+
+
 def test_a_broadcast_that_cannot_even_be_aborted_ends_the_run_within_the_deadline(
     make: Callable[..., Scene],
 ) -> None:
