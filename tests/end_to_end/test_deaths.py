@@ -50,7 +50,9 @@ class Spoilt:
         self.update_weights = self
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_actor"], name)
+        if name.startswith("_"):  # it is being unpickled
+            raise AttributeError(name)
+        return getattr(self._actor, name)
 
     def remote(self, told: dict[str, Any], after: Any) -> Any:
         header = {**told["header"], "fingerprint": 0}
