@@ -48,6 +48,7 @@ class Eviction:
         self._lock = threading.Lock()
         self._written = 0
         self._looked = 0.0
+        self._allowed = max_bytes  # less on a small disk, from the first look on
         self._largest_kept: str | None = None
         self.look()
 
@@ -64,7 +65,7 @@ class Eviction:
         """Note that an entry was made; look at the folder if that is due."""
         with self._lock:
             self._written += num_bytes
-            due = self._written >= self._max_bytes * _LOOK_EVERY_SHARE
+            due = self._written >= self._allowed * _LOOK_EVERY_SHARE
             due |= time.monotonic() - self._looked > _LOOK_EVERY_S
         if due:
             self.look()
@@ -91,7 +92,7 @@ class Eviction:
     def _evict(self, keep: float) -> None:
         entries, now = self._entries(), time.time()
         total = sum(entry.num_bytes for entry in entries)
-        bound = self._bound(total)
+        self._allowed = bound = self._bound(total)
         allowed = min(bound, int(total * keep))
         gone: list[Entry] = []
         if total > allowed:

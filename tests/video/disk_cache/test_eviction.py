@@ -137,8 +137,11 @@ def test_the_disk_keeps_a_tenth_for_others(tmp_path: Path) -> None:
 
     for number in range(10):
         put(tmp_path, f"{number:02d}")
-    open_eviction(tmp_path, 50 * 2**30, files=SmallDisk())
+    eviction = open_eviction(tmp_path, 50 * 2**30, files=SmallDisk())
     assert len(names(tmp_path)) == 8
+    put(tmp_path, "99", mib=4.0)
+    eviction.wrote(4 * MIB)  # much of this disk, if little of the bound
+    assert "99" not in names(tmp_path)
 
 
 def test_the_folder_is_looked_at_when_enough_was_written(tmp_path: Path) -> None:
