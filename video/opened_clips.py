@@ -60,7 +60,7 @@ class OpenedClips:
         for file in self._files:
             with suppress(OSError):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                replace_json(file, {"spec": self._spec, "opened": self._opened})
+                replace_json(file, {"spec": self._spec, "opened": self._stamps | self._opened})
 
     def _read(self, file: Path) -> dict[str, str]:
         try:

@@ -23,6 +23,7 @@ from cluster.config.recipe import RunConfig
 from cluster.driver.progress import progress_bar
 from video.address import Address
 from video.config import VideoConfig
+from video.opened_clips import OpenedClips
 from video.pool import DecodePool
 from wire.errors import ClipError
 from wire.finding import Area, Finding, error, ok, warning
@@ -110,6 +111,14 @@ def clip_findings(config: RunConfig, samples: Sequence[Sample], scans: ClipScans
     good = [scan for scan in scans.values() if isinstance(scan, ClipFacts)]
     findings = [_quarantined(config, bad, len(videos))] if bad else []
     return [*findings, ok(Area.CLIPS, _measures(good))] if good else findings
+
+
+def remember_opened(opened: OpenedClips, scans: ClipScans) -> None:
+    """Spare a run the opening of clips that this check has decoded."""
+    good = [Address(path=Path(file)) for file, scan in scans.items() if isinstance(scan, ClipFacts)]
+    for address in opened.unknown(good):
+        opened.add(address)
+    opened.save()
 
 
 def _fault(video: str, scans: ClipScans) -> str | None:

@@ -16,13 +16,14 @@ from functools import cached_property
 from pathlib import Path
 
 from cluster.check import leaks, machine, overlap, prompt_texts, prompts, remembered, rows
-from cluster.check.clips import ClipScans, clip_findings, scan_clips
+from cluster.check.clips import ClipScans, clip_findings, remember_opened, scan_clips
 from cluster.check.control_tokens import control_token_findings
 from cluster.check.reward import reward_findings
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.config.stage_kinds import SftStage
 from cluster.inputs.model_folder import with_cached_model
 from cluster.inputs.preflight import check_context, check_first_prompt, open_cache, open_model
+from cluster.inputs.quarantine import opened_clips
 from cluster.metrics.sinks import check_logging
 from cluster.plan.disk_size import cache_bytes, run_bytes
 from cluster.plan.model_size import read_shape
@@ -143,6 +144,7 @@ class _Check:
             remedy = "make room there; the clips were not all looked at"
             self.findings.append(error(Area.DISK, str(problem), remedy))
         self.findings += clip_findings(self.config, self.samples, self.scans)
+        remember_opened(opened_clips(self.config), self.scans)
 
     def _rows(self) -> None:
         """Findings from rows and contents alone."""

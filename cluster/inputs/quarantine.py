@@ -1,5 +1,7 @@
 """Clips to leave out: those that earlier attempts left out, and those that cannot be opened."""
 
+from pathlib import Path
+
 from cluster.config.recipe import RunConfig
 from cluster.driver.progress import console
 from cluster.inputs.samples import SampleSplits
@@ -27,7 +29,7 @@ def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Q
     allowed = int(config.data.max_quarantine_frac * len(videos))
     quarantine = Quarantine(path, allowed)
     if config.data.check_clips:
-        opened = _opened_clips(config, run_dir)
+        opened = opened_clips(config, run_dir.path / _OPENED)
         unreadable = unreadable_clips(data.samples, config.video, opened)
         opened.save()
         for video, reason in unreadable.items():
@@ -44,8 +46,9 @@ def open_quarantine(config: RunConfig, run_dir: RunDir, data: SampleSplits) -> Q
     return quarantine
 
 
-def _opened_clips(config: RunConfig, run_dir: RunDir) -> OpenedClips:
-    """Clips that an earlier start opened: of this run, or of another with the manifest."""
+def opened_clips(config: RunConfig, *more: Path) -> OpenedClips:
+    """Clips of a manifest that an earlier start or check on this node opened. ``more``: files that
+    remember them too."""
     manifest = stable_hash(str(config.data.manifest))[:16]
     of_node = cache_folder(config.video) / f"opened-clips-{manifest}.json"
-    return OpenedClips((of_node, run_dir.path / _OPENED), config.video.decoder)
+    return OpenedClips((of_node, *more), config.video.decoder)

@@ -13,13 +13,22 @@ import psutil
 import pytest
 
 from cluster.check.clip_facts import ClipFacts
-from cluster.check.clips import ClipScan, Unreadable, clip_findings, scan_clip, scan_clips
+from cluster.check.clips import (
+    ClipScan,
+    Unreadable,
+    clip_findings,
+    remember_opened,
+    scan_clip,
+    scan_clips,
+)
 from tests.cluster.check.builders import make_sample, make_scan, scans_of
 from tests.cluster.session_fakes import make_config
 from tests.video.boxes import with_matrix
 from tests.video.exactness.planted import encode
+from video.address import Address
 from video.config import VideoConfig
 from video.encode import write_mp4
+from video.opened_clips import OpenedClips
 from video.pool import DecodePool
 from wire.types import Sample
 
@@ -207,3 +216,13 @@ def num_kept(facts: Path) -> int:
             return int(database.execute("SELECT COUNT(*) from clip_facts").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
+
+
+def test_a_run_need_not_open_what_a_check_has_decoded(tmp_path: Path):
+    samples = [write_clip(tmp_path / f"{n}.mp4") for n in range(2)]
+    (tmp_path / "bad.mp4").write_text("no video")
+    samples.append(make_sample("bad", video=str(tmp_path / "bad.mp4")))
+    scans = scan_clips(samples, CONFIG, tmp_path / "facts")
+    remember_opened(OpenedClips([tmp_path / "opened.json"], "auto"), scans)
+    clips = [Address.parse(sample.video) for sample in samples]
+    assert OpenedClips([tmp_path / "opened.json"], "auto").unknown(clips) == clips[2:]
