@@ -3,11 +3,14 @@
 import functools
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import cuda_lock
 import package_index
 import pytest
 import setup
@@ -85,6 +88,29 @@ def test_a_deleted_package_is_noticed_whatever_its_spelling() -> None:
     locked = {"ruamel-yaml": "1.0", "torch": "2.13.0+cpu", "rich": "15.0.0"}
     installed = ["Ruamel.YAML-1.0.dist-info", "torch-2.13.0+cpu.dist-info", "rich"]
     assert setup.missing(locked, installed) == {"rich"}
+
+
+def test_the_cuda_lock_is_tried_beside_the_environment_in_use():
+    tried = cuda_lock.ENVIRONMENT
+    assert tried.lock == REQUIREMENTS / "cuda.txt"
+    assert tried.folder == setup.ROOT / "build" / "cuda-lock" / ".venv"
+    assert "/build/" in (setup.ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_cuda_lock_is_not_begun_where_the_disk_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cuda_lock, "ENVIRONMENT", setup.Environment(tmp_path / "x/.venv", "cuda"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5e9))
+    with pytest.raises(SystemExit, match=r"5 GB are free for .*, and the packages take up to 14"):
+        cuda_lock.main()
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_the_stamp_follows_the_lock_and_the_code_that_installs_it():
+    cpu, cuda = (setup.Environment(Path("x"), device) for device in ("cpu", "cuda"))
+    assert setup.fingerprint(cpu) != setup.fingerprint(cuda)
+    assert all((REQUIREMENTS / name).is_file() for name in setup.MADE_BY)
 
 
 # --- which index is asked

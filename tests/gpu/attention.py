@@ -1,17 +1,21 @@
 """Shared-prefix attention against softmax over a mask, values and gradients.
 
 On CUDA ``attend`` is the compiled FlexAttention with the layout's block mask, at the heads of a
-real model and rows of up to 20k tokens; on CPU the CPU's kernels, in small. The mask is applied to
-a few hundred queries at a time, so that the reference fits beside the row.
+real model and rows of up to 20k tokens; on CPU the CPU's kernels, in small, and the values of
+FlexAttention as PyTorch computes it without its compiler. The mask is applied to a few hundred
+queries at a time, so that the reference fits beside the row.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
-from learner.shared_prefix.attention import attend, layout_keywords
+from learner.shared_prefix import attention
+from learner.shared_prefix.attention import attend, block_mask, layout_keywords
 from learner.shared_prefix.layout import Layout
 from tests.benchmarks.figures import Figure
 from tests.gpu.setting import Setting, gap
@@ -56,6 +60,9 @@ def figures(setting: Setting, family: str) -> Iterator[Figure]:
             yield Figure(f"{name}/values", gaps[0], "gap", limits[0], "below")
             yield Figure(f"{name}/gradients", max(gaps[1:]), "gap", limits[1], "below")
             if kind == "several":
+                if setting.small:
+                    flex = gap(uncompiled(inputs, Layout.of(groups)), expected[0])
+                    yield Figure(f"{name}/flex_uncompiled", flex, "gap", limits[0], "below")
                 # responses that see each other
                 wrong = shared(inputs, Layout.of([(p, [sum(rest)]) for p, rest in groups]))
                 fault = gap(wrong[0], expected[0])
@@ -80,6 +87,21 @@ def shared(inputs: Sequence[Tensor], layout: Layout) -> list[Tensor]:
         **layout_keywords(layout, inputs[0].device),
     )
     return [out, *torch.autograd.grad(out, inputs, weight_of(out))]
+
+
+@torch.no_grad()
+def uncompiled(inputs: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Values by the code path of CUDA, its kernel not compiled."""
+    with patch.object(attention, "_compiled_flex", lambda: flex_attention):
+        out, _ = attend(
+            torch.nn.Identity(),
+            *(tensor.detach() for tensor in inputs),
+            None,
+            scaling=inputs[0].shape[-1] ** -0.5,
+            layout=layout,
+            block_mask=block_mask(layout, inputs[0].device),
+        )
+    return out
 
 
 def naive(inputs: Sequence[Tensor], layout: Layout) -> list[Tensor]:

@@ -30,19 +30,26 @@ CHECKS = (
         name="token_head",
         module="token_head",
         what="the output head by tiles, 152k words: logprobs, gradients, peak memory",
-        seconds=60,
+        seconds=120,
     ),
     Check(
         name="embedding_cache",
         module="embeddings",
         what="features read back are those that the tower gave, bit for bit",
-        seconds=60,
+        seconds=120,
     ),
     Check(
         name="ipc",
         module="ipc",
         what="a tensor of this process read and written by another, without a copy",
-        seconds=60,
+        seconds=120,
+    ),
+    Check(
+        name="weights_ipc",
+        module="weights_ipc",
+        what="weights from the learner's IPC trainer to another process, by vLLM's handles",
+        seconds=120,
+        needs=("vllm",),
     ),
     *(
         Check(
@@ -68,7 +75,7 @@ CHECKS = (
         name="decoding",
         module="decoding",
         what="clips per second of the decoder helpers, against what a step takes",
-        seconds=60,
+        seconds=120,
         needs=("av",),
         alone=True,
     ),

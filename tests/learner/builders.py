@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from learner.config import GrpoLossConfig, LearnerConfig
-from learner.model.embedding_store import EmbeddingStore
 from learner.shared_prefix.rows import Response, Row
 from tests.groups import make_group as group_of
 from tests.groups import make_sample
@@ -93,7 +92,9 @@ def make_learner(
     embeddings: Path | None = None, loss: GrpoLossConfig | None = None, **changed: Any
 ) -> "LearnerWorker":
     """``embeddings``: where they are kept; none: not at all."""
-    from learner.worker import LearnerWorker  # DeepSpeed's needs, which rows have not
+    # what they import, rows do without
+    from learner.model.embedding_store import EmbeddingStore
+    from learner.worker import LearnerWorker
 
     config = LearnerConfig(**{"dtype": "float32", "num_threads": 1, "timeout_s": 60, **changed})
     store = None if embeddings is None else EmbeddingStore(embeddings, 2**30)
