@@ -51,6 +51,8 @@ class BucketClient:
         """Choose the engines of the next update, and the version that it brings."""
         self._version, self._engines = version, engines
         self._calls = EngineCalls(engines.actors, self._timeout_s)
+        for carried in self._carried:  # of an update that was broken off
+            carried.cancel()
         self._near, self._far, self._carried, self._num_sent = None, [], [], 0
 
     @property
@@ -89,7 +91,9 @@ class BucketClient:
         self._near.send(header)
         if self._far:
             self._carrier = self._carrier or ThreadPoolExecutor(1, thread_name_prefix="carry")
-            self._carried.append(self._carrier.submit(self._carry, header, update_info["data"]))
+            self._carried.append(
+                self._carrier.submit(_carry, self._far, header, update_info["data"])
+            )
         if not update_info.get("stay"):
             self._near.await_loaded(self._num_sent)
             if self._far and self._num_sent:
@@ -117,18 +121,6 @@ class BucketClient:
         """Load a LoRA adapter beside the adapters that requests use; nothing pauses."""
         sent = ray.put(files)
         self._calls.ask("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
-
-    def _carry(self, header: dict[str, Any], data: Any) -> None:
-        """Send a bucket to each other node once, as soon as all of them have a place for it. It is
-        ready by then."""
-        if not any(node.names for node in self._far):
-            return
-        rest = {key: value for key, value in header.items() if key != "path"}
-        chunk = ray.put({**rest, "data": data, "digest": digest(data)})
-        for node in self._far:
-            node.await_place()
-        for node in self._far:
-            node.send(chunk)
 
 
 class _Node:
@@ -200,3 +192,16 @@ class _Node:
         self._calls.drop(holder, why)
         for name in self.names:
             self._calls.drop(name, f"{holder} did not bring the weights to this node")
+
+
+def _carry(nodes: "Sequence[_Node]", header: dict[str, Any], data: Any) -> None:
+    """Send a bucket to each of other nodes once, as soon as all of them have a place for it. It is
+    ready by then."""
+    if not any(node.names for node in nodes):
+        return
+    rest = {key: value for key, value in header.items() if key != "path"}
+    chunk = ray.put({**rest, "data": data, "digest": digest(data)})
+    for node in nodes:
+        node.await_place()
+    for node in nodes:
+        node.send(chunk)

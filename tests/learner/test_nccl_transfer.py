@@ -452,3 +452,19 @@ async def test_the_run_goes_on_without_an_engine_that_dies_in_the_broadcast(
     report = await asyncio.wait_for(sync.publish(VERSION), 60)
     assert (report.num_out_of_service, engines.in_service) == (1, {"a", "c"})
     assert scene.nccl.sizes == [4, 3]
+
+
+def test_an_id_of_nccls_passes_through_an_invitation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.distributed.device_communicators import pynccl_wrapper
+
+    made = pynccl_wrapper.ncclUniqueId()
+    for index in range(pynccl_wrapper.NCCL_UNIQUE_ID_BYTES):
+        made.internal[index] = index - 64
+
+    class Library:
+        def ncclGetUniqueId(self) -> Any:
+            return made
+
+    monkeypatch.setattr(pynccl_wrapper, "NCCLLibrary", Library)
+    unique_id = base64.b64decode(base64.b64encode(nccl_transfer.PyNccl().unique_id()))
+    assert list(unique_id) == [(index - 64) % 256 for index in range(128)]
