@@ -35,7 +35,7 @@ from video.config import VideoConfig
 from video.decode import DecodedClip
 from video.disk_faults import PAUSES_S, is_readable, may_pass, unreachable
 from video.pool_child import DECORD_BEGINS, ERRNO, ERROR, MAX_MESSAGE, READY
-from wire.errors import ClipError, WorkerDied
+from wire.errors import ClipError, ClipUnreachable, WorkerDied
 
 _START_TIMEOUT_S = 120.0
 """A cold import of the decoder from a network disk takes tens of seconds."""
@@ -114,6 +114,10 @@ class _Ended(Exception):
     """The helper ended, but not by the clip's fault. Never leaves this module."""
 
 
+class _Stuck(Exception):
+    """At the deadline the helper was waiting for its disk. Never leaves this module."""
+
+
 class _Helper:
     """One process, started when it is first needed and again after its death."""
 
@@ -164,6 +168,12 @@ class _Helper:
         question = {"what": what, "path": str(path), "spec": self._spec, "window": span}
         try:
             reply, files = self._patiently(question, path)
+        except _Stuck as error:
+            self.end()
+            raise ClipUnreachable(
+                f"the disk of {path} gave no answer within decode_timeout_s={self._timeout_s:g}; "
+                "is its server up?"
+            ) from error
         except (_Broken, _Ended) as error:
             self.end()
             raise ClipError(f"cannot decode {path}: {error}") from error
@@ -225,6 +235,8 @@ class _Helper:
         try:
             return child.receive(timeout_s)
         except TimeoutError as error:
+            if child.waits_for_disk():
+                raise _Stuck from error
             raise _Broken(
                 f"no result within decode_timeout_s={self._timeout_s:g}; its decoder was killed"
             ) from error
@@ -254,6 +266,15 @@ class _Child:
         if not isinstance(reply, dict):
             raise self._ending()
         return reply, files
+
+    def waits_for_disk(self) -> bool:
+        """Whether a thread of the process sleeps in the kernel and no signal wakes it, as on a hard
+        mount whose server is gone; a decoder that is slow or waits otherwise does not."""
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+                if (task / "stat").read_text().rpartition(")")[2].split()[0] == "D":
+                    return True
+        return False
 
     def kill(self) -> None:
         """Kill the process with its process group, of which it is the leader."""

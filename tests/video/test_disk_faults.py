@@ -153,6 +153,34 @@ def test_a_decoder_tries_again_only_while_the_files_disk_fails(
     helpers.close()
 
 
+ASLEEP = """
+import os, sys
+sys.path.insert(0, {root!r})
+from video.pool_child import serve
+
+def asleep(question, on_decord):
+    # the parent of a vfork sleeps as who waits for a hard mount does, until its child has begun
+    os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=[
+        (os.POSIX_SPAWN_OPEN, 0, question["path"] + ".fifo", os.O_RDONLY, 0)])
+
+serve(asleep)
+"""
+
+
+def test_a_decoder_that_sleeps_in_the_kernel_at_its_deadline_is_no_fault_of_the_clip(
+    tmp_path: Path,
+):
+    path = tmp_path / "a.mp4"
+    path.touch()
+    os.mkfifo(f"{path}.fifo")
+    config = VideoConfig(decode_workers=1, decode_timeout_s=1.0)
+    script = ASLEEP.format(root=str(Path(pool.__file__).parents[1]))
+    helpers = DecodePool(config, [sys.executable, "-c", script])
+    with pytest.raises(ClipUnreachable, match=r"gave no answer within decode_timeout_s=1"):
+        helpers.decode(path)
+    helpers.close()
+
+
 def test_a_file_is_readable_if_its_fault_is_not_the_disks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
