@@ -81,5 +81,5 @@ def _order(entries: Sequence[Entry], now_s: float, window: float) -> list[Entry]
             break
         window -= entry.num_bytes
         recent += 1
-    by_key = sorted(used[recent:], key=lambda entry: entry.key, reverse=True)
+    by_key = sorted(used[recent:], key=lambda entry: entry.path.name, reverse=True)
     return [*reversed(stale), *by_key, *reversed(used[:recent])]
