@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reward.builtins.judge_params import JudgeParams, fill, spaced
+from reward.builtins.judge_thread import LoopThread
 from reward.context import RewardContext
 from wire.errors import ConfigError, JudgeError
 from wire.http_faults import connection_in_words, may_pass, status_in_words
@@ -38,6 +39,8 @@ _MAX_WAIT_S = 60.0
 _MAX_REPLY_BYTES = 1_000_000
 _MAX_SHOWN_CHARS = 200
 _ADDRESS = "base_url, which ends in /v1, or model"
+_CONNECTIONS = 16  # of a client
+_KEPT_S = 60.0  # an idle connection is kept
 _CLIPS_KEPT = 8  # a group's completions come together, and few groups at once
 
 
@@ -74,12 +77,22 @@ class Judge:
         self._login = (
             f"mend the key in ${key}" if key else "name the key's variable with params.api_key_env"
         )
-        self._client = httpx.AsyncClient(
-            headers=_key_header(params),
-            timeout=params.timeout_s,
-            limits=httpx.Limits(max_connections=params.max_concurrency),
-        )
-        self._places = asyncio.Semaphore(params.max_concurrency)
+        context = httpx.create_ssl_context()  # shared: it reads all certificates
+        clients = [
+            httpx.AsyncClient(
+                headers=_key_header(params),
+                timeout=params.timeout_s,
+                limits=httpx.Limits(max_connections=places, keepalive_expiry=_KEPT_S),
+                verify=context,
+            )
+            for places in _shares(params.max_concurrency)
+        ]
+        self._clients = clients
+        # the last used first, as its connection is open
+        self._places: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
+        for client, places in zip(clients, _shares(params.max_concurrency), strict=True):
+            for _ in range(places):
+                self._places.put_nowait(client)
         self._next_slot = 0.0
         self._frames: dict[str, list[str]] = {}
         self._reading = asyncio.Lock()
@@ -103,7 +116,7 @@ class Judge:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await asyncio.gather(*[client.aclose() for client in self._clients])
 
     async def _body(self, completion: str, label: str, context: RewardContext) -> dict[str, Any]:
         params = self._params
@@ -148,9 +161,12 @@ class Judge:
         wait_s = self._params.backoff_s
         for tries_left in range(self._params.max_retries, -1, -1):
             try:
-                async with self._places:
+                client = await self._places.get()
+                try:
                     await self._wait_for_slot()
-                    return await self._post(body)
+                    return await self._post(client, body)
+                finally:
+                    self._places.put_nowait(client)
             except _Again as again:
                 if not tries_left:
                     tries = self._params.max_retries + 1
@@ -169,14 +185,14 @@ class Judge:
             self._next_slot = slot + 60.0 / rate
             await asyncio.sleep(slot - now)
 
-    async def _post(self, body: Mapping[str, Any]) -> str:
+    async def _post(self, client: "httpx.AsyncClient", body: Mapping[str, Any]) -> str:
         """Send one request. Raises _Again for an error that may pass, JudgeError for any other."""
         import httpx
 
         try:
             # httpx's own timeout is per read: a server that drips would hold us for ever.
             async with asyncio.timeout(self._params.timeout_s):
-                async with self._client.stream("POST", self._url, json=body) as response:
+                async with client.stream("POST", self._url, json=body) as response:
                     data = b""
                     async for chunk in response.aiter_bytes():
                         data += chunk
@@ -213,7 +229,37 @@ class Judge:
         return JudgeError(f"judge {self._params.model!r} at {self._params.base_url} {what}")
 
 
-_judges: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Judge]]" = (
+class _Judges:
+    """The judges of one event loop, by their parameters, and the thread in which they are asked."""
+
+    def __init__(self) -> None:
+        self._thread = LoopThread("judges")
+        self._judges: dict[str, Judge] = {}
+
+    async def score(
+        self,
+        params: Mapping[str, Any],
+        read_frames: FrameReader | None,
+        *about: Any,
+    ) -> float:
+        """Score by the judge with these parameters."""
+        return await self._thread.run(self._score(params, read_frames, *about))
+
+    async def _score(
+        self, params: Mapping[str, Any], read_frames: FrameReader | None, *about: Any
+    ) -> float:
+        key = stable_hash(params)
+        if key not in self._judges:
+            self._judges[key] = Judge(JudgeParams(**params), read_frames)
+        return await self._judges[key].score(*about)
+
+    async def close(self) -> None:
+        """Close all connections, and end the thread."""
+        await asyncio.gather(*[self._thread.run(one.close()) for one in self._judges.values()])
+        await self._thread.stop()
+
+
+_judges: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Judges]" = (
     weakref.WeakKeyDictionary()
 )
 
@@ -228,19 +274,27 @@ async def judge(
 ) -> float:
     """Score in [0, 1] of the judge that JudgeParams describe; JudgeError if it gives none.
 
-    Calls with the same parameters in one event loop share a Judge.
+    Calls with the same parameters in one event loop share a Judge, which works in a thread.
     """
-    judges = _judges.setdefault(asyncio.get_running_loop(), {})
-    key = stable_hash(params)
-    if key not in judges:
-        judges[key] = Judge(JudgeParams(**params), read_frames)
-    return await judges[key].score(completion, label, context)
+    loop = asyncio.get_running_loop()
+    judges = _judges.get(loop)
+    if judges is None:
+        judges = _judges[loop] = _Judges()
+    return await judges.score(params, read_frames, completion, label, context)
 
 
 async def close_judges() -> None:
     """Close the connections of every judge of this event loop."""
-    for one in _judges.pop(asyncio.get_running_loop(), {}).values():
-        await one.close()
+    judges = _judges.pop(asyncio.get_running_loop(), None)
+    if judges is not None:
+        await judges.close()
+
+
+def _shares(max_concurrency: int) -> list[int]:
+    """Connections of each client: httpx looks at all connections of a client at every request, so
+    that one with hundreds takes all of a core."""
+    full, rest = divmod(max_concurrency, _CONNECTIONS)
+    return [_CONNECTIONS] * full + ([rest] if rest else [])
 
 
 def _key_header(params: JudgeParams) -> dict[str, str]:
