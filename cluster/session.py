@@ -34,7 +34,7 @@ from cluster.resume.checkpoints import Checkpoints, KeepBest
 from cluster.run_dir import RunDir
 from cluster.weight_sync.adapter import AdapterSync
 from cluster.weight_sync.full_weights import WeightSync
-from cluster.weight_sync.parity_probe import probe_row
+from cluster.weight_sync.parity_probe import num_probe_tokens, probe_row, probe_text
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import supervised_row
@@ -202,14 +202,17 @@ class Session:
     async def _make_weight_sync(self) -> WeightSync | AdapterSync:
         config = self.config
         sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
-        # Unlikely text on purpose: where a token is nearly certain, wrong weights hardly show.
-        names = config.label_set.names
-        text = f"<think>{' '.join(names)}</think><answer>{names[0]}</answer>"
-        target = self.renderer.target(text)[: config.rollout.max_response_length]
+        precisions = config.rollout.dtype, config.learner.dtype
+        noise_factor = config.parity.noise_limit(*precisions)
+        longest = config.rollout.max_response_length
+        if noise_factor is not None:
+            longest = num_probe_tokens(longest)
+        text = probe_text(config.label_set, long=noise_factor is not None)
+        target = self.renderer.target(text)[:longest]
         row = probe_row(supervised_row(prompt, sample.video, target), target)
-        limit = config.parity.limit(config.rollout.dtype, config.learner.dtype)
+        limit = config.parity.limit(*precisions)
         kind = AdapterSync if config.learner.hands_off_adapters else WeightSync
-        return kind(self.rollouts, self.learner, row, limit)
+        return kind(self.rollouts, self.learner, row, limit, noise_factor)
 
 
 @asynccontextmanager

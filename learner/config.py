@@ -386,7 +386,14 @@ class ParityConfig(Config):
     """Largest |engine - learner| / max(1, |learner|) of a probe token's logprob. With float32 on
     both sides 1e-4 holds whatever this says: the policy's own noise came to 1e-5 within 20
     steps of one demo run, and the smallest fault tried gave 2e-2. bfloat16: up to 0.25."""
+    noise_factor: float = Field(default=8.0, gt=0)
+    """In bfloat16: largest difference of engine and learner over the probe's tokens (root mean
+    square), in multiples of what either differs by from itself with other tokens beside them."""
 
     def limit(self, rollout_dtype: str, learner_dtype: str) -> float:
         """The limit that holds for these precisions."""
         return 1e-4 if rollout_dtype == learner_dtype == "float32" else self.tolerance
+
+    def noise_limit(self, rollout_dtype: str, learner_dtype: str) -> float | None:
+        """The limit in multiples of the noise; None with these precisions."""
+        return None if rollout_dtype == learner_dtype == "float32" else self.noise_factor

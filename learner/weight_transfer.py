@@ -29,6 +29,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from learner.config import NcclConfig, ObjectStoreConfig, TransferConfig
 from learner.ranks.overlapped_calls import Call, OverlappedCalls
 from wire.shared_memory import SharedBuffer
+from wire.weight_digest import DigestRecorder
 from wire.weights import Bucket, Layout, fill, plan
 
 _DEPTH = 2  # buckets at once: one is gathered and packed, one is sent and loaded
@@ -61,6 +62,8 @@ class PolicySource(WeightSource):
         self, weights: Callable[[], Weights], dtype: torch.dtype, bucket_bytes: int
     ) -> None:
         self._weights, self._dtype, self._bucket_bytes = weights, dtype, bucket_bytes
+        self.recorder: DigestRecorder | None = None
+        """Recorder of what is sent, where the engines' weights are compared by digests."""
 
     def metadata(self) -> list[ParamMeta]:
         """Names, precision on the wire and unsharded shapes. Gathers nothing."""
@@ -68,8 +71,9 @@ class PolicySource(WeightSource):
         return [ParamMeta(name, self._dtype, shape) for name, shape in shapes]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self._weights().full_parameters(self._bucket_bytes):
-            yield name, tensor.to(self._dtype)
+        whole = self._weights().full_parameters(self._bucket_bytes)
+        tensors = ((name, tensor.to(self._dtype)) for name, tensor in whole)
+        return tensors if self.recorder is None else self.recorder.of(tensors)
 
     @property
     def can_settle(self) -> bool:

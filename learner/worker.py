@@ -41,6 +41,7 @@ from video.cache import ClipStore
 from video.positions import PositionRule
 from wire.adapters import AdapterFiles
 from wire.token_arrays import Logprobs
+from wire.weight_digest import DigestRecorder
 
 Objective = Literal["grpo", "supervised"]
 
@@ -192,10 +193,11 @@ class LearnerWorker:
         own."""
         return EngineWeights(self.engine, "base" if self._config.hands_off_adapters else "merged")
 
-    def publish(self) -> dict[str, float]:
+    def publish(self, recorder: DigestRecorder | None = None) -> dict[str, float]:
         """Send the present weights to the rollout engines, whole; an adapter goes on its own.
-        Returns metrics (of rank 0)."""
+        Returns metrics (of rank 0). ``recorder``: records what is sent."""
         assert self._sender is not None, "connect() comes before publish()"
+        self._sender.source.recorder = recorder
         start = time.perf_counter()
         self._sender.send_weights()
         return _transfer_figures(self._sender, time.perf_counter() - start)

@@ -62,6 +62,12 @@ class RolloutConfig(Config):
     """A step of a weight update (pause, one chunk, finish) that takes longer has failed."""
 
     @property
+    def records_digests(self) -> bool:
+        """Whether weights are compared by digests after each update: where an engine computes in
+        float32, its logprobs tell wrong weights apart."""
+        return self.dtype != "float32"
+
+    @property
     def max_model_len(self) -> int:
         """Prompt and response together, and one token that the parity probe draws after them."""
         return self.max_prompt_length + self.max_response_length + 1

@@ -45,6 +45,16 @@ class Generation:
     """Prompt tokens that came from the prefix cache."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightDigests:
+    """Digests of the weights of one GPU (or CPU) of an engine after an update."""
+
+    loaded: dict[str, int]
+    """Digest of each tensor that the update gave the model, by the learner's name."""
+    resident: int
+    """Digest of all parameters that the model has, as the engine keeps them."""
+
+
 class Engine(Protocol):
     """Protocol of an engine, as a rollout worker uses it."""
 
@@ -69,6 +79,10 @@ class Engine(Protocol):
         adapter: Adapter | None = None,
     ) -> list[float]:
         """Logprob of each token of a given response. Raises GenerationError, DeadlineExceeded."""
+
+    async def weight_digests(self) -> list[WeightDigests]:
+        """Digests of the weights after an update, of each GPU. Raises WeightUpdateError,
+        DeadlineExceeded."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load an adapter beside those it holds. Raises WeightUpdateError, DeadlineExceeded; then

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.config import RolloutConfig
-from rollout.engine import Answer, Generation, Sampling
+from rollout.engine import Answer, Generation, Sampling, WeightDigests
 from rollout.engine_environment import set_engine_environment
 from rollout.lora import Adapter, AdapterSlots, add_whole, engine_arguments, lora_request
 from rollout.vllm_request import vllm_request
@@ -155,7 +155,8 @@ class VllmEngine:
         """
         async with self._updating("begin a weight update"):
             await self._wake("weights")
-            begin = self._llm.collective_rpc("begin_weight_update")
+            record = (self._config.records_digests,)
+            begin = self._llm.collective_rpc("begin_weight_update", args=record)
             await asyncio.gather(self._pause(), begin)
 
     async def update_weights(self, update: dict[str, Any]) -> None:
@@ -180,6 +181,12 @@ class VllmEngine:
             await self._llm.finish_weight_update()
             await self._wake("kv_cache")  # only now: until here the learner may need the room
             await self._llm.resume_generation()
+
+    async def weight_digests(self) -> list[WeightDigests]:
+        """Digests of the weights after an update, of each of the engine's GPUs."""
+        async with self._updating("compute digests of its weights"):
+            workers = await self._llm.collective_rpc("weight_digests")
+        return [WeightDigests(loaded=loaded, resident=held) for loaded, held in workers]
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Load an adapter beside those it holds; no request waits. Raises WeightUpdateError if it

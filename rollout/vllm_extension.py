@@ -35,6 +35,7 @@ from rollout.engine_environment import OWNER
 from rollout.engine_watchdog import end_with_owner
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedReader
+from wire.weight_digest import DigestRecorder, tensor_digest
 from wire.weights import unpack
 
 BACKEND = "object_store"
@@ -124,14 +125,36 @@ class Extension:
     weight_transfer_engine: Any
     _weight_update_active: bool
     start_weight_update: Callable[[], None]
+    _recorder: DigestRecorder | None = None
 
-    def begin_weight_update(self) -> None:
+    def begin_weight_update(self, record_digests: bool) -> None:
         """Open an update. One that was left open is closed, keeping what it loaded; vLLM has no
-        call for this."""
+        call for this. ``record_digests``: record what the model loads, for
+        :meth:`weight_digests`."""
+        if record_digests:
+            self._record_digests()
         if self._weight_update_active:
             self._weight_update_active = False
             self.weight_transfer_engine.reset_weight_update_target()
         self.start_weight_update()
+
+    def _record_digests(self) -> None:
+        """Record what the model is given to load, by whatever backend, from now on."""
+        model, first = self.model_runner.get_model(), self._recorder is None
+        self._recorder = DigestRecorder()
+        if first:
+            load = model.load_weights
+            model.load_weights = lambda tensors: load(self._recorder.of(tensors))
+
+    def weight_digests(self) -> tuple[dict[str, int], int]:
+        """Digest of each tensor that the last update gave the model, and one of all parameters
+        that the model has now, in vLLM's names and shapes."""
+        assert self._recorder is not None, "no update with digests"
+        resident = DigestRecorder()
+        for _ in resident.of(self.model_runner.get_model().named_parameters()):
+            pass
+        words = torch.tensor([resident.digests[name] for name in sorted(resident.digests)])
+        return self._recorder.digests, int(tensor_digest(words))
 
     def left_out(self, lora_id: int) -> list[str]:
         """Layers of a loaded adapter that vLLM does not apply: it says so in its log alone."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.adapters import Adapters
-from rollout.engine import Engine, Generation, Sampling
+from rollout.engine import Engine, Generation, Sampling, WeightDigests
 from rollout.prompt import PromptKind, Prompts
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
@@ -122,6 +122,10 @@ class RolloutWorker:
         """Forget what the old weights computed, and answer under the new version."""
         await self._engine.finish_update()
         self._version = version
+
+    async def weight_digests(self) -> list[WeightDigests]:
+        """Digests of the engine's weights after an update."""
+        return await self._engine.weight_digests()
 
     async def load_adapter(self, version: PolicyVersion, files: AdapterFiles) -> None:
         """Load a version of the policy as an adapter; requests go on with the adapters they

@@ -46,7 +46,9 @@ class Workers:
             await learner.start()
             await learner.begin(str(config.model), OptimConfig())
             await learner.connect(client(config.rollout.update_timeout_s, *values))
-            yield learner, WeightSync(self.rollouts, learner, self.probe, 1e-4)
+            precisions = config.rollout.dtype, config.learner.dtype
+            limits = config.parity.limit(*precisions), config.parity.noise_limit(*precisions)
+            yield learner, WeightSync(self.rollouts, learner, self.probe, *limits)
         finally:
             learner.stop()
 

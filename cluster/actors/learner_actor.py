@@ -1,7 +1,7 @@
 """The Ray actor of one learner rank: builds its worker from the recipe."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
@@ -16,6 +16,7 @@ from video.cache import ClipStore
 from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from wire.types import PolicyVersion, stable_seed
+from wire.weight_digest import DigestRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class WeightSyncResult:
     """Sound workers that did not get them because others of their group failed."""
     figures: dict[str, float]
     """Metrics ``weights/...``."""
+    digests: dict[str, int] = field(default_factory=dict)
+    """Digest of each tensor that was sent; empty where engines compute in float32."""
 
 
 class LearnerActor:
@@ -83,9 +86,12 @@ class LearnerActor:
         """Send the weights to these engines. Only rank 0's result names the failures."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, engines)
-        figures = self.worker.publish()
+        recorder = None
+        if self._rank == 0 and self._config.rollout.records_digests:
+            recorder = DigestRecorder()
+        figures = self.worker.publish(recorder)
         figures["weights/load_s"] = self._client.load_s
-        return self._result(figures)
+        return replace(self._result(figures), digests=recorder.digests if recorder else {})
 
     def publish_adapter(self, version: PolicyVersion, engines: EngineSet) -> WeightSyncResult:
         """Send the adapter alone to these engines, else as :meth:`publish`."""

@@ -28,6 +28,7 @@ class RolloutActor:
     prompt = worker_method(RolloutWorker.prompt)
     logprobs = worker_method(RolloutWorker.logprobs)
     sleep = worker_method(RolloutWorker.sleep)
+    weight_digests = worker_method(RolloutWorker.weight_digests)
     load_adapter = worker_method(RolloutWorker.load_adapter)
     serve_adapter = worker_method(RolloutWorker.serve_adapter)
 

@@ -28,7 +28,7 @@ from cluster.actors.learner_actor import LearnerActor
 from cluster.actors.placement import Seat
 from cluster.actors.rollout_actor import RolloutActor
 from cluster.config.recipe import RunConfig
-from rollout.engine import Sampling
+from rollout.engine import Sampling, WeightDigests
 from rollout.prompt import PromptKind
 from rollout.worker import Rollout
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError, WorkerDied
@@ -175,6 +175,14 @@ class RolloutPool:
             self._actors[name].logprobs.remote(video, prompt, tuple(response), adapter_of),
             self._config.rollout.request_timeout_s,
             f"{name} to answer the parity probe",
+        )
+
+    async def weight_digests(self, name: str) -> list[WeightDigests]:
+        """Digests of one worker's weights after an update, of each of its GPUs."""
+        return await with_deadline(
+            self._actors[name].weight_digests.remote(),
+            self._config.rollout.update_timeout_s + 30,
+            f"{name} to compute digests of its weights",
         )
 
     async def cache_counts(self) -> dict[str, int]:

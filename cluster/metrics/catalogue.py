@@ -221,6 +221,10 @@ METRICS: tuple[Metric, ...] = (
          "training/rollout_probs_diff_max"),
         ("parity/max_logprob_diff", "nats", "step", "largest |learner - engine| of a sampled token",
          "", "sampling/sampling_logp_difference/max"),
+        ("parity/noise", "nats", "run",
+         "in bfloat16: what engine or learner differ by from themselves over the probe's tokens "
+         "(root mean square), with other tokens beside them; parity.noise_factor times as much is "
+         "the limit of the probe"),
         ("parity/probe_max_logprob_diff", "nats / max(1, |logprob|)", "step",
          "of the probe after the weight update: engines beyond the limit do not serve"),
     ),

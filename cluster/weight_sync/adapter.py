@@ -8,11 +8,13 @@ with. An engine that fails keeps the old adapter and gets model and adapter once
 too, the engine is out of service until a later version succeeds.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
+from cluster.weight_sync.digest_check import DigestCheck
 from cluster.weight_sync.parity_probe import ParityProbe
 from cluster.weight_sync.prove_before_serving import WeightSyncReport, bring_engines_to
 from learner.shared_prefix.rows import Row
@@ -23,10 +25,16 @@ class AdapterSync:
     """Weight sync with LoRA: publishes the learner's adapter under a new version."""
 
     def __init__(
-        self, rollouts: RolloutPool, learner: LearnerGroup, probe: Row, tolerance: float
+        self,
+        rollouts: RolloutPool,
+        learner: LearnerGroup,
+        probe: Row,
+        tolerance: float,
+        noise_factor: float | None = None,
     ) -> None:
         self._rollouts, self._learner = rollouts, learner
-        self._probe = ParityProbe(probe, tolerance)
+        self._probe = ParityProbe(probe, tolerance, noise_factor)
+        self._digests = DigestCheck(rollouts)
         self._have_model = set[str]()
 
     def begin(self) -> None:
@@ -49,7 +57,7 @@ class AdapterSync:
             rollouts.take_out_of_service(name)
             self._have_model.discard(name)
 
-        return await bring_engines_to(
+        report = await bring_engines_to(
             version,
             rollouts,
             send=partial(self._send, version),
@@ -57,6 +65,7 @@ class AdapterSync:
             admit=admit,
             drop=drop,
         )
+        return replace(report, figures=report.figures | self._probe.figures)
 
     async def _send(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:
         """Send the model to engines that lack it, then the adapter to all."""
@@ -66,6 +75,7 @@ class AdapterSync:
             for name in lacking:
                 self._rollouts.take_out_of_service(name)
             sent = await self._learner.publish(version, self._rollouts.engines(lacking))
+            sent = await self._digests.checked(sent, lacking)
         without = {*sent.failures, *sent.untried}
         self._have_model.update(name for name in lacking if name not in without)
         ready = [name for name in names if name not in without]

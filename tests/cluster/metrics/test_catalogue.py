@@ -34,6 +34,7 @@ OF_WORKER = {
     "shared_prefix/used",
     "shared_prefix/self_check",
     "shared_prefix/self_check_float32",
+    "parity/noise",
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
