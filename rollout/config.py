@@ -23,7 +23,9 @@ class RolloutConfig(Config):
     group_size: int = Field(default=8, ge=2)
     """Traces written per clip; GRPO compares them with each other."""
     temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of training rollouts."""
+    """Sampling temperature of training rollouts. The objective divides logits by it, too: ratios,
+    KL and entropy are of the distribution that wrote the traces. Traces that are measured keep
+    their logprobs at temperature 1; above or below 1 here, that takes one more pass over each."""
     seeded_sampling: bool = False
     """Seed every trace that is written for training by its place, so that the same weights write
     the same trace again (as a deterministic run always does). vLLM samples such requests one by one
@@ -60,6 +62,12 @@ class RolloutConfig(Config):
     """A group that is not written by then is a generation failure."""
     update_timeout_s: float = Field(default=600.0, gt=0)
     """A step of a weight update (pause, one chunk, finish) that takes longer has failed."""
+
+    @property
+    def tempered(self) -> bool:
+        """Whether the engine's logprobs are of the distribution at the sampling temperature; else
+        they are at temperature 1, whatever a request's."""
+        return self.temperature != 1
 
     @property
     def records_digests(self) -> bool:

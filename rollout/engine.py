@@ -18,6 +18,9 @@ class Sampling:
 
     n: int
     temperature: float
+    for_training: bool = False
+    """Logprobs are those of the distribution at ``temperature``, which training needs; else at
+    temperature 1."""
     max_tokens: int
     seed: int | None = None
     """Seed of the first answer, the next number of the next; none: the engine draws from its own

@@ -7,18 +7,20 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rollout.config import RolloutConfig
-from rollout.engine import Answer, Generation, Sampling, WeightDigests
+from rollout.engine import Generation, Sampling, WeightDigests
 from rollout.engine_environment import set_engine_environment
 from rollout.lora import Adapter, AdapterSlots, add_whole, engine_arguments, lora_request
+from rollout.vllm_answer import answer_of
 from rollout.vllm_request import vllm_request
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
-from wire.types import FinishReason, Prompt
+from wire.types import Prompt
 
 _MANY_LOGITS = 1 << 24  # 64 MB of float32
 _LOOK_EVERY_S = 0.5
@@ -103,8 +105,13 @@ class VllmEngine:
             raise GenerationError(
                 f"the engine returned {len(output.outputs)} answers, {sampling.n} were asked for"
             )
-        answers = tuple(_answer(completion) for completion in output.outputs)
-        return Generation(answers=answers, num_cached_tokens=output.num_cached_tokens or 0)
+        answers = [answer_of(completion) for completion in output.outputs]
+        if self._config.tempered and not sampling.for_training and sampling.temperature != 1:
+            for index, answer in enumerate(answers):
+                logprobs = await self.logprobs(prompt, clip, answer.token_ids, adapter)
+                answers[index] = replace(answer, logprobs=tuple(logprobs))
+        num_cached = output.num_cached_tokens or 0
+        return Generation(answers=tuple(answers), num_cached_tokens=num_cached)
 
     async def logprobs(
         self,
@@ -337,7 +344,7 @@ def _vllm_arguments(
         limit_mm_per_prompt={"video": 1, "image": 0},
         mm_processor_cache_gb=0,  # processed clips come from our own cache
         mm_device_do_normalize=False,  # ours are normalised; twice shifts logprobs by 0.1
-        logprobs_mode="raw_logprobs",  # at temperature 1, whatever the sampling temperature
+        logprobs_mode="processed_logprobs" if config.tempered else "raw_logprobs",
         weight_transfer_config=WeightTransferConfig(backend=backend),
         worker_extension_cls="rollout.vllm_extension.Extension",
         disable_log_stats=True,
@@ -380,18 +387,3 @@ async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[as
         raise DeadlineExceeded(
             f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"
         ) from error
-
-
-def _answer(completion: Any) -> Answer:
-    ids = tuple(completion.token_ids)
-    if not ids or completion.finish_reason not in set(FinishReason):
-        raise GenerationError(
-            f"the engine ended an answer after {len(ids)} tokens, reason {completion.finish_reason}"
-        )
-    return Answer(
-        token_ids=ids,
-        logprobs=tuple(
-            row[token].logprob for row, token in zip(completion.logprobs, ids, strict=True)
-        ),
-        finish_reason=FinishReason(completion.finish_reason),
-    )

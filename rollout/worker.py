@@ -85,7 +85,8 @@ class RolloutWorker:
                 raise GenerationError(f"{self._name} has lost its engine: {error}") from error
             failure = Failure(kind=FailureKind.GENERATION, culprit=self._name, reason=str(error))
             return _failed(failure, version)
-        return self._rollout(prompt, generation, version)
+        temperature = sampling.temperature if sampling.for_training else 1.0
+        return self._rollout(prompt, generation, version, temperature)
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt that asks for a trace, a label or a verdict; caches the clip."""
@@ -156,7 +157,9 @@ class RolloutWorker:
     async def _clip(self, video: str) -> ProcessedClip:
         return await asyncio.get_running_loop().run_in_executor(None, self._clips.get, video)
 
-    def _rollout(self, prompt: Prompt, generation: Generation, version: PolicyVersion) -> Rollout:
+    def _rollout(
+        self, prompt: Prompt, generation: Generation, version: PolicyVersion, temperature: float
+    ) -> Rollout:
         completions = tuple(
             Completion(
                 token_ids=TokenIds(answer.token_ids),
@@ -164,6 +167,7 @@ class RolloutWorker:
                 text=self._renderer.text(answer.token_ids),
                 finish_reason=answer.finish_reason,
                 policy_version=version,
+                logprobs_temperature=temperature,
             )
             for answer in generation.answers
         )

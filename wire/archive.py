@@ -26,7 +26,15 @@ import pyarrow.parquet as pq
 
 from wire.errors import ArchiveError
 from wire.journal import Journal, naming, read_journal
-from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, groups_in
+from wire.trace_rows import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    check_version,
+    group_id_of,
+    groups_in,
+    is_readable,
+    upgraded,
+)
 from wire.types import PolicyVersion, Purpose, TraceGroup
 from wire.whole_file import sync_to_disk, whole_file
 
@@ -253,16 +261,19 @@ def _write_parquet(path: Path, tables: Iterator[pa.Table]) -> None:
 def row_groups(path: Path, columns: Iterable[str], number: int | None = None) -> Iterator[pa.Table]:
     """The rows of a Parquet file of ours, some groups at a time; with ``number``, only the row
     group of that number. Raises ArchiveError."""
+    wanted = list(columns)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")
             if not version.isdigit():
                 raise ArchiveError(f"{path} is not a file of the trace archive; move it elsewhere")
             check_version(path, int(version))
-            if not file.schema_arrow.equals(SCHEMA):
+            if not is_readable(file.schema_arrow):
                 raise ArchiveError(f"{path} lacks columns of the trace archive; restore it")
             for index in range(file.num_row_groups) if number is None else (number,):
-                yield file.read_row_group(index, columns=list(columns)).replace_schema_metadata()
+                held = [name for name in wanted if name in file.schema_arrow.names]
+                table = file.read_row_group(index, columns=held).replace_schema_metadata()
+                yield upgraded(table, wanted)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
 

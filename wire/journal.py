@@ -22,7 +22,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from wire.errors import ArchiveError
-from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, rows_of
+from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, rows_of, upgraded
 from wire.types import TraceGroup
 from wire.whole_file import sync_to_disk
 
@@ -179,7 +179,7 @@ def _read(path: Path) -> Iterator[tuple[int, pa.Table]]:
                 raise ArchiveError(
                     f"{path}: the record at byte {offset} holds no trace group: {error}"
                 ) from error
-            yield file.tell(), table
+            yield file.tell(), upgraded(table)
 
 
 def _check_header(path: Path, header: bytes) -> None:

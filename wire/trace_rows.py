@@ -34,7 +34,8 @@ from wire.types import (
     TraceGroup,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, SCHEMA_VERSION)
 
 _FAILURE = pa.struct(
     [("kind", pa.string()), ("culprit", pa.string()), ("reason", pa.string())],
@@ -70,7 +71,9 @@ _TRACE_FIELDS = [
     ("failure_kind", pa.string()),
     ("failure_culprit", pa.string()),
     ("failure_reason", pa.string()),
+    ("logprobs_temperature", pa.float64()),
 ]
+_SINCE_VERSION_2 = {"logprobs_temperature"}
 SCHEMA = pa.schema(_GROUP_FIELDS + _TRACE_FIELDS)
 """``attempt`` and ``step`` are the group's policy version, ``completion_*`` those of one answer."""
 
@@ -139,9 +142,25 @@ def group_id_of(table: pa.Table) -> str:
     return str(table["group_id"][0])
 
 
+def is_readable(schema: pa.Schema) -> bool:
+    """Whether rows of this schema can be read: that of now, or of version 1."""
+    return any(
+        schema.equals(pa.schema([f for f in SCHEMA if f.name not in lacking]))
+        for lacking in ((), _SINCE_VERSION_2)
+    )
+
+
+def upgraded(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """These columns of rows, those of later versions than theirs null."""
+    for name in _SINCE_VERSION_2 - set(table.column_names):
+        field = SCHEMA.field(name)
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(SCHEMA.names if columns is None else columns)
+
+
 def check_version(path: Path, version: int) -> None:
-    """Raise ArchiveError unless ``version``, that of the file at ``path``, is the one read here."""
-    if version != SCHEMA_VERSION:
+    """Raise ArchiveError unless ``version``, that of the file at ``path``, is read here."""
+    if version not in _READABLE:
         advice = "update DeepIntuit" if version > SCHEMA_VERSION else "use the older program"
         raise ArchiveError(
             f"{path} has trace schema version {version}, but this program reads version "
@@ -173,6 +192,11 @@ def _group_row(group: TraceGroup) -> dict[str, Any]:
     }
 
 
+def _unless_1(temperature: float) -> float | None:
+    """Null for 1, which all rows of version 1 were at."""
+    return None if temperature == 1 else temperature
+
+
 def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
     completion, outcome = trace.completion, trace.outcome
     row = _NO_TRACE | {
@@ -181,6 +205,7 @@ def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
         "finish_reason": completion.finish_reason.value,
         "completion_attempt": completion.policy_version.attempt,
         "completion_step": completion.policy_version.step,
+        "logprobs_temperature": _unless_1(completion.logprobs_temperature),
     }
     if isinstance(outcome, Score):
         return row | {"reward": outcome.total, "reward_parts": list(outcome.parts.items())}
@@ -234,6 +259,7 @@ def _trace(row: dict[str, Any], tokens: Any, logprobs: Any) -> Trace:
         policy_version=PolicyVersion(
             attempt=row["completion_attempt"], step=row["completion_step"]
         ),
+        logprobs_temperature=row["logprobs_temperature"] or 1.0,
     )
     if row["failure_kind"] is None:
         return Trace(

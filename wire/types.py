@@ -142,11 +142,15 @@ class Completion:
     token_ids: TokenIds
     """May be given as any sequence, as the logprobs may."""
     logprobs: Logprobs
-    """Log-probability (nats) of each token at temperature 1 under the weights that sampled it."""
+    """Log-probability (nats) of each token under the weights that sampled it, at
+    ``logprobs_temperature``."""
     text: str
     """Decoded with special tokens kept, the end-of-turn token removed."""
     finish_reason: FinishReason
     policy_version: PolicyVersion
+    logprobs_temperature: float = 1.0
+    """The sampling temperature in a trace to train on, of whose distribution logprobs are; in all
+    others 1, whatever they were sampled at."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", TokenIds(self.token_ids))

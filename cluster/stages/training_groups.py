@@ -49,6 +49,7 @@ class TrainingGroupWriter:
         sampling = Sampling(
             n=self._rollout.group_size,
             temperature=self._rollout.temperature,
+            for_training=True,
             max_tokens=self._rollout.max_response_length,
             seed=None if self._seed is None else stable_seed(self._name, self._seed, index),
             turn=index,

@@ -106,7 +106,9 @@ class Policy(nn.Module):
             return seen.embeds, *seen.deepstack
         hidden = self._hidden(batch)
         if not features:
-            return self.head(hidden[batch.predict_at], batch.target)  # type: ignore[no-any-return]
+            return self.head(  # type: ignore[no-any-return]
+                hidden[batch.predict_at], batch.target, batch.temperature
+            )
         ends = torch.tensor([span.end - 1 for span in batch.layout.spans], device=hidden.device)
         assert len(ends) == len(batch.lengths), "features needs one response per row"
         return hidden[ends]

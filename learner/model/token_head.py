@@ -44,10 +44,16 @@ class TokenHead(nn.Module):
         self.weight: nn.Parameter = lm_head.weight
         self._tile: tuple[int, int] = (places, words)
 
-    def forward(self, hidden: Float[Tensor, "N H"], target: Int[Tensor, " N"]) -> TokenScores:
-        """Logprob of each target, and entropy."""
+    def forward(
+        self,
+        hidden: Float[Tensor, "N H"],
+        target: Int[Tensor, " N"],
+        temperature: Float[Tensor, " N"] | None = None,
+    ) -> TokenScores:
+        """Logprob of each target, and entropy, of logits that are divided by ``temperature``; none:
+        by 1."""
         scores = _Scores.apply(  # type: ignore[no-untyped-call]
-            hidden, self.weight, target, *self._tile
+            hidden, self.weight, target, temperature, *self._tile
         )
         return TokenScores(*scores)
 
@@ -64,15 +70,17 @@ class _Scores(torch.autograd.Function):
         hidden: Float[Tensor, "N H"],
         weight: Float[Tensor, "V H"],
         target: Int[Tensor, " N"],
+        temperature: Float[Tensor, " N"] | None,
         places: int,
         words: int,
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        scale = None if temperature is None else 1 / temperature
         parts = [
-            _online(part, weight, wanted, words)
-            for part, wanted in zip(hidden.split(places), target.split(places), strict=True)
+            _online(hidden[on], weight, target[on], None if scale is None else scale[on], words)
+            for on in _tiles(len(hidden), places)
         ]
         logp, entropy, lse = (torch.cat(column) for column in zip(*parts, strict=True))
-        ctx.save_for_backward(hidden, weight, target, lse, entropy)
+        ctx.save_for_backward(hidden, weight, target, lse, entropy, scale)
         ctx.tile = places, words
         ctx.set_materialize_grads(False)
         return logp, entropy
@@ -82,34 +90,52 @@ class _Scores(torch.autograd.Function):
     def backward(
         ctx: Any, of_logp: Tensor | None, of_entropy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, target, lse, entropy = ctx.saved_tensors
+        hidden, weight, target, lse, entropy, scale = ctx.saved_tensors
         (places, words), (for_hidden, for_weight, *_) = ctx.tile, ctx.needs_input_grad
         grad_hidden = torch.zeros_like(hidden, dtype=lse.dtype)
         grad_weight = torch.zeros_like(weight) if for_weight else None
         for first in range(0, len(weight), words):
             tile = weight[first : first + words]
             grad_tile = torch.zeros_like(tile, dtype=lse.dtype)
-            for start in range(0, len(hidden), places):
-                on = slice(start, start + places)
+            for on in _tiles(len(hidden), places):
+                of_place = None if scale is None else scale[on]
                 grad = _grad_of_logits(
-                    (hidden[on] @ tile.T).to(lse.dtype).sub_(lse[on, None]),
+                    _logits(hidden[on], tile, of_place).sub_(lse[on, None]),
                     _inside(target[on], first, len(tile)),
                     None if of_logp is None else of_logp[on],
                     None if of_entropy is None else (of_entropy[on], entropy[on]),
-                ).to(tile.dtype)
+                )
+                if of_place is not None:
+                    grad *= of_place[:, None]
+                grad = grad.to(tile.dtype)
                 if for_hidden:
                     _add_product(grad_hidden[on], grad, tile)
                 if for_weight:
                     _add_product(grad_tile, grad.T, hidden[on])
             if grad_weight is not None:
                 grad_weight[first : first + words] = grad_tile
-        return grad_hidden.to(hidden.dtype) if for_hidden else None, grad_weight, None, None, None
+        of_hidden = grad_hidden.to(hidden.dtype) if for_hidden else None
+        return of_hidden, grad_weight, None, None, None, None
+
+
+def _tiles(count: int, size: int) -> list[slice]:
+    """Consecutive places, ``size`` at a time; one tile of none where there are none."""
+    return [slice(start, start + size) for start in range(0, max(count, 1), size)]
+
+
+def _logits(
+    hidden: Float[Tensor, "C H"], tile: Float[Tensor, "W H"], scale: Float[Tensor, " C"] | None
+) -> Float[Tensor, "C W"]:
+    """Logits of some words, at the temperature of each place, in float32."""
+    logits = (hidden @ tile.T).to(torch.promote_types(hidden.dtype, torch.float32))
+    return logits if scale is None else logits.mul_(scale[:, None])
 
 
 def _online(
     hidden: Float[Tensor, "C H"],
     weight: Float[Tensor, "V H"],
     target: Int[Tensor, " C"],
+    scale: Float[Tensor, " C"] | None,
     words: int,
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Logprob, entropy and log-sum-exp, over tiles of the vocabulary."""
@@ -117,7 +143,7 @@ def _online(
     top = hidden.new_full(target.shape, float("-inf"), dtype=kind)
     total, moment, chosen = (torch.zeros_like(top) for _ in range(3))  # sums of e^l and of l e^l
     for first in range(0, len(weight), words):
-        logits = (hidden @ weight[first : first + words].T).to(kind)
+        logits = _logits(hidden, weight[first : first + words], scale)
         row, column = _inside(target, first, logits.shape[1])
         chosen[row] = logits[row, column]
         higher = torch.maximum(top, logits.amax(-1))

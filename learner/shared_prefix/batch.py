@@ -55,6 +55,8 @@ class TrainBatch:
     """NaN where no reference model was asked."""
     mask: Bool[Tensor, " N"]
     """False for tokens of fillers."""
+    temperature: Float[Tensor, " N"] | None
+    """Divisor of the logits; None: 1, for all of them."""
     lengths: tuple[int, ...]
     """Tokens of each response, in the order of rows and responses; they add up to N."""
     seen: ClipFeatures | None = None
@@ -129,6 +131,7 @@ def make_batch(
         logp_old=_logprobs([r.old_logprobs for r in responses], lengths),
         logp_ref=_logprobs([r.ref_logprobs for r in responses], lengths),
         mask=torch.tensor([r.trains for r in responses]).repeat_interleave(lengths),
+        temperature=_temperatures([r.temperature for r in responses], lengths),
         lengths=tuple(lengths.tolist()),
         seen=ClipFeatures.join(seen) if seen_of else None,
     )
@@ -160,6 +163,14 @@ def _patches(
 
 def _tokens(parts: Sequence[TokenIds]) -> Int[Tensor, " N"]:
     return torch.from_numpy(np.concatenate(parts, dtype=np.int64))
+
+
+def _temperatures(
+    temperatures: Sequence[float], lengths: Int[Tensor, " R"]
+) -> Float[Tensor, " N"] | None:
+    if all(temperature == 1 for temperature in temperatures):
+        return None
+    return torch.tensor(temperatures).repeat_interleave(lengths)
 
 
 def _logprobs(parts: Sequence[Logprobs | None], lengths: Int[Tensor, " R"]) -> Float[Tensor, " N"]:

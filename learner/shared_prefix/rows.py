@@ -36,6 +36,9 @@ class Response:
     """The reference model's logprobs, where a KL coefficient asks for them."""
     reward: float | None = None
     """The reward that the advantage is made of; None in supervised training."""
+    temperature: float = 1.0
+    """Of the distribution that its logprobs, the ratios and the entropy are of: the sampling
+    temperature in GRPO, 1 in supervised training."""
     truncated: bool = False
     """Whether it was cut at the length limit."""
     trains: bool = True
@@ -98,6 +101,7 @@ def grpo_rows(groups: Sequence[TraceGroup]) -> list[Row]:
                 token_ids=trace.completion.token_ids,
                 advantage=0.0,
                 rollout_logprobs=trace.completion.logprobs,
+                temperature=trace.completion.logprobs_temperature,
                 reward=trace.reward,
                 truncated=trace.completion.finish_reason.is_truncated,
             )

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cluster.actors.engine_client import EngineClient
+from cluster.actors.bucket_client import BucketClient
 from cluster.weight_sync.parity_probe import ParityProbe, probe_row
 from learner.shared_prefix.rows import Response, Row
 from tests.real_workers import make_config, open_workers
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 LEARNING_RATE = 1e-6
 
 
-class Faulty(EngineClient):
+class Faulty(BucketClient):
     """Sends the first update again as the third, whole and with its own fingerprints; in the fourth
     two tensors of one shape have each other's names."""
 

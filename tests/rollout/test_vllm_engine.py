@@ -28,7 +28,7 @@ class Llm:
     async def pause_scheduler_async(self, mode: str, clear_cache: bool) -> None:
         await asyncio.get_running_loop().create_future()
 
-    async def collective_rpc(self, method: str) -> None:
+    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> None:
         await asyncio.get_running_loop().create_future()
 
 

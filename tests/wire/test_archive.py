@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
+from wire import journal as journal_module
 from wire.archive import (
     Archive,
     next_attempt,
@@ -545,11 +546,46 @@ def parquet(tmp_path: Path) -> Path:
     return path
 
 
+def test_an_archive_of_version_1_is_read_with_logprobs_at_temperature_1(
+    tmp_path: Path, parquet: Path
+) -> None:
+    before = list(read_groups(tmp_path))
+    table = pq.read_table(parquet).drop_columns("logprobs_temperature")
+    pq.write_table(table.replace_schema_metadata({b"deepintuit.trace_schema": b"1"}), parquet)
+    assert list(read_groups(tmp_path)) == before
+    assert read_table(tmp_path)["logprobs_temperature"].null_count == len(table)
+    assert read_table(tmp_path, ["reward", "logprobs_temperature"]).num_columns == 2
+
+
+def test_a_journal_of_version_1_is_read_and_goes_on(tmp_path: Path) -> None:
+    old = pa.schema([field for field in SCHEMA if field.name != "logprobs_temperature"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module, "SCHEMA", old)
+        patch.setattr(journal_module, "SCHEMA_VERSION", 1)
+        rows = journal_module.rows_of
+        patch.setattr(journal_module, "rows_of", lambda group: rows(group).select(old.names))
+        write(tmp_path, make_group("old"))
+    (kept,) = read_groups(tmp_path)
+    assert kept == make_group("old")
+    write(tmp_path, tempered())
+    assert list(read_groups(tmp_path)) == [make_group("old"), tempered()]
+
+
+def tempered() -> TraceGroup:
+    """A group whose logprobs are at another temperature."""
+    group = make_group("tempered")
+    traces = tuple(
+        replace(trace, completion=replace(trace.completion, logprobs_temperature=0.7))
+        for trace in group.traces
+    )
+    return replace(group, traces=traces)
+
+
 def test_a_newer_parquet_schema_is_refused_with_advice(tmp_path: Path, parquet: Path) -> None:
     table = pq.read_table(parquet)
     newer = {b"deepintuit.trace_schema": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), parquet)
-    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 2, .* reads version 1"):
+    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 3, .* reads version 2"):
         ids(tmp_path)
 
 
@@ -559,7 +595,7 @@ def test_a_newer_journal_is_refused_with_advice(tmp_path: Path) -> None:
         file.seek(8)
         file.write((SCHEMA_VERSION + 1).to_bytes(4, "little"))
     for call in (lambda: ids(tmp_path), lambda: Archive(tmp_path, 0), lambda: Archive(tmp_path, 1)):
-        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 2.*update"):
+        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 3.*update"):
             call()
     assert journal.exists()
 

@@ -32,7 +32,7 @@ TRL: tuple[Moved, ...] = (
     Moved("generation_batch_size", "grpo.groups_per_step", "in clips here, in completions there"),
     Moved("steps_per_generation", "grpo.groups_per_update", "clips per update, not their number"),
     Moved("num_iterations", "grpo.ppo_epochs"),
-    Moved("temperature", "rollout.temperature"),
+    Moved("temperature", "rollout.temperature", "the objective divides logits by it too"),
     Moved("top_p", "", WHOLE),
     Moved("top_k", "", WHOLE),
     Moved("min_p", "", WHOLE),

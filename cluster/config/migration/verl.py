@@ -113,7 +113,7 @@ VERL: tuple[Moved, ...] = (
     Moved(f"{_R}.name", "", "always vLLM"),
     Moved(f"{_R}.mode", "", "always vLLM's AsyncLLM; rollouts run ahead by grpo.max_staleness"),
     Moved(f"{_R}.n", "rollout.group_size"),
-    Moved(f"{_R}.temperature", "rollout.temperature"),
+    Moved(f"{_R}.temperature", "rollout.temperature", "the objective divides logits by it too"),
     Moved(f"{_R}.top_p", "", WHOLE),
     Moved(f"{_R}.top_k", "", WHOLE),
     Moved(f"{_R}.prompt_length", "rollout.max_prompt_length"),

@@ -53,6 +53,27 @@ def test_any_tiles_give_logprob_entropy_and_both_gradients(
         assert torch.allclose(one, other, atol=1e-10)
 
 
+@pytest.mark.parametrize("tile", [(4, 7), (100, 100)])
+def test_logits_are_divided_by_the_temperature_of_each_place(tile: tuple[int, int]):
+    head, states, target = make(6, 4, 20, torch.float64)
+    temperature = torch.tensor([0.7, 1.3, 1.0, 0.3, 2.0, 1.0])
+    exact = temperature.double()
+    ours = TokenHead(head, *tile)(states, target, exact)
+    logp = (head(states) / exact[:, None]).log_softmax(-1)
+    expected = logp.gather(-1, target[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+    weights = torch.randn(2, 6, dtype=torch.float64).unbind()
+    pairs = [
+        *zip(ours, expected, strict=True),
+        *zip(
+            gradients(head, states, ours, weights),
+            gradients(head, states, expected, weights),
+            strict=True,
+        ),
+    ]
+    for one, other in pairs:
+        assert torch.allclose(one, other, atol=1e-10)
+
+
 @pytest.mark.parametrize("used", [0, 1])
 def test_either_score_may_go_without_a_gradient(used: int):
     head, states, target = make(6, 4, 20, torch.float64)
