@@ -2,10 +2,12 @@
 
     path + sampling -> size, time of change, and what was seen when the file had these
 
-Safe under crashes and several checks at a time; a damaged file is begun anew.
+Safe under crashes and several checks at a time; a damaged file is begun anew. Where the disk fails
+or has no locks, a warning says so once, and nothing is remembered.
 """
 
 import contextlib
+import logging
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import Self
 
 from video.config import VideoConfig
 from wire.types import stable_hash
+
+_log = logging.getLogger(__name__)
 
 _LAYOUT = "3"
 """Version of the table: raise it when the columns change, or their meaning, or what decoding
@@ -62,21 +66,28 @@ class FactsFile:
     """Facts about clips under one sampling."""
 
     def __init__(self, path: Path, config: VideoConfig) -> None:
-        """Raises OSError if ``path`` cannot be written."""
+        """Opens the file, or makes it."""
         sampling = {"fps", "min_frames", "max_frames", "decoder"}
         self._spec = stable_hash(_LAYOUT, config.model_dump(include=sampling))[:16]
-        try:
-            self._database = _open(path)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"cannot write {path}: {error}") from error
         self._path, self._saved = path, time.monotonic()
         self._unsaved: list[tuple[object, ...]] = []
+        self._database: sqlite3.Connection | None = None
+        try:
+            self._database = _open(path)
+        except (OSError, sqlite3.Error) as error:
+            self._go_without(error)
 
     def get(self, path: str) -> ClipFacts | None:
         """Facts about a file; None if the file was never scanned, is gone, or has changed."""
         columns = "size, changed, digest, frames, height, width, seconds, not_by_decord"
         query = f"SELECT {columns} FROM clip_facts WHERE path = ? AND spec = ?"
-        row = self._database.execute(query, (path, self._spec)).fetchone()
+        if self._database is None:
+            return None
+        try:
+            row = self._database.execute(query, (path, self._spec)).fetchone()
+        except sqlite3.Error as error:
+            self._go_without(error)
+            return None
         if row is None:
             return None
         try:
@@ -97,7 +108,7 @@ class FactsFile:
         )
 
     def put(self, path: str, facts: ClipFacts) -> None:
-        """Keep the facts about a file; on disk within a second, or on leaving. Raises OSError."""
+        """Keep the facts about a file; on disk within a second, or on leaving."""
         size, changed = facts.stat
         seen = (facts.digest, facts.frames, facts.height, facts.width, facts.seconds)
         row = (path, self._spec, size, changed, *seen, facts.not_by_decord)
@@ -107,13 +118,24 @@ class FactsFile:
 
     def _save(self) -> None:
         """One short transaction: another check need not wait for the next clip."""
+        if self._database is None:
+            return
         try:
             with self._database:
                 self._database.executemany(_INSERT, self._unsaved)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"cannot write {self._path}: {error}") from error
+        except sqlite3.Error as error:
+            self._go_without(error)
         self._unsaved.clear()
         self._saved = time.monotonic()
+
+    def _go_without(self, error: Exception) -> None:
+        _log.warning(
+            "cannot remember clips in %s (%s): the next check scans them", self._path, error
+        )
+        database, self._database = self._database, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,8 +146,9 @@ class FactsFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.closing(self._database):
-            self._save()  # also when interrupted
+        self._save()  # also when interrupted
+        if self._database is not None:
+            self._database.close()
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -53,7 +53,7 @@ def file_of(sample: Sample) -> str:
 def scan_clips(samples: Iterable[Sample], config: VideoConfig, facts: Path) -> dict[str, ClipScan]:
     """Scan each file once. After an interrupt the next check continues where this one stopped.
 
-    ``facts``: the file that keeps the scans. Raises OSError if it cannot be written.
+    ``facts``: the file that keeps the scans.
     """
     files = list(dict.fromkeys(file_of(sample) for sample in samples))
     with FactsFile(facts, config) as known, progress_bar("clips", len(files)) as bar:

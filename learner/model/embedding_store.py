@@ -26,7 +26,6 @@ _NAMES = {bfloat16: "BF16", float16: "F16", float32: "F32"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 _RECENT_BYTES = 2 * 2**30
-_RECENT_CLIPS = 4096
 _PATIENCE_S = 10.0  # for another writer of the same entry; then it is kept in memory alone
 
 
@@ -135,7 +134,7 @@ class EmbeddingStore:
             self._num_bytes -= before.num_bytes
         self._recent[seen.key] = seen
         self._num_bytes += seen.num_bytes
-        while self._num_bytes > self._recent_bytes or len(self._recent) > _RECENT_CLIPS:
+        while self._num_bytes > self._recent_bytes:
             self._num_bytes -= self._recent.popitem(last=False)[1].num_bytes
 
 

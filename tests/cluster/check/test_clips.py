@@ -1,6 +1,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from cluster.check import clip_facts
 from cluster.check.clip_facts import ClipFacts
 from cluster.check.clips import (
     ClipScan,
@@ -143,10 +145,45 @@ def test_a_damaged_file_of_facts_is_begun_anew(tmp_path: Path, content: bytes):
         assert isinstance(scan_clips([sample], CONFIG, facts)[sample.video], ClipFacts)
 
 
-def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path: Path):
+@pytest.mark.parametrize("call", ["_open", "execute", "executemany"])
+def test_a_disk_that_cannot_keep_scans_is_a_warning_and_the_clips_are_scanned(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    class NoLocks:
+        """A database on a file system without locks."""
+
+        def __init__(self, path: Path) -> None:
+            if call == "_open":
+                raise sqlite3.OperationalError("locking protocol")
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def close(self) -> None: ...
+
+        def execute(self, *query: object) -> "NoLocks":
+            if call == "execute":
+                raise sqlite3.OperationalError("disk I/O error")
+            return self
+
+        def fetchone(self) -> None: ...
+
+        def executemany(self, *rows: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    samples = [write_clip(tmp_path / f"{n}.mp4") for n in range(2)]
+    monkeypatch.setattr(clip_facts, "_open", NoLocks)
+    scans = scan_clips(samples, CONFIG, tmp_path / "facts.sqlite")
+    assert all(isinstance(scan, ClipFacts) for scan in scans.values())
+    assert len(scans) == 2
+    assert caplog.text.count("cannot remember clips") == 1
+
+
+def test_a_folder_that_cannot_be_made_keeps_no_clip_from_being_scanned(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        scan_clips([], CONFIG, tmp_path / "file" / "facts.sqlite")
+    sample = write_clip(tmp_path / "a.mp4")
+    assert len(scan_clips([sample], CONFIG, tmp_path / "file" / "facts.sqlite")) == 1
 
 
 INTERRUPTED = """
