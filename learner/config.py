@@ -176,7 +176,7 @@ class LearnerConfig(Config):
     lora: LoraConfig | None = None
     """Train additions of low rank instead of the weights; none: full training."""
     timeout_s: float = Field(default=1800.0, gt=0)
-    """A step, a save or a load that takes longer has failed."""
+    """A step, a save, a load or a block of rows to be scored that takes longer has failed."""
 
     @property
     def hands_off_adapters(self) -> bool:
