@@ -119,7 +119,8 @@ async def _fit_head(
         labels.names,
         [example.sample.id for example in examples],
     )
-    probabilities = head.probabilities(await features.features(groups))
+    read = await features.features(groups)
+    probabilities = await run_in_daemon_thread(head.probabilities, read)
     samples = [group.sample for group in groups]
     return FittedHead(
         head=head, predictions=label_predictions(samples, asked, probabilities, labels.names)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
-from calibrate.logistic import Problem, Regressions, Solution
+from calibrate.logistic import Problem, Regressions, Solution, blocks
 from calibrate.metrics import negative_log_likelihood
 from wire.errors import DataError
 from wire.whole_file import replace_json, whole_file
@@ -34,7 +34,6 @@ C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _DEFAULT_C = 1e-2  # where there is too little data to choose: strong, as H is far above N
 _NUM_FOLDS = 5
 _FORMAT = 1
-_BLOCK = 2_048  # rows that are worked on in float64 at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +58,11 @@ class Head:
     def probabilities(self, features: NDArray[np.floating]) -> Floats:
         """[N, H] -> [N, L], rows summing to 1. Raises DataError on another H or NaN or infinity."""
         _check_features(features, len(self.mean))
-        standard = (features.astype(np.float64) - self.mean) / self.scale
-        return np.asarray(softmax(standard @ self.weight.T + self.bias, axis=1), dtype=np.float64)
+        scores = np.empty((len(features), len(self.bias)))
+        for block in blocks(len(features)):  # a copy in float64 would be twice the features
+            standard = (features[block] - self.mean) / self.scale
+            scores[block] = standard @ self.weight.T + self.bias
+        return np.asarray(softmax(scores, axis=1), dtype=np.float64)
 
     def save(self, directory: Path) -> None:
         """Write head.safetensors, then head.json, each by rename: the JSON marks a whole head."""
@@ -172,8 +174,8 @@ def _choose_c(regressions: Regressions, truth: NDArray[np.int64], clips: Sequenc
 def _moments(features: NDArray[np.floating]) -> tuple[Floats, Floats]:
     """Mean and deviation of each feature; 1 for one that never varies."""
     mean = features.mean(axis=0, dtype=np.float64)
-    blocks = (features[start : start + _BLOCK] - mean for start in range(0, len(features), _BLOCK))
-    deviation = np.sqrt(sum((block**2).sum(axis=0) for block in blocks) / len(features))
+    squares = sum(((features[b] - mean) ** 2).sum(axis=0) for b in blocks(len(features)))
+    deviation = np.sqrt(squares / len(features))
     return mean, np.where(deviation > 0, deviation, 1.0)
 
 
@@ -181,8 +183,7 @@ def _standardised(
     features: NDArray[np.floating], mean: Floats, scale: Floats
 ) -> NDArray[np.float32]:
     rows = np.empty(features.shape, np.float32)
-    for start in range(0, len(rows), _BLOCK):  # a copy in float64 would be twice the features
-        block = slice(start, start + _BLOCK)
+    for block in blocks(len(rows)):
         rows[block] = (features[block] - mean) / scale
     return rows
 

@@ -83,7 +83,7 @@ class _Curvature:
     def __init__(self, features: Floats) -> None:
         width = features.shape[1]
         self._covariance = np.zeros((width, width))
-        for block in _blocks(len(features)):
+        for block in blocks(len(features)):
             self._covariance += features[block].T @ features[block]
         self._covariance /= len(features)
         self._least = _ROUNDING * float(np.trace(self._covariance))
@@ -138,7 +138,7 @@ class _Descent:
     def _fold_scales(self) -> Floats:
         """[P, H + 1]: 1 over the deviation of each feature over a problem's rows."""
         sums, squares = (np.zeros((len(self._num), self._wide.shape[1])) for _ in range(2))
-        for block in _blocks(len(self._wide)):
+        for block in blocks(len(self._wide)):
             rows, trains = self._wide[block], self._trains[:, block]
             sums += trains @ rows
             squares += trains @ (rows * rows)
@@ -195,7 +195,7 @@ class _Descent:
     def _residual(self, logits: Floats) -> tuple[Floats, Floats]:
         """p - truth of the training rows; and a probability's mean slope p (1 - p) over them."""
         residual, spread = np.empty_like(logits), np.zeros(len(self._num))
-        for block in _blocks(len(self._wide)):
+        for block in blocks(len(self._wide)):
             p = np.where(self._absent[..., None], np.float32(-1e30), logits[..., block])
             p -= p.max(axis=0)
             np.exp(p, out=p)
@@ -256,7 +256,8 @@ class _Descent:
         return np.asarray(_dot(residual, moved) / self._num, np.float32)
 
 
-def _blocks(num_rows: int) -> Iterator[slice]:
+def blocks(num_rows: int) -> Iterator[slice]:
+    """Slices of rows that are worked on at a time."""
     return (slice(start, start + _ROWS) for start in range(0, num_rows, _ROWS))
 
 
