@@ -30,7 +30,8 @@ class WeightSyncResult:
     figures: dict[str, float]
     """Metrics ``weights/...``."""
     digests: dict[str, int] = field(default_factory=dict)
-    """Digest of each tensor that was sent; empty where engines compute in float32."""
+    """Digest of each tensor that was sent; empty unless engines and learner compute in
+    bfloat16."""
 
 
 class LearnerActor:
@@ -86,9 +87,10 @@ class LearnerActor:
         """Send the weights to these engines. Only rank 0's result names the failures."""
         assert self._client is not None, "connect() comes first"
         self._client.open(version, engines)
-        recorder = None
-        if self._rank == 0 and self._config.rollout.records_digests:
-            recorder = DigestRecorder()
+        rollout, learner = self._config.rollout, self._config.learner
+        # an engine of another precision rounds what it loads, and need not change with it
+        compared = rollout.records_digests and rollout.dtype == learner.dtype
+        recorder = DigestRecorder() if compared and self._rank == 0 else None
         figures = self.worker.publish(recorder)
         figures["weights/load_s"] = self._client.load_s
         return replace(self._result(figures), digests=recorder.digests if recorder else {})

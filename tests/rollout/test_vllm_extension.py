@@ -8,6 +8,7 @@ import torch
 
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
+from wire.weight_digest import DigestRecorder
 from wire.weights import Bucket, fill, plan
 
 pytestmark = pytest.mark.slow  # imports vLLM
@@ -102,6 +103,25 @@ def test_memory_of_a_learner_that_ended_is_an_error_that_says_so(
     del buffer
     with pytest.raises(WeightUpdateError, match=r"cannot be read .*: its process ended"):
         transfer.update_weights(update)
+
+
+def test_digests_are_of_what_the_model_was_given_and_of_what_it_keeps() -> None:
+    from rollout.vllm_extension import Extension
+
+    model, worker = Model(), Extension()
+    worker.model_runner = SimpleNamespace(get_model=lambda: model)
+    worker._weight_update_active, worker.start_weight_update = False, lambda: None
+    sent = {"a": torch.ones(4), "b": torch.full((2,), 2.0)}
+    seen = []
+    for tensors in (sent, sent, {**sent, "b": torch.zeros(2)}, {"a": torch.ones(4)}):
+        worker.begin_weight_update(True)
+        assert model.load_weights(iter(tensors.items())) == set(tensors)
+        loaded, resident = worker.weight_digests()
+        recorder = DigestRecorder()
+        assert dict(recorder.of(tensors.items())) == tensors
+        assert loaded == recorder.digests
+        seen.append(resident)
+    assert seen[0] == seen[1] != seen[2] == seen[3]
 
 
 def test_a_draw_that_is_taken_back_is_drawn_again() -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,15 @@ async def test_a_sample_is_answered_with_a_group_of_completions(
     assert len(rollout.completions) == 2
     assert rollout.completions[0].token_ids == renderer.target(TRACE)
     assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {OLD}
+
+
+@pytest.mark.parametrize(("for_training", "expected"), [(True, 0.7), (False, 1.0)])
+async def test_a_trace_says_at_which_temperature_its_logprobs_are(
+    engine: ScriptedEngine, renderer: Renderer, for_training: bool, expected: float
+) -> None:
+    sampling = replace(SAMPLING, temperature=0.7, for_training=for_training)
+    rollout = await make_worker(engine, renderer).answer(SAMPLE, sampling)
+    assert {c.logprobs_temperature for c in rollout.completions} == {expected}
 
 
 async def test_the_text_of_a_completion_keeps_its_tags_and_drops_the_end_of_turn(
