@@ -40,15 +40,25 @@ def _in_precision(setting: Setting, dtype: torch.dtype) -> Iterator[Figure]:
     parts = ("logprob", "entropy", "gradient_hidden", "gradient_weight")
     for part, one, other in zip(parts, ours, full, strict=True):
         yield Figure(f"{name}/{part}", gap(one, other), "gap", _LIMITS[dtype], "below")
+    warm = torch.full((places,), 0.7, device=setting.device)
+    hot = zip(
+        with_gradients(lambda: head(hidden, target, warm), inputs),
+        with_gradients(lambda: full_scores(hidden, lm_head, target, 0.7), inputs),
+        strict=True,
+    )
+    away = max(gap(one, other) for one, other in hot)
+    yield Figure(f"{name}/at_temperature_0.7", away, "gap", _LIMITS[dtype], "below")
     unit = "M numbers" if setting.small else "MiB"
     yield Figure(f"{name}/peak", tiled, unit)
     yield Figure(f"{name}/peak_of_full_logits", whole, unit)
     yield Figure(f"{name}/peak_to_full_logits", tiled / whole, "", 0.5, "below")
 
 
-def full_scores(hidden: Tensor, lm_head: nn.Linear, target: Tensor) -> tuple[Tensor, Tensor]:
+def full_scores(
+    hidden: Tensor, lm_head: nn.Linear, target: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Logprob and entropy from all logits at once."""
-    logp = lm_head(hidden).float().log_softmax(-1)
+    logp = (lm_head(hidden).float() / temperature).log_softmax(-1)
     return logp.gather(1, target[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
 
 
