@@ -344,13 +344,19 @@ def _vllm_arguments(
         limit_mm_per_prompt={"video": 1, "image": 0},
         mm_processor_cache_gb=0,  # processed clips come from our own cache
         mm_device_do_normalize=False,  # ours are normalised; twice shifts logprobs by 0.1
-        logprobs_mode="processed_logprobs" if config.tempered else "raw_logprobs",
+        logprobs_mode=logprobs_mode(config),
         weight_transfer_config=WeightTransferConfig(backend=backend),
         worker_extension_cls="rollout.vllm_extension.Extension",
         disable_log_stats=True,
         distributed_executor_backend=_executor(config),
         **engine_arguments(adapters),
     )
+
+
+def logprobs_mode(config: RolloutConfig) -> str:
+    """vLLM's mode: raw logprobs are at temperature 1 whatever a request's, processed ones are of
+    the distribution that a token is drawn from."""
+    return "processed_logprobs" if config.tempered else "raw_logprobs"
 
 
 async def _start_llm(arguments: Any, timeout_s: float) -> Any:

@@ -1,14 +1,19 @@
-"""How an engine's side of a weight update ends, by a stand-in for vLLM's client."""
+"""The engine, by a stand-in for vLLM's client: how a weight update ends, sleep, logprobs."""
 
 import asyncio
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
+from rollout import vllm_engine
 from rollout.config import RolloutConfig
+from rollout.engine import Sampling
 from rollout.vllm_engine import VllmEngine
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
+from wire.token_arrays import TokenIds
+from wire.types import Prompt
 
 
 class Llm:
@@ -172,3 +177,90 @@ async def test_sleep_is_nothing_on_a_cpu() -> None:
     await engine.sleep()
     await update(engine)
     assert not [call for call in llm.calls if "wake" in call or "sleep" in call]
+
+
+# --- logprobs at a sampling temperature
+
+
+class Completions:
+    """vLLM's answer to any request: two completions, with the logprobs of its mode."""
+
+    def __init__(self) -> None:
+        self.rescored: list[tuple[int, ...]] = []
+
+    async def run(self, request: Any, params: Any, adapter: Any) -> Any:
+        return SimpleNamespace(
+            num_cached_tokens=0,
+            outputs=[
+                SimpleNamespace(
+                    token_ids=[5, 6 + index],
+                    logprobs=[{5: Logprob(-0.5)}, {6 + index: Logprob(-0.75)}],
+                    finish_reason="stop",
+                )
+                for index in range(params.n)
+            ],
+        )
+
+    async def logprobs(self, prompt: Any, clip: Any, response: Any, adapter: Any) -> list[float]:
+        self.rescored.append(tuple(response))
+        return [-1.5] * len(response)
+
+
+class Logprob(NamedTuple):
+    logprob: float
+
+
+@pytest.mark.slow  # imports vLLM
+@pytest.mark.parametrize(
+    ("of_training", "temperature", "for_training", "rescored"),
+    [
+        (1.0, 1.0, True, False),
+        (1.0, 0.01, False, False),  # raw logprobs are at temperature 1
+        (0.7, 0.7, True, False),
+        (0.7, 1.0, False, False),
+        (0.7, 0.01, False, True),
+        (0.7, 0.7, False, True),
+    ],
+)
+async def test_traces_that_are_measured_have_logprobs_at_temperature_1(
+    monkeypatch: pytest.MonkeyPatch,
+    of_training: float,
+    temperature: float,
+    for_training: bool,
+    rescored: bool,
+) -> None:
+    config, answers = RolloutConfig(temperature=of_training), Completions()
+    engine = VllmEngine(None, config, None, [])  # type: ignore[arg-type]
+    monkeypatch.setattr(vllm_engine, "vllm_request", lambda *values: None)
+    monkeypatch.setattr(engine, "_run", answers.run)
+    monkeypatch.setattr(engine, "logprobs", answers.logprobs)
+    prompt = Prompt(token_ids=TokenIds((1,)), clip_key="", fingerprint="")
+    sampling = Sampling(
+        n=2, temperature=temperature, max_tokens=9, seed=0, for_training=for_training
+    )
+    generation = await engine.generate(prompt, None, sampling)  # type: ignore[arg-type]
+    assert [answer.token_ids for answer in generation.answers] == [(5, 6), (5, 7)]
+    assert answers.rescored == [(5, 6), (5, 7)] * rescored
+    expected = (-1.5, -1.5) if rescored else (-0.5, -0.75)
+    assert {answer.logprobs for answer in generation.answers} == {expected}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_vllms_sampler_gives_logprobs_at_the_temperature_that_it_samples_at(
+    temperature: float,
+) -> None:
+    import torch
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+    from vllm.v1.sample.sampler import Sampler
+
+    config = RolloutConfig(temperature=temperature)
+    mode = vllm_engine.logprobs_mode(config)
+    logits = torch.randn(3, 50)
+    if mode == "raw_logprobs":
+        given = Sampler.compute_logprobs(logits)
+    else:
+        each = torch.full((3,), temperature)
+        tempered = Sampler.apply_temperature(logits.clone(), each, all_random=True)
+        _, given = TopKTopPSampler(mode)(tempered, {}, None, None)
+    assert torch.allclose(given, (logits / temperature).log_softmax(-1), atol=1e-6)
