@@ -8,7 +8,7 @@ DeepIntuit's intuition calibration: a classifier is trained on the traces of the
 read in use, and on no other's. Knows no engine: they are behind ``calibrate/protocols.py``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from calibrate import head as linear_head
@@ -16,6 +16,7 @@ from calibrate.config import CalibrateConfig
 from calibrate.head import Head
 from calibrate.predictions import Prediction
 from calibrate.protocols import FeatureReader, TraceWriter, VerdictTrainer
+from calibrate.traces import TraceSet
 from calibrate.verdict import (
     TraceReport,
     label_predictions,
@@ -26,7 +27,7 @@ from calibrate.verdict import (
 )
 from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
-from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
+from wire.types import PolicyVersion, Purpose, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class FittedHead:
     """A head, and its predictions of the evaluated samples."""
 
     head: Head
-    predictions: list[Prediction]
+    predictions: Iterator[Prediction]
+    """To be taken once: traces are read as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +48,13 @@ class CalibrationResult:
 
     report: TraceReport
     """Quality of the traces that the classifiers learned from."""
-    evaluated: list[TraceGroup]
+    evaluated: TraceSet
     """The traces that they were measured by, one group per evaluated sample."""
     head: FittedHead | None
     """None: not among the methods."""
-    verdict: list[Prediction] | None
-    """The verdict's predictions of the evaluated samples; None: not among the methods."""
+    verdict: Iterator[Prediction] | None
+    """The verdict's predictions of the evaluated samples, to be taken once; None: not among the
+    methods."""
 
 
 async def fit_classifiers(
@@ -86,7 +89,7 @@ async def fit_classifiers(
         await verdict.train(training_rows(written, labels.names), config)
         predictions = await ask_verdict(verdict, groups, labels)
     return CalibrationResult(
-        report=report_traces(written, labels),
+        report=report_traces(written),
         evaluated=groups,
         head=head,
         verdict=predictions,
@@ -94,34 +97,28 @@ async def fit_classifiers(
 
 
 async def ask_verdict(
-    verdict: VerdictTrainer, groups: Sequence[TraceGroup], labels: LabelSet
-) -> list[Prediction]:
+    verdict: VerdictTrainer, traces: TraceSet, labels: LabelSet
+) -> Iterator[Prediction]:
     """The verdict's prediction for each group's sample, from its trace; a group without a trace
     counts as wrong."""
-    asked = training_rows(groups, labels.names)
+    asked = training_rows(traces, labels.names)
     probabilities = probabilities_from_logprobs(await verdict.label_logprobs(asked))
-    samples = [group.sample for group in groups]
-    return label_predictions(samples, asked, probabilities, labels.names)
+    return label_predictions(traces.samples, asked, probabilities, labels.names)
 
 
 async def _fit_head(
-    written: Sequence[TraceGroup],
-    groups: Sequence[TraceGroup],
-    labels: LabelSet,
-    features: FeatureReader,
+    written: TraceSet, evaluated: TraceSet, labels: LabelSet, features: FeatureReader
 ) -> FittedHead:
     """A linear classifier over the policy's hidden state after video and trace."""
-    examples, asked = training_rows(written, labels.names), training_rows(groups, labels.names)
+    learned, asked = training_rows(written, labels.names), training_rows(evaluated, labels.names)
     head = await run_in_daemon_thread(
         linear_head.fit,
         await features.features(written),
-        [example.label for example in examples],
+        [sample.label for sample in learned.samples],
         labels.names,
-        [example.sample.id for example in examples],
+        [sample.id for sample in learned.samples],
     )
-    read = await features.features(groups)
+    read = await features.features(evaluated)
     probabilities = await run_in_daemon_thread(head.probabilities, read)
-    samples = [group.sample for group in groups]
-    return FittedHead(
-        head=head, predictions=label_predictions(samples, asked, probabilities, labels.names)
-    )
+    predictions = label_predictions(evaluated.samples, asked, probabilities, labels.names)
+    return FittedHead(head=head, predictions=predictions)

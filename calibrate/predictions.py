@@ -4,8 +4,9 @@ probabilities [N, L] -> Predictions -> predictions.parquet -> calibrate/metrics.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _SCHEMA = pa.schema(
 )
 # Softmax in half precision, as an engine may return it, sums to one only so far.
 _SUM_TOLERANCE = 1e-3
+_AT_ONCE = 4096  # predictions of a row group, whose traces are in memory at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,26 +123,48 @@ def from_votes(
     return from_probabilities([sample_id], [label], [counts / counts.sum()], label_names)[0]
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write as Parquet, in order; the file appears by rename."""
-    columns = {name: [getattr(p, name) for p in predictions] for name in _SCHEMA.names}
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> list[Prediction]:
+    """Write as Parquet, in order; the file appears by rename. Returns the predictions without their
+    traces, which are in memory only while they are written."""
+    kept: list[Prediction] = []
+    left = iter(predictions)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd")
+    with (
+        whole_file(path) as partial,
+        pq.ParquetWriter(partial, _SCHEMA, compression="zstd") as writer,
+    ):
+        while (some := list(islice(left, _AT_ONCE))) or not kept:
+            columns = {name: [getattr(p, name) for p in some] for name in _SCHEMA.names}
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+            kept += [replace(prediction, trace=None) for prediction in some]
+            if not some:
+                break
+    return kept
 
 
 def read_predictions(path: Path) -> list[Prediction]:
     """The inverse of ``write_predictions``. Raises DataError if the file is no such file."""
+    return list(iter_predictions(path))
+
+
+def iter_predictions(path: Path) -> Iterator[Prediction]:
+    """``read_predictions``, some at a time, for a file that memory would not hold."""
     try:
         with pq.ParquetFile(path) as file:  # read_table would import pandas
-            table = file.read()
-        names = table.schema.names
+            if not file.schema_arrow.equals(_SCHEMA):
+                names = file.schema_arrow.names
+                raise DataError(
+                    f"{path} has the columns {names}, expected predictions: {_SCHEMA.names}"
+                )
+            for batch in file.iter_batches(_AT_ONCE):
+                yield from _predictions(path, batch.to_pylist())
     except (OSError, ValueError) as error:  # Arrow's own errors, and names that are not UTF-8
         raise DataError(f"cannot read predictions from {path}: {error}; write them anew") from error
-    if not table.schema.equals(_SCHEMA):
-        raise DataError(f"{path} has the columns {names}, expected predictions: {_SCHEMA.names}")
+
+
+def _predictions(path: Path, rows: Sequence[dict[str, Any]]) -> list[Prediction]:
     try:
-        return [Prediction(**_plain(row)) for row in table.to_pylist()]
+        return [Prediction(**_plain(row)) for row in rows]
     except ValueError as error:
         raise DataError(f"{path}: {error}; write the predictions anew") from error
 

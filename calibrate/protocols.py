@@ -1,6 +1,6 @@
 """Protocols of calibration: what it needs of an engine that writes, and of a learner that trains.
 
-    TraceWriter      samples  -> TraceGroups     (rollout engines behind it)
+    TraceWriter      samples  -> TraceSet        (rollout engines behind it)
     VerdictTrainer   examples -> label logprobs  (the learner's SFT behind it)
     FeatureReader    traces   -> hidden states   (the learner behind it)
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.config import CalibrateConfig
-from calibrate.verdict import VerdictExample
-from wire.types import PolicyVersion, Purpose, Sample, TraceGroup
+from calibrate.traces import TraceSet, VerdictExamples
+from wire.types import PolicyVersion, Purpose, Sample
 
 
 class TraceWriter(Protocol):
@@ -29,14 +29,14 @@ class TraceWriter(Protocol):
 
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
-    ) -> list[TraceGroup]:
+    ) -> TraceSet:
         """One group of ``k`` traces per sample, in their order; a failed clip's group says why.
 
         Raises TooManyFailures if more failed than the run allows.
         """
         ...
 
-    async def write_evaluation(self, samples: Sequence[Sample]) -> list[TraceGroup]:
+    async def write_evaluation(self, samples: Sequence[Sample]) -> TraceSet:
         """One near-greedy trace per sample, in their order, as the policy itself is measured."""
         ...
 
@@ -44,12 +44,12 @@ class TraceWriter(Protocol):
 class VerdictTrainer(Protocol):
     """Fine-tunes a copy of the policy to emit labels; the learner's SFT is behind it."""
 
-    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
+    async def train(self, examples: VerdictExamples, config: CalibrateConfig) -> int:
         """Start from the policy's weights; one supervised token per example. Returns the number of
         updates."""
         ...
 
-    async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+    async def label_logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
         """[N, L]: logprob of each label's code after each prompt; ``example.label`` is not read."""
         ...
 
@@ -57,7 +57,7 @@ class VerdictTrainer(Protocol):
 class FeatureReader(Protocol):
     """Reads the policy's hidden states; the learner is behind it."""
 
-    async def features(self, groups: Sequence[TraceGroup]) -> NDArray[np.float32]:
+    async def features(self, traces: TraceSet) -> NDArray[np.float32]:
         """[N, H]: hidden state after video and trace, one row per trace in the groups' order, as
         ``training_rows`` lists them."""
         ...

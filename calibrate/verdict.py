@@ -9,35 +9,18 @@ order of the work is in ``calibrate/fit.py``, the prompt's text in ``rollout/pro
 """
 
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from calibrate.predictions import Prediction, from_probabilities
+from calibrate.traces import TraceSet, VerdictExamples
 from wire.errors import DataError
-from wire.labels import LabelSet, reasoning_in
-from wire.types import PolicyVersion, Sample, TraceGroup
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictExample:
-    """One trace, and the label that the verdict should give on reading it; or the video alone, for
-    the control that classifies without a trace.
-
-    Example:
-        VerdictExample(sample=sample, trace="<think>...</think><answer>normal</answer>",
-        label="abnormal")
-    """
-
-    sample: Sample
-    trace: str | None
-    """The trace as the policy wrote it, whole; it may be wrong or malformed. None: the video
-    alone."""
-    label: str
-    """The clip's true label."""
+from wire.labels import LabelSet
+from wire.types import PolicyVersion, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +39,7 @@ class TraceReport:
 
 
 def refuse_foreign_traces(
-    groups: Sequence[TraceGroup], expected: PolicyVersion, same: Container[PolicyVersion] = ()
+    traces: TraceSet, expected: PolicyVersion, same: Container[PolicyVersion] = ()
 ) -> None:
     """Raise DataError if any trace was written by another policy than ``expected``; ``same``:
     further versions that name the same weights.
@@ -66,8 +49,8 @@ def refuse_foreign_traces(
     """
     foreign = Counter(
         version
-        for group in groups
-        for version in _versions(group)
+        for facts in traces.facts
+        for version in facts.versions
         if version != expected and version not in same
     )
     if foreign:
@@ -80,46 +63,55 @@ def refuse_foreign_traces(
         )
 
 
-def training_rows(groups: Sequence[TraceGroup], label_names: Sequence[str]) -> list[VerdictExample]:
+def training_rows(traces: TraceSet, label_names: Sequence[str]) -> VerdictExamples:
     """One example per trace in the groups' order: right, wrong, malformed or unscored, none is
     dropped.
 
     Raises DataError if a clip's label is not in ``label_names``, or if there is no trace at all.
     """
-    for group in groups:
-        if group.sample.label not in label_names:
+    for sample in traces.samples:
+        if sample.label not in label_names:
             raise DataError(
-                f"sample {group.sample.id} has label {group.sample.label!r}, "
+                f"sample {sample.id} has label {sample.label!r}, "
                 f"expected one of {list(label_names)}"
             )
-    examples = [
-        VerdictExample(sample=sample, trace=text, label=sample.label)
-        for sample, text in _traces(groups)
-    ]
-    if not examples:
-        raise DataError(
-            f"none of {len(groups)} clips has a trace; see the failures of their groups"
-        )
-    return examples
+    _refuse_none(traces)
+    return traces.examples()
 
 
 def label_predictions(
     samples: Sequence[Sample],
-    asked: Sequence[VerdictExample],
+    asked: VerdictExamples,
     probabilities: NDArray[np.float64],
     label_names: Sequence[str],
-) -> list[Prediction]:
+) -> Iterator[Prediction]:
     """Predictions for all ``samples``, from the probabilities [N, L] of the examples ``asked``; a
-    sample without an example counts as wrong."""
-    given = from_probabilities(
-        [example.sample.id for example in asked],
-        [example.label for example in asked],
-        probabilities,
-        label_names,
-        [example.trace for example in asked],
+    sample without an example counts as wrong. The text of a trace is read as its prediction is
+    made."""
+    places = {sample.id: place for place, sample in enumerate(asked.samples)}
+    if len(probabilities) != len(asked):
+        raise ValueError(f"{len(probabilities)} rows of probabilities, {len(asked)} examples")
+    return (
+        no_prediction(sample)
+        if (place := places.get(sample.id)) is None
+        else from_probabilities(
+            [sample.id],
+            [asked.samples[place].label],
+            probabilities[place : place + 1],
+            label_names,
+            [asked[place].trace],
+        )[0]
+        for sample in samples
     )
-    by_id = {prediction.sample_id: prediction for prediction in given}
-    return [by_id.get(sample.id) or no_prediction(sample) for sample in samples]
+
+
+def first_answers(traces: TraceSet) -> list[Prediction]:
+    """What the first trace of each group answers, without a confidence; one that answers no label
+    counts as wrong."""
+    return [
+        replace(no_prediction(facts.sample), predicted=next(iter(facts.answers), None))
+        for facts in traces.facts
+    ]
 
 
 def no_prediction(sample: Sample) -> Prediction:
@@ -134,27 +126,20 @@ def no_prediction(sample: Sample) -> Prediction:
     )
 
 
-def is_parsed(trace: str, labels: LabelSet) -> bool:
-    """Whether the verdict prompt can show reasoning and conclusion (``rollout/prompt.py``)."""
-    return labels.answer_in(trace) is not None and reasoning_in(trace) is not None
-
-
-def report_traces(groups: Sequence[TraceGroup], labels: LabelSet) -> TraceReport:
+def report_traces(traces: TraceSet) -> TraceReport:
     """Accuracy and parse failures of the traces. Raises DataError if there is no trace."""
+    _refuse_none(traces)
     right: dict[str, list[bool]] = {}
-    for sample, text in _traces(groups):
-        right.setdefault(sample.label, []).append(labels.answer_in(text) == sample.label)
-    outcomes = [outcome for of_label in right.values() for outcome in of_label]
-    if not outcomes:
-        raise DataError(
-            f"none of {len(groups)} clips has a trace; see the failures of their groups"
-        )
+    for facts in traces.facts:
+        if facts.answers:
+            label = facts.sample.label
+            right.setdefault(label, []).extend(answer == label for answer in facts.answers)
     return TraceReport(
-        num_clips=len(groups),
-        num_clips_without_traces=sum(not group.traces for group in groups),
-        num_traces=len(outcomes),
-        num_unparsed=sum(not is_parsed(text, labels) for _, text in _traces(groups)),
-        accuracy=sum(outcomes) / len(outcomes),
+        num_clips=len(traces),
+        num_clips_without_traces=traces.num_failed,
+        num_traces=traces.num_traces,
+        num_unparsed=traces.num_traces - sum(facts.num_parsed for facts in traces.facts),
+        accuracy=sum(map(sum, right.values())) / traces.num_traces,
         accuracy_per_label={label: sum(of) / len(of) for label, of in sorted(right.items())},
     )
 
@@ -176,22 +161,38 @@ def probabilities_from_logprobs(logprobs: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(softmax(rows, axis=1), dtype=np.float64)
 
 
-def trace_agreement(predictions: Sequence[Prediction], labels: LabelSet) -> float | None:
+def trace_agreement(predictions: Iterable[Prediction], labels: LabelSet) -> float | None:
     """Share of predictions that repeat the answer of the trace they were shown.
 
     A trace without an answer agrees with nothing. None if no prediction was shown a trace.
     """
-    shown = [(p.predicted, labels.answer_in(p.trace)) for p in predictions if p.trace is not None]
-    if not shown:
-        return None
-    return sum(answer is not None and predicted == answer for predicted, answer in shown) / len(
-        shown
-    )
+    count = AgreementCount(labels)
+    for prediction in predictions:
+        count.add(prediction)
+    return count.share
 
 
-def _traces(groups: Sequence[TraceGroup]) -> Iterator[tuple[Sample, str]]:
-    return ((group.sample, trace.completion.text) for group in groups for trace in group.traces)
+class AgreementCount:
+    """Counts :func:`trace_agreement`, one prediction after another."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        self._labels, self._num_shown, self._num_equal = labels, 0, 0
+
+    def add(self, prediction: Prediction) -> None:
+        """Count a prediction."""
+        if prediction.trace is not None:
+            answer = self._labels.answer_in(prediction.trace)
+            self._num_shown += 1
+            self._num_equal += answer is not None and prediction.predicted == answer
+
+    @property
+    def share(self) -> float | None:
+        """The share so far."""
+        return self._num_equal / self._num_shown if self._num_shown else None
 
 
-def _versions(group: TraceGroup) -> set[PolicyVersion]:
-    return {group.policy_version} | {trace.completion.policy_version for trace in group.traces}
+def _refuse_none(traces: TraceSet) -> None:
+    if not traces.num_traces:
+        raise DataError(
+            f"none of {len(traces)} clips has a trace; see the failures of their groups"
+        )

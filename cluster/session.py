@@ -49,6 +49,8 @@ from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Spli
 
 log = logging.getLogger(__name__)
 
+_PROMPTS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResources:
@@ -170,22 +172,34 @@ class Session:
             **report.figures,
         }
 
-    async def prompts(self, samples: list[Sample]) -> list[tuple[Sample, Prompt]]:
-        """Trace prompts of samples whose clips can be read; unreadable clips are quarantined."""
-        prompts = await self._ask([(sample, "trace") for sample in samples])
-        usable = []
-        for sample, prompt in zip(samples, prompts, strict=True):
-            if isinstance(prompt, Prompt):
-                usable.append((sample, prompt))
-            elif prompt.kind is FailureKind.DECODE:
-                self.quarantine.add(sample.video, sample.id, prompt.reason)
-                self.quarantine.refuse_too_many()
-        if not usable:
+    async def prompts(self, samples: Sequence[Sample]) -> list[tuple[Sample, Prompt]]:
+        """Trace prompts of samples whose clips can be read; unreadable clips are quarantined.
+        Raises DataError if none can."""
+        return [pair async for block in self.prompt_blocks(samples) for pair in block]
+
+    async def prompt_blocks(
+        self, samples: Sequence[Sample]
+    ) -> AsyncIterator[list[tuple[Sample, Prompt]]]:
+        """Blocks of :meth:`prompts`, for samples whose prompts need not be in memory all at
+        once."""
+        num_usable = 0
+        for start in range(0, len(samples), _PROMPTS_AT_ONCE):
+            part = samples[start : start + _PROMPTS_AT_ONCE]
+            prompts = await self._ask([(sample, "trace") for sample in part])
+            usable = []
+            for sample, prompt in zip(part, prompts, strict=True):
+                if isinstance(prompt, Prompt):
+                    usable.append((sample, prompt))
+                elif prompt.kind is FailureKind.DECODE:
+                    self.quarantine.add(sample.video, sample.id, prompt.reason)
+                    self.quarantine.refuse_too_many()
+            num_usable += len(usable)
+            yield usable
+        if not num_usable:
             raise DataError(
                 f"none of {len(samples)} clips could be read; see "
                 f"{self.run_dir.path}/quarantine.jsonl"
             )
-        return usable
 
     async def verdict_prompts(self, traces: list[tuple[Sample, str]]) -> list[Prompt | Failure]:
         """The prompts that ask for a verdict on traces, in their order."""

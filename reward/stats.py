@@ -58,21 +58,25 @@ def summarise(groups: Sequence[TraceGroup]) -> dict[str, float]:
     return figures | {name: fmean(values) for name, values in sorted(labels.items())}
 
 
-def refuse_too_many_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
-    """Raise TooManyFailures if more than ``max_failure_frac`` of the traces could not be scored.
+def refuse_too_many_failures(
+    groups: Sequence[TraceGroup], max_failure_frac: float, num_traces: int | None = None
+) -> None:
+    """Raise TooManyFailures if more than ``max_failure_frac`` of the traces could not be scored;
+    ``num_traces``: of all groups, where ``groups`` are those with failures alone.
 
     The message names the culprits, most frequent first, each with one of its reasons; then the
     first failure, with its sample and where in the function it happened.
     """
     traces = [trace for group in groups for trace in group.traces]
     failed = _failures(traces, FailureKind.REWARD)
-    if len(failed) <= max_failure_frac * len(traces):
+    num_traces = len(traces) if num_traces is None else num_traces
+    if len(failed) <= max_failure_frac * num_traces:
         return
     reasons = {failure.culprit: failure.reason for failure in reversed(failed)}
     counts = Counter(failure.culprit for failure in failed).most_common()
     named = "; ".join(f"{culprit} ({count}x): {reasons[culprit]}" for culprit, count in counts)
     raise TooManyFailures(
-        f"scoring failed for {len(failed)} of {len(traces)} traces, "
+        f"scoring failed for {len(failed)} of {num_traces} traces, "
         f"more than reward.max_failure_frac={max_failure_frac:g}: {named}; mend the reward function"
         f"{_first(groups)}"
     )

@@ -9,9 +9,9 @@ of the parts that were read last: groups are asked for in about the order of wri
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -83,6 +83,36 @@ class GroupReader:
                     self._held.popitem(last=False)
             self._held.move_to_end(place)
             return self._held[place]
+
+
+def read_newest(directory: Path, name: str, wanted: Set[str]) -> GroupReader:
+    """A reader of the groups of a stage or arm with the ids ``wanted``: of each the newest.
+    Raises ArchiveError."""
+    groups = index_groups(directory, f"{name}/")
+    return GroupReader({g.group_id: g.place for g in groups if g.group_id in wanted})
+
+
+class GroupsOnDisk(Sequence[TraceGroup]):
+    """Archived groups in a given order, read when they are asked for."""
+
+    def __init__(self, reader: GroupReader, ids: Sequence[str]) -> None:
+        self._reader, self._ids = reader, ids
+        self._last: tuple[str, TraceGroup] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> TraceGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TraceGroup]: ...
+    def __getitem__(self, index: int | slice) -> TraceGroup | list[TraceGroup]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        group_id, last = self._ids[index], self._last
+        if last is None or last[0] != group_id:  # its traces are asked for one after another
+            last = self._last = (group_id, self._reader.group(group_id))
+        return last[1]
 
 
 def _indexed(rows: pa.Table, place: Place) -> Iterator[Indexed]:

@@ -1,9 +1,14 @@
 """Inputs of control arms: their clips, the policy's answers, and their cost."""
 
-import asyncio
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from calibrate.predictions import Prediction, read_predictions
+import pyarrow.compute as pc
+
+from calibrate.predictions import Prediction, iter_predictions
+from calibrate.traces import GroupFacts, TraceSet
 from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
@@ -11,19 +16,29 @@ from cluster.inputs.samples import SampleSplits
 from cluster.resume.attempts import first_own_attempt
 from cluster.session import Session
 from rollout.sampler import Sampler
-from wire.archive import read_groups
+from wire.archive import read_tables
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
-from wire.types import Purpose, Sample, Split, TraceGroup
+from wire.group_reader import GroupReader, GroupsOnDisk, Place, index_groups
+from wire.types import Purpose, Sample, Split, TraceGroup, stable_hash
+
+_COUNTED = ["group_id", "attempt", "purpose", "token_ids"]
 
 
-def cost(groups: Iterable[TraceGroup] = (), num_updates: int = 0) -> dict[str, int]:
+def cost(
+    num_rollouts: int = 0, num_generated_tokens: int = 0, num_updates: int = 0
+) -> dict[str, int]:
     """Cost of an arm: its updates, and the traces it wrote, without those it is measured by."""
-    completions = [trace.completion for group in groups for trace in group.traces]
     return {
-        "num_rollouts": len(completions),
+        "num_rollouts": num_rollouts,
         "num_updates": num_updates,
-        "num_generated_tokens": sum(len(c.token_ids) for c in completions),
+        "num_generated_tokens": num_generated_tokens,
     }
+
+
+def written_cost(traces: TraceSet, num_updates: int = 0) -> dict[str, int]:
+    """Cost of an arm that wrote these traces."""
+    return cost(traces.num_traces, traces.num_tokens, num_updates)
 
 
 def calibration_clips(config: RunConfig, data: SampleSplits) -> list[Sample]:
@@ -42,37 +57,93 @@ def trained_clips(config: RunConfig, data: SampleSplits) -> list[Sample]:
     return met[: len(calibration_clips(config, data))]
 
 
-async def policy_answers(
-    session: Session, policy: str
-) -> list[tuple[Prediction, TraceGroup | None]]:
-    """Predictions of the policy that a stage left on each evaluated clip, with the archived group
-    of its trace; None without a trace.
+async def policy_answers(session: Session, policy: str) -> "PolicyAnswers":
+    """The answers of the policy that a stage left on each evaluated clip, with its archived traces.
 
     Raises DataError if the archive has lost a group.
     """
-    by_trace: dict[tuple[str, str], TraceGroup] = {}
-    for group in await asyncio.to_thread(archived, session, policy, Purpose.EVALUATION):
+    return await run_in_daemon_thread(_policy_answers, session, policy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyAnswers:
+    """Answers of a policy, as they were measured, with the traces that gave them."""
+
+    path: Path
+    """File of its predictions."""
+    traces: TraceSet
+    """Of the clips that have a trace, in the order of the predictions."""
+    num_without: int
+    """Clips without a trace."""
+
+    def with_groups(self) -> Iterator[tuple[Prediction, TraceGroup | None]]:
+        """Each prediction with the group of its trace; None without one. Read as they are
+        taken."""
+        groups = iter(self.traces.groups)
+        for prediction in iter_predictions(self.path):
+            yield prediction, None if prediction.trace is None else next(groups)
+
+
+def _policy_answers(session: Session, policy: str) -> PolicyAnswers:
+    path, archive = session.run_dir.predictions(policy), session.run_dir.archive
+    first = first_own_attempt(session.run_dir.path, policy)
+    wanted: dict[tuple[str, str], str | None] = {}
+    num_without = 0
+    for prediction in iter_predictions(path):
+        if prediction.trace is None:
+            num_without += 1
+        else:
+            wanted[prediction.sample_id, stable_hash(prediction.trace)] = None
+    places = dict[str, Place]()
+    for entry in index_groups(archive, f"{policy}/{Purpose.EVALUATION}/"):
+        if entry.version.attempt >= first:
+            places[entry.group_id] = entry.place
+    reader, labels = GroupReader(places), session.config.label_set
+    facts = dict[str, GroupFacts]()
+    for group_id in places:
+        group = reader.group(group_id)
         if group.traces:
-            by_trace[group.sample.id, group.traces[0].completion.text] = group
-    path = session.run_dir.predictions(policy)
-    predictions = read_predictions(path)
-    wanted = [None if p.trace is None else (p.sample_id, p.trace) for p in predictions]
-    if lost := [key[0] for key in wanted if key is not None and key not in by_trace]:
+            key = (group.sample.id, stable_hash(group.traces[0].completion.text))
+            if key in wanted:
+                wanted[key] = group_id
+                facts[group_id] = GroupFacts.of(group, labels)
+    if lost := [sample_id for (sample_id, _), group_id in wanted.items() if group_id is None]:
         raise DataError(
             f"{path} has traces of {len(lost)} clips, such as {lost[0]!r}, that are not in "
-            f"{session.run_dir.archive}; restore the archive, or run the stages anew"
+            f"{archive}; restore the archive, or run the stages anew"
         )
-    groups = [None if key is None else by_trace[key] for key in wanted]
-    return list(zip(predictions, groups, strict=True))
+    ids = [group_id for group_id in wanted.values() if group_id is not None]
+    traces = TraceSet([facts[group_id] for group_id in ids], GroupsOnDisk(reader, ids))
+    return PolicyAnswers(path=path, traces=traces, num_without=num_without)
 
 
-def archived(session: Session, name: str, purpose: Purpose) -> list[TraceGroup]:
-    """Archived groups of a stage or arm; of a group written again after a crash, the last; none of
-    a training that a resume has replaced."""
+def archived_cost(session: Session, name: str, num_updates: int) -> dict[str, int]:
+    """Cost of a stage or arm by its archived training groups: of a group written again after a
+    crash, the last; none of a training that a resume has replaced."""
     first = first_own_attempt(session.run_dir.path, name)
-    groups = [
-        group
-        for group in read_groups(session.run_dir.archive, purpose)
-        if group.group_id.startswith(f"{name}/") and group.policy_version.attempt >= first
-    ]
-    return list({group.group_id: group for group in groups}.values())
+    counts: dict[str, tuple[int, int]] = {}
+    for table in read_tables(session.run_dir.archive, _COUNTED):
+        own = table.filter(
+            pc.and_(
+                pc.starts_with(table["group_id"], f"{name}/"),
+                pc.and_(
+                    pc.equal(table["purpose"], Purpose.TRAIN.value),
+                    pc.greater_equal(table["attempt"], first),
+                ),
+            )
+        )
+        for group_id, rows in itertools.groupby(
+            zip(
+                own["group_id"].to_pylist(),
+                pc.list_value_length(own["token_ids"]).to_pylist(),
+                strict=True,
+            ),
+            key=lambda row: row[0],
+        ):
+            lengths = [length for _, length in rows if length is not None]
+            counts[group_id] = (len(lengths), sum(lengths))
+    return cost(
+        sum(traces for traces, _ in counts.values()),
+        sum(tokens for _, tokens in counts.values()),
+        num_updates,
+    )

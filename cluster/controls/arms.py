@@ -7,7 +7,6 @@ usual kinds, the others have a function in policy_arms.py or verdict_arms.py. An
 files that a stage writes, except a model, and changes no stage's files.
 """
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import EvaluateStage, GrpoStage, SftStage
 from cluster.controls import policy_arms as policy
 from cluster.controls import verdict_arms as verdict
-from cluster.controls.arm_inputs import archived, cost
+from cluster.controls.arm_inputs import archived_cost, cost
 from cluster.inputs.samples import SampleSplits
 from cluster.run import run_all
 from cluster.run_dir import RunDir
@@ -26,8 +25,9 @@ from cluster.session import Session
 from cluster.stages.policy_versions import has_model, model_after
 from cluster.stages.stage import StageFn, StageRun
 from cluster.stages.stage_functions import STAGE_FNS
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import ConfigError, DataError
-from wire.types import Purpose, Split
+from wire.types import Split
 
 _REMEDY = "leave the arm out (controls.arms, or --only with the others)"
 
@@ -70,8 +70,8 @@ async def _as_arm(session: Session, run: StageRun) -> dict[str, Any]:
     result = {"split": split, "cost": cost(), **result, "settings": stage.model_dump(mode="json")}
     if isinstance(stage, GrpoStage):
         # from the archive: a resumed arm has not all its groups in memory
-        groups = await asyncio.to_thread(archived, session, stage.name, Purpose.TRAIN)
-        result["cost"] = cost(groups, stage.num_steps * stage.updates_per_step)
+        num_updates = stage.num_steps * stage.updates_per_step
+        result["cost"] = await run_in_daemon_thread(archived_cost, session, stage.name, num_updates)
         result["num_clips"] = len(stage.clips.of(session.data.samples))
     return result
 

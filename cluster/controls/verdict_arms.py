@@ -7,18 +7,17 @@ Each function is one kind of arm: takes a session and what was declared of the a
 (cluster/config/controls.py), returns the arm's part of done.json.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from calibrate.fit import ask_verdict
 from calibrate.predictions import Prediction
+from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import (
-    VerdictExample,
     label_predictions,
     probabilities_from_logprobs,
     report_traces,
-    trace_agreement,
     training_rows,
 )
 from cluster.config.chain import BASE
@@ -28,15 +27,21 @@ from cluster.config.controls import (
     calibration_of,
     main_stages,
 )
-from cluster.controls.arm_inputs import calibration_clips, cost, policy_answers, trained_clips
+from cluster.controls.arm_inputs import (
+    calibration_clips,
+    cost,
+    policy_answers,
+    trained_clips,
+    written_cost,
+)
 from cluster.session import Session
-from cluster.stages.evaluation import EvaluationWriter, num_failed, readable, taken_up
+from cluster.stages.evaluation import EvaluationWriter, readable, taken_up
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.verdict_trainer import RunVerdictTrainer
 from learner.config import OptimConfig
 from video.address import with_view
-from wire.types import Purpose, Sample, TraceGroup
+from wire.types import Purpose, Sample
 
 Result = dict[str, Any]
 
@@ -47,9 +52,7 @@ async def other_verdict(session: Session, run: StageRun) -> Result:
     if traces == "teacher":
         return await _on_policy_traces(session, run, _on_clips(session, with_traces=True))
     if traces == "none":
-        asked = [
-            _example(sample, None) for sample in readable(_evaluated(session), session.quarantine)
-        ]
+        asked = VerdictExamples(readable(_evaluated(session), session.quarantine), None)
         return await _train_and_ask(session, run, _on_clips(session, with_traces=False), asked)
     return await _verdict_on_trained_clips(session, run)
 
@@ -60,13 +63,13 @@ async def verdict_on_view(session: Session, run: StageRun) -> Result:
     config, view = session.config, run.of(VerdictOnViewStage).view
     samples = [with_view(sample, view) for sample in _evaluated(session)]
     writer = RunTraceWriter.of(session, run.name)
-    groups = await writer.write_evaluation(samples)
+    traces = await writer.write_evaluation(samples)
     calibrated = session.run_dir.model(main_stages(config.chain).calibrated)
     await session.start_training(calibrated, OptimConfig())
     verdict = RunVerdictTrainer.of(session, run.name, run.start.model_dir)
-    predictions = await ask_verdict(verdict, groups, config.label_set)
-    return _measured(session, run.name, predictions) | {
-        "num_failed": num_failed(groups),
+    predictions = await ask_verdict(verdict, traces, config.label_set)
+    return await _measured(session, run.name, predictions) | {
+        "num_failed": traces.num_failed,
         **taken_up(writer),
         "cost": cost(),
     }
@@ -75,48 +78,48 @@ async def verdict_on_view(session: Session, run: StageRun) -> Result:
 async def _verdict_on_trained_clips(session: Session, run: StageRun) -> Result:
     """The verdict trained on the policy's traces of clips that GRPO trained on, which are more
     often right than on new clips."""
-    config, labels = session.config, session.config.label_set
+    config = session.config
     calibration = calibration_of(config)
     writer = RunTraceWriter.of(session, run.name)
-    groups = await writer.write(
+    traces = await writer.write(
         trained_clips(config, session.data),
         calibration.num_traces,
         calibration.temperature,
         Purpose.CALIBRATION,
     )
-    examples = training_rows(groups, labels.names)
-    result = await _on_policy_traces(session, run, examples, groups)
-    return result | {"traces": asdict(report_traces(groups, labels)), **taken_up(writer)}
+    examples = training_rows(traces, config.label_set.names)
+    result = await _on_policy_traces(session, run, examples, traces)
+    return result | {"traces": asdict(report_traces(traces)), **taken_up(writer)}
 
 
-def _on_clips(session: Session, *, with_traces: bool) -> list[VerdictExample]:
+def _on_clips(session: Session, *, with_traces: bool) -> VerdictExamples:
     """The calibration's clips, each as often as the verdict meets it in an epoch, so that the
     updates are as many; with the teacher's trace, or without one."""
     config = session.config
     clips = readable(calibration_clips(config, session.data), session.quarantine)
     times = range(calibration_of(config).num_traces)
-    return [_example(clip, clip.trace if with_traces else None) for clip in clips for _ in times]
+    shown = [clip for clip in clips for _ in times]
+    return VerdictExamples(shown, [clip.trace or "" for clip in shown] if with_traces else None)
 
 
 async def _on_policy_traces(
     session: Session,
     run: StageRun,
-    examples: Sequence[VerdictExample],
-    written: Sequence[TraceGroup] = (),
+    examples: VerdictExamples,
+    written: TraceSet | None = None,
 ) -> Result:
     """Train a verdict as the stage does, and measure it on the same policy's test traces."""
     answers = await policy_answers(session, run.stage.from_ or BASE)
-    groups = [group for _, group in answers if group is not None]
-    asked = training_rows(groups, session.config.label_set.names)
+    asked = training_rows(answers.traces, session.config.label_set.names)
     return await _train_and_ask(session, run, examples, asked, written)
 
 
 async def _train_and_ask(
     session: Session,
     run: StageRun,
-    examples: Sequence[VerdictExample],
-    asked: Sequence[VerdictExample],
-    written: Sequence[TraceGroup] = (),
+    examples: VerdictExamples,
+    asked: VerdictExamples,
+    written: TraceSet | None = None,
 ) -> Result:
     training = calibration_of(session.config)
     epochs = run.of(VerdictStage).times * training.epochs
@@ -125,25 +128,25 @@ async def _train_and_ask(
     probabilities = probabilities_from_logprobs(await verdict.label_logprobs(asked))
     names = session.config.label_set.names
     predictions = label_predictions(_evaluated(session), asked, probabilities, names)
-    return _measured(session, run.name, predictions) | {
-        "num_failed": sum(prediction.predicted is None for prediction in predictions),
-        "cost": cost(written, num_updates),
+    answered = {sample.id for sample in asked.samples}
+    return await _measured(session, run.name, predictions) | {
+        "num_failed": sum(sample.id not in answered for sample in _evaluated(session)),
+        "cost": cost(num_updates=num_updates)
+        if written is None
+        else written_cost(written, num_updates),
         "num_examples": len(examples),
     }
 
 
-def _measured(session: Session, name: str, predictions: Sequence[Prediction]) -> Result:
+async def _measured(session: Session, name: str, predictions: Iterable[Prediction]) -> Result:
     step = session.engine_weights_step
+    written = await EvaluationWriter.of(session).write(name, predictions, step)
     return {
-        "evaluation": asdict(EvaluationWriter.of(session).write(name, predictions, step)),
+        "evaluation": asdict(written.figures),
         "split": session.config.evaluate.split,
-        "agreement": trace_agreement(predictions, session.config.label_set),
+        "agreement": written.agreement,
     }
 
 
 def _evaluated(session: Session) -> list[Sample]:
     return session.data.of(session.config.evaluate.split)
-
-
-def _example(sample: Sample, trace: str | None) -> VerdictExample:
-    return VerdictExample(sample=sample, trace=trace, label=sample.label)

@@ -11,7 +11,7 @@ on. A fault has figures once it has been warned of; the figures alone say what w
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.config.guards import GuardsConfig
@@ -211,11 +211,17 @@ class LearningGuards:
         )
 
 
-def is_one_text(groups: Sequence[TraceGroup]) -> bool:
+def is_one_text(groups: Iterable[TraceGroup]) -> bool:
     """Whether all traces are one text, although the clips have different labels."""
-    texts = {trace.completion.text for group in groups for trace in group.traces}
-    labels = {group.sample.label for group in groups if group.traces}
-    return len(texts) == 1 and len(labels) > 1
+    first: str | None = None
+    labels = set[str]()
+    for group in groups:
+        for trace in group.traces:
+            first = trace.completion.text if first is None else first
+            if trace.completion.text != first:
+                return False
+            labels.add(group.sample.label)
+    return len(labels) > 1
 
 
 def one_text_warnings(stage: str, groups: Sequence[TraceGroup]) -> list[str]:

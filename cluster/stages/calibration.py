@@ -12,10 +12,10 @@ from typing import Any
 
 from calibrate.compare import count_flips
 from calibrate.fit import fit_classifiers
-from calibrate.verdict import trace_agreement
+from calibrate.verdict import first_answers
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.session import Session
-from cluster.stages.evaluation import EvaluationWriter, num_failed, policy_predictions, taken_up
+from cluster.stages.evaluation import EvaluationWriter, taken_up
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.validators import verdict_validator
@@ -47,20 +47,21 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
     folder, evaluations = session.run_dir.model(run.name).parent, EvaluationWriter.of(session)
     result: dict[str, Any] = {
         "traces": asdict(fitted.report),
-        "num_failed": num_failed(fitted.evaluated),
+        "num_failed": fitted.evaluated.num_failed,
         **taken_up(writer),
         **(verdict.validated if verdict else {}),
     }
     if fitted.head is not None:
         fitted.head.head.save(folder / "head")
-        head = evaluations.write(config.head_name, fitted.head.predictions, policy.step)
-        result["head"] = asdict(head)
+        head = await evaluations.write(config.head_name, fitted.head.predictions, policy.step)
+        result["head"] = asdict(head.figures)
     if fitted.verdict is not None:
         await session.learner.export(str(session.run_dir.model(run.name)))
-        answers = policy_predictions(fitted.evaluated, labels, session.renderer)
-        result["verdict"] = asdict(evaluations.write(run.name, fitted.verdict, policy.step))
-        result["flips"] = asdict(count_flips(answers, fitted.verdict))
-        result["agreement"] = trace_agreement(fitted.verdict, labels)
+        written = await evaluations.write(run.name, fitted.verdict, policy.step)
+        result["verdict"] = asdict(written.figures)
+        answers = first_answers(fitted.evaluated)
+        result["flips"] = asdict(count_flips(answers, written.predictions))
+        result["agreement"] = written.agreement
     write_json(
         folder / "classifier.json",
         {

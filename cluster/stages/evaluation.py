@@ -5,14 +5,15 @@ samples -> label prompts -> learner, logprobs of the label codes -> Predictions 
 """
 
 import math
-from collections.abc import Callable, Container, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
-from calibrate.verdict import VerdictExample, label_predictions, probabilities_from_logprobs
+from calibrate.traces import TraceSet, VerdictExamples
+from calibrate.verdict import AgreementCount, label_predictions, probabilities_from_logprobs
 from cluster.config.stage_kinds import EvaluateStage
 from cluster.metrics.catalogue import EVALUATION
 from cluster.metrics.learning_guards import one_text_warnings
@@ -24,6 +25,7 @@ from learner.config import OptimConfig
 from rollout.manifest import select
 from rollout.render import Renderer
 from video.address import with_view
+from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
 from wire.types import Sample, Split, TraceGroup
 
@@ -55,15 +57,17 @@ async def evaluate_policy(
     """Measure the policy in the engines by the answers that it writes; ``trained``: the stage has
     trained it, else it started from it. Returns a stage's part of done.json."""
     writer = RunTraceWriter.of(session, stage, trained=trained)
-    groups = await writer.write_evaluation(samples, temperature)
-    predictions = policy_predictions(groups, session.config.label_set, session.renderer)
-    evaluations = EvaluationWriter.of(session)
+    traces = await writer.write_evaluation(samples, temperature)
+    predictions = policy_predictions(traces, session.config.label_set, session.renderer)
+    written = await EvaluationWriter.of(session).write(
+        stage, predictions, session.engine_weights_step
+    )
     result = {
-        "evaluation": asdict(evaluations.write(stage, predictions, session.engine_weights_step)),
-        "num_failed": num_failed(groups),
+        "evaluation": asdict(written.figures),
+        "num_failed": traces.num_failed,
         **taken_up(writer),
     }
-    warnings = one_text_warnings(stage, groups)
+    warnings = await run_in_daemon_thread(one_text_warnings, stage, traces.groups)
     return result | {"warnings": warnings} if warnings else result
 
 
@@ -72,18 +76,13 @@ async def evaluate_labels(
 ) -> dict[str, Any]:
     """Measure the policy in the learner, version ``step``, by the label that it gives without a
     trace: the most probable label code. Returns a stage's part of done.json."""
-    asked = [
-        VerdictExample(sample=sample, trace=None, label=sample.label)
-        for sample in readable(samples, session.quarantine)
-    ]
+    asked = VerdictExamples(readable(samples, session.quarantine), None)
     logprobs = await LabelCodes.of(session).logprobs(asked)
     predictions = label_predictions(
         samples, asked, probabilities_from_logprobs(logprobs), session.config.label_set.names
     )
-    return {
-        "evaluation": asdict(EvaluationWriter.of(session).write(stage, predictions, step)),
-        "num_failed": len(samples) - len(asked),
-    }
+    written = await EvaluationWriter.of(session).write(stage, predictions, step)
+    return {"evaluation": asdict(written.figures), "num_failed": len(samples) - len(asked)}
 
 
 def readable(samples: Sequence[Sample], quarantine: Container[str]) -> list[Sample]:
@@ -96,19 +95,27 @@ def taken_up(writer: RunTraceWriter) -> dict[str, int]:
     return {"num_taken_up": writer.num_taken_up} if writer.num_taken_up else {}
 
 
-def num_failed(groups: Sequence[TraceGroup]) -> int:
-    """Number of groups without a trace."""
-    return sum(not group.traces for group in groups)
-
-
 def policy_predictions(
-    groups: Sequence[TraceGroup], labels: LabelSet, renderer: Renderer
-) -> list[Prediction]:
-    """Predictions from the policy's written answers; unparsable or failed counts as wrong.
+    traces: TraceSet, labels: LabelSet, renderer: Renderer
+) -> Iterator[Prediction]:
+    """Predictions from the policy's written answers; unparsable or failed counts as wrong. Traces
+    are read as the predictions are made.
 
     Confidence is the probability (at temperature 1) of the tokens inside the answer block.
     """
-    return [_prediction(group, labels, renderer) for group in groups]
+    groups = zip(traces.facts, traces.groups, strict=True)
+    return (_prediction(facts.sample, group, labels, renderer) for facts, group in groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenEvaluation:
+    """An evaluation that has been written."""
+
+    figures: Evaluation
+    predictions: list[Prediction]
+    """Without their traces."""
+    agreement: float | None
+    """Share of predictions that repeat the answer of the trace they were shown."""
 
 
 class EvaluationWriter:
@@ -117,7 +124,7 @@ class EvaluationWriter:
     def __init__(
         self,
         predictions_path: Callable[[str], Path],
-        labels: Sequence[str],
+        labels: LabelSet,
         train_labels: Sequence[str],
         log: FigureLog,
     ) -> None:
@@ -130,16 +137,28 @@ class EvaluationWriter:
     def of(cls, session: Session) -> Self:
         """With the files, labels and metrics of a run."""
         train = [sample.label for sample in select(session.data.samples, Split.TRAIN)]
-        labels = session.config.label_set.names
-        return cls(session.run_dir.predictions, labels, train, session.metrics)
+        return cls(session.run_dir.predictions, session.config.label_set, train, session.metrics)
 
-    def write(self, name: str, predictions: Sequence[Prediction], step: int) -> Evaluation:
-        """Write the predictions of a stage or arm, and their figures. ``step``: version step of
-        the policy that answered."""
-        write_predictions(self._predictions_path(name), predictions)
-        figures = evaluate(predictions, self._labels, self._train_labels)
-        self._log.write(EVALUATION, step, evaluation_figures(name, figures))
-        return figures
+    async def write(
+        self, name: str, predictions: Iterable[Prediction], step: int
+    ) -> WrittenEvaluation:
+        """Write the predictions of a stage or arm, in the order they come, and their figures.
+        ``step``: version step of the policy that answered."""
+        written = await run_in_daemon_thread(self._write, name, predictions)
+        self._log.write(EVALUATION, step, evaluation_figures(name, written.figures))
+        return written
+
+    def _write(self, name: str, predictions: Iterable[Prediction]) -> WrittenEvaluation:
+        agreement = AgreementCount(self._labels)
+
+        def counted() -> Iterator[Prediction]:
+            for prediction in predictions:
+                agreement.add(prediction)
+                yield prediction
+
+        kept = write_predictions(self._predictions_path(name), counted())
+        figures = evaluate(kept, self._labels.names, self._train_labels)
+        return WrittenEvaluation(figures=figures, predictions=kept, agreement=agreement.share)
 
 
 def evaluation_figures(stage: str, evaluation: Evaluation) -> dict[str, float]:
@@ -148,7 +167,9 @@ def evaluation_figures(stage: str, evaluation: Evaluation) -> dict[str, float]:
     return {f"{stage}/{name}": value for name, value in values.items() if value is not None}
 
 
-def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Prediction:
+def _prediction(
+    sample: Sample, group: TraceGroup, labels: LabelSet, renderer: Renderer
+) -> Prediction:
     completion = group.traces[0].completion if group.traces else None
     predicted = labels.answer_in(completion.text) if completion else None
     logprob = (
@@ -157,8 +178,8 @@ def _prediction(group: TraceGroup, labels: LabelSet, renderer: Renderer) -> Pred
         else None
     )
     return Prediction(
-        sample_id=group.sample.id,
-        label=group.sample.label,
+        sample_id=sample.id,
+        label=sample.label,
         predicted=predicted,
         confidence=min(1.0, math.exp(logprob)) if logprob is not None else 0.0,
         probabilities=None,

@@ -5,25 +5,70 @@ clip among four would else end it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from reward.stats import refuse_too_many_failures
 from wire.errors import TooManyFailures
-from wire.types import FailureKind, TraceGroup
+from wire.token_arrays import Logprobs, TokenIds
+from wire.types import Failure, FailureKind, Prompt, Trace, TraceGroup
+
+
+class FailureCount:
+    """Counts groups one after another, and keeps of those with failures what a message names."""
+
+    def __init__(self, max_failure_frac: float) -> None:
+        self._max_failure_frac = max_failure_frac
+        self._num_groups = self._num_traces = 0
+        self._failed: list[TraceGroup] = []
+
+    def add(self, group: TraceGroup) -> None:
+        """Count a group."""
+        self._num_groups += 1
+        self._num_traces += len(group.traces)
+        traces = tuple(t for t in group.traces if isinstance(t.outcome, Failure))
+        if traces or not group.traces:
+            self._failed.append(replace(group, prompt=_NO_PROMPT, traces=_without_text(traces)))
+
+    def refuse(self) -> None:
+        """Raise TooManyFailures if more groups failed (prompt, generation), or more scores, than
+        allowed."""
+        limit = self._max_failure_frac
+        _refuse_groups(self._failed, limit, self._num_groups)
+        refuse_too_many_failures(self._failed, limit, self._num_traces)
 
 
 def refuse_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
     """Raise TooManyFailures if more groups failed (prompt, generation), or more scores, than
     allowed."""
+    _refuse_groups(groups, max_failure_frac, len(groups))
+    refuse_too_many_failures(groups, max_failure_frac)
+
+
+def _refuse_groups(groups: Sequence[TraceGroup], max_failure_frac: float, num_groups: int) -> None:
     failed = [
         group
         for group in groups
-        if not group.traces and group.failures[0].kind is not FailureKind.DECODE
+        if group.failures and not group.traces and group.failures[0].kind is not FailureKind.DECODE
     ]
-    if len(failed) > max_failure_frac * len(groups):
+    if len(failed) > max_failure_frac * num_groups:
         first = failed[0].failures[0]
         raise TooManyFailures(
-            f"{len(failed)} of {len(groups)} groups of a step could not be written, "
+            f"{len(failed)} of {num_groups} groups of a step could not be written, "
             f"reward.max_failure_frac={max_failure_frac:g}; the first: {first.kind.value} of "
             f"{first.culprit}: {first.reason}"
         )
-    refuse_too_many_failures(groups, max_failure_frac)
+
+
+_NO_PROMPT = Prompt(token_ids=TokenIds(), clip_key="", fingerprint="")
+
+
+def _without_text(traces: Sequence[Trace]) -> tuple[Trace, ...]:
+    return tuple(
+        replace(
+            trace,
+            completion=replace(
+                trace.completion, token_ids=TokenIds((0,)), logprobs=Logprobs((0.0,)), text=""
+            ),
+        )
+        for trace in traces
+    )

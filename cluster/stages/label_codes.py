@@ -3,20 +3,24 @@
 examples -> prompts for a verdict, or for the label alone -> logprob of each label's code
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.verdict import VerdictExample
+from calibrate.traces import VerdictExample, VerdictExamples
 from cluster.session import Session
+from cluster.stages.spilled_rows import SpilledRows
 from learner.shared_prefix.rows import Response, Row, RowLogprobs, supervised_row
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 from wire.token_arrays import TokenIds
 from wire.types import Failure, Prompt, Sample
 
-_PROMPTS_AT_ONCE = 256
+_AT_ONCE = 1024  # prompts in memory, and rows of a call to the learner
 
 
 class LabelPrompts(Protocol):
@@ -61,38 +65,43 @@ class LabelCodes:
         """Number of tokens of a label's code."""
         return len(self._codes[label])
 
-    async def logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+    async def logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
         """[N, L]: logprob of each label's code under the learner's present weights.
 
         Raises DataError if a clip can no longer be read.
         """
-        rows = [
-            label_code_row(prompt, example.sample.video, list(self._codes.values()))
-            for example, prompt in await self._prompted(examples)
-        ]
-        return await code_logprobs(self._learner, rows)
+        codes, parts = list(self._codes.values()), [np.empty((0, len(self._codes)))]
+        async for block in self._prompted(examples):
+            rows = [label_code_row(prompt, e.sample.video, codes) for e, prompt in block]
+            parts.append(await code_logprobs(self._learner, rows))
+        return np.concatenate(parts)
 
-    async def targets(self, examples: Sequence[VerdictExample]) -> list[Row]:
-        """Rows that train the code of each example's label.
+    async def targets(self, examples: VerdictExamples, folder: Path) -> SpilledRows:
+        """Rows that train the code of each example's label, on disk in ``folder``.
 
         Raises DataError if a clip can no longer be read.
         """
-        return [
-            supervised_row(prompt, example.sample.video, self._codes[example.label])
-            for example, prompt in await self._prompted(examples)
-        ]
+        rows = SpilledRows(folder)
+        async for block in self._prompted(examples):
+            rows.extend(
+                supervised_row(prompt, example.sample.video, self._codes[example.label])
+                for example, prompt in block
+            )
+        return rows
 
     async def _prompted(
-        self, examples: Sequence[VerdictExample]
-    ) -> list[tuple[VerdictExample, Prompt]]:
-        pairs = []
-        for start in range(0, len(examples), _PROMPTS_AT_ONCE):  # so that calls do not pile up
-            part = examples[start : start + _PROMPTS_AT_ONCE]
-            pairs += list(zip(part, await self._render(part), strict=True))
-        bad = next((p for _, p in pairs if isinstance(p, Failure)), None)
-        if bad is not None:
-            raise DataError(f"no label can be asked for {bad.culprit}: {bad.reason}")
-        return [(example, prompt) for example, prompt in pairs if isinstance(prompt, Prompt)]
+        self, examples: VerdictExamples
+    ) -> AsyncIterator[list[tuple[VerdictExample, Prompt]]]:
+        """Examples with their prompts, some at a time."""
+        for start in range(0, len(examples), _AT_ONCE):
+            stop = min(start + _AT_ONCE, len(examples))
+            block = await run_in_daemon_thread(operator.getitem, examples, slice(start, stop))
+            prompts = await self._render(block)
+            bad = next((p for p in prompts if isinstance(p, Failure)), None)
+            if bad is not None:
+                raise DataError(f"no label can be asked for {bad.culprit}: {bad.reason}")
+            pairs = zip(block, prompts, strict=True)
+            yield [(example, prompt) for example, prompt in pairs if isinstance(prompt, Prompt)]
 
     async def _render(self, examples: Sequence[VerdictExample]) -> list[Prompt | Failure]:
         """Prompts for a verdict on each trace, or for the label where examples have none."""

@@ -5,7 +5,8 @@ places -> groups (archived ones are taken up) -> traces with full reward, each t
 RFT (Yuan et al. 2023, arXiv 2308.01825).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cluster.config.stage_kinds import SftStage
@@ -15,15 +16,16 @@ from cluster.resume.archived_groups import group_id_of
 from cluster.resume.taken_up import find_written, same_weights
 from cluster.session import Session
 from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.spilled_rows import SpilledRows
 from cluster.stages.stage import StageRun
 from cluster.stages.training_groups import TrainingGroupWriter, groups_in_flight
-from learner.shared_prefix.rows import Row, supervised_row
+from learner.shared_prefix.rows import supervised_row
 from reward.config import RewardTerm
 from rollout.render import Renderer
 from rollout.sampler import Sampler
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
-from wire.types import Score, Trace, TraceGroup
+from wire.types import Score, Trace, TraceGroup, stable_hash
 
 _AT_ONCE = 256  # groups held in memory
 
@@ -31,25 +33,22 @@ _AT_ONCE = 256  # groups held in memory
 class KeptTraces:
     """Traces with full reward, as rows, and the cost of all traces."""
 
-    def __init__(self, terms: Sequence[RewardTerm], renderer: Renderer) -> None:
+    def __init__(self, terms: Sequence[RewardTerm], renderer: Renderer, rows: SpilledRows) -> None:
         self._parts = [term.part for term in terms if term.weight > 0]
         self._renderer = renderer
-        self._rows: dict[tuple[str, str], Row] = {}  # by clip and text
+        self.rows = rows
+        """One row per trace kept."""
+        self._kept: set[tuple[str, str]] = set()  # clip, and hash of the text
         self.cost = {"num_rollouts": 0, "num_generated_tokens": 0}
         """Traces and tokens written, kept or not."""
-
-    @property
-    def rows(self) -> list[Row]:
-        """One row per trace kept."""
-        return list(self._rows.values())
 
     @property
     def figures(self) -> dict[str, Any]:
         """Counts for done.json."""
         return {
             "num_rollouts": self.cost["num_rollouts"],
-            "num_kept": len(self._rows),
-            "num_clips_kept": len({sample_id for sample_id, _ in self._rows}),
+            "num_kept": len(self._kept),
+            "num_clips_kept": len({sample_id for sample_id, _ in self._kept}),
         }
 
     def add(self, group: TraceGroup) -> None:
@@ -59,9 +58,11 @@ class KeptTraces:
             self.cost["num_generated_tokens"] += len(trace.completion.token_ids)
             text = trace.completion.text
             if group.prompt is not None and self._is_full(trace):
-                target = self._renderer.target(text)
-                row = supervised_row(group.prompt, group.sample.video, target)
-                self._rows.setdefault((group.sample.id, text), row)
+                key = (group.sample.id, stable_hash(text))
+                if key not in self._kept:
+                    self._kept.add(key)
+                    target = self._renderer.target(text)
+                    self.rows.append(supervised_row(group.prompt, group.sample.video, target))
 
     def _is_full(self, trace: Trace) -> bool:
         """Whether every term that adds to the reward, and applies, gives 1 or more."""
@@ -91,7 +92,7 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
         weights,
         config.rollout.group_size,
     )
-    kept = KeptTraces(config.reward.terms, session.renderer)
+    kept = KeptTraces(config.reward.terms, session.renderer, SpilledRows(session.run_dir.path))
     await _write_groups(
         TrainingGroupWriter(
             session.writer, stage.name, archived, config.rollout, seed=config.training_seed
@@ -102,9 +103,9 @@ async def write_own_traces(session: Session, run: StageRun) -> KeptTraces:
         num_groups=stage.num_groups,
         max_failure_frac=config.reward.max_failure_frac,
         max_in_flight=groups_in_flight(config),
+        compact=partial(session.archive.compact, session.engine_weights_step),
     )
-    await run_in_daemon_thread(session.archive.compact, session.engine_weights_step)
-    if not kept.rows:
+    if not len(kept.rows):
         raise DataError(
             f"none of {kept.cost['num_rollouts']} traces earned the full reward (every term 1), so "
             f"{stage.name} has nothing to learn from; leave it out of "
@@ -122,6 +123,7 @@ async def _write_groups(
     num_groups: int,
     max_failure_frac: float,
     max_in_flight: int,
+    compact: Callable[[], object],
 ) -> None:
     """Write the groups of the first places, and keep what is right, in the order of the places.
     Raises TooManyFailures."""
@@ -139,3 +141,4 @@ async def _write_groups(
             refuse_failures(list(groups.values()), max_failure_frac)
             for place in sorted(groups):
                 kept.add(groups[place])
+            await run_in_daemon_thread(compact)

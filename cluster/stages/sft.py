@@ -3,20 +3,20 @@
 clips -> examples -> updates -> model -> engines -> measured as it was taught to answer
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calibrate.verdict import VerdictExample
+from calibrate.traces import VerdictExamples
 from cluster.config.stage_kinds import SftStage
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_labels, evaluate_policy, readable
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.own_traces import write_own_traces
+from cluster.stages.spilled_rows import SpilledRows
 from cluster.stages.stage import StageRun
 from cluster.stages.supervised import SupervisedTrainer
 from cluster.stages.validators import sft_validator
-from learner.shared_prefix.rows import Row, supervised_row
+from learner.shared_prefix.rows import supervised_row
 from rollout.prompt import trace_target
 
 
@@ -24,7 +24,7 @@ from rollout.prompt import trace_target
 class Examples:
     """What a supervised stage learns from."""
 
-    rows: Sequence[Row]
+    rows: SpilledRows
     figures: dict[str, Any]
     """Counts for done.json."""
     cost: dict[str, int]
@@ -35,16 +35,17 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
     """Fine-tune the policy, keep its model, and measure it."""
     stage = run.of(SftStage)
     examples = await _examples(session, run)
-    validator = await sft_validator(session, run)
-    trainer = SupervisedTrainer.of(session, stage.name, stage.validation, validator)
-    num_updates = await trainer.train(
-        run.start.model_dir,
-        examples.rows,
-        epochs=stage.epochs,
-        batch_size=stage.batch_size,
-        optim=stage.optim,
-        save_every=stage.save_every,
-    )
+    with examples.rows as rows:
+        validator = await sft_validator(session, run)
+        trainer = SupervisedTrainer.of(session, stage.name, stage.validation, validator)
+        num_updates = await trainer.train(
+            run.start.model_dir,
+            rows,
+            epochs=stage.epochs,
+            batch_size=stage.batch_size,
+            optim=stage.optim,
+            save_every=stage.save_every,
+        )
     if run.exports:
         await session.learner.export(str(session.run_dir.model(stage.name)))
     split = stage.split or session.config.evaluate.split
@@ -67,11 +68,13 @@ async def _examples(session: Session, run: StageRun) -> Examples:
         return Examples(rows=kept.rows, figures=kept.figures, cost=kept.cost)
     if stage.data == "labels":
         clips = readable(stage.clips.of(session.data.samples), session.quarantine)
-        asked = [VerdictExample(sample=s, trace=None, label=s.label) for s in clips]
-        rows = await LabelCodes.of(session).targets(asked)
+        asked = VerdictExamples(clips, None)
+        rows = await LabelCodes.of(session).targets(asked, session.run_dir.path)
         return Examples(rows=rows, figures={"num_labels": len(rows)}, cost=nothing_written)
-    rows = [
-        supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
-        for sample, prompt in await session.prompts(stage.taught(session.data.samples))
-    ]
+    rows = SpilledRows(session.run_dir.path)
+    async for block in session.prompt_blocks(stage.taught(session.data.samples)):
+        rows.extend(
+            supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
+            for sample, prompt in block
+        )
     return Examples(rows=rows, figures={"num_traces": len(rows)}, cost=nothing_written)

@@ -19,6 +19,7 @@ from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
 from cluster.session import Session
+from cluster.stages.spilled_rows import longest_of
 from cluster.stages.validation import Validation, Validator, restored_by
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.rows import Row
@@ -114,9 +115,9 @@ class SupervisedTrainer:
         optim: OptimConfig,
         save_every: int | None = None,
     ) -> int:
-        """Fine-tune ``model_dir``, from the last checkpoint on; there is one every ``save_every``
-        updates, else one after each epoch. Returns the number of updates: fewer, if validation has
-        stopped it early."""
+        """Fine-tune ``model_dir``, from the last checkpoint on, on ``rows``, read batch by batch.
+        A checkpoint every ``save_every`` updates, else after each epoch. Returns the number of
+        updates: fewer, if validation has stopped it early."""
         await self._run.start_training(model_dir, optim)
         num_steps = num_updates(len(rows), epochs, batch_size)
         batches_per_epoch = num_steps // epochs
@@ -166,7 +167,7 @@ class SupervisedTrainer:
         return done
 
     async def _preflight(self, rows: Sequence[Row], batch_size: int) -> None:
-        longest = max(rows, key=lambda row: row.num_tokens)
+        longest = longest_of(rows)
         await self._run.preflight(
             self._name,
             prompt=len(longest.prompt.token_ids),

@@ -1,22 +1,28 @@
 """Trace writer: the policy's own traces from a run's engines, for evaluation and calibration.
 
-samples -> GroupWriter, or the archive of an earlier attempt -> archive compacted -> groups
+samples -> GroupWriter, some at a time, or the archive of an earlier attempt -> archive -> TraceSet
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
+from calibrate.traces import GroupFacts, TraceSet
 from cluster.driver.bounded import run_bounded
 from cluster.driver.progress import console, progress_bar
 from cluster.metrics.catalogue import EVALUATION
+from cluster.resume.archived_groups import ArchivedGroups
 from cluster.resume.taken_up import SameWeights, find_written, same_weights
 from cluster.session import Session
-from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.failure_limits import FailureCount
 from cluster.stages.training_groups import OneGroupWriter, groups_in_flight
 from rollout.engine import Sampling
 from wire.archive import Archive
 from wire.daemon_thread import run_in_daemon_thread
-from wire.types import Purpose, Sample, TraceGroup, stable_seed
+from wire.group_reader import GroupsOnDisk, read_newest
+from wire.labels import LabelSet
+from wire.types import Purpose, Sample, stable_seed
+
+_GROUPS_PER_FILE = 1024  # of the archive: bounds its journal
 
 
 class FigureLog(Protocol):
@@ -37,6 +43,7 @@ class RunTraceWriter:
         archive: Archive,
         weights: SameWeights,
         log: FigureLog,
+        labels: LabelSet,
         *,
         seed: int,
         max_tokens: int,
@@ -48,7 +55,7 @@ class RunTraceWriter:
         ``seed``: the recipe's; ``max_tokens``: of a trace; ``max_in_flight``: groups written at a
         time."""
         self._name, self._writer, self._archive = name, writer, archive
-        self.weights, self._log = weights, log
+        self.weights, self._log, self._labels = weights, log, labels
         self._seed, self._max_tokens = seed, max_tokens
         self._evaluation_temperature = evaluation_temperature
         self._max_failure_frac, self._max_in_flight = max_failure_frac, max_in_flight
@@ -66,6 +73,7 @@ class RunTraceWriter:
             session.archive,
             same_weights(config, session.run_dir, name, now, trained=trained),
             session.metrics,
+            config.label_set,
             seed=config.seed,
             max_tokens=config.rollout.max_response_length,
             evaluation_temperature=config.evaluate.temperature,
@@ -75,13 +83,13 @@ class RunTraceWriter:
 
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
-    ) -> list[TraceGroup]:
+    ) -> TraceSet:
         """Write ``k`` traces per sample, kept right or wrong. Raises TooManyFailures."""
         return await self._write(samples, k, temperature, purpose, purpose, f"{purpose} traces")
 
     async def write_evaluation(
         self, samples: Sequence[Sample], temperature: float | None = None
-    ) -> list[TraceGroup]:
+    ) -> TraceSet:
         """Write one trace per sample, near-greedy as the policy is measured, unless another
         temperature is given. Raises TooManyFailures."""
         temperature = self._evaluation_temperature if temperature is None else temperature
@@ -96,13 +104,49 @@ class RunTraceWriter:
         purpose: Purpose,
         seed_name: str,
         title: str,
-    ) -> list[TraceGroup]:
+    ) -> TraceSet:
         ids = [f"{self._name}/{purpose}/{sample.id}" for sample in samples]
+        archived = await self._find_written(ids, k, purpose)
+        facts: list[GroupFacts | None] = [None] * len(samples)
+        failures = FailureCount(self._max_failure_frac)
+        num_written = 0
+
+        async def one(number: int) -> None:
+            nonlocal num_written
+            sample = samples[number]
+            group = await archived.take(ids[number])
+            if group is None:
+                sampling = Sampling(
+                    n=k,
+                    temperature=temperature,
+                    max_tokens=self._max_tokens,
+                    seed=stable_seed(seed_name, self._seed, sample.id),
+                    turn=number,
+                )
+                group = await self._writer.write(sample, sampling, purpose, ids[number])
+                num_written += 1
+                if num_written % _GROUPS_PER_FILE == 0:
+                    await self._compact()
+            facts[number] = GroupFacts.of(group, self._labels, sample)
+            failures.add(group)
+            bar.advance()
+
+        with progress_bar(title, len(samples)) as bar:
+            await run_bounded(len(samples), self._max_in_flight, one)
+        await self._compact()
+        failures.refuse()
+        reader = await run_in_daemon_thread(
+            read_newest, self._archive.directory, self._name, set(ids)
+        )
+        return TraceSet([one for one in facts if one is not None], GroupsOnDisk(reader, ids))
+
+    async def _find_written(self, ids: Sequence[str], k: int, purpose: Purpose) -> ArchivedGroups:
+        """The groups that an earlier attempt has written, which are counted."""
         archived = await run_in_daemon_thread(
             find_written, self._archive.directory, self._name, set(ids), self.weights, k
         )
         if len(archived):
-            left = len(samples) - len(archived)
+            left = len(ids) - len(archived)
             console.print(
                 f"{self._name}: {len(archived)} archived groups of {purpose} are taken up, {left} "
                 "are to be written"
@@ -110,26 +154,7 @@ class RunTraceWriter:
             self.num_taken_up += len(archived)
             figures = {f"{self._name}/num_taken_up": float(self.num_taken_up)}
             self._log.write(EVALUATION, self.weights.now.step, figures)
+        return archived
 
-        groups: list[TraceGroup | None] = [None] * len(samples)
-
-        async def one(number: int) -> None:
-            group = await archived.take(ids[number])
-            if group is None:
-                sampling = Sampling(
-                    n=k,
-                    temperature=temperature,
-                    max_tokens=self._max_tokens,
-                    seed=stable_seed(seed_name, self._seed, samples[number].id),
-                    turn=number,
-                )
-                group = await self._writer.write(samples[number], sampling, purpose, ids[number])
-            groups[number] = group
-            bar.advance()
-
-        with progress_bar(title, len(samples)) as bar:
-            await run_bounded(len(samples), self._max_in_flight, one)
+    async def _compact(self) -> None:
         await run_in_daemon_thread(self._archive.compact, self.weights.now.step)
-        written = [group for group in groups if group is not None]
-        refuse_failures(written, self._max_failure_frac)
-        return written

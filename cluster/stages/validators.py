@@ -15,7 +15,8 @@ from statistics import fmean
 import numpy as np
 
 from calibrate.metrics import Evaluation, evaluate
-from calibrate.verdict import VerdictExample, label_predictions, probabilities_from_logprobs
+from calibrate.traces import TraceSet, VerdictExamples
+from calibrate.verdict import label_predictions, probabilities_from_logprobs
 from calibrate.verdict import training_rows as verdict_examples
 from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
 from cluster.config.validation import PREFIX, ValidateConfig
@@ -106,7 +107,8 @@ class AnswerValidator:
     async def figures(self, step: int) -> dict[str, float]:
         """Metrics of answers, rewards and lengths."""
         groups = await self._traces.write(step)
-        predictions = policy_predictions(groups, self._labels, self._renderer)
+        traces = TraceSet.of(groups, self._labels)
+        predictions = list(policy_predictions(traces, self._labels, self._renderer))
         evaluation = evaluate(predictions, self._labels.names)
         rewards = {
             name: value
@@ -160,14 +162,14 @@ class LabelValidator:
     def __init__(
         self,
         samples: Sequence[Sample],
-        examples: Callable[[], Awaitable[Sequence[VerdictExample]]],
+        examples: Callable[[], Awaitable[VerdictExamples]],
         codes: LabelCodes,
         labels: Sequence[str],
     ) -> None:
         """``examples``: those of ``samples`` that can be asked, made once, when they are first
         needed; a sample without one counts as wrong."""
         self._samples, self._make, self._codes, self._labels = samples, examples, codes, labels
-        self._examples: Sequence[VerdictExample] | None = None
+        self._examples: VerdictExamples | None = None
 
     async def figures(self, step: int) -> dict[str, float]:
         """Metrics of the most probable labels."""
@@ -175,9 +177,8 @@ class LabelValidator:
             self._examples = await self._make()
         asked = self._examples
         logprobs = await self._codes.logprobs(asked)
-        predictions = label_predictions(
-            self._samples, asked, probabilities_from_logprobs(logprobs), self._labels
-        )
+        probabilities = probabilities_from_logprobs(logprobs)
+        predictions = list(label_predictions(self._samples, asked, probabilities, self._labels))
         true = [self._labels.index(example.label) for example in asked]
         num_tokens = sum(self._codes.num_tokens(example.label) for example in asked)
         nll = -float(logprobs[np.arange(len(asked)), true].sum()) / num_tokens
@@ -205,9 +206,8 @@ async def sft_validator(session: Session, run: StageRun) -> Validator | None:
     samples = _clips(session, stage.validation)
     if stage.data == "labels":
 
-        async def asked() -> list[VerdictExample]:
-            clips = readable(samples, session.quarantine)
-            return [VerdictExample(sample=s, trace=None, label=s.label) for s in clips]
+        async def asked() -> VerdictExamples:
+            return VerdictExamples(readable(samples, session.quarantine), None)
 
         return _labels(session, samples, asked)
     taught = [sample for sample in samples if sample.trace]
@@ -235,9 +235,10 @@ def verdict_validator(session: Session, run: StageRun) -> Validator | None:
     def find(ids: Set[str]) -> ArchivedGroups:
         return find_written(session.run_dir.archive, run.name, ids, weights, 1)
 
-    async def asked() -> list[VerdictExample]:
+    async def asked() -> VerdictExamples:
         groups = await _traces(session, run.name, samples, find).write(0)
-        return verdict_examples(groups, session.config.label_set.names)
+        labels = session.config.label_set
+        return verdict_examples(TraceSet.of(groups, labels), labels.names)
 
     return _labels(session, samples, asked)
 
@@ -249,7 +250,7 @@ def _clips(session: Session, config: ValidateConfig) -> list[Sample]:
 def _labels(
     session: Session,
     samples: Sequence[Sample],
-    examples: Callable[[], Awaitable[Sequence[VerdictExample]]],
+    examples: Callable[[], Awaitable[VerdictExamples]],
 ) -> Validator:
     names = session.config.label_set.names
     return LabelValidator(samples, examples, LabelCodes.of(session), names)

@@ -13,7 +13,7 @@ from calibrate import head
 from calibrate.config import CalibrateConfig
 from calibrate.fit import fit_classifiers
 from calibrate.protocols import FeatureReader, TraceWriter, VerdictTrainer
-from calibrate.verdict import VerdictExample
+from calibrate.traces import TraceSet, VerdictExamples
 from tests.groups import make_completion, make_group, make_sample
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
@@ -35,13 +35,14 @@ class Writer:
 
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
-    ) -> list[TraceGroup]:
+    ) -> TraceSet:
         self.calls.append(f"{purpose.value} {len(samples)} x {k}")
-        return [self._group(sample, k, purpose) for sample in samples]
+        return TraceSet.of([self._group(sample, k, purpose) for sample in samples], LABELS)
 
-    async def write_evaluation(self, samples: Sequence[Sample]) -> list[TraceGroup]:
+    async def write_evaluation(self, samples: Sequence[Sample]) -> TraceSet:
         self.calls.append(f"evaluation {len(samples)}")
-        return [self._group(sample, 1, Purpose.EVALUATION) for sample in samples]
+        groups = [self._group(sample, 1, Purpose.EVALUATION) for sample in samples]
+        return TraceSet.of(groups, LABELS)
 
     def _group(self, sample: Sample, k: int, purpose: Purpose) -> TraceGroup:
         text = f"<think>seen</think><answer>{sample.label}</answer>"
@@ -58,12 +59,12 @@ class Trainer:
         self.learned: dict[str | None, str] = {}
         self.num_examples = 0
 
-    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
+    async def train(self, examples: VerdictExamples, config: CalibrateConfig) -> int:
         self.num_examples = len(examples)
         self.learned = {example.trace: example.label for example in examples}
         return config.epochs
 
-    async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+    async def label_logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
         known = [self.learned[example.trace] for example in examples]
         return np.array([[0.0 if n == label else -9.0 for n in LABELS.names] for label in known])
 
@@ -74,8 +75,8 @@ class Reader:
     def __init__(self) -> None:
         self.num_read: list[int] = []
 
-    async def features(self, groups: Sequence[TraceGroup]) -> NDArray[np.float32]:
-        texts = [trace.completion.text for group in groups for trace in group.traces]
+    async def features(self, traces: TraceSet) -> NDArray[np.float32]:
+        texts = [trace.completion.text for group in traces.groups for trace in group.traces]
         self.num_read.append(len(texts))
         return np.array([[float("walk" in text)] for text in texts], dtype=np.float32)
 
@@ -110,7 +111,7 @@ async def test_both_classifiers_learn_from_all_traces_and_are_asked_about_new_cl
     assert fitted.report.num_traces == 24
     assert fitted.head is not None
     assert fitted.verdict is not None
-    for predictions in (fitted.head.predictions, fitted.verdict):
+    for predictions in (list(fitted.head.predictions), list(fitted.verdict)):
         assert [p.sample_id for p in predictions] == ["new-fall", "new-walk"]
         assert [p.predicted for p in predictions] == ["fall", "walk"]
         assert all(p.probabilities is not None for p in predictions)

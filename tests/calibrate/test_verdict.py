@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from calibrate.config import CalibrateConfig
 from calibrate.predictions import Prediction, from_probabilities
 from calibrate.protocols import TraceWriter, VerdictTrainer
+from calibrate.traces import TraceSet, VerdictExamples, is_parsed
 from calibrate.verdict import (
-    VerdictExample,
-    is_parsed,
     probabilities_from_logprobs,
     refuse_foreign_traces,
     report_traces,
@@ -80,7 +79,7 @@ def make_prediction(name: str, right: bool, trace: str | None = None) -> Predict
 
 def test_every_trace_is_a_row_right_wrong_malformed_or_unscored() -> None:
     groups = [make_group("x", RIGHT, WRONG, BROKEN, RIGHT), make_group("y"), make_group("z", WRONG)]
-    rows = training_rows(groups, LABELS.names)
+    rows = training_rows(TraceSet.of(groups, LABELS), LABELS.names)
     assert [(row.sample.id, row.trace) for row in rows] == [
         *[("x", RIGHT), ("x", WRONG), ("x", BROKEN), ("x", RIGHT)],
         ("z", WRONG),
@@ -90,9 +89,9 @@ def test_every_trace_is_a_row_right_wrong_malformed_or_unscored() -> None:
 
 def test_rows_need_traces_and_known_labels() -> None:
     with pytest.raises(DataError, match="none of 1 clips"):
-        training_rows([make_group("x")], LABELS.names)
+        training_rows(TraceSet.of([make_group("x")], LABELS), LABELS.names)
     with pytest.raises(DataError, match="'odd'"):
-        training_rows([make_group("x", RIGHT, label="odd")], LABELS.names)
+        training_rows(TraceSet.of([make_group("x", RIGHT, label="odd")], LABELS), LABELS.names)
 
 
 @pytest.mark.parametrize("trace", [RIGHT, BROKEN, "<answer>normal</answer>", "<think>x</think>"])
@@ -108,14 +107,20 @@ def test_report_worked_by_hand() -> None:
         make_group("y"),
         make_group("z", WRONG, RIGHT, label="abnormal"),
     ]
-    report = report_traces(groups, LABELS)
+    report = report_traces(TraceSet.of(groups, LABELS))
     assert (report.num_clips, report.num_clips_without_traces, report.num_traces) == (3, 1, 6)
     assert (report.num_unparsed, report.accuracy) == (1, 0.5)
     assert report.accuracy_per_label == {"abnormal": 0.5, "normal": 0.5}
 
 
 def test_traces_of_the_served_policy_pass() -> None:
-    refuse_foreign_traces([make_group("x", RIGHT), make_group("y")], SERVED)
+    groups = [make_group("x", RIGHT), make_group("y")]
+    refuse_foreign_traces(TraceSet.of(groups, LABELS), SERVED)
+
+
+def test_traces_that_the_same_weights_wrote_under_another_version_pass() -> None:
+    groups = [make_group("x", RIGHT), make_group("y", RIGHT, version=OLD)]
+    refuse_foreign_traces(TraceSet.of(groups, LABELS), SERVED, {SERVED, OLD})
 
 
 def test_traces_of_another_policy_are_refused_with_both_versions() -> None:
@@ -125,7 +130,7 @@ def test_traces_of_another_policy_are_refused_with_both_versions() -> None:
         make_group("z", version=OLD),
     ]
     with pytest.raises(DataError, match=r"policy 0\.40 \(2 clips\), expected 0\.60"):
-        refuse_foreign_traces(groups, SERVED)
+        refuse_foreign_traces(TraceSet.of(groups, LABELS), SERVED)
 
 
 def test_logprobs_of_label_codes_become_probabilities() -> None:
@@ -157,20 +162,25 @@ def test_agreement_counts_repeated_answers() -> None:
 class ScriptedWriter:
     """A TraceWriter that writes the same trace for every clip."""
 
+    weights = frozenset({SERVED})
+
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
-    ) -> list[TraceGroup]:
-        return [make_group(sample.id, *[RIGHT] * k) for sample in samples]
+    ) -> TraceSet:
+        return TraceSet.of([make_group(sample.id, *[RIGHT] * k) for sample in samples], LABELS)
+
+    async def write_evaluation(self, samples: Sequence[Sample]) -> TraceSet:
+        return await self.write(samples, 1, 0.01, Purpose.EVALUATION)
 
 
 class CopyingTrainer:
     """A VerdictTrainer that repeats the answer of the trace."""
 
-    async def train(self, examples: Sequence[VerdictExample], config: CalibrateConfig) -> int:
+    async def train(self, examples: VerdictExamples, config: CalibrateConfig) -> int:
         self.num_trained = len(examples)
         return 1
 
-    async def label_logprobs(self, examples: Sequence[VerdictExample]) -> NDArray[np.float64]:
+    async def label_logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
         said = [LABELS.answer_in(example.trace or "") for example in examples]
         return np.array(
             [[0.0 if name == answer else -9.0 for name in LABELS.names] for answer in said]

@@ -5,7 +5,7 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,10 +40,10 @@ FIRST_PLACE_AFTER_CHECKPOINT = 4
 class Learner(FakeLearner):
     """A FakeLearner with features for the head."""
 
-    async def features(self, rows: Sequence[Row]) -> np.ndarray:
-        lengths = [float(len(row.responses[0].token_ids)) for row in rows]
-        prompts = [1.0 + sum(row.prompt.token_ids) % 7 for row in rows]
-        return np.array(list(zip(lengths, prompts, strict=True)))
+    async def feature_blocks(self, rows: Iterable[Row]) -> AsyncIterator[np.ndarray]:
+        for row in rows:
+            length, prompt = len(row.responses[0].token_ids), 1 + sum(row.prompt.token_ids) % 7
+            yield np.array([[length, prompt]], dtype=float)
 
 
 def two_of_three(weights: str, sample: Sample, index: int) -> str:

@@ -14,7 +14,7 @@ from calibrate.predictions import read_predictions
 from cluster.config.arm_names import ARMS, ArmName
 from cluster.config.controls import own_step
 from cluster.config.stage_kinds import SftStage
-from cluster.controls.arm_inputs import archived, trained_clips
+from cluster.controls.arm_inputs import policy_answers, trained_clips
 from cluster.controls.arms import arm_run, check_arms, run_controls
 from cluster.inputs.samples import SampleSplits
 from cluster.run import run_each
@@ -35,7 +35,7 @@ from tests.cluster.session_fakes import (
 )
 from wire.archive import read_groups
 from wire.errors import ConfigError, DataError
-from wire.types import Purpose, Sample, Split, TraceGroup
+from wire.types import Sample, Split, TraceGroup
 
 CONFIG = make_config()
 STAGES = CONFIG.chain.names
@@ -334,7 +334,7 @@ async def test_of_traces_written_again_after_a_crash_the_last_count(tmp_path: Pa
             session.engine_weights_step += attempt == "second"  # else they were taken up
             engines.version = session.version(session.engine_weights_step)
             await evaluate_policy(session, "blank", session.data.of(Split.TEST), 0.01)
-            found = archived(session, "blank", Purpose.EVALUATION)
+            found = (await policy_answers(session, "blank")).traces.groups
             assert {group.traces[0].completion.text for group in found} == {text}
             assert len(found) == NUM_TEST
 

@@ -5,7 +5,7 @@ Weights keep their name, the history of their updates, through export and load:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,10 @@ class ChainLearner(FakeLearner):
         self.weights += str(stable_seed(*sorted(_text(row) for row in rows)) % 10_000)
         return figures
 
-    async def features(self, rows: Sequence[Row]) -> np.ndarray:
-        lengths = [float(len(row.responses[0].token_ids)) for row in rows]
-        prompts = [1.0 + sum(row.prompt.token_ids) % 7 for row in rows]
-        return np.array(list(zip(lengths, prompts, strict=True)))
+    async def feature_blocks(self, rows: Iterable[Row]) -> AsyncIterator[np.ndarray]:
+        for row in rows:
+            length, prompt = len(row.responses[0].token_ids), 1 + sum(row.prompt.token_ids) % 7
+            yield np.array([[length, prompt]], dtype=float)
 
 
 def _text(row: Row) -> str:

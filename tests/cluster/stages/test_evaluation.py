@@ -1,6 +1,7 @@
 """Evaluations are written from values alone, without a session."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from calibrate.predictions import Prediction, read_predictions
 from cluster.stages.evaluation import EvaluationWriter, readable
 from tests.cluster.session_fakes import make_samples
+from wire.labels import Label, LabelSet
+
+LABELS = LabelSet(labels=(Label(name="a"), Label(name="b")))
 
 
 class Log:
@@ -31,13 +35,22 @@ def prediction(sample_id: str, label: str, predicted: str | None) -> Prediction:
     )
 
 
-def test_predictions_and_their_figures_are_written_under_the_name_and_step(tmp_path: Path) -> None:
+async def test_predictions_and_their_figures_are_written_under_the_name_and_step(
+    tmp_path: Path,
+) -> None:
     log = Log()
     writer = EvaluationWriter(
-        lambda name: tmp_path / f"{name}.parquet", ("a", "b"), ["b", "b", "a"], log
+        lambda name: tmp_path / f"{name}.parquet", LABELS, ["b", "b", "a"], log
     )
-    predictions = [prediction("1", "a", "a"), prediction("2", "b", "a"), prediction("3", "b", None)]
-    figures = writer.write("second_grpo", predictions, 7)
+    predictions = [
+        replace(prediction("1", "a", "a"), trace="<answer>a</answer>"),
+        replace(prediction("2", "b", "a"), trace="<answer>b</answer>"),
+        prediction("3", "b", None),
+    ]
+    written = await writer.write("second_grpo", iter(predictions), 7)
+    figures = written.figures
+    assert written.predictions == [replace(one, trace=None) for one in predictions]
+    assert written.agreement == 1 / 2
     assert figures.accuracy == pytest.approx(1 / 3)
     assert figures.majority_baseline == pytest.approx(2 / 3)
     assert read_predictions(tmp_path / "second_grpo.parquet") == predictions

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibrate.verdict import VerdictExample, probabilities_from_logprobs
+from calibrate.traces import VerdictExamples
+from calibrate.verdict import probabilities_from_logprobs
 from cluster.stages.label_codes import LabelCodes
 from learner.model.policy import Policy
 from learner.objective.loss import supervised_loss
@@ -82,14 +83,16 @@ def codes(folder: Path) -> dict[str, tuple[int, ...]]:
     return Renderer.load(folder, 1000).label_codes(LABELS)
 
 
-def examples() -> list[VerdictExample]:
-    return [VerdictExample(sample=s, trace=None, label=s.label) for s in SAMPLES]
+def examples(*names: str) -> VerdictExamples:
+    return VerdictExamples([s for s in SAMPLES if s.label in names or not names], None)
 
 
 async def test_probabilities_of_labels_are_those_of_their_whole_answers(
     learner: PolicyLearner, codes: dict[str, tuple[int, ...]]
 ):
-    logprobs = await LabelCodes(codes, Prompts(), learner).logprobs(examples()[:2])
+    logprobs = await LabelCodes(codes, Prompts(), learner).logprobs(
+        VerdictExamples(SAMPLES[:2], None)
+    )
     shares = probabilities_from_logprobs(logprobs)
     for sample, row, share in zip(SAMPLES[:2], logprobs, shares, strict=True):
         (prompt,) = await Prompts().label_prompts([sample])
@@ -126,11 +129,11 @@ def walk(
 
 @pytest.mark.slow
 async def test_a_model_learns_which_of_two_labels_that_begin_alike_is_meant(
-    learner: PolicyLearner, codes: dict[str, tuple[int, ...]]
+    tmp_path: Path, learner: PolicyLearner, codes: dict[str, tuple[int, ...]]
 ):
-    taught = [example for example in examples() if example.label in ("drink", "drink beer")]
+    taught = examples("drink", "drink beer")
     asked = LabelCodes(codes, Prompts(), learner)
-    rows = await asked.targets(taught)
+    rows = await asked.targets(taught, tmp_path)
     assert [row.responses[0].token_ids for row in rows] == [codes["drink"], codes["drink beer"]]
     optimizer = torch.optim.Adam(learner.policy.parameters(), lr=5e-3)
     batch = learner.batch(rows)
