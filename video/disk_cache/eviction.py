@@ -80,6 +80,7 @@ class Eviction:
         with self._lock:
             self._written, self._looked = 0, time.monotonic()
         try:
+            self._files.make_folder(self._folder)  # somebody may have cleared the disk
             lock = self._files.open(self._folder / _LOCK)
             try:
                 if self._files.lock(lock):  # else another process is just doing this

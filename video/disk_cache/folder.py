@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)  # stale: another node deleted it
-_POLL_S = 0.02
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 0.25  # each opens a file, perhaps over a network
 
 Value = TypeVar("Value")
 
@@ -59,10 +59,6 @@ class CacheFolder:
         self._what, self._otherwise = what, otherwise
         self._has_warned = False
         self._warning = threading.Lock()
-        try:
-            self._files.make_folder(path)
-        except OSError as error:
-            self._warn(error)
         self._eviction = Eviction(
             path, max_bytes, window_share=window_share, files=self._files, on_fault=self._warn
         )
@@ -127,7 +123,7 @@ class CacheFolder:
         self._eviction.used(self.file(key))
 
     def _hold(self, key: str, deadline: float) -> Place | None:
-        partial = self.partial(key)
+        partial, pause = self.partial(key), _FIRST_POLL_S
         while True:
             try:
                 file = self._open_locked(partial)
@@ -143,7 +139,8 @@ class CacheFolder:
                     partial,
                 )
                 return None
-            time.sleep(_POLL_S)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_S)
 
     def _open_locked(self, partial: Path) -> BinaryIO | None:
         """The partial file, open and locked; None if another process holds it, or has just renamed

@@ -1,4 +1,5 @@
 import errno
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,20 @@ def test_an_entry_appears_under_its_key(tmp_path: Path):
     assert folder.file("ab12").read_bytes() == b"entry"
     assert get(folder, "ab12") == b"entry"
     assert not folder.partial("ab12").exists()
+
+
+def test_a_cache_that_is_deleted_while_it_is_used_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = make_folder(tmp_path)
+    put(folder, "ab12")
+    shutil.rmtree(tmp_path / "cache")
+    folder._eviction.look()
+    assert get(folder, "ab12") is None
+    shutil.rmtree(tmp_path / "cache")
+    assert put(folder, "cd34")
+    assert get(folder, "cd34") == b"entry"
+    assert not caplog.messages
 
 
 def test_a_maker_that_makes_nothing_leaves_nothing(tmp_path: Path):
