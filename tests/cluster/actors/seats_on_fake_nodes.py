@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from cluster.actors.placement import Reservation, Seat, reserve
-from tests.cluster.actors.test_node_layout import config_of
+from tests.cluster.config.test_node_layout import config_of
 from wire.errors import DeadlineExceeded
 
 STORE = 80 * 2**20

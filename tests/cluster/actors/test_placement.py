@@ -10,7 +10,7 @@ import ray
 
 from cluster.actors.placement import _start_local, require_fit
 from cluster.config.recipe import RunConfig
-from tests.cluster.actors.test_node_layout import config_of
+from tests.cluster.config.test_node_layout import config_of
 from wire.errors import PlacementError
 
 ROOT = Path(__file__).parents[3]
