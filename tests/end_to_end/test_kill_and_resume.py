@@ -230,7 +230,7 @@ def test_a_calibration_killed_among_its_traces_and_in_its_training_ends_with_the
     assert len({group.policy_version.attempt for group in groups}) == 2
     done = json.loads((out / "stages/calibrated/done.json").read_text())
     assert done["num_taken_up"] == len(groups)
-    for name in ("calibrated", "calibrated_head"):
+    for name in ("calibrated", "head"):
         found, expected = ((run / f"predictions/{name}.parquet") for run in (out, at_once))
         assert found.read_bytes() == expected.read_bytes()
     (model,) = (out / "stages/calibrated/model").glob("*.safetensors")
