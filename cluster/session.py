@@ -109,6 +109,8 @@ class Session:
         """Start a stage's training: the learner loads a model, with a fresh optimiser. The first
         call also connects the learner to the engines."""
         await self.learner.begin(str(model_dir), optim, loss)
+        if self.config.rollout.share_embeddings and (tower := await self.learner.tower()):
+            await self.rollouts.share_embeddings(tower)
         if self._weight_sync is None:
             await self.learner.connect(self.rollouts.client())
             self._weight_sync = await self._make_weight_sync()

@@ -40,6 +40,8 @@ class Batches:
         anew."""
         self._config, self._engine, self._rule = config, engine, rule
         self._clips, self._embeddings = clips, embeddings
+        self.tower: str | None = None
+        """Name of the tower's present weights in the keys of the embedding cache; None without."""
         self._seen = self._open_embeddings()
 
     def weights_changed(self) -> None:
@@ -84,7 +86,7 @@ class Batches:
     def _open_embeddings(self) -> EmbeddingCache | None:
         """The embedding cache of the tower's present weights; None where they are trained. All
         ranks call."""
-        policy = self._engine.policy
+        policy, self.tower = self._engine.policy, None
         if self._embeddings is None or policy.trains_tower:
             return None
         device = "cuda" if self._config.num_gpus else "cpu"
@@ -93,6 +95,7 @@ class Batches:
         about = (policy.tower_config, "alone") if alone else policy.tower_config
         tower = tower_hash(self._engine.tower_parameters(), about, device)
         require_same_on_all_ranks(tower)
+        self.tower = tower
         return EmbeddingCache(
             self._embeddings,
             tower,

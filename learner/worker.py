@@ -202,6 +202,11 @@ class LearnerWorker:
         self._sender.send_weights()
         return _transfer_figures(self._sender, time.perf_counter() - start)
 
+    def tower(self) -> str | None:
+        """Name of the frozen vision tower in the keys of the embedding cache; None if it trains, or
+        nothing is cached."""
+        return self._in_stage.tower
+
     def rest(self) -> None:
         """Give up memory that only updates need, while engines write, if the recipe says so; the
         next update takes it again."""

@@ -49,6 +49,10 @@ class RolloutConfig(Config):
     """Sequences decoded together at most."""
     max_batched_tokens: int = Field(default=8192, ge=1)
     """Prompt tokens computed together at most."""
+    share_embeddings: bool = False
+    """Run a frozen vision tower once per clip in the whole system: what an engine's tower made of a
+    clip goes into the learner's embedding cache, and engines take it from there in place of the
+    pixels. Logprobs then agree to rounding (1e-5 in float32), not to the bit."""
     sleep: bool = False
     """Put engines to sleep while GRPO updates the policy: the memory of an engine is then free for
     the learner rank that shares its GPU. It wakes for the new weights, and takes memory for keys

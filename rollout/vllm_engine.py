@@ -5,7 +5,8 @@ prompt ids + processed clip -> AsyncLLM (its own process) -> token ids + logprob
 
 import asyncio
 import contextlib
-import os
+import itertools
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +15,22 @@ from typing import Any
 from rollout.config import RolloutConfig
 from rollout.engine import Generation, Sampling, WeightDigests
 from rollout.engine_environment import set_engine_environment
-from rollout.lora import Adapter, AdapterSlots, add_whole, engine_arguments, lora_request
-from rollout.vllm_answer import answer_of
-from rollout.vllm_request import vllm_request
+from rollout.lora import Adapter, AdapterSlots, add_whole, lora_request
+from rollout.shared_embeddings import SharedEmbeddings
+from rollout.vllm_calls.answer import answer_of
+from rollout.vllm_calls.arguments import vllm_arguments
+from rollout.vllm_calls.groups import RequestGroups
+from rollout.vllm_calls.request import tensor_of, vllm_requests
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.types import Prompt
 
+log = logging.getLogger(__name__)
+
 _MANY_LOGITS = 1 << 24  # 64 MB of float32
 _LOOK_EVERY_S = 0.5
+_EMBEDDINGS_S = 60.0
 
 
 class VllmEngine:
@@ -45,11 +52,12 @@ class VllmEngine:
         self._sleep_level = 1 if keeps_weights else 2
         self._asleep: set[str] = set()
         """What of vLLM's memory is given up."""
-        self._running = 0
-        self._alone = asyncio.Lock() if deterministic else None
+        self._groups = RequestGroups(llm, alone=deterministic)
         self._rule = rule
         self._bias = dict.fromkeys(blocked_tokens, -100.0)
-        self._requests = 0
+        self._probes = itertools.count()
+        self.embeddings: SharedEmbeddings | None = None
+        """Embeddings of clips that the learner makes or takes, too; None: the tower sees all."""
 
     @classmethod
     async def start(
@@ -66,11 +74,12 @@ class VllmEngine:
         """Load the model in a process of its own; ``backend`` names the weight-transfer backend.
 
         ``seed``: of the engine's random state, from which requests without a seed are drawn.
-        ``deterministic``: an answer depends on nothing but its request (see :meth:`_answers`).
+        ``deterministic``: an answer depends on nothing but its request
+        (rollout/vllm_calls/groups.py).
         Raises DeadlineExceeded after ``config.start_timeout_s``.
         """
         set_engine_environment(config)
-        arguments = _vllm_arguments(model_dir, config, backend, adapters, seed)
+        arguments = vllm_arguments(model_dir, config, backend, adapters, seed)
         llm = await _start_llm(arguments, config.start_timeout_s)
         rule = PositionRule.load(model_dir)
         return cls(
@@ -90,28 +99,51 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(
-            n=sampling.n,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-            logit_bias=self._bias or None,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        output = await self._run(vllm_request(prompt.token_ids, clip, self._rule), params, adapter)
-        if len(output.outputs) != sampling.n:
-            raise GenerationError(
-                f"the engine returned {len(output.outputs)} answers, {sampling.n} were asked for"
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=None if sampling.seed is None else sampling.seed + number,
+                logprobs=0,
+                logit_bias=self._bias or None,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
             )
-        answers = [answer_of(completion) for completion in output.outputs]
+            for number in range(sampling.n)
+        ]
+        outputs = await self._run_shared(prompt, clip, params, adapter)
+        answers = [answer_of(output.outputs[0]) for output in outputs]
         if self._config.tempered and not sampling.for_training and sampling.temperature != 1:
             for index, answer in enumerate(answers):
                 logprobs = await self.logprobs(prompt, clip, answer.token_ids, adapter)
                 answers[index] = replace(answer, logprobs=tuple(logprobs))
-        num_cached = output.num_cached_tokens or 0
+        num_cached = max(output.num_cached_tokens or 0 for output in outputs)
         return Generation(answers=tuple(answers), num_cached_tokens=num_cached)
+
+    async def _run_shared(
+        self, prompt: Prompt, clip: ProcessedClip, params: Sequence[Any], adapter: Adapter | None
+    ) -> list[Any]:
+        """Run a group with the embeddings of its clip, if they are shared and there; else keep
+        those that the tower makes."""
+        shared = self.embeddings
+        seen = await asyncio.to_thread(shared.find, prompt) if shared else None
+        outputs = await self._run(prompt.token_ids, clip, params, adapter, embeddings=seen)
+        if shared and seen is None:
+            keeping = self._keep_embeddings(shared, prompt, clip)
+            for error in await asyncio.gather(keeping, return_exceptions=True):
+                if error is not None:  # the answers are good
+                    log.warning("the embeddings of %s are not kept: %s", prompt.clip_key, error)
+        return outputs
+
+    async def _keep_embeddings(
+        self, shared: SharedEmbeddings, prompt: Prompt, clip: ProcessedClip
+    ) -> None:
+        """Keep what the tower made of a clip, if vLLM still has it."""
+        async with _deadline(_EMBEDDINGS_S, "hand out a clip's embeddings", "nothing"):
+            call = self._llm.collective_rpc("clip_embeddings", args=(clip.fingerprint,))
+            (made, *_) = await call
+        if made is not None:
+            await asyncio.to_thread(shared.keep, prompt, clip, tensor_of(made))
 
     async def logprobs(
         self,
@@ -130,15 +162,14 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        final, salt = RequestOutputKind.FINAL_ONLY, f"logprobs-{self._requests}"
+        final, salt = RequestOutputKind.FINAL_ONLY, f"logprobs-{next(self._probes)}"
         params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, output_kind=final)
         if len(prompt.token_ids) * self._llm.model_config.get_vocab_size() > _MANY_LOGITS:
             # without its last token, whose logits are those of the first response token
-            request = vllm_request(prompt.token_ids[:-1], clip, self._rule, salt)
-            await self._run(request, params, adapter)
+            await self._run(prompt.token_ids[:-1], clip, [params], adapter, salt)
         params.prompt_logprobs, params.skip_reading_prefix_cache = 0, False
-        request = vllm_request((*prompt.token_ids, *response), clip, self._rule, salt)
-        output = await self._run(request, params, adapter)
+        both = (*prompt.token_ids, *response)
+        (output,) = await self._run(both, clip, [params], adapter, salt)
         rows = output.prompt_logprobs[len(prompt.token_ids) :]
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
@@ -146,8 +177,10 @@ class VllmEngine:
         """Give up the GPU's memory, until an update or an adapter takes it again. Weights that
         will be sent anew are given up too (vLLM's level 2), others wait in the node's memory
         (level 1). Nothing on a CPU."""
-        if self._running:
-            raise WeightUpdateError(f"the engine is to sleep, but {self._running} requests run")
+        if running := self._groups.running:
+            raise WeightUpdateError(
+                f"the engine is to sleep, but {running} groups are being written"
+            )
         if self._config.sleep and self._config.num_gpus:
             async with self._updating("go to sleep"):
                 self._asleep = {"weights", "kv_cache"}
@@ -164,7 +197,7 @@ class VllmEngine:
             await self._wake("weights")
             record = (self._config.records_digests,)
             begin = self._llm.collective_rpc("begin_weight_update", args=record)
-            await asyncio.gather(self._pause(), begin)
+            await asyncio.gather(self._groups.pause(), begin)
 
     async def update_weights(self, update: dict[str, Any]) -> None:
         """Load one chunk of weights, in the form of the transfer backend."""
@@ -223,14 +256,6 @@ class VllmEngine:
         """End the engine's process."""
         self._llm.shutdown()
 
-    async def _pause(self) -> None:
-        """Compute nothing more, until resumed; prefix, media and encoder caches are empty then.
-
-        vLLM's own ``pause_generation`` does the same and then sleeps 20 ms, a quarter of the time
-        in which a small model gets its weights.
-        """
-        await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
-
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
         """Context of a step of a weight update: with a deadline, and errors of ours.
@@ -256,107 +281,44 @@ class VllmEngine:
             await asyncio.sleep(_LOOK_EVERY_S)
         limit.reschedule(asyncio.get_running_loop().time())
 
-    async def _run(self, request: Any, params: Any, adapter: Adapter | None) -> Any:
-        from vllm.exceptions import VLLMError
-
+    async def _run(
+        self,
+        token_ids: Sequence[int],
+        clip: ProcessedClip,
+        params: Sequence[Any],
+        adapter: Adapter | None,
+        salt: str | None = None,
+        embeddings: Any = None,
+    ) -> list[Any]:
+        """One output per element of ``params``, all of requests with this prompt."""
         if self._asleep:
             raise GenerationError("the engine sleeps until it gets new weights")
-        self._requests += 1
-        self._running += 1
-        request_id = f"{os.getpid()}-{self._requests}"
-        limit_s, last = self._config.request_timeout_s, None
+
+        async def run(params: Sequence[Any]) -> list[Any]:
+            requests = vllm_requests(
+                *(token_ids, clip, self._rule, self._config),
+                count=len(params),
+                embeddings=embeddings,
+                salt=salt,
+            )
+            return await self._groups.run(requests, params, adapter and lora_request(adapter))
+
+        limit_s = self._config.request_timeout_s
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
-                lora = adapter and lora_request(adapter)
-                async for output in self._answers(request, params, request_id, lora):
-                    last = output
-        except VLLMError as error:
+                outputs = await run(params)
+                # the engine core should have kept the clip; where it has not, it says "error"
+                lost = [k for k, one in enumerate(outputs) if k and _failed(one)]
+                if lost:
+                    log.warning("%d requests came to an engine without their clip", len(lost))
+                    again = await asyncio.gather(*[run([params[k]]) for k in lost])
+                    for k, (output,) in zip(lost, again, strict=True):
+                        outputs[k] = output
+        except DeadlineExceeded:
+            raise
+        except Exception as error:  # vLLM hands on what its processes raised
             raise GenerationError(f"the engine refused or lost the request: {error}") from error
-        finally:
-            self._running -= 1
-        if last is None:
-            raise GenerationError("the engine ended the request without an answer")
-        return last
-
-    def _answers(self, request: Any, params: Any, request_id: str, lora: Any) -> AsyncIterator[Any]:
-        """vLLM's outputs for a request.
-
-        Their last bits depend on what is computed beside it and on what a cache spares. In a
-        deterministic run a request has the engine to itself, its answers enter the same first
-        step, and it finds nothing in the caches: seen to be needed and enough on vLLM 0.32
-        (docs/resume.md has what it costs).
-        """
-        if self._alone is None:
-            outputs: AsyncIterator[Any] = self._llm.generate(
-                request, params, request_id, lora_request=lora
-            )
-            return outputs
-        return self._answers_alone(self._alone, request, params, request_id, lora)
-
-    async def _answers_alone(
-        self, alone: asyncio.Lock, request: Any, params: Any, request_id: str, lora: Any
-    ) -> AsyncIterator[Any]:
-        async with alone:
-            await self._pause()
-            try:
-                queue = await self._llm.add_request(request_id, request, params, lora_request=lora)
-            finally:
-                await self._llm.resume_generation()
-            try:
-                finished = False
-                while not finished:
-                    output = await queue.get()
-                    finished = output.finished
-                    yield output
-            except asyncio.CancelledError:
-                await self._llm.abort(queue.request_id, internal=True)
-                raise
-            finally:
-                queue.close()
-
-
-def _vllm_arguments(
-    model_dir: Path,
-    config: RolloutConfig,
-    backend: str,
-    adapters: AdapterSlots | None,
-    seed: int = 0,
-) -> Any:
-    """Arguments of vLLM's engine for a model and the recipe's settings."""
-    from vllm import AsyncEngineArgs
-    from vllm.config import WeightTransferConfig
-
-    import rollout.vllm_extension  # noqa: F401  knows the backend, for the check of the config
-
-    return AsyncEngineArgs(
-        model=str(model_dir),
-        seed=seed,
-        dtype=config.dtype,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        tensor_parallel_size=config.tensor_parallel_size,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        enforce_eager=config.enforce_eager,
-        block_size=config.block_size,
-        enable_prefix_caching=True,
-        enable_sleep_mode=config.sleep and config.num_gpus > 0,
-        max_num_batched_tokens=max(config.max_model_len, config.max_batched_tokens),
-        limit_mm_per_prompt={"video": 1, "image": 0},
-        mm_processor_cache_gb=0,  # processed clips come from our own cache
-        mm_device_do_normalize=False,  # ours are normalised; twice shifts logprobs by 0.1
-        logprobs_mode=logprobs_mode(config),
-        weight_transfer_config=WeightTransferConfig(backend=backend),
-        worker_extension_cls="rollout.vllm_extension.Extension",
-        disable_log_stats=True,
-        distributed_executor_backend=_executor(config),
-        **engine_arguments(adapters),
-    )
-
-
-def logprobs_mode(config: RolloutConfig) -> str:
-    """vLLM's mode: raw logprobs are at temperature 1 whatever a request's, processed ones are of
-    the distribution that a token is drawn from."""
-    return "processed_logprobs" if config.tempered else "raw_logprobs"
+        return outputs
 
 
 async def _start_llm(arguments: Any, timeout_s: float) -> Any:
@@ -368,22 +330,6 @@ async def _start_llm(arguments: Any, timeout_s: float) -> Any:
         return await loop.run_in_executor(None, AsyncLLM.from_engine_args, arguments)
 
 
-def _executor(config: RolloutConfig) -> str | None:
-    """Executor of the engine: how it runs its workers, one per GPU.
-
-    Several are processes of this node, on the GPUs that Ray has given to the actor: inside a
-    placement group vLLM would choose Ray's actors, and refuse a bundle of several GPUs. One is
-    vLLM's choice, but on a CPU: there it starts its only worker as one more process, and both sides
-    poll for a second after each message. In one process an engine is up 20 s sooner and takes 1 GB
-    less (demo model, 2 cores); what it generates is the same.
-    """
-    if config.tensor_parallel_size > 1:
-        return "mp"
-    if config.num_gpus == 0:
-        return "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-    return None
-
-
 @contextlib.asynccontextmanager
 async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[asyncio.Timeout]:
     try:
@@ -393,3 +339,7 @@ async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[as
         raise DeadlineExceeded(
             f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"
         ) from error
+
+
+def _failed(output: Any) -> bool:
+    return bool(output.outputs[0].finish_reason == "error")

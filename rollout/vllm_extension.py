@@ -121,6 +121,7 @@ class ObjectStoreTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
 class Extension:
     """Mixin of vLLM's worker; importing this module applied its patches."""
 
+    rank: int
     model_runner: Any
     weight_transfer_engine: Any
     _weight_update_active: bool
@@ -156,6 +157,16 @@ class Extension:
         words = torch.tensor([resident.digests[name] for name in sorted(resident.digests)])
         return self._recorder.digests, int(tensor_digest(words))
 
+    def clip_embeddings(self, fingerprint: str) -> tuple[str, list[int], bytes] | None:
+        """Dtype, shape and bytes of what the vision tower made of a clip; None if vLLM has dropped
+        it, or another worker answers."""
+        made = self.model_runner.encoder_cache.get(fingerprint) if self.rank == 0 else None
+        if made is None:
+            return None
+        flat = made.detach().cpu().contiguous().flatten().view(torch.uint8)
+        dtype = str(made.dtype).removeprefix("torch.")
+        return dtype, list(made.shape), flat.numpy().tobytes()
+
     def left_out(self, lora_id: int) -> list[str]:
         """Layers of a loaded adapter that vLLM does not apply: it says so in its log alone."""
         manager = self.model_runner.lora_manager._adapter_manager
@@ -188,6 +199,19 @@ def _replace_everywhere(name: str, replacement: Callable[..., None]) -> None:
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("vllm") and hasattr(module, name):
             setattr(module, name, replacement)
+
+
+def _encoder_outputs_on_device() -> None:
+    """Move to the device what a model made of ``video_embeds``: they stay on the CPU until then
+    (rollout/vllm_calls/request.py), and the text model takes them from the GPU."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    cache = GPUModelRunner._cache_encoder_output
+
+    def cache_on_device(self: Any, mm_hash: str, output: Any, *rest: Any, **more: Any) -> None:
+        cache(self, mm_hash, output.to(self.device), *rest, **more)
+
+    GPUModelRunner._cache_encoder_output = cache_on_device
 
 
 class _Rewindable(torch.Generator):
@@ -242,5 +266,6 @@ if _owner != os.getpid():  # in a process of vLLM's; the owner only needs the re
     if current_platform.is_cpu():
         _replace_everywhere("dispatch_cpu_unquantized_gemm", _plain_linear)
         _rewindable_requests()
+    _encoder_outputs_on_device()
     if _owner and sys.platform == "linux":
         end_with_owner(_owner)

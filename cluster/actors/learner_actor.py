@@ -3,12 +3,12 @@
 import os
 from dataclasses import dataclass, field, replace
 
+from cluster.actors.embeddings_of_node import open_store
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
 from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, OptimConfig
-from learner.model.embedding_store import EmbeddingStore
 from learner.ranks.determinism import be_repeatable, seed_all
 from learner.ranks.rendezvous import open_rendezvous
 from learner.worker import LearnerWorker
@@ -42,6 +42,7 @@ class LearnerActor:
     logprobs = worker_method(LearnerWorker.logprobs)
     ref_logprobs = worker_method(LearnerWorker.ref_logprobs)
     features = worker_method(LearnerWorker.features)
+    tower = worker_method(LearnerWorker.tower)
     rest = worker_method(LearnerWorker.rest)
     save = worker_method(LearnerWorker.save)
     load = worker_method(LearnerWorker.load)
@@ -51,10 +52,7 @@ class LearnerActor:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
         folder = cache_folder(config.video)
         clips = ClipStore(folder, ClipProcessor(config.model), config.video)
-        embeddings = None
-        if config.learner.embedding_cache:
-            max_bytes = int(config.learner.embedding_cache_max_gb * 2**30)
-            embeddings = EmbeddingStore(folder / "embeddings", max_bytes)
+        embeddings = open_store(config, folder) if config.learner.embedding_cache else None
         self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
         self._rank, self._config = rank, config
         self._client: UpdateClient | None = None

@@ -115,6 +115,10 @@ class LearnerGroup:
         blocks = self._ranks.in_blocks(verb, rows)
         return [scores async for parts in blocks for part in parts for scores in part]
 
+    async def tower(self) -> str | None:
+        """Name of the frozen vision tower in the keys of the embedding cache; None without."""
+        return await self._ranks.first("tower")  # type: ignore[no-any-return]
+
     async def rest(self) -> None:
         """Let the ranks give up memory that only updates need; the next update takes it again."""
         await self._ranks.all("rest")

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from cluster.actors.embeddings_of_node import EmbeddingsOfNode
 from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
 from rollout.lora import AdapterSlots
@@ -71,6 +72,14 @@ class RolloutActor:
             config.prompt_set,
             version,
         )
+
+    def share_embeddings(self, tower: str) -> None:
+        """Share embeddings of clips with the learner ranks of this node, which name their vision
+        tower ``tower``."""
+        assert self._engine is not None, "start() comes first"
+        config = self._config
+        folder, model = cache_folder(config.video), Path(config.model)
+        self._engine.embeddings = EmbeddingsOfNode.open(config, folder, tower, model)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clip cache hits and misses, and clips decoded by each decoder, since the start."""

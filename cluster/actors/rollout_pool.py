@@ -107,6 +107,12 @@ class RolloutPool:
             f"{name} to serve version {version}",
         )
 
+    async def share_embeddings(self, tower: str) -> None:
+        """Let engines share embeddings of clips with the learner, whose name for its vision tower
+        this is."""
+        calls = [self._actors[name].share_embeddings.remote(tower) for name in self.names]
+        await asyncio.gather(*[ignore_dead(call) for call in calls])
+
     async def sleep(self) -> None:
         """Put every engine to sleep, out of service until new weights have woken it and are proven
         right. One that cannot sleep is warned of: its memory is not free."""

@@ -267,6 +267,22 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _embeddings_fit(self) -> Self:
+        learner, dtypes = self.learner, {self.rollout.dtype, self.learner.dtype}
+        reasons = {
+            "the vision tower or the merger trains: freeze both": not learner.vision_frozen,
+            "learner.embedding_cache = false": not learner.embedding_cache,
+            f"rollout.dtype={self.rollout.dtype!r} and learner.dtype={learner.dtype!r} differ": len(
+                dtypes
+            )
+            > 1,
+            "deterministic = true, and which side makes an embedding is chance": self.deterministic,
+        }
+        if self.rollout.share_embeddings and (reason := next(filter(reasons.get, reasons), None)):
+            raise ValueError(f"rollout.share_embeddings=true cannot be: {reason}; or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _sleep_fits(self) -> Self:
         if not self.rollout.sleep:
             return self

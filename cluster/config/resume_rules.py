@@ -71,10 +71,11 @@ FREE = (
     ),
     Rule(
         settings="`*.num_threads`, `*.num_cpus`, `rollout.num_workers`, `rollout.max_concurrency`, "
-        "`rollout.max_num_seqs`, `rollout.seeded_sampling`, `rollout.sleep`, `learner.num_ranks`, "
+        "`rollout.max_num_seqs`, `rollout.seeded_sampling`, `rollout.sleep`, "
+        "`rollout.share_embeddings`, `learner.num_ranks`, "
         "`learner.zero_stage`, `learner.offload_while_generating`",
         pattern=r".*num_threads|.*num_cpus|rollout\.num_workers|rollout\.max_concurrency"
-        r"|rollout\.max_num_seqs|rollout\.seeded_sampling|rollout\.sleep|learner\.num_ranks"
+        r"|rollout\.max_num_seqs|rollout\.seeded_sampling|rollout\.sleep|rollout\.share_embeddings|learner\.num_ranks"
         r"|learner\.zero_stage|learner\.offload_while_generating",
         text="at once",
     ),

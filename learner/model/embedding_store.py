@@ -25,7 +25,7 @@ from video.disk_cache.folder import CacheFolder
 _NAMES = {bfloat16: "BF16", float16: "F16", float32: "F32"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
-_RECENT_BYTES = 2 * 2**30
+RECENT_BYTES = 2 * 2**30
 _PATIENCE_S = 10.0  # for another writer of the same entry; then it is kept in memory alone
 
 
@@ -99,7 +99,7 @@ class EmbeddingStore:
         self,
         folder: Path | None,
         max_bytes: int,
-        recent_bytes: int = _RECENT_BYTES,
+        recent_bytes: int = RECENT_BYTES,
         files: FileSystem | None = None,
     ) -> None:
         """``folder``: shared with other processes; None: memory alone."""

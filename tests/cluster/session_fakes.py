@@ -82,6 +82,9 @@ class FakeEngines:
     def take_all_out_of_service(self) -> None:
         self.in_service.clear()
 
+    async def share_embeddings(self, tower: str) -> None:
+        pass
+
     async def sleep(self) -> None:
         self.take_all_out_of_service()
 
@@ -178,6 +181,9 @@ class FakeLearner:
 
     async def rest(self) -> None:
         pass
+
+    async def tower(self) -> str | None:
+        return "tower"
 
     async def preflight(self, largest: LargestBatch, refers: bool) -> float:
         return 1.0

@@ -66,6 +66,33 @@ class Rollouts:
     async def answer(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         return await asyncio.gather(*[self.worker.answer(s, sampling) for s in samples])
 
+    async def bytes_into_core(self, sample: Sample, sampling: Sampling) -> tuple[int, int, Any]:
+        """Bytes that a group sends to the engine core, those of its clip, and the group."""
+        client, sent = self.engine._llm.engine_core, []
+        encode = client.encoder.encode
+
+        def counting(request: Any) -> Any:
+            parts = encode(request)
+            sent.append(sum(memoryview(part).nbytes for part in parts))
+            return parts
+
+        client.encoder.encode = counting
+        try:
+            rollout = await self.worker.answer(sample, sampling)
+        finally:
+            del client.encoder.encode
+        clip = await self.worker._clip(sample.video)
+        return sum(sent), clip.pixel_values.nbytes, rollout
+
+    async def share_embeddings(self, folder: Path | None) -> None:
+        """Share embeddings of clips in a folder, by the name of a tower; None: no longer."""
+        from cluster.actors.embeddings_of_node import EmbeddingsOfNode
+        from learner.model.embedding_store import EmbeddingStore
+
+        self.engine.embeddings = (
+            EmbeddingsOfNode(EmbeddingStore(folder, 2**30), "tower", 128) if folder else None
+        )
+
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         return await self.worker.logprobs(video, prompt, response)
 
@@ -217,6 +244,34 @@ class Stage:
         responses = tuple(Response(token_ids=c.token_ids) for c in completions)
         row = Row(prompt=prompt, video=sample.video, responses=responses)
         return _gap([self.get(calls)], self.get(self.learner.logprobs.remote([row])))
+
+    def bytes_of_group(self, sample: Sample, seed: int = 5) -> tuple[int, int, Rollout]:
+        """Bytes that a group of 8 sends to the engine core, those of its clip's pixels, the
+        group."""
+        sampling = Sampling(n=8, temperature=1.0, max_tokens=16, seed=seed)
+        sent: tuple[int, int, Rollout] = self.get(
+            self.rollouts.bytes_into_core.remote(sample, sampling)
+        )
+        return sent
+
+    def embeddings_agree(self, sample: Sample, folder: Path) -> float:
+        """Largest difference that it makes to a group's logprobs, the engine's and then the
+        learner's, whether the engine gets embeddings or pixels. Asserts that it got embeddings."""
+        self.publish()  # empties the engine's caches
+        self.get(self.rollouts.share_embeddings.remote(folder))
+        _, pixels, first = self.bytes_of_group(sample)
+        self.publish()
+        sent, _, second = self.bytes_of_group(sample)
+        self.get(self.rollouts.share_embeddings.remote(None))
+        print(f"of {pixels} bytes of pixels, {sent} are sent as embeddings")  # noqa: T201
+        assert sent < 0.5 * pixels, "the engine got the pixels a second time"
+        tokens = [[tuple(c.token_ids) for c in r.completions] for r in (first, second)]
+        assert tokens[0] == tokens[1]
+        between = _gap(
+            [[c.logprobs for c in first.completions]], [[c.logprobs for c in second.completions]]
+        )
+        learner = self.get(self.learner.logprobs.remote(rows_of([sample], [second])))
+        return max(between, _gap([[c.logprobs for c in second.completions]], learner))
 
     def train(self) -> None:
         """Move the learner away from the engine: one large step towards answers read backwards."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,10 @@ def test_the_probe_gives_the_logprobs_of_an_answer_as_it_was_sampled(stage: Any)
     stage.publish()
     (rollout,) = stage.answer(stage.samples[:1])
     assert stage.probe(stage.samples[0], rollout.prompt, rollout.completions) < EXACT
+
+
+def test_embeddings_in_place_of_pixels_give_the_same_logprobs(stage: Any, tmp_path: Path) -> None:
+    assert stage.embeddings_agree(stage.samples[4], tmp_path) < EXACT
 
 
 def test_many_groups_computed_in_parts_agree(stage: Any) -> None:

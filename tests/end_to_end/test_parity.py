@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_group_computes_its_prompt_once(stage: Any) -> None:
     first, second = stage.answer(stage.samples[:1]), stage.answer(stage.samples[:1], seed=2)
     whole_blocks = len(first[0].prompt.token_ids) // 32 * 32
     assert 0 < first[0].num_cached_tokens <= second[0].num_cached_tokens <= whole_blocks
+
+
+def test_a_clip_crosses_into_the_engine_core_once(stage: Any) -> None:
+    sent, clip, rollout = stage.bytes_of_group(stage.samples[3])
+    assert len(rollout.completions) == 8
+    print(f"a group of 8: {sent} bytes, its clip: {clip}, {sent / clip:.3f}")  # noqa: T201
+    assert clip < sent < 1.1 * clip
+
+
+def test_embeddings_in_place_of_pixels_give_the_same_logprobs(stage: Any, tmp_path: Path) -> None:
+    assert stage.embeddings_agree(stage.samples[4], tmp_path) < EXACT
 
 
 def test_an_update_while_groups_are_being_written_disturbs_none(stage: Any, moved: Any) -> None:

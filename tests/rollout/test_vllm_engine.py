@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rollout import vllm_engine
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
+from rollout.vllm_calls.arguments import logprobs_mode
 from rollout.vllm_engine import VllmEngine
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.token_arrays import TokenIds
@@ -153,7 +153,7 @@ async def test_after_an_update_that_broke_off_the_engine_answers_nothing_and_can
     with pytest.raises(WeightUpdateError, match="a bucket is missing"):
         await update(engine)
     with pytest.raises(GenerationError, match="sleeps until it gets new weights"):
-        await engine._run(None, None, None)
+        await engine._run((), None, [], None)
     llm.breaks = False
     llm.calls.clear()
     await update(engine)  # its weights have memory already
@@ -165,8 +165,8 @@ async def test_after_an_update_that_broke_off_the_engine_answers_nothing_and_can
 async def test_an_engine_does_not_sleep_while_a_request_runs() -> None:
     llm = RecordingLlm()
     engine = sleeper(llm)
-    engine._running = 2
-    with pytest.raises(WeightUpdateError, match="2 requests run"):
+    engine._groups.running = 2
+    with pytest.raises(WeightUpdateError, match="2 groups are being written"):
         await engine.sleep()
     assert llm.calls == []
 
@@ -188,18 +188,22 @@ class Completions:
     def __init__(self) -> None:
         self.rescored: list[tuple[int, ...]] = []
 
-    async def run(self, request: Any, params: Any, adapter: Any) -> Any:
-        return SimpleNamespace(
-            num_cached_tokens=0,
-            outputs=[
-                SimpleNamespace(
-                    token_ids=[5, 6 + index],
-                    logprobs=[{5: Logprob(-0.5)}, {6 + index: Logprob(-0.75)}],
-                    finish_reason="stop",
-                )
-                for index in range(params.n)
-            ],
-        )
+    async def run(
+        self, token_ids: Any, clip: Any, params: Any, adapter: Any, embeddings: Any
+    ) -> list[Any]:
+        return [
+            SimpleNamespace(
+                num_cached_tokens=0,
+                outputs=[
+                    SimpleNamespace(
+                        token_ids=[5, 6 + index],
+                        logprobs=[{5: Logprob(-0.5)}, {6 + index: Logprob(-0.75)}],
+                        finish_reason="stop",
+                    )
+                ],
+            )
+            for index in range(len(params))
+        ]
 
     async def logprobs(self, prompt: Any, clip: Any, response: Any, adapter: Any) -> list[float]:
         self.rescored.append(tuple(response))
@@ -231,7 +235,6 @@ async def test_traces_that_are_measured_have_logprobs_at_temperature_1(
 ) -> None:
     config, answers = RolloutConfig(temperature=of_training), Completions()
     engine = VllmEngine(None, config, None, [])  # type: ignore[arg-type]
-    monkeypatch.setattr(vllm_engine, "vllm_request", lambda *values: None)
     monkeypatch.setattr(engine, "_run", answers.run)
     monkeypatch.setattr(engine, "logprobs", answers.logprobs)
     prompt = Prompt(token_ids=TokenIds((1,)), clip_key="", fingerprint="")
@@ -255,7 +258,7 @@ def test_vllms_sampler_gives_logprobs_at_the_temperature_that_it_samples_at(
     from vllm.v1.sample.sampler import Sampler
 
     config = RolloutConfig(temperature=temperature)
-    mode = vllm_engine.logprobs_mode(config)
+    mode = logprobs_mode(config)
     logits = torch.randn(3, 50)
     if mode == "raw_logprobs":
         given = Sampler.compute_logprobs(logits)

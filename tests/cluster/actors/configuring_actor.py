@@ -23,11 +23,11 @@ class Configuring:
 
         from rollout.config import RolloutConfig
         from rollout.engine_environment import set_engine_environment
-        from rollout.vllm_engine import _vllm_arguments
+        from rollout.vllm_calls.arguments import vllm_arguments
 
         config = RolloutConfig(num_gpus=2, tensor_parallel_size=2, max_prompt_length=512)
         set_engine_environment(config)
-        arguments = _vllm_arguments(Path(model), config, "object_store", None)
+        arguments = vllm_arguments(Path(model), config, "object_store", None)
         if backend != "ours":
             arguments.distributed_executor_backend = None if backend == "none" else backend
         made = arguments.create_engine_config()

@@ -68,6 +68,15 @@ def test_defaults_are_deepintuits():
         ({"learner": {"num_gpus": 0.5, "num_ranks": 2}}, "two of 2 ranks on one GPU"),
         ({"rollout": {"num_gpus": 2}}, "would leave idle"),
         (
+            {"rollout": {"share_embeddings": True}, "learner": {"freeze_vision_tower": False}},
+            "or the merger trains: freeze both",
+        ),
+        (
+            {"rollout": {"share_embeddings": True, "dtype": "float32"}},
+            "learner.dtype='bfloat16' differ",
+        ),
+        ({"rollout": {"share_embeddings": True}, "deterministic": True}, "is chance"),
+        (
             {"rollout": {"num_gpus": 1, "sleep": True}, "learner": {"num_gpus": 1}},
             "share none; leave sleep out, or give both 0.5",
         ),

@@ -1,0 +1,1 @@
+"""Calls of vLLM: the engine's arguments, requests, groups of them, answers."""

@@ -1,0 +1,95 @@
+"""Groups of requests in vLLM's engine: added one right after another, then awaited.
+
+requests -> added, the clip with the first -> each one's last output, in their order
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+
+class RequestGroups:
+    """Runs groups of requests.
+
+    The last bits of vLLM's outputs depend on what is computed beside a request and on what a cache
+    spares. ``alone``, as in a deterministic run, a group has the engine to itself, its requests
+    enter the same first step, and they find nothing in the caches: seen to be needed and enough on
+    vLLM 0.32 (docs/resume.md has what it costs).
+    """
+
+    def __init__(self, llm: Any, *, alone: bool) -> None:
+        self._llm = llm
+        self._turn = asyncio.Lock() if alone else None
+        self._adding = asyncio.Lock()
+        self._count = 0
+        self.running = 0
+        """Groups that have not ended."""
+
+    async def run(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
+        """Run a group. Requests but the first may lack their clip. Raises what vLLM raises; then
+        none of the group runs any more."""
+        self.running += 1
+        try:
+            if self._turn is None:
+                return await self._ended(await self._add(requests, params, lora))
+            async with self._turn:
+                await self.pause()
+                try:
+                    queues = await self._add(requests, params, lora)
+                finally:
+                    await self._llm.resume_generation()
+                return await self._ended(queues)
+        finally:
+            self.running -= 1
+
+    async def pause(self) -> None:
+        """Compute nothing more, until resumed; prefix, media and encoder caches are empty then, but
+        never between a clip and the rest of its group.
+
+        vLLM's own ``pause_generation`` does the same and then sleeps 20 ms, a quarter of the time
+        in which a small model gets its weights.
+        """
+        async with self._adding:
+            await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
+
+    async def _add(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
+        """Add the requests, in one piece: the engine core takes them in this order, and keeps no
+        more than one clip for requests that follow."""
+        queues: list[Any] = []
+        async with self._adding:
+            try:
+                for request, one in zip(requests, params, strict=True):
+                    self._count += 1
+                    name = f"{os.getpid()}-{self._count}"
+                    queues.append(
+                        await self._llm.add_request(name, request, one, lora_request=lora)
+                    )
+            except BaseException:
+                await self._abort(queues)
+                raise
+        return queues
+
+    async def _ended(self, queues: Sequence[Any]) -> list[Any]:
+        try:
+            return [await _last(queue) for queue in queues]
+        except BaseException:
+            await self._abort(queues)
+            raise
+        finally:
+            for queue in queues:
+                queue.close()
+
+    async def _abort(self, queues: Sequence[Any]) -> None:
+        from vllm.exceptions import VLLMError
+
+        with suppress(VLLMError):  # of an engine that is gone
+            await self._llm.abort([queue.request_id for queue in queues], internal=True)
+
+
+async def _last(queue: Any) -> Any:
+    while True:
+        output = queue.get_nowait() or await queue.get()
+        if output.finished:
+            return output
