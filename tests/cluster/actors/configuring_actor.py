@@ -9,12 +9,11 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-
-def put_visible(queue: Any) -> None:
-    queue.put(os.environ["CUDA_VISIBLE_DEVICES"])
+_SEEN = "import os; open(path, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
 
 
 class Configuring:
@@ -36,11 +35,11 @@ class Configuring:
         from vllm.v1.executor.abstract import Executor
 
         processes = get_mp_context()
-        queue = processes.Queue()
-        worker = processes.Process(target=put_visible, args=(queue,))
+        seen = Path(tempfile.mkdtemp()) / "seen"
+        # Ray has made the driver's main module another one's, so no function of it can be a target
+        worker = processes.Process(target=exec, args=(_SEEN, {"path": str(seen)}))
         worker.start()
-        visible = queue.get(timeout=120)
-        worker.join()
+        worker.join(120)
         return {
             "backend": made.parallel_config.distributed_executor_backend,
             "executor": Executor.get_class(made).__name__,
@@ -48,7 +47,7 @@ class Configuring:
             "start_method": processes.get_start_method(),
             "given": [str(gpu) for gpu in ray.get_gpu_ids()],
             "visible": os.environ["CUDA_VISIBLE_DEVICES"].split(","),
-            "visible_to_workers": visible.split(","),
+            "visible_to_workers": seen.read_text().split(","),
         }
 
 
