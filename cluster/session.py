@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from cluster.actors import placement
+from cluster.actors.clip_homes import homes_of
 from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.config.recipe import RunConfig
@@ -253,9 +254,11 @@ async def open_session(
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         scorer = make_scorer(config, columns_of(data.samples))
         await stack.enter_async_context(scorer)
-        rollouts = RolloutPool(config, seats.workers)
+        homes = homes_of(config, seats)
+        learner = LearnerGroup(config, seats.ranks, homes)
+        prepare = None if homes is None else learner.prepare_clip
+        rollouts = RolloutPool(config, seats.workers, homes, prepare)
         stack.push_async_callback(rollouts.stop)
-        learner = LearnerGroup(config, seats.ranks)
         stack.callback(learner.stop)
         console.print(
             f"starting {config.rollout.num_workers} rollout worker(s) and "

@@ -14,6 +14,7 @@ from learner.config import LearnerConfig
 from learner.engine import DeepSpeedEngine
 from learner.model.embedding_cache import TOKENS_PER_CALL, EmbeddingCache, tower_hash
 from learner.model.embedding_store import EmbeddingStore
+from learner.ranks.clips_ahead import ClipsAhead
 from learner.ranks.collectives import max_over_ranks, reduce, require_same_on_all_ranks
 from learner.shared_prefix.batch import TrainBatch, make_batch, micro_batches
 from learner.shared_prefix.largest_batch import LargestBatch
@@ -35,14 +36,30 @@ class Batches:
         rule: PositionRule,
         clips: ClipStore,
         embeddings: EmbeddingStore | None,
+        ahead: ClipsAhead | None = None,
     ) -> None:
         """``embeddings``: store of a frozen tower's features; none: the tower runs on every clip
-        anew."""
+        anew. ``ahead``: makes clips ready while others train; none: each when it is needed."""
         self._config, self._engine, self._rule = config, engine, rule
         self._clips, self._embeddings = clips, embeddings
         self.tower: str | None = None
         """Name of the tower's present weights in the keys of the embedding cache; None without."""
         self._seen = self._open_embeddings()
+        self._ahead = ahead
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Let the clips that rows need be made ready, while this goes on. Safe to call from any
+        thread."""
+        if self._ahead is None:
+            return
+        for row in rows:
+            if row.prompt.clip_key and not self._is_ready(row):
+                self._ahead.submit(row.video)
+
+    def _is_ready(self, row: Row) -> bool:
+        assert self._ahead is not None, "without it nothing is made ready"
+        seen = self._seen is not None and self._seen.has(row)
+        return seen or self._ahead.has(row.prompt.clip_key)
 
     def weights_changed(self) -> None:
         """Reopen the embedding cache: a checkpoint was loaded, which may hold another tower."""
@@ -71,6 +88,7 @@ class Batches:
         """This rank's micro-batches, one by one, with fillers up to the busiest rank's number."""
         mine = list(micro_batches(rows, self._config.max_tokens_per_batch))
         mine += [[as_filler(rows[0])]] * (max_over_ranks(len(mine)) - len(mine))
+        self.prepare([row for part in mine for row in part])
         for start in range(0, len(mine), _BATCHES_PER_LOOK):
             parts = mine[start : start + _BATCHES_PER_LOOK]
             if self._seen is not None:
@@ -117,8 +135,13 @@ class Batches:
             return {}
         return {"cache/embedding_hit_rate": 1 - counts["looked_at"] / counts["wanted"]}
 
+    def take_waits(self) -> dict[str, float]:
+        """Seconds that this rank has waited for clips that were not ready, since the last call."""
+        return {} if self._ahead is None else {"timing_s/wait_clips": self._ahead.take_waited_s()}
+
     def _clip(self, row: Row) -> ProcessedClip:
-        return self._clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
+        clips = self._ahead or self._clips
+        return clips.load(row.prompt.clip_key, row.video, row.prompt.fingerprint)
 
     @property
     def _smallest(self) -> tuple[int, int, int]:

@@ -30,6 +30,7 @@ from learner.model.reference import FrozenPolicy
 from learner.model.token_head import TokenScores
 from learner.model.trained_parts import Part, freeze, frozen_parts
 from learner.objective.loss import LossInputs, LossOutput, grpo_loss, supervised_loss
+from learner.ranks.clips_ahead import ClipsAhead
 from learner.ranks.collectives import reduce
 from learner.ranks.determinism import random_state, set_random_state
 from learner.shared_prefix.batch import TrainBatch
@@ -55,12 +56,15 @@ class LearnerWorker:
         loss: GrpoLossConfig,
         clips: ClipStore,
         embeddings: EmbeddingStore | None = None,
+        ahead: ClipsAhead | None = None,
     ) -> None:
         """``embeddings``: store of a frozen tower's features; none: the tower runs on every clip
-        anew."""
+        anew. ``ahead``: makes clips ready while others train; none: each is made when it is
+        needed."""
         self._config = config
         self._loss = loss
         self._clips = clips
+        self._ahead = ahead
         self._embeddings = embeddings
         self._batches: Batches | None = None
         self._engine: DeepSpeedEngine | None = None
@@ -79,7 +83,7 @@ class LearnerWorker:
             self._loss = loss
         if self._engine is not None:
             self._engine.close()
-            self._engine = None
+            self._engine = self._batches = None
         if isinstance(self._reference, FrozenEngine):
             self._reference.close()
         self._reference = None
@@ -94,7 +98,9 @@ class LearnerWorker:
         else:
             freeze(policy, frozen_parts(config))
         self._engine = DeepSpeedEngine(policy, self._config, optim)
-        self._batches = Batches(config, self._engine, rule, self._clips, self._embeddings)
+        self._batches = Batches(
+            config, self._engine, rule, self._clips, self._embeddings, self._ahead
+        )
 
     def train_step(
         self, rows: Sequence[Row], counts: StepCounts, objective: Objective, learning_rate: float
@@ -121,7 +127,7 @@ class LearnerWorker:
         totals = reduce(sums, dist.ReduceOp.SUM)
         return {
             **{name: total / counts.num_tokens for name, total in totals.items()},
-            **reduce(maxima, dist.ReduceOp.MAX),
+            **reduce(maxima | self._in_stage.take_waits(), dist.ReduceOp.MAX),
             "grad_norm": norm,
             "update_skipped": float(not math.isfinite(norm)),
             "learning_rate": learning_rate,
@@ -130,6 +136,12 @@ class LearnerWorker:
             **self._layout.figures(),
             **_gpu_memory(),
         }
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Let the clips of rows that come soon be made ready. Returns at once; safe to call while
+        another thread trains."""
+        if (batches := self._batches) is not None:
+            batches.prepare(rows)
 
     def preflight(self, largest: LargestBatch, refers: bool = False) -> float:
         """Peak memory of this rank for such a batch, GB. ``refers``: the stage will ask for

@@ -147,6 +147,10 @@ class ClipStore:
             )
         return clip
 
+    def has(self, clip_key: str) -> bool:
+        """Whether a clip is ready: in memory, or on this node's disk."""
+        return self._recent.get(clip_key) is not None or self._folder.has(clip_key)
+
     def _key(self, source: Address, content_hash: str) -> str:
         # what is not there has no part in the key: it need not change for other clips
         window = source.window

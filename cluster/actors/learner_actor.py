@@ -9,6 +9,7 @@ from cluster.actors.engine_client import UpdateClient
 from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, OptimConfig
+from learner.ranks.clips_ahead import ClipsAhead
 from learner.ranks.determinism import be_repeatable, seed_all
 from learner.ranks.rendezvous import open_rendezvous
 from learner.worker import LearnerWorker
@@ -17,6 +18,9 @@ from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from wire.types import PolicyVersion, stable_seed
 from wire.weight_digest import DigestRecorder
+
+CLIPS = "clips"
+"""Calls that make clips ready go on while the rank trains: Ray's concurrency group for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +51,23 @@ class LearnerActor:
     save = worker_method(LearnerWorker.save)
     load = worker_method(LearnerWorker.load)
     export = worker_method(LearnerWorker.export)
+    prepare = worker_method(LearnerWorker.prepare)
 
     def __init__(self, config: RunConfig, rank: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
         folder = cache_folder(config.video)
         clips = ClipStore(folder, ClipProcessor(config.model), config.video)
         embeddings = open_store(config, folder) if config.learner.embedding_cache else None
-        self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings)
+        # one decoder stays free for the clip that is needed now
+        ahead = ClipsAhead(clips, max(1, config.video.decode_workers - 1))
+        self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings, ahead)
+        self._ahead = ahead
         self._rank, self._config = rank, config
         self._client: UpdateClient | None = None
+
+    def prepare_clip(self, video: str) -> None:
+        """Let the clip at an address be made ready on this node. Returns at once."""
+        self._ahead.submit(video)
 
     def open_rendezvous(self) -> tuple[str, int]:
         """Where the other ranks find this one: its node and a port."""

@@ -7,15 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from cluster.actors.clip_homes import ClipHomes
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
-from cluster.actors.learner_actor import WeightSyncResult
+from cluster.actors.learner_actor import CLIPS, LearnerActor, WeightSyncResult
 from cluster.actors.placement import Seat
 from cluster.actors.rank_calls import RankCalls
 from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
+from learner.shared_prefix.near_clips import move_near_clips
 from learner.shared_prefix.rows import (
     Row,
     StepCounts,
@@ -23,26 +25,35 @@ from learner.shared_prefix.rows import (
     split_rows,
     with_old_logprobs,
     with_ref_logprobs,
+    without_tokens,
 )
 from learner.worker import Objective
 from wire.token_arrays import Logprobs
 from wire.types import PolicyVersion
 
+_with_clips: Any = ray.remote(concurrency_groups={CLIPS: 1})  # type: ignore[call-overload]
+RemoteLearnerActorWithClips: Any = _with_clips(LearnerActor)
+"""Makes clips ready while it trains."""
+
 
 class LearnerGroup:
     """Group of all learner ranks, called together."""
 
-    def __init__(self, config: RunConfig, seats: Sequence[Seat]) -> None:
+    def __init__(
+        self, config: RunConfig, seats: Sequence[Seat], homes: ClipHomes | None = None
+    ) -> None:
+        """``homes``: nodes that clips are preferred on; none: on one node."""
+        self._homes = homes
+        remote = RemoteLearnerActor if homes is None else RemoteLearnerActorWithClips
         learner = config.learner
         self._max_response_length = config.rollout.max_response_length
         self._max_tokens = config.learner.max_tokens_per_batch
         self._actors: list[Any] = [
-            RemoteLearnerActor.options(**seat.options(learner.num_cpus, learner.num_gpus)).remote(
-                config, rank
-            )
+            remote.options(**seat.options(learner.num_cpus, learner.num_gpus)).remote(config, rank)
             for rank, seat in enumerate(seats)
         ]
-        self._ranks = RankCalls(self._actors, config.learner.timeout_s, self._max_tokens)
+        near = None if homes is None else self._ranks_near
+        self._ranks = RankCalls(self._actors, config.learner.timeout_s, self._max_tokens, near)
         self._address = ""
 
     async def start(self) -> None:
@@ -75,10 +86,41 @@ class LearnerGroup:
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update from all rows. Returns the metrics, per trained token of all ranks."""
-        per_rank = assign_to_ranks(split_rows(rows, self._max_tokens), len(self._ranks))
+        per_rank = self._deal(rows)
         counts = StepCounts.of(rows, self._max_response_length)
         figures = await self._ranks.each("train_step", per_rank, counts, objective, learning_rate)
         return figures[0]  # type: ignore[no-any-return]
+
+    def prepare_clip(self, video: str) -> None:
+        """Let a clip be made ready at its home, by a rank there. Returns at once."""
+        assert self._homes is not None, "on one node the engines' clips are the ranks' too"
+        rank = self._homes.home_rank(video)
+        self._actors[rank].prepare_clip.options(concurrency_group=CLIPS).remote(video)
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Let the clips of the next update be made ready, each by the rank that will train on it.
+        On one node they are ready, from the engines. Returns at once."""
+        if self._homes is None:
+            return
+        for actor, part in zip(self._actors, self._deal(rows), strict=True):
+            asked = [without_tokens(row) for row in part]
+            actor.prepare.options(concurrency_group=CLIPS).remote(asked)
+
+    def _deal(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows of each rank: tokens in balance, and near their clips as far as that allows."""
+        per_rank = assign_to_ranks(split_rows(rows, self._max_tokens), len(self._ranks))
+        homes = self._homes
+        if homes is None:
+            return per_rank
+        per_rank = move_near_clips(per_rank, self._ranks_near)
+        for rank, part in enumerate(per_rank):
+            for row in part:
+                homes.note_rank(rank, row.video)
+        return per_rank
+
+    def _ranks_near(self, row: Row) -> Sequence[int]:
+        assert self._homes is not None, "on one node all ranks are alike"
+        return self._homes.ranks_near(row.video)
 
     async def preflight(self, largest: LargestBatch, refers: bool) -> float:
         """Peak memory of the largest batch, GB, on the rank that needs most. ``refers``: the stage
@@ -99,8 +141,8 @@ class LearnerGroup:
 
     async def logprob_blocks(self, rows: Iterable[Row]) -> AsyncIterator[list[list[Logprobs]]]:
         """Blocks of :meth:`logprobs`, for rows that need not be in memory all at once."""
-        async for parts in self._ranks.in_blocks("logprobs", rows):
-            yield [scores for part in parts for scores in part]
+        async for block in self._ranks.in_blocks("logprobs", rows):
+            yield block
 
     async def features(self, rows: Iterable[Row]) -> npt.NDArray[np.float32]:
         """Hidden states [len(rows), hidden], in the order of ``rows``."""
@@ -108,12 +150,12 @@ class LearnerGroup:
 
     async def feature_blocks(self, rows: Iterable[Row]) -> AsyncIterator[npt.NDArray[np.float32]]:
         """Blocks of :meth:`features`, for rows that need not be in memory all at once."""
-        async for parts in self._ranks.in_blocks("features", rows):
-            yield np.concatenate(parts)
+        async for block in self._ranks.in_blocks("features", rows):
+            yield np.stack(block)
 
     async def _scored(self, verb: str, rows: Iterable[Row]) -> list[list[Logprobs]]:
         blocks = self._ranks.in_blocks(verb, rows)
-        return [scores async for parts in blocks for part in parts for scores in part]
+        return [scores async for block in blocks for scores in block]
 
     async def tower(self) -> str | None:
         """Name of the frozen vision tower in the keys of the embedding cache; None without."""

@@ -107,7 +107,7 @@ def _this_machine() -> Bundle:
 
 
 def require_fit(config: RunConfig, nodes: Sequence[Bundle]) -> list[list[int]]:
-    """The layout of a run's workers over nodes (cluster/actors/node_layout.py), or a
+    """The layout of a run's workers over nodes (cluster/config/node_layout.py), or a
     PlacementError.
 
     ``nodes``: resources of each node of the cluster, used or not.

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.actors.deadlines import gather_or_raise, with_deadline
 from learner.shared_prefix.batch import micro_batches
+from learner.shared_prefix.near_clips import Near, numbers_near_clips
 from learner.shared_prefix.rows import Row
 
 MICRO_BATCHES_PER_CALL = 32
@@ -19,8 +20,16 @@ MICRO_BATCHES_PER_CALL = 32
 class RankCalls:
     """Calls to the actors of all ranks, which get every call in the same order."""
 
-    def __init__(self, actors: Sequence[Any], timeout_s: float, max_tokens_per_batch: int) -> None:
-        """``timeout_s``: deadline of one call; ``max_tokens_per_batch``: size of a micro-batch."""
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        timeout_s: float,
+        max_tokens_per_batch: int,
+        near: Near | None = None,
+    ) -> None:
+        """``timeout_s``: deadline of one call; ``max_tokens_per_batch``: size of a micro-batch;
+        ``near``: ranks that a row's clip is ready for; none: all are alike."""
+        self._near = near
         self._actors, self._timeout_s = actors, timeout_s
         self._block_tokens = max_tokens_per_batch * MICRO_BATCHES_PER_CALL * len(actors)
 
@@ -45,14 +54,26 @@ class RankCalls:
 
     async def in_blocks(self, verb: str, rows: Iterable[Row]) -> AsyncIterator[list[Any]]:
         """Call a method with rows, one block after another: each call has the deadline for itself,
-        and rows are taken from an iterator as they are needed. Yields the values of a block: a
-        sequence per rank, which together have one value for each row, in their order."""
+        and rows are taken from an iterator as they are needed. Yields the values of a block,
+        one for each row, in their order."""
         for block in micro_batches(rows, self._block_tokens):
             edges = [len(block) * rank // len(self) for rank in range(len(self) + 1)]
-            parts = [block[start:end] for start, end in itertools.pairwise(edges)]
+            numbers = self._place([block[a:b] for a, b in itertools.pairwise(edges)])
+            hands = [[block[number] for number in part] for part in numbers]
             # a rank without rows computes one whose value is thrown away, as all take part
-            values = await self.each(verb, [part or block[:1] for part in parts])
-            yield [one[: len(part)] for one, part in zip(values, parts, strict=True) if part]
+            values = await self.each(verb, [hand or block[:1] for hand in hands])
+            paired = (
+                zip(part, own, strict=False) for part, own in zip(numbers, values, strict=True)
+            )
+            by_number = dict(itertools.chain.from_iterable(paired))
+            yield [by_number[number] for number in range(len(block))]
+
+    def _place(self, parts: Sequence[Sequence[Row]]) -> list[list[int]]:
+        """Numbers of the rows of each rank: as they follow each other, or near their clips."""
+        if self._near is not None:
+            return numbers_near_clips(parts, self._near)
+        numbers = itertools.count()
+        return [list(itertools.islice(numbers, len(part))) for part in parts]
 
     async def _gather(self, verb: str, calls: list[Any]) -> list[Any]:
         return await gather_or_raise(

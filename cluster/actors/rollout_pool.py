@@ -1,7 +1,8 @@
 """Rollout pool: calls to the rollout workers' Ray actors as plain methods. Callers see no Ray.
 
-A sample goes to the least busy worker in service (in a deterministic run, to the one whose turn it
-is). The learner's ranks are in learner_group.py.
+A sample goes to a worker on a node that has its clip, if that is at most one group busier than the
+least busy of all, else to this one (in a deterministic run, to the worker whose turn it is). The
+learner's ranks are in learner_group.py.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from cluster.actors.bucket_client import BucketClient
+from cluster.actors.clip_homes import ClipHomes
 from cluster.actors.deadlines import (
     Withdrawn,
     answer_unless,
@@ -36,6 +38,8 @@ from wire.types import Failure, PolicyVersion, Prompt, Sample
 
 T = TypeVar("T")
 
+_DETOUR = 1  # requests that a worker near the clip may have more than the least busy one
+
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +51,16 @@ class RolloutPool:
     """Pool of rollout workers. Only workers in service answer; a failed weight update takes one
     out."""
 
-    def __init__(self, config: RunConfig, seats: Sequence[Seat]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        seats: Sequence[Seat],
+        homes: ClipHomes | None = None,
+        prepare: Callable[[str], None] | None = None,
+    ) -> None:
+        """``homes``: nodes that clips are preferred on; ``prepare``: makes a clip ready at its
+        home. None: on one node."""
+        self._homes, self._prepare = homes, prepare
         rollout = config.rollout
         self._config = config
         self._actors: dict[str, Any] = {
@@ -153,19 +166,24 @@ class RolloutPool:
     async def answer(
         self, sample: Sample, sampling: Sampling, upcoming: str | None = None
     ) -> Rollout:
-        """Write traces with the least busy worker in service, or in a deterministic run with the
-        worker of ``sampling.turn``; if that is lost meanwhile, with another. ``upcoming``: the clip
-        of a sample that follows soon, prepared meanwhile. Raises GenerationError if no worker is
-        left."""
+        """Write traces with a worker in service (:func:`choose_worker`), or in a deterministic run
+        with the worker of ``sampling.turn``; if that is lost meanwhile, with another. ``upcoming``:
+        the clip of a sample that follows soon, prepared meanwhile: by that worker, or on several
+        nodes at the clip's home. Raises GenerationError if no worker is left."""
         turn = sampling.turn if self._config.deterministic else None
+        if upcoming is not None and self._prepare is not None:
+            self._prepare(upcoming)
+            upcoming = None
         rollout: Rollout = await self._ask(
-            lambda actor: actor.answer.remote(sample, sampling, upcoming), turn
+            sample.video, lambda actor: actor.answer.remote(sample, sampling, upcoming), turn
         )
         return rollout
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt for a trace, a label or a verdict; the clip is cached on the way."""
-        prompt: Prompt | Failure = await self._ask(lambda actor: actor.prompt.remote(sample, ask))
+        prompt: Prompt | Failure = await self._ask(
+            sample.video, lambda actor: actor.prompt.remote(sample, ask)
+        )
         return prompt
 
     async def logprobs(
@@ -223,7 +241,9 @@ class RolloutPool:
             ranks_per_engine=self._config.rollout.tensor_parallel_size,
         )
 
-    async def _ask(self, ask: Callable[[Any], Awaitable[T]], turn: int | None = None) -> T:
+    async def _ask(
+        self, video: str, ask: Callable[[Any], Awaitable[T]], turn: int | None = None
+    ) -> T:
         async with self._slots:
             while True:
                 await self._serving.wait()
@@ -232,7 +252,10 @@ class RolloutPool:
                         "no rollout worker is left in service "
                         f"(lost: {', '.join(sorted(self._lost))}); --resume goes on without loss"
                     )
-                name = choose_worker(turn, list(self._actors), self.in_service, self._busy)
+                near = self._near(video) if turn is None else set()
+                name = choose_worker(turn, list(self._actors), self.in_service, self._busy, near)
+                if self._homes is not None:
+                    self._homes.note_worker(list(self._actors).index(name), video)
                 self._busy[name] += 1
                 try:
                     return await answer_unless(self._withdrawn[name], ask(self._actors[name]))
@@ -243,6 +266,11 @@ class RolloutPool:
                     self._mark_lost(name)
                 finally:
                     self._busy[name] -= 1
+
+    def _near(self, video: str) -> set[str]:
+        """Names of the workers on nodes that have a clip."""
+        names = list(self._actors)
+        return {names[index] for index in self._homes.workers_near(video)} if self._homes else set()
 
     def _mark_lost(self, name: str) -> None:
         if name not in self._lost:
@@ -259,11 +287,18 @@ class RolloutPool:
 
 
 def choose_worker(
-    turn: int | None, names: Sequence[str], in_service: Set[str], busy: Mapping[str, int]
+    turn: int | None,
+    names: Sequence[str],
+    in_service: Set[str],
+    busy: Mapping[str, int],
+    near: Set[str] = frozenset(),
 ) -> str:
     """The worker for a request: number ``turn`` modulo the workers if in service (deterministic
-    runs), else the least busy one in service."""
+    runs), else the least busy one in service; of those ``near`` the clip, if that has at most one
+    request more in work than the least busy of all."""
     if turn is None:
-        return min(sorted(in_service), key=lambda name: busy[name])
+        least = min(sorted(in_service), key=lambda name: busy[name])
+        nearest = min(sorted(in_service & near), key=lambda name: busy[name], default=least)
+        return nearest if busy[nearest] <= busy[least] + _DETOUR else least
     own = names[turn % len(names)]
     return own if own in in_service else sorted(in_service)[turn % len(in_service)]

@@ -236,6 +236,9 @@ METRICS: tuple[Metric, ...] = (
         ("timing_s/ref", "s", "step", "logprobs of the reference model", "timing_s/ref"),
         ("timing_s/update_actor", "s", "step", "forward, backward and optimiser, of all updates",
          "timing_s/update_actor"),
+        ("timing_s/wait_clips", "s", "update",
+         "the slowest rank waiting for clips that were not ready on its node; part of "
+         "timing_s/update_actor"),
         ("timing_s/update_weights", "s", "step", "weights to the engines, with the probe",
          "timing_s/update_weights"),
         ("timing_s/settle", "s", "step",

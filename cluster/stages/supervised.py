@@ -5,7 +5,7 @@ rows -> epochs of shuffled batches -> updates, validations and checkpoints in be
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -50,6 +50,10 @@ class UpdatingLearner(Protocol):
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update. Returns metrics."""
+        ...
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Let the clips of the next update be made ready. Returns at once."""
         ...
 
 
@@ -132,19 +136,18 @@ class SupervisedTrainer:
             done=state.validations,
         )
         guards = LearningGuards(self._name, self._limits, state.learning, num_updates=num_steps)
+        batches = _Batches(rows, batch_size, self._seed)
         if done < num_steps:
+            self._learner.prepare(batches.at(done))
             await self._preflight(rows, batch_size)
         await validation.run(done)
         with progress_bar(self._name, num_steps) as bar:
             bar.resume(done)
-            order: list[int] = []
             while done < num_steps and not validation.stopped:
-                epoch, number = divmod(done, batches_per_epoch)
-                if number == 0 or not order:
-                    order = epoch_order(len(rows), self._seed, epoch)
-                batch = [rows[i] for i in order[number * batch_size : (number + 1) * batch_size]]
                 rate = optim.learning_rate_at(done, num_steps)
-                figures = await self._learner.train_step(batch, "supervised", rate)
+                if done + 1 < num_steps:
+                    self._learner.prepare(batches.at(done + 1))
+                figures = await self._learner.train_step(batches.at(done), "supervised", rate)
                 if done == began and self._decoded_clips is not None:
                     figures |= await self._decoded_clips.new()
                 done += 1
@@ -175,6 +178,21 @@ class SupervisedTrainer:
             group_size=1,
             groups_per_update=min(batch_size, len(rows)),
         )
+
+
+class _Batches:
+    """The batches of a training, by update: each epoch has all rows, in an order of its own."""
+
+    def __init__(self, rows: Sequence[Row], batch_size: int, seed: int) -> None:
+        self._rows, self._size = rows, batch_size
+        self._per_epoch = num_updates(len(rows), 1, batch_size)
+        self._order_of = lru_cache(maxsize=2)(partial(epoch_order, len(rows), seed))
+
+    def at(self, step: int) -> list[Row]:
+        """The batch of update ``step``, counted from 0."""
+        epoch, number = divmod(step, self._per_epoch)
+        order = self._order_of(epoch)
+        return [self._rows[i] for i in order[number * self._size : (number + 1) * self._size]]
 
 
 def _state(step: int, num_rows: int, batches_per_epoch: int, batch_size: int) -> LoopState:

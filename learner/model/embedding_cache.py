@@ -109,6 +109,11 @@ class EmbeddingCache:
         """The tower's features of a row's clip. The row was in the last :meth:`fill`."""
         return self._held[self._key(row)].features
 
+    def has(self, row: Row) -> bool:
+        """Whether the features of a row's clip need not be computed. Safe to call from any
+        thread."""
+        return self._store.has(self._key(row))
+
     def for_trial(self, clip_of: Callable[[Row], ProcessedClip]) -> "EmbeddingCache":
         """An empty cache of the same tower for the memory preflight: it finds and keeps nothing."""
         return EmbeddingCache(

@@ -119,6 +119,10 @@ class EmbeddingStore:
                 self._folder.used(key)
         return seen
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, without reading it. Safe to call from any thread."""
+        return key in self._recent or (self._folder is not None and self._folder.has(key))
+
     def put(self, seen: SeenClip) -> SeenClip:
         """Keep a new entry, in memory and, where it is of those that stay there, on disk; the one
         to use."""

@@ -197,6 +197,11 @@ def assign_to_ranks(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
     return [own or [filler] for own in assigned]
 
 
+def without_tokens(row: Row) -> Row:
+    """What identifies a row's clip, and nothing else: small enough to send as a hint."""
+    return replace(row, prompt=replace(row.prompt, token_ids=TokenIds(())), responses=())
+
+
 def as_filler(row: Row) -> Row:
     """A filler made of the row: same tensors, no loss, no count."""
     short = replace(row.responses[0], trains=False)

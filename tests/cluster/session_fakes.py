@@ -154,6 +154,8 @@ class FakeLearner:
         self.memory: list[tuple[int, ...]] = []
         """Prompts and responses, in one, that are likely."""
         self.scored: list[Row] = []
+        self.prepared: list[list[str]] = []
+        """Clips that were to be made ready, of each call."""
         self.referred: list[Row] = []
         """Those that the reference model was asked about."""
         self._engines = engines
@@ -184,6 +186,9 @@ class FakeLearner:
 
     async def tower(self) -> str | None:
         return "tower"
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        self.prepared.append([row.video for row in rows])
 
     async def preflight(self, largest: LargestBatch, refers: bool) -> float:
         return 1.0

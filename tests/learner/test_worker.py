@@ -1,5 +1,6 @@
 """The worker's choice of layout, with a plain engine: a policy without DeepSpeed, one rank."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from learner.config import GrpoLossConfig, LearnerConfig
 from learner.engine import DeepSpeedEngine
 from learner.micro_batches import Batches
 from learner.model.policy import Policy
+from learner.ranks.clips_ahead import ClipsAhead
 from learner.shared_prefix.batch import TrainBatch
 from learner.shared_prefix.layout import Span
-from learner.shared_prefix.rows import StepCounts
+from learner.shared_prefix.rows import StepCounts, without_tokens
 from learner.worker import LearnerWorker
 from tests.learner.builders import RandomClips, make_row
 from video.cache import ClipStore
@@ -123,3 +125,35 @@ def test_a_layout_found_wrong_is_left_with_a_warning(
     caplog.clear()
     assert worker.train_step(ROWS, COUNTS, "grpo", 1.0)["shared_prefix/used"] == 0
     assert not caplog.text, "it is said once"
+
+
+class ClipsOnDisk(Clips):
+    """Clips of which some are not ready; notes those that are made ready ahead."""
+
+    def __init__(self, missing: set[str]) -> None:
+        super().__init__()
+        self.missing, self.prepared = missing, list[str]()
+        self.done = threading.Semaphore(0)
+
+    def has(self, clip_key: str) -> bool:
+        return clip_key not in self.missing
+
+    def prepare(self, address: str) -> None:
+        self.prepared.append(address)
+        self.done.release()
+
+
+def test_clips_that_are_not_ready_are_made_ready_while_others_train(model_dir: Path):
+    worker, engine = start(model_dir)
+    worker.prepare(ROWS)
+    clips = ClipsOnDisk({ROWS[-1].prompt.clip_key})
+    ahead = ClipsAhead(clips, 1)
+    worker._batches = Batches(worker._config, engine, worker._rule, clips, None, ahead)
+    worker.prepare([without_tokens(row) for row in ROWS])
+    assert clips.done.acquire(timeout=10)
+    assert clips.prepared == [ROWS[-1].video]
+    figures = worker.train_step(ROWS, COUNTS, "grpo", 1.0)
+    assert figures["timing_s/wait_clips"] > 0, "the last one was never ready"
+    assert clips.done.acquire(timeout=10)
+    clips.missing = set()
+    assert worker.train_step(ROWS, COUNTS, "grpo", 1.0)["timing_s/wait_clips"] == 0

@@ -9,6 +9,7 @@ if there were no entry: no method here raises OSError.
 
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,10 @@ class CacheFolder:
     def partial(self, key: str) -> Path:
         """The file that an entry is written to."""
         return self.file(key).with_suffix(".partial")
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry of a key, unread; a disk that fails has none."""
+        return os.path.exists(self.file(key))  # noqa: PTH110 - Path's own raises on a failing disk
 
     def keeps(self, key: str) -> bool:
         """Whether an entry of this key, made now, would still be there in the next epoch."""

@@ -1,8 +1,3 @@
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +5,10 @@ import ray
 
 from cluster.actors.placement import _start_local, require_fit
 from cluster.config.recipe import RunConfig
+from tests.cluster.actors.in_own_process import run_on_fake_nodes
 from tests.cluster.config.test_node_layout import config_of
 from wire.errors import PlacementError
 
-ROOT = Path(__file__).parents[3]
 NODE = {"CPU": 2.0, "memory": 1e9}
 
 
@@ -49,14 +44,7 @@ def test_enough_in_sum_but_on_no_single_node_does_not_fit():
 @pytest.fixture(scope="module")
 def fake_nodes() -> dict[str, Any]:
     """Where Ray puts actors on nodes with fake GPUs: 1 x 4 and 4 x 8."""
-    words = [sys.executable, "-m", "tests.cluster.actors.seats_on_fake_nodes"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return run_on_fake_nodes("seats_on_fake_nodes")
 
 
 @pytest.mark.ray

@@ -47,12 +47,25 @@ def calls_of(*ranks: Rank, timeout_s: float = 5.0) -> RankCalls:
 async def test_values_of_blocks_come_in_the_order_of_the_rows(num_rows: int):
     ranks = [Rank() for _ in range(NUM_RANKS)]
     blocks = calls_of(*ranks).in_blocks("logprobs", ROWS[:num_rows])
-    assert [value async for block in blocks for part in block for value in part] == list(
-        range(num_rows)
-    )
+    assert [value async for block in blocks for value in block] == list(range(num_rows))
     blocks = calls_of(*ranks).in_blocks("features", ROWS[:num_rows])
-    values = np.concatenate([np.concatenate(parts) async for parts in blocks])
+    values = np.concatenate([np.stack(block) async for block in blocks])
     assert values[:, 0].tolist() == list(range(num_rows))
+
+
+async def test_rows_go_to_ranks_near_their_clips_and_their_values_come_back_in_order():
+    ranks = [Rank() for _ in range(NUM_RANKS)]
+    calls = RankCalls(ranks, 5.0, MAX_TOKENS, near=lambda row: [ROWS.index(row) % NUM_RANKS])
+    blocks = calls.in_blocks("logprobs", ROWS)
+    assert [value async for block in blocks for value in block] == list(range(200))
+    near = [
+        ROWS.index(row) % NUM_RANKS == number
+        for number, rank in enumerate(ranks)
+        for rows in rank.calls
+        for row in rows
+    ]
+    assert len(near) == 200
+    assert sum(near) > 180
 
 
 async def test_no_call_has_more_than_some_micro_batches_of_a_rank():
@@ -78,7 +91,7 @@ async def test_rows_are_taken_from_an_iterator_as_blocks_need_them():
     ranks, behind = [Rank() for _ in range(NUM_RANKS)], []
     done = 0
     async for block in calls_of(*ranks).in_blocks("logprobs", stream()):
-        done += sum(map(len, block))
+        done += len(block)
         behind.append(len(taken) - done)
     assert done == len(taken) == 2_000
     assert max(behind) <= 1, "no more than the row that did not fit into the block"

@@ -38,6 +38,7 @@ OF_WORKER = {
     "learning_rate",
     "learning_rate/merger",
     "learning_rate/vision_tower",
+    "timing_s/wait_clips",
 }
 # What a sending of the weights adds (learner/worker.py, cluster/actors/rollout_actor.py).
 PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
