@@ -60,6 +60,7 @@ class RunDir:
         it, or if the recipe of a resumed run changes what its stages compute.
         """
         path = path.resolve()
+        _refuse_working_dir_of_job(path)
         config_file = path / RECIPE_FILE
         started = (path / "archive").exists()  # else a check ended it: nothing to lose
         if resume and not started:
@@ -188,7 +189,19 @@ class RunDir:
 
 
 # What may lie in a directory before a run does; a study's log is open before its run starts.
+_JOB_FOLDER = "/runtime_resources/working_dir_files/"  # in Ray's session folder, on every node
 _NOT_RUNS = (".lock", "cache", "log.txt")
+
+
+def _refuse_working_dir_of_job(path: Path) -> None:
+    """Raise ConfigError for a folder below the copy of ``--working-dir`` that a Ray job starts
+    in."""
+    if _JOB_FOLDER in f"{path}/":
+        raise ConfigError(
+            f"--run-dir {path} lies in the temporary working directory of a Ray job: other nodes "
+            "do not see it, and Ray deletes it after the job; give --run-dir as an absolute path "
+            "on a disk that all nodes share, such as /shared/runs/NAME"
+        )
 
 
 def _take_lock(path: Path) -> IO[str]:

@@ -19,6 +19,7 @@ from cluster.actors import placement
 from cluster.actors.clip_homes import homes_of
 from cluster.actors.learner_group import LearnerGroup
 from cluster.actors.rollout_pool import RolloutPool
+from cluster.actors.shared_paths import require_shared
 from cluster.config.recipe import RunConfig
 from cluster.config.stages import KEEP_LAST
 from cluster.driver.progress import console
@@ -42,6 +43,7 @@ from learner.shared_prefix.rows import supervised_row
 from reward.scorer import Scorer
 from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
+from video.address import Address
 from video.quarantine import Quarantine
 from wire.archive import Archive, next_attempt
 from wire.daemon_thread import run_in_daemon_thread
@@ -51,6 +53,7 @@ from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Spli
 log = logging.getLogger(__name__)
 
 _PROMPTS_AT_ONCE = 1024
+_TRIED_CLIPS = 8  # on each node, before engines start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +235,12 @@ class Session:
         return kind(self.rollouts, self.learner, row, limit, noise_factor)
 
 
+def _some_clips(samples: Sequence[Sample]) -> list[Path]:
+    """A few files of clips, from all parts of the manifest."""
+    every = max(1, len(samples) // _TRIED_CLIPS)
+    return [Address.parse(sample.video).path for sample in samples[::every][:_TRIED_CLIPS]]
+
+
 @asynccontextmanager
 async def open_session(
     config: RunConfig,
@@ -248,6 +257,10 @@ async def open_session(
     quarantine = await run_in_daemon_thread(open_quarantine, config, run_dir, data)
     async with AsyncExitStack() as stack:
         seats = await stack.enter_async_context(placement.reserved(config, debug=debug))
+        await require_shared(
+            *(seats, run_dir.path, {config.model, model_dir}, _some_clips(data.samples)),
+            config.cluster.start_timeout_s,
+        )
         attempt = next_attempt(run_dir.archive)
         note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))

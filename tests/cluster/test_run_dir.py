@@ -140,6 +140,18 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path):
         open_dir(tmp_path / "typo", make_config(), resume=True)
 
 
+def test_a_run_directory_in_the_working_directory_of_a_ray_job_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_5f3a"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    with pytest.raises(ConfigError, match=r"temporary working directory of a Ray job.*absolute"):
+        RunDir.open(Path("runs/demo"), make_config(), resume=False, overwrite=False)
+    assert list(job.iterdir()) == []
+    RunDir.open(tmp_path / "runs/demo", make_config(), resume=False, overwrite=False).close()
+
+
 def test_a_file_is_no_run_directory(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file"):

@@ -164,7 +164,7 @@ def decodes(folder: Path) -> Counter[tuple[str, str]]:
 
 def main() -> int:
     """All figures, as one line of JSON."""
-    with fake_nodes(4, 2), tempfile.TemporaryDirectory() as folder:
+    with fake_nodes(4, 0, num_cpus=2), tempfile.TemporaryDirectory() as folder:
         seen = asyncio.run(train(Path(folder)))
     sys.stdout.write(f"{json.dumps(seen)}\n")
     return 0

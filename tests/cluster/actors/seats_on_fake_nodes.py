@@ -22,8 +22,9 @@ STORE = 80 * 2**20
 
 
 @contextmanager
-def fake_nodes(count: int, num_cpus: int, num_gpus: int = 0) -> Iterator[list[str]]:
+def fake_nodes(count: int, num_gpus: int, num_cpus: int | None = None) -> Iterator[list[str]]:
     """A Ray of so many nodes on this machine. Yields their ids."""
+    num_cpus = 2 * num_gpus if num_cpus is None else num_cpus
     node = {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_store_memory": STORE}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
@@ -110,9 +111,9 @@ async def free(num_gpus: int) -> None:
 
 def main() -> int:
     """All figures, as one line of JSON."""
-    with fake_nodes(1, 8, 4):
+    with fake_nodes(1, 4):
         seen: dict[str, Any] = {"1x4": {"pairs": asyncio.run(pairs(4))}}
-    with fake_nodes(4, 16, 8) as nodes:
+    with fake_nodes(4, 8) as nodes:
         seen["4x8"] = {"pairs": asyncio.run(pairs(32)), **asyncio.run(mixed(nodes))}
     sys.stdout.write(f"{json.dumps(seen)}\n")
     return 0
