@@ -51,6 +51,8 @@ def main() -> None:
     ray.cloudpickle.register_pickle_by_value(test_bucket_client)
     actor = ray.remote(num_cpus=0)(Host)
     with fake_nodes(3, 1) as nodes:
+        here = ray.get_runtime_context().get_node_id()
+        nodes.sort(key=lambda node: node != here)  # rank 0's own first
         hosts = {
             f"{place}-{index}": actor.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
