@@ -94,7 +94,7 @@ async def train(folder: Path) -> dict[str, Any]:
     rollout_pool.RemoteRolloutActor = ray.remote(ScriptedEngine)
     remote: Any = ray.remote(concurrency_groups={CLIPS: 1})
     learner_group.RemoteLearnerActorWithClips = remote(ScriptedRank)
-    seats = await reserve(config_of(4, 4, 0, 0, num_cpus=1))
+    seats = await reserve(config_of(4, 4, 0, 0, num_cpus=1.5))
     seen = await run_epochs(folder, seats)
     seats.release()
     return seen
@@ -102,7 +102,7 @@ async def train(folder: Path) -> dict[str, Any]:
 
 async def run_epochs(folder: Path, seats: Reservation) -> dict[str, Any]:
     """Two epochs in steps, each answered and trained."""
-    config = config_of(4, 4, 0, 0, num_cpus=1)
+    config = config_of(4, 4, 0, 0, num_cpus=1.5)
     config = config.model_copy(update={"video": VideoConfig(cache_dir=folder)})
     homes = homes_of(config, seats)
     assert homes is not None
