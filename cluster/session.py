@@ -18,6 +18,7 @@ from pathlib import Path
 from cluster.actors import placement
 from cluster.actors.clip_homes import homes_of
 from cluster.actors.learner_group import LearnerGroup
+from cluster.actors.reward_nodes import reward_nodes
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.actors.shared_paths import require_shared
 from cluster.config.recipe import RunConfig
@@ -265,7 +266,8 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
-        scorer = make_scorer(config, columns_of(data.samples))
+        nodes = await stack.enter_async_context(reward_nodes(config, seats))
+        scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)
         homes = homes_of(config, seats)
         learner = LearnerGroup(config, seats.ranks, homes)

@@ -105,6 +105,16 @@ class RewardConfig(Config):
     """The total is the sum, or the product, of ``weight * value`` over the terms."""
     max_failure_frac: float = Field(default=0.2, ge=0, le=1)
     """Share of a step's traces whose scoring may fail before the run ends with TooManyFailures."""
+    placement: Literal["driver", "spread"] = "driver"
+    """Where the processes of user functions run: on the driver's node, or on every node that has
+    workers or ranks of the run, ``concurrency`` processes of a function on each. Built-ins and
+    judges stay in the driver; tools such as ``check`` and ``rescore`` run all beside
+    themselves."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether there are user functions, and nodes share their calls."""
+        return self.placement == "spread" and any(not term.is_builtin for term in self.terms)
 
     def only(self, term: RewardTerm) -> "RewardConfig":
         """This term alone and unweighted: the total is what its function says."""

@@ -4,8 +4,8 @@ processes.
     Sample, Completions -> every term of the reward, side by side -> Score or Failure per completion
 
 A trace any of whose terms failed is a Failure: it is archived and masked, never scored as zero. The
-scorer runs in the driver, and so on the driver's node do the processes of user functions: that is
-the one place where their files have to be.
+scorer runs in the driver, and the processes of user functions on the driver's node, or on nodes
+that it is given (reward/plugins/spread.py): there their files have to be.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from reward.context import RewardContext
 from reward.plugins.question import Asked, Question
 from reward.plugins.runner import PluginRunner, Value
 from reward.plugins.signature import Signature
+from reward.plugins.spread import FunctionNode, SpreadRunner
 from wire.errors import ConfigError
 from wire.labels import LabelSet
 from wire.nearest import nearest
@@ -51,17 +52,21 @@ class Scorer:
         columns: Collection[str] | None = None,
         max_response_length: int | None = None,
         read_frames: FrameReader | None = None,
+        nodes: Sequence[FunctionNode] = (),
     ) -> None:
         """Cheap: starts no process. ``columns``: the manifest's further columns, if known, so that
         a function that needs another is refused at the start; ``read_frames``: for judges that look
-        at the clip. Raises ConfigError if a user function's file is missing, or a label of
-        ``label_weights``, or parameters of a built-in do not fit the task."""
+        at the clip; ``nodes``: for user functions, which run here without. Raises ConfigError if a
+        user function's file is missing, or a label of ``label_weights``, or parameters of a
+        built-in do not fit the task."""
         _check_label_weights(config.terms, labels)
         self._config = config
         self._labels = labels
         self._max_response_length = max_response_length
-        self._runners = {
-            term.part: PluginRunner(term, columns) for term in config.terms if not term.is_builtin
+        self._runners: dict[str, PluginRunner | SpreadRunner] = {
+            term.part: SpreadRunner(term, columns, nodes) if nodes else PluginRunner(term, columns)
+            for term in config.terms
+            if not term.is_builtin
         }
         self._arguments = {
             term.part: _arguments(term, labels, max_response_length, read_frames)

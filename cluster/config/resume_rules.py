@@ -80,9 +80,9 @@ FREE = (
         text="at once",
     ),
     Rule(
-        settings="`reward.max_failure_frac`, `data.check_clips`, `data.max_quarantine_frac`, "
-        "`video.cache_*`, `video.decode_*`, `video.decoder`",
-        pattern=r"reward\.max_failure_frac|data\.check_clips|data\.max_quarantine_frac"
+        settings="`reward.max_failure_frac`, `reward.placement`, `data.check_clips`, "
+        "`data.max_quarantine_frac`, `video.cache_*`, `video.decode_*`, `video.decoder`",
+        pattern=r"reward\.max_failure_frac|reward\.placement|data\.check_clips|data\.max_quarantine_frac"
         r"|video\.cache_.*|video\.decode_.*|video\.decoder",
         text="at once",
     ),

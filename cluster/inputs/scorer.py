@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.config.recipe import RunConfig
 from cluster.run_files import read_run_recipe
+from reward.plugins.spread import FunctionNode
 from reward.scorer import Scorer
 from reward.tools.rescore import NewReward
 from video.jpeg_frames import read_frames
@@ -13,9 +14,14 @@ from wire.errors import UserError
 from wire.types import Sample
 
 
-def make_scorer(config: RunConfig, columns: Collection[str] | None = None) -> Scorer:
+def make_scorer(
+    config: RunConfig,
+    columns: Collection[str] | None = None,
+    nodes: Sequence[FunctionNode] = (),
+) -> Scorer:
     """Make the scorer of a recipe, not started yet. ``columns``: the manifest's extra columns, if
-    known; a reward function that needs another is refused when it is loaded.
+    known; a reward function that needs another is refused when it is loaded. ``nodes``: those that
+    run user functions (cluster/actors/reward_nodes.py), else they run beside this process.
 
     Raises ConfigError for a missing file, or parameters that do not fit the task.
     """
@@ -25,6 +31,7 @@ def make_scorer(config: RunConfig, columns: Collection[str] | None = None) -> Sc
         columns=columns,
         max_response_length=config.rollout.max_response_length,
         read_frames=read_frames,
+        nodes=nodes,
     )
 
 

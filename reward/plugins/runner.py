@@ -30,6 +30,7 @@ from time import monotonic
 from typing import Any
 
 from reward.config import RewardTerm
+from reward.plugins.call_figures import CallFigures
 from reward.plugins.child import SCRIBBLED, START_TIMEOUT_S, Broken, Child
 from reward.plugins.question import Question
 from reward.plugins.signature import Signature
@@ -96,8 +97,8 @@ class PluginRunner:
         self._is_closed = False
         self.signature: Signature | None = None
         """What the function takes; None before :meth:`start`."""
-        self._latencies: list[float] = []
-        self._num_started = self._num_split = 0
+        self.figures = CallFigures()
+        """Of the calls, until they are taken."""
 
     async def start(self) -> None:
         """Start a process and load the function. Raises ConfigError if it cannot be loaded."""
@@ -115,19 +116,8 @@ class PluginRunner:
         ]
 
     def take_figures(self) -> dict[str, float]:
-        """Figures since the last call; latencies in seconds per call (of a trace or group).
-
-        latency_p50_s, latency_p99_s; num_started: processes; num_split: groups asked one by one
-        """
-        latencies, self._latencies = sorted(self._latencies), []
-        figures = {"num_started": float(self._num_started), "num_split": float(self._num_split)}
-        self._num_started = self._num_split = 0
-        if latencies:
-            figures |= {
-                f"latency_p{share}_s": latencies[math.ceil(share / 100 * len(latencies)) - 1]
-                for share in (50, 99)
-            }
-        return figures
+        """Figures since the last call (reward/plugins/call_figures.py)."""
+        return self.figures.take().summary()
 
     async def close(self) -> None:
         """End the processes, also in the middle of a call. The runner cannot be used afterwards."""
@@ -160,7 +150,7 @@ class PluginRunner:
             if self._is_closed:
                 raise ConfigError("the scorer was closed")
             child = slot.child = Child(self._settings)
-            self._num_started += 1
+            self.figures.num_started += 1
         try:
             child.ready(START_TIMEOUT_S)
         except Broken as broken:
@@ -233,10 +223,10 @@ class PluginRunner:
                 settled[index] = self._read(reply)
                 del waiting[index]
                 now = monotonic()
-                self._latencies.append(now - since)
+                self.figures.latencies.append(now - since)
                 since = begin if is_async else now
         except Broken:
-            self._latencies.append(monotonic() - since)
+            self.figures.latencies.append(monotonic() - since)
             raise
         return []
 
@@ -254,7 +244,7 @@ class PluginRunner:
             reply = child.receive(limit, num_traces=len(part))
             values = self._read_batch(reply, len(part))
         finally:
-            self._latencies.append(monotonic() - begin)
+            self.figures.latencies.append(monotonic() - begin)
         return self._settle_batch(part, settled, values, is_retried=bool(reply.get("retry")))
 
     def _settle_rest(
@@ -285,7 +275,7 @@ class PluginRunner:
         if isinstance(values, list):
             settled |= dict(zip(part, values, strict=True))
         elif is_retried and len(part) > 1:
-            self._num_split += 1
+            self.figures.num_split += 1
             return [[index] for index in part]
         else:
             settled |= dict.fromkeys(part, values)

@@ -80,7 +80,7 @@ class NewReward:
     def fingerprint(self) -> str:
         """Hash of everything that decides a score: the reward's settings, the labels, the text of
         its files."""
-        reward = self.reward.model_dump(mode="json", exclude={"max_failure_frac"})
+        reward = self.reward.model_dump(mode="json", exclude={"max_failure_frac", "placement"})
         for term in reward["terms"]:
             for name in ("timeout_s", "concurrency", "memory_mb", "max_processes"):
                 term.pop(name)

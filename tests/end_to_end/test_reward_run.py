@@ -1,5 +1,5 @@
 """A run whose reward is a file of the user's, a function of TRL's, one that fails in several ways,
-and T-GRPO's contrast; on the real engines."""
+and T-GRPO's contrast; on the real engines, with the functions in a node's reward actor."""
 
 import math
 from collections.abc import Iterator
@@ -35,6 +35,7 @@ def fragile(solution_str, ground_truth):
 TERMS = """
 [reward]
 max_failure_frac = 1.0
+placement = "spread"
 [[reward.terms]]
 function = "{folder}/mine.py:length"
 [[reward.terms]]

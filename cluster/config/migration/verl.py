@@ -202,6 +202,11 @@ VERL: tuple[Moved, ...] = (
         "reward.custom_reward_function.name", "reward.terms.function", "path/to/file.py:function"
     ),
     Moved("reward.reward_manager.*", "reward.combine", "and reward.terms with weight, gated_by"),
+    Moved(
+        "reward.num_workers",
+        "reward.placement",
+        '"spread": on every node, reward.terms.concurrency processes on each',
+    ),
     Moved("reward.sandbox_fusion.*", "", "a process per function with a deadline; no sandbox"),
     Moved(
         "reward_model.reward_manager", "reward.combine", "and reward.terms with weight, gated_by"
