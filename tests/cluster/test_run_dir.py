@@ -78,7 +78,7 @@ def test_resuming_with_another_recipe_is_refused_by_section(tmp_path: Path):
     other_place = make_config(
         cluster={"address": "ray://x:1"},
         rollout={"start_timeout_s": 5.0, "num_workers": 2},
-        reward={"max_failure_frac": 0.5},
+        reward={"max_failure_frac": 0.5, "placement": "spread"},
     )
     open_dir(tmp_path / "run", other_place, resume=True).close()
 

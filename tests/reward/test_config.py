@@ -63,3 +63,10 @@ def test_defaults_written_out_are_accepted_for_a_built_in() -> None:
 def test_terms_that_are_all_only_logged_are_refused() -> None:
     with pytest.raises(ValueError, match="every reward term has weight = 0"):
         RewardConfig(terms=(RewardTerm(function="format", weight=0.0),))
+
+
+def test_only_functions_of_the_user_are_spread() -> None:
+    mine = (RewardTerm(function="a/b.py:brevity"),)
+    assert RewardConfig(terms=mine, placement="spread").is_spread
+    assert not RewardConfig(terms=mine).is_spread
+    assert not RewardConfig(placement="spread").is_spread

@@ -152,12 +152,14 @@ def test_a_changed_function_goes_on_in_no_other_scores(tmp_path: Path):
     assert len(list((run / "rescored").iterdir())) == 2
 
 
-def test_a_longer_timeout_goes_on_in_the_same_scores(tmp_path: Path):
+def test_a_longer_timeout_or_another_placement_goes_on_in_the_same_scores(tmp_path: Path):
     run = run_of(tmp_path)
     plugin = write_plugin(tmp_path, "def score(solution_str):\n    return 1.0\n")
-    for timeout in (5, 50):
+    for timeout, placement in ((5, "driver"), (50, "spread")):
         term = f'function = "{plugin}:score"\ntimeout_s = {timeout}'
-        changed(tmp_path, run, "--recipe", write_recipe(tmp_path, term))
+        recipe = write_recipe(tmp_path, term)
+        recipe.write_text(f'{recipe.read_text()}\n[reward]\nplacement = "{placement}"\n')
+        changed(tmp_path, run, "--recipe", recipe)
     assert len(list((run / "rescored").iterdir())) == 1
 
 
