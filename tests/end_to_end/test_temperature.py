@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cluster.demo
 from learner.shared_prefix.rows import Response, Row
 from rollout.engine import Sampling
 from tests.real_workers import make_config, open_workers
@@ -19,8 +20,10 @@ TEMPERATURE = 0.7
 async def test_logprobs_of_a_trace_to_train_on_are_at_the_sampling_temperature(
     ray_session: None, place: Any, tmp_path: Path
 ) -> None:
+    # a trained model: an untrained one gives 1% to the video tokens that an engine may not write,
+    # which its distribution leaves out at a temperature, and the learner's has
     config = make_config(
-        place.model,
+        Path(cluster.demo.__file__).parent / "base",
         place.root.parent / "data" / "manifest.jsonl",
         [label.name for label in place.labels.labels],
         rollout={"temperature": TEMPERATURE, "num_cpus": 0.5},
@@ -50,4 +53,4 @@ async def test_logprobs_of_a_trace_to_train_on_are_at_the_sampling_temperature(
         assert await gap(sample, 1.0, training) > 1e-2
         for temperature in (TEMPERATURE, 0.01, 1.0):
             measured = Sampling(n=2, temperature=temperature, max_tokens=32, seed=2)
-            assert await gap(sample, 1.0, measured) < 1e-4
+            assert await gap(sample, 1.0, measured) < 1e-3  # 1e-4 is the noise of this model
