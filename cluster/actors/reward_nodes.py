@@ -6,6 +6,7 @@ An actor takes no CPU of Ray's count: the functions run in processes of their ow
 do beside the driver.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -109,8 +110,7 @@ async def reward_nodes(
     try:
         yield nodes
     finally:
-        for node in nodes:
-            await node.stop()
+        await asyncio.gather(*[node.stop() for node in nodes])
 
 
 def open_nodes(names: list[str]) -> list[RewardNode]:
