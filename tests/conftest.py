@@ -52,7 +52,8 @@ def one_ray() -> Iterator[None]:
     """A local Ray of four CPUs; its workers import our packages as the tests do."""
     import ray
 
-    ray.init(num_cpus=_CPUS, include_dashboard=False, log_to_driver=False)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as a run has it: Ray lets others go first
+    ray.init(address="local", num_cpus=_CPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -52,7 +52,8 @@ def _fleet(options: argparse.Namespace) -> Any:
 
 def _nodes(text: str) -> tuple[int, int]:
     nodes, _, gpus = text.partition("x")
-    if not (nodes.isdecimal() and gpus.isdecimal() and 0 < int(nodes) <= 10_000):
+    numbers = nodes.isdecimal() and gpus.isdecimal()
+    if not (numbers and 0 < int(nodes) <= 10_000 and 0 < int(gpus) <= 1000):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected NODESxGPUS such as 4x8")
     return int(nodes), int(gpus)
 

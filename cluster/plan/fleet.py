@@ -69,6 +69,11 @@ def place(config: RunConfig, fleet: Fleet) -> Placement:
     fit."""
     nodes = [{"CPU": _CPUS, "GPU": float(fleet.gpus_per_node)}] * fleet.num_nodes
     kinds = kinds_of(config)
+    if not any(kind.bundle.get("GPU") for kind in kinds):
+        raise ConfigError(
+            "--nodes plans nodes with GPUs, and this recipe's workers ask for none "
+            "(rollout.num_gpus, learner.num_gpus); leave --nodes out, or set them"
+        )
     layout = lay_out(kinds, nodes)
     if layout is None:
         wanted = sum(kind.count * kind.bundle.get("GPU", 0.0) for kind in kinds)

@@ -37,7 +37,7 @@ def measure(model: Path) -> Iterator[Figure]:
     """The peak at each number of ranks and each precision."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         for num_ranks in (1, 2):
             ranks = Ranks(num_ranks)

@@ -76,6 +76,12 @@ def test_a_cluster_that_is_too_small_is_refused_with_what_it_lacks():
         place(recipe(), Fleet(num_nodes=2, gpus_per_node=8))
 
 
+def test_a_recipe_without_gpus_is_not_planned_on_nodes_of_gpus():
+    none = ("rollout.num_gpus=0", "learner.num_gpus=0")
+    with pytest.raises(ConfigError, match="workers ask for none"):
+        place(recipe(*none), FLEET)
+
+
 def test_the_command_prints_what_saturates_and_writes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -90,7 +96,7 @@ def test_the_command_prints_what_saturates_and_writes_it(
     assert written["disk"]["unknown"] == ["calibrated"]
 
 
-@pytest.mark.parametrize("nodes", ["4", "0x8", "x8", "4x8x2", "many"])
+@pytest.mark.parametrize("nodes", ["4", "0x8", "4x0", "x8", "4x8x2", "many"])
 def test_a_cluster_that_is_no_cluster_is_refused(nodes: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["plan", str(RECIPE), "--nodes", nodes])
