@@ -242,12 +242,6 @@ class TraceGroup:
         """Traces with a reward: the only ones that enter a baseline or a loss."""
         return tuple(trace for trace in self.traces if trace.reward is not None)
 
-    @property
-    def all_failures(self) -> tuple[Failure, ...]:
-        """Failures of the group and of its single traces."""
-        own = tuple(t.outcome for t in self.traces if isinstance(t.outcome, Failure))
-        return self.failures + own
-
 
 def stable_hash(*parts: object) -> str:
     """A hash of plain values that is the same in every process and on every machine."""

@@ -139,11 +139,6 @@ class LearnerGroup:
         """Add the logprobs of the model that the stage started from to rows."""
         return with_ref_logprobs(rows, await self._scored("ref_logprobs", rows))
 
-    async def logprob_blocks(self, rows: Iterable[Row]) -> AsyncIterator[list[list[Logprobs]]]:
-        """Blocks of :meth:`logprobs`, for rows that need not be in memory all at once."""
-        async for block in self._ranks.in_blocks("logprobs", rows):
-            yield block
-
     async def features(self, rows: Iterable[Row]) -> npt.NDArray[np.float32]:
         """Hidden states [len(rows), hidden], in the order of ``rows``."""
         return np.concatenate([block async for block in self.feature_blocks(rows)])

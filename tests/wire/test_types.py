@@ -131,11 +131,6 @@ def test_a_trace_whose_scoring_failed_has_no_reward_and_a_wrong_one_has_zero() -
     assert make_group().scored == (SCORED,)
 
 
-def test_a_group_lists_its_own_failures_before_those_of_its_traces() -> None:
-    decode = Failure(kind=FailureKind.DECODE, culprit="a.mp4", reason="truncated")
-    assert make_group(failures=(decode,)).all_failures == (decode, FAILURE)
-
-
 def test_only_the_token_limit_truncates() -> None:
     assert [reason for reason in FinishReason if reason.is_truncated] == [FinishReason.LENGTH]
 
