@@ -171,14 +171,14 @@ async def test_a_learner_rank_that_dies_is_named_and_its_peer_ends(
     async with open_workers(setting(num_workers=1), place.cache) as workers:
         async with workers.learner(KillingClient, victim, zero_stage=3) as (learner, sync):
             await sync.publish(PolicyVersion(attempt=0, step=1))
-            victim.write_text(str(await pid_of(learner._ranks[rank])))
+            victim.write_text(str(await pid_of(learner._ranks._actors[rank])))
             start = time.monotonic()
             with pytest.raises(WorkerDied, match=f"learner rank {rank} to publish: its process"):
                 await sync.publish(PolicyVersion(attempt=0, step=2))
             assert not victim.exists(), "the kill happened"
             assert not workers.rollouts.in_service
             # the peer is out of its collective: it answers the next call
-            assert await asyncio.wait_for(pid_of(learner._ranks[1 - rank]), DEADLINE_S) > 0
+            assert await asyncio.wait_for(pid_of(learner._ranks._actors[1 - rank]), DEADLINE_S) > 0
             print("TOOK", time.monotonic() - start)  # noqa: T201
             assert time.monotonic() - start < DEADLINE_S
         async with workers.learner(num_ranks=1) as (_, sync):
