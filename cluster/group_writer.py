@@ -12,7 +12,7 @@ from rollout.engine import Sampling
 from rollout.worker import Rollout
 from video.address import View, with_view
 from video.quarantine import Quarantine
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.types import (
     Failure,
     FailureKind,

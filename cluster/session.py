@@ -46,7 +46,7 @@ from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
 from video.address import Address
 from video.quarantine import Quarantine
-from wire.archive import Archive, next_attempt
+from wire.archive.archive import Archive, next_attempt
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample, Split

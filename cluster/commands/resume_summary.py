@@ -17,7 +17,7 @@ from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
 from cluster.run_files import read_result, replaced_folder, result_figures
 from learner.checkpoint import MANIFEST, latest
-from wire.archive import next_attempt
+from wire.archive.archive import next_attempt
 from wire.errors import UserError
 
 

@@ -16,10 +16,10 @@ from cluster.inputs.samples import SampleSplits
 from cluster.resume.attempts import first_own_attempt
 from cluster.session import Session
 from rollout.sampler import Sampler
-from wire.archive import read_tables
+from wire.archive.archive import read_tables
+from wire.archive.group_reader import GroupReader, GroupsOnDisk, Place, index_groups
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
-from wire.group_reader import GroupReader, GroupsOnDisk, Place, index_groups
 from wire.types import Purpose, Sample, Split, TraceGroup, stable_hash
 
 _COUNTED = ["group_id", "attempt", "purpose", "token_ids"]

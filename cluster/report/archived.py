@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from wire.archive import read_tables
+from wire.archive.archive import read_tables
 from wire.types import Purpose, Sample, Split
 
 MAX_CHARS = 6000

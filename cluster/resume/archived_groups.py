@@ -26,8 +26,8 @@ from cluster.resume.attempts import (
 )
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
-from wire.archive import read_tables
-from wire.group_reader import GroupReader, Place, index_groups
+from wire.archive.archive import read_tables
+from wire.archive.group_reader import GroupReader, Place, index_groups
 from wire.types import PolicyVersion, TraceGroup
 
 

@@ -18,7 +18,7 @@ from cluster.config.validation import PREFIX, Mode
 from cluster.driver.progress import console
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState
 from learner import checkpoint
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.errors import CheckpointDamaged, UserError
 
 

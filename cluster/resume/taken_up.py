@@ -21,7 +21,7 @@ from cluster.resume.attempts import first_own_attempt, read_attempts
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
 from learner.checkpoint import tags
-from wire.group_reader import index_groups
+from wire.archive.group_reader import index_groups
 from wire.types import PolicyVersion
 
 

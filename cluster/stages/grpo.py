@@ -52,7 +52,7 @@ from reward.scorer import Scorer
 from reward.stats import summarise
 from rollout.sampler import Sampler
 from video.quarantine import Quarantine
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import ConfigError
 from wire.types import TraceGroup

@@ -16,9 +16,9 @@ from cluster.session import Session
 from cluster.stages.failure_limits import FailureCount
 from cluster.stages.training_groups import OneGroupWriter, groups_in_flight
 from rollout.engine import Sampling
-from wire.archive import Archive
+from wire.archive.archive import Archive
+from wire.archive.group_reader import GroupsOnDisk, read_newest
 from wire.daemon_thread import run_in_daemon_thread
-from wire.group_reader import GroupsOnDisk, read_newest
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, stable_seed
 

@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.driver.progress import Progress, progress_listener
 from cluster.run_dir import RunDir
-from wire.archive import next_attempt
+from wire.archive.archive import next_attempt
 from wire.disk import full_disk
 from wire.errors import root_causes
 from wire.whole_file import replace_json

@@ -19,7 +19,7 @@ from reward.spec import locate
 from reward.tools.plain_loop import plain_loop_seconds
 from reward.tools.sample_traces import made_up_traces
 from reward.tools.subject import RewardUnderTest
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.errors import ConfigError, DataError
 from wire.labels import Label, LabelSet
 from wire.types import Completion, Failure, FailureKind, Sample

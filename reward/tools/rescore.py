@@ -27,7 +27,7 @@ from reward.spec import source_of
 from reward.stats import refuse_too_many_failures
 from reward.tools.score_change import Change, change_of
 from reward.tools.score_file import Key, Outcome, RescoredGroup, ScoreFile
-from wire.archive import read_groups, read_table
+from wire.archive.archive import read_groups, read_table
 from wire.errors import DataError
 from wire.labels import LabelSet
 from wire.types import Failure, Purpose, Sample, Score, Trace, TraceGroup, stable_hash

@@ -23,7 +23,7 @@ import numpy as np
 
 from learner.shared_prefix.rows import Row, grpo_rows, supervised_row
 from tests.benchmarks.figures import Figure, report
-from wire.archive import Archive, read_groups
+from wire.archive.archive import Archive, read_groups
 from wire.daemon_thread import run_in_daemon_thread
 from wire.types import (
     Completion,

@@ -29,7 +29,7 @@ from rollout.prompt import PromptKind
 from rollout.render import Renderer
 from rollout.worker import Rollout
 from video.quarantine import Quarantine
-from wire.archive import Archive, next_attempt
+from wire.archive.archive import Archive, next_attempt
 from wire.config import validate
 from wire.errors import CheckpointDamaged
 from wire.types import (

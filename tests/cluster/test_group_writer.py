@@ -14,7 +14,7 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
 )
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import Failure, FailureKind, Purpose, Sample, Score, TraceGroup
 
 SAMPLING = Sampling(n=4, temperature=1.0, max_tokens=64, seed=1)

@@ -23,7 +23,7 @@ from cluster.status.run_status import read_status
 from cluster.summary import summarise_run
 from learner.shared_prefix.rows import Row
 from tests.cluster.session_fakes import NAMES, FakeLearner, FakeMetrics, make_samples, open_fakes
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.config import validate
 from wire.types import Sample, stable_seed
 

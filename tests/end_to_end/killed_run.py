@@ -19,7 +19,7 @@ import psutil
 from cluster import cli
 from cluster.actors.learner_group import LearnerGroup
 from cluster.metrics.metrics_log import MetricsLog
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.types import Purpose, TraceGroup
 
 _TITLES = {"learner": "LearnerActor", "rollout": "RolloutActor", "engine": "VLLM::"}

@@ -12,7 +12,7 @@ from cluster.config.arm_names import ARMS
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import LABELS, metrics, run, summary, write_recipe
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 

@@ -9,7 +9,7 @@ import pytest
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import LABELS, metrics, run, write_recipe
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import Purpose
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(580)]

@@ -13,7 +13,7 @@ from learner.config import GrpoLossConfig
 from learner.objective.credit import with_advantages
 from learner.shared_prefix.rows import grpo_rows
 from tests.end_to_end.runs import LABELS, metrics, run, write_recipe
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import Failure, FailureKind, Purpose, Score, Trace, TraceGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(580)]

@@ -12,7 +12,7 @@ from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from cluster.metrics.catalogue import describe
 from tests.end_to_end.runs import LABELS, metrics, run, summary, validations, write_recipe
-from wire.archive import read_groups, read_table
+from wire.archive.archive import read_groups, read_table
 from wire.types import Purpose
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(580)]

@@ -14,7 +14,7 @@ from calibrate.predictions import read_predictions
 from cluster.demo.make_model import make_demo_model
 from tests.end_to_end.runs import ROOT, metrics, summary
 from tests.end_to_end.second_data import CLASSES, make_folder
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import Purpose
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]

@@ -15,7 +15,7 @@ from cluster.run_dir import RunDir
 from learner.checkpoint import tag_of
 from tests.cluster.session_fakes import FIRST_STEP, make_config, make_run_dir
 from tests.groups import make_group
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.types import PolicyVersion, TraceGroup
 from wire.whole_file import write_json
 

@@ -33,7 +33,7 @@ from tests.cluster.session_fakes import (
     right,
     run_one,
 )
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.errors import ConfigError, DataError
 from wire.types import Sample, Split, TraceGroup
 

@@ -14,7 +14,7 @@ from tests.cluster.study.study_runs import NAMES, make_run, write_arm
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
 from video.encode import write_mp4
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Score, Trace, TraceGroup
 
 FIRST = PolicyVersion(attempt=0, step=1)

@@ -5,7 +5,7 @@ from cluster.report.gather import Report, gather
 from cluster.report.hacking import SignalRecord
 from tests.cluster.report.builders import make_group, make_trace, write_metrics, write_run
 from tests.cluster.report.guard_run import LABEL, STEPS, write_guarded_run
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.types import PolicyVersion
 
 

@@ -36,7 +36,7 @@ from tests.cluster.stages.chain_fakes import (
     run_chain,
 )
 from tests.groups import make_group
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.errors import ConfigError
 from wire.types import PolicyVersion, Purpose
 

@@ -30,7 +30,7 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
 )
-from wire.archive import Archive, read_groups
+from wire.archive.archive import Archive, read_groups
 from wire.types import (
     Completion,
     FinishReason,

@@ -32,7 +32,7 @@ from tests.cluster.stages.chain_fakes import (
     two_of_three,
 )
 from tests.groups import make_group, make_trace
-from wire.archive import Archive, read_groups
+from wire.archive.archive import Archive, read_groups
 from wire.types import PolicyVersion, Sample
 
 CHAIN: list[dict[str, Any]] = [

@@ -29,7 +29,7 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
 )
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import PolicyVersion, Sample, TraceGroup, stable_seed
 from wire.whole_file import write_json
 

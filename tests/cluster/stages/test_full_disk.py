@@ -15,7 +15,7 @@ from cluster.status.heartbeat import State, heartbeat, read_heartbeat
 from cluster.status.run_status import read_status
 from tests.cluster.session_fakes import make_config
 from tests.groups import make_group
-from wire.archive import Archive, read_groups
+from wire.archive.archive import Archive, read_groups
 from wire.errors import DiskFull
 from wire.types import Failure, FailureKind, PolicyVersion, TraceGroup
 from wire.whole_file import write_json

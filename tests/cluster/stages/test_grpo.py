@@ -16,7 +16,7 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
 )
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import Sample, Split
 
 GRPO = {"num_steps": 2, "groups_per_step": 4, "save_every": 1}

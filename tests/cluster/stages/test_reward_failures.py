@@ -15,7 +15,7 @@ from tests.cluster.session_fakes import (
     make_samples,
     open_fakes,
 )
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.errors import TooManyFailures
 from wire.types import Failure, Purpose, Sample
 

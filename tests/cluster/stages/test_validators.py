@@ -20,7 +20,7 @@ from tests.cluster.stages.chain_fakes import (
     result,
     run_chain,
 )
-from wire.archive import read_groups
+from wire.archive.archive import read_groups
 from wire.types import Purpose, Sample, Split
 
 SAMPLES = [

@@ -8,7 +8,7 @@ from cluster.config.recipe import RunConfig
 from cluster.run_dir import RunDir
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.config import validate
 from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Score, Trace, TraceGroup
 

@@ -20,7 +20,7 @@ from reward.tools.rescore import Rescored, rescore
 from reward.tools.score_file import ScoreFile, read_scores
 from tests.reward.judge_server import Server, reply, serving
 from tests.reward.tools.builders import contents, make_group, make_run, write_plugin, write_recipe
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from wire.errors import ConfigError, TooManyFailures
 from wire.types import Purpose
 from wire.whole_file import write_json

@@ -16,8 +16,8 @@ from typing import NamedTuple, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wire.archive import parquet_files, row_groups
-from wire.trace_rows import SCHEMA, groups_in
+from wire.archive.archive import parquet_files, row_groups
+from wire.archive.trace_rows import SCHEMA, groups_in
 from wire.types import PolicyVersion, TraceGroup
 
 _HELD_BYTES = 64 << 20  # rows in memory

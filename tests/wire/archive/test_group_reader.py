@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from tests.groups import UNREADABLE, make_group, make_trace
-from wire import group_reader
-from wire.archive import Archive
+from wire.archive import group_reader
+from wire.archive.archive import Archive
+from wire.archive.group_reader import GroupReader, index_groups
 from wire.errors import ArchiveError
-from wire.group_reader import GroupReader, index_groups
 from wire.types import PolicyVersion
 
 NUM = 150  # more than two row groups hold

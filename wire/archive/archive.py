@@ -24,9 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wire.errors import ArchiveError
-from wire.journal import Journal, naming, read_journal
-from wire.trace_rows import (
+from wire.archive.journal import Journal, naming, read_journal
+from wire.archive.trace_rows import (
     SCHEMA,
     SCHEMA_VERSION,
     check_version,
@@ -35,6 +34,7 @@ from wire.trace_rows import (
     is_readable,
     upgraded,
 )
+from wire.errors import ArchiveError
 from wire.types import PolicyVersion, Purpose, TraceGroup
 from wire.whole_file import sync_to_disk, whole_file
 

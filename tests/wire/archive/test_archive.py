@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
-from wire import journal as journal_module
-from wire.archive import (
+from wire.archive import journal as journal_module
+from wire.archive.archive import (
     Archive,
     next_attempt,
     read_groups,
     read_table,
     read_tables,
 )
+from wire.archive.journal import read_journal
+from wire.archive.trace_rows import SCHEMA, SCHEMA_VERSION, group_id_of, groups_in, rows_of
 from wire.errors import ArchiveError
-from wire.journal import read_journal
 from wire.token_arrays import Logprobs, TokenIds
-from wire.trace_rows import SCHEMA, SCHEMA_VERSION, group_id_of, groups_in, rows_of
 from wire.types import (
     Completion,
     Failure,
@@ -50,7 +50,7 @@ VERSION = PolicyVersion(attempt=0, step=3)
 SCORE = Score(total=1.5, parts={"accuracy": 1.0, "format": 0.5})
 FAILURE = Failure(kind=FailureKind.REWARD, culprit="accuracy", reason="KeyError: 'x'")
 HEADER_BYTES = 12
-OLD_RUNS = Path(__file__).parents[1] / "data/run_before_move"
+OLD_RUNS = Path(__file__).parents[2] / "data/run_before_move"
 
 
 def make_trace(outcome: Score | Failure = SCORE) -> Trace:
@@ -441,7 +441,7 @@ def test_a_later_attempt_first_compacts_what_older_ones_left(tmp_path: Path) -> 
 
 APPEND_FOREVER = """
 import itertools, pathlib, pickle, sys
-from wire.archive import Archive
+from wire.archive.archive import Archive
 from dataclasses import replace
 directory, group = pathlib.Path(sys.argv[1]), pickle.loads(bytes.fromhex(sys.argv[2]))
 archive = Archive(directory, int(sys.argv[3]))
@@ -488,7 +488,7 @@ def test_everything_acknowledged_is_read_after_kill_9(tmp_path: Path, num_lines:
 FILL_THE_DISK = """
 import json, pathlib, pickle, resource, sys
 from dataclasses import replace
-from wire.archive import Archive, read_groups
+from wire.archive.archive import Archive, read_groups
 from wire.errors import ArchiveError
 directory, group = pathlib.Path(sys.argv[1]), pickle.loads(bytes.fromhex(sys.argv[2]))
 journal = directory / "journal-0.bin"

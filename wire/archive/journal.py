@@ -21,8 +21,15 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from wire.archive.trace_rows import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    check_version,
+    group_id_of,
+    rows_of,
+    upgraded,
+)
 from wire.errors import ArchiveError
-from wire.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, group_id_of, rows_of, upgraded
 from wire.types import TraceGroup
 from wire.whole_file import sync_to_disk
 

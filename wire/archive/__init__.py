@@ -1,0 +1,1 @@
+"""The archive of traces: a journal, Parquet files, and readers of both."""
