@@ -16,32 +16,27 @@ while the run writes. One process writes an attempt; ``next_attempt`` gives each
 import itertools
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wire.archive.journal import Journal, naming, read_journal
-from wire.archive.trace_rows import (
-    SCHEMA,
-    SCHEMA_VERSION,
-    check_version,
-    group_id_of,
-    groups_in,
-    is_readable,
-    upgraded,
+from wire.archive.parquet_files import (
+    free_path,
+    name_of,
+    parquet_files,
+    row_groups,
+    write_parquet,
 )
+from wire.archive.trace_rows import SCHEMA, group_id_of, groups_in
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion, Purpose, TraceGroup
-from wire.whole_file import sync_to_disk, whole_file
+from wire.whole_file import sync_to_disk
 
 _JOURNAL_NAME = re.compile(r"journal-(\d+)\.bin")
-_PARQUET_NAME = re.compile(r"attempt=(\d+)-step=(\d+)(?:-part=(\d+))?\.parquet")
-_VERSION_KEY = b"deepintuit.trace_schema"
-_GROUPS_PER_ROW_GROUP = 64  # bounds what compaction and reading hold in memory
 
 
 class Archive:
@@ -126,7 +121,7 @@ def next_attempt(directory: Path) -> int:
 
     Raises ArchiveError for a foreign Parquet file among the traces.
     """
-    attempts = [attempt for attempt, *_ in map(_place, parquet_files(directory))]
+    attempts = [name_of(path).attempt for path in parquet_files(directory)]
     return max([*attempts, *_journals(directory)], default=-1) + 1
 
 
@@ -187,8 +182,7 @@ def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Tabl
     journals = {attempt: _journaled(path) for attempt, path in _journals(directory).items()}
     seen: dict[int, set[str]] = {}
     for path in parquet_files(directory):
-        attempt, _, _ = _place(path)
-        known = seen.setdefault(attempt, set())
+        known = seen.setdefault(name_of(path).attempt, set())
         for table in row_groups(path, columns):
             fresh = _without(table, known)
             known.update(fresh["group_id"].to_pylist())
@@ -232,54 +226,13 @@ def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -
         first = next(tables, None)
         if first is None:
             return None
-        path = _free_path(directory / "traces", attempt, step)
-        _write_parquet(path, itertools.chain([first], tables))
+        path = free_path(directory, attempt, step)
+        write_parquet(path, itertools.chain([first], tables))
         return path
 
 
-def _free_path(traces: Path, attempt: int, step: int) -> Path:
-    name = f"attempt={attempt:03d}-step={step:06d}"
-    names = itertools.chain([name], (f"{name}-part={part}" for part in itertools.count(1)))
-    paths = (traces / f"{name}.parquet" for name in names)
-    return next(path for path in paths if not path.exists())
-
-
-def _write_parquet(path: Path, tables: Iterator[pa.Table]) -> None:
-    """A file that appears whole under its name, or not at all. Raises OSError."""
-    schema = SCHEMA.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION)})
-    with (
-        whole_file(path, sync=True) as partial,
-        partial.open("wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
-    ):
-        while some := list(itertools.islice(tables, _GROUPS_PER_ROW_GROUP)):
-            rows = pa.concat_tables(some).cast(schema)
-            writer.write_table(rows, row_group_size=rows.num_rows)
-    sync_to_disk(path.parent)
-
-
-def row_groups(path: Path, columns: Iterable[str], number: int | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of ours, some groups at a time; with ``number``, only the row
-    group of that number. Raises ArchiveError."""
-    wanted = list(columns)
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")
-            if not version.isdigit():
-                raise ArchiveError(f"{path} is not a file of the trace archive; move it elsewhere")
-            check_version(path, int(version))
-            if not is_readable(file.schema_arrow):
-                raise ArchiveError(f"{path} lacks columns of the trace archive; restore it")
-            for index in range(file.num_row_groups) if number is None else (number,):
-                held = [name for name in wanted if name in file.schema_arrow.names]
-                table = file.read_row_group(index, columns=held).replace_schema_metadata()
-                yield upgraded(table, wanted)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
-
-
 def _compacted_ids(directory: Path, attempt: int) -> set[str]:
-    files = [path for path in parquet_files(directory) if _place(path)[0] == attempt]
+    files = [path for path in parquet_files(directory) if name_of(path).attempt == attempt]
     return {
         name
         for path in files
@@ -292,19 +245,6 @@ def _journals(directory: Path) -> dict[int, Path]:
     """The journals by attempt, oldest first."""
     matches = ((_JOURNAL_NAME.fullmatch(path.name), path) for path in directory.glob("journal-*"))
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
-
-
-def parquet_files(directory: Path) -> list[Path]:
-    """The Parquet files of an archive, by attempt, then in the order of writing."""
-    return sorted((directory / "traces").glob("*.parquet"), key=_place)
-
-
-def _place(path: Path) -> tuple[int, int, int]:
-    """(attempt, step, part) of a file by its name. Raises ArchiveError for a foreign one."""
-    match = _PARQUET_NAME.fullmatch(path.name)
-    if match is None:
-        raise ArchiveError(f"{path} is not a file of the trace archive; move it elsewhere")
-    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 def _require(directory: Path) -> None:

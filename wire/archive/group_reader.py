@@ -16,7 +16,7 @@ from typing import NamedTuple, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wire.archive.archive import parquet_files, row_groups
+from wire.archive.parquet_files import parquet_files, row_groups
 from wire.archive.trace_rows import SCHEMA, groups_in
 from wire.types import PolicyVersion, TraceGroup
 
