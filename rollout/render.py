@@ -24,7 +24,8 @@ from wire.labels import LabelSet
 from wire.token_arrays import TokenIds
 from wire.types import Prompt
 
-_END_OF_ANSWER = "</answer>"
+_ANSWER, _END_OF_ANSWER = "<answer>", "</answer>"
+_THINK, _END_OF_THINK = "<think>", "</think>"
 _MAX_LEADS = 64  # what stands between the tag and the label: nothing, or a space, in most traces
 _SYSTEM = "You watch a clip."
 _TRACE = "<think> a </think> <answer> b </answer>"
@@ -71,6 +72,7 @@ class Renderer:
         """Tokens that no text of a prompt or a target may become."""
         self._clip_ends = self._ids(PLACEHOLDER)
         self._codes_after = functools.lru_cache(_MAX_LEADS)(self._codes_of)
+        self._turns_between = functools.lru_cache(_MAX_LEADS)(self._turns_of)
 
     @classmethod
     def load(cls, model_dir: Path, max_prompt_length: int) -> "Renderer":
@@ -219,6 +221,53 @@ class Renderer:
         codes = self._codes_after(written.lead, labels.names)
         return tuple(token_ids[: written.num_before]), dict(codes)
 
+    def answer_turns(
+        self, token_ids: Sequence[int], labels: LabelSet
+    ) -> tuple[Code, dict[str, Code]] | None:
+        """Candidates of a policy's answer after its own reasoning: token ids of the trace up to
+        where the answers differ, and for each label the rest of the turn, end of turn included;
+        None without a think block.
+
+        The softmax of the codes' logprobs is the policy's probability of each label. What the
+        policy wrote between reasoning and answer stays, and so does space around its answer; tokens
+        are those that the whole turn has, also where one holds the end of a tag and more.
+        """
+        shown = [self._decode([token]) for token in token_ids]
+        text, ends = "".join(shown), list(itertools.accumulate(map(len, shown)))
+        _, opened, inside = text.partition(_THINK)
+        _, closed, after = inside.partition(_END_OF_THINK)
+        if not (opened and closed):
+            return None
+        _, has_answer, rest = after.partition(_ANSWER)
+        if has_answer:
+            border, lead, tail = len(text) - len(rest) - len(_ANSWER), "", ""
+            answer, closed, _ = rest.partition(_END_OF_ANSWER)
+            if answer.strip():
+                lead = answer[: len(answer) - len(answer.lstrip())]
+                tail = answer[len(answer.rstrip()) :] if closed else ""
+            begun = _ANSWER + lead
+        else:  # the tag that ends the reasoning may share a token with the answer's
+            border, tail = len(text) - len(after) - len(_END_OF_THINK), ""
+            begun = _END_OF_THINK + _ANSWER
+        num_before = bisect.bisect_right(ends, border)
+        torn = text[ends[num_before - 1] if num_before else 0 : border]
+        shared, codes = self._turns_between(torn + begun, tail, labels.names)
+        return (*token_ids[:num_before], *shared), dict(codes)
+
+    def _turns_of(
+        self, begun: str, tail: str, names: tuple[str, ...]
+    ) -> tuple[Code, dict[str, Code]]:
+        """Tokens that all answers begin with, and the rest of each to the end of the turn."""
+        codes = {
+            name: (*self._plain_ids(begun + name + tail + _END_OF_ANSWER), self.end_of_turn)
+            for name in names
+        }
+        alike = itertools.takewhile(
+            lambda column: len(set(column)) == 1, zip(*codes.values(), strict=False)
+        )
+        shared = tuple(column[0] for column in alike)
+        return shared, {name: code[len(shared) :] for name, code in codes.items()}
+
     def _begins_another(self, name: str, lead: str, names: tuple[str, ...]) -> bool:
         return self._codes_after(lead, names)[name] != self._plain_ids(lead + name)
 
@@ -232,7 +281,7 @@ class Renderer:
         # one by one: a character of several tokens is lost, but tags are ASCII
         shown = [self._decode([token]) for token in token_ids]
         text = "".join(shown)
-        before, opened, rest = text.partition("<answer>")
+        before, opened, rest = text.partition(_ANSWER)
         answer, closed, _ = rest.partition(_END_OF_ANSWER)
         if not closed:
             return None

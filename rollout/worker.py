@@ -3,7 +3,6 @@
 Sample -> clip (cache) -> prompt -> engine -> Completions          or a typed Failure
 """
 
-import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Any
 from rollout.adapters import Adapters
 from rollout.engine import Engine, Generation, Sampling, WeightDigests
 from rollout.prompt import PromptKind, Prompts
-from rollout.render import PromptTooLong, Renderer
+from rollout.prompt_inputs import PromptInputs
+from rollout.render import Renderer
 from video.cache import ClipStore
-from video.processor import ProcessedClip
 from wire.adapters import AdapterFiles
-from wire.errors import ClipError, ClipUnreachable, DeadlineExceeded, GenerationError
+from wire.errors import DeadlineExceeded, GenerationError
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
 
@@ -55,7 +54,7 @@ class RolloutWorker:
         self._adapters = Adapters(engine)
         self._renderer = renderer
         self._clips = clips
-        self._prompts = prompts
+        self._inputs = PromptInputs(renderer, clips, prompts)
         self._version = version
         # one at a time: what is asked for now finds a decoder free
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prepare-clips")
@@ -70,7 +69,7 @@ class RolloutWorker:
         process has ended: then this worker is of no more use.
         """
         version = self._version  # of before: what an update overtakes counts as the older
-        model_input = await self._input(sample, "trace")
+        model_input = await self._inputs.of(sample, "trace")
         if upcoming is not None:
             self._ahead.submit(self._clips.prepare, upcoming)
         if isinstance(model_input, Failure):
@@ -90,8 +89,7 @@ class RolloutWorker:
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt that asks for a trace, a label or a verdict; caches the clip."""
-        model_input = await self._input(sample, ask)
-        return model_input if isinstance(model_input, Failure) else model_input[0]
+        return await self._inputs.prompt(sample, ask)
 
     async def logprobs(
         self,
@@ -102,7 +100,7 @@ class RolloutWorker:
     ) -> list[float]:
         """Logprobs of a given response: the parity probe. ``adapter_of``: with the adapter of that
         version, which need not serve yet; none: with the one that serves, if any."""
-        clip = await self._clip(video)
+        clip = await self._inputs.clip(video)
         held = self._adapters.of(adapter_of) if adapter_of else self._adapters.newest()
         async with held as adapter:
             return await self._engine.logprobs(prompt, clip, response, adapter)
@@ -137,25 +135,6 @@ class RolloutWorker:
         """Answer new requests with a version that is loaded."""
         await self._adapters.serve(version)
         self._version = version
-
-    async def _input(
-        self, sample: Sample, ask: PromptKind
-    ) -> tuple[Prompt, ProcessedClip] | Failure:
-        messages, version = self._prompts.ask(ask, sample), self._prompts.version(ask)
-        # labels are asked of the learner, whose rows the engine's limit does not bind
-        bounded = ask == "trace"
-        try:
-            clip = await self._clip(sample.video)
-            return self._renderer.prompt(messages, clip, version=version, bounded=bounded), clip
-        except ClipUnreachable as error:
-            return Failure(kind=FailureKind.DISK, culprit=sample.video, reason=str(error))
-        except (ClipError, DeadlineExceeded) as error:
-            return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
-        except PromptTooLong as error:
-            return Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
-
-    async def _clip(self, video: str) -> ProcessedClip:
-        return await asyncio.get_running_loop().run_in_executor(None, self._clips.get, video)
 
     def _rollout(
         self, prompt: Prompt, generation: Generation, version: PolicyVersion, temperature: float

@@ -81,7 +81,7 @@ class Rollouts:
             rollout = await self.worker.answer(sample, sampling)
         finally:
             del client.encoder.encode
-        clip = await self.worker._clip(sample.video)
+        clip = await self.worker._inputs.clip(sample.video)
         return sum(sent), clip.pixel_values.nbytes, rollout
 
     async def share_embeddings(self, folder: Path | None) -> None:

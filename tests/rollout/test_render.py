@@ -374,6 +374,58 @@ def test_without_an_answer_block_there_are_no_codes(renderer: Renderer, text: st
     assert renderer.answer_codes(renderer.target(text), LABELS) is None
 
 
+# --- candidates of an answer after the policy's own reasoning
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [(TAGS, ()), ((), ()), ((), (">fa", "ll</", "><")), ((), ("ink</", ">dr", "0</", "><", "x</"))],
+    ids=["a tag is a token", "a tag is several", "tag and answer", "tag and tag"],
+)
+@pytest.mark.parametrize("around", ["{}", " {}", "{}\n", "\n{} "])
+@pytest.mark.parametrize("between", ["", " ", "\n\n"])
+def test_the_turn_that_a_policy_wrote_is_the_candidate_of_its_label(
+    make_tokenizer: Callable[..., Any],
+    tags: tuple[str, ...],
+    words: tuple[str, ...],
+    around: str,
+    between: str,
+) -> None:
+    renderer = Renderer(make_tokenizer(tags, words=words), 1000)
+    for labels in (LABELS, BEGIN_ALIKE):
+        for name in labels.names:
+            text = f"<think>x</think>{between}<answer>{around.format(name)}</answer>"
+            ids = renderer.target(text)
+            turns = renderer.answer_turns(ids, labels)
+            assert turns is not None
+            before, codes = turns
+            assert (*before, *codes[name]) == ids
+            assert len({code[0] for code in codes.values()}) > 1, "what all share is before them"
+            for other, code in codes.items():
+                whole = text.replace(around.format(name) + "<", around.format(other) + "<")
+                assert renderer.text((*before, *code)) == whole
+                assert sum(one[: len(code)] == code for one in codes.values()) == 1
+
+
+@pytest.mark.parametrize(("tags", "words"), [(TAGS, ()), ((), ()), ((), ("><", "x</"))])
+@pytest.mark.parametrize("cut", ["", "<ans", "\nso"])
+def test_reasoning_without_an_answer_is_answered_as_a_whole_trace_would_be(
+    make_tokenizer: Callable[..., Any], tags: tuple[str, ...], words: tuple[str, ...], cut: str
+) -> None:
+    renderer = Renderer(make_tokenizer(tags, words=words), 1000)
+    turns = renderer.answer_turns(renderer.target(f"<think>x</think>{cut}"), LABELS)
+    assert turns is not None
+    before, codes = turns
+    for name, code in codes.items():
+        whole = renderer.target(f"<think>x</think><answer>{name}</answer>")
+        assert (*before, *code) == whole
+
+
+@pytest.mark.parametrize("text", ["", "fall", "<think>fall", "x</think><answer>fall</answer>"])
+def test_without_reasoning_no_answer_is_a_candidate(renderer: Renderer, text: str) -> None:
+    assert renderer.answer_turns(renderer.target(text), LABELS) is None
+
+
 @pytest.mark.timeout(20)  # 0.3 s; decoding growing slices would take minutes
 def test_a_long_trace_takes_linear_time(renderer: Renderer) -> None:
     ids = renderer.target("<think>" + "z " * 10_000 + "</think><answer>fall</answer>")
