@@ -225,8 +225,8 @@ class Renderer:
         self, token_ids: Sequence[int], labels: LabelSet
     ) -> tuple[Code, dict[str, Code]] | None:
         """Candidates of a policy's answer after its own reasoning: token ids of the trace up to
-        where the answers differ, and for each label the rest of the turn, end of turn included;
-        None without a think block.
+        where the answers differ, and for each label the tokens that follow, to the label's end
+        (of one that begins another: to the end of the turn); None without a think block.
 
         The softmax of the codes' logprobs is the policy's probability of each label. What the
         policy wrote between reasoning and answer stays, and so does space around its answer; tokens
@@ -257,16 +257,24 @@ class Renderer:
     def _turns_of(
         self, begun: str, tail: str, names: tuple[str, ...]
     ) -> tuple[Code, dict[str, Code]]:
-        """Tokens that all answers begin with, and the rest of each to the end of the turn."""
-        codes = {
+        """Tokens that all answers begin with, and those of each that follow, to the label's end."""
+        turns = {
             name: (*self._plain_ids(begun + name + tail + _END_OF_ANSWER), self.end_of_turn)
             for name in names
         }
+        told = {name: self._until(turn, begun + name) for name, turn in turns.items()}
+        codes = tell_apart(told, lambda name: turns[name])
         alike = itertools.takewhile(
             lambda column: len(set(column)) == 1, zip(*codes.values(), strict=False)
         )
         shared = tuple(column[0] for column in alike)
         return shared, {name: code[len(shared) :] for name, code in codes.items()}
+
+    def _until(self, token_ids: Code, text: str) -> Code:
+        """The first tokens that hold all of a text."""
+        ends = range(1, len(token_ids))
+        reached = (end for end in ends if self._decode(token_ids[:end]).startswith(text))
+        return token_ids[: next(reached, len(token_ids))]
 
     def _begins_another(self, name: str, lead: str, names: tuple[str, ...]) -> bool:
         return self._codes_after(lead, names)[name] != self._plain_ids(lead + name)

@@ -399,11 +399,13 @@ def test_the_turn_that_a_policy_wrote_is_the_candidate_of_its_label(
             turns = renderer.answer_turns(ids, labels)
             assert turns is not None
             before, codes = turns
-            assert (*before, *codes[name]) == ids
+            assert (*before, *codes[name]) == ids[: len(before) + len(codes[name])]
             assert len({code[0] for code in codes.values()}) > 1, "what all share is before them"
             for other, code in codes.items():
                 whole = text.replace(around.format(name) + "<", around.format(other) + "<")
-                assert renderer.text((*before, *code)) == whole
+                turn, scored = renderer.target(whole), (*before, *code)
+                assert scored == turn[: len(scored)]
+                assert renderer.text(scored).startswith(whole.partition("</answer>")[0].rstrip())
                 assert sum(one[: len(code)] == code for one in codes.values()) == 1
 
 
@@ -418,7 +420,8 @@ def test_reasoning_without_an_answer_is_answered_as_a_whole_trace_would_be(
     before, codes = turns
     for name, code in codes.items():
         whole = renderer.target(f"<think>x</think><answer>{name}</answer>")
-        assert (*before, *code) == whole
+        assert (*before, *code) == whole[: len(before) + len(code)]
+        assert len(before) + len(code) > len(renderer.target("<think>x</think><answer>")) - 2
 
 
 @pytest.mark.parametrize("text", ["", "fall", "<think>fall", "x</think><answer>fall</answer>"])
