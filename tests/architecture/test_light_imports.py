@@ -45,6 +45,7 @@ for command in json.loads(sys.argv[1]):
         "calibrate.config",
         "calibrate.metrics",
         "calibrate.compare",
+        "calibrate.classifier",
         "cluster.config.recipe",
         "cluster.inputs.samples",
         "cluster.loop",

@@ -1,0 +1,105 @@
+"""Settings of a recipe that a classifier keeps, and the classifier's settings as the packages read
+them.
+
+    RunConfig + Renderer      -> describe        -> ClassifierDescription (calibrate/description.py)
+    ClassifierDescription     -> settings_of     -> labels, prompts, VideoConfig, RolloutConfig
+    the same + its tokenizer  -> check_renderer  -> or DataError
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calibrate.description import (
+    AnswerSettings,
+    ClassifierDescription,
+    PromptText,
+    Source,
+)
+from cluster.config.recipe import RunConfig
+from rollout.config import RolloutConfig
+from rollout.label_codes import Code
+from rollout.prompt import Prompts
+from rollout.prompts_config import TEXT_NAMES, PromptsConfig
+from rollout.render import Renderer
+from video.config import VideoConfig
+from wire.config import validate
+from wire.errors import DataError
+from wire.types import PolicyVersion
+
+_VIDEO = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels", "decoder")
+_ROLLOUT = ("max_prompt_length", "max_response_length", "dtype", "block_size")
+"""Settings that answers depend on, and the block size, which suits the prompts. All others are of
+the machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierSettings:
+    """A classifier's settings as the packages read them."""
+
+    prompts: Prompts
+    """With the labels and their definitions."""
+    video: VideoConfig
+    rollout: RolloutConfig
+
+
+def describe(
+    config: RunConfig,
+    codes: Mapping[str, Code],
+    *,
+    name: str,
+    sources: Sequence[Source],
+    policy: PolicyVersion,
+    answers: AnswerSettings,
+) -> ClassifierDescription:
+    """Describe a classifier that was fitted with a recipe; ``codes``: what its tokenizer writes for
+    each label, empty without a verdict."""
+    prompts = config.prompt_set
+    return ClassifierDescription(
+        name=name,
+        sources=tuple(sources),
+        labels=config.labels,
+        label_codes=dict(codes),
+        prompts={
+            text: PromptText.of(getattr(config.prompts, text), prompts.versions.get(text, ""))
+            for text in TEXT_NAMES
+        },
+        use_side_text=config.data.use_side_text,
+        video=config.video.model_dump(mode="json", include=set(_VIDEO)),
+        rollout=config.rollout.model_dump(mode="json", include=set(_ROLLOUT)),
+        answers=answers,
+        policy_version=str(policy),
+    )
+
+
+def settings_of(
+    description: ClassifierDescription, machine: Mapping[str, Any] | None = None
+) -> ClassifierSettings:
+    """Settings of a classifier; ``machine``: keys of ``[rollout]`` for the machine that answers,
+    such as ``num_gpus``. Raises ConfigError for settings of another version of this program."""
+    source = f"the classifier {description.name}"
+    texts = {name: prompt.text for name, prompt in description.prompts.items()}
+    return ClassifierSettings(
+        prompts=Prompts(
+            description.label_set,
+            validate(PromptsConfig, texts, f"{source}, prompts"),
+            description.use_side_text,
+        ),
+        video=validate(VideoConfig, description.video, f"{source}, video"),
+        rollout=validate(
+            RolloutConfig, {**(machine or {}), **description.rollout}, f"{source}, rollout"
+        ),
+    )
+
+
+def check_renderer(description: ClassifierDescription, renderer: Renderer) -> None:
+    """Raise DataError if a tokenizer writes other tokens for the labels than the classifier was
+    fitted with: its probabilities would be of other words."""
+    if not description.label_codes:
+        return
+    for name, code in renderer.label_codes(description.label_set).items():
+        if tuple(code) != (fitted := description.label_codes[name]):
+            raise DataError(
+                f"the tokenizer writes label {name!r} as {tuple(code)}, expected {fitted} as "
+                f"fitted; use the tokenizer in the classifier's policy folder"
+            )

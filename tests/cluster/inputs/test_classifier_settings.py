@@ -1,0 +1,65 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from calibrate.description import AnswerSettings, ClassifierDescription
+from cluster.config.recipe import read_recipe
+from cluster.inputs.classifier_settings import check_renderer, describe, settings_of
+from rollout.render import Renderer
+from wire.errors import ConfigError, DataError
+from wire.types import PolicyVersion
+
+
+@pytest.fixture
+def described(recipe: Callable[..., Path], demo: Path) -> tuple[ClassifierDescription, Renderer]:
+    """A recipe's classifier, and the renderer of its model."""
+    config = read_recipe(recipe(), ["prompts.trace=Which of {labels}?", "video.max_frames=7"])
+    renderer = Renderer.load(demo / "model", 384)
+    description = describe(
+        config,
+        renderer.label_codes(config.label_set),
+        name="calibrated",
+        sources=("policy", "verdict"),
+        policy=PolicyVersion(attempt=1, step=82),
+        answers=AnswerSettings(seed=3),
+    )
+    return ClassifierDescription.model_validate_json(description.model_dump_json()), renderer
+
+
+def test_a_classifier_asks_as_its_recipe_does(described, recipe: Callable[..., Path]):
+    description, _ = described
+    settings = settings_of(description)
+    config = read_recipe(recipe(), ["prompts.trace=Which of {labels}?", "video.max_frames=7"])
+    assert settings.prompts == config.prompt_set
+    assert settings.video == config.video
+    assert settings.rollout.max_response_length == 40
+    assert settings.prompts.versions == {
+        name: prompt.version for name, prompt in description.prompts.items() if name != "system"
+    }
+
+
+def test_the_machine_gives_its_own_settings_and_no_others(described):
+    description, _ = described
+    settings = settings_of(description, {"num_threads": 7, "dtype": "bfloat16"})
+    assert (settings.rollout.num_threads, settings.rollout.dtype) == (7, "float32")
+
+
+def test_settings_of_another_version_are_named(described):
+    description, _ = described
+    newer = description.model_copy(update={"video": {**description.video, "new": 1}})
+    with pytest.raises(ConfigError, match="the classifier calibrated, video: unknown key 'new'"):
+        settings_of(newer)
+
+
+def test_another_tokenizer_is_refused(described):
+    description, renderer = described
+    check_renderer(description, renderer)
+    codes = {**description.label_codes, "undo": (1, 2)}
+    with pytest.raises(DataError, match=r"writes label 'undo' as .* expected \(1, 2\)"):
+        check_renderer(description.model_copy(update={"label_codes": codes}), renderer)
+
+
+def test_without_a_verdict_no_code_is_compared(described):
+    description, renderer = described
+    check_renderer(description.model_copy(update={"label_codes": {}}), renderer)
