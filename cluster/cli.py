@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from cluster.commands import (
+    archive,
     check,
     compare,
     demo,
@@ -47,6 +48,7 @@ _COMMANDS = (
     study,
     reward,
     rescore,
+    archive,
     demo,
 )
 

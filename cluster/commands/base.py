@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +139,20 @@ def say(text: str) -> None:
     """Print a line for the user, apart from output that programs read; text of others in it may be
     any."""
     sys.stderr.write(printable(text) + "\n")
+
+
+@contextmanager
+def pipe_may_close() -> Iterator[None]:
+    """Output in the block may end early: a reader such as ``head`` that closes the pipe is no
+    error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout again when it ends, and would complain.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def write_json_file(path: Path, value: Any) -> None:

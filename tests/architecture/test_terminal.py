@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from tests.architecture.product import ROOT, product_files
 
 WRITERS = {
+    "cluster/commands/archive.py",  # JSON, in ASCII
     "cluster/commands/base.py",  # say: made printable
     "cluster/commands/import_data.py",  # made printable
     "cluster/commands/prompts.py",  # made printable

@@ -1,0 +1,1 @@
+"""The archive as a data set: filters, tables, SQL and exports. It looks and starts nothing."""

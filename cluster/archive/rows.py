@@ -1,0 +1,62 @@
+"""Rows of the archive for a table or a file: chosen columns of the traces that a filter keeps.
+
+    archive -> scan -> tables of some groups each, in bounded memory
+
+A group is met once, also while the run writes or the archive is compacted.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.archive.columns import column_types
+from cluster.archive.where import Where
+from wire.archive.archive import read_tables
+from wire.errors import ConfigError
+from wire.nearest import nearest
+
+
+def scan(directory: Path, columns: Sequence[str], where: Where) -> Iterator[pa.Table]:
+    """The rows that ``where`` keeps, with ``columns``, in the order of writing. Raises
+    ArchiveError."""
+    needed = dict.fromkeys([*columns, *sorted(where.columns)])
+    stored = dict.fromkeys("token_ids" if name == "num_tokens" else name for name in needed)
+    for table in read_tables(directory, list(stored)):
+        if "num_tokens" in needed:
+            lengths = pc.cast(pc.list_value_length(table["token_ids"]), pa.int64())
+            table = table.append_column("num_tokens", lengths)
+        kept = table if where.expression is None else table.filter(where.expression)
+        if kept.num_rows:
+            yield kept.select(list(columns))
+
+
+def page(tables: Iterator[pa.Table], offset: int, limit: int) -> Iterator[pa.Table]:
+    """At most ``limit`` rows of ``tables``, from row ``offset`` on; reads no further."""
+    for table in tables:
+        part = table.slice(offset, limit)
+        offset = max(0, offset - table.num_rows)
+        limit -= part.num_rows
+        if part.num_rows:
+            yield part
+        if limit <= 0:
+            return
+
+
+def named_columns(text: str) -> list[str]:
+    """Columns of a list such as ``sample_id,label,reward``. Raises ConfigError."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    types = column_types()
+    for name in names:
+        if name not in types:
+            raise ConfigError(f"there is no column {name!r}; {nearest(name, list(types))}")
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--columns {text!r} must name columns, each once; such as label,reward")
+    return names
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, object]]:
+    """Rows as JSON has them: a map of names to numbers is an object."""
+    rows: list[dict[str, object]] = table.to_pylist(maps_as_pydicts="strict")
+    return rows

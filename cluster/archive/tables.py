@@ -1,0 +1,180 @@
+"""Tables of an archive for a terminal: its counts, rows of traces, the schema, one group."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.archive.columns import DERIVED, columns
+from cluster.archive.summary import Files, Part
+from cluster.driver.units import format_bytes
+from wire.types import Failure, Score, Trace, TraceGroup
+
+_SHORT = 16  # characters that a cell always shows
+_LIST_SHOWN = 4  # numbers of a list in a cell
+
+
+def summary_view(parts: Sequence[Part], files: Files) -> RenderableType:
+    """Counts by attempt, purpose and split, and the files that hold them."""
+    table = Table(box=box.SIMPLE)
+    for name in ("attempt", "purpose", "split"):
+        table.add_column(name, no_wrap=True)
+    for name in ("versions", "groups", "traces", "failed", "tokens", "reward"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in parts:
+        reward = "" if part.mean_reward is None else f"{part.mean_reward:.3f}"
+        counts = (part.num_groups, part.num_traces, part.num_failed, part.num_tokens)
+        table.add_row(
+            str(part.attempt),
+            part.purpose,
+            part.split,
+            _versions(part),
+            *(f"{count:,}" for count in counts),
+            reward,
+        )
+    return Group(table, Text(_files(files)))
+
+
+def rows_view(table: pa.Table) -> RenderableType:
+    """Rows, one a line; long text is cut where the terminal ends, short values never."""
+    view = Table(box=box.SIMPLE)
+    rows = [
+        [cell(value) for value in row.values()] for row in table.to_pylist(maps_as_pydicts="strict")
+    ]
+    for index, field in enumerate(table.schema):
+        widest = max(len(field.name), *(len(row[index]) for row in rows))
+        right = pa.types.is_primitive(field.type)
+        long = widest > _SHORT
+        view.add_column(
+            field.name,
+            justify="right" if right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            width=None if long else widest,
+            ratio=1 if long else None,
+        )
+        view.expand |= long
+    for row in rows:
+        view.add_row(*row)
+    return view
+
+
+def schema_view() -> RenderableType:
+    """Names, types and meanings of the columns."""
+    view = Table(box=box.SIMPLE)
+    view.add_column("column", no_wrap=True)
+    view.add_column("type", overflow="fold")
+    view.add_column("meaning", overflow="fold", ratio=1)
+    for column in columns():
+        view.add_row(column.name, short_type(column.type), column.meaning)
+    for name, (kind, meaning) in DERIVED.items():
+        view.add_row(Text(name, style="dim"), short_type(kind), meaning)
+    return view
+
+
+def group_view(group: TraceGroup, number: int | None = None) -> RenderableType:
+    """A group for people; with ``number``, of its traces only that one."""
+    view = Table(box=box.SIMPLE, show_header=False, padding=(0, 1))
+    view.add_column(style="dim", no_wrap=True)
+    view.add_column(overflow="fold")
+    for name, value in _group_rows(group):
+        view.add_row(name, value)
+    shown = range(len(group.traces)) if number is None else (number,)
+    return Group(view, *(part for index in shown for part in _trace(index, group.traces[index])))
+
+
+def short_type(kind: pa.DataType) -> str:
+    """A type in one word: ``list<float>`` for Arrow's ``list<element: float>``."""
+    if pa.types.is_list(kind):
+        return f"list<{short_type(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"map<{short_type(kind.key_type)}, {short_type(kind.item_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{', '.join(field.name for field in kind)}>"
+    return str(kind)
+
+
+def cell(value: Any) -> str:
+    """A value in one line."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {cell(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        shown = " ".join(cell(inner) for inner in value[:_LIST_SHOWN])
+        return shown if len(value) <= _LIST_SHOWN else f"{shown} ... {len(value)} in all"
+    return " ".join(str(value).split())
+
+
+def _versions(part: Part) -> str:
+    first, last = min(part.steps), max(part.steps)
+    if first == last:
+        return f"{part.attempt}.{first}"
+    return f"{part.attempt}.{first} to {part.attempt}.{last} ({len(part.steps)})"
+
+
+def _files(files: Files) -> str:
+    size = f"{files.num_files} files, {format_bytes(files.num_bytes)}"
+    if files.oldest is None or files.newest is None:
+        return size
+    first, last = (
+        datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+        for seconds in (files.oldest, files.newest)
+    )
+    return f"{size}, written {first}" if first == last else f"{size}, written {first} to {last}"
+
+
+def _group_rows(group: TraceGroup) -> Iterator[tuple[str, str]]:
+    sample, prompt = group.sample, group.prompt
+    yield "group", group.group_id
+    yield "sample", sample.id
+    yield "label", f"{sample.label} ({sample.split.value})"
+    yield "video", sample.video
+    for name in ("trace", "text"):
+        if (value := getattr(sample, name)) is not None:
+            yield f"sample's {name}", value
+    for key, value in sample.extra.items():
+        yield key, str(value)
+    yield "purpose", group.purpose.value
+    yield "policy version", str(group.policy_version)
+    if prompt is not None:
+        version = prompt.version or "not recorded"
+        yield (
+            "prompt",
+            f"version {version}, {len(prompt.token_ids)} tokens, fingerprint "
+            f"{prompt.fingerprint[:12]}",
+        )
+        yield "clip key", prompt.clip_key
+    for failure in group.failures:
+        yield "failed", _failure(failure)
+    if not group.traces:
+        yield "traces", "none"
+
+
+def _trace(index: int, trace: Trace) -> Iterator[RenderableType]:
+    answer, outcome = trace.completion, trace.outcome
+    head = Text(f"trace {index}  ", style="bold")
+    if isinstance(outcome, Score):
+        parts = ", ".join(f"{name} {cell(value)}" for name, value in outcome.parts.items())
+        head.append(f"reward {outcome.total:.6g}" + (f" ({parts})" if parts else ""))
+    else:
+        head.append(f"not scored: {_failure(outcome)}")
+    head.append(
+        f"  {len(answer.token_ids)} tokens, {answer.finish_reason.value}, version "
+        f"{answer.policy_version}",
+        style="dim",
+    )
+    yield head
+    yield Text(answer.text)
+    yield Text()
+
+
+def _failure(failure: Failure) -> str:
+    return f"{failure.kind.value}: {failure.reason} ({failure.culprit})"

@@ -1,0 +1,194 @@
+"""The command archive: what a run's trace archive holds, as tables, rows and files."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cluster.commands.base import add_command, pipe_may_close, say
+from wire.strict_json import to_json
+
+_DEFAULT_COLUMNS = (
+    "group_id",
+    "trace_index",
+    "step",
+    "label",
+    "reward",
+    "num_tokens",
+    "finish_reason",
+)
+_PAGE = 20
+
+
+def _ls(options: argparse.Namespace) -> None:
+    from cluster.archive.place import archive_directory
+    from cluster.archive.rows import named_columns
+    from cluster.archive.where import parse_where
+
+    where = parse_where(options.where)
+    chosen = named_columns(options.columns) if options.columns else None
+    directory = archive_directory(options.archive)
+    if chosen or options.where or options.page or options.limit:
+        _list_rows(options, directory, chosen or list(_DEFAULT_COLUMNS), where)
+    else:
+        _list_parts(options, directory)
+
+
+def _list_rows(
+    options: argparse.Namespace, directory: Path, columns: list[str], where: Any
+) -> None:
+    import pyarrow as pa
+
+    from cluster.archive.rows import page, plain_rows, scan
+    from cluster.archive.tables import rows_view
+    from cluster.driver.progress import console
+
+    limit = options.limit or (None if options.json else _PAGE)
+    number = options.page or 1
+    rows = scan(directory, columns, where)
+    if limit is None:
+        write_lines(row for table in rows for row in plain_rows(table))
+        return
+    begin = (number - 1) * limit
+    parts = list(page(rows, begin, limit + 1))  # one more: is there another page?
+    table = pa.concat_tables(parts) if parts else None
+    shown = table.slice(0, limit) if table is not None else None
+    if options.json:
+        write_lines(plain_rows(shown) if shown is not None else [])
+        return
+    if shown is None:
+        say("no trace matches" if number == 1 else f"no page {number}: there are fewer matches")
+        return
+    with pipe_may_close():
+        console.print(rows_view(shown))
+    if table is not None and table.num_rows > limit:
+        say(f"rows {begin + 1} to {begin + limit}; more with --page {number + 1} or --limit N")
+
+
+def _list_parts(options: argparse.Namespace, directory: Path) -> None:
+    from cluster.archive.summary import files_of, summarise_parts
+    from cluster.archive.tables import summary_view
+    from cluster.driver.progress import console
+
+    parts = summarise_parts(directory)
+    if options.json:
+        write_lines(part.to_plain() for part in parts)
+        return
+    with pipe_may_close():
+        console.print(summary_view(parts, files_of(directory)))
+
+
+def _show(options: argparse.Namespace) -> None:
+    from cluster.archive.find import find_groups
+    from cluster.archive.place import archive_directory
+    from cluster.archive.tables import group_view
+    from cluster.driver.progress import console
+    from wire.errors import ConfigError
+
+    groups = find_groups(archive_directory(options.archive), options.group)
+    attempts = [group.policy_version.attempt for group in groups]
+    if options.attempt is not None and options.attempt not in attempts:
+        raise ConfigError(
+            f"attempt {options.attempt} has no group {options.group!r}; {attempts} have"
+        )
+    group = groups[-1 if options.attempt is None else attempts.index(options.attempt)]
+    number = options.trace
+    if number is not None and not 0 <= number < len(group.traces):
+        raise ConfigError(
+            f"group {options.group!r} has {len(group.traces)} traces, numbered from 0; got {number}"
+        )
+    with pipe_may_close():
+        console.print(group_view(group, number))
+    if len(groups) > 1 and options.attempt is None:
+        say(f"attempts {attempts} have a group of this id; this is the newest, see --attempt")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from cluster.archive.columns import columns
+    from cluster.archive.tables import schema_view, short_type
+    from cluster.driver.progress import console
+
+    if options.json:
+        write_lines(
+            {"column": column.name, "type": short_type(column.type), "meaning": column.meaning}
+            for column in columns()
+        )
+        return
+    from wire.archive.trace_rows import SCHEMA_VERSION
+
+    with pipe_may_close():
+        console.print(schema_view())
+        console.print(f"schema version {SCHEMA_VERSION}")
+
+
+def write_lines(values: Iterable[Any]) -> None:
+    """JSON values to stdout, one a line; a reader that closes the pipe ends it."""
+    with pipe_may_close():
+        for value in values:
+            sys.stdout.write(to_json(value) + "\n")
+        sys.stdout.flush()
+
+
+def add_archive_command(
+    commands: Any, name: str, text: str, act: Callable[[argparse.Namespace], None]
+) -> Any:
+    """Add a sub-command of ``archive`` with the argument ARCHIVE."""
+    command = add_command(commands, name, text, act)
+    command.add_argument(
+        "archive", type=Path, metavar="RUN_OR_ARCHIVE", help="a run directory, or its archive"
+    )
+    return command
+
+
+def add_where(command: Any) -> None:
+    """Add the argument ``--where``."""
+    command.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILTER",
+        help="only traces for which all filters hold: 'label=undo' 'reward>=1' 'purpose!=train' "
+        "'label=a|b' 'reward=null' 'text~word' 'reward_parts.accuracy>=1'",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, of an argument."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"give a number from 1 on, got {text}")
+    return number
+
+
+def add(commands: Any) -> None:
+    """Register on the parser's sub-commands."""
+    text = "look into a run's trace archive: list, show, query"
+    archive = commands.add_parser("archive", help=text, description=text)
+    parts = archive.add_subparsers(dest="archive_command", required=True)
+    _add_ls(parts)
+    _add_show(parts)
+    schema = add_command(parts, "schema", "columns of an archive, with types and meanings", _schema)
+    schema.add_argument("--json", action="store_true", help="JSON, one column a line")
+
+
+def _add_ls(parts: Any) -> None:
+    text = "counts by attempt, purpose and split; with a filter or columns, rows of traces"
+    command = add_archive_command(parts, "ls", text, _ls)
+    add_where(command)
+    command.add_argument("--columns", metavar="A,B,...", help="columns of the rows: see schema")
+    command.add_argument(
+        "--limit", type=positive, help=f"rows of a page; default {_PAGE}, with --json all"
+    )
+    command.add_argument("--page", type=positive, help="which page, from 1 on")
+    command.add_argument("--json", action="store_true", help="JSON, one row a line")
+
+
+def _add_show(parts: Any) -> None:
+    command = add_archive_command(
+        parts, "show", "one group: sample, prompt, traces, rewards, failures", _show
+    )
+    command.add_argument("group", metavar="GROUP_ID", help="see ls --columns group_id")
+    command.add_argument("trace", type=int, nargs="?", metavar="TRACE", help="only this trace")
+    command.add_argument("--attempt", type=int, help="of which attempt; default: the newest")
