@@ -13,6 +13,7 @@ A Parquet file is never touched again once it has its name. Reading takes no loc
 while the run writes. One process writes an attempt; ``next_attempt`` gives each run its own.
 """
 
+import contextlib
 import itertools
 import re
 import threading
@@ -24,11 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wire.archive.journal import Journal, naming, read_journal
+from wire.archive.locks import hold_as_writer
 from wire.archive.parquet_files import (
     free_path,
     name_of,
     parquet_files,
-    row_groups,
+    scan,
     write_parquet,
 )
 from wire.archive.trace_rows import SCHEMA, group_id_of, groups_in
@@ -56,14 +58,19 @@ class Archive:
             sync_to_disk(directory.parent)
             for leftover in (directory / "traces").glob("*.partial"):
                 leftover.unlink()
-        # Ours first: from here on nobody else is given this attempt, whatever recovery removes.
-        self._journal = Journal(directory / f"journal-{attempt}.bin")
+            self._writing = hold_as_writer(directory)
+        try:
+            # Ours first: from here on nobody else is given this attempt, whatever recovery removes.
+            self._journal = Journal(directory / f"journal-{attempt}.bin")
+        except BaseException:
+            self._writing.close()
+            raise
         try:
             self._compacted = _compacted_ids(directory, attempt)
-            for older in [number for number in _journals(directory) if number < attempt]:
-                _recover(directory, older)
+            for older in [number for number in journals(directory) if number < attempt]:
+                recover(directory, older)
         except BaseException:
-            self._journal.close()
+            self.close()
             raise
 
     def append(self, group: TraceGroup) -> None:
@@ -103,6 +110,7 @@ class Archive:
         are read from there."""
         with self._lock:
             self._journal.close()
+            self._writing.close()
 
     def __enter__(self) -> "Archive":
         return self
@@ -122,7 +130,7 @@ def next_attempt(directory: Path) -> int:
     Raises ArchiveError for a foreign Parquet file among the traces.
     """
     attempts = [name_of(path).attempt for path in parquet_files(directory)]
-    return max([*attempts, *_journals(directory)], default=-1) + 1
+    return max([*attempts, *journals(directory)], default=-1) + 1
 
 
 def read_groups(
@@ -179,15 +187,14 @@ def _groups(
 def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
     """Tables of rows, each group once, each with the file that it is from."""
     # Journals first: a group that is compacted meanwhile is then met twice, never missed.
-    journals = {attempt: _journaled(path) for attempt, path in _journals(directory).items()}
+    journaled = {attempt: _journaled(path) for attempt, path in journals(directory).items()}
     seen: dict[int, set[str]] = {}
-    for path in parquet_files(directory):
+    for path, _, table in scan(directory, columns):
         known = seen.setdefault(name_of(path).attempt, set())
-        for table in row_groups(path, columns):
-            fresh = _without(table, known)
-            known.update(fresh["group_id"].to_pylist())
-            yield path, fresh
-    for attempt, tables in journals.items():
+        fresh = _without(table, known)
+        known.update(fresh["group_id"].to_pylist())
+        yield path, fresh
+    for attempt, tables in journaled.items():
         path = directory / f"journal-{attempt}.bin"
         for table in tables:
             if group_id_of(table) not in seen.get(attempt, ()):
@@ -208,14 +215,19 @@ def _without(table: pa.Table, known: Collection[str]) -> pa.Table:
     return table if all(fresh) else table.filter(pa.array(fresh))
 
 
-def _recover(directory: Path, attempt: int) -> None:
-    """Compact the journal that a dead attempt left, then remove it."""
+def recover(directory: Path, attempt: int, *, keep: bool = False) -> None:
+    """Compact the journal that a dead attempt left, then remove it, or empty it (``keep``), so that
+    its number is not given again. Raises ArchiveError."""
     path = directory / f"journal-{attempt}.bin"
     with naming(f"cannot recover the journal {path} (its groups are kept)"):
         step = max((table["step"][0].as_py() for table in read_journal(path)), default=0)
         _compact(directory, attempt, step, _compacted_ids(directory, attempt))
-        path.unlink()
-        sync_to_disk(directory)
+        if keep:
+            with contextlib.closing(Journal(path)) as journal:
+                journal.clear()
+        else:
+            path.unlink()
+            sync_to_disk(directory)
 
 
 def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -> Path | None:
@@ -232,17 +244,12 @@ def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -
 
 
 def _compacted_ids(directory: Path, attempt: int) -> set[str]:
-    files = [path for path in parquet_files(directory) if name_of(path).attempt == attempt]
-    return {
-        name
-        for path in files
-        for table in row_groups(path, ["group_id"])
-        for name in table["group_id"].to_pylist()
-    }
+    tables = scan(directory, ["group_id"], attempt)
+    return {name for *_, table in tables for name in table["group_id"].to_pylist()}
 
 
-def _journals(directory: Path) -> dict[int, Path]:
-    """The journals by attempt, oldest first."""
+def journals(directory: Path) -> dict[int, Path]:
+    """The journals of an archive by attempt, oldest first."""
     matches = ((_JOURNAL_NAME.fullmatch(path.name), path) for path in directory.glob("journal-*"))
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 

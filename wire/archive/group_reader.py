@@ -3,8 +3,9 @@
     archive -> GroupReader.find -> id -> where it lies -> group(id) -> TraceGroup
 
 Only files of the archive are read, which never change once they have their names: the journal of an
-attempt that goes on is compacted before its groups are asked for. Ids are held in memory, rows only
-of the parts that were read last: groups are asked for in about the order of writing.
+attempt that goes on is compacted before its groups are asked for. A group whose file was merged
+since is looked up again. Ids are held in memory, rows only of the parts that were read last: groups
+are asked for in about the order of writing.
 """
 
 import threading
@@ -16,11 +17,13 @@ from typing import NamedTuple, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wire.archive.parquet_files import parquet_files, row_groups
+from wire.archive.parquet_files import name_of, row_groups, scan
 from wire.archive.trace_rows import SCHEMA, groups_in
+from wire.errors import ArchiveError
 from wire.types import PolicyVersion, TraceGroup
 
 _HELD_BYTES = 64 << 20  # rows in memory
+_LOOKUPS = 5  # a compaction may go on between a look-up and the reading
 _INDEX = ["group_id", "attempt", "step", "group_failures", "trace_index", "failure_kind"]
 
 
@@ -45,10 +48,9 @@ class Indexed(NamedTuple):
 def index_groups(directory: Path, prefix: str) -> Iterator[Indexed]:
     """Look up the groups in Parquet files whose ids begin with ``prefix``, oldest attempt first.
     Raises ArchiveError."""
-    for path in parquet_files(directory):
-        for number, table in enumerate(row_groups(path, _INDEX)):
-            rows = table.filter(pc.starts_with(table["group_id"], prefix))
-            yield from _indexed(rows, Place(path, number))
+    for path, number, table in scan(directory, _INDEX):
+        rows = table.filter(pc.starts_with(table["group_id"], prefix))
+        yield from _indexed(rows, Place(path, number))
 
 
 class GroupReader:
@@ -68,16 +70,43 @@ class GroupReader:
 
     def group(self, group_id: str) -> TraceGroup:
         """Read a group, as it was written. Raises ArchiveError, and KeyError for an unknown id."""
-        place = self._places[group_id]
-        rows = self._rows(place)
+        for _ in range(_LOOKUPS):
+            place = self._places[group_id]
+            own = self._own(place, group_id)
+            if own is not None:
+                (group,) = groups_in(own, source=f"{place.path}, group {group_id}")
+                return group
+            self._look_up_again(group_id, place)
+        raise ArchiveError(
+            f"group {group_id!r} was in {place.path} and is in no file of the archive any more: it "
+            "was deleted, or files were moved away; restore them, or start again"
+        )
+
+    def _own(self, place: Place, group_id: str) -> pa.Table | None:
+        """Rows of a group; None if they are at this place no longer."""
+        try:
+            rows = self._rows(place)
+        except FileNotFoundError:
+            return None
         own = rows.filter(pc.equal(rows["group_id"], group_id)).combine_chunks()
-        (group,) = groups_in(own, source=f"{place.path}, group {group_id}")
-        return group
+        return own if own.num_rows else None
+
+    def _look_up_again(self, group_id: str, place: Place) -> None:
+        """Find the groups of an attempt whose files were merged."""
+        attempt = name_of(place.path).attempt
+        with self._lock:
+            if self._places[group_id] != place:
+                return  # another thread has
+            for path, number, table in scan(place.path.parents[1], ["group_id"], attempt):
+                for name in set(table["group_id"].to_pylist()) & self._places.keys():
+                    if name_of(self._places[name].path).attempt == attempt:
+                        self._places[name] = Place(path, number)
 
     def _rows(self, place: Place) -> pa.Table:
         with self._lock:
             if place not in self._held:
-                (rows,) = row_groups(place.path, SCHEMA.names, number=place.row_group)
+                some = row_groups(place.path, SCHEMA.names, number=place.row_group)
+                rows = pa.concat_tables([SCHEMA.empty_table(), *some])
                 self._held[place] = rows
                 while len(self._held) > 1 and _num_bytes(self._held) > _HELD_BYTES:
                     self._held.popitem(last=False)

@@ -1,0 +1,62 @@
+"""Locks of an archive's directory: whether a run writes here, and one compaction at a time.
+
+    writer-lock       shared by every open Archive; exclusive while journals of dead attempts go
+    compaction-lock   exclusive while files are merged or removed
+
+The system releases a lock with its process, however that ends. On a file system without locks a
+writer is taken to be alive.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from wire.errors import ArchiveError
+
+_WRITER, _COMPACTION = "writer-lock", "compaction-lock"
+
+
+def hold_as_writer(directory: Path) -> IO[str]:
+    """A file whose closing releases the writer's lock; waits for a compaction of dead attempts'
+    journals. Raises OSError if the file cannot be made."""
+    file = (directory / _WRITER).open("a+")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+@contextmanager
+def without_writer(directory: Path) -> Iterator[bool]:
+    """Whether no run writes here; if so, none begins in the block."""
+    with (directory / _WRITER).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def compacting(directory: Path) -> Iterator[None]:
+    """Keep other compactions out during the block. Raises ArchiveError if one is going on."""
+    with (directory / _COMPACTION).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ArchiveError(
+                f"process {file.read() or 'unknown'} is compacting {directory}; wait for its end"
+            ) from error
+        except OSError as error:
+            raise ArchiveError(
+                f"{directory} is on a file system without locks ({error.strerror}), where two "
+                "compactions could undo each other; copy the archive to another disk"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
