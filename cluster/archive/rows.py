@@ -6,7 +6,9 @@ A group is met once, also while the run writes or the archive is compacted.
 """
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +18,8 @@ from cluster.archive.where import Where
 from wire.archive.archive import read_tables
 from wire.errors import ConfigError
 from wire.nearest import nearest
+
+_JSON_TYPES = {pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_()}
 
 
 def scan(directory: Path, columns: Sequence[str], where: Where) -> Iterator[pa.Table]:
@@ -56,7 +60,29 @@ def named_columns(text: str) -> list[str]:
     return names
 
 
-def plain_rows(table: pa.Table) -> list[dict[str, object]]:
-    """Rows as JSON has them: a map of names to numbers is an object."""
-    rows: list[dict[str, object]] = table.to_pylist(maps_as_pydicts="strict")
-    return rows
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as JSON has them: a map of names to numbers is an object, a date its ISO text."""
+    rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
+    plain = all(map(_is_json, table.schema.types))
+    return rows if plain else [{name: _plain(row[name]) for name in row} for row in rows]
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    """Whether Python has its values as JSON has them."""
+    nested = [kind.field(index).type for index in range(kind.num_fields)]
+    return all(map(_is_json, nested)) if nested else kind in _JSON_TYPES
+
+
+def _plain(value: Any) -> Any:
+    """What a query may give beside the columns' own types."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return int(value)  # a sum of whole numbers
+    if isinstance(value, Decimal):
+        return float(value) if Decimal(repr(float(value))) == value else str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -15,6 +15,7 @@ from cluster.archive.summary import Files, Part
 from cluster.driver.units import format_bytes
 from wire.types import Failure, Score, Trace, TraceGroup
 
+_BETWEEN = 3  # characters between two columns
 _SHORT = 16  # characters that a cell always shows
 _LIST_SHOWN = 4  # numbers of a list in a cell
 
@@ -40,27 +41,43 @@ def summary_view(parts: Sequence[Part], files: Files) -> RenderableType:
     return Group(table, Text(_files(files)))
 
 
-def rows_view(table: pa.Table) -> RenderableType:
-    """Rows, one a line; long text is cut where the terminal ends, short values never."""
-    view = Table(box=box.SIMPLE)
+def rows_view(table: pa.Table, width: int) -> RenderableType:
+    """Rows, one a line of ``width`` characters: long text is cut at its end, short values never.
+    More columns than a line holds: a line per value."""
     rows = [
         [cell(value) for value in row.values()] for row in table.to_pylist(maps_as_pydicts="strict")
     ]
-    for index, field in enumerate(table.schema):
-        widest = max(len(field.name), *(len(row[index]) for row in rows))
-        right = pa.types.is_primitive(field.type)
-        long = widest > _SHORT
+    widest = [
+        max(len(name), *(len(row[index]) for row in rows)) if rows else len(name)
+        for index, name in enumerate(table.column_names)
+    ]
+    if sum(min(_SHORT, length) + _BETWEEN for length in widest) > width:
+        return _records_view(table.column_names, rows)
+    view = Table(box=box.SIMPLE)
+    for field, length in zip(table.schema, widest, strict=True):
+        long = length > _SHORT
         view.add_column(
             field.name,
-            justify="right" if right else "left",
+            justify="right" if _is_number(field.type) else "left",
             no_wrap=True,
             overflow="ellipsis",
-            width=None if long else widest,
+            width=None if long else length,
             ratio=1 if long else None,
         )
         view.expand |= long
     for row in rows:
         view.add_row(*row)
+    return view
+
+
+def _records_view(names: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    view = Table(box=box.SIMPLE, show_header=False)
+    view.add_column(style="dim", no_wrap=True)
+    view.add_column(no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        for name, value in zip(names, row, strict=True):
+            view.add_row(name, value)
+        view.add_section()
     return view
 
 
@@ -111,6 +128,10 @@ def cell(value: Any) -> str:
         shown = " ".join(cell(inner) for inner in value[:_LIST_SHOWN])
         return shown if len(value) <= _LIST_SHOWN else f"{shown} ... {len(value)} in all"
     return " ".join(str(value).split())
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def _versions(part: Part) -> str:

@@ -1,12 +1,14 @@
 """The command archive: what a run's trace archive holds, as tables, rows and files."""
 
 import argparse
+import itertools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.commands.base import add_command, pipe_may_close, say
+from wire.printable import printable
 from wire.strict_json import to_json
 
 _DEFAULT_COLUMNS = (
@@ -19,6 +21,7 @@ _DEFAULT_COLUMNS = (
     "finish_reason",
 )
 _PAGE = 20
+_QUERY_ROWS = 100
 
 
 def _ls(options: argparse.Namespace) -> None:
@@ -61,7 +64,7 @@ def _list_rows(
         say("no trace matches" if number == 1 else f"no page {number}: there are fewer matches")
         return
     with pipe_may_close():
-        console.print(rows_view(shown))
+        console.print(rows_view(shown, console.width))
     if table is not None and table.num_rows > limit:
         say(f"rows {begin + 1} to {begin + limit}; more with --page {number + 1} or --limit N")
 
@@ -102,6 +105,49 @@ def _show(options: argparse.Namespace) -> None:
         console.print(group_view(group, number))
     if len(groups) > 1 and options.attempt is None:
         say(f"attempts {attempts} have a group of this id; this is the newest, see --attempt")
+
+
+def _query(options: argparse.Namespace) -> None:
+    import pyarrow as pa
+
+    from cluster.archive.place import archive_directory
+    from cluster.archive.query import query
+    from cluster.archive.rows import page, plain_rows
+    from cluster.archive.tables import rows_view
+    from cluster.driver.progress import console
+
+    answer = query(archive_directory(options.archive), options.sql)
+    if options.json or options.csv:
+        tables = page(iter(answer), 0, options.limit) if options.limit else iter(answer)
+        rows = itertools.chain.from_iterable(map(plain_rows, tables))
+        if options.json:
+            write_lines(rows)
+        else:
+            _write_csv(answer.schema.names, rows)
+        return
+    limit = options.limit or _QUERY_ROWS
+    parts = page(iter(answer), 0, limit + 1)
+    table = pa.concat_tables([answer.schema.empty_table(), *parts])
+    with pipe_may_close():
+        console.print(rows_view(table.slice(0, limit), console.width))
+    if table.num_rows > limit:
+        say(f"the first {limit} rows; more with --limit N, all with --json or --csv")
+
+
+def _write_csv(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as CSV to stdout: null is empty, and what is no single value is JSON."""
+    import csv
+    import io
+
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    with pipe_may_close():
+        for row in itertools.chain([names], (row.values() for row in rows)):
+            writer.writerow([to_json(v) if isinstance(v, dict | list) else v for v in row])
+            text = line.getvalue()
+            sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+            line.seek(0)
+            line.truncate()
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -169,6 +215,7 @@ def add(commands: Any) -> None:
     parts = archive.add_subparsers(dest="archive_command", required=True)
     _add_ls(parts)
     _add_show(parts)
+    _add_query(parts)
     schema = add_command(parts, "schema", "columns of an archive, with types and meanings", _schema)
     schema.add_argument("--json", action="store_true", help="JSON, one column a line")
 
@@ -192,3 +239,17 @@ def _add_show(parts: Any) -> None:
     command.add_argument("group", metavar="GROUP_ID", help="see ls --columns group_id")
     command.add_argument("trace", type=int, nargs="?", metavar="TRACE", help="only this trace")
     command.add_argument("--attempt", type=int, help="of which attempt; default: the newest")
+
+
+def _add_query(parts: Any) -> None:
+    text = "SQL over the view traces, a row per trace; needs deepintuit[archive]"
+    command = add_archive_command(parts, "query", text, _query)
+    command.add_argument(
+        "sql", metavar="SQL", help="such as: SELECT label, avg(reward) FROM traces GROUP BY label"
+    )
+    command.add_argument(
+        "--limit", type=positive, help=f"rows; default {_QUERY_ROWS}, with --json and --csv all"
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="JSON, one row a line")
+    form.add_argument("--csv", action="store_true", help="CSV with a header")

@@ -1,5 +1,7 @@
 """Rows with chosen columns and a filter, a page at a time."""
 
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,3 +63,18 @@ def test_columns_by_name():
             named_columns(text)
     with pytest.raises(ConfigError, match="each once"):
         named_columns("label,label")
+
+
+def test_values_that_only_a_query_gives_are_json_too():
+    table = pa.table(
+        {
+            "total": pa.array([Decimal(7), None], pa.decimal128(38, 0)),
+            "share": pa.array([Decimal("0.25"), None], pa.decimal128(4, 2)),
+            "day": [date(2026, 11, 30), None],
+            "counts": pa.array([[Decimal(1)], None], pa.list_(pa.decimal128(38, 0))),
+            "raw": [b"\x01", None],
+        }
+    )
+    first, second = plain_rows(table)
+    assert first == {"total": 7, "share": 0.25, "day": "2026-11-30", "counts": [1], "raw": "01"}
+    assert set(second.values()) == {None}

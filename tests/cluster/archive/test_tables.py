@@ -36,10 +36,22 @@ def test_a_group_with_its_sample_prompt_rewards_and_failures():
 
 def test_long_text_is_cut_and_short_values_are_not():
     table = pa.table({"text": ["long " * 40] * 2, "reward": [0.25, 1e-7], "label": ["undo", None]})
-    lines = shown(rows_view(table)).splitlines()
+    lines = shown(rows_view(table, 80)).splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert "0.25   undo" in lines[3]
     assert "1e-07" in lines[4]
+
+
+def test_more_columns_than_a_line_holds_are_shown_one_below_the_other():
+    table = pa.table({f"column_{number}": [number] for number in range(9)})
+    lines = shown(rows_view(table, 80)).split("\n")
+    assert [line.split() for line in lines if line.strip()] == [
+        [f"column_{number}", str(number)] for number in range(9)
+    ]
+
+
+def test_no_rows_are_a_table_of_names():
+    assert "label" in shown(rows_view(pa.table({"label": pa.array([], pa.string())}), 80))
 
 
 def test_the_schema_names_every_column():

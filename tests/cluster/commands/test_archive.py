@@ -71,6 +71,25 @@ def test_show_prints_a_group_or_one_trace(output: Output):
     assert (status, "did you mean 'grpo/train/0'?" in said) == (2, True)
 
 
+def test_query_as_table_json_and_csv(output: Output):
+    sql = "SELECT sample_id, reward_parts, reward FROM traces WHERE reward >= 3 ORDER BY ALL"
+    _, text, more = output("query", sql, "--limit", "1")
+    assert "clip-6" in text
+    assert "clip-7" not in text
+    assert "the first 1 rows" in more
+    rows = lines(output("query", sql, "--json")[1])
+    assert rows[1] == {
+        "sample_id": "clip-7",
+        "reward_parts": {"accuracy": 3.5, "format": 1.0},
+        "reward": 3.5,
+    }
+    assert output("query", sql, "--csv", "--limit", "1")[1] == (
+        'sample_id,reward_parts,reward\nclip-6,"{""accuracy"": 3.0, ""format"": 1.0}",3.0\n'
+    )
+    status, _, said = output("query", "SELECT labl FROM traces")
+    assert (status, 'Candidate bindings: "label"' in said) == (2, True)
+
+
 def test_the_schema_needs_no_archive(capsys: pytest.CaptureFixture[str]):
     assert main(["archive", "schema", "--json"]) == 0
     rows = lines(capsys.readouterr().out)

@@ -1,0 +1,147 @@
+"""SQL over an archive, through DuckDB: the view ``traces`` has a row per trace.
+
+    Parquet files, and the journals as an Arrow table -> view traces -> SELECT -> batches of rows
+
+The archive is read where it lies, and only read. What a running job has still in its journal is
+there too, and each group once, also while files are merged. Needs the extra
+``deepintuit[archive]``.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from wire.archive.archive import journals
+from wire.archive.journal import read_journal
+from wire.archive.parquet_files import name_of, parquet_files
+from wire.archive.trace_rows import SCHEMA, group_id_of
+from wire.errors import ArchiveError, ConfigError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_BATCH_ROWS = 10_000
+_GLOB = re.compile(r"([\[*?])")
+
+
+class Answer:
+    """Rows that a query gives, in batches, and their schema."""
+
+    def __init__(self, first: pa.Table, rest: Iterator[pa.Table]) -> None:
+        self.schema: pa.Schema = first.schema
+        self._first, self._rest = first, rest
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        yield self._first
+        yield from self._rest
+
+
+def query(directory: Path, sql: str) -> Answer:
+    """The answer to one SELECT over the view ``traces``.
+
+    Raises ConfigError with DuckDB's own words for a statement that is wrong or would write, and if
+    DuckDB is not installed; ArchiveError for an archive that cannot be read.
+    """
+    duckdb = _duckdb()
+    _check_only_selects(duckdb, sql)
+    while True:
+        files = parquet_files(directory)
+        connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+        try:
+            with _naming(directory, duckdb.Error):
+                _make_view(connection, directory, files)
+            with _naming(directory, duckdb.IOException):
+                reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
+                rest = _tables(connection, reader)
+                return Answer(next(rest, reader.schema.empty_table()), rest)
+        except ArchiveError:
+            if parquet_files(directory) == files:
+                raise
+            # else merged under the query: again, with the files of now
+        except duckdb.Error as error:
+            raise _refusal(error) from error
+
+
+@contextmanager
+def _naming(directory: Path, kind: type[Exception]) -> Iterator[None]:
+    """Turn an error of DuckDB that is the archive's into an ArchiveError."""
+    try:
+        yield
+    except kind as error:
+        raise ArchiveError(f"cannot read the archive in {directory}: {_words(error)}") from error
+
+
+def _refusal(error: Exception) -> ConfigError:
+    return ConfigError(f"{_words(error)}; columns: deepintuit archive schema")
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ConfigError(
+            "SQL needs DuckDB, which is not installed: pip install 'deepintuit[archive]'; "
+            "`deepintuit archive ls --where` filters without it"
+        ) from error
+    return duckdb
+
+
+def _check_only_selects(duckdb: Any, sql: str) -> None:
+    try:
+        kinds = [statement.type for statement in duckdb.extract_statements(sql)]
+    except duckdb.Error as error:
+        raise _refusal(error) from error
+    if len(kinds) != 1:
+        raise ConfigError(f"got {len(kinds)} SQL statements; give one SELECT over traces")
+    if kinds[0] != duckdb.StatementType.SELECT:
+        raise ConfigError(
+            f"an archive is only read: got {kinds[0].name}; give a SELECT, and for a file of its "
+            "answer --csv or --json"
+        )
+
+
+def _make_view(connection: "DuckDBPyConnection", directory: Path, files: Sequence[Path]) -> None:
+    connection.register("journaled", _journaled(connection, directory, files))
+    stored = f" UNION ALL BY NAME SELECT * FROM {_read(files)}" if files else ""
+    connection.execute(f"CREATE TEMP VIEW traces AS SELECT * FROM journaled{stored}")
+
+
+def _journaled(
+    connection: "DuckDBPyConnection", directory: Path, files: Sequence[Path]
+) -> pa.Table:
+    """The groups that are in a journal and in none of ``files``."""
+    fresh = [SCHEMA.empty_table()]
+    for attempt, path in journals(directory).items():
+        try:
+            tables = {group_id_of(table): table for table in read_journal(path)}
+        except FileNotFoundError:  # recovered since, into a file that is not among these
+            continue
+        own = [file for file in files if name_of(file).attempt == attempt]
+        stored: set[str] = set()
+        if own and tables:
+            ids = f"SELECT DISTINCT group_id FROM {_read(own)} WHERE group_id IN (SELECT unnest(?))"
+            stored = {name for (name,) in connection.execute(ids, [list(tables)]).fetchall()}
+        fresh += [table for name, table in tables.items() if name not in stored]
+    return pa.concat_tables(fresh)
+
+
+def _read(files: Sequence[Path]) -> str:
+    """The SQL that reads these files; those of older schemas lack columns."""
+    names = [_GLOB.sub(r"[\1]", str(file)).replace("'", "''") for file in files]
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"read_parquet([{listed}], union_by_name=true, hive_partitioning=false)"
+
+
+def _tables(connection: "DuckDBPyConnection", reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    for batch in reader:
+        yield pa.Table.from_batches([batch])
+    connection.close()
+
+
+def _words(error: Exception) -> str:
+    """DuckDB's message and hint, without the copy of the statement below them."""
+    return " ".join(re.sub(r"\n\s*LINE \d+:.*", "", str(error), flags=re.DOTALL).split())

@@ -1,0 +1,146 @@
+"""SQL over an archive: all of its groups, each once, and nothing is written."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cluster.archive import query as query_module
+from cluster.archive.query import query
+from tests.cluster.trace_archives import make_groups, write_archive
+from wire.archive.archive import read_table
+from wire.archive.compaction import compact_archive
+from wire.errors import ArchiveError, ConfigError
+
+COUNT = "SELECT count(*) AS n, count(DISTINCT group_id) AS g FROM traces"
+NUM_TRACES = sum(max(1, len(group.traces)) for group in make_groups())
+
+
+def rows(archive: Path, sql: str) -> list[dict[str, Any]]:
+    return [row for table in query(archive, sql) for row in table.to_pylist()]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    write_archive(tmp_path)
+    return tmp_path / "archive"
+
+
+def test_the_view_is_the_archive_with_its_journal(archive: Path):
+    tables = list(query(archive, "SELECT * FROM traces"))
+    expected = read_table(archive)
+    answer = pa.concat_tables(tables)
+    assert answer.column_names == expected.column_names
+    key = [("group_id", "ascending"), ("trace_index", "ascending")]
+    assert answer.sort_by(key).to_pylist() == expected.sort_by(key).to_pylist()
+
+
+def test_a_question_of_a_user(archive: Path):
+    sql = "SELECT label, max(reward) AS best FROM traces GROUP BY label ORDER BY label"
+    assert rows(archive, sql) == [{"label": "redo", "best": 3.5}, {"label": "undo", "best": 3.0}]
+
+
+def test_an_archive_with_a_journal_only(tmp_path: Path):
+    write_archive(tmp_path, make_groups(0))
+    assert rows(tmp_path / "archive", COUNT) == [{"n": 1, "g": 1}]
+
+
+def test_a_group_in_parquet_and_still_in_the_journal_counts_once(archive: Path):
+    """A crash between the two leaves it in both."""
+    journal = archive / "journal-0.bin"
+    kept = journal.read_bytes()
+    compact_archive(archive)
+    assert len(list((archive / "traces").iterdir())) == 1
+    journal.write_bytes(kept)
+    assert rows(archive, COUNT) == [{"n": NUM_TRACES, "g": 9}]
+
+
+def test_files_that_are_merged_under_a_query_are_read_where_they_are_now(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, listings = query_module.parquet_files, list[list[Path]]()
+
+    def listing(directory: Path) -> list[Path]:
+        listings.append(real(directory))
+        if len(listings) == 1:
+            compact_archive(directory)
+        return listings[-1]
+
+    monkeypatch.setattr(query_module, "parquet_files", listing)
+    assert rows(archive, COUNT) == [{"n": NUM_TRACES, "g": 9}]
+    assert [len(files) for files in listings] == [2, 1, 1]
+
+
+def test_places_with_wildcards_and_quotes_are_names(tmp_path: Path):
+    for name in ("a[b]", "it's", "lr=0.1", "x*?"):
+        write_archive(tmp_path / name)
+        assert rows(tmp_path / name / "archive", COUNT) == [{"n": NUM_TRACES, "g": 9}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM traces",
+        "CREATE TABLE t AS SELECT * FROM traces",
+        "COPY traces TO 'out.csv'",
+        "EXPLAIN ANALYZE COPY traces TO 'out.csv'",
+        "EXPORT DATABASE 'out'",
+        "ATTACH 'out.db'",
+        "INSTALL httpfs",
+        "SET threads = 1",
+    ],
+)
+def test_what_is_no_select_is_refused(archive: Path, sql: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(archive)
+    before = sorted(archive.rglob("*"))
+    with pytest.raises(ConfigError, match="only read"):
+        query(archive, sql)
+    assert sorted(archive.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("sql", "advice"),
+    [
+        ("SELECT labl FROM traces", 'Candidate bindings: "label"'),
+        ("SELECT label FROM trace", 'Did you mean "traces"?'),
+        ("SELCT 1", 'syntax error at or near "SELCT"'),
+        ("SELECT label::int FROM traces", "Could not convert string"),
+        ("SELECT 1; SELECT 2", "got 2 SQL statements"),
+        ("", "got 0 SQL statements"),
+    ],
+)
+def test_a_wrong_statement_gets_the_words_of_duckdb(archive: Path, sql: str, advice: str):
+    with pytest.raises(ConfigError) as refused:
+        query(archive, sql)
+    assert advice in str(refused.value)
+    assert "LINE" not in str(refused.value)
+
+
+def test_a_damaged_file_is_named(archive: Path):
+    path = next((archive / "traces").iterdir())
+    path.write_bytes(b"PAR1 no more PAR1")
+    with pytest.raises(ArchiveError, match=path.name):
+        query(archive, COUNT)
+
+
+def test_without_duckdb_the_command_that_installs_it(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'deepintuit\[archive\]'"):
+        query(archive, COUNT)
+
+
+def test_a_large_answer_comes_in_parts(archive: Path):
+    answer = query(archive, "SELECT * FROM range(100000) t(number)")
+    sizes = [table.num_rows for table in answer]
+    assert sum(sizes) == 100_000
+    assert len(sizes) > 1
+
+
+def test_no_rows_have_names(archive: Path):
+    answer = query(archive, "SELECT label, reward FROM traces WHERE label = 'none'")
+    assert answer.schema.names == ["label", "reward"]
+    assert sum(table.num_rows for table in answer) == 0
