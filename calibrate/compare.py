@@ -97,7 +97,7 @@ def compare_seeds(
         raise DataError("no seeds to compare; give one pair of predictions for each")
     comparisons = [compare(before, after) for before, after in pairs]
     differences = [one.difference for one in comparisons]
-    interval = _student_interval(differences)
+    interval = mean_interval(differences)
     return SeedComparison(
         differences=tuple(differences),
         mean_difference=math.fsum(differences) / len(differences),
@@ -178,7 +178,7 @@ def _distance(one: float, other: float, phi: float) -> float:
     return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 
-def _student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95% interval of the mean (Student 1908); None for one value."""
     if len(values) < 2:
         return None

@@ -46,6 +46,8 @@ for command in json.loads(sys.argv[1]):
         "calibrate.metrics",
         "calibrate.compare",
         "calibrate.classifier",
+        "calibrate.calibration",
+        "calibrate.decision",
         "cluster.config.recipe",
         "cluster.inputs.samples",
         "cluster.loop",
@@ -63,6 +65,24 @@ def test_importing_it_loads_no_engine(module: str):
     code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+def test_serving_a_calibration_loads_no_library_that_fits_one():
+    libraries = ("sklearn", "mapie", "crepes", "cleanlab", "pandas", "scipy", "torch")
+    code = f"""
+import sys, calibrate.decision
+from calibrate.calibrator import Calibrator
+from calibrate.calibration import Calibration
+one = Calibration(calibrator=Calibrator(label_names=("a", "b"), weights={{"policy": 1.0}}))
+one = Calibration.from_json(one.to_json())
+row = one.calibrator.probabilities({{"policy": [[0.0, 1.0]]}})[0]
+calibrate.decision.decide(row, one)
+print(*[m for m in {libraries!r} if m in sys.modules])
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == ""
 
 
 def test_light_commands_load_nothing_slow(tmp_path: Path):
