@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rollout.label_codes import Code
 from rollout.lora import Adapter
 from video.processor import ProcessedClip
 from wire.types import FinishReason, Prompt
@@ -82,6 +83,16 @@ class Engine(Protocol):
         adapter: Adapter | None = None,
     ) -> list[float]:
         """Logprob of each token of a given response. Raises GenerationError, DeadlineExceeded."""
+
+    async def label_logprobs(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        codes: Sequence[Code],
+        adapter: Adapter | None = None,
+    ) -> list[float]:
+        """Logprob (nats, at temperature 1) of each code after a prompt: the sum over its tokens,
+        whatever an answer may not hold. Raises GenerationError, DeadlineExceeded."""
 
     async def weight_digests(self) -> list[WeightDigests]:
         """Digests of the weights after an update, of each GPU. Raises WeightUpdateError,

@@ -15,6 +15,7 @@ from typing import Any
 from rollout.config import RolloutConfig
 from rollout.engine import Generation, Sampling, WeightDigests
 from rollout.engine_environment import set_engine_environment
+from rollout.label_codes import Code, code_logprobs, code_questions
 from rollout.lora import Adapter, AdapterSlots, add_whole, lora_request
 from rollout.shared_embeddings import SharedEmbeddings
 from rollout.vllm_calls.answer import answer_of
@@ -120,14 +121,61 @@ class VllmEngine:
         num_cached = max(output.num_cached_tokens or 0 for output in outputs)
         return Generation(answers=tuple(answers), num_cached_tokens=num_cached)
 
+    async def label_logprobs(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        codes: Sequence[Code],
+        adapter: Adapter | None = None,
+    ) -> list[float]:
+        """Logprob (nats, at temperature 1) of each code after a prompt, under the whole vocabulary.
+
+        One request where each code is a token, else one for each beginning that codes share; vLLM
+        gathers the tokens that are asked for from the logits of the last position, before any bias
+        against tokens that an answer may not hold. The prefix cache serves these requests like any
+        other.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        questions = code_questions(codes)
+        params = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=1,
+                logprob_token_ids=list(question.tokens),
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for question in questions
+        ]
+        begun = [question.begun for question in questions]
+        outputs = await self._run_shared(prompt, clip, params, adapter, begun)
+        rows = [output.outputs[0].logprobs[0] for output in outputs]
+        return code_logprobs(
+            codes,
+            {
+                (*question.begun, token): float(row[token].logprob)
+                for question, row in zip(questions, rows, strict=True)
+                for token in question.tokens
+            },
+        )
+
     async def _run_shared(
-        self, prompt: Prompt, clip: ProcessedClip, params: Sequence[Any], adapter: Adapter | None
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        params: Sequence[Any],
+        adapter: Adapter | None,
+        continued: Sequence[Sequence[int]] | None = None,
     ) -> list[Any]:
         """Run a group with the embeddings of its clip, if they are shared and there; else keep
         those that the tower makes."""
         shared = self.embeddings
         seen = await asyncio.to_thread(shared.find, prompt) if shared else None
-        outputs = await self._run(prompt.token_ids, clip, params, adapter, embeddings=seen)
+        outputs = await self._run(
+            *(prompt.token_ids, clip, params, adapter), embeddings=seen, continued=continued
+        )
         if shared and seen is None:
             keeping = self._keep_embeddings(shared, prompt, clip)
             for error in await asyncio.gather(keeping, return_exceptions=True):
@@ -289,29 +337,33 @@ class VllmEngine:
         adapter: Adapter | None,
         salt: str | None = None,
         embeddings: Any = None,
+        continued: Sequence[Sequence[int]] | None = None,
     ) -> list[Any]:
-        """One output per element of ``params``, all of requests with this prompt."""
+        """One output per element of ``params``, all of requests with this prompt; ``continued``:
+        tokens that follow it in each of them."""
         if self._asleep:
             raise GenerationError("the engine sleeps until it gets new weights")
 
-        async def run(params: Sequence[Any]) -> list[Any]:
+        async def run(params: Sequence[Any], more: Sequence[Sequence[int]]) -> list[Any]:
             requests = vllm_requests(
                 *(token_ids, clip, self._rule, self._config),
-                count=len(params),
+                continued=more,
                 embeddings=embeddings,
                 salt=salt,
             )
             return await self._groups.run(requests, params, adapter and lora_request(adapter))
 
+        more = continued or [()] * len(params)
+
         limit_s = self._config.request_timeout_s
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
-                outputs = await run(params)
+                outputs = await run(params, more)
                 # the engine core should have kept the clip; where it has not, it says "error"
                 lost = [k for k, one in enumerate(outputs) if k and _failed(one)]
                 if lost:
                     log.warning("%d requests came to an engine without their clip", len(lost))
-                    again = await asyncio.gather(*[run([params[k]]) for k in lost])
+                    again = await asyncio.gather(*[run([params[k]], [more[k]]) for k in lost])
                     for k, (output,) in zip(lost, again, strict=True):
                         outputs[k] = output
         except DeadlineExceeded:

@@ -37,14 +37,15 @@ def vllm_requests(
     rule: PositionRule,
     config: RolloutConfig,
     *,
-    count: int = 1,
+    continued: Sequence[Sequence[int]] = ((),),
     embeddings: "Tensor | None" = None,
     salt: str | None = None,
 ) -> list[Any]:
-    """Requests of one prompt, with the multimodal input already processed. Only the first carries
-    the clip: the engine core has to get it right before the others. ``embeddings``: what the tower
-    made of it, in place of its pixels. ``salt``: separates their entries in the prefix cache from
-    those of other requests."""
+    """Requests of one prompt, with the multimodal input already processed: one for each of
+    ``continued``, the tokens that follow the prompt. Only the first carries the clip: the engine
+    core has to get it right before the others. ``embeddings``: what the tower made of it, in place
+    of its pixels. ``salt``: separates their entries in the prefix cache from those of other
+    requests."""
     import torch
     from vllm.inputs.engine import mm_input
     from vllm.multimodal.inputs import PlaceholderRange
@@ -54,17 +55,17 @@ def vllm_requests(
     place = PlaceholderRange(
         offset=start, length=length, is_embed=None if is_embed.all() else is_embed
     )
-    ids = list(token_ids)
-    clips: list[Any] = [_clip_items(clip, config, embeddings), *[{"video": [None]}] * (count - 1)]
+    others = [{"video": [None]}] * (len(continued) - 1)
+    clips: list[Any] = [_clip_items(clip, config, embeddings), *others]
     return [
         mm_input(
-            prompt_token_ids=ids,
+            prompt_token_ids=[*token_ids, *more],
             mm_kwargs=items,
             mm_hashes={"video": [clip.fingerprint]},
             mm_placeholders={"video": [place]},
             cache_salt=salt,
         )
-        for items in clips
+        for items, more in zip(clips, continued, strict=True)
     ]
 
 

@@ -27,6 +27,7 @@ from rollout.prompt import Prompts
 from rollout.worker import Rollout
 from video.config import VideoConfig
 from wire.labels import Label, LabelSet
+from wire.token_arrays import TokenIds
 from wire.types import Completion, PolicyVersion, Prompt, Sample
 
 SIDE_TEXT = "one shape on a plain ground, three events one after another, seen from above"
@@ -95,6 +96,12 @@ class Rollouts:
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         return await self.worker.logprobs(video, prompt, response)
+
+    async def label_logprobs(
+        self, video: str, prompt: Prompt, codes: Sequence[tuple[int, ...]]
+    ) -> list[float]:
+        clip = await self.worker._inputs.clip(video)
+        return await self.engine.label_logprobs(prompt, clip, codes)
 
     async def begin_update(self) -> None:
         await self.worker.begin_update()
@@ -244,6 +251,30 @@ class Stage:
         responses = tuple(Response(token_ids=c.token_ids) for c in completions)
         row = Row(prompt=prompt, video=sample.video, responses=responses)
         return _gap([self.get(calls)], self.get(self.learner.logprobs.remote([row])))
+
+    def label_gap(self, prompted: Sequence[tuple[Sample, Prompt]], codes: Sequence[Any]) -> float:
+        """Largest |the engine's logprob of a label's code - the learner's|, asked for while groups
+        are being written."""
+        sampling = Sampling(n=4, temperature=1.0, max_tokens=48, seed=9)
+        writing = self.rollouts.answer.remote([sample for sample, _ in prompted], sampling)
+        calls = [
+            self.rollouts.label_logprobs.remote(sample.video, prompt, codes)
+            for sample, prompt in prompted
+        ]
+        responses = tuple(Response(token_ids=TokenIds(code)) for code in codes)
+        rows = [Row(prompt=p, video=s.video, responses=responses) for s, p in prompted]
+        learner = self.get(self.learner.logprobs.remote(rows))
+        sums = [[sum(tokens) for tokens in row] for row in learner]
+        rollouts = self.get(writing)
+        assert all(len(c.token_ids) for r in rollouts for c in r.completions)
+        assert (
+            _gap(
+                [[c.logprobs for c in r.completions] for r in rollouts],
+                self.get(self.learner.logprobs.remote(rows_of([s for s, _ in prompted], rollouts))),
+            )
+            < 1e-5
+        ), "an answer's logprobs changed beside these requests"
+        return _gap([self.get(calls)], [sums])
 
     def bytes_of_group(self, sample: Sample, seed: int = 5) -> tuple[int, int, Rollout]:
         """Bytes that a group of 8 sends to the engine core, those of its clip's pixels, the

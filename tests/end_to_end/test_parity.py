@@ -50,6 +50,25 @@ def test_the_probe_gives_the_logprobs_of_an_answer_as_it_was_sampled(stage: Any)
     assert stage.probe(stage.samples[0], rollout.prompt, rollout.completions) < EXACT
 
 
+def test_label_codes_have_the_learner_s_logprobs_whatever_else_the_engine_does(stage: Any) -> None:
+    from rollout.render import Renderer
+
+    stage.publish()
+    samples = stage.samples[:4]
+    prompted = [
+        (sample, rollout.prompt)
+        for sample, rollout in zip(samples, stage.answer(samples, n=1), strict=True)
+    ]
+    renderer = Renderer.load(stage.where.model, 512)
+    blocked = renderer.blocked_tokens()[-1]  # an answer cannot hold it, a softmax does
+    one, two, three, four, end = renderer.target("left up grow shrink")
+    single = [(one,), (two,), (three,), (blocked,), (0,)]
+    longer = [(one, two, three), (one, two, end), (one, four), (two, two), (one, blocked)]
+    asked = [*prompted, *prompted]  # at the same time, and of the same clip
+    assert stage.label_gap(asked, single) < EXACT
+    assert stage.label_gap(prompted, [*longer, (four,)]) < EXACT
+
+
 def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(stage: Any) -> None:
     from transformers import AutoProcessor
 

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.label_codes import tell_apart
+from rollout.label_codes import code_logprobs, code_questions, tell_apart
 
 END = (0,)
 
@@ -40,3 +41,23 @@ def test_no_code_begins_another(codes: list[tuple[int, ...]]):
             other[: len(named[name])] == named[name] for other in codes if other != named[name]
         )
         assert one == named[name] + END * begins
+
+
+@given(st.lists(code, min_size=1, max_size=12))
+def test_what_is_asked_gives_every_code_and_nothing_is_asked_twice(codes: list[tuple[int, ...]]):
+    questions = code_questions(codes)
+    asked = [(*question.begun, token) for question in questions for token in question.tokens]
+    assert len(asked) == len(set(asked))
+    logprobs = code_logprobs(codes, {one: -float(one[-1]) for one in asked})
+    assert logprobs == [-float(sum(one)) for one in codes]
+    assert (len(questions) == 1) == (max(map(len, codes)) == 1)
+
+
+def test_more_labels_than_a_request_may_name_are_asked_for_in_parts():
+    codes = [(token,) for token in range(300)]
+    assert [len(question.tokens) for question in code_questions(codes)] == [128, 128, 44]
+
+
+def test_a_label_without_a_token_is_refused():
+    with pytest.raises(ValueError, match="no token in its code"):
+        code_questions([(1,), ()])

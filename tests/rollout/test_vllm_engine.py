@@ -189,7 +189,13 @@ class Completions:
         self.rescored: list[tuple[int, ...]] = []
 
     async def run(
-        self, token_ids: Any, clip: Any, params: Any, adapter: Any, embeddings: Any
+        self,
+        token_ids: Any,
+        clip: Any,
+        params: Any,
+        adapter: Any,
+        embeddings: Any,
+        continued: Any,
     ) -> list[Any]:
         return [
             SimpleNamespace(
@@ -212,6 +218,54 @@ class Completions:
 
 class Logprob(NamedTuple):
     logprob: float
+
+
+class Table:
+    """vLLM's answer to requests for the logprobs of given tokens: minus the token's number, minus
+    a tenth of the number of tokens before it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple[int, ...], list[int]]] = []
+
+    async def run(
+        self,
+        token_ids: Any,
+        clip: Any,
+        params: Any,
+        adapter: Any,
+        embeddings: Any,
+        continued: Any,
+    ) -> list[Any]:
+        self.asked = [
+            (tuple(more), one.logprob_token_ids)
+            for more, one in zip(continued, params, strict=True)
+        ]
+        return [
+            SimpleNamespace(
+                outputs=[
+                    SimpleNamespace(
+                        logprobs=[{t: Logprob(-t - 0.1 * len(more)) for t in (99, *tokens)}]
+                    )
+                ]
+            )
+            for more, tokens in self.asked
+        ]
+
+
+@pytest.mark.slow  # imports vLLM
+async def test_codes_of_one_token_are_one_request_and_codes_share_the_beginnings_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, table = VllmEngine(None, RolloutConfig(), None, [3]), Table()  # type: ignore[arg-type]
+    monkeypatch.setattr(engine, "_run", table.run)
+    prompt = Prompt(token_ids=TokenIds((1,)), clip_key="", fingerprint="")
+    clip: Any = None
+    assert await engine.label_logprobs(prompt, clip, [(7,), (3,), (7,)]) == [-7, -3, -7]
+    assert table.asked == [((), [7, 3])]
+    codes = [(7, 1, 9), (7, 1, 3), (7, 2), (4,)]
+    logprobs = await engine.label_logprobs(prompt, clip, codes)
+    assert logprobs == pytest.approx([-17.3, -11.3, -9.1, -4])
+    assert table.asked == [((), [7, 4]), ((7,), [1, 2]), ((7, 1), [9, 3])]
 
 
 @pytest.mark.slow  # imports vLLM

@@ -148,9 +148,11 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``engine(llm)``: with requests as above instead of vLLM's."""
 
     def requests(
-        ids: Any, clip: Any, rule: Any, config: Any, *, count: int, embeddings: Any, salt: Any
+        ids: Any, clip: Any, rule: Any, config: Any, *, continued: Any, embeddings: Any, salt: Any
     ) -> Any:
-        return group(clip.fingerprint + (" embedded" if embeddings is not None else ""), count)
+        return group(
+            clip.fingerprint + (" embedded" if embeddings is not None else ""), len(continued)
+        )
 
     monkeypatch.setattr("rollout.vllm_engine.vllm_requests", requests)
 

@@ -38,7 +38,8 @@ def features_of(
         clip_key="c",
     )
     config = RolloutConfig(dtype=dtype, max_prompt_length=200)
-    requests = vllm_requests(tokens, clip, rule, config, count=count, embeddings=embeddings)
+    continued = [()] * count
+    requests = vllm_requests(tokens, clip, rule, config, continued=continued, embeddings=embeddings)
     return [
         [
             MultiModalFeatureSpec(
