@@ -120,10 +120,15 @@ def load(read: Access, directory: Path, tag: str) -> None:
         for name in _share(sorted(manifest.files))
         for fault in _faults(folder, name, manifest)
     ]
-    all_faults = [fault for faults in gather(own) for fault in faults]
-    if all_faults:
-        raise CheckpointDamaged(f"checkpoint {folder} is damaged: {'; '.join(all_faults)}")
+    _refuse(folder, [fault for faults in gather(own) for fault in faults])
     read(folder)
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Raise CheckpointDamaged unless every byte of a checkpoint is as it was written; for one
+    process without ranks. Raises UserError for a checkpoint of another version of this program."""
+    manifest = read_manifest(folder)
+    _refuse(folder, [f for name in sorted(manifest.files) for f in _faults(folder, name, manifest)])
 
 
 def write_random_state(folder: Path) -> None:
@@ -220,6 +225,11 @@ def _faults(folder: Path, name: str, manifest: Manifest) -> list[str]:
     if actual.num_bytes != expected.num_bytes:
         return [f"{name} has {actual.num_bytes} bytes, expected {expected.num_bytes}"]
     return [] if actual == expected else [f"{name} has other bytes than were written"]
+
+
+def _refuse(folder: Path, faults: Sequence[str]) -> None:
+    if faults:
+        raise CheckpointDamaged(f"checkpoint {folder} is damaged: {'; '.join(faults)}")
 
 
 def _describe(path: Path) -> File:

@@ -137,19 +137,40 @@ def read(engine: Any, folder: Path) -> None:
 
     Raises ConfigError, before it changes anything, if other parameters were trained.
     """
-    pieces = _index(folder)
-    trained = {name for name, p in engine.module.named_parameters() if p.requires_grad}
-    if other := sorted(trained ^ pieces.keys()):
-        raise ConfigError(
-            f"the checkpoint in {folder} has other trained parameters, {other[0]} among "
-            f"{len(other)}; resume with the learner settings that wrote it"
-        )
+    pieces = _pieces_of(engine.module, folder)
     optimizer = engine.optimizer
     if hasattr(optimizer, "checkpoint_event_prologue"):
         optimizer.checkpoint_event_prologue()  # ZeRO 3: lets go of what it has gathered
     for fragment in fragments_of(engine):
         _fill(fragment, pieces[fragment.name], engine.basic_optimizer)
     _update_weights(optimizer)
+
+
+@torch.no_grad()
+def read_weights(module: torch.nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Set the trained parameters of a whole module, which no engine has sharded, from the float32
+    values that :func:`write` left, rounded to ``dtype`` as engines round them. For one process.
+
+    Raises ConfigError, before it changes anything, if other parameters were trained.
+    """
+    pieces = _pieces_of(module, folder)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            value = torch.empty(parameter.numel(), dtype=torch.float32)
+            _copy(value, 0, pieces[name][_VALUE])
+            parameter.data = value.view_as(parameter).to(dtype)
+
+
+def _pieces_of(module: torch.nn.Module, folder: Path) -> dict[str, dict[str, list[_Piece]]]:
+    """Pieces of a module's trained parameters. Raises ConfigError for those of others."""
+    pieces = _index(folder)
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    if other := sorted(trained ^ pieces.keys()):
+        raise ConfigError(
+            f"the checkpoint in {folder} has other trained parameters, {other[0]} among "
+            f"{len(other)}; use the learner settings that wrote it"
+        )
+    return pieces
 
 
 def _index(folder: Path) -> dict[str, dict[str, list[_Piece]]]:

@@ -39,7 +39,8 @@ from learner.zero import NO_CLIPPING, deepspeed_config, frozen_config, make_opti
 from wire.errors import ConfigError
 from wire.weights import split_by_size
 
-_LORA = "lora.json"  # in a checkpoint: what its adapter is
+LORA_FILE = "lora.json"
+"""File of a checkpoint that says what its adapter is."""
 
 
 def join_ranks(config: LearnerConfig, rank: int, address: str, port: int) -> None:
@@ -294,14 +295,14 @@ class DeepSpeedEngine:
         ``folder``."""
         fragments.write(self._engine, folder)
         if dist.get_rank() == 0:
-            (folder / _LORA).write_text(json.dumps(self._lora))
+            (folder / LORA_FILE).write_text(json.dumps(self._lora))
 
     def load(self, folder: Path) -> None:
         """Load what :meth:`save` wrote, under any number of ranks and any ZeRO stage.
 
         Raises ConfigError for another kind of adapter, or other trained parameters.
         """
-        if (saved_lora := json.loads((folder / _LORA).read_text())) != self._lora:
+        if (saved_lora := json.loads((folder / LORA_FILE).read_text())) != self._lora:
             raise ConfigError(
                 f"cannot continue from {folder}: learner.lora is {self._lora}, the checkpoint "
                 f"has {saved_lora}; set what the checkpoint has, or start a new run from exported "

@@ -1,5 +1,10 @@
-"""Exports of the learner's weights: as a Hugging Face directory, or on their way to the engines."""
+"""Exports of the learner's weights: as a Hugging Face directory, or on their way to the engines.
 
+engine, all its ranks          -> gather_weights    -> write_model
+checkpoint, saved by any ranks -> export_checkpoint -> write_model   (one process, no engine)
+"""
+
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,10 +13,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from learner.engine import DeepSpeedEngine
-from learner.model.lora import WeightKind
+from learner import checkpoint, checkpoint_fragments
+from learner.config import LearnerConfig
+from learner.engine import LORA_FILE, DeepSpeedEngine
+from learner.model.lora import WeightKind, adapt, weight_parts
 from learner.model.policy import Policy
+from learner.model.trained_parts import freeze, frozen_parts
 from wire.disk import naming_full_disk
+from wire.errors import ConfigError
 
 ADAPTER_FOLDER = "adapter"
 """Folder beside an exported model: the LoRA adapter, which adds to the stage's starting model."""
@@ -64,3 +73,28 @@ def write_model(
         policy.vlm.save_pretrained(partial, state_dict=tensors)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+
+
+def export_checkpoint(folder: Path, source: Path, config: LearnerConfig, directory: Path) -> None:
+    """Write the weights of a checkpoint as a Hugging Face directory: the tensors that the learner
+    which saved it would have exported, whatever its ranks and ZeRO stage. With LoRA the additions
+    are added in.
+
+    ``source``: the model that the training began from; ``config``: the settings of the learner.
+    Raises CheckpointDamaged, and ConfigError for the settings of another learner.
+    """
+    checkpoint.refuse_damaged(folder)
+    lora = config.lora.shape if config.lora else "none"
+    if (saved := json.loads((folder / LORA_FILE).read_text())) != lora:
+        raise ConfigError(
+            f"cannot export {folder}: learner.lora is {lora}, the checkpoint has {saved}; give the "
+            "recipe of the run that wrote it"
+        )
+    policy = Policy.load(source, config.dtype)
+    if config.lora is not None:
+        adapt(policy.vlm, config.lora, frozen_parts(config))
+    else:
+        freeze(policy, frozen_parts(config))
+    checkpoint_fragments.read_weights(policy, folder, getattr(torch, config.dtype))
+    parts = weight_parts(policy.vlm, "merged")
+    write_model(policy, {p.name: p.make().contiguous() for p in parts}, source, directory)

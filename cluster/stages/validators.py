@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from calibrate.metrics import Evaluation, evaluate
+from calibrate.metrics import evaluate
 from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import label_predictions, probabilities_from_logprobs
 from calibrate.verdict import training_rows as verdict_examples
@@ -24,22 +24,19 @@ from cluster.inputs.validation_clips import validation_clips
 from cluster.resume.archived_groups import ArchivedGroups
 from cluster.resume.taken_up import find_written, same_weights
 from cluster.session import Session
-from cluster.stages.evaluation import policy_predictions, readable
+from cluster.stages.answer_figures import answer_figures, shared_figures
+from cluster.stages.evaluation import readable
 from cluster.stages.failure_limits import refuse_failures
 from cluster.stages.label_codes import LabelCodes, ScoringLearner
 from cluster.stages.stage import StageRun
 from cluster.stages.training_groups import OneGroupWriter
 from cluster.stages.validation import Validator
 from learner.shared_prefix.rows import Row, supervised_row
-from reward.stats import summarise
 from rollout.engine import Sampling
 from rollout.prompt import trace_target
-from rollout.render import Renderer
 from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, TraceGroup, stable_seed
-
-_SHARED = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
 class ValidationTraces:
@@ -101,33 +98,12 @@ class ValidationTraces:
 class AnswerValidator:
     """Validates a policy in the engines by the traces that it writes."""
 
-    def __init__(self, traces: ValidationTraces, labels: LabelSet, renderer: Renderer) -> None:
-        self._traces, self._labels, self._renderer = traces, labels, renderer
+    def __init__(self, traces: ValidationTraces, labels: LabelSet) -> None:
+        self._traces, self._labels = traces, labels
 
     async def figures(self, step: int) -> dict[str, float]:
         """Metrics of answers, rewards and lengths."""
-        groups = await self._traces.write(step)
-        traces = TraceSet.of(groups, self._labels)
-        predictions = list(policy_predictions(traces, self._labels, self._renderer))
-        evaluation = evaluate(predictions, self._labels.names)
-        rewards = {
-            name: value
-            for name, value in summarise(groups).items()
-            if name.startswith("reward/") and name.endswith("/mean")
-        }
-        figures = {
-            **shared_figures(evaluation),
-            "unparsed_frac": evaluation.unparsed_frac,
-            "failed_frac": fmean(not group.traces for group in groups),
-            **rewards,
-        }
-        completions = [trace.completion for group in groups for trace in group.traces]
-        if completions:
-            lengths = [len(completion.token_ids) for completion in completions]
-            ends = [completion.finish_reason for completion in completions]
-            figures["response_length/mean"] = fmean(lengths)
-            figures["truncated_frac"] = fmean(end.is_truncated for end in ends)
-        return {PREFIX + name: value for name, value in figures.items()}
+        return answer_figures(await self._traces.write(step), self._labels)
 
 
 class SupervisedValidator:
@@ -184,12 +160,6 @@ class LabelValidator:
         nll = -float(logprobs[np.arange(len(asked)), true].sum()) / num_tokens
         figures = {**shared_figures(evaluate(predictions, self._labels)), "nll": nll}
         return {PREFIX + name: value for name, value in figures.items()}
-
-
-def shared_figures(evaluation: Evaluation) -> dict[str, float]:
-    """Figures that every validation has."""
-    figures = {name: getattr(evaluation, name) for name in _SHARED}
-    return {**figures, "num_clips": float(evaluation.num_samples)}
 
 
 def grpo_validator(session: Session, run: StageRun) -> Validator | None:
@@ -257,8 +227,7 @@ def _labels(
 
 
 def _answers(session: Session, name: str, samples: Sequence[Sample]) -> Validator:
-    labels, renderer = session.config.label_set, session.renderer
-    return AnswerValidator(_traces(session, name, samples), labels, renderer)
+    return AnswerValidator(_traces(session, name, samples), session.config.label_set)
 
 
 def _traces(

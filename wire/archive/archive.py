@@ -172,6 +172,13 @@ def read_tables(directory: Path, columns: Sequence[str] | None = None) -> Iterat
     return (table.select(wanted) for _, table in _tables(directory, loaded))
 
 
+def journal_tables(directory: Path) -> Iterator[tuple[Path, pa.Table]]:
+    """The rows of each group that is in a journal still, with the journal. Raises ArchiveError."""
+    for path in journals(directory).values():
+        for table in _journaled(path):
+            yield path, table
+
+
 def _groups(
     directory: Path, purpose: Purpose | None, policy_version: PolicyVersion | None
 ) -> Iterator[TraceGroup]:

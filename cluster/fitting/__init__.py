@@ -1,0 +1,1 @@
+"""Fits without a run: classifiers from the traces of an archive, once or while its run trains."""

@@ -1,0 +1,82 @@
+"""Follower of an archive that a run still writes: yields the groups of one purpose that are new,
+each once.
+
+    journals, Parquet files -> split and purpose -> not met before? -> TraceGroup
+
+Only reads, and takes no lock. A group may be met again: compacted from the journal, merged into
+another file, after a resume; it is known by its attempt and id. Test clips are never read: their
+rows are left out by their split before anything is made of them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wire.archive.archive import journal_tables
+from wire.archive.parquet_files import parquet_files, row_groups
+from wire.archive.trace_rows import SCHEMA, groups_in
+from wire.types import Purpose, Split, TraceGroup
+
+_FACTS = ["purpose", "split"]  # read first: few row groups hold what is followed
+
+
+class ArchiveFollower:
+    """A follower of the archive in ``directory``, which need not be there yet."""
+
+    def __init__(self, directory: Path, purpose: Purpose) -> None:
+        self._directory, self._purpose = directory, purpose
+        self._read: set[tuple[str, int, int]] = set()
+        self._met: set[tuple[int, str]] = set()
+
+    def new_groups(self) -> Iterator[TraceGroup]:
+        """Groups that came since the last call, none of a test clip. Raises ArchiveError for a file
+        that is foreign, damaged or of another schema version."""
+        if not self._directory.is_dir():
+            return
+        # Journals first: a group that is compacted meanwhile is then met twice, never missed.
+        journals = [(path, self._followed(t)) for path, t in journal_tables(self._directory)]
+        yield from self._files()
+        for path, table in journals:
+            yield from self._new(path, table)
+
+    def _files(self) -> Iterator[TraceGroup]:
+        while unread := [
+            p for p in parquet_files(self._directory) if _identity(p) not in self._read
+        ]:
+            for path in unread:
+                identity = _identity(path)
+                try:
+                    for table in self._tables(path):
+                        yield from self._new(path, table)
+                except FileNotFoundError:
+                    break  # merged into another one meanwhile
+                self._read.add(identity)
+
+    def _tables(self, path: Path) -> Iterator[pa.Table]:
+        for number, facts in enumerate(row_groups(path, _FACTS)):
+            if self._followed(facts).num_rows:
+                (rows,) = row_groups(path, SCHEMA.names, number=number)
+                yield self._followed(rows)
+
+    def _followed(self, rows: pa.Table) -> pa.Table:
+        own = rows.filter(pc.not_equal(rows["split"], Split.TEST.value))
+        return own.filter(pc.equal(own["purpose"], self._purpose.value))
+
+    def _new(self, path: Path, rows: pa.Table) -> Iterator[TraceGroup]:
+        keys = list(zip(rows["attempt"].to_pylist(), rows["group_id"].to_pylist(), strict=True))
+        fresh = rows.filter(pa.array([key not in self._met for key in keys], pa.bool_()))
+        for group in groups_in(fresh.combine_chunks(), source=str(path)):
+            self._met.add((group.policy_version.attempt, group.group_id))
+            yield group
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """A file's own: it never changes, but one that was merged away may leave its name to another;
+    of one that is gone its name alone."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return path.name, 0, 0
+    return path.name, stat.st_ino, stat.st_mtime_ns
