@@ -6,8 +6,9 @@ JSON is strict, its numbers exact: what is read is equal to what was written, to
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,14 +66,16 @@ class Calibration:
     """Clips of each part: ``learned``, ``held_out``, ``val``, ``test``."""
     format: int = FORMAT
 
-    def to_json(self) -> str:
-        """Strict JSON text; floats keep every bit."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for strict JSON: finite numbers, whose every bit its text keeps."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Calibration":
-        """The inverse of ``to_json``. Raises DataError on anything else: another format, a field
-        that is unknown, missing or of another type, labels that do not agree."""
+    def from_json(cls, values: Mapping[str, Any] | str | bytes) -> "Calibration":
+        """The inverse of ``to_json``, from its values or their text. Raises DataError on anything
+        else: another format, a field that is unknown, missing or of another type, labels that do
+        not agree."""
+        text = values if isinstance(values, str | bytes) else json.dumps(values)
         try:
             number = json.loads(text).get("format")
             if number != FORMAT:

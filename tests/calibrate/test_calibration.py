@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from calibrate.figures import measure
 from calibrate.risk import choose_start, fit_threshold
 from calibrate.selection import fit_candidates, plateau, select
 from wire.errors import DataError
+from wire.whole_file import write_json
 
 NAMES = ("a", "b", "c")
 
@@ -55,10 +57,13 @@ def whole(num: int = 80) -> Calibration:
     )
 
 
-def test_json_keeps_every_bit() -> None:
+def test_json_keeps_every_bit(tmp_path: Path) -> None:
     calibration = whole()
-    assert Calibration.from_json(calibration.to_json()) == calibration
-    json.loads(calibration.to_json(), parse_constant=pytest.fail)
+    text = json.dumps(calibration.to_json(), allow_nan=False)
+    assert Calibration.from_json(text) == calibration
+    assert Calibration.from_json(json.loads(text)) == calibration
+    write_json(tmp_path / "calibration.json", calibration.to_json())
+    assert Calibration.from_json((tmp_path / "calibration.json").read_bytes()) == calibration
 
 
 @given(st.floats(0, 1e300), st.floats(0, 1, exclude_min=True))
@@ -71,7 +76,7 @@ def test_any_weight_and_limit_comes_back_as_it_was(weight: float, limit: float) 
         calibrator=Calibrator(label_names=NAMES, weights={"policy": weight}),
         sets=(sets,),
     )
-    assert Calibration.from_json(changed.to_json()) == changed
+    assert Calibration.from_json(json.dumps(changed.to_json())) == changed
 
 
 _ONCE: list[Calibration] = []
@@ -116,7 +121,7 @@ def test_coverage_is_measured_for_each_group_beside_the_promise() -> None:
     ],
 )
 def test_what_is_no_calibration_is_refused(change: object, message: str) -> None:
-    values = json.loads(whole_once().to_json())
+    values = json.loads(json.dumps(whole_once().to_json()))
     change(values)  # type: ignore[operator]
     with pytest.raises(DataError, match=message):
         Calibration.from_json(json.dumps(values))
