@@ -48,7 +48,7 @@ class CandidateFit:
     """Order to fit the classifier of one version of the policy.
 
     Example:
-        CandidateFit(version=PolicyVersion(attempt=0, step=41), step=40, model=Path("m"),
+        CandidateFit(version=version, step=40, model=Path("m"), learn_from=frozenset({version}),
                      out=Path("out/candidates/0.41"))
     """
 
@@ -57,6 +57,9 @@ class CandidateFit:
     """Step of the stage."""
     model: Path
     """Its weights, a Hugging Face directory that is there until the fit has ended."""
+    learn_from: frozenset[PolicyVersion]
+    """Versions whose training traces the classifier may learn from: the last ones that led to this
+    one, and itself."""
     out: Path
     """The classifier directory to make."""
 
@@ -97,12 +100,15 @@ class Watcher:
         state: Callable[[], tuple[State, str]],
         say: Callable[[str], None],
         poll_s: float,
+        num_versions: int,
         export: Callable[[WatchedStage, Saved, Path], Path] = export,
     ) -> None:
-        """``state``: the run's, and why it is not running; ``say``: prints a line; ``export``:
+        """``state``: the run's, and why it is not running; ``say``: prints a line;
+        ``num_versions``: the last ones, whose training traces a candidate learns from; ``export``:
         makes a Hugging Face directory of weights."""
         self._watched, self._out, self._fit, self._export = watched, out, fit, export
         self._state, self._say, self._poll_s = state, say, poll_s
+        self._num_versions = num_versions
         self._log = WatchLog(out)
         labels = watched.config.label_set
         self._measurements = ValMeasurements(watched.run, watched.stage.name, labels)
@@ -231,6 +237,7 @@ class Watcher:
                     version=measured.version,
                     step=measured.step,
                     model=model,
+                    learn_from=weights.versions(measured.version, self._num_versions),
                     out=self._folder(measured),
                 )
             )

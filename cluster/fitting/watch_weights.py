@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from cluster.config.chain import BASE
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.fitting.watch_versions import MeasuredVersion
-from cluster.resume.loop_state import LoopState
+from cluster.resume.loop_state import Ancestor, LoopState
 from cluster.run_files import read_history, read_result
 from learner.checkpoint import read_manifest, step_of, tag_of, tags
 from wire.errors import UserError
+from wire.types import PolicyVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,22 @@ class Saved:
 
     folder: Path
     is_checkpoint: bool
+    ancestors: tuple[Ancestor, ...] = ()
+    """Attempts that the weights build on, as the checkpoint says; none for a model."""
+
+    def versions(self, version: PolicyVersion, count: int) -> frozenset[PolicyVersion]:
+        """The versions of the last ``count`` steps that led to these weights, which are those of
+        ``version``; the weights that a resume started from have two."""
+        steps = range(max(0, version.step - count + 1), version.step + 1)
+        own = {PolicyVersion(attempt=version.attempt, step=version.step)}
+        if not self.ancestors:
+            own |= {PolicyVersion(attempt=version.attempt, step=step) for step in steps}
+        since = 0
+        for one in self.ancestors:
+            led = [step for step in steps if since <= step <= one.until]
+            own |= {PolicyVersion(attempt=one.attempt, step=step) for step in led}
+            since = one.until
+        return frozenset(own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +134,7 @@ def _of_attempt(folder: Path, attempt: int) -> Saved | Gone:
         return Gone(reason=str(error))
     if ancestors and ancestors[-1].attempt > attempt:
         return Gone(reason=f"attempt {ancestors[-1].attempt} trained the step again")
-    return Saved(folder=folder, is_checkpoint=True)
+    return Saved(folder=folder, is_checkpoint=True, ancestors=ancestors)
 
 
 def _left_step(result: Mapping[str, Any], stage: GrpoStage) -> int:
@@ -138,7 +155,7 @@ def hold(weights: Saved, folder: Path) -> Saved:
         _link(file, folder / file.name)
     if missing := [name for name in read_manifest(folder).files if not (folder / name).exists()]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), missing[0])
-    return Saved(folder=folder, is_checkpoint=True)
+    return replace(weights, folder=folder)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ another file, after a resume; it is known by its attempt and id. Test clips are 
 rows are left out by their split before anything is made of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,16 +17,23 @@ import pyarrow.compute as pc
 from wire.archive.archive import journal_tables
 from wire.archive.parquet_files import parquet_files, row_groups
 from wire.archive.trace_rows import SCHEMA, groups_in
-from wire.types import Purpose, Split, TraceGroup
+from wire.types import PolicyVersion, Purpose, Split, TraceGroup
 
-_FACTS = ["purpose", "split"]  # read first: few row groups hold what is followed
+_FACTS = ["purpose", "split", "attempt", "step"]  # read first: few row groups hold what is followed
 
 
 class ArchiveFollower:
     """A follower of the archive in ``directory``, which need not be there yet."""
 
-    def __init__(self, directory: Path, purpose: Purpose) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        purpose: Purpose,
+        versions: Collection[PolicyVersion] | None = None,
+    ) -> None:
+        """``versions``: only what these wrote; None: all of that purpose."""
         self._directory, self._purpose = directory, purpose
+        self._versions = None if versions is None else {(v.attempt, v.step) for v in versions}
         self._read: set[tuple[str, int, int]] = set()
         self._met: set[tuple[int, str]] = set()
 
@@ -62,7 +69,11 @@ class ArchiveFollower:
 
     def _followed(self, rows: pa.Table) -> pa.Table:
         own = rows.filter(pc.not_equal(rows["split"], Split.TEST.value))
-        return own.filter(pc.equal(own["purpose"], self._purpose.value))
+        own = own.filter(pc.equal(own["purpose"], self._purpose.value))
+        if self._versions is None:
+            return own
+        wrote = zip(own["attempt"].to_pylist(), own["step"].to_pylist(), strict=True)
+        return own.filter(pa.array([version in self._versions for version in wrote], pa.bool_()))
 
     def _new(self, path: Path, rows: pa.Table) -> Iterator[TraceGroup]:
         keys = list(zip(rows["attempt"].to_pylist(), rows["group_id"].to_pylist(), strict=True))

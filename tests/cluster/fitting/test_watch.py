@@ -39,10 +39,12 @@ class Fits:
 
     def __init__(self) -> None:
         self.steps: list[int] = []
+        self.orders: list[CandidateFit] = []
         self.before: Callable[[CandidateFit], Any] = lambda order: None
 
     async def __call__(self, order: CandidateFit) -> None:
         self.steps.append(order.step)
+        self.orders.append(order)
         await asyncio.sleep(0)
         self.before(order)
         partial = order.out.with_name(f".{order.out.name}.partial")
@@ -60,7 +62,9 @@ def watcher(run: ScriptedRun, out: Path, fits: Fits, lines: list[str] | None = N
         return status.state, status.why
 
     say = (lines if lines is not None else []).append
-    return Watcher(run.watched, out, fits, state=state, say=say, poll_s=0.01, export=weights_of)
+    return Watcher(
+        run.watched, out, fits, state=state, say=say, poll_s=0.01, num_versions=3, export=weights_of
+    )
 
 
 async def watch(run: ScriptedRun, out: Path, fits: Fits | None = None) -> WatchSummary:
@@ -215,8 +219,10 @@ async def test_a_resumed_run_is_followed_and_what_it_trains_again_are_other_weig
     again = run.resumed(2)
     again.step(4, 6)
     again.finish()
-    fits = Fits()
-    summary = await watch(again, out, fits)
+    summary = await watch(again, out, fits := Fits())
+    # the weights of step 2 were written as two versions
+    named = [(0, 3), (1, 3), (1, 4), (1, 5)]
+    assert sorted((v.attempt, v.step) for v in fits.orders[-1].learn_from) == named
     decisions = {one.version: one for one in WatchLog(out).decisions.values()}
     lost = decisions[str(run.version(4))]
     assert lost.outcome is Outcome.NO_WEIGHTS

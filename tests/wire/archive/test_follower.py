@@ -107,6 +107,15 @@ def test_a_file_that_got_the_name_of_one_that_was_merged_away_is_read(tmp_path: 
     assert ids(follower) == ["b"]
 
 
+def test_of_some_versions_only_their_groups_come(tmp_path: Path):
+    with Archive(tmp_path, 0) as archive:
+        archive.append(group("a"))
+        archive.compact(step=1)
+        archive.append(group("b", attempt=1))
+    versions = [PolicyVersion(attempt=1, step=1), PolicyVersion(attempt=0, step=2)]
+    assert ids(ArchiveFollower(tmp_path, Purpose.VALIDATION, versions)) == ["b"]
+
+
 def test_a_damaged_file_is_named(tmp_path: Path):
     with Archive(tmp_path, 0) as archive:
         archive.append(group("a"))
