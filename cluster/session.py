@@ -38,7 +38,7 @@ from cluster.run_dir import RunDir
 from cluster.weight_sync.adapter import AdapterSync
 from cluster.weight_sync.full_weights import WeightSync
 from cluster.weight_sync.parity_probe import num_probe_tokens, probe_row, probe_text
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import supervised_row
 from reward.scorer import Scorer
@@ -109,11 +109,15 @@ class Session:
         return PolicyVersion(attempt=self.attempt, step=step)
 
     async def start_training(
-        self, model_dir: Path, optim: OptimConfig, loss: GrpoLossConfig | None = None
+        self,
+        model_dir: Path,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Start a stage's training: the learner loads a model, with a fresh optimiser. The first
         call also connects the learner to the engines."""
-        await self.learner.begin(str(model_dir), optim, loss)
+        await self.learner.begin(str(model_dir), optim, loss, lora)
         if self.config.rollout.share_embeddings and (tower := await self.learner.tower()):
             await self.rollouts.share_embeddings(tower)
         if self._weight_sync is None:

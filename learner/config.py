@@ -193,14 +193,19 @@ class LearnerConfig(Config):
         """Whether what the model makes of a clip never changes: tower and merger both stay."""
         return self.freeze_vision_tower and self.merger_frozen
 
-    @model_validator(mode="after")
-    def _adapted_tower_is_merged(self) -> "LearnerConfig":
-        if self.hands_off_adapters and not self.vision_frozen:
+    def refuse_adapted_tower(self, lora: LoraConfig | None, name: str) -> None:
+        """Raise ValueError if engines could not serve this LoRA, the setting ``name``, as an
+        adapter."""
+        if lora is not None and lora.handoff == "adapter" and not self.vision_frozen:
             raise ValueError(
-                "lora with freeze_vision_tower or freeze_merger = false adapts what vLLM makes of "
-                "a clip, which its caches do not follow as an adapter; set lora.handoff = "
+                f"{name} with freeze_vision_tower or freeze_merger = false adapts what vLLM makes "
+                f"of a clip, which its caches do not follow as an adapter; set {name}.handoff = "
                 "'merged', or freeze both"
             )
+
+    @model_validator(mode="after")
+    def _adapted_tower_is_merged(self) -> "LearnerConfig":
+        self.refuse_adapted_tower(self.lora, "lora")
         return self
 
     @model_validator(mode="after")
@@ -209,16 +214,6 @@ class LearnerConfig(Config):
             raise ValueError(
                 "freeze_language_model, freeze_merger and freeze_vision_tower leave nothing to "
                 "train; set one of them to false"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _tower_is_merged(self) -> "LearnerConfig":
-        if self.hands_off_adapters and not self.vision_frozen:
-            raise ValueError(
-                "lora with freeze_vision_tower = false or freeze_merger = false adapts what vLLM's "
-                "caches of clips hold, and these do not follow an adapter; set "
-                "lora.handoff = 'merged', or freeze both"
             )
         return self
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from learner import checkpoint
-from learner.config import GrpoLossConfig, LearnerConfig, OptimConfig, TransferConfig
+from learner.config import GrpoLossConfig, LearnerConfig, LoraConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, FrozenEngine, join_ranks
 from learner.export import ADAPTER_FOLDER, EngineWeights, gather_weights, write_model
 from learner.memory_preflight import preflight_of
@@ -61,7 +61,7 @@ class LearnerWorker:
         """``embeddings``: store of a frozen tower's features; none: the tower runs on every clip
         anew. ``ahead``: makes clips ready while others train; none: each is made when it is
         needed."""
-        self._config = config
+        self._config = self._run_config = config
         self._loss = loss
         self._clips = clips
         self._ahead = ahead
@@ -76,9 +76,17 @@ class LearnerWorker:
         """Join the other ranks; once per process, further calls change nothing."""
         join_ranks(self._config, rank, address, port)
 
-    def begin(self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None) -> None:
+    def begin(
+        self,
+        model_dir: str,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
+    ) -> None:
         """Start a stage from a model directory, with a fresh optimiser; ``loss``: the objective of
-        a stage that trains by GRPO."""
+        a stage that trains by GRPO; ``lora``: of this stage alone, else as the recipe trains."""
+        config = self._run_config
+        self._config = config = config.model_copy(update={"lora": lora}) if lora else config
         if loss is not None:
             self._loss = loss
         if self._engine is not None:
@@ -90,14 +98,13 @@ class LearnerWorker:
         folder = Path(model_dir)
         rule = PositionRule.load(folder)
         self._model_dir = folder
-        config = self._config
         # shards are cut and cast one by one, from the file as it lies in memory
         policy = Policy.load(folder, "auto" if config.zero_stage == 3 else config.dtype)
         if config.lora is not None:
             adapt(policy.vlm, config.lora, frozen_parts(config))
         else:
             freeze(policy, frozen_parts(config))
-        self._engine = DeepSpeedEngine(policy, self._config, optim)
+        self._engine = DeepSpeedEngine(policy, config, optim)
         self._batches = Batches(
             config, self._engine, rule, self._clips, self._embeddings, self._ahead
         )
@@ -203,7 +210,8 @@ class LearnerWorker:
     def _engine_weights(self) -> EngineWeights:
         """Weights that the engines get: without the adapter, where adapters are sent on their
         own."""
-        return EngineWeights(self.engine, "base" if self._config.hands_off_adapters else "merged")
+        on_their_own = self._run_config.hands_off_adapters
+        return EngineWeights(self.engine, "base" if on_their_own else "merged")
 
     def publish(self, recorder: DigestRecorder | None = None) -> dict[str, float]:
         """Send the present weights to the rollout engines, whole; an adapter goes on its own.

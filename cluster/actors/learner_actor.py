@@ -8,7 +8,7 @@ from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
 from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.ranks.clips_ahead import ClipsAhead
 from learner.ranks.determinism import be_repeatable, seed_all
 from learner.ranks.rendezvous import open_rendezvous
@@ -81,11 +81,17 @@ class LearnerActor:
             be_repeatable()
         self.worker.join(self._rank, address, port)
 
-    def begin(self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None) -> None:
+    def begin(
+        self,
+        model_dir: str,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
+    ) -> None:
         """Start a stage from a model directory, with a fresh optimiser, seeded by the run's
         seed."""
         seed_all(stable_seed("learner", self._config.seed))  # new weights: equal on all ranks
-        self.worker.begin(model_dir, optim, loss)
+        self.worker.begin(model_dir, optim, loss, lora)
         seed_all(stable_seed("learner", self._config.seed, self._rank))
 
     def connect(self, client: UpdateClient, address: str) -> None:

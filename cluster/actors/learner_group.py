@@ -15,7 +15,7 @@ from cluster.actors.placement import Seat
 from cluster.actors.rank_calls import RankCalls
 from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.near_clips import move_near_clips
 from learner.shared_prefix.rows import (
@@ -62,11 +62,15 @@ class LearnerGroup:
         await self._ranks.all("join", self._address, port)
 
     async def begin(
-        self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None
+        self,
+        model_dir: str,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Start a stage from a model directory, with a fresh optimiser; ``loss``: its objective, if
-        it trains by GRPO."""
-        await self._ranks.all("begin", model_dir, optim, loss)
+        it trains by GRPO; ``lora``: of this stage alone, else as the recipe trains."""
+        await self._ranks.all("begin", model_dir, optim, loss, lora)
 
     async def connect(self, client: UpdateClient) -> None:
         """Connect the ranks to the rollout engines for weight updates."""

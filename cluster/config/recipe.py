@@ -11,7 +11,7 @@ from cluster.config.controls import ControlsConfig
 from cluster.config.guards import GuardsConfig
 from cluster.config.logging import LoggingConfig
 from cluster.config.migration.hint import hint
-from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
+from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage, Stage
 from cluster.config.stages import (
     CalibrationConfig,
     ColdstartConfig,
@@ -223,6 +223,13 @@ class RunConfig(Config):
                         f"{stage}.optim.{key}_learning_rate={rate:g} is for a part that does not "
                         f"train; set learner.freeze_{part}=false, or leave the rate out"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _verdicts_fit(self) -> Self:
+        for stage in self.chain:
+            if isinstance(stage, CalibrateStage):
+                self.learner.refuse_adapted_tower(stage.lora, f"{stage.name}.lora")
         return self
 
     @model_validator(mode="after")

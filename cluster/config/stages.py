@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from calibrate.config import CalibrateConfig
 from cluster.config.validation import PREFIX, Mode, ValidatedConfig, mode_of
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from wire.config import Config
 from wire.types import Split
 
@@ -124,6 +124,10 @@ class GrpoConfig(TrainedConfig, ValidatedConfig):
 class CalibrationConfig(CalibrateConfig, ValidatedConfig):
     """Stage 3: k traces per clip from the refined policy, then verdict and head. Validation is that
     of the verdict."""
+
+    lora: LoraConfig | None = None
+    """Train the verdict as additions of low rank to the policy, whatever ``learner.lora`` says: one
+    engine then serves both; none: as ``learner.lora``."""
 
 
 class EvaluateConfig(Config):

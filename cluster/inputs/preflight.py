@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.recipe import RunConfig
+from cluster.config.stage_kinds import CalibrateStage
 from cluster.inputs.model_folder import with_local_model
 from cluster.inputs.samples import SampleSplits, read_samples
 from cluster.inputs.scorer import try_functions
@@ -39,7 +40,8 @@ def open_model(config: RunConfig) -> Renderer:
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
     family_of(config.model)
-    if lora := config.learner.lora:
+    of_verdicts = [stage.lora for stage in config.chain if isinstance(stage, CalibrateStage)]
+    for lora in filter(None, dict.fromkeys((config.learner.lora, *of_verdicts))):
         from learner.model.lora import check_targets  # torch: only where it is needed
         from learner.model.trained_parts import frozen_parts
 

@@ -29,7 +29,7 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
     policy = session.version(session.engine_weights_step)
     validation = config.validated, verdict_validator(session, run)
     verdict = (
-        RunVerdictTrainer.of(session, run.name, run.start.model_dir, *validation)
+        RunVerdictTrainer.of(session, run.name, run.start.model_dir, *validation, lora=config.lora)
         if config.asks_labels
         else None
     )

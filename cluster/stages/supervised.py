@@ -21,7 +21,7 @@ from cluster.resume.loop_state import LoopState
 from cluster.session import Session
 from cluster.stages.spilled_rows import longest_of
 from cluster.stages.validation import Validation, Validator, restored_by
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.shared_prefix.rows import Row
 from learner.worker import Objective
 from rollout.sampler import epoch_order
@@ -31,7 +31,11 @@ class TrainingRun(Protocol):
     """Starts trainings, and tries their largest batch; cluster/session.py implements it."""
 
     async def start_training(
-        self, model_dir: Path, optim: OptimConfig, loss: GrpoLossConfig | None = None
+        self,
+        model_dir: Path,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load a model into the learner, with a fresh optimiser."""
         ...
@@ -118,11 +122,13 @@ class SupervisedTrainer:
         batch_size: int,
         optim: OptimConfig,
         save_every: int | None = None,
+        lora: LoraConfig | None = None,
     ) -> int:
         """Fine-tune ``model_dir``, from the last checkpoint on, on ``rows``, read batch by batch.
-        A checkpoint every ``save_every`` updates, else after each epoch. Returns the number of
-        updates: fewer, if validation has stopped it early."""
-        await self._run.start_training(model_dir, optim)
+        A checkpoint every ``save_every`` updates, else after each epoch. ``lora``: of this training
+        alone. Returns the number of updates: fewer, if validation has stopped it early."""
+        begin = partial(self._run.start_training, model_dir, optim, lora=lora)
+        await begin()
         num_steps = num_updates(len(rows), epochs, batch_size)
         batches_per_epoch = num_steps // epochs
         state = await self._checkpoints.resume()
@@ -164,7 +170,6 @@ class SupervisedTrainer:
                         replace(state, learning=guards.state, validations=validation.done)
                     )
         guards.refuse({}, is_last=True)
-        begin = partial(self._run.start_training, model_dir, optim)
         left = await validation.restore_best(done, self._checkpoints, begin)
         self.validated = validation.result(done, left)
         return done

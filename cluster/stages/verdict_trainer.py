@@ -24,7 +24,7 @@ from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.supervised import SupervisedTrainer
 from cluster.stages.validation import Validator
-from learner.config import OptimConfig
+from learner.config import LoraConfig, OptimConfig
 from learner.shared_prefix.rows import Row, supervised_row
 from wire.types import TraceGroup
 
@@ -41,11 +41,17 @@ class RunVerdictTrainer:
     """calibrate's VerdictTrainer on a learner: fine-tunes the policy on label codes."""
 
     def __init__(
-        self, codes: LabelCodes, trainer: SupervisedTrainer, policy_dir: Path, spill: Path
+        self,
+        codes: LabelCodes,
+        trainer: SupervisedTrainer,
+        policy_dir: Path,
+        spill: Path,
+        lora: LoraConfig | None = None,
     ) -> None:
-        """``policy_dir``: the weights that training starts from; ``spill``: folder for rows."""
+        """``policy_dir``: the weights that training starts from; ``spill``: folder for rows;
+        ``lora``: of the verdict alone."""
         self._codes, self._trainer, self._policy_dir = codes, trainer, policy_dir
-        self._spill = spill
+        self._spill, self._lora = spill, lora
 
     @classmethod
     def of(
@@ -55,11 +61,12 @@ class RunVerdictTrainer:
         policy_dir: Path,
         validate: ValidateConfig | None = None,
         validator: Validator | None = None,
+        lora: LoraConfig | None = None,
     ) -> Self:
         """With the learner of a run, for a stage or arm of this name, from the weights in
         ``policy_dir``."""
         trainer = SupervisedTrainer.of(session, name, validate, validator)
-        return cls(LabelCodes.of(session), trainer, policy_dir, session.run_dir.path)
+        return cls(LabelCodes.of(session), trainer, policy_dir, session.run_dir.path, lora)
 
     @property
     def validated(self) -> dict[str, Any]:
@@ -75,6 +82,7 @@ class RunVerdictTrainer:
                 epochs=config.epochs,
                 batch_size=config.batch_size,
                 optim=verdict_optim(config),
+                lora=self._lora,
             )
 
     async def label_logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:

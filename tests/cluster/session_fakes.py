@@ -20,7 +20,7 @@ from cluster.stages.grpo import run_grpo_stage
 from cluster.stages.policy_versions import Weights
 from cluster.stages.stage import StageRun
 from cluster.stages.stage_functions import stage_run
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.rows import Response, Row, with_old_logprobs, with_ref_logprobs
 from reward.scorer import Scorer
@@ -149,6 +149,8 @@ class FakeLearner:
     def __init__(self, engines: FakeEngines) -> None:
         self.weights = ""
         self.began: list[str] = []
+        self.loras: list[LoraConfig | None] = []
+        """LoRA of each training that began, where it has its own."""
         self.steps: list[tuple[str, list[Row]]] = []
         """Weights before, and rows, of every update."""
         self.memory: list[tuple[int, ...]] = []
@@ -161,11 +163,16 @@ class FakeLearner:
         self._engines = engines
 
     async def begin(
-        self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None
+        self,
+        model_dir: str,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         folder = Path(model_dir)
         self.weights = folder.parent.name if folder.name == "model" else folder.name
         self.began.append(self.weights)
+        self.loras.append(lora)
 
     async def connect(self, client: None) -> None:
         pass

@@ -95,6 +95,10 @@ def test_defaults_are_deepintuits():
         ({"labels": [{"name": "a"}, {"name": "A"}]}, "must differ"),
         ({"labels": [{"name": "a"}]}, "labels"),
         ({"video": {"min_frames": 8, "max_frames": 4}}, "lower the first"),
+        (
+            {"calibrate": {"lora": {}}, "learner": {"freeze_vision_tower": False}},
+            r"set calibrated\.lora\.handoff = 'merged'",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_a_remedy(changes: dict[str, Any], message: str):

@@ -17,7 +17,7 @@ from cluster.run import run_each
 from cluster.run_dir import RunDir
 from cluster.stages.stage_functions import stage_run
 from cluster.summary import summarise_run
-from learner.config import GrpoLossConfig, OptimConfig
+from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.shared_prefix.rows import Row
 from tests.cluster.session_fakes import (
     NAMES,
@@ -56,9 +56,13 @@ class ChainLearner(FakeLearner):
     updates_left = 10**9
 
     async def begin(
-        self, model_dir: str, optim: OptimConfig, loss: GrpoLossConfig | None = None
+        self,
+        model_dir: str,
+        optim: OptimConfig,
+        loss: GrpoLossConfig | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
-        await super().begin(model_dir, optim, loss)
+        await super().begin(model_dir, optim, loss, lora)
         self.weights = weights_in(Path(model_dir))
 
     async def export(self, directory: str) -> None:

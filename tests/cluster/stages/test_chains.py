@@ -14,6 +14,7 @@ from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.run_files import prediction_files
 from cluster.stages.policy_versions import model_before
+from learner.config import LoraConfig
 from tests.cluster.session_fakes import make_config
 from tests.cluster.stages.chain_fakes import (
     BASE_WEIGHTS,
@@ -69,6 +70,14 @@ async def test_every_stage_leaves_its_result(tmp_path: Path):
     own = result(run_dir, "own")
     assert own["cost"]["num_rollouts"] == NUM_STEPS * GROUPS_PER_STEP * GROUP_SIZE
     assert 0 < own["num_kept"] <= own["cost"]["num_rollouts"]
+
+
+async def test_a_verdict_is_lora_while_all_else_trains_whole(tmp_path: Path):
+    stages = [CHAIN[0], {"name": "verdict", "kind": "calibrate"}]
+    config = recipe(stages=stages, calibrate={**CALIBRATE, "lora": {"rank": 4}})
+    attempt = await run_chain(open_new(tmp_path, config), config)
+    assert set(attempt.learner.loras) == {None, LoraConfig(rank=4)}
+    assert attempt.learner.loras.count(LoraConfig(rank=4)) == 1
 
 
 async def test_every_stage_starts_from_the_weights_it_names(tmp_path: Path):
