@@ -257,8 +257,13 @@ def _compacted_ids(directory: Path, attempt: int) -> set[str]:
 
 def journals(directory: Path) -> dict[int, Path]:
     """The journals of an archive by attempt, oldest first."""
-    matches = ((_JOURNAL_NAME.fullmatch(path.name), path) for path in directory.glob("journal-*"))
-    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+    paths = [path for path in directory.glob("journal-*") if _JOURNAL_NAME.fullmatch(path.name)]
+    return dict(sorted((attempt_of(path), path) for path in paths))
+
+
+def attempt_of(journal: Path) -> int:
+    """The attempt whose journal a file is, by its name."""
+    return int(journal.stem.removeprefix("journal-"))
 
 
 def _require(directory: Path) -> None:

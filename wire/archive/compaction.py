@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from wire.archive.archive import journals, recover
+from wire.archive.index_files import index_path, is_indexed, write_index
 from wire.archive.journal import naming, read_journal
 from wire.archive.locks import compacting, without_writer
 from wire.archive.parquet_files import (
@@ -82,6 +83,9 @@ def compact_archive(
             done += sum(before[path] for path in job)
             if progress is not None:
                 progress(done, total)
+        for path in parquet_files(directory):
+            if not is_indexed(directory, path):
+                write_index(directory, path)
         after = [path.stat().st_size for path in parquet_files(directory)]
     return Compaction(
         files_before=len(before),
@@ -148,8 +152,10 @@ def _merge(directory: Path, files: Sequence[Path]) -> Path:
     and ArchiveError."""
     path = _merged_name(directory, files)
     write_parquet(path, _rows(files), replacing(files), suffix=MERGING)
+    write_index(directory, path)
     for merged in files:
         merged.unlink()
+        index_path(directory, merged).unlink(missing_ok=True)
     sync_to_disk(path.parent)
     return path
 
