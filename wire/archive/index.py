@@ -139,8 +139,8 @@ def browse(
 
     def pages() -> Iterator[pa.Table]:
         left, skip = limit, offset
-        found = list(sources(directory))
-        for source in reversed(found) if newest_first else found:
+        listed = list(sources(directory))
+        for source in reversed(listed) if newest_first else listed:
             matches = source.matches(where)
             num = sum(matches)
             take = min(left, max(0, num - skip))
@@ -168,15 +168,15 @@ def summarise(directory: Path) -> Summary:
 
     def summary() -> Summary:
         counts: dict[tuple[Any, ...], Count] = {}
-        found = list(sources(directory))
-        for one in (one for source in found for one in source.counts()):
+        listed = list(sources(directory))
+        for one in (one for source in listed for one in source.counts()):
             key = tuple(getattr(one, name) for name in COUNTED)
             counts[key] = counts[key] + one if key in counts else one
         return Summary(
             counts=tuple(counts[key] for key in sorted(counts)),
-            num_files=len(found),
-            num_bytes=sum(source.path.stat().st_size for source in found),
-            num_indexed=sum(source.is_indexed for source in found),
+            num_files=len(listed),
+            num_bytes=sum(source.path.stat().st_size for source in listed),
+            num_indexed=sum(source.is_indexed for source in listed),
         )
 
     return _beside_compactions(summary)
