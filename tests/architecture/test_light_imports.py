@@ -48,6 +48,7 @@ for command in json.loads(sys.argv[1]):
         "calibrate.classifier",
         "calibrate.calibration",
         "calibrate.decision",
+        "calibrate.shift.monitor",
         "cluster.config.recipe",
         "cluster.inputs.samples",
         "cluster.loop",
