@@ -6,6 +6,7 @@
         verdict/           another one, or verdict/adapter/: LoRA on the policy
         head/              linear head
         calibration.json   calibrator, prediction sets, thresholds, figures
+        evaluation.json    figures on the test clips, label by label
         reference.*        features of the traces that it was fitted to, for the test of shift
         provenance.json    where it comes from
         README.md          model card
@@ -18,12 +19,13 @@ depends on them, and their bytes are not recorded. Loads no engine and no torch.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from calibrate.calibration import Calibration
+from calibrate.card import model_card
 from calibrate.classifier_files import (
     FileRecord,
     add_adapter,
@@ -32,6 +34,7 @@ from calibrate.classifier_files import (
     records_of,
 )
 from calibrate.description import FORMAT, ClassifierDescription, Provenance
+from calibrate.metrics import Evaluation
 from wire.config import Config, validate
 from wire.disk import naming_full_disk
 from wire.errors import ConfigError, DataError
@@ -39,6 +42,7 @@ from wire.whole_file import sync_to_disk, write_json
 
 DESCRIPTION_FILE = "classifier.json"
 CALIBRATION_FILE = "calibration.json"
+EVALUATION_FILE = "evaluation.json"
 PROVENANCE_FILE = "provenance.json"
 CARD_FILE = "README.md"
 M = TypeVar("M", bound=Config)
@@ -52,14 +56,6 @@ class SavesFiles(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write the files into a directory."""
-        ...
-
-
-class GivesJson(Protocol):
-    """Fitted state as plain values, such as a Calibration."""
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Values for a JSON file."""
         ...
 
 
@@ -82,6 +78,7 @@ class Classifier:
     path: Path
     """Its directory."""
     description: ClassifierDescription
+    calibration: Calibration
     files: dict[str, FileRecord]
     """By name, relative to the directory."""
     version: str
@@ -113,11 +110,6 @@ class Classifier:
         return "reference.json" in self.files
 
     @cached_property
-    def calibration(self) -> Any:
-        """Plain values of calibration.json."""
-        return json.loads((self.path / CALIBRATION_FILE).read_text(encoding="utf-8"))
-
-    @cached_property
     def provenance(self) -> Provenance:
         """Where it comes from. Raises DataError if provenance.json cannot be read."""
         return _read(Provenance, self.path / PROVENANCE_FILE)
@@ -144,9 +136,12 @@ def load_classifier(path: Path, *, check_weights: bool = True) -> Classifier:
         )
     content = _read_description(file)
     check_files(path, content.files, weights=check_weights)
-    version = hashlib.sha256(file.read_bytes()).hexdigest()
     return Classifier(
-        path=path, description=content.description, files=content.files, version=version
+        path=path,
+        description=content.description,
+        calibration=Calibration.from_json((path / CALIBRATION_FILE).read_bytes()),
+        files=content.files,
+        version=hashlib.sha256(file.read_bytes()).hexdigest(),
     )
 
 
@@ -174,8 +169,9 @@ def publish_classifier(
     out: Path,
     description: ClassifierDescription,
     *,
-    calibration: GivesJson,
+    calibration: Calibration,
     provenance: Provenance,
+    evaluation: Evaluation | None = None,
     policy_dir: Path,
     verdict_dir: Path | None = None,
     adapter_dir: Path | None = None,
@@ -186,12 +182,13 @@ def publish_classifier(
 ) -> Classifier:
     """Publish a classifier as the directory ``out``: whole or not at all.
 
-    ``verdict_dir``: whole weights; ``adapter_dir``: LoRA on the policy. ``copy``: no hard links
-    into the run. ``replace``: what is at ``out`` may go, as when a stage is run again.
+    ``evaluation``: of its predictions of the test clips. ``verdict_dir``: whole weights;
+    ``adapter_dir``: LoRA on the policy. ``copy``: no hard links into the run. ``replace``: what is
+    at ``out`` may go, as when a stage is run again.
 
     Raises DataError if ``out`` is taken or a model is none, DiskFull; then nothing is left.
     """
-    _refuse_parts(description, verdict_dir, adapter_dir, head)
+    _refuse_parts(description, calibration, verdict_dir, adapter_dir, head)
     if not replace and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already; give another directory, or remove it first")
     partial = out.with_name(out.name + ".partial")
@@ -209,7 +206,11 @@ def publish_classifier(
             if reference is not None:
                 reference.save(partial)
             write_json(partial / CALIBRATION_FILE, calibration.to_json())
+            if evaluation is not None:
+                write_json(partial / EVALUATION_FILE, asdict(evaluation))
             write_json(partial / PROVENANCE_FILE, provenance.model_dump(mode="json"))
+            card = model_card(description, calibration, provenance, evaluation)
+            (partial / CARD_FILE).write_text(card, encoding="utf-8")
             content = _ClassifierFile(
                 format=FORMAT, description=description, files=records_of(partial, _EXPLAIN)
             )
@@ -226,12 +227,17 @@ def publish_classifier(
 
 def _refuse_parts(
     description: ClassifierDescription,
+    calibration: Calibration,
     verdict_dir: Path | None,
     adapter_dir: Path | None,
     head: SavesFiles | None,
 ) -> None:
     """Raise ValueError unless there is exactly what the sources read."""
-    sources = description.sources
+    sources, calibrator = description.sources, calibration.calibrator
+    if set(sources) != set(calibrator.sources):
+        raise ValueError(f"a calibrator of {calibrator.sources} for a classifier of {sources}")
+    if calibrator.label_names != description.label_names:
+        raise ValueError(f"a calibrator of labels other than {description.label_names}")
     verdicts = [part for part in (verdict_dir, adapter_dir) if part is not None]
     if len(verdicts) != ("verdict" in sources):
         raise ValueError(f"{len(verdicts)} verdicts for a classifier that reads {sources}")

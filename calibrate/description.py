@@ -8,18 +8,16 @@ rollout are plain values here: their packages read them (cluster/inputs/classifi
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
+from calibrate.calibrator import Source
 from wire.config import Config
 from wire.labels import Label, LabelSet
 
 FORMAT = 1
 """Format of a classifier's directory."""
-
-Source = Literal["policy", "vote", "verdict", "head"]
-"""What a classifier reads: the policy's own answer, a vote of its traces, the verdict, the head."""
 
 
 class PromptText(Config):

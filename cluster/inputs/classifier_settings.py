@@ -10,12 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calibrate.description import (
-    AnswerSettings,
-    ClassifierDescription,
-    PromptText,
-    Source,
-)
+from calibrate.calibrator import Source
+from calibrate.description import AnswerSettings, ClassifierDescription, PromptText
 from cluster.config.recipe import RunConfig
 from rollout.config import RolloutConfig
 from rollout.label_codes import Code

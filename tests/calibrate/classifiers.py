@@ -1,11 +1,16 @@
 """Builders of small classifiers, for tests. (No test file.)"""
 
 import json
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from calibrate.calibration import Calibration, SplitFigures, coverage_by_group
+from calibrate.calibrator import Calibrator, Source
 from calibrate.classifier import Classifier, publish_classifier
+from calibrate.conformal import fit_sets
 from calibrate.description import (
     ArchiveFacts,
     ClassifierDescription,
@@ -14,17 +19,18 @@ from calibrate.description import (
     Provenance,
     SplitFacts,
 )
+from calibrate.figures import measure
+from calibrate.metrics import Evaluation, evaluate
+from calibrate.predictions import from_probabilities
+from calibrate.risk import fit_threshold
+from calibrate.selection import fit_candidates, plateau, select
 from wire.labels import Label
 
 
-class PlainCalibration:
-    """Fitted state of any content."""
-
-    def __init__(self, **values: Any) -> None:
-        self.values = {"format": 1, **values}
-
-    def to_json(self) -> Mapping[str, Any]:
-        return self.values
+def make_calibration(*sources: Source) -> Calibration:
+    """A calibration without figures, of the sources' equal weights."""
+    weights = dict.fromkeys(sources or ("policy", "verdict"), 0.8)
+    return Calibration(calibrator=Calibrator(label_names=("abnormal", "normal"), weights=weights))
 
 
 def make_description(**changes: Any) -> ClassifierDescription:
@@ -87,9 +93,63 @@ def publish(tmp_path: Path, **changes: Any) -> Classifier:
     values: dict[str, Any] = {
         "out": tmp_path / "out",
         "description": make_description(),
-        "calibration": PlainCalibration(temperature=1.5),
+        "calibration": make_calibration(*changes.get("description", make_description()).sources),
         "provenance": make_provenance(),
         "policy_dir": run / "grpo" / "model",
         "verdict_dir": run / "calibrated" / "model",
     }
     return publish_classifier(**{**values, **changes})
+
+
+@cache
+def measured_calibration(num: int = 400, max_error: float = 0.3) -> Calibration:
+    """A calibration with everything in it, fitted to random clips: of the new looks the classifier
+    knows little."""
+    draw = np.random.default_rng(0)
+    names = make_description().label_names
+    truth = draw.integers(2, size=num)
+    looks = np.array(["old looks", "new looks"])[draw.integers(2, size=num)]
+    logprobs: dict[Source, Any] = {}
+    for source in ("policy", "verdict"):
+        rows = draw.normal(size=(num, 2))
+        rows[np.arange(num), truth] += np.where(looks == "old looks", 2.5, 0.0)
+        logprobs[source] = rows
+    ids = [f"clip-{n}" for n in range(num)]
+    selection = select(fit_candidates(logprobs, truth, names, ids), truth, ids)
+    calibrator = selection.candidate().calibrator
+    probabilities = calibrator.probabilities(logprobs)
+    known = looks == "old looks"
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    sets = [
+        fit_sets(probabilities[known], truth[known], names, 0.9, kind)
+        for kind in ("marginal", "class_conditional")
+    ]
+    before = Calibrator(label_names=names, weights=dict.fromkeys(calibrator.weights, 0.5))
+    return Calibration(
+        calibrator=calibrator,
+        sets=tuple(sets),
+        thresholds=(fit_threshold(confidence[known], right[known], max_error),),
+        selection=selection,
+        plateau=plateau([0, 10, 20, 30, 40], [1.2, 1.0, 0.9, 0.7, 0.5]),
+        figures=(
+            SplitFigures(
+                split="test",
+                before=measure(before.probabilities(logprobs), truth),
+                after=measure(probabilities, truth),
+            ),
+        ),
+        coverage=tuple(
+            row
+            for one in sets
+            for row in coverage_by_group(one, probabilities, truth, looks.tolist())
+        ),
+        num_samples={"learned": 80, "held_out": int(known.sum()), "val": num, "test": num},
+    )
+
+
+def measured_evaluation() -> Evaluation:
+    """Figures of some predictions, one of them without a trace."""
+    labels = ["abnormal"] * 3 + ["normal"] * 2
+    rows = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8], [0.4, 0.6]]
+    names = make_description().label_names
+    return evaluate(from_probabilities([*"abcde"], labels, rows, names), names, labels)

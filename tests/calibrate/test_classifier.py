@@ -3,15 +3,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import calibrate.classifier_files as classifier_files
+from calibrate.calibrator import Calibrator
 from calibrate.classifier import load_classifier
 from calibrate.description import FORMAT
 from tests.architecture.product import ROOT
 from tests.calibrate.classifiers import (
+    make_calibration,
     make_description,
     make_provenance,
     publish,
@@ -33,7 +36,7 @@ def test_what_was_published_is_loaded(tmp_path: Path):
     assert loaded == published
     assert loaded.description == make_description()
     assert loaded.provenance == make_provenance()
-    assert loaded.calibration["temperature"] == 1.5
+    assert loaded.calibration == make_calibration("policy", "verdict")
     assert loaded.verdict_dir == loaded.path / "verdict"
     assert (loaded.adapter_dir, loaded.head_dir, loaded.has_reference) == (None, None, False)
 
@@ -220,7 +223,7 @@ def test_a_missing_a_shorter_and_a_changed_file_are_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"lacks verdict/model\.safetensors"):
         load_classifier(out, check_weights=False)
     (out / "verdict/model.safetensors").write_bytes(b"verdict")
-    (out / "calibration.json").write_text((out / "calibration.json").read_text().replace("1", "2"))
+    (out / "calibration.json").write_text((out / "calibration.json").read_text().replace("8", "9"))
     with pytest.raises(DataError, match=r"calibration\.json has other bytes"):
         load_classifier(out, check_weights=False)
 
@@ -278,7 +281,9 @@ def test_it_moves_and_its_run_may_go(tmp_path: Path):
         "import sys; from pathlib import Path; from calibrate.classifier import load_classifier;"
         "loaded = load_classifier(Path('moved'));"
         "print(loaded.version, loaded.verdict_dir.joinpath('model.safetensors').read_text());"
-        "print(*[m for m in ('torch', 'sklearn', 'scipy', 'transformers') if m in sys.modules])"
+        "rows = {'policy': [[-0.1, -2.3]], 'verdict': [[-1.7, -0.3]]};"
+        "print(loaded.calibration.calibrator.probabilities(rows).tolist());"
+        "print(*[m for m in ('torch', 'sklearn', 'transformers') if m in sys.modules])"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code],
@@ -288,4 +293,27 @@ def test_it_moves_and_its_run_may_go(tmp_path: Path):
         text=True,
         check=True,
     ).stdout
-    assert printed.splitlines() == [f"{published.version} verdict", ""]
+    rows = {"policy": [[-0.1, -2.3]], "verdict": [[-1.7, -0.3]]}
+    probabilities = published.calibration.calibrator.probabilities(rows).tolist()
+    assert printed.splitlines() == [f"{published.version} verdict", str(probabilities), ""]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "says"),
+    [
+        (make_calibration("policy"), "a calibrator of .*for a classifier of"),
+        (
+            replace(
+                make_calibration("policy", "verdict"),
+                calibrator=Calibrator(
+                    label_names=("a", "b"), weights={"policy": 1.0, "verdict": 1.0}
+                ),
+            ),
+            "a calibrator of labels other than",
+        ),
+    ],
+)
+def test_a_calibration_of_something_else_is_refused(tmp_path: Path, calibration, says):
+    with pytest.raises(ValueError, match=says):
+        publish(tmp_path, calibration=calibration)
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import torch
 
 from calibrate.classifier import load_classifier
 from tests.architecture.product import ROOT
-from tests.calibrate.classifiers import PlainCalibration, make_description, make_provenance, publish
+from tests.calibrate.classifiers import make_description, make_provenance, publish
 from tests.end_to_end.lora_verdict import rows
 from tests.learner.builders import make_clip
 
@@ -37,7 +37,6 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
     out = publish(
         folder,
         description=make_description(),
-        calibration=PlainCalibration(),
         provenance=make_provenance(),
         policy_dir=run / "stages/grpo/model",
         verdict_dir=None,

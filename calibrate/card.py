@@ -1,0 +1,349 @@
+"""Model card of a classifier: README.md in its directory, written from its own figures.
+
+    description + calibration + provenance + evaluation -> Markdown with the hub's front matter
+
+A part without figures is left out. Front matter: https://huggingface.co/docs/hub/model-cards.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from calibrate.calibration import Calibration, GroupCoverage, SplitFigures
+from calibrate.calibrator import Calibrator, Source
+from calibrate.description import ClassifierDescription, Provenance
+from calibrate.metrics import Evaluation
+from calibrate.selection import Measure, Selection
+
+_READS: dict[Source, str] = {
+    "policy": "the policy's own answer: the probability of each label at the end of its reasoning",
+    "vote": "the vote: how often each label ends one of {votes} sampled traces",
+    "verdict": "the verdict: a model that reads the clip and the policy's trace, and gives each "
+    "label a probability",
+    "head": "the head: a linear classifier on the policy's hidden state after clip and trace",
+}
+_NAMES: dict[Measure, str] = {
+    "nll": "NLL",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+    "ece": "ECE",
+}
+_CUT = 300  # characters of a definition in the table
+
+
+def model_card(
+    description: ClassifierDescription,
+    calibration: Calibration,
+    provenance: Provenance,
+    evaluation: Evaluation | None = None,
+) -> str:
+    """Text of the model card."""
+    parts = [
+        _front_matter(description, calibration, provenance),
+        _title(description, provenance),
+        _labels(description),
+        _method(description, calibration),
+        _figures(calibration, evaluation),
+        _sets(calibration),
+        _automatic(calibration),
+        _limits(description, provenance),
+        _use(description),
+        _provenance(description, provenance),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(
+    description: ClassifierDescription, calibration: Calibration, provenance: Provenance
+) -> str:
+    lines = [
+        "---",
+        "library_name: deepintuit",
+        "pipeline_tag: video-classification",
+        "tags:",
+        *(f"- {tag}" for tag in ("deepintuit", "video-classification", "calibrated")),
+    ]
+    if measured := _of_test(calibration):
+        after, name = measured.after, json.dumps(provenance.archive.name)
+        values = {"accuracy": after.accuracy, "f1": after.macro_f1, "ece": after.ece}
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(description.name)}",
+            "  results:",
+            "  - task:",
+            "      type: video-classification",
+            "    dataset:",
+            f"      name: {name}",
+            f"      type: {name}",
+            f"      split: {measured.split}",
+            "    metrics:",
+        ]
+        for kind, value in values.items():
+            lines += [f"    - type: {kind}", f"      value: {value:.4f}"]
+    return "\n".join([*lines, "---"])
+
+
+def _title(description: ClassifierDescription, provenance: Provenance) -> str:
+    names = description.label_names
+    return (
+        f"# {description.name}: a video classifier with {len(names)} labels\n\n"
+        f"Says which of {len(names)} labels fits a video clip, with calibrated probabilities, and "
+        "whether the decision can be left to it. Fitted by DeepIntuit "
+        f"{provenance.code.package} to traces of the reasoning policy "
+        f"{description.policy_version}."
+    )
+
+
+def _labels(description: ClassifierDescription) -> str:
+    ordered = sorted(description.labels, key=lambda label: label.name)
+    rows = [(label.name, _one_line(label.definition) or "-") for label in ordered]
+    return "## What it classifies\n\n" + _table(("label", "definition"), rows)
+
+
+def _method(description: ClassifierDescription, calibration: Calibration) -> str:
+    frames = description.video.get("max_frames")
+    shown = f" ({frames} frames at most)" if frames else ""
+    reads = [_READS[s].format(votes=description.answers.num_votes) for s in description.sources]
+    parts = [
+        "## How it decides",
+        f"The policy watches the clip{shown} and writes a reasoning trace. The classifier reads\n\n"
+        + "\n".join(f"- {one}" for one in reads),
+        _formula(calibration.calibrator),
+    ]
+    if selection := calibration.selection:
+        parts += ["### Candidates", _candidates(selection)]
+    if calibration.plateau:
+        parts.append(f"Training of the verdict: {calibration.plateau.explanation}.")
+    return "\n\n".join(parts)
+
+
+def _formula(calibrator: Calibrator) -> str:
+    if (temperature := calibrator.temperature) is not None:
+        return (
+            f"Its probabilities are scaled by a temperature of {temperature:.3g}, fitted on the "
+            "val clips."
+        )
+    terms = " + ".join(
+        f"{calibrator.weights[source]:.3g} x {source}" for source in calibrator.sources
+    )
+    return (
+        f"Their log-probabilities are added as {terms} and normalised (log-linear pool); the "
+        "weights are fitted on the val clips."
+    )
+
+
+def _candidates(selection: Selection) -> str:
+    rows = []
+    for one in selection.candidates:
+        figures = one.figures
+        name = f"**{one.name}** (chosen)" if one.name == selection.chosen else one.name
+        nll = _with_interval(figures.nll, figures.nll_low, figures.nll_high)
+        accuracy = _with_interval(figures.accuracy, figures.accuracy_low, figures.accuracy_high)
+        rest = (_share(figures.macro_f1), _share(figures.ece), _share(figures.brier))
+        rows.append((name, nll, accuracy, *rest))
+    cross = all(one.cross_fitted for one in selection.candidates)
+    how = "cross-fitted (5 folds)" if cross else "of the clips that they were fitted to"
+    head = ("candidate", "NLL", "accuracy", "macro F1", "ECE", "Brier")
+    by = _NAMES[selection.by]
+    return (
+        f"Figures on {selection.num_samples} val clips, {how}, best first by {by}, with 95% "
+        f"intervals.\n\n{_table(head, rows)}\n\nChoice: {selection.explanation}."
+    )
+
+
+def _figures(calibration: Calibration, evaluation: Evaluation | None) -> str:
+    parts = [_split_figures(one) for one in calibration.figures]
+    if evaluation is not None:
+        rows = [
+            (name, str(one.support), _share(one.recall), _share(one.f1))
+            for name, one in evaluation.per_label.items()
+        ]
+        parts += ["Label by label:", _table(("label", "clips", "recall", "F1"), rows)]
+        if evaluation.unparsed_frac:
+            share = f"{100 * evaluation.unparsed_frac:.1f}%"
+            parts.append(
+                f"{share} of the clips have no trace that could be read; they count as wrong."
+            )
+    return "\n\n".join(["## Figures", *parts]) if parts else ""
+
+
+def _split_figures(measured: SplitFigures) -> str:
+    before, after = measured.before, measured.after
+    rows = [
+        (
+            title,
+            *(
+                _with_interval(
+                    getattr(one, name), getattr(one, f"{name}_low"), getattr(one, f"{name}_high")
+                )
+                for one in (before, after)
+            ),
+        )
+        for title, name in (
+            ("accuracy", "accuracy"),
+            ("ECE", "ece"),
+            ("NLL", "nll"),
+            ("Brier score", "brier"),
+        )
+    ]
+    rows.insert(1, ("macro F1", _share(before.macro_f1), _share(after.macro_f1)))
+    return (
+        f"On {after.num_samples} {measured.split} clips, before and after calibration, with 95% "
+        f"intervals.\n\n{_table(('', 'before', 'after'), rows)}"
+    )
+
+
+def _sets(calibration: Calibration) -> str:
+    if not calibration.sets:
+        return ""
+    said = [f"- {sets.kind.replace('_', '-')}: {sets.explanation}" for sets in calibration.sets]
+    parts = ["## Prediction sets", "\n".join(said)]
+    if calibration.coverage:
+        head = (
+            *("sets", "clips", "n", "promised", "measured"),
+            *("mean size", "single label", "empty"),
+        )
+        parts += [
+            "What was promised for clips like the held-out ones, and what was measured:",
+            _table(head, [_coverage_row(one) for one in calibration.coverage]),
+        ]
+    return "\n\n".join([*parts, *_missed(calibration.coverage)])
+
+
+def _coverage_row(one: GroupCoverage) -> tuple[str, ...]:
+    measured = one.measured
+    clips = f"{one.split}, {one.group}" if one.group != "all" else f"{one.split}, all"
+    return (
+        one.kind.replace("_", "-"),
+        clips,
+        str(measured.num_samples),
+        _share(one.promise),
+        _with_interval(measured.share, measured.low, measured.high),
+        f"{measured.mean_size:.2f}",
+        _share(measured.single_frac),
+        _share(measured.empty_frac),
+    )
+
+
+def _missed(coverage: Iterable[GroupCoverage]) -> Iterator[str]:
+    """A sentence on the groups whose whole interval is below the promise."""
+    missed = [one for one in coverage if one.measured.high < one.promise]
+    if missed:
+        groups = ", ".join(
+            f"{one.group} ({one.kind.replace('_', '-')}: {_share(one.measured.share)})"
+            for one in missed
+        )
+        yield (
+            f"**Below the promise:** {groups}. These clips are not like the held-out ones, and the "
+            "promise does not hold for them."
+        )
+
+
+def _automatic(calibration: Calibration) -> str:
+    if not calibration.thresholds:
+        return ""
+    lines = [f"- {_sentence(one.explanation)}" for one in calibration.thresholds]
+    first = calibration.thresholds[0]
+    what = (
+        "A decision is automatic from the first threshold on, and goes to a person below it."
+        if first.value is not None
+        else "No decision is automatic: every one goes to a person."
+    )
+    return "\n\n".join(["## Automatic decisions", "\n".join(lines), what])
+
+
+def _limits(description: ClassifierDescription, provenance: Provenance) -> str:
+    foreign = provenance.archive.foreign
+    lines = [
+        "For clips like those it was fitted to: the same kind of source, camera and labels. It "
+        "always names one of its labels, also for a clip that fits none.",
+        "A trace is the model's rationale, not the cause of the decision.",
+        "The promises of sets and thresholds hold on average over clips that are exchangeable with "
+        "the held-out ones; not for each clip, and not for clips of another kind.",
+        "Probabilities were calibrated for these weights, prompts and settings; with others they "
+        "mean nothing. The directory is checked as it is loaded.",
+    ]
+    if "verdict" in description.sources or "head" in description.sources:
+        lines.append("It reads traces of this policy; those of another are not what it learned.")
+    if foreign:
+        lines.append(f"**It was fitted to traces of another policy:** {foreign}.")
+    return "## Intended use and limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _use(description: ClassifierDescription) -> str:
+    text = (
+        "## How to use\n\n```\ndeepintuit classify THIS_DIRECTORY clip.mp4\n```\n\n"
+        "The weights are plain Hugging Face directories:\n\n```python\n"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
+        'policy = AutoModelForImageTextToText.from_pretrained("THIS_DIRECTORY/policy")\n'
+        'processor = AutoProcessor.from_pretrained("THIS_DIRECTORY/policy")\n```'
+    )
+    if "verdict" in description.sources:
+        text += (
+            "\n\nThe verdict is in `verdict/`, likewise, or in `verdict/adapter/` as a LoRA "
+            "adapter of the policy, which peft and vLLM open."
+        )
+    return text
+
+
+def _provenance(description: ClassifierDescription, provenance: Provenance) -> str:
+    archive, code = provenance.archive, provenance.code
+    commit = ""
+    if code.commit:
+        commit = f", commit {code.commit[:12]}" + (" with changes" if code.changed else "")
+    versions = ", ".join(f"{name} ({count} clips)" for name, count in archive.versions.items())
+    prompts = ", ".join(
+        f"{name} {one.version} ({one.sha256[:12]})"
+        for name, one in description.prompts.items()
+        if one.version
+    )
+    rows = [
+        ("archive", archive.name),
+        ("traces learned from", f"{archive.num_traces} on {archive.num_groups} clips"),
+        ("written by policy", versions),
+        ("policy served", description.policy_version),
+        ("prompts", prompts),
+        ("seeds", ", ".join(f"{name} {value}" for name, value in provenance.seeds.items())),
+        ("code", f"deepintuit {code.package}{commit}"),
+        ("packages", ", ".join(f"{name} {one}" for name, one in provenance.packages.items())),
+        ("created", provenance.created),
+    ]
+    parts = ["## Provenance", _table(("", ""), [row for row in rows if row[1]])]
+    if provenance.splits:
+        splits = [
+            (name, str(one.clips), str(one.traces) if one.traces else "-", one.use)
+            for name, one in provenance.splits.items()
+        ]
+        parts.append(_table(("split", "clips", "traces", "used for"), splits))
+    parts.append("Settings and all else: `provenance.json` and `classifier.json`.")
+    return "\n\n".join(parts)
+
+
+def _of_test(calibration: Calibration) -> SplitFigures | None:
+    """Figures on the test clips, else the last ones."""
+    known = {one.split: one for one in calibration.figures}
+    return known.get("test") or (calibration.figures[-1] if calibration.figures else None)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _CUT else f"{line[:_CUT]}..."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
