@@ -167,7 +167,7 @@ class Watcher:
             self._name_best()
             return True
         if not self._is_better(measured):
-            self._record(measured, Outcome.NOT_BETTER, "no better than the best so far")
+            self._record(measured, Outcome.NOT_BETTER, self._best_in_words(measured))
             return True
         weights = self._weights(measured, runs=runs)
         if isinstance(weights, NotYet):
@@ -215,6 +215,11 @@ class Watcher:
         ]
         return max(rated)[2] if rated else None
 
+    def _best_in_words(self, measured: MeasuredVersion) -> str:
+        best = self._best_before(measured)
+        value = None if best is None else self._value(best)
+        return "" if best is None or value is None else f"version {best.version} has {value:.3f}"
+
     def _value(self, measured: MeasuredVersion) -> float | None:
         return measured.figures.get(self._watched.stage.validation.metric)
 
@@ -237,7 +242,9 @@ class Watcher:
                     version=measured.version,
                     step=measured.step,
                     model=model,
-                    learn_from=weights.versions(measured.version, self._num_versions),
+                    learn_from=weights.versions(
+                        measured.version, min(self._num_versions, measured.step + 1)
+                    ),
                     out=self._folder(measured),
                 )
             )
@@ -256,7 +263,7 @@ class Watcher:
         except DeepIntuitError as error:
             self._record(measured, Outcome.FAILED, str(error))
             return
-        self._record(measured, Outcome.FITTED, "better on val", seconds)
+        self._record(measured, Outcome.FITTED, f"in {seconds:.0f} s", seconds)
         self._name_best()
 
     def _name_best(self) -> None:
@@ -323,8 +330,11 @@ def describe(decision: Decision, stage: str) -> str:
             f", accuracy {decision.difference:+.3f} [{decision.difference_low:+.3f}, "
             f"{decision.difference_high:+.3f}] against {decision.against}"
         )
-    where = f" into {decision.candidate}" if decision.candidate else ""
+    outcome = (
+        f"{decision.outcome} into {decision.candidate}" if decision.candidate else decision.outcome
+    )
+    why = f" ({decision.reason})" if decision.reason else ""
     return (
         f"{text} on {decision.num_clips} val clips, {decision.unparsed_frac:.1%} unparsed: "
-        f"{decision.outcome}{where}: {decision.reason}"
+        f"{outcome}{why}"
     )
