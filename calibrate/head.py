@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
+from calibrate.label_errors import OutOfFold
 from calibrate.logistic import Problem, Regressions, Solution, blocks
 from calibrate.metrics import negative_log_likelihood
 from wire.errors import DataError
@@ -146,15 +147,47 @@ def fit(
     )
 
 
-def _choose_c(regressions: Regressions, truth: NDArray[np.int64], clips: Sequence[str]) -> float:
-    """The C of ``C_GRID`` with the lowest mean NLL over folds of whole clips."""
+def out_of_fold(
+    features: NDArray[np.floating],
+    labels: Sequence[str],
+    label_names: Sequence[str],
+    sample_ids: Sequence[str],
+    c: float,
+) -> OutOfFold:
+    """Probabilities of each row [N, L] by a head that did not see its clip, over the folds that C
+    was chosen by; ``c``: the chosen one. Raises DataError if a label has one clip only."""
+    _check_features(features, None)
+    truth = np.array([list(label_names).index(label) for label in labels], dtype=np.int64)
+    held_out = _held_out(truth, sample_ids)
+    if not held_out:
+        raise DataError("a label has one clip only: no folds; get another clip of it")
+    folds = np.zeros(len(truth), np.int64)
+    for number, rows in enumerate(held_out):
+        folds[rows] = number
+    regressions = Regressions(_standardised(features, *_moments(features)), truth, len(label_names))
+    problems = [Problem(folds != number, c) for number in range(len(held_out))]
+    probabilities = np.zeros((len(truth), len(label_names)))
+    for rows, solution in zip(held_out, regressions.solve(problems), strict=True):
+        probabilities[rows] = softmax(solution.logits[rows].astype(np.float64), axis=1)
+    return OutOfFold(probabilities, folds)
+
+
+def _held_out(truth: NDArray[np.int64], clips: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Rows of each fold of whole clips; none if a label has one clip only."""
     per_label = Counter(label for _, label in set(zip(clips, truth.tolist(), strict=True)))
     num_folds = min(_NUM_FOLDS, *per_label.values())
     if num_folds < 2:
+        return []
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
+    return [rows for _, rows in folds.split(np.zeros(len(truth)), truth, clips)]
+
+
+def _choose_c(regressions: Regressions, truth: NDArray[np.int64], clips: Sequence[str]) -> float:
+    """The C of ``C_GRID`` with the lowest mean NLL over folds of whole clips."""
+    held_out = _held_out(truth, clips)
+    if not held_out:
         log.warning("a label has one calibration clip only: no cross validation, C=%g", _DEFAULT_C)
         return _DEFAULT_C
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=0)
-    held_out = [rows for _, rows in folds.split(np.zeros(len(truth)), truth, clips)]
     trained = [np.isin(np.arange(len(truth)), rows, invert=True) for rows in held_out]
     losses = []
     solutions: list[Solution] | None = None
