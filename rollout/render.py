@@ -119,6 +119,10 @@ class Renderer:
             clip_key=clip.clip_key,
             fingerprint=clip.fingerprint,
             version=version,
+            video_hash=clip.video_hash,
+            window_start_s=None if clip.window is None else clip.window.start_s,
+            window_end_s=None if clip.window is None else clip.window.end_s,
+            frame_indices=clip.frame_indices,
         )
 
     def size(self, messages: Sequence[Message], video: int) -> PromptSize:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -198,9 +199,15 @@ class ClipStore:
         if source.view is not None:
             decoded = apply_view(source.view, decoded, content_hash)
         try:
-            return self._processor.process(decoded, self._config, clip_key=key)
+            clip = self._processor.process(decoded, self._config, clip_key=key)
         except ClipError as error:
             raise ClipError(f"cannot use {source.path}: {error}") from error
+        return replace(
+            clip,
+            video_hash=content_hash,
+            window=source.window,
+            frame_indices=decoded.frame_indices,
+        )
 
     def _count(self, source: Address, not_by_decord: str | None) -> None:
         with self._counting:

@@ -1,6 +1,8 @@
 """File of one processed clip; its pixels are kept as bytes where that loses no bit.
 
 ProcessedClip -> parts of the file (video/disk_cache/entry_file.py) -> Content -> ProcessedClip
+
+A file of before 2026-12 does not say which frames of which video it shows: its clip is made anew.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from video import pixel_codes
-from video.disk_cache.entry_file import Damaged, Stored, pack, unpack
+from video.address import Window
+from video.disk_cache.entry_file import Damaged, Outdated, Stored, pack, unpack
 from video.disk_cache.file_system import Content
 from video.pixel_codes import PixelScale
 from video.processor import Pixels, ProcessedClip
@@ -25,6 +28,9 @@ def parts_of(clip: ProcessedClip) -> Sequence[bytes | memoryview]:
         "grid_thw": list(clip.grid_thw),
         "seconds_per_grid": clip.seconds_per_grid.hex(),
         "placeholder_ids": list(clip.placeholder_ids),
+        "video_hash": clip.video_hash,
+        "window": None if clip.window is None else [clip.window.start_s, clip.window.end_s],
+        "frame_indices": list(clip.frame_indices),
     }
     name, stored = _PIXELS, np.ascontiguousarray(clip.pixel_values, dtype="<f4")
     if (scale := clip.pixel_scale) is not None:
@@ -38,8 +44,10 @@ def parts_of(clip: ProcessedClip) -> Sequence[bytes | memoryview]:
 
 
 def parse(key: str, content: Content) -> ProcessedClip:
-    """The clip in a file. Raises Damaged."""
+    """The clip in a file. Raises Damaged or Outdated."""
     described, tensors = unpack(key, content)
+    if "video_hash" not in described:
+        raise Outdated
     try:
         t, h, w = described["grid_thw"]
         scale = None
@@ -53,6 +61,9 @@ def parse(key: str, content: Content) -> ProcessedClip:
             placeholder_ids=tuple(described["placeholder_ids"]),
             fingerprint=described["fingerprint"],
             clip_key=key,
+            video_hash=described["video_hash"],
+            window=None if described["window"] is None else Window(*described["window"]),
+            frame_indices=tuple(described["frame_indices"]),
             pixel_scale=scale,
         )
     except (ValueError, KeyError, TypeError) as error:  # whole, but of another version of us

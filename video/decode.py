@@ -45,12 +45,15 @@ class DecodedClip:
     """The sampled frames of one clip, or of a time window of it.
 
     Example:
-        DecodedClip(frames=np.zeros((8, 56, 56, 3), np.uint8), timestamps_s=(0.0, 0.25, ...),
-                    fps=4.0, total_frames=16, native_fps=8.0, seconds=2.0)
+        DecodedClip(frames=np.zeros((8, 56, 56, 3), np.uint8), frame_indices=(0, 2, ...),
+                    timestamps_s=(0.0, 0.25, ...), fps=4.0, total_frames=16, native_fps=8.0,
+                    seconds=2.0)
     """
 
     frames: Frames
     """[T, H, W, 3], RGB."""
+    frame_indices: tuple[int, ...]
+    """Number of each sampled frame in the file, from 0, in the order of ``frames``."""
     timestamps_s: tuple[float, ...]
     """Presentation time of each sampled frame, from the clip's first frame or the window's start;
     a frame that is repeated has the same time again."""
@@ -70,8 +73,11 @@ class DecodedClip:
             raise ValueError(
                 f"frames are {self.frames.dtype} {self.frames.shape}, expected uint8 [T, H, W, 3]"
             )
-        if len(self.frames) != len(self.timestamps_s):
-            raise ValueError(f"{len(self.frames)} frames but {len(self.timestamps_s)} timestamps")
+        if not len(self.frames) == len(self.timestamps_s) == len(self.frame_indices):
+            raise ValueError(
+                f"{len(self.frames)} frames but {len(self.timestamps_s)} timestamps and "
+                f"{len(self.frame_indices)} frame indices"
+            )
         if len(self.frames) % 2:
             raise ValueError(
                 f"{len(self.frames)} frames; two make a temporal patch: give an even count"
@@ -162,6 +168,7 @@ def _clip(pixels: Frames, choice: _Choice, not_by_decord: str | None) -> Decoded
         raise Undecodable(str(error)) from error
     return DecodedClip(
         frames=np.ascontiguousarray(pixels),
+        frame_indices=tuple(choice.indices),
         timestamps_s=tuple(choice.times_s),
         fps=fps,
         total_frames=choice.total,

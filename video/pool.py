@@ -331,13 +331,16 @@ def _receive(reply: dict[str, Any], files: list[int]) -> DecodedClip:
     """Pixels in the helper's memory; the pages are this process's from now on."""
     shape = tuple(reply["shape"])
     try:
-        shared = mmap.mmap(files[0], 8 * shape[0] + math.prod(shape))
+        shared = mmap.mmap(files[0], 2 * 8 * shape[0] + math.prod(shape))
     finally:
         for file in files:
             os.close(file)
     times = np.frombuffer(shared, np.float64, shape[0])
+    indices = np.frombuffer(shared, np.int64, shape[0], offset=times.nbytes)
+    start = times.nbytes + indices.nbytes
     return DecodedClip(
-        frames=np.frombuffer(shared, np.uint8, offset=times.nbytes).reshape(shape),
+        frames=np.frombuffer(shared, np.uint8, offset=start).reshape(shape),
+        frame_indices=tuple(indices.tolist()),
         timestamps_s=tuple(times.tolist()),
         fps=reply["fps"],
         total_frames=reply["total_frames"],

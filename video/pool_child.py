@@ -4,9 +4,9 @@
                                                   | {"error", "errno"}
 
 Before decord begins, {"begins": "decord"} says so: if this process then dies or hangs, the file is
-not to blame yet. The file holds the times (float64 [T]) and then the pixels (uint8 [T, H, W, 3]);
-it has no name, so nothing is left behind. Imports neither torch nor pydantic, so that it starts in
-a moment.
+not to blame yet. The file holds the times (float64 [T]), the frames' indices (int64 [T]) and then
+the pixels (uint8 [T, H, W, 3]); it has no name, so nothing is left behind. Imports neither torch
+nor pydantic, so that it starts in a moment.
 """
 
 import ctypes
@@ -130,10 +130,11 @@ def _say(line: socket.socket, message: Question) -> None:
 
 
 def _in_memory(clip: DecodedClip) -> int:
-    times = np.asarray(clip.timestamps_s, np.float64)
+    head = np.asarray(clip.timestamps_s, np.float64).tobytes()
+    head += np.asarray(clip.frame_indices, np.int64).tobytes()
     file = os.memfd_create(Path(__file__).stem)
-    os.ftruncate(file, times.nbytes + clip.frames.nbytes)
-    with mmap.mmap(file, times.nbytes + clip.frames.nbytes) as shared:
-        shared[: times.nbytes] = times.tobytes()
-        np.frombuffer(shared, np.uint8, offset=times.nbytes)[:] = clip.frames.reshape(-1)
+    os.ftruncate(file, len(head) + clip.frames.nbytes)
+    with mmap.mmap(file, len(head) + clip.frames.nbytes) as shared:
+        shared[: len(head)] = head
+        np.frombuffer(shared, np.uint8, offset=len(head))[:] = clip.frames.reshape(-1)
     return file

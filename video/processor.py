@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from video.address import Window
 from video.config import VideoConfig, total_per_frame
 from video.decode import DecodedClip
 from video.families import FAMILIES, Family, family_of
@@ -54,9 +55,15 @@ class ProcessedClip:
     Qwen3-VL in between, per temporal patch, its time as text, vision start, its tokens, vision end.
     """
     fingerprint: str
-    """Hash of all fields above."""
+    """Hash of all fields above, which are what the model sees."""
     clip_key: str
-    """Key of the clip in the cache: content + view + sampling + processor."""
+    """Key of the clip in the cache: content + window + view + sampling + processor."""
+    video_hash: str = ""
+    """SHA-256 of the file's content; empty where it is not known."""
+    window: Window | None = None
+    """Part of the video that is shown; None: all of it."""
+    frame_indices: tuple[int, ...] = ()
+    """Number of each frame in the video, in the order that the model sees them."""
     pixel_scale: PixelScale | None = None
     """How the pixels were normalised, so that a cache may keep the bytes they came from; None: not
     known."""

@@ -7,6 +7,7 @@ length and its positions. Frames are those sampled for the model, moved one by o
 pairs of a temporal patch.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,10 +24,16 @@ def apply_view(view: View, clip: DecodedClip, content_hash: str) -> DecodedClip:
     if view is View.BLANK:
         return replace(clip, frames=np.full_like(clip.frames, _GREY))
     if view is View.REVERSED:
-        return replace(clip, frames=np.ascontiguousarray(clip.frames[::-1]))
+        return _in_order(clip, range(len(clip.frames) - 1, -1, -1))
     # sorted by hash: unlike a generator's, this order cannot change with a release of numpy
     order = sorted(range(len(clip.frames)), key=lambda i: stable_hash(content_hash, i))
-    shuffled = clip.frames[order]
-    if np.array_equal(shuffled, clip.frames):
-        shuffled = np.roll(shuffled, 1, axis=0)  # changes it, unless all frames are alike
-    return replace(clip, frames=shuffled)
+    shuffled = _in_order(clip, order)
+    if np.array_equal(shuffled.frames, clip.frames):
+        # changes it, unless all frames are alike
+        return _in_order(clip, [order[-1], *order[:-1]])
+    return shuffled
+
+
+def _in_order(clip: DecodedClip, order: Sequence[int]) -> DecodedClip:
+    indices = tuple(clip.frame_indices[i] for i in order)
+    return replace(clip, frames=clip.frames[list(order)], frame_indices=indices)

@@ -124,6 +124,15 @@ class Prompt:
     """Hash of pixels, grid and timing; the learner compares it with what it loads."""
     version: str = ""
     """Version of the prompt's wording (rollout/prompt.py); empty where none is declared."""
+    video_hash: str = ""
+    """SHA-256 of the video file's content; empty where it was not recorded."""
+    window_start_s: float | None = None
+    """The time window of the video that was shown, in seconds; None: from its first frame."""
+    window_end_s: float | None = None
+    """The first moment that was not shown; None: to its end."""
+    frame_indices: tuple[int, ...] = ()
+    """Number in the video of each frame that was shown, in the order shown; empty where it was not
+    recorded."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", TokenIds(self.token_ids))

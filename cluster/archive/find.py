@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from wire.archive.archive import journals
 from wire.archive.journal import read_journal
 from wire.archive.parquet_files import row_groups, scan
-from wire.archive.trace_rows import SCHEMA, group_id_of, groups_in
+from wire.archive.trace_groups import groups_in
+from wire.archive.trace_rows import SCHEMA
 from wire.errors import ConfigError
 from wire.nearest import nearest
 from wire.types import TraceGroup
@@ -57,10 +58,10 @@ def _places(
         elif len(others) < _MAX_NAMED:
             others.update(dict.fromkeys(ids["group_id"].unique().to_pylist()))
     for path, table in journaled:
-        if group_id_of(table) == group_id:
+        if pc.index(table["group_id"], group_id).as_py() >= 0:
             yield str(path), table
         elif len(others) < _MAX_NAMED:
-            others[group_id_of(table)] = None
+            others.update(dict.fromkeys(table["group_id"].unique().to_pylist()))
 
 
 def _journaled(directory: Path) -> Iterator[tuple[Path, pa.Table]]:

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wire.archive.archive import journals
 from wire.archive.journal import read_journal
-from wire.archive.parquet_files import name_of, parquet_files
-from wire.archive.trace_rows import SCHEMA, group_id_of
+from wire.archive.parquet_files import is_current, name_of, parquet_files
+from wire.archive.trace_rows import SCHEMA
 from wire.errors import ArchiveError, ConfigError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _BATCH_ROWS = 10_000
+_MAP = "map_from_entries(reward_parts) AS reward_parts"  # of version 3: a list of pairs
 _GLOB = re.compile(r"([\[*?])")
 
 
@@ -52,7 +54,7 @@ def query(directory: Path, sql: str) -> Answer:
         files = parquet_files(directory)
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         try:
-            with _naming(directory, duckdb.Error):
+            with _naming(directory, duckdb.Error, FileNotFoundError):
                 _make_view(connection, directory, files)
             with _naming(directory, duckdb.IOException):
                 reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
@@ -67,11 +69,11 @@ def query(directory: Path, sql: str) -> Answer:
 
 
 @contextmanager
-def _naming(directory: Path, kind: type[Exception]) -> Iterator[None]:
-    """Turn an error of DuckDB that is the archive's into an ArchiveError."""
+def _naming(directory: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn an error that is the archive's into an ArchiveError."""
     try:
         yield
-    except kind as error:
+    except kinds as error:
         raise ArchiveError(f"cannot read the archive in {directory}: {_words(error)}") from error
 
 
@@ -106,8 +108,12 @@ def _check_only_selects(duckdb: Any, sql: str) -> None:
 
 def _make_view(connection: "DuckDBPyConnection", directory: Path, files: Sequence[Path]) -> None:
     connection.register("journaled", _journaled(connection, directory, files))
-    stored = f" UNION ALL BY NAME SELECT * FROM {_read(files)}" if files else ""
-    connection.execute(f"CREATE TEMP VIEW traces AS SELECT * FROM journaled{stored}")
+    current = [file for file in files if is_current(file)]
+    older = [file for file in files if file not in set(current)]
+    parts = ["SELECT * FROM journaled"]
+    parts += [f"SELECT * REPLACE ({_MAP}) FROM {_read(current)}"] if current else []
+    parts += [f"SELECT * FROM {_read(older)}"] if older else []
+    connection.execute(f"CREATE TEMP VIEW traces AS {' UNION ALL BY NAME '.join(parts)}")
 
 
 def _journaled(
@@ -117,15 +123,17 @@ def _journaled(
     fresh = [SCHEMA.empty_table()]
     for attempt, path in journals(directory).items():
         try:
-            tables = {group_id_of(table): table for table in read_journal(path)}
+            rows = pa.concat_tables([SCHEMA.empty_table(), *read_journal(path)])
         except FileNotFoundError:  # recovered since, into a file that is not among these
             continue
         own = [file for file in files if name_of(file).attempt == attempt]
-        stored: set[str] = set()
-        if own and tables:
+        names = rows["group_id"].unique()
+        if own and len(names):
             ids = f"SELECT DISTINCT group_id FROM {_read(own)} WHERE group_id IN (SELECT unnest(?))"
-            stored = {name for (name,) in connection.execute(ids, [list(tables)]).fetchall()}
-        fresh += [table for name, table in tables.items() if name not in stored]
+            stored = connection.execute(ids, [names.to_pylist()]).fetchall()
+            known = pa.array([name for (name,) in stored], pa.string())
+            rows = rows.filter(pc.invert(pc.is_in(rows["group_id"], known)))
+        fresh.append(rows)
     return pa.concat_tables(fresh)
 
 

@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rollout.message import Message
 from rollout.prompt import Prompts
 from rollout.prompts_config import PromptsConfig
 from rollout.render import PromptTooLong, Renderer
+from video.address import Window
 from video.config import VideoConfig
 from video.decode import DecodedClip
 from video.processor import ClipProcessor, ProcessedClip
@@ -66,6 +68,7 @@ def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
     frames = np.random.RandomState(0).randint(0, 255, (6, 56, 84, 3), np.uint8)
     clip = DecodedClip(
         frames=frames,
+        frame_indices=tuple(range(6)),
         timestamps_s=(0, 1, 2, 3, 4, 5),
         fps=1.0,
         total_frames=6,
@@ -84,6 +87,18 @@ def test_a_prompt_has_the_ids_of_the_model_s_own_processor_call(
     theirs = own(text=[text], videos=[frames], videos_kwargs={"do_sample_frames": False})
     assert list(ours.token_ids) == list(theirs["input_ids"][0])
     assert (ours.clip_key, ours.fingerprint) == ("k", processed.fingerprint)
+
+
+def test_a_prompt_says_which_frames_of_which_video_it_shows(renderer: Renderer) -> None:
+    messages = PROMPTS.trace(make_sample())
+    shown = replace(
+        make_clip(), video_hash="ab12", window=Window(0.5, 1.5), frame_indices=(5, 7, 9, 11)
+    )
+    prompt = renderer.prompt(messages, shown)
+    assert (prompt.video_hash, prompt.frame_indices) == ("ab12", (5, 7, 9, 11))
+    assert (prompt.window_start_s, prompt.window_end_s) == (0.5, 1.5)
+    whole = renderer.prompt(messages, make_clip())
+    assert (whole.window_start_s, whole.window_end_s) == (None, None)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(tokenizer: Any) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import os
 import signal
@@ -15,9 +16,11 @@ import pytest
 from safetensors import safe_open
 
 from video import cache
-from video.address import View, with_view
+from video.address import View, Window, with_view
 from video.cache import ClipStore
 from video.config import VideoConfig
+from video.disk_cache.entry_file import pack, unpack
+from video.disk_cache.file_system import FileSystem
 from video.processor import ClipProcessor, ProcessedClip
 from wire.errors import ClipError, ParityError
 
@@ -87,6 +90,42 @@ def test_a_clip_is_made_once(
     assert same(first, third)
     assert fake.calls == 1
     assert (store.hits, store.misses) == (1, 1)
+
+
+def test_a_clip_says_which_frames_of_which_video_it_shows_also_from_disk(
+    make_clip: MakeClip, new_store: Callable[[], ClipStore]
+) -> None:
+    path = make_clip(frames=20, rate=10)
+    address = f"{path}#t=0.5,1.5&view=reversed"
+    for clip in (new_store().get(address), new_store().get(address)):
+        assert clip.video_hash == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert clip.window == Window(0.5, 1.5)
+        assert clip.frame_indices == (14, 12, 11, 10, 8, 7, 6, 5)
+    assert new_store().get(path).window is None
+
+
+def test_a_file_of_an_older_cache_is_made_anew_under_its_key(
+    make_clip: MakeClip,
+    new_store: Callable[[], ClipStore],
+    tmp_path: Path,
+    fake: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It does not say which frames it shows."""
+    path = make_clip()
+    first = new_store().get(path)
+    content = FileSystem().read(cached_file(tmp_path))
+    described, tensors = unpack(first.clip_key, content)
+    known = {"fingerprint", "grid_thw", "seconds_per_grid", "placeholder_ids", "scale"}
+    older = {name: value for name, value in described.items() if name in known}
+    cached_file(tmp_path).write_bytes(b"".join(pack(first.clip_key, older, tensors)))
+    again = new_store().get(path)
+    assert same(first, again)
+    assert again.frame_indices == first.frame_indices != ()
+    assert fake.calls == 2
+    assert not caplog.messages
+    assert new_store().get(path).frame_indices == first.frame_indices
+    assert fake.calls == 2
 
 
 def test_the_decoders_are_counted_and_the_first_clip_of_each_reason_is_logged(

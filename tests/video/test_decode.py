@@ -33,6 +33,7 @@ def test_the_right_frames_are_taken(make_clip: MakeClip) -> None:
     clip = decode(make_clip(frames=20), CONFIG)  # frame i has brightness 10 * i
     seen = clip.frames[:, 40, 40].mean(axis=1) / 10
     assert seen.round().astype(int).tolist() == [0, 2, 5, 8, 10, 13, 16, 19]
+    assert clip.frame_indices == (0, 2, 5, 8, 10, 13, 16, 19)
 
 
 def test_fps_sampling_gives_that_fps(make_clip: MakeClip) -> None:

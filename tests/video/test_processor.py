@@ -24,6 +24,7 @@ def make_decoded(
     pixels = np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), np.uint8)
     return DecodedClip(
         frames=pixels,
+        frame_indices=tuple(range(frames)),
         timestamps_s=tuple(i / fps for i in range(frames)),
         fps=fps,
         total_frames=frames,

@@ -38,6 +38,7 @@ def make_decoded(brightness: list[int]) -> DecodedClip:
     grey = np.array(brightness, np.uint8).reshape(-1, 1, 1, 1)
     return DecodedClip(
         frames=np.repeat(grey, 3, axis=3),
+        frame_indices=tuple(range(100, 100 + len(brightness))),
         timestamps_s=tuple(i / 2 for i in range(len(brightness))),
         fps=2.0,
         total_frames=len(brightness),
@@ -116,7 +117,9 @@ def test_a_view_keeps_size_number_and_times(view: View) -> None:
 
 
 def test_reversed_shows_the_last_frame_first() -> None:
-    assert order_of(apply_view(View.REVERSED, make_decoded([5, 6, 7, 8]), "abc")) == [8, 7, 6, 5]
+    seen = apply_view(View.REVERSED, make_decoded([5, 6, 7, 8]), "abc")
+    assert order_of(seen) == [8, 7, 6, 5]
+    assert seen.frame_indices == (103, 102, 101, 100)
 
 
 def test_blank_is_the_same_for_every_clip() -> None:
@@ -130,7 +133,9 @@ def test_blank_is_the_same_for_every_clip() -> None:
     content=st.text("0123456789abcdef", min_size=1),
 )
 def test_shuffled_frames_are_the_same_in_another_order(brightness: list[int], content: str) -> None:
-    shuffled = order_of(apply_view(View.SHUFFLED, make_decoded(brightness), content))
+    seen = apply_view(View.SHUFFLED, make_decoded(brightness), content)
+    shuffled = order_of(seen)
+    assert shuffled == [brightness[index - 100] for index in seen.frame_indices]
     assert sorted(shuffled) == sorted(brightness)
     assert (shuffled != brightness) == (len(set(brightness)) > 1)
 

@@ -24,7 +24,7 @@ class Damaged(Exception):
 
 
 class Outdated(Exception):
-    """The file is of a version of us that kept no such digest; it is made anew without a word."""
+    """The file is of a version of us that kept less in it; it is made anew without a word."""
 
 
 @dataclass(frozen=True, slots=True)

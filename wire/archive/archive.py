@@ -3,6 +3,8 @@
     TraceGroup -> journal-0.bin -> traces/attempt=000-step=000040.parquet -> read_groups, read_table
                   (group by group) (step by step)
 
+Groups that threads append at the same time share one write to the disk (group commit).
+
     crash while              what it leaves                      what happens to that
     appending a group        a torn record at the journal's end  cut off on reopening
     writing Parquet          a ``*.partial`` file, the journal   removed; the journal counts
@@ -13,18 +15,26 @@ A Parquet file is never touched again once it has its name. Reading takes no loc
 while the run writes. One process writes an attempt; ``next_attempt`` gives each run its own.
 """
 
-import contextlib
 import itertools
+import os
 import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wire.archive.journal import Journal, naming, read_journal
+from wire.archive.journal import (
+    Journal,
+    empty_journal,
+    is_outdated,
+    naming,
+    read_journal,
+    record_of,
+)
 from wire.archive.locks import hold_as_writer
 from wire.archive.parquet_files import (
     free_path,
@@ -33,12 +43,23 @@ from wire.archive.parquet_files import (
     scan,
     write_parquet,
 )
-from wire.archive.trace_rows import SCHEMA, group_id_of, groups_in
+from wire.archive.trace_groups import groups_in
+from wire.archive.trace_rows import SCHEMA
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion, Purpose, TraceGroup
 from wire.whole_file import sync_to_disk
 
 _JOURNAL_NAME = re.compile(r"journal-(\d+)\.bin")
+
+
+@dataclass(slots=True)
+class _Append:
+    """A group that waits to be written."""
+
+    record: bytes
+    is_done: bool = False
+    error: BaseException | None = None
+    num_before: int = 0
 
 
 class Archive:
@@ -52,7 +73,9 @@ class Archive:
     def __init__(self, directory: Path, attempt: int) -> None:
         self.directory = directory
         self._attempt = attempt
-        self._lock = threading.Lock()
+        self._waiting: dict[str, _Append] = {}
+        self._queue = threading.Lock()  # held for a moment only, to change what waits
+        self._files = threading.Lock()
         with naming(f"cannot open the archive in {directory}"):
             (directory / "traces").mkdir(parents=True, exist_ok=True)
             sync_to_disk(directory.parent)
@@ -60,8 +83,11 @@ class Archive:
                 leftover.unlink()
             self._writing = hold_as_writer(directory)
         try:
+            own = directory / f"journal-{attempt}.bin"
+            if own.exists() and is_outdated(own):
+                recover(directory, attempt, keep=True)
             # Ours first: from here on nobody else is given this attempt, whatever recovery removes.
-            self._journal = Journal(directory / f"journal-{attempt}.bin")
+            self._journal = Journal(own)
         except BaseException:
             self._writing.close()
             raise
@@ -79,13 +105,25 @@ class Archive:
         Raises ArchiveError if this attempt has the id already, if a value has no place in the
         schema, or if the file cannot be written: all groups before this one stay readable.
         """
-        with self._lock:
-            if group.group_id in self._compacted or group.group_id in self._journal.group_ids:
+        own = _Append(record_of(group))
+        with self._queue:
+            # into the journal's before it leaves what waits, into Parquet's before the journal's
+            if any(
+                group.group_id in ids
+                for ids in (self._waiting, self._journal.group_ids, self._compacted)
+            ):
                 raise ArchiveError(
                     f"group {group.group_id!r} is already in attempt {self._attempt} of "
                     f"{self.directory}; give every group its own id"
                 )
-            self._journal.append(group)
+            self._waiting[group.group_id] = own
+        with self._files:  # the first to get in writes for all that wait
+            if not own.is_done:
+                self._write_waiting()
+        if own.error is not None:
+            kept = f"the {own.num_before} groups before it are kept"
+            with naming(f"cannot append group {group.group_id!r} to {self._journal.path} ({kept})"):
+                raise own.error
 
     def compact(self, step: int) -> Path | None:
         """Move the journaled groups into a Parquet file named after ``step``.
@@ -93,7 +131,7 @@ class Archive:
         Returns its path, or None if there was nothing to move. Raises ArchiveError if it cannot be
         written: every group is then still in the journal.
         """
-        with self._lock:
+        with self._files:
             path = _compact(self.directory, self._attempt, step, self._compacted)
             self._compacted |= self._journal.group_ids
             self._journal.clear()
@@ -102,15 +140,33 @@ class Archive:
     @property
     def num_groups(self) -> int:
         """Groups of this attempt so far."""
-        with self._lock:
+        with self._files:
             return len(self._compacted | self._journal.group_ids)
 
     def close(self) -> None:
         """Close the journal, once what another thread appends or compacts is written; its groups
         are read from there."""
-        with self._lock:
+        with self._files:
             self._journal.close()
             self._writing.close()
+
+    def _write_waiting(self) -> None:
+        with self._queue:
+            waiting = dict(self._waiting)
+        num_before = len(self._journal.group_ids)
+        try:
+            self._journal.append({name: one.record for name, one in waiting.items()})
+        except BaseException as error:
+            for one in waiting.values():
+                one.error, one.num_before = error, num_before
+            if not isinstance(error, OSError):
+                raise
+        finally:
+            for one in waiting.values():
+                one.is_done = True
+            with self._queue:
+                for name in waiting:
+                    del self._waiting[name]
 
     def __enter__(self) -> "Archive":
         return self
@@ -199,13 +255,12 @@ def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Tabl
     for path, _, table in scan(directory, columns):
         known = seen.setdefault(name_of(path).attempt, set())
         fresh = _without(table, known)
-        known.update(fresh["group_id"].to_pylist())
+        known.update(_ids(fresh))
         yield path, fresh
     for attempt, tables in journaled.items():
         path = directory / f"journal-{attempt}.bin"
         for table in tables:
-            if group_id_of(table) not in seen.get(attempt, ()):
-                yield path, table.select(columns)
+            yield path, _without(table.select(columns), seen.get(attempt, set()))
 
 
 def _journaled(path: Path) -> list[pa.Table]:
@@ -217,9 +272,16 @@ def _journaled(path: Path) -> list[pa.Table]:
         raise ArchiveError(f"cannot read the journal {path}: {error.strerror}") from error
 
 
-def _without(table: pa.Table, known: Collection[str]) -> pa.Table:
-    fresh = [name not in known for name in table["group_id"].to_pylist()]
-    return table if all(fresh) else table.filter(pa.array(fresh))
+def _without(table: pa.Table, known: Set[str]) -> pa.Table:
+    met = [name for name in _ids(table) if name in known]
+    if not met:
+        return table
+    return table.filter(pc.invert(pc.is_in(table["group_id"], pa.array(sorted(met), pa.string()))))
+
+
+def _ids(table: pa.Table) -> list[str]:
+    ids: list[str] = pc.unique(table["group_id"]).to_pylist()
+    return ids
 
 
 def recover(directory: Path, attempt: int, *, keep: bool = False) -> None:
@@ -227,20 +289,20 @@ def recover(directory: Path, attempt: int, *, keep: bool = False) -> None:
     its number is not given again. Raises ArchiveError."""
     path = directory / f"journal-{attempt}.bin"
     with naming(f"cannot recover the journal {path} (its groups are kept)"):
-        step = max((table["step"][0].as_py() for table in read_journal(path)), default=0)
+        step = max((pc.max(table["step"]).as_py() for table in read_journal(path)), default=0)
         _compact(directory, attempt, step, _compacted_ids(directory, attempt))
         if keep:
-            with contextlib.closing(Journal(path)) as journal:
-                journal.clear()
+            os.close(empty_journal(path))
+            sync_to_disk(directory)
         else:
             path.unlink()
             sync_to_disk(directory)
 
 
-def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -> Path | None:
+def _compact(directory: Path, attempt: int, step: int, known: Set[str]) -> Path | None:
     """Write the journaled groups that are not ``known`` to be in Parquet; the journal stays."""
     journal = directory / f"journal-{attempt}.bin"
-    tables = (table for table in read_journal(journal) if group_id_of(table) not in known)
+    tables = filter(len, (_without(table, known) for table in read_journal(journal)))
     with naming(f"cannot compact {journal} into {directory / 'traces'} (it keeps its groups)"):
         first = next(tables, None)
         if first is None:
@@ -252,7 +314,7 @@ def _compact(directory: Path, attempt: int, step: int, known: Collection[str]) -
 
 def _compacted_ids(directory: Path, attempt: int) -> set[str]:
     tables = scan(directory, ["group_id"], attempt)
-    return {name for *_, table in tables for name in table["group_id"].to_pylist()}
+    return {name for *_, table in tables for name in _ids(table)}
 
 
 def journals(directory: Path) -> dict[int, Path]:

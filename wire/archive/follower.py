@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from wire.archive.archive import journal_tables
 from wire.archive.parquet_files import parquet_files, row_groups
-from wire.archive.trace_rows import SCHEMA, groups_in
+from wire.archive.trace_groups import groups_in
+from wire.archive.trace_rows import SCHEMA
 from wire.types import PolicyVersion, Purpose, Split, TraceGroup
 
 _FACTS = ["purpose", "split", "attempt", "step"]  # read first: few row groups hold what is followed

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wire.archive.parquet_files import name_of, row_groups, scan
-from wire.archive.trace_rows import SCHEMA, groups_in
+from wire.archive.trace_groups import groups_in
+from wire.archive.trace_rows import SCHEMA
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion, TraceGroup
 

@@ -1,32 +1,36 @@
-"""An append-only file of trace groups: a group is on disk when ``append`` returns.
+"""An append-only file of trace groups: they are on disk when ``append`` returns.
 
-    TraceGroup -> Arrow IPC, compressed -> frame -> write -> fsync
+    TraceGroup -> record (rows, compressed); records -> one frame -> write -> fsync
 
-    file   = magic, schema version, frames
-    frame  = magic, length, CRC-32 of length and payload, payload
+    file    = magic, schema version, frames
+    frame   = magic, length, CRC-32 of length and payload, payload
+    payload = records: sizes, then the Arrow record batches of one group, without their schema
 
-A process that is killed while it writes leaves a torn frame at the end of the file. Such a tail is
-cut off on reopening and loses nothing that was acknowledged. A bad frame with a good one *behind*
-it cannot come from a torn write: it is damage, and raises. One process writes a journal; any number
-may read it meanwhile.
+What is written together is one frame: a process that is killed while it writes leaves one torn
+frame at the end of the file. Such a tail is cut off on reopening and loses nothing that was
+acknowledged. A bad frame with a good one *behind* it cannot come from a torn write: it is damage,
+and raises. One process writes a journal; any number may read it meanwhile. Before version 3 a
+frame was one group's Arrow stream.
 """
 
 import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 
 from wire.archive.trace_rows import (
-    SCHEMA,
+    GROUP_SCHEMA,
     SCHEMA_VERSION,
+    TRACE_SCHEMA,
+    Packed,
     check_version,
-    group_id_of,
-    rows_of,
+    joined,
+    packed,
     upgraded,
 )
 from wire.errors import ArchiveError
@@ -37,7 +41,10 @@ _FILE_MAGIC = b"DITRACES"
 _FILE_HEADER = struct.Struct("<8sI")
 _FRAME_MAGIC = b"\xf7DI\x00"
 _FRAME_HEADER = struct.Struct("<4sQI")
-_CODEC = "zstd"  # over the whole payload: the prompt's ids, and the schema's names, repeat a lot
+_RECORD_HEADER = struct.Struct("<QQQ")  # bytes of the two batches, and of both compressed
+_CODEC = "zstd"
+T = TypeVar("T")
+_ROWS, _BYTES = 4096, 32 << 20  # of a part that is read; bytes before they are compressed
 
 
 class Journal:
@@ -51,40 +58,44 @@ class Journal:
         self.path = path
         self.group_ids: set[str] = set()
         """Ids of the groups in the file."""
+        self._is_torn = False
         with naming(f"cannot open the journal {path}"):
             if not path.exists():
                 self._fd = self._fresh_file()
                 return
+            if is_outdated(path):
+                raise ArchiveError(f"{path} is of an older schema version; compact it first")
             self._end = _FILE_HEADER.size
-            for self._end, table in _read(path):
-                self.group_ids.add(group_id_of(table))
+            for self._end, parts in _decoded(path, _parts):
+                self.group_ids.update(str(part.group["group_id"][0]) for part in parts)
             self._fd = os.open(path, os.O_RDWR)
             if os.fstat(self._fd).st_size > self._end:
                 os.ftruncate(self._fd, self._end)
             os.fsync(self._fd)  # what we count as kept may have been written, but never synced
             self._sync_directory()
 
-    def append(self, group: TraceGroup) -> None:
-        """Write one group; it survives any crash from the moment this returns.
+    def append(self, records: Mapping[str, bytes]) -> None:
+        """Write groups together, by id as ``record_of`` makes them: they survive any crash from the
+        moment this returns.
 
-        Raises ArchiveError if it cannot be written (a full disk): the groups before it are kept,
-        this one is not in the journal, and a later append may succeed.
+        Raises OSError if they cannot be written (a full disk): those before them are kept, of these
+        none is in the journal, and a later append may succeed.
         """
-        frame = _frame(rows_of(group))
-        kept = f"the {len(self.group_ids)} groups before it are kept"
-        with naming(f"cannot append group {group.group_id!r} to {self.path} ({kept})"):
-            if not self._directory_is_synced:
-                self._sync_directory()
-            try:
-                _write_at(self._fd, frame, self._end)
-                os.fsync(self._fd)
-            except OSError:
-                # Should this fail too, the next append writes over the torn frame.
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, self._end)
-                raise
+        if not self._directory_is_synced:
+            self._sync_directory()
+        frame = _frame(b"".join(records.values()))
+        self._cut_off_torn()
+        self._is_torn = True
+        try:
+            _write_at(self._fd, frame, self._end)
+            os.fsync(self._fd)
+        except BaseException:
+            with contextlib.suppress(OSError):  # should this fail too, the next append does it
+                self._cut_off_torn()
+            raise
+        self._is_torn = False
         self._end += len(frame)
-        self.group_ids.add(group.group_id)
+        self.group_ids.update(records)
 
     def clear(self) -> None:
         """Replace the journal by an empty one, by rename. Raises ArchiveError.
@@ -102,18 +113,15 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
 
+    def _cut_off_torn(self) -> None:
+        if self._is_torn:
+            os.ftruncate(self._fd, self._end)
+            self._is_torn = False
+
     def _fresh_file(self) -> int:
-        """An empty journal, renamed to ``path``, and its descriptor."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            _write_at(fd, _FILE_HEADER.pack(_FILE_MAGIC, SCHEMA_VERSION), 0)
-            os.fsync(fd)
-            partial.replace(self.path)
-        except OSError:
-            os.close(fd)
-            raise
+        fd = empty_journal(self.path)
         self._end = _FILE_HEADER.size
+        self._is_torn = False
         self.group_ids = set()
         self._directory_is_synced = False
         # A failure here must not keep the old descriptor in use: its file has lost its name.
@@ -126,13 +134,56 @@ class Journal:
         self._directory_is_synced = True
 
 
+def empty_journal(path: Path) -> int:
+    """An empty journal, renamed to ``path``, and its descriptor. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        _write_at(fd, _FILE_HEADER.pack(_FILE_MAGIC, SCHEMA_VERSION), 0)
+        os.fsync(fd)
+        partial.replace(path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def record_of(group: TraceGroup) -> bytes:
+    """A group as the journal holds it. Raises ArchiveError for a value that has no place there."""
+    batches = [batch.serialize() for batch in packed(group)]
+    data: bytes = pa.compress(pa.py_buffer(b"".join(batches)), codec=_CODEC, asbytes=True)
+    return _RECORD_HEADER.pack(*map(len, batches), len(data)) + data
+
+
 def read_journal(path: Path) -> Iterator[pa.Table]:
-    """The rows of each group in a journal, in order of writing; a torn tail is skipped, not cut.
+    """The rows in a journal, whole groups in order of writing, some at a time; a torn tail is
+    skipped, not cut.
 
     Raises ArchiveError as Journal does, and FileNotFoundError if there is none (any more).
     """
-    for _, table in _read(path):
-        yield table
+    if is_outdated(path):
+        for _, tables in _decoded(path, _older_rows):
+            yield from tables
+        return
+    held: list[Packed] = []
+    num_rows = num_bytes = 0
+    for _, parts in _decoded(path, _parts):
+        for part in parts:
+            held.append(part)
+            num_rows += part.traces.num_rows
+            num_bytes += part.group.nbytes * part.traces.num_rows + part.traces.nbytes
+            if num_rows >= _ROWS or num_bytes >= _BYTES:
+                yield joined(held)
+                held, num_rows, num_bytes = [], 0, 0
+    if held:
+        yield joined(held)
+
+
+def is_outdated(path: Path) -> bool:
+    """Whether a journal is of an older version: it is read, but not appended to. Raises
+    ArchiveError and OSError."""
+    with path.open("rb") as file:
+        return _version(path, file) < SCHEMA_VERSION
 
 
 @contextlib.contextmanager
@@ -144,12 +195,7 @@ def naming(what: str) -> Iterator[None]:
         raise ArchiveError(f"{what}: {error.strerror or error}") from error
 
 
-def _frame(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    packed = pa.CompressedOutputStream(sink, _CODEC)
-    with packed, pa.ipc.new_stream(packed, SCHEMA) as writer:
-        writer.write_table(table)
-    payload: bytes = sink.getvalue().to_pybytes()
+def _frame(payload: bytes) -> bytes:
     return _FRAME_HEADER.pack(_FRAME_MAGIC, len(payload), _checksum(payload)) + payload
 
 
@@ -165,13 +211,12 @@ def _write_at(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _read(path: Path) -> Iterator[tuple[int, pa.Table]]:
-    """Each group's rows, with the offset at which its frame ends. Raises ArchiveError."""
+def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each frame's payload, with the offset at which the frame ends. Raises ArchiveError."""
     with path.open("rb") as file:
-        end = os.fstat(
-            file.fileno()
-        ).st_size  # what the writer adds from now on is not ours to judge
-        _check_header(path, file.read(_FILE_HEADER.size))
+        # what the writer adds from now on is not ours to judge
+        end = os.fstat(file.fileno()).st_size
+        _version(path, file)
         while True:
             offset = file.tell()
             payload = _read_frame(file, end)
@@ -179,21 +224,49 @@ def _read(path: Path) -> Iterator[tuple[int, pa.Table]]:
                 file.seek(offset)
                 _refuse_damage(path, offset, file.read(end - offset))
                 return
-            try:
-                packed = pa.CompressedInputStream(pa.BufferReader(payload), _CODEC)
-                table = pa.ipc.open_stream(packed).read_all()
-            except (OSError, pa.ArrowException) as error:
-                raise ArchiveError(
-                    f"{path}: the record at byte {offset} holds no trace group: {error}"
-                ) from error
-            yield file.tell(), upgraded(table)
+            yield file.tell(), payload
 
 
-def _check_header(path: Path, header: bytes) -> None:
+def _decoded(path: Path, decode: Callable[[bytes], Iterator[T]]) -> Iterator[tuple[int, list[T]]]:
+    """What each frame holds, with the offset at which it ends. Raises ArchiveError."""
+    for end, payload in _frames(path):
+        try:
+            content = list(decode(payload))
+        except (OSError, struct.error, pa.ArrowException) as error:
+            offset = end - len(payload) - _FRAME_HEADER.size
+            raise ArchiveError(
+                f"{path}: the record at byte {offset} holds no trace group: {error}"
+            ) from error
+        yield end, content
+
+
+def _parts(payload: bytes) -> Iterator[Packed]:
+    """The groups in a frame."""
+    at = 0
+    while at < len(payload):
+        group, traces, size = _RECORD_HEADER.unpack_from(payload, at)
+        at += _RECORD_HEADER.size
+        data = pa.decompress(payload[at : at + size], group + traces, _CODEC)
+        at += size
+        yield Packed(
+            pa.ipc.read_record_batch(data.slice(0, group), GROUP_SCHEMA),
+            pa.ipc.read_record_batch(data.slice(group), TRACE_SCHEMA),
+        )
+
+
+def _older_rows(payload: bytes) -> Iterator[pa.Table]:
+    """The rows of the one group in a frame of before version 3."""
+    stream = pa.CompressedInputStream(pa.BufferReader(payload), _CODEC)
+    yield upgraded(pa.ipc.open_stream(stream).read_all())
+
+
+def _version(path: Path, file: BinaryIO) -> int:
+    header = file.read(_FILE_HEADER.size)
     if len(header) < _FILE_HEADER.size or not header.startswith(_FILE_MAGIC):
         raise ArchiveError(f"{path} is not a trace journal; move it out of the run directory")
-    _, version = _FILE_HEADER.unpack(header)
+    version: int = _FILE_HEADER.unpack(header)[1]
     check_version(path, version)
+    return version
 
 
 def _read_frame(file: BinaryIO, end: int) -> bytes | None:

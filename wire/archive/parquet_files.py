@@ -8,6 +8,7 @@ files that it replaces, each with a hash of its own footer: while one of them is
 ``parquet_files`` leaves it out.
 """
 
+import bisect
 import hashlib
 import itertools
 import json
@@ -19,14 +20,25 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wire.archive.trace_rows import SCHEMA, SCHEMA_VERSION, check_version, is_readable, upgraded
+from wire.archive.trace_rows import (
+    FILE_SCHEMA,
+    SCHEMA_VERSION,
+    check_version,
+    group_starts,
+    upgraded,
+    version_of,
+)
 from wire.errors import ArchiveError
 from wire.whole_file import sync_to_disk, whole_file
 
 _NAME = re.compile(r"attempt=(\d+)-step=(\d+)(?:-part=(\d+))?(?:-to=(\d+)-merge=(\d+))?\.parquet")
 _VERSION_KEY = b"deepintuit.trace_schema"
 _REPLACES_KEY = b"deepintuit.replaces"
-_GROUPS_PER_ROW_GROUP = 64  # bounds what compaction and reading hold in memory
+_ROWS, _BYTES = 4096, 32 << 20
+"""Most of a row group, unless one group has more: bounds what writing and reading hold in memory.
+Bytes are those of the rows in memory."""
+_PLAIN = ("text", "prompt_token_ids", "frame_indices", "token_ids")
+_ENCODINGS = {"logprobs.list.element": "BYTE_STREAM_SPLIT"}
 _TAIL_BYTES = 1 << 16  # hashed to tell two files of one name apart: a footer lists all row groups
 
 
@@ -185,16 +197,24 @@ def write_parquet(
     ``tables``: each of whole groups. ``metadata``: to add to the footer's. ``suffix``: of its name
     until it is whole. Raises OSError.
     """
-    schema = SCHEMA.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode(), **(metadata or {})})
-    rest = iter(tables)
+    schema = FILE_SCHEMA.with_metadata(
+        {_VERSION_KEY: str(SCHEMA_VERSION).encode(), **(metadata or {})}
+    )
     with (
         whole_file(path, sync=True, suffix=suffix) as partial,
         partial.open("wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=_repetitive_columns(),
+            column_encoding=_ENCODINGS,
+            write_page_index=True,
+            write_page_checksum=True,
+        ) as writer,
     ):
-        while some := list(itertools.islice(rest, _GROUPS_PER_ROW_GROUP)):
-            rows = pa.concat_tables(some).cast(schema)
-            writer.write_table(rows, row_group_size=rows.num_rows)
+        for rows in _in_row_groups(tables):
+            writer.write_table(rows.cast(schema), row_group_size=rows.num_rows)
     sync_to_disk(path.parent)
 
 
@@ -230,6 +250,42 @@ def is_current(path: Path) -> bool:
     return int((schema.metadata or {})[_VERSION_KEY]) == SCHEMA_VERSION
 
 
+def _in_row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of whole groups, cut between groups into parts of about the size of a row group."""
+    held: list[pa.Table] = []
+    num_rows = num_bytes = 0
+    for table in filter(len, tables):
+        row_bytes = table.nbytes / len(table) or 1
+        ends = [*group_starts(table)[1:].tolist(), len(table)]
+        start = 0
+        while start < len(table):
+            room = min(_ROWS - num_rows, int((_BYTES - num_bytes) / row_bytes))
+            place = bisect.bisect_right(ends, start + room) - 1
+            fits = place >= 0 and ends[place] > start
+            if not fits and held:
+                yield pa.concat_tables(held)
+                held, num_rows, num_bytes = [], 0, 0
+                continue
+            end = ends[place] if fits else ends[bisect.bisect_right(ends, start)]
+            held.append(table.slice(start, end - start))
+            num_rows += end - start
+            num_bytes += int((end - start) * row_bytes)
+            start = end
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _repetitive_columns() -> list[str]:
+    """Columns, as Parquet names them, whose values repeat so that a dictionary pays."""
+    names = []
+    for field in FILE_SCHEMA:
+        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+            names += [f"{field.name}.list.element.{inner.name}" for inner in field.type.value_type]
+        elif not pa.types.is_list(field.type) and field.name not in _PLAIN:
+            names.append(field.name)
+    return names
+
+
 def _footer(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
@@ -244,5 +300,5 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     if not version.isdigit():
         raise ArchiveError(f"{path} is not a file of the trace archive; move it elsewhere")
     check_version(path, int(version))
-    if not is_readable(schema):
+    if version_of(schema.remove_metadata()) != int(version):
         raise ArchiveError(f"{path} lacks columns of the trace archive; restore it")

@@ -1,45 +1,32 @@
-"""TraceGroup <-> Arrow rows: one row per trace, the columns of its group repeated on each.
+"""TraceGroup -> Arrow rows: one row per trace, the columns of its group repeated on each.
 
-    TraceGroup -> rows_of -> table -> (journal or Parquet) -> table -> groups_in -> TraceGroup
+    TraceGroup -> packed -> (group: 1 row, traces: n rows) -> joined -> table of SCHEMA
 
-A group without traces is one row whose ``trace_index`` is null. The way there and back is exact:
-rewards are float64, logprobs are float32 in a column of float64 (which holds each of them), and a
-missing prompt, text or reward is null, never empty.
-To change a column, raise SCHEMA_VERSION: both the journal and the Parquet files carry it.
+A group without traces is one row whose ``trace_index`` is null. The way there and back
+(wire/archive/trace_groups.py) is exact: rewards are float64, logprobs float32 as engines give them,
+and a missing prompt, text or reward is null, never empty. To change a column, raise SCHEMA_VERSION:
+both the journal and the Parquet files carry it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from wire.errors import ArchiveError
 from wire.token_arrays import Logprobs, TokenIds
-from wire.types import (
-    Completion,
-    Failure,
-    FailureKind,
-    FinishReason,
-    PolicyVersion,
-    Prompt,
-    Purpose,
-    Sample,
-    Score,
-    Split,
-    Trace,
-    TraceGroup,
-)
+from wire.types import Score, Trace, TraceGroup
 
-SCHEMA_VERSION = 2
-_READABLE = (1, SCHEMA_VERSION)
+SCHEMA_VERSION = 3
 
 _FAILURE = pa.struct(
     [("kind", pa.string()), ("culprit", pa.string()), ("reason", pa.string())],
 )
+_REWARD_PARTS = pa.map_(pa.string(), pa.float64())
 _GROUP_FIELDS = [
     ("group_id", pa.string()),
     ("attempt", pa.int32()),
@@ -56,49 +43,93 @@ _GROUP_FIELDS = [
     ("clip_key", pa.string()),
     ("prompt_fingerprint", pa.string()),
     ("prompt_version", pa.string()),
+    ("video_hash", pa.string()),
+    ("window_start_s", pa.float64()),
+    ("window_end_s", pa.float64()),
+    ("frame_indices", pa.list_(pa.int32())),
     ("group_failures", pa.list_(_FAILURE)),
 ]
 _TRACE_FIELDS = [
     ("trace_index", pa.int32()),
     ("token_ids", pa.list_(pa.int32())),
-    ("logprobs", pa.list_(pa.float64())),
+    ("logprobs", pa.list_(pa.float32())),
     ("text", pa.string()),
     ("finish_reason", pa.string()),
     ("completion_attempt", pa.int32()),
     ("completion_step", pa.int64()),
     ("reward", pa.float64()),
-    ("reward_parts", pa.map_(pa.string(), pa.float64())),
+    ("reward_parts", _REWARD_PARTS),
     ("failure_kind", pa.string()),
     ("failure_culprit", pa.string()),
     ("failure_reason", pa.string()),
     ("logprobs_temperature", pa.float64()),
 ]
-_SINCE_VERSION_2 = {"logprobs_temperature"}
 SCHEMA = pa.schema(_GROUP_FIELDS + _TRACE_FIELDS)
 """``attempt`` and ``step`` are the group's policy version, ``completion_*`` those of one answer."""
+_IN_FILES = {
+    # `datasets` opens no file with a map
+    "reward_parts": pa.list_(pa.struct([("key", pa.string()), ("value", pa.float64())])),
+}
+FILE_SCHEMA = pa.schema(
+    [field.with_type(_IN_FILES.get(field.name, field.type)) for field in SCHEMA]
+)
+"""SCHEMA as Parquet files hold it."""
+GROUP_SCHEMA, TRACE_SCHEMA = pa.schema(_GROUP_FIELDS), pa.schema(_TRACE_FIELDS)
 
-_ARRAYS = ("prompt_token_ids", "token_ids", "logprobs")  # not through Python numbers
-_GROUP_COLUMNS = [name for name, _ in _GROUP_FIELDS if name not in _ARRAYS]
-_TRACE_COLUMNS = [name for name, _ in _TRACE_FIELDS if name not in _ARRAYS]
-_NO_TRACE = dict.fromkeys(_TRACE_COLUMNS)
-_PLAIN_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in _ARRAYS])
-
-A = TypeVar("A", TokenIds, Logprobs)
+ARRAYS = ("prompt_token_ids", "frame_indices", "token_ids", "logprobs")
+"""Columns of numbers that never become Python's."""
+_SINCE_3 = {"video_hash", "window_start_s", "window_end_s", "frame_indices"}
+_BEFORE_3 = {"logprobs": pa.list_(pa.float64())}  # of float32
 
 
-def rows_of(group: TraceGroup) -> pa.Table:
-    """The rows of one group, in the order of its traces: a table of SCHEMA with at least one row.
+def _schema_before_3(lacking: set[str]) -> pa.Schema:
+    fields = [field for field in SCHEMA if field.name not in lacking]
+    return pa.schema([field.with_type(_BEFORE_3.get(field.name, field.type)) for field in fields])
+
+
+SCHEMAS: Mapping[int, pa.Schema] = {
+    1: _schema_before_3(_SINCE_3 | {"logprobs_temperature"}),
+    2: _schema_before_3(_SINCE_3),
+    3: FILE_SCHEMA,
+}
+"""The schema of the Parquet files of each version that can be read."""
+
+
+class Packed(NamedTuple):
+    """Rows of one group, its own columns once."""
+
+    group: pa.RecordBatch
+    """One row of GROUP_SCHEMA."""
+    traces: pa.RecordBatch
+    """A row of TRACE_SCHEMA for each trace."""
+
+
+def packed(group: TraceGroup) -> Packed:
+    """The rows of one group, in the order of its traces.
 
     Raises ArchiveError for a value that no column can hold: a token id beyond 32 bits, text that is
     not valid Unicode, a manifest column that is not JSON.
     """
+    prompt = group.prompt
+    completions = [trace.completion for trace in group.traces]
     try:
-        shared = _group_row(group)
-        traces = [_trace_row(index, trace) for index, trace in enumerate(group.traces)]
-        rows = [shared | row for row in traces or [_NO_TRACE]]
-        columns = _array_columns(group, len(rows))
-        plain = pa.Table.from_pylist(rows, schema=_PLAIN_SCHEMA)
-        return pa.table([columns.get(name) or plain[name] for name in SCHEMA.names], schema=SCHEMA)
+        frames = TokenIds(prompt.frame_indices) if prompt and prompt.frame_indices else None
+        return Packed(
+            _batch(
+                GROUP_SCHEMA,
+                _PLAIN_GROUP,
+                [_group_row(group)],
+                prompt_token_ids=_lists([prompt.token_ids if prompt else None], pa.int32()),
+                frame_indices=_lists([frames], pa.int32()),
+            ),
+            _batch(
+                TRACE_SCHEMA,
+                _PLAIN_TRACE,
+                [_trace_row(index, trace) for index, trace in enumerate(group.traces)],
+                token_ids=_lists([one.token_ids for one in completions], pa.int32()),
+                logprobs=_lists([one.logprobs for one in completions], pa.float32()),
+            ),
+        )
     except (TypeError, ValueError, OverflowError) as error:
         raise ArchiveError(
             f"group {group.group_id!r} of sample {group.sample.id!r} cannot be archived: {error}; "
@@ -106,35 +137,22 @@ def rows_of(group: TraceGroup) -> pa.Table:
         ) from error
 
 
-def groups_in(table: pa.Table, source: str) -> Iterator[TraceGroup]:
-    """The groups in ``table``, where each group's rows are side by side. The inverse of rows_of.
+def joined(parts: Sequence[Packed]) -> pa.Table:
+    """The rows of some groups, one after another: a table of SCHEMA."""
+    groups = pa.Table.from_batches([part.group for part in parts], GROUP_SCHEMA)
+    traces = pa.Table.from_batches([part.traces for part in parts], TRACE_SCHEMA)
+    counts = np.array([part.traces.num_rows for part in parts], np.int64)
+    rows = np.repeat(np.arange(len(parts)), np.maximum(counts, 1))
+    if not counts.all():
+        is_trace = counts[rows] > 0
+        traces = traces.take(pa.array(np.cumsum(is_trace) - 1, mask=~is_trace))
+    columns = [*groups.combine_chunks().take(rows).columns, *traces.combine_chunks().columns]
+    return pa.table(columns, schema=SCHEMA)
 
-    Raises ArchiveError naming ``source`` for rows that make no valid group.
-    """
-    ids = table["group_id"].to_pylist()
-    starts = [row for row, name in enumerate(ids) if row == 0 or name != ids[row - 1]]
-    heads = table.take(
-        pa.array(starts, pa.int64())
-    )  # the group's columns are decoded once, not once per trace
-    shared = heads.select(_GROUP_COLUMNS).to_pylist()
-    prompts = _arrays(heads["prompt_token_ids"], TokenIds)
-    traces = table.select(_TRACE_COLUMNS).to_pylist()
-    tokens, logprobs = _arrays(table["token_ids"], TokenIds), _arrays(table["logprobs"], Logprobs)
-    for head, prompt, (start, end) in zip(
-        shared, prompts, pairwise([*starts, len(ids)]), strict=True
-    ):
-        try:
-            own = tuple(
-                _trace(traces[row], tokens[row], logprobs[row])
-                for row in range(start, end)
-                if traces[row]["trace_index"] is not None
-            )
-            yield _group(head, prompt, own)
-        except (TypeError, ValueError) as error:
-            raise ArchiveError(
-                f"{source} holds an invalid group {head['group_id']!r}: {error}; "
-                "it was not written by this program, or was altered since"
-            ) from error
+
+def rows_of(group: TraceGroup) -> pa.Table:
+    """The rows of one group: a table of SCHEMA with at least one row. Raises ArchiveError."""
+    return joined([packed(group)])
 
 
 def group_id_of(table: pa.Table) -> str:
@@ -142,25 +160,27 @@ def group_id_of(table: pa.Table) -> str:
     return str(table["group_id"][0])
 
 
-def is_readable(schema: pa.Schema) -> bool:
-    """Whether rows of this schema can be read: that of now, or of version 1."""
-    return any(
-        schema.equals(pa.schema([f for f in SCHEMA if f.name not in lacking]))
-        for lacking in ((), _SINCE_VERSION_2)
-    )
+def group_starts(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The row at which each group begins, of whole groups side by side."""
+    index = table["trace_index"].fill_null(0).to_numpy()
+    return np.flatnonzero(index == 0)
 
 
-def upgraded(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """These columns of rows, those of later versions than theirs null."""
-    for name in _SINCE_VERSION_2 - set(table.column_names):
-        field = SCHEMA.field(name)
-        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(SCHEMA.names if columns is None else columns)
+def version_of(schema: pa.Schema) -> int | None:
+    """The newest version whose columns these are; None: of no version that is read here."""
+    matching = [version for version, own in SCHEMAS.items() if schema.equals(own)]
+    return max(matching, default=None)
+
+
+def upgraded(table: pa.Table, columns: Iterable[str] = tuple(SCHEMA.names)) -> pa.Table:
+    """These columns of a file's rows of any version, as SCHEMA has them; those of later versions
+    null."""
+    return pa.table({name: _upgraded(table, name) for name in columns})
 
 
 def check_version(path: Path, version: int) -> None:
     """Raise ArchiveError unless ``version``, that of the file at ``path``, is read here."""
-    if version not in _READABLE:
+    if version not in SCHEMAS:
         advice = "update DeepIntuit" if version > SCHEMA_VERSION else "use the older program"
         raise ArchiveError(
             f"{path} has trace schema version {version}, but this program reads version "
@@ -168,9 +188,42 @@ def check_version(path: Path, version: int) -> None:
         )
 
 
+def _upgraded(table: pa.Table, name: str) -> pa.ChunkedArray:
+    kind = SCHEMA.field(name).type
+    if name not in table.column_names:
+        return pa.chunked_array([pa.nulls(table.num_rows, kind)])
+    column = table[name]
+    if column.type == kind:
+        return column
+    if name == "reward_parts":
+        return pa.chunked_array([_map_of(chunk) for chunk in column.chunks], kind)
+    return column.cast(kind)
+
+
+def _map_of(pairs: pa.ListArray) -> pa.MapArray:
+    parts = pairs.values.field("key"), pairs.values.field("value")
+    return pa.MapArray.from_arrays(pairs.offsets, *parts, mask=pairs.is_null())
+
+
+def _plain(schema: pa.Schema) -> pa.StructType:
+    return pa.struct([field for field in schema if field.name not in ARRAYS])
+
+
+_PLAIN_GROUP, _PLAIN_TRACE = _plain(GROUP_SCHEMA), _plain(TRACE_SCHEMA)
+
+
+def _batch(
+    schema: pa.Schema, plain: pa.StructType, rows: list[dict[str, Any]], **arrays: pa.Array
+) -> pa.RecordBatch:
+    """One conversion for all plain columns: a group has thirty."""
+    columns = dict(zip((f.name for f in plain), pa.array(rows, plain).flatten(), strict=True))
+    columns |= arrays
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
 def _group_row(group: TraceGroup) -> dict[str, Any]:
     sample, prompt = group.sample, group.prompt
-    return {
+    row = {
         "group_id": group.group_id,
         "attempt": group.policy_version.attempt,
         "step": group.policy_version.step,
@@ -182,30 +235,34 @@ def _group_row(group: TraceGroup) -> dict[str, Any]:
         "sample_trace": sample.trace,
         "sample_text": sample.text,
         "sample_extra": json.dumps(dict(sample.extra)),
-        "clip_key": prompt.clip_key if prompt else None,
-        "prompt_fingerprint": prompt.fingerprint if prompt else None,
-        "prompt_version": prompt.version if prompt else None,
         "group_failures": [
             {"kind": failure.kind.value, "culprit": failure.culprit, "reason": failure.reason}
             for failure in group.failures
         ],
     }
-
-
-def _unless_1(temperature: float) -> float | None:
-    """Null for 1, which all rows of version 1 were at."""
-    return None if temperature == 1 else temperature
+    if prompt is not None:
+        row |= {
+            "clip_key": prompt.clip_key,
+            "prompt_fingerprint": prompt.fingerprint,
+            "prompt_version": prompt.version,
+            "video_hash": prompt.video_hash or None,
+            "window_start_s": prompt.window_start_s,
+            "window_end_s": prompt.window_end_s,
+        }
+    return row
 
 
 def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
     completion, outcome = trace.completion, trace.outcome
-    row = _NO_TRACE | {
+    temperature = completion.logprobs_temperature
+    row = {
         "trace_index": index,
         "text": completion.text,
         "finish_reason": completion.finish_reason.value,
         "completion_attempt": completion.policy_version.attempt,
         "completion_step": completion.policy_version.step,
-        "logprobs_temperature": _unless_1(completion.logprobs_temperature),
+        # null for 1, which all rows of version 1 were at
+        "logprobs_temperature": None if temperature == 1 else temperature,
     }
     if isinstance(outcome, Score):
         return row | {"reward": outcome.total, "reward_parts": list(outcome.parts.items())}
@@ -216,101 +273,13 @@ def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
     }
 
 
-def _group(row: dict[str, Any], prompt: TokenIds | None, own: tuple[Trace, ...]) -> TraceGroup:
-    return TraceGroup(
-        group_id=row["group_id"],
-        sample=Sample(
-            id=row["sample_id"],
-            video=row["video"],
-            label=row["label"],
-            split=Split(row["split"]),
-            trace=row["sample_trace"],
-            text=row["sample_text"],
-            extra=json.loads(row["sample_extra"]),
-        ),
-        purpose=Purpose(row["purpose"]),
-        policy_version=PolicyVersion(attempt=row["attempt"], step=row["step"]),
-        prompt=None
-        if prompt is None
-        else Prompt(
-            token_ids=prompt,
-            clip_key=row["clip_key"],
-            fingerprint=row["prompt_fingerprint"],
-            version=row["prompt_version"],
-        ),
-        traces=own,
-        failures=tuple(
-            Failure(
-                kind=FailureKind(failure["kind"]),
-                culprit=failure["culprit"],
-                reason=failure["reason"],
-            )
-            for failure in row["group_failures"]
-        ),
-    )
-
-
-def _trace(row: dict[str, Any], tokens: Any, logprobs: Any) -> Trace:
-    completion = Completion(
-        token_ids=tokens,
-        logprobs=logprobs,
-        text=row["text"],
-        finish_reason=FinishReason(row["finish_reason"]),
-        policy_version=PolicyVersion(
-            attempt=row["completion_attempt"], step=row["completion_step"]
-        ),
-        logprobs_temperature=row["logprobs_temperature"] or 1.0,
-    )
-    if row["failure_kind"] is None:
-        return Trace(
-            completion=completion,
-            outcome=Score(total=row["reward"], parts=dict(row["reward_parts"])),
-        )
-    return Trace(
-        completion=completion,
-        outcome=Failure(
-            kind=FailureKind(row["failure_kind"]),
-            culprit=row["failure_culprit"],
-            reason=row["failure_reason"],
-        ),
-    )
-
-
-def _array_columns(group: TraceGroup, num_rows: int) -> dict[str, pa.Array]:
-    """Columns of token ids and logprobs, from the memory of their arrays."""
-    completions = [trace.completion for trace in group.traces]
-    prompt = group.prompt.token_ids if group.prompt else None
-    without = [None] * (num_rows - len(completions))
-    ids = [completion.token_ids for completion in completions]
-    logprobs = [completion.logprobs for completion in completions]
-    return {
-        "prompt_token_ids": _column([prompt] * num_rows, pa.int32()),
-        "token_ids": _column([*ids, *without], pa.int32()),
-        "logprobs": _column([*logprobs, *without], pa.float32()).cast(pa.list_(pa.float64())),
-    }
-
-
-def _column(parts: Sequence[TokenIds | Logprobs | None], kind: pa.DataType) -> pa.Array:
-    """A column of lists, null where there is no array."""
+def _lists(parts: Sequence[TokenIds | Logprobs | None], kind: pa.DataType) -> pa.Array:
+    """A column of lists from the memory of arrays, null where there is no array."""
     data = pa.py_buffer(b"".join(part.tobytes() for part in parts if part is not None))
     ends = list(accumulate((len(part or ()) for part in parts), initial=0))
+    is_null = [part is None for part in parts]
     return pa.ListArray.from_arrays(
         pa.array(ends, pa.int32()),
         pa.Array.from_buffers(kind, ends[-1], [None, data]),
-        mask=pa.array([part is None for part in parts]),
+        mask=pa.array(is_null) if any(is_null) else None,
     )
-
-
-def _arrays(column: pa.ChunkedArray, kind: type[A]) -> list[A | None]:
-    """A column of lists as arrays, each with a copy of its numbers: a view would keep the whole
-    column in memory."""
-    number = np.int32 if kind is TokenIds else np.float32
-    arrays: list[A | None] = []
-    for chunk in column.chunks:
-        values = chunk.values.to_numpy(zero_copy_only=False).astype(number, copy=False)
-        spans = zip(chunk.is_valid().to_pylist(), pairwise(chunk.offsets.to_pylist()), strict=True)
-        arrays += [
-            kind.of_bytes(values[start:end].tobytes()) if valid else None
-            for valid, (start, end) in spans
-        ]
-    return arrays

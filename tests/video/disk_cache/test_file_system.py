@@ -26,6 +26,7 @@ class OneClipPool:
         frames = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
         self.clip = DecodedClip(
             frames=frames,
+            frame_indices=(0, 1, 2, 3),
             timestamps_s=(0.0, 0.5, 1.0, 1.5),
             fps=2.0,
             total_frames=4,

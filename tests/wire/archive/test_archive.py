@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
+from tests.wire.archive.older_files import write_older_journal, write_older_parquet
 from wire.archive import journal as journal_module
+from wire.archive import parquet_files as parquet_files_module
 from wire.archive.archive import (
     Archive,
     next_attempt,
@@ -27,8 +29,10 @@ from wire.archive.archive import (
     read_table,
     read_tables,
 )
-from wire.archive.journal import read_journal
-from wire.archive.trace_rows import SCHEMA, SCHEMA_VERSION, group_id_of, groups_in, rows_of
+from wire.archive.journal import Journal, read_journal
+from wire.archive.parquet_files import is_current, parquet_files
+from wire.archive.trace_groups import groups_in
+from wire.archive.trace_rows import SCHEMA, SCHEMA_VERSION, group_id_of, rows_of
 from wire.errors import ArchiveError
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import (
@@ -69,7 +73,15 @@ def make_group(name: str = "g0", **changes: Any) -> TraceGroup:
         "group_id": name,
         "sample": make_sample("fall", id="s1", video="clips/1.mp4", text="night", extra=extra),
         "policy_version": VERSION,
-        "prompt": Prompt(token_ids=(1, 9, 9, 2), clip_key="ab12", fingerprint="9f0c", version="1"),
+        "prompt": Prompt(
+            token_ids=(1, 9, 9, 2),
+            clip_key="ab12",
+            fingerprint="9f0c",
+            version="1",
+            video_hash="77aa",
+            window_start_s=0.5,
+            frame_indices=(4, 9),
+        ),
     }
     return group_of(make_trace(), make_trace(FAILURE), **{**values, **changes})
 
@@ -133,6 +145,10 @@ prompts = st.builds(
     clip_key=text,
     fingerprint=text,
     version=text,
+    video_hash=text,
+    window_start_s=st.none() | numbers,
+    window_end_s=st.none() | numbers,
+    frame_indices=st.lists(counts, max_size=4).map(tuple),
 )
 samples = st.builds(
     Sample,
@@ -203,18 +219,19 @@ def test_a_group_is_read_as_it_was_appended(tmp_path: Path) -> None:
 
 
 def test_every_float32_logprob_keeps_its_last_bit_and_a_nan_stays_a_nan() -> None:
-    """Through the float64 column: any bits but those of a signalling NaN, subnormals included."""
+    """Any bits, subnormals included."""
     draw = np.random.default_rng(0)
     bits = draw.integers(0, 2**32, 20_000, np.uint32).view(np.float32)
     odd = np.array([np.nan, -np.inf, 0.0, -0.0, 1e-45, -3.4e38, 0.1], np.float32)
-    for values in (odd, bits[~np.isnan(bits)]):
+    for values in (odd, bits):
         ids = TokenIds(range(len(values)))
-        completion = replace(make_trace().completion, token_ids=ids, logprobs=Logprobs(values))
+        kept = Logprobs.of_bytes(values.tobytes())
+        completion = replace(make_trace().completion, token_ids=ids, logprobs=kept)
         group = make_group(traces=(replace(make_trace(), completion=completion),))
         table = rows_of(group)
         (found,) = groups_in(table, source="memory")
         assert found.traces[0].completion.logprobs.tobytes() == values.tobytes()
-        assert table["logprobs"].type == pa.list_(pa.float64())
+        assert table["logprobs"].type == pa.list_(pa.float32())
         assert str(table["logprobs"][0].as_py()) == str(values.tolist())
 
 
@@ -287,13 +304,17 @@ def test_a_second_compaction_of_a_step_leaves_the_first_file_alone(tmp_path: Pat
     assert ids(tmp_path) == ["g0", "g1"]
 
 
-def test_more_groups_than_a_row_group_holds_stay_whole_and_in_order(tmp_path: Path) -> None:
+def test_more_groups_than_a_row_group_holds_stay_whole_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (journal_module, parquet_files_module):
+        monkeypatch.setattr(module, "_ROWS", 64)
     groups = [make_group(f"g{number:03d}") for number in range(70)]
     with Archive(tmp_path, 0) as archive:
         for group in groups:
             archive.append(group)
         path = archive.compact(step=1)
-    assert pq.ParquetFile(path).num_row_groups == 2
+    assert pq.ParquetFile(path).num_row_groups == 3
     assert list(read_groups(tmp_path)) == groups
 
 
@@ -501,7 +522,7 @@ def attempt(call):
         return str(error)
 archive = Archive(directory, 0)
 archive.append(replace(group, group_id="g0"))
-limit(journal.stat().st_size + 1000)
+limit(journal.stat().st_size + 100)
 append = attempt(lambda: archive.append(replace(group, group_id="g1")))
 after_append = journal.stat().st_size, [found.group_id for found in read_groups(directory)]
 limit(2000)
@@ -546,29 +567,67 @@ def parquet(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_archive_of_version_1_is_read_with_logprobs_at_temperature_1(
-    tmp_path: Path, parquet: Path
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_archive_of_an_older_version_is_read_with_null_for_what_it_lacks(
+    tmp_path: Path, version: int
 ) -> None:
-    before = list(read_groups(tmp_path))
-    table = pq.read_table(parquet).drop_columns("logprobs_temperature")
-    pq.write_table(table.replace_schema_metadata({b"deepintuit.trace_schema": b"1"}), parquet)
-    assert list(read_groups(tmp_path)) == before
-    assert read_table(tmp_path)["logprobs_temperature"].null_count == len(table)
+    groups = [older(make_group("g0")), older(make_empty_group("g1"))]
+    path = tmp_path / "traces" / "attempt=000-step=000001.parquet"
+    write_older_parquet(path, version, *groups)
+    assert list(read_groups(tmp_path)) == groups
+    table = read_table(tmp_path)
+    assert table.schema.equals(SCHEMA)
+    assert table["video_hash"].null_count == table["frame_indices"].null_count == len(table) == 3
+    assert table.equals(pa.concat_tables([rows_of(group) for group in groups]))
     assert read_table(tmp_path, ["reward", "logprobs_temperature"]).num_columns == 2
+    assert not is_current(path)
 
 
-def test_a_journal_of_version_1_is_read_and_goes_on(tmp_path: Path) -> None:
-    old = pa.schema([field for field in SCHEMA if field.name != "logprobs_temperature"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal_module, "SCHEMA", old)
-        patch.setattr(journal_module, "SCHEMA_VERSION", 1)
-        rows = journal_module.rows_of
-        patch.setattr(journal_module, "rows_of", lambda group: rows(group).select(old.names))
-        write(tmp_path, make_group("old"))
-    (kept,) = read_groups(tmp_path)
-    assert kept == make_group("old")
-    write(tmp_path, tempered())
-    assert list(read_groups(tmp_path)) == [make_group("old"), tempered()]
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_an_older_version_is_read_and_goes_on_as_a_new_one(
+    tmp_path: Path, version: int
+) -> None:
+    old, journal = older(make_group("old")), tmp_path / "journal-0.bin"
+    write_older_journal(journal, version, old)
+    assert list(read_groups(tmp_path)) == [old]
+    with pytest.raises(ArchiveError, match="older schema version"):
+        Journal(journal)
+    with Archive(tmp_path, 0) as archive:
+        assert archive.num_groups == 1
+        with pytest.raises(ArchiveError, match="'old' is already in attempt 0"):
+            archive.append(old)
+        archive.append(tempered())
+        assert list(read_groups(tmp_path)) == [old, tempered()]
+        archive.compact(step=4)
+    assert list(read_groups(tmp_path)) == [old, tempered()]
+    assert all(map(is_current, parquet_files(tmp_path)))
+
+
+def test_files_of_all_versions_make_one_archive(tmp_path: Path) -> None:
+    groups = [older(make_group("g1")), older(make_group("g2")), make_group("g3")]
+    for version, group in zip((1, 2), groups, strict=False):
+        path = tmp_path / "traces" / f"attempt=000-step={version:06d}.parquet"
+        write_older_parquet(path, version, group)
+    with Archive(tmp_path, 0) as archive:
+        archive.append(groups[2])
+        archive.compact(step=3)
+    write_older_journal(tmp_path / "journal-1.bin", 2, older(make_group("g4")))
+    assert list(read_groups(tmp_path)) == [*groups, older(make_group("g4"))]
+    assert read_table(tmp_path).num_rows == 8
+    assert read_table(tmp_path, ["frame_indices"])["frame_indices"].null_count == 6
+
+
+def older(group: TraceGroup) -> TraceGroup:
+    """A group as versions 1 and 2 keep it: without what is known of the video."""
+    if group.prompt is None:
+        return group
+    prompt = group.prompt
+    return replace(
+        group,
+        prompt=replace(
+            prompt, video_hash="", window_start_s=None, window_end_s=None, frame_indices=()
+        ),
+    )
 
 
 def tempered() -> TraceGroup:
@@ -585,7 +644,7 @@ def test_a_newer_parquet_schema_is_refused_with_advice(tmp_path: Path, parquet: 
     table = pq.read_table(parquet)
     newer = {b"deepintuit.trace_schema": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), parquet)
-    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 3, .* reads version 2"):
+    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 4, .* reads version 3"):
         ids(tmp_path)
 
 
@@ -595,7 +654,7 @@ def test_a_newer_journal_is_refused_with_advice(tmp_path: Path) -> None:
         file.seek(8)
         file.write((SCHEMA_VERSION + 1).to_bytes(4, "little"))
     for call in (lambda: ids(tmp_path), lambda: Archive(tmp_path, 0), lambda: Archive(tmp_path, 1)):
-        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 3.*update"):
+        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 4.*update"):
             call()
     assert journal.exists()
 

@@ -4,13 +4,18 @@ from pathlib import Path
 import pytest
 
 from tests.groups import UNREADABLE, make_group, make_trace
-from wire.archive import group_reader
+from wire.archive import group_reader, parquet_files
 from wire.archive.archive import Archive
 from wire.archive.group_reader import GroupReader, index_groups
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion
 
-NUM = 150  # more than two row groups hold
+NUM = 150
+
+
+@pytest.fixture(autouse=True)
+def _small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_files, "_ROWS", 128)  # the groups fill three
 
 
 def fill(folder: Path, attempt: int, prefix: str = "calibrated") -> None:
