@@ -196,8 +196,10 @@ def _split_figures(measured: SplitFigures) -> str:
 def _sets(calibration: Calibration) -> str:
     if not calibration.sets:
         return ""
-    said = [f"- {sets.kind.replace('_', '-')}: {sets.explanation}" for sets in calibration.sets]
-    parts = ["## Prediction sets", "\n".join(said)]
+    explained = [
+        f"- {sets.kind.replace('_', '-')}: {sets.explanation}" for sets in calibration.sets
+    ]
+    parts = ["## Prediction sets", "\n".join(explained)]
     if calibration.coverage:
         head = (
             *("sets", "clips", "n", "promised", "measured"),

