@@ -5,26 +5,36 @@
 A group is met once, also while the run writes or the archive is compacted.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cluster.archive.columns import column_types
 from cluster.archive.where import Where
 from wire.archive.archive import read_tables
+from wire.archive.parquet_files import parquet_files
 from wire.errors import ConfigError
 from wire.nearest import nearest
 
 _JSON_TYPES = {pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_()}
 
 
-def scan(directory: Path, columns: Sequence[str], where: Where) -> Iterator[pa.Table]:
-    """The rows that ``where`` keeps, with ``columns``, in the order of writing. Raises
-    ArchiveError."""
+def scan(
+    directory: Path,
+    columns: Sequence[str],
+    where: Where,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Iterator[pa.Table]:
+    """The rows that ``where`` keeps, with ``columns``, in the order of writing.
+
+    ``progress`` is called with numbers of rows that were read, kept or not. Raises ArchiveError.
+    """
     needed = dict.fromkeys([*columns, *sorted(where.columns)])
     stored = dict.fromkeys("token_ids" if name == "num_tokens" else name for name in needed)
     for table in read_tables(directory, list(stored)):
@@ -34,6 +44,17 @@ def scan(directory: Path, columns: Sequence[str], where: Where) -> Iterator[pa.T
         kept = table if where.expression is None else table.filter(where.expression)
         if kept.num_rows:
             yield kept.select(list(columns))
+        progress(table.num_rows)
+
+
+def count_rows(directory: Path) -> int:
+    """Rows in the archive's Parquet files, for a progress bar. Raises ArchiveError."""
+    total = 0
+    for path in parquet_files(directory):
+        # merged meanwhile; a damaged file is named when it is read
+        with contextlib.suppress(OSError, pa.ArrowException):
+            total += pq.read_metadata(path).num_rows
+    return total
 
 
 def page(tables: Iterator[pa.Table], offset: int, limit: int) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ _DEFAULT_COLUMNS = (
     "num_tokens",
     "finish_reason",
 )
+_FORMATS = ("jsonl", "jsonl-groups", "datasets", "scout", "lance")
 _PAGE = 20
 _QUERY_ROWS = 100
 
@@ -150,6 +151,23 @@ def _write_csv(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
             line.truncate()
 
 
+def _export(options: argparse.Namespace) -> None:
+    from cluster.archive.export.export import export
+    from cluster.archive.place import archive_directory
+    from cluster.archive.rows import count_rows, named_columns
+    from cluster.archive.where import parse_where
+    from cluster.driver.progress import progress_bar
+    from cluster.driver.units import format_bytes
+
+    where = parse_where(options.where)
+    columns = named_columns(options.columns) if options.columns else None
+    directory = archive_directory(options.archive)
+    with progress_bar("export", count_rows(directory)) as bar:
+        exported = export(directory, options.out, options.format, where, columns, bar.advance)
+    say(f"{exported.num_rows} rows, {format_bytes(exported.num_bytes)}, in {options.out}")
+    say("it may hold personal data (labels, ids, file names, what was written about people)")
+
+
 def _schema(options: argparse.Namespace) -> None:
     from cluster.archive.columns import columns
     from cluster.archive.tables import schema_view, short_type
@@ -210,12 +228,13 @@ def positive(text: str) -> int:
 
 def add(commands: Any) -> None:
     """Register on the parser's sub-commands."""
-    text = "look into a run's trace archive: list, show, query"
+    text = "look into a run's trace archive: list, show, query, export"
     archive = commands.add_parser("archive", help=text, description=text)
     parts = archive.add_subparsers(dest="archive_command", required=True)
     _add_ls(parts)
     _add_show(parts)
     _add_query(parts)
+    _add_export(parts)
     schema = add_command(parts, "schema", "columns of an archive, with types and meanings", _schema)
     schema.add_argument("--json", action="store_true", help="JSON, one column a line")
 
@@ -253,3 +272,18 @@ def _add_query(parts: Any) -> None:
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="JSON, one row a line")
     form.add_argument("--csv", action="store_true", help="CSV with a header")
+
+
+def _add_export(parts: Any) -> None:
+    text = "write traces for other tools; videos are not copied"
+    command = add_archive_command(parts, "export", text, _export)
+    command.add_argument("out", type=Path, metavar="OUT", help="a place that is not there yet")
+    command.add_argument(
+        "--format",
+        choices=_FORMATS,
+        required=True,
+        help="jsonl: a trace a line; jsonl-groups: a group a line; datasets: Hugging Face; scout: "
+        "transcripts for Inspect Scout; lance: needs deepintuit[lance]",
+    )
+    add_where(command)
+    command.add_argument("--columns", metavar="A,B,...", help="default: all; see schema")

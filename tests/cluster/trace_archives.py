@@ -19,9 +19,9 @@ LABELS = ("undo", "redo")
 FIRST_ID, JOURNALED_ID, FAILED_ID = "grpo/train/0", "grpo/train/7", "grpo/train/failed"
 
 
-def make_groups(num_groups: int = 8) -> list[TraceGroup]:
+def make_groups(num_groups: int = 8, num_tokens: int = 3) -> list[TraceGroup]:
     """Groups of two traces, one not scored, and a group whose clip could not be decoded."""
-    groups = [_group(number) for number in range(num_groups)]
+    groups = [_group(number, num_tokens) for number in range(num_groups)]
     failed = make_group(group_id=FAILED_ID, sample=make_sample(LABELS[0], id="bad"))
     return [failed, *groups]
 
@@ -40,10 +40,10 @@ def write_archive(run: Path, groups: list[TraceGroup] | None = None) -> list[Tra
     return groups
 
 
-def _group(number: int) -> TraceGroup:
+def _group(number: int, num_tokens: int) -> TraceGroup:
     version = PolicyVersion(attempt=0, step=1 + number // 4)
     return make_group(
-        _trace(f'<answer>up {number}</answer>\n"a", b', 0.5 * number, 3, version),
+        _trace(f'<answer>up {number}</answer>\n"a", b', 0.5 * number, num_tokens, version),
         Trace(
             completion=make_completion(
                 "open the door", num_tokens=2, finish=FinishReason.LENGTH, version=version

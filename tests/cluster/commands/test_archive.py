@@ -90,6 +90,26 @@ def test_query_as_table_json_and_csv(output: Output):
     assert (status, 'Candidate bindings: "label"' in said) == (2, True)
 
 
+def test_export_says_what_it_wrote(output: Output, tmp_path: Path):
+    out = str(tmp_path / "out.jsonl")
+    words = ("export", out, "--format", "jsonl", "--where", "label=undo", "--columns", "reward")
+    status, _, said = output(*words)
+    assert status == 0
+    assert "9 rows, 0.1 kB" in said
+    assert "personal data" in said
+    rows = lines(Path(out).read_text())
+    assert [row["reward"] for row in rows][:4] == [None, 0.0, None, 1.0]
+    status, _, said = output(*words)
+    assert (status, "is there already" in said) == (2, True)
+
+
+def test_the_formats_are_those_that_can_be_written():
+    from cluster.archive.export.export import WRITERS
+    from cluster.commands.archive import _FORMATS
+
+    assert tuple(WRITERS) == _FORMATS
+
+
 def test_the_schema_needs_no_archive(capsys: pytest.CaptureFixture[str]):
     assert main(["archive", "schema", "--json"]) == 0
     rows = lines(capsys.readouterr().out)

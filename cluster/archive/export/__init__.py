@@ -1,0 +1,1 @@
+"""Exports of an archive: JSONL, a Hugging Face data set, transcripts for Inspect Scout, Lance."""

@@ -1,0 +1,136 @@
+"""Transcripts for Inspect Scout: a folder of Parquet that ``transcripts_from(OUT)`` scans.
+
+    row of the archive -> transcript_id, messages, score, model, ... -> transcripts.parquet
+
+One trace is one transcript. Scout's own columns are of inspect_scout 0.6.2; beside them the
+archive's, which Scout lists as metadata. The prompt's text is not in an archive: the question names
+the video and its version.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.archive.rows import plain_rows
+from wire.strict_json import to_json
+
+_BATCH_ROWS = 4096
+
+SCOUT_SOURCE = (
+    "group_id",
+    "attempt",
+    "step",
+    "purpose",
+    "sample_id",
+    "video",
+    "label",
+    "split",
+    "sample_text",
+    "prompt_version",
+    "trace_index",
+    "num_tokens",
+    "text",
+    "finish_reason",
+    "completion_attempt",
+    "completion_step",
+    "reward",
+    "reward_parts",
+    "failure_kind",
+    "failure_culprit",
+    "failure_reason",
+)
+"""Columns of the archive that a transcript is made of."""
+
+_STANDARD = pa.schema(
+    [
+        ("transcript_id", pa.string()),
+        ("source_type", pa.string()),
+        ("source_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("task_set", pa.string()),
+        ("task_id", pa.string()),
+        ("task_repeat", pa.int64()),
+        ("model", pa.string()),
+        ("score", pa.string()),  # JSON
+        ("score_explanation", pa.string()),
+        ("success", pa.bool_()),
+        ("message_count", pa.int64()),
+        ("total_tokens", pa.int64()),
+        ("error", pa.string()),
+        ("limit", pa.string()),
+        ("messages", pa.string()),  # JSON
+    ]
+)
+_METADATA = pa.schema(
+    [
+        ("group_id", pa.string()),
+        ("trace_index", pa.int64()),
+        ("policy_version", pa.string()),
+        ("purpose", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("reward", pa.float64()),
+        ("failure_kind", pa.string()),
+    ]
+)
+SCOUT_SCHEMA = pa.schema([*_STANDARD, *_METADATA])
+"""Columns of the export: Scout's, then the archive's."""
+
+
+def transcripts_of(table: pa.Table, *, run: str, model: str) -> pa.Table:
+    """The traces in ``table`` as transcripts; groups without a trace have none."""
+    rows = [row for row in plain_rows(table) if row["trace_index"] is not None]
+    return pa.Table.from_pylist([_transcript(row, run, model) for row in rows], schema=SCOUT_SCHEMA)
+
+
+def write_scout(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:
+    """A folder with a Parquet file of transcripts."""
+    path.mkdir(parents=True)
+    with pq.ParquetWriter(path / "transcripts.parquet", schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=_BATCH_ROWS)
+
+
+def _transcript(row: dict[str, Any], run: str, model: str) -> dict[str, Any]:
+    version = f"{row['completion_attempt']}.{row['completion_step']}"
+    group = f"{row['attempt']}/{row['group_id']}"
+    failure = row["failure_kind"] and (
+        f"{row['failure_kind']}: {row['failure_reason']} ({row['failure_culprit']})"
+    )
+    messages = _messages(row, group)
+    parts = row["reward_parts"] or {}
+    return {
+        "transcript_id": f"{run}/{group}/{row['trace_index']}",
+        "source_type": "deepintuit",
+        "source_id": run,
+        "source_uri": row["video"],
+        "task_set": row["purpose"],
+        "task_id": row["sample_id"],
+        "task_repeat": row["trace_index"],
+        "model": f"{model}@{version}" if model else version,
+        "score": None if row["reward"] is None else to_json(row["reward"]),
+        "score_explanation": to_json(parts) if parts else None,
+        "success": parts["accuracy"] >= 1 if "accuracy" in parts else None,
+        "message_count": len(messages),
+        "total_tokens": row["num_tokens"],
+        "error": failure,
+        "limit": "tokens" if row["finish_reason"] == "length" else None,
+        "messages": json.dumps(messages),
+        "policy_version": version,
+        **{name: row[name] for name in _METADATA.names if name != "policy_version"},
+    }
+
+
+def _messages(row: dict[str, Any], group: str) -> list[dict[str, Any]]:
+    """The question and the answer, as Inspect's ChatMessage has them."""
+    asked = f"[video {row['video']}, prompt version {row['prompt_version'] or 'not recorded'}]"
+    if row["sample_text"] is not None:
+        asked += f"\n{row['sample_text']}"
+    return [
+        {"id": f"{group}/question", "role": "user", "content": asked},
+        {"id": f"{group}/{row['trace_index']}", "role": "assistant", "content": row["text"]},
+    ]

@@ -1,0 +1,97 @@
+"""Exports are whole or not there, hold what the filter keeps, and are written in bounded memory."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cluster.archive.export import export as export_module
+from cluster.archive.export.export import WRITERS, export
+from cluster.archive.where import EVERY_ROW, parse_where
+from tests.cluster.trace_archives import make_groups, write_archive
+from wire.errors import ConfigError
+
+NUM_ROWS = sum(max(1, len(group.traces)) for group in make_groups())
+FORMS = list(WRITERS)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    write_archive(tmp_path / "run")
+    return tmp_path / "run" / "archive"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_format_counts_what_it_wrote(archive: Path, tmp_path: Path, form: str):
+    exported = export(archive, tmp_path / "new" / "out", form, EVERY_ROW)
+    assert exported.num_rows == (NUM_ROWS - 1 if form == "scout" else NUM_ROWS)
+    assert exported.num_bytes > 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_there_is_not_overwritten(archive: Path, tmp_path: Path, form: str):
+    target = tmp_path / "out"
+    target.write_text("mine")
+    with pytest.raises(ConfigError, match="is there already"):
+        export(archive, target, form, EVERY_ROW)
+    assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_failure_on_the_way_leaves_nothing(
+    archive: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+):
+    real = export_module.scan
+
+    def failing(*arguments: object) -> Iterator[pa.Table]:
+        yield next(real(*arguments))
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr(export_module, "scan", failing)
+    (tmp_path / "out.partial").mkdir()  # of an export that was killed
+    with pytest.raises(OSError, match="the disk failed"):
+        export(archive, tmp_path / "out", form, EVERY_ROW)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_no_match_writes_nothing(archive: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="no trace of .* matches; nothing was written"):
+        export(archive, tmp_path / "out", "jsonl", parse_where(["reward>100"]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["scout", "jsonl-groups"])
+def test_a_format_with_columns_of_its_own_takes_no_others(archive: Path, tmp_path: Path, form: str):
+    with pytest.raises(ConfigError, match="leave --columns out"):
+        export(archive, tmp_path / "out", form, EVERY_ROW, ["label"])
+
+
+def test_progress_counts_the_rows_that_were_read(archive: Path, tmp_path: Path):
+    read: list[int] = []
+    export(archive, tmp_path / "out", "jsonl", parse_where(["label=undo"]), None, read.append)
+    assert sum(read) == NUM_ROWS
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_archive(tmp_path: Path):
+    """The peak of a process that exports ten times the traces is about the same."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from cluster.archive.export.export import export\n"
+        "from cluster.archive.where import EVERY_ROW\n"
+        "export(Path(sys.argv[1]), Path(sys.argv[2]), 'jsonl', EVERY_ROW)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+    )
+    peaks = []
+    for num_groups in (500, 5000):
+        run = tmp_path / str(num_groups)
+        write_archive(run, make_groups(num_groups, num_tokens=1000))
+        words = [sys.executable, "-c", code, str(run / "archive"), str(run / "out")]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+    assert (tmp_path / "5000" / "out").stat().st_size > 150e6
+    assert peaks[1] < peaks[0] + 100

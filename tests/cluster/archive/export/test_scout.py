@@ -1,0 +1,78 @@
+"""Transcripts have the columns that Inspect Scout documents (0.6.2 opened and queried such an
+export), and say what the trace was."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.archive.export.export import export
+from cluster.archive.where import EVERY_ROW
+from tests.cluster.trace_archives import write_archive
+
+SCOUT = {  # inspect_scout 0.6.2, transcripts_db_schema(): those of its columns that are written
+    "transcript_id": pa.string(),
+    "source_type": pa.string(),
+    "source_id": pa.string(),
+    "source_uri": pa.string(),
+    "task_set": pa.string(),
+    "task_id": pa.string(),
+    "task_repeat": pa.int64(),
+    "model": pa.string(),
+    "score": pa.string(),
+    "score_explanation": pa.string(),
+    "success": pa.bool_(),
+    "message_count": pa.int64(),
+    "total_tokens": pa.int64(),
+    "error": pa.string(),
+    "limit": pa.string(),
+    "messages": pa.string(),
+}
+RESERVED = {  # its other columns, of another meaning: no metadata of ours may have their names
+    "date", "agent", "agent_args", "model_options", "total_time", "trust_content", "events",
+    "timelines", "events_data", "filename",
+}  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pa.Table:
+    run = tmp_path / "shapes"
+    write_archive(run)
+    (run / "run.json").write_text(json.dumps({"model": "models/tiny"}))
+    export(run / "archive", tmp_path / "out", "scout", EVERY_ROW)
+    (path,) = (tmp_path / "out").rglob("*")
+    assert path.suffix == ".parquet"
+    return pq.read_table(path)
+
+
+def test_the_columns_and_types_are_those_of_scout(table: pa.Table):
+    types = {field.name: field.type for field in table.schema}
+    assert SCOUT.items() <= types.items()
+    assert not RESERVED & types.keys()
+
+
+def test_a_trace_is_a_transcript_with_its_score(table: pa.Table):
+    rows = {row["transcript_id"]: row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows == 16, "the group without traces has none"
+    row = rows["shapes/0/grpo/train/2/0"]
+    assert row["model"] == "tiny@0.1"
+    assert json.loads(row["score"]) == 1.0
+    assert row["success"] is True
+    assert row["total_tokens"] == 3
+    assert row["label"] == "undo"
+    question, answer = json.loads(row["messages"])
+    assert question["role"] == "user"
+    assert "a.mp4" in question["content"]
+    assert answer["role"] == "assistant"
+    assert answer["content"] == '<answer>up 2</answer>\n"a", b'
+
+
+def test_a_trace_that_was_not_scored_has_an_error_and_no_score(table: pa.Table):
+    (row,) = table.filter(
+        pa.compute.field("transcript_id") == "shapes/0/grpo/train/2/1"
+    ).to_pylist()
+    assert (row["score"], row["success"]) == (None, None)
+    assert row["error"] == "reward: it raised (judge)"
+    assert row["limit"] == "tokens"
