@@ -59,7 +59,7 @@ def test_a_failure_on_the_way_leaves_nothing(
 
 
 def test_no_match_writes_nothing(archive: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="no trace of .* matches; nothing was written"):
+    with pytest.raises(ConfigError, match=r"no trace of .* matches; nothing was written"):
         export(archive, tmp_path / "out", "jsonl", parse_where(["reward>100"]))
     assert not (tmp_path / "out").exists()
 
