@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from wire.archive.trace_rows import SCHEMA
+from wire.archive.trace_rows import FILE_SCHEMA, SCHEMA
 
 MEANINGS = {
     "group_id": "id of the group: all answers to one clip under one version, and why they were "
@@ -41,7 +41,8 @@ MEANINGS = {
     "if weights were changed meanwhile",
     "completion_step": "step of that version",
     "reward": "total reward; null where scoring failed: masked, not zero",
-    "reward_parts": "value of each term of the reward that applied, before weighting",
+    "reward_parts": "value of each term of the reward that applied, before weighting; a map in "
+    "SQL, JSON and filters",
     "failure_kind": "kind of the scoring's failure: decode, disk, prompt, generation, reward, "
     "not_applicable, parity; null if it was scored",
     "failure_culprit": "clip, engine or plugin that failed",
@@ -50,7 +51,7 @@ MEANINGS = {
 }
 """Meaning of each column of the schema, and of those that are on their way into it."""
 
-DERIVED = {"num_tokens": (pa.int64(), "number of sampled tokens; derived, not in the files")}
+DERIVED = {"num_tokens": (pa.int32(), "number of sampled tokens; derived, not in the files")}
 """Columns that filters and tables know beside those of the files: type and meaning."""
 
 
@@ -64,11 +65,25 @@ class Column(NamedTuple):
 
 def columns() -> Iterator[Column]:
     """The columns of a file of the archive."""
-    for field in SCHEMA:
+    for field in FILE_SCHEMA:
         yield Column(field.name, field.type, MEANINGS[field.name])
 
 
 def column_types() -> dict[str, pa.DataType]:
-    """Types of all columns that filters and tables know, by name."""
+    """Types of all columns that filters and tables know, by name; but not of a reward's parts."""
     stored = {field.name: field.type for field in SCHEMA}
     return stored | {name: kind for name, (kind, _) in DERIVED.items()}
+
+
+def column_type(name: str) -> pa.DataType | None:
+    """Type of a column, or of a part of the reward such as ``reward_parts.accuracy``; None if there
+    is none."""
+    if part_of(name) is not None:
+        return pa.float64()
+    return column_types().get(name)
+
+
+def part_of(name: str) -> str | None:
+    """Name of the reward's part that a column such as ``reward_parts.accuracy`` is."""
+    column, _, part = name.partition(".")
+    return part if column == "reward_parts" and part else None

@@ -1,73 +1,62 @@
-"""Search for one group by its id, in journals and Parquet files, without reading the other rows."""
+"""Search for one group by its id, through the archive's index: the other rows are not read."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wire.archive.archive import journals
+from wire.archive.index import browse
 from wire.archive.journal import read_journal
-from wire.archive.parquet_files import row_groups, scan
+from wire.archive.parquet_files import row_groups
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA
-from wire.errors import ConfigError
+from wire.errors import ArchiveError, ConfigError
 from wire.nearest import nearest
 from wire.types import TraceGroup
 
 _MAX_NAMED = 2000  # ids that the hint compares
+_LOOKS = 10
+_PLACE = ("file", "row_group")
 
 
 def find_groups(directory: Path, group_id: str) -> list[TraceGroup]:
     """The groups of this id, one per attempt that wrote it, the newest last. Raises ConfigError
     with the nearest id if there is none, and ArchiveError."""
-    while True:
+    own = pc.field("group_id") == group_id
+    for _ in range(_LOOKS):
+        places = browse(directory, _PLACE, own, limit=1 << 31).group_by(list(_PLACE)).aggregate([])
+        if not places.num_rows:
+            raise ConfigError(
+                f"{directory} has no group {group_id!r}; {_hint(directory, group_id)}"
+            )
         try:
-            return _find(directory, group_id)
+            tables = [_rows(directory, **place).filter(own) for place in places.to_pylist()]
         except FileNotFoundError:  # merged meanwhile
             continue
+        if all(table.num_rows for table in tables):  # else compacted out of the journal meanwhile
+            return _groups(directory, tables)
+    raise ArchiveError(f"files of {directory} go while they are read; try again")
 
 
-def _find(directory: Path, group_id: str) -> list[TraceGroup]:
-    groups: dict[int, TraceGroup] = {}
-    others: dict[str, None] = {}
-    for source, table in _places(directory, group_id, others):
-        own = table.filter(pc.equal(table["group_id"], group_id)).combine_chunks()
-        for group in groups_in(own, source=source):
-            groups[group.policy_version.attempt] = group
-    if not groups:
-        raise ConfigError(f"{directory} has no group {group_id!r}; {_hint(group_id, list(others))}")
+def _rows(directory: Path, file: str, row_group: int | None) -> pa.Table:
+    """Rows of a part of a traces file, or of a journal. Raises FileNotFoundError."""
+    if row_group is None:
+        tables = list(read_journal(directory / file))
+    else:
+        tables = list(row_groups(directory / "traces" / file, SCHEMA.names, number=row_group))
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
+
+
+def _groups(directory: Path, tables: list[pa.Table]) -> list[TraceGroup]:
+    groups = {
+        group.policy_version.attempt: group
+        for table in tables
+        for group in groups_in(table.combine_chunks(), source=str(directory))
+    }
     return [groups[attempt] for attempt in sorted(groups)]
 
 
-def _hint(group_id: str, others: list[str]) -> str:
+def _hint(directory: Path, group_id: str) -> str:
+    others = browse(directory, ["group_id"], limit=_MAX_NAMED)["group_id"].unique().to_pylist()
     near = nearest(group_id, others)
     return near if near.startswith("did you") else f"some are: {', '.join(others[:5])}"
-
-
-def _places(
-    directory: Path, group_id: str, others: dict[str, None]
-) -> Iterator[tuple[str, pa.Table]]:
-    """Parts of the archive that hold the group, with their places; ids of others go to
-    ``others``."""
-    journaled = list(_journaled(directory))  # first: what is compacted meanwhile is met twice
-    for path, number, ids in scan(directory, ["group_id"]):
-        if pc.index(ids["group_id"], group_id).as_py() >= 0:
-            for table in row_groups(path, SCHEMA.names, number=number):
-                yield str(path), table
-        elif len(others) < _MAX_NAMED:
-            others.update(dict.fromkeys(ids["group_id"].unique().to_pylist()))
-    for path, table in journaled:
-        if pc.index(table["group_id"], group_id).as_py() >= 0:
-            yield str(path), table
-        elif len(others) < _MAX_NAMED:
-            others.update(dict.fromkeys(table["group_id"].unique().to_pylist()))
-
-
-def _journaled(directory: Path) -> Iterator[tuple[Path, pa.Table]]:
-    for path in journals(directory).values():
-        try:
-            for table in read_journal(path):
-                yield path, table
-        except FileNotFoundError:  # recovered since: its groups are in Parquet
-            continue

@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.archive.columns import column_types
+from cluster.archive.columns import column_type, column_types, part_of
 from cluster.archive.where import Where
 from wire.archive.archive import read_tables
+from wire.archive.index import BROWSE_COLUMNS, browse
 from wire.archive.parquet_files import parquet_files
+from wire.archive.trace_rows import FILE_SCHEMA
 from wire.errors import ConfigError
 from wire.nearest import nearest
 
@@ -36,15 +38,35 @@ def scan(
     ``progress`` is called with numbers of rows that were read, kept or not. Raises ArchiveError.
     """
     needed = dict.fromkeys([*columns, *sorted(where.columns)])
-    stored = dict.fromkeys("token_ids" if name == "num_tokens" else name for name in needed)
-    for table in read_tables(directory, list(stored)):
-        if "num_tokens" in needed:
-            lengths = pc.cast(pc.list_value_length(table["token_ids"]), pa.int64())
-            table = table.append_column("num_tokens", lengths)
+    for table in read_tables(directory, list(dict.fromkeys(map(_stored, needed)))):
+        read = table.num_rows
+        for name in needed:
+            if name not in table.column_names:
+                table = table.append_column(name, _derived(table, name))
         kept = table if where.expression is None else table.filter(where.expression)
         if kept.num_rows:
             yield kept.select(list(columns))
-        progress(table.num_rows)
+        progress(read)
+
+
+def _stored(name: str) -> str:
+    """The column of the files that a column is made of."""
+    if part_of(name) is not None:
+        return "reward_parts"
+    return "token_ids" if name == "num_tokens" else name
+
+
+def _derived(table: pa.Table, name: str) -> pa.ChunkedArray:
+    if (part := part_of(name)) is not None:
+        return pc.map_lookup(table["reward_parts"], part, "first")
+    return pc.cast(pc.list_value_length(table["token_ids"]), pa.int32())
+
+
+def as_in_files(table: pa.Table) -> pa.Table:
+    """Rows with the types that Parquet files have: other tools open no maps."""
+    kinds = {field.name: field.type for field in FILE_SCHEMA}
+    fields = [field.with_type(kinds.get(field.name, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields))
 
 
 def count_rows(directory: Path) -> int:
@@ -57,7 +79,40 @@ def count_rows(directory: Path) -> int:
     return total
 
 
-def page(tables: Iterator[pa.Table], offset: int, limit: int) -> Iterator[pa.Table]:
+def page(
+    directory: Path,
+    columns: Sequence[str],
+    where: Where,
+    *,
+    offset: int,
+    limit: int,
+    newest_first: bool = False,
+) -> pa.Table:
+    """The rows that ``where`` keeps, with ``columns``: at most ``limit`` from row ``offset`` on.
+
+    By the archive's index where it has the columns; else the rows up to there are read. Raises
+    ConfigError for the newest first by a column that the index has not, and ArchiveError.
+    """
+    outside = sorted({*columns, *where.columns} - set(BROWSE_COLUMNS))
+    if not outside:
+        return browse(
+            directory,
+            columns,
+            where.expression,
+            offset=offset,
+            limit=limit,
+            newest_first=newest_first,
+        )
+    if newest_first:
+        raise ConfigError(
+            f"--newest goes by the index, which has no {', '.join(outside)}; it has "
+            f"{', '.join(BROWSE_COLUMNS)}"
+        )
+    empty = pa.schema([(name, column_type(name)) for name in columns]).empty_table()
+    return pa.concat_tables([empty, *first_rows(scan(directory, columns, where), limit, offset)])
+
+
+def first_rows(tables: Iterator[pa.Table], limit: int, offset: int = 0) -> Iterator[pa.Table]:
     """At most ``limit`` rows of ``tables``, from row ``offset`` on; reads no further."""
     for table in tables:
         part = table.slice(offset, limit)
@@ -72,10 +127,9 @@ def page(tables: Iterator[pa.Table], offset: int, limit: int) -> Iterator[pa.Tab
 def named_columns(text: str) -> list[str]:
     """Columns of a list such as ``sample_id,label,reward``. Raises ConfigError."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    types = column_types()
     for name in names:
-        if name not in types:
-            raise ConfigError(f"there is no column {name!r}; {nearest(name, list(types))}")
+        if column_type(name) is None:
+            raise ConfigError(f"there is no column {name!r}; {nearest(name, list(column_types()))}")
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--columns {text!r} must name columns, each once; such as label,reward")
     return names

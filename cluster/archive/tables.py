@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.archive.columns import DERIVED, columns
-from cluster.archive.summary import Files, Part
+from cluster.archive.summary import by_split, mean_reward
 from cluster.driver.units import format_bytes
+from wire.archive.index import Summary
+from wire.archive.index_files import Count
 from wire.types import Failure, Score, Trace, TraceGroup
 
 _BETWEEN = 3  # characters between two columns
@@ -20,25 +22,26 @@ _SHORT = 16  # characters that a cell always shows
 _LIST_SHOWN = 4  # numbers of a list in a cell
 
 
-def summary_view(parts: Sequence[Part], files: Files) -> RenderableType:
-    """Counts by attempt, purpose and split, and the files that hold them."""
+def summary_view(summary: Summary, written: tuple[float, float] | None) -> RenderableType:
+    """Counts by attempt, purpose and split, and the files that hold them; ``written``: when, in
+    seconds since 1970."""
     table = Table(box=box.SIMPLE)
     for name in ("attempt", "purpose", "split"):
         table.add_column(name, no_wrap=True)
     for name in ("versions", "groups", "traces", "failed", "tokens", "reward"):
         table.add_column(name, justify="right", no_wrap=True)
-    for part in parts:
-        reward = "" if part.mean_reward is None else f"{part.mean_reward:.3f}"
-        counts = (part.num_groups, part.num_traces, part.num_failed, part.num_tokens)
+    for count in by_split(summary.counts):
+        mean = mean_reward(count)
+        numbers = (count.groups, count.traces, count.failed, count.tokens)
         table.add_row(
-            str(part.attempt),
-            part.purpose,
-            part.split,
-            _versions(part),
-            *(f"{count:,}" for count in counts),
-            reward,
+            str(count.attempt),
+            count.purpose,
+            count.split,
+            _versions(count),
+            *(f"{number:,}" for number in numbers),
+            "" if mean is None else f"{mean:.3f}",
         )
-    return Group(table, Text(_files(files)))
+    return Group(table, Text(_files(summary, written)))
 
 
 def rows_view(table: pa.Table, width: int) -> RenderableType:
@@ -134,20 +137,19 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
-def _versions(part: Part) -> str:
-    first, last = min(part.steps), max(part.steps)
-    if first == last:
-        return f"{part.attempt}.{first}"
-    return f"{part.attempt}.{first} to {part.attempt}.{last} ({len(part.steps)})"
+def _versions(count: Count) -> str:
+    first, last = (f"{count.attempt}.{step}" for step in (count.first_step, count.last_step))
+    return first if first == last else f"{first} to {last}"
 
 
-def _files(files: Files) -> str:
-    size = f"{files.num_files} files, {format_bytes(files.num_bytes)}"
-    if files.oldest is None or files.newest is None:
+def _files(summary: Summary, written: tuple[float, float] | None) -> str:
+    size = f"{summary.num_files} files, {format_bytes(summary.num_bytes)}"
+    if summary.num_indexed:
+        size += f", {summary.num_indexed} with an index"
+    if written is None:
         return size
     first, last = (
-        datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
-        for seconds in (files.oldest, files.newest)
+        datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M") for seconds in written
     )
     return f"{size}, written {first}" if first == last else f"{size}, written {first} to {last}"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.archive.columns import column_types
+from cluster.archive.columns import column_type, column_types
 from wire.errors import ConfigError
 from wire.nearest import nearest
 from wire.types import FailureKind, FinishReason, Purpose, Split
@@ -59,34 +59,31 @@ def _condition(word: str) -> tuple[str, pc.Expression]:
     match = _WORD.fullmatch(word)
     if match is None:
         raise ConfigError(f"--where {word!r} is no filter; give {GRAMMAR}")
-    name, key, operator, text = match.groups()
+    name, part, operator, text = match.groups()
     operator = "=" if operator == "==" else operator
-    types = column_types()
-    if name not in types:
-        raise ConfigError(f"--where {word!r}: there is no column {name!r}; {_near(name, types)}")
-    column, kind = pc.field(name), types[name]
-    if pa.types.is_map(kind) and key:
-        column, kind = pc.map_lookup(column, key, "first"), kind.item_type
-    elif key is not None:
+    column = name if part is None else f"{name}.{part}"
+    kind = column_type(column)
+    if kind is None and part is not None and column_type(name) is not None:
         raise ConfigError(
             f"--where {word!r}: {name!r} has no parts; give {name}{operator}{text}, or a part of "
             "the reward as in reward_parts.accuracy>=1"
         )
+    if kind is None:
+        raise ConfigError(f"--where {word!r}: there is no column {name!r}; {_near(name)}")
     if not _is_plain(kind):
-        raise ConfigError(
-            f"--where {word!r}: {name!r} holds {kind}, which no filter compares; "
-            + (
-                "give one of its parts, as in reward_parts.accuracy>=1"
-                if pa.types.is_map(kind)
-                else "use `deepintuit archive query` with SQL"
-            )
+        advice = (
+            "give one of its parts, as in reward_parts.accuracy>=1"
+            if name == "reward_parts"
+            else "use `deepintuit archive query` with SQL"
         )
+        raise ConfigError(f"--where {word!r}: no filter compares {name!r}, a {kind}; {advice}")
     if text == "":
         raise ConfigError(f'--where {word!r} has no value; give one, null, or "" for empty text')
-    return name, _compare(word, name, column, kind, operator, text)
+    return column, _compare(word, column, pc.field(column), kind, operator, text)
 
 
-def _near(name: str, types: dict[str, pa.DataType]) -> str:
+def _near(name: str) -> str:
+    types = column_types()
     return nearest(name, [known for known, kind in types.items() if _is_plain(kind)], "there are")
 
 

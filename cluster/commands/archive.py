@@ -33,7 +33,7 @@ def _ls(options: argparse.Namespace) -> None:
     where = parse_where(options.where)
     chosen = named_columns(options.columns) if options.columns else None
     directory = archive_directory(options.archive)
-    if chosen or options.where or options.page or options.limit:
+    if chosen or options.where or options.page or options.limit or options.newest:
         _list_rows(options, directory, chosen or list(_DEFAULT_COLUMNS), where)
     else:
         _list_parts(options, directory)
@@ -42,45 +42,49 @@ def _ls(options: argparse.Namespace) -> None:
 def _list_rows(
     options: argparse.Namespace, directory: Path, columns: list[str], where: Any
 ) -> None:
-    import pyarrow as pa
-
     from cluster.archive.rows import page, plain_rows, scan
     from cluster.archive.tables import rows_view
     from cluster.driver.progress import console
 
-    limit = options.limit or (None if options.json else _PAGE)
+    limit = options.limit or _PAGE
     number = options.page or 1
-    rows = scan(directory, columns, where)
-    if limit is None:
-        write_lines(row for table in rows for row in plain_rows(table))
+    if options.json and not (options.limit or options.page or options.newest):
+        write_lines(row for table in scan(directory, columns, where) for row in plain_rows(table))
         return
     begin = (number - 1) * limit
-    parts = list(page(rows, begin, limit + 1))  # one more: is there another page?
-    table = pa.concat_tables(parts) if parts else None
-    shown = table.slice(0, limit) if table is not None else None
+    table = page(
+        directory,
+        columns,
+        where,
+        offset=begin,
+        limit=limit + 1,  # is there another page?
+        newest_first=options.newest,
+    )
+    shown = table.slice(0, limit)
     if options.json:
-        write_lines(plain_rows(shown) if shown is not None else [])
+        write_lines(plain_rows(shown))
         return
-    if shown is None:
+    if not shown.num_rows:
         say("no trace matches" if number == 1 else f"no page {number}: there are fewer matches")
         return
     with pipe_may_close():
         console.print(rows_view(shown, console.width))
-    if table is not None and table.num_rows > limit:
+    if table.num_rows > limit:
         say(f"rows {begin + 1} to {begin + limit}; more with --page {number + 1} or --limit N")
 
 
 def _list_parts(options: argparse.Namespace, directory: Path) -> None:
-    from cluster.archive.summary import files_of, summarise_parts
+    from cluster.archive.summary import to_plain, written
     from cluster.archive.tables import summary_view
     from cluster.driver.progress import console
+    from wire.archive.index import summarise
 
-    parts = summarise_parts(directory)
+    summary = summarise(directory)
     if options.json:
-        write_lines(part.to_plain() for part in parts)
+        write_lines(map(to_plain, summary.counts))
         return
     with pipe_may_close():
-        console.print(summary_view(parts, files_of(directory)))
+        console.print(summary_view(summary, written(directory)))
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -113,13 +117,13 @@ def _query(options: argparse.Namespace) -> None:
 
     from cluster.archive.place import archive_directory
     from cluster.archive.query import query
-    from cluster.archive.rows import page, plain_rows
+    from cluster.archive.rows import first_rows, plain_rows
     from cluster.archive.tables import rows_view
     from cluster.driver.progress import console
 
     answer = query(archive_directory(options.archive), options.sql)
     if options.json or options.csv:
-        tables = page(iter(answer), 0, options.limit) if options.limit else iter(answer)
+        tables = first_rows(iter(answer), options.limit) if options.limit else iter(answer)
         rows = itertools.chain.from_iterable(map(plain_rows, tables))
         if options.json:
             write_lines(rows)
@@ -127,7 +131,7 @@ def _query(options: argparse.Namespace) -> None:
             _write_csv(answer.schema.names, rows)
         return
     limit = options.limit or _QUERY_ROWS
-    parts = page(iter(answer), 0, limit + 1)
+    parts = first_rows(iter(answer), limit + 1)
     table = pa.concat_tables([answer.schema.empty_table(), *parts])
     with pipe_may_close():
         console.print(rows_view(table.slice(0, limit), console.width))
@@ -248,6 +252,7 @@ def _add_ls(parts: Any) -> None:
         "--limit", type=positive, help=f"rows of a page; default {_PAGE}, with --json all"
     )
     command.add_argument("--page", type=positive, help="which page, from 1 on")
+    command.add_argument("--newest", action="store_true", help="the newest traces first")
     command.add_argument("--json", action="store_true", help="JSON, one row a line")
 
 

@@ -19,7 +19,7 @@ from cluster.archive.export.datasets import write_datasets
 from cluster.archive.export.jsonl import write_jsonl, write_jsonl_groups
 from cluster.archive.export.lance import write_lance
 from cluster.archive.export.scout import SCOUT_SOURCE, transcripts_of, write_scout
-from cluster.archive.rows import scan
+from cluster.archive.rows import as_in_files, scan
 from cluster.archive.where import Where
 from cluster.run_files import read_recipe_values
 from wire.archive.trace_rows import SCHEMA
@@ -70,6 +70,8 @@ def export(
     if form == "scout":
         transcripts = _transcripts(directory.parent)
         first, tables = transcripts(first), map(transcripts, tables)
+    elif form in ("datasets", "lance"):
+        first, tables = as_in_files(first), map(as_in_files, tables)
     counts: list[int] = []
     rows = _counted(itertools.chain([first], tables), counts)
     _write_whole(target, lambda path: WRITERS[form](rows, first.schema, path))

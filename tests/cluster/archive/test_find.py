@@ -8,12 +8,16 @@ import pytest
 from cluster.archive.find import find_groups
 from tests.cluster.trace_archives import FAILED_ID, FIRST_ID, JOURNALED_ID, write_archive
 from wire.archive.archive import Archive
+from wire.archive.compaction import compact_archive
 from wire.errors import ConfigError
 from wire.types import PolicyVersion
 
 
-def test_a_group_in_parquet_in_the_journal_and_without_traces(tmp_path: Path):
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_group_in_parquet_in_the_journal_and_without_traces(tmp_path: Path, compacted: bool):
     groups = {group.group_id: group for group in write_archive(tmp_path)}
+    if compacted:
+        compact_archive(tmp_path / "archive")
     for group_id in (FIRST_ID, JOURNALED_ID, FAILED_ID):
         assert find_groups(tmp_path / "archive", group_id) == [groups[group_id]]
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
+from cluster.archive.rows import as_in_files
 from tests.cluster.trace_archives import write_archive
 from wire.archive.archive import Archive, read_table
 
@@ -22,7 +23,7 @@ def traces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def expected(traces: Path) -> pa.Table:
-    table = read_table(traces.parent)
+    table = as_in_files(read_table(traces.parent))
     assert table.num_rows == 17
     return table
 

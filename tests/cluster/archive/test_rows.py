@@ -7,9 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cluster.archive.rows import named_columns, page, plain_rows, scan
+from cluster.archive.rows import (
+    count_rows,
+    first_rows,
+    named_columns,
+    page,
+    plain_rows,
+    scan,
+)
 from cluster.archive.where import EVERY_ROW, parse_where
 from tests.cluster.trace_archives import make_groups, write_archive
+from wire.archive.compaction import compact_archive
 from wire.errors import ConfigError
 
 
@@ -42,22 +50,52 @@ def test_a_filter_may_read_columns_that_are_not_shown(archive: Path):
 def test_pages_follow_each_other_and_read_no_further_than_needed():
     parts = [pa.table({"n": list(range(start, start + 3))}) for start in (0, 3, 6)]
 
-    def numbers(offset: int, limit: int) -> list[int]:
-        return [n for t in page(iter(parts), offset, limit) for n in t["n"].to_pylist()]
+    def numbers(offset: int) -> list[int]:
+        return [n for t in first_rows(iter(parts), 4, offset) for n in t["n"].to_pylist()]
 
-    assert [numbers(start, 4) for start in (0, 4, 8, 12)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8], []]
+    assert [numbers(start) for start in (0, 4, 8, 12)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8], []]
     rest = iter(parts)
-    list(page(rest, 0, 3))
+    list(first_rows(rest, 3))
     assert len(list(rest)) == 2
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_page_by_the_index_and_one_by_the_rows_are_the_same(archive: Path, compacted: bool):
+    if compacted:
+        compact_archive(archive)
+    where = parse_where(["reward>=0", "num_tokens>2"])
+    for offset in (0, 3, 7, 8, 100):
+        by_index = page(archive, ["group_id", "reward"], where, offset=offset, limit=3)
+        by_rows = page(archive, ["group_id", "reward", "text"], where, offset=offset, limit=3)
+        assert by_index.to_pylist() == by_rows.drop_columns("text").to_pylist()
+        assert by_index.num_rows == min(3, max(0, 8 - offset))
+    newest = page(archive, ["sample_id"], where, offset=0, limit=1, newest_first=True)
+    assert newest["sample_id"].to_pylist() == ["clip-7"]
+    with pytest.raises(ConfigError, match="--newest goes by the index, which has no text"):
+        page(archive, ["text"], where, offset=0, limit=3, newest_first=True)
+
+
+def test_the_rows_of_a_progress_bar_are_those_in_parquet(archive: Path):
+    assert count_rows(archive) == 15
+
+
 def test_a_map_becomes_an_object(archive: Path):
-    (table,) = page(scan(archive, ["reward_parts"], parse_where(["reward=1"])), 0, 1)
+    (table,) = scan(archive, ["reward_parts"], parse_where(["reward=1"]))
     assert plain_rows(table) == [{"reward_parts": {"accuracy": 1.0, "format": 1.0}}]
+
+
+def test_a_part_of_the_reward_is_a_column_of_its_own(archive: Path):
+    where = parse_where(["reward_parts.accuracy>=3", "reward_parts.other=null"])
+    table = pa.concat_tables(scan(archive, ["sample_id", "reward_parts.format"], where))
+    assert table.to_pylist() == [
+        {"sample_id": "clip-6", "reward_parts.format": 1.0},
+        {"sample_id": "clip-7", "reward_parts.format": 1.0},
+    ]
 
 
 def test_columns_by_name():
     assert named_columns("label, num_tokens") == ["label", "num_tokens"]
+    assert named_columns("reward_parts.accuracy") == ["reward_parts.accuracy"]
     for text, advice in (("labl", "did you mean 'label'"), (",", "must name"), ("a", "no column")):
         with pytest.raises(ConfigError, match=advice):
             named_columns(text)

@@ -2,18 +2,25 @@
 
 from pathlib import Path
 
-from cluster.archive.summary import files_of, summarise_parts
-from tests.cluster.trace_archives import write_archive
+import pytest
+
+from cluster.archive.summary import by_split, to_plain, written
+from tests.cluster.trace_archives import make_groups, write_archive
+from wire.archive.compaction import compact_archive
+from wire.archive.index import summarise
 
 
-def test_the_counts_by_attempt_purpose_and_split(tmp_path: Path):
+@pytest.mark.parametrize("compacted", [False, True])
+def test_the_counts_by_attempt_purpose_and_split(tmp_path: Path, compacted: bool):
     write_archive(tmp_path)
-    calibration, train = [part.to_plain() for part in summarise_parts(tmp_path / "archive")]
+    if compacted:
+        compact_archive(tmp_path / "archive")
+    calibration, train = map(to_plain, by_split(summarise(tmp_path / "archive").counts))
     assert calibration == {
         "attempt": 0,
         "purpose": "calibration",
         "split": "cal",
-        "versions": 2,
+        "label": "",
         "first_step": 1,
         "last_step": 2,
         "groups": 2,
@@ -27,9 +34,16 @@ def test_the_counts_by_attempt_purpose_and_split(tmp_path: Path):
     assert train["failed"] == 7, "six traces, and the group without one"
 
 
-def test_the_files_with_their_journal(tmp_path: Path):
+def test_no_reward_has_no_mean(tmp_path: Path):
+    write_archive(tmp_path, make_groups(0))
+    (count,) = summarise(tmp_path / "archive").counts
+    assert to_plain(count)["mean_reward"] is None
+
+
+def test_when_the_files_were_written(tmp_path: Path):
     write_archive(tmp_path)
-    files = files_of(tmp_path / "archive")
-    assert files.num_files == 3
-    paths = [p for p in (tmp_path / "archive").rglob("*") if p.is_file()]
-    assert files.num_bytes == sum(path.stat().st_size for path in paths)
+    files = [p for p in (tmp_path / "archive").rglob("*") if p.suffix in (".bin", ".parquet")]
+    times = [path.stat().st_mtime for path in files]
+    assert written(tmp_path / "archive") == (min(times), max(times))
+    (tmp_path / "empty" / "traces").mkdir(parents=True)
+    assert written(tmp_path / "empty") is None

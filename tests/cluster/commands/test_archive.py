@@ -39,7 +39,8 @@ def test_ls_counts_by_purpose(output: Output):
     assert status == 0
     assert "calibration   cal" in text
     assert "3 files" in text
-    assert [row["purpose"] for row in lines(output("ls", "--json")[1])] == ["calibration", "train"]
+    counts = [(row["purpose"], row["label"]) for row in lines(output("ls", "--json")[1])]
+    assert counts == [("calibration", "redo"), ("train", "redo"), ("train", "undo")]
 
 
 def test_ls_with_a_filter_lists_rows_and_says_how_to_go_on(output: Output):
@@ -53,6 +54,11 @@ def test_ls_with_a_filter_lists_rows_and_says_how_to_go_on(output: Output):
     assert "grpo/train/4" in text
     _, text, more = output("ls", "--where", "reward>100")
     assert (text, more) == ("", "no trace matches\n")
+
+
+def test_ls_with_the_newest_first(output: Output):
+    rows = lines(output("ls", "--newest", "--limit", "2", "--columns", "sample_id", "--json")[1])
+    assert rows == [{"sample_id": "clip-7"}] * 2
 
 
 def test_ls_as_json_gives_all_rows_with_their_columns(output: Output):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.archive.export.export import export
+from cluster.archive.rows import as_in_files
 from cluster.archive.where import EVERY_ROW
 from tests.cluster.trace_archives import write_archive
 from wire.archive.archive import read_table
@@ -22,7 +23,7 @@ def archive(tmp_path: Path) -> Path:
 def test_both_loaders_give_the_rows_of_each_split(archive: Path, tmp_path: Path):
     target = tmp_path / "out"
     export(archive, target, "datasets", EVERY_ROW)
-    expected = read_table(archive)
+    expected = as_in_files(read_table(archive))
     from_disk = datasets.load_from_disk(str(target))
     loaded = datasets.load_dataset(str(target), cache_dir=str(tmp_path / "cache"))
     for splits in (from_disk, loaded):

@@ -40,7 +40,7 @@ RESERVED = {  # its other columns, of another meaning: no metadata of ours may h
 def table(tmp_path: Path) -> pa.Table:
     run = tmp_path / "shapes"
     write_archive(run)
-    (run / "run.json").write_text(json.dumps({"model": "models/tiny"}))
+    (run / "run.json").write_text(json.dumps({"model": "models/tiny", "labels": [], "data": {}}))
     export(run / "archive", tmp_path / "out", "scout", EVERY_ROW)
     (path,) = (tmp_path / "out").rglob("*")
     assert path.suffix == ".parquet"
