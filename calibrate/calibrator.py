@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MAX_WEIGHT = float(np.exp(10))  # scikit-learn searches ln(1 / temperature) in [-10, 10]
+_NEGLIGIBLE = 1e-6  # of the largest weight
 _IMPOSSIBLE = 1e9  # below the best, in place of infinity for optimisers: times exp(-10) still 0
 
 
@@ -157,6 +158,7 @@ def fit_pool(
         weights = _least_nll(stacked, labels)
         scale = _laplace_scale(_pooled(weights, stacked), labels)
         weights = np.minimum(weights * (scale or 1.0), MAX_WEIGHT)
+        weights[weights < _NEGLIGIBLE * weights.max()] = 0.0  # an optimiser's way to say 0
     return Calibrator(
         label_names=tuple(label_names), weights=dict(zip(rows, weights.tolist(), strict=True))
     )

@@ -4,7 +4,8 @@
 
 ``auto`` needs everything: a parsed trace, a threshold that was attainable, a confidence at or above
 it, a set that is not empty, no alarm of shift. Whatever lacks is a reason for review; nothing here
-turns a review into an automatic decision.
+turns a review into an automatic decision. The threshold's promise is about all clips that it was
+tested with: to have it for parsed ones alone, fit it with NaN for the unparsed.
 """
 
 from collections.abc import Iterator

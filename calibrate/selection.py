@@ -118,8 +118,9 @@ def fit_candidates(
 ) -> list[ValidatedCandidate]:
     """Candidates from label logprobs [N, L] of each source on val, of which no source learned.
 
-    ``pools``: the combinations tried; None: ``pools_of`` the sources. Folds go by a hash of the
-    sample ids within each label; the order of the clips changes no bit of the result.
+    ``pools``: the combinations tried; None: ``pools_of`` the sources; one in which a source gets
+    weight 0 is no candidate. Folds go by a hash of the sample ids within each label; the order of
+    the clips changes no bit of the result.
     """
     labels = np.asarray(truth, dtype=np.int64)
     given = {name: checked_logprobs(values, name) for name, values in logprobs.items()}
@@ -138,6 +139,8 @@ def fit_candidates(
     for sources in [*kinds, *combined]:
         rows = {name: ordered[name] for name in sources}
         calibrator = _fit(rows, labels[order], label_names)
+        if len(sources) > 1 and calibrator.sources != sources:
+            continue  # a weight of 0: nothing to gain, and the other source is a candidate anyway
         probabilities = (
             calibrator.probabilities(rows)
             if folds is None

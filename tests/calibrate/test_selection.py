@@ -55,17 +55,25 @@ def test_two_sources_that_know_different_things_are_combined() -> None:
 
 
 def test_a_combination_that_has_nothing_to_gain_is_not_chosen() -> None:
-    """The policy knows all that the verdict knows: in-sample the pool's NLL is never higher, so
-    without cross-fitting it would be chosen every time."""
-    pools = 0
+    """The verdict knows nothing. In-sample the pool's NLL is never higher, and for every second val
+    lower: without cross-fitting it would be chosen there."""
+    pools = tempted = 0
     for seed in range(40):
         sources, truth, ids = val(seed, 40, policy=1.5, verdict=0.0)
-        pools += select(fit_candidates(sources, truth, NAMES, ids), truth, ids).chosen != "policy"
-    assert pools <= 16
+        candidates = fit_candidates(sources, truth, NAMES, ids)
+        pools += select(candidates, truth, ids).chosen != "policy"
+        tempted += "policy+verdict" in {one.candidate.name for one in candidates}
+    assert pools <= 8 < 14 <= tempted
+
+
+def test_a_pool_in_which_a_source_has_no_weight_is_no_candidate() -> None:
+    sources, truth, ids = val(8, 200, policy=1.5, verdict=-1.0)  # more often wrong than chance
+    names = {one.candidate.name for one in fit_candidates(sources, truth, NAMES, ids)}
+    assert names == {"policy", "verdict"}
 
 
 def test_figures_are_of_clips_that_were_not_fitted_to() -> None:
-    sources, truth, ids = val(2, 60, policy=1.0, verdict=0.0)
+    sources, truth, ids = val(2, 60, policy=1.0, verdict=0.5)
     one = {c.candidate.name: c for c in fit_candidates(sources, truth, NAMES, ids)}
     pool = one["policy+verdict"]
     in_sample = pool.candidate.calibrator.probabilities(sources)
