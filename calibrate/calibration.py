@@ -75,15 +75,19 @@ class Calibration:
         """The inverse of ``to_json``, from its values or their text. Raises DataError on anything
         else: another format, a field that is unknown, missing or of another type, labels that do
         not agree."""
-        text = values if isinstance(values, str | bytes) else json.dumps(values)
         try:
-            number = json.loads(text).get("format")
-            if number != FORMAT:
-                raise DataError(
-                    f"calibration has format {number}, expected {FORMAT}; fit the classifier anew"
-                )
+            plain = values if isinstance(values, Mapping) else json.loads(values)
+            text = json.dumps(plain, allow_nan=False)  # Python's reader takes NaN and Infinity
+            number = plain.get("format")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"this is no calibration: {error}; fit the classifier anew") from error
+        if number != FORMAT:
+            raise DataError(
+                f"calibration has format {number}, expected {FORMAT}; fit the classifier anew"
+            )
+        try:
             calibration = TypeAdapter(cls).validate_json(text, strict=True, extra="forbid")
-        except (AttributeError, json.JSONDecodeError, ValidationError) as error:
+        except ValidationError as error:
             raise DataError(f"this is no calibration: {error}; fit the classifier anew") from error
         names = calibration.calibrator.label_names
         for sets in calibration.sets:

@@ -139,9 +139,9 @@ def choose_start(
     grid = threshold_grid()
     counts, wrong = _counts(rows, hits, grid)
     scale = num_held_out / max(len(rows), 1)
-    # an error and a clip more than were seen: val flatters its best threshold
+    # an error more than was seen: val flatters its best threshold
     p_values = binomial_p_values(
-        np.ceil((wrong + 0.5) * scale).astype(np.int64),
+        np.ceil((wrong + 1) * scale).astype(np.int64),
         np.floor(counts * scale).astype(np.int64),
         max_error,
     )

@@ -118,6 +118,8 @@ def test_coverage_is_measured_for_each_group_beside_the_promise() -> None:
         (lambda v: v["calibrator"]["weights"].update(policy=-1.0), "weight -1.0"),
         (lambda v: v["sets"][0].update(label_names=["a", "b", "d"]), "prediction sets are of"),
         (lambda v: v["sets"][0].update(limits=[0.5]), "prediction sets are of"),
+        (lambda v: v["sets"][0].update(limits=[float("nan"), 0.5, 0.5]), "JSON compliant"),
+        (lambda v: v["thresholds"][0].update(value=float("inf")), "JSON compliant"),
     ],
 )
 def test_what_is_no_calibration_is_refused(change: object, message: str) -> None:
