@@ -8,6 +8,7 @@ sampled as in use: only such traces are exchangeable with served ones.
 """
 
 import json
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -126,6 +127,32 @@ class TraceColumns:
         if {len(tensors[one.name]) for one in fields(cls)} != {len(columns)}:
             raise DataError(f"{path}: columns of different lengths; make the reference anew")
         return columns
+
+
+class TraceLog:
+    """Features of served traces, one after another: 15 bytes for each."""
+
+    def __init__(self, columns: TraceColumns) -> None:
+        """``columns``: those so far."""
+        self._arrays = {
+            one.name: array(np.dtype(getattr(columns, one.name).dtype).char.replace("?", "b"))
+            for one in fields(TraceColumns)
+        }
+        self.extend(columns)
+
+    def __len__(self) -> int:
+        return len(self._arrays["parsed"])
+
+    def extend(self, columns: TraceColumns) -> None:
+        """Add traces."""
+        for name, values in self._arrays.items():
+            values.frombytes(np.ascontiguousarray(getattr(columns, name)).tobytes())
+
+    def columns(self, last: int | None = None) -> TraceColumns:
+        """All of them, or the last ones."""
+        first = 0 if last is None else max(0, len(self) - last)
+        parts = {name: np.array(values[first:]) for name, values in self._arrays.items()}
+        return TraceColumns(**parts | {"parsed": parts["parsed"].astype(np.bool_)})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

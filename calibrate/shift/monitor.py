@@ -18,17 +18,16 @@ the policy).
 import json
 import math
 import random
+from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import Literal, get_args
 
 from calibrate.shift.betting import Bettor
 from calibrate.shift.effects import Effect, effect_of
-from calibrate.shift.features import TraceColumns, TraceFeatures, TraceReference
+from calibrate.shift.features import TraceColumns, TraceFeatures, TraceLog, TraceReference
 from wire.errors import DataError
 from wire.whole_file import replace_json
 
@@ -87,9 +86,9 @@ class ShiftMonitor:
         self._restart()
 
     def _restart(self) -> None:
-        self._served: list[TraceFeatures] = []
+        self._served = TraceLog(self.reference.traces[:0])
         self._bettors = {feature: Bettor() for feature in FEATURES}
-        self._sorted: dict[tuple[Feature, int], list[float]] = {}
+        self._sorted: dict[tuple[Feature, int], array[float]] = {}
         self._sort(self.reference.traces)
 
     @property
@@ -110,7 +109,7 @@ class ShiftMonitor:
             ranked = _ranked(feature, row, 0)
             if ranked is not None:
                 self._bettors[feature].bet(self._p_value(feature, *ranked))
-        self._served.append(trace)
+        self._served.extend(row)
         for feature in FEATURES:
             log_e_value = self._bettors[feature].log_capital
             if feature not in self.alarms and log_e_value >= self._log_limit(feature):
@@ -137,7 +136,7 @@ class ShiftMonitor:
                 feature=feature,
                 log_e_value=self._bettors[feature].log_capital,
                 log_limit=self._log_limit(feature),
-                effect=self._effect(feature) if self._served else None,
+                effect=self._effect(feature) if self.num_served else None,
             )
             for feature in FEATURES
         )
@@ -149,7 +148,7 @@ class ShiftMonitor:
 
     def _p_value(self, feature: Feature, category: int, value: float) -> float:
         """Smoothed rank among all before, uniform under exchangeability; the value joins them."""
-        values = self._sorted.setdefault((feature, category), [])
+        values = self._sorted.setdefault((feature, category), array("f"))
         equal = bisect_right(values, value) - (below := bisect_left(values, value))
         above = len(values) - below - equal
         draw = random.Random(f"{self._seed}/{self.num_acknowledged}/{feature}/{self.num_served}")
@@ -157,17 +156,19 @@ class ShiftMonitor:
         return (above + draw.random() * (equal + 1)) / len(values)
 
     def _sort(self, traces: TraceColumns) -> None:
+        """Rank later values among these traces, too."""
+        parts: dict[tuple[Feature, int], list[float]] = {
+            key: list(values) for key, values in self._sorted.items()
+        }
         for feature in FEATURES:
             for place in range(len(traces)):
                 if (ranked := _ranked(feature, traces, place)) is not None:
-                    self._sorted.setdefault((feature, ranked[0]), []).append(ranked[1])
-        for values in self._sorted.values():
-            values.sort()
+                    parts.setdefault((feature, ranked[0]), []).append(ranked[1])
+        self._sorted = {key: array("f", sorted(values)) for key, values in parts.items()}
 
     def _effect(self, feature: Feature) -> Effect:
         names = self.reference.label_names
-        recent = TraceColumns.of(self._served[-_WINDOW:], names)
-        return effect_of(feature, self.reference.traces, recent, names)
+        return effect_of(feature, self.reference.traces, self._served.columns(_WINDOW), names)
 
     def _raise(self, feature: Feature, log_e_value: float) -> Alarm:
         effect = self._effect(feature)
@@ -184,8 +185,7 @@ class ShiftMonitor:
         """Write the state, monitor.safetensors then monitor.json, each by rename; the reference has
         its own files."""
         directory.mkdir(parents=True, exist_ok=True)
-        served = TraceColumns.of(self._served, self.reference.label_names)
-        served.write(directory / "monitor.safetensors")
+        self._served.columns().write(directory / "monitor.safetensors")
         state = {
             "format": FORMAT,
             "level": self.level,
@@ -227,7 +227,7 @@ class ShiftMonitor:
                 f"{path}: {len(served)} served traces, expected {state['num_served']}; begin anew"
             )
         monitor._sort(served)
-        monitor._served = _features(served, reference)
+        monitor._served = TraceLog(served)
         return monitor
 
 
@@ -240,19 +240,3 @@ def _ranked(feature: Feature, traces: TraceColumns, place: int) -> tuple[int, fl
         return None if answer < 0 else (0, float(answer))
     value = float(getattr(traces, feature)[place])
     return None if math.isnan(value) else (answer, value)
-
-
-def _features(traces: TraceColumns, reference: TraceReference) -> list[TraceFeatures]:
-    def number(value: Any) -> float | None:
-        return None if np.isnan(value) else float(value)
-
-    return [
-        TraceFeatures(
-            num_tokens=int(traces.num_tokens[row]),
-            mean_logprob=number(traces.mean_logprob[row]),
-            parsed=bool(traces.parsed[row]),
-            answer=None if (label := int(traces.answer[row])) < 0 else reference.label_names[label],
-            confidence=number(traces.confidence[row]),
-        )
-        for row in range(len(traces))
-    ]

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrate.shift.features import TraceColumns, TraceFeatures, TraceReference
+from calibrate.shift.features import TraceColumns, TraceFeatures, TraceLog, TraceReference
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
 
@@ -56,3 +56,19 @@ def test_what_is_no_reference_is_refused(draw, label_names, tmp_path: Path) -> N
     (tmp_path / "reference.json").write_text('{"format": 9, "label_names": [], "num_traces": 0}')
     with pytest.raises(DataError, match="format 9, expected 1"):
         TraceReference.load(tmp_path)
+
+
+def test_a_log_holds_what_was_added_and_gives_its_last(draw, label_names) -> None:
+    rows = [TraceColumns.of(draw(seed, 3), label_names) for seed in range(4)]
+    log = TraceLog(rows[0])
+    for more in rows[1:]:
+        log.extend(more)
+    expected = rows[0]
+    for more in rows[1:]:
+        expected = expected.joined(more)
+    assert len(log) == 12
+    for last, columns in ((None, expected), (2, expected[10:]), (50, expected), (0, expected[:0])):
+        for name in ("num_tokens", "mean_logprob", "confidence", "parsed", "answer"):
+            values = getattr(log.columns(last), name)
+            np.testing.assert_array_equal(values, getattr(columns, name))
+            assert values.dtype == getattr(columns, name).dtype
