@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibrate.published import PublishedClassifier
 from cluster.config.chain import Chain, read_chain
 from cluster.config.controls import read_titles
 from cluster.config.recipe import RunConfig
@@ -136,6 +137,14 @@ def result_figures(result: Mapping[str, Any]) -> dict[str, Any]:
     the head; empty where it predicts nothing."""
     figures = result.get("evaluation") or result.get("verdict") or result.get("head")
     return figures or {}
+
+
+def read_classifiers(path: Path) -> dict[str, PublishedClassifier]:
+    """Stage -> the classifier that it published, of the finished stages of the run in ``path``.
+    Raises DataError if one cannot be read."""
+    results = {stage: read_result(path, stage) or {} for stage in read_run_chain(path).names}
+    published = {stage: PublishedClassifier.of(result) for stage, result in results.items()}
+    return {stage: one for stage, one in published.items() if one is not None}
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:

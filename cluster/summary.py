@@ -2,12 +2,14 @@
 
 import platform
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from calibrate.published import PublishedClassifier
 from cluster.config.arm_names import ARMS
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
@@ -49,6 +51,7 @@ def summarise_run(
         "head": calibrated.get("head") and _row(head, calibrated["head"], {}),
         "calibration_traces": calibrated.get("traces"),
         "flips": calibrated.get("flips"),
+        "classifier": _classifier_row(calibrated),
         "controls": [
             _control_row(arm, result) for arm in ARMS if (result := run_dir.result(arm)) is not None
         ],
@@ -59,6 +62,41 @@ def summarise_run(
         "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
         # of this node; on a cluster the workers are elsewhere
         "peak_memory_gb": max((r["peak_memory_gb"] for r in finished.values()), default=0.0),
+    }
+
+
+def _classifier_row(calibrated: dict[str, Any]) -> dict[str, Any] | None:
+    """The published classifier's row of the summary: as a stage's row, then why it was chosen and
+    what it promises, beside what was measured. None in runs of earlier versions."""
+    published = PublishedClassifier.of(calibrated)
+    if published is None:
+        return None
+    measured, calibration = published.on_test, published.calibration
+    return {
+        **_row("classifier", calibrated["classifier"]["evaluation"], {}),
+        "method": published.method,
+        "version": published.version,
+        "candidates": [
+            {"name": one.name, **asdict(one.figures)}
+            for one in (calibration.selection.candidates if calibration.selection else ())
+        ],
+        "ece_before": measured and measured.before.ece,
+        "ece_after": measured and measured.after.ece,
+        "coverage": [
+            {
+                "sets": one.kind,
+                "clips": one.group,
+                "num_samples": one.measured.num_samples,
+                "promised": one.promise,
+                "measured": one.measured.share,
+                "measured_ci": [one.measured.low, one.measured.high],
+                "mean_size": one.measured.mean_size,
+            }
+            for one in calibration.coverage
+        ],
+        "threshold": next((one.value for one in calibration.thresholds), None),
+        "not_attained": list(published.not_attained),
+        "lines": list(published.lines()),
     }
 
 
@@ -105,10 +143,8 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     columns = ("stage", "accuracy", "95% interval", "macro F1", "balanced", "ECE", "seconds")
     for name in columns:
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
-    for row in summary["stages"]:
+    for row in filter(None, (*summary["stages"], summary["head"], summary["classifier"])):
         table.add_row(*_cells(row))
-    if summary["head"]:
-        table.add_row(*_cells(summary["head"]))
     for row in summary["controls"]:
         if "accuracy" in row:
             table.add_row(*_cells(row | {"name": f"{row['name']} ({row['split']})"}))
@@ -119,6 +155,12 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     for row in summary["stages"]:
         if outcome := validation_outcome(row):
             console.print(f"{row['name']}: {outcome}", soft_wrap=True)
+    if classifier := summary["classifier"]:
+        lines = [
+            f"classifier: {classifier['method']}",
+            *(f"- {one}" for one in classifier["lines"]),
+        ]
+        console.print("\n".join(lines), soft_wrap=True)
     console.print(f"peak memory {summary['peak_memory_gb']:.1f} GB; results in {run_dir}")
 
 

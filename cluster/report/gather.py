@@ -1,6 +1,7 @@
 """Gathers the report's data from a run directory, as plain data. Reads only, and locks nothing.
 
     run.json, stages/*/done.json, summary.json -> RunFacts
+    stages/*/done.json["classifier"]           -> published classifiers
     predictions/*.parquet                      -> arms, paired tests, clips (cluster/report/arms.py)
     metrics.jsonl                              -> curves
                                                -> guards (cluster/report/hacking.py)
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calibrate.predictions import Prediction
+from calibrate.published import PublishedClassifier
 from cluster.config.chain import Chain
 from cluster.config.controls import main_stages
 from cluster.config.stage_kinds import GrpoStage
@@ -46,6 +48,7 @@ from cluster.run_files import (
     describe_source,
     prediction_files,
     prompt_versions,
+    read_classifiers,
     read_history,
     read_label_names,
     read_recipe_file,
@@ -119,6 +122,8 @@ class Report:
     majority: float | None
     curves: tuple[StageCurves, ...]
     guards: tuple[StageGuards, ...]
+    classifiers: dict[str, PublishedClassifier]
+    """Stage -> what it published."""
     clips: tuple[ClipRecord, ...]
     num_clips: int
     """Evaluated clips, of which ``clips`` are the most telling."""
@@ -195,6 +200,9 @@ def gather(path: Path, max_clips: int) -> Report:
         majority=majority(path, files.arms),
         curves=tuple(files.curves),
         guards=traces.guards,
+        classifiers=notes.attempt(
+            "classifier", lambda: read_classifiers(path), dict[str, PublishedClassifier]()
+        ),
         clips=traces.clips,
         num_clips=max(map(len, evaluated), default=0),
         groups=traces.groups,

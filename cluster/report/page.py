@@ -20,6 +20,7 @@ from typing import Any
 
 from cluster.report.archived import FailureFacts, TraceFacts
 from cluster.report.arms import ArmFigures
+from cluster.report.classifiers import classifier_values
 from cluster.report.clips import Answer, ClipRecord
 from cluster.report.curves import Curves, StageCurves
 from cluster.report.gather import Report
@@ -37,6 +38,7 @@ _MODULES = (
     "results",
     "curves",
     "calibration",
+    "classifier",
     "frames",
     "filters",
     "detail",
@@ -79,6 +81,7 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
         "majority": report.majority,
         "curves": [_stage_curves(stage) for stage in report.curves],
         "guards": [asdict(stage) for stage in report.guards],
+        "classifiers": [classifier_values(*one) for one in report.classifiers.items()],
         "clips": [clip_values(clip, texts, videos) for clip in report.clips],
         "num_clips": report.num_clips,
         "groups": [group_values(group, texts, videos) for group in report.groups],

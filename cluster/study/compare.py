@@ -15,7 +15,12 @@ from pathlib import Path
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, read_predictions
-from cluster.run_files import prediction_files, read_label_names, read_run_chain
+from cluster.run_files import (
+    prediction_files,
+    read_classifiers,
+    read_label_names,
+    read_run_chain,
+)
 from wire.errors import ConfigError, DataError
 
 
@@ -58,6 +63,17 @@ class PairedTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedText:
+    """What is to be known of a classifier that a run published."""
+
+    run: str
+    stage: str
+    method: str
+    """What it reads."""
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunComparison:
     """Figures and tests that ``deepintuit compare`` prints."""
 
@@ -65,6 +81,7 @@ class RunComparison:
     """Figures and tests are over the clips that every arm has."""
     arms: tuple[ArmFigures, ...]
     tests: tuple[PairedTest, ...]
+    classifiers: tuple[PublishedText, ...]
 
 
 def compare_runs(
@@ -90,6 +107,11 @@ def compare_runs(
         only_shared=only_shared,
         arms=tuple(_figures(arm, label_names) for arms in runs.values() for arm in arms.values()),
         tests=tuple(_test(before, after) for before, after in pairs),
+        classifiers=tuple(
+            PublishedText(run=names[path], stage=stage, method=one.method, lines=tuple(one.lines()))
+            for path in paths
+            for stage, one in read_classifiers(path).items()
+        ),
     )
 
 

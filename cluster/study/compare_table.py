@@ -25,6 +25,11 @@ def print_comparison(comparison: RunComparison) -> None:
     console.print(f"top {COVERAGE:.0%}: accuracy on the most confident {COVERAGE:.0%} of the clips")
     if comparison.tests:
         _print_tests(comparison.tests, many)
+    for one in comparison.classifiers:
+        name = " ".join(_names(many, one.run, f"classifier of {one.stage}"))
+        console.print(f"{name}: {one.method}", soft_wrap=True)
+        for line in one.lines:
+            console.print(f"- {line}", soft_wrap=True)
 
 
 def _print_tests(tests: Sequence[PairedTest], many: bool) -> None:

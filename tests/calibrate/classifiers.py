@@ -1,6 +1,7 @@
 """Builders of small classifiers, for tests. (No test file.)"""
 
 import json
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,17 @@ def measured_evaluation() -> Evaluation:
     rows = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8], [0.4, 0.6]]
     names = make_description().label_names
     return evaluate(from_probabilities([*"abcde"], labels, rows, names), names, labels)
+
+
+def published_result(**changes: Any) -> dict[str, Any]:
+    """What done.json says of a published classifier, as it is read back."""
+    values = {
+        "method": "policy+verdict",
+        "version": "5f0c8d9e1a2b3c",
+        "policy_version": "0.82",
+        "foreign": "",
+        "not_attained": [],
+        "calibration": measured_calibration().to_json(),
+        "evaluation": asdict(measured_evaluation()),
+    }
+    return dict(json.loads(json.dumps({**values, **changes})))

@@ -11,6 +11,7 @@ from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.stages.policy_versions import model_before
 from cluster.summary import print_summary, summarise_run
+from tests.calibrate.classifiers import measured_calibration, published_result
 from tests.cluster.session_fakes import FIRST_STEP
 from wire.config import validate
 from wire.errors import ConfigError, LearnsNothing
@@ -77,6 +78,24 @@ def test_a_run_of_an_earlier_version_is_still_summarised_and_printed(tmp_path: P
     assert [row["selective_accuracy"] for row in summary["stages"]] == [None, 0.75]
     assert [row["aurc"] for row in summary["stages"]] == [None, 0.25]
     print_summary(summary, run_dir.path)
+
+
+def test_the_published_classifier_is_summarised_with_what_it_promises(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config, run_dir = make(tmp_path)
+    result = {"verdict": MEASURED, "classifier": published_result()}
+    run_dir.finish("calibrated", {**result, "seconds": 1.0, "peak_memory_gb": 1.0})
+    summary = summarise_run(config, run_dir)["classifier"]
+    figures = measured_calibration().figures[0]
+    assert summary["method"] == "policy+verdict"
+    assert (summary["ece_before"], summary["ece_after"]) == (figures.before.ece, figures.after.ece)
+    assert [row["clips"] for row in summary["coverage"]] == 2 * ["all", "new looks", "old looks"]
+    assert summary["candidates"][0]["name"] == "policy+verdict"
+    print_summary(summarise_run(config, run_dir), run_dir.path)
+    printed = capsys.readouterr().out
+    assert "classifier: policy+verdict" in printed
+    assert "sets promised to hold the true label of 90%" in printed
 
 
 async def test_a_run_that_ends_with_an_error_has_a_summary_that_says_so(

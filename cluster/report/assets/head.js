@@ -82,6 +82,7 @@ function facts(data) {
     ["Peak memory", run.peak_memory_gb && `${run.peak_memory_gb.toFixed(1)} GB on the driver's node`],
     ["Traces written", data.num_traces ? count(data.num_traces) : null],
     ["Calibration traces", made && `${count(made.num_traces)} on ${count(made.num_clips)} clips, ${share(made.accuracy)} right`],
+    ["Published classifier", data.classifiers.map((one) => one.method).join(", ")],
     ["Verdict repeats its trace", run.agreement !== null && `${share(run.agreement)} of the clips`],
     ["Versions", versions],
     ["Report", run.generated],

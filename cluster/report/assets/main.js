@@ -7,6 +7,7 @@ import { results } from "./results.js";
 import { curves } from "./curves.js";
 import { guards } from "./guards.js";
 import { calibration, confusion } from "./calibration.js";
+import { classifier } from "./classifier.js";
 import { browser } from "./browser.js";
 
 const KEYS = [["j, k", "next, previous clip or group"], ["arrows", "the same, when the list has the focus"], ["/", "search"], ["space", "play or pause the clip"],
@@ -33,7 +34,7 @@ function start() {
   append(document.getElementById("brand"), ["DeepIntuit", el("span", {}, data.run.name)]);
   const traces = browser(data);
   const matrices = confusion(data, (stage, label, answer) => traces.pick(stage, label, answer));
-  const parts = [head(data), results(data), curves(data), guards(data), calibration(data), matrices, traces.node, quarantine(data), recipe(data)].filter(Boolean);
+  const parts = [head(data), results(data), curves(data), guards(data), calibration(data), classifier(data), matrices, traces.node, quarantine(data), recipe(data)].filter(Boolean);
   replace(document.getElementById("main"), parts);
   replace(document.getElementById("nav"), parts.slice(1).map((part) => el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));
   helpDialog();

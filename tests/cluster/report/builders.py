@@ -10,6 +10,7 @@ import numpy as np
 
 from calibrate.predictions import Prediction, write_predictions
 from cluster.run_dir import RunDir
+from tests.calibrate.classifiers import measured_calibration, published_result
 from tests.cluster.study.study_runs import NAMES, make_run, write_arm
 from tests.groups import make_completion, make_sample
 from tests.groups import make_group as group_of
@@ -114,7 +115,17 @@ def write_run(path: Path, hostile: str | None = None) -> RunDir:
     write_arm(run, "base", wrong=range(10))
     write_arm(run, "coldstart", wrong=range(5))
     write_arm(run, "grpo", wrong=range(3), unsure=(4,))
-    write_arm(run, "calibrated", wrong=(2, 5), with_probabilities=True, unsure=(1,))
+    plateau = measured_calibration().plateau
+    assert plateau is not None
+    published = published_result(not_attained=[plateau.explanation])
+    write_arm(
+        run,
+        "calibrated",
+        wrong=(2, 5),
+        with_probabilities=True,
+        unsure=(1,),
+        classifier=published,
+    )
     write_arm(run, "vote", wrong=(0,), with_probabilities=True)
     write_predictions(
         run.predictions("base"),

@@ -13,6 +13,7 @@ from cluster.report.gather import gather
 from cluster.report.groups import choose_steps
 from cluster.report.thumbs import Strip, strips
 from cluster.status.heartbeat import heartbeat
+from tests.calibrate.classifiers import measured_calibration
 from tests.cluster.report.builders import (
     make_group,
     make_trace,
@@ -39,6 +40,20 @@ def test_a_whole_run_is_gathered(tmp_path: Path) -> None:
     assert report.run.peak_memory_gb == 1.5
     assert (report.num_clips, report.num_groups) == (10, 3)
     assert [one.sample_id for one in report.quarantined] == ["test-7"]
+
+
+def test_a_published_classifier_is_gathered_by_its_stage(tmp_path: Path) -> None:
+    report = gather(write_run(tmp_path / "r").path, max_clips=0)
+    assert list(report.classifiers) == ["calibrated"]
+    assert report.classifiers["calibrated"].calibration == measured_calibration()
+
+
+def test_a_classifier_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    write_arm(run, "calibrated", classifier={"method": "policy"})
+    report = gather(run.path, max_clips=0)
+    assert report.classifiers == {}
+    assert any(note.startswith("classifier: ") for note in report.notes)
 
 
 def test_stages_are_tested_in_their_order_and_arms_against_the_last(tmp_path: Path) -> None:

@@ -116,6 +116,23 @@ def test_everything_is_drawn_without_a_request_or_a_complaint(opened: Opened, re
     assert [url for url in opened.asked if url.startswith("file://")] == [f"file://{report}"]
 
 
+def test_the_published_classifier_shows_promise_and_measurement(
+    opened: Opened, report: Path
+) -> None:
+    page = opened.go(report)
+    text = page.inner_text("#classifier")
+    assert "policy+verdict \u2713 chosen" in text
+    assert "still improving when training ended" in text
+    rows = page.eval_on_selector_all(
+        "#classifier [aria-label='Coverage of prediction sets'] tbody tr",
+        "rows => rows.map(row => row.innerText)",
+    )
+    below = ["\u26a0 below the promise" in row for row in rows]
+    assert below == ["old looks" not in row for row in rows]
+    assert "NaN" not in text
+    assert "undefined" not in text
+
+
 def test_a_hostile_trace_is_shown_as_text_and_never_run(opened: Opened, report: Path) -> None:
     page = opened.go(report, "#traces?id=test-2")
     assert opened.shown() == "test-2"

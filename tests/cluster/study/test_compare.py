@@ -15,6 +15,7 @@ from cluster.cli import main
 from cluster.config.recipe import RunConfig
 from cluster.run_dir import RunDir
 from cluster.study.compare import compare_runs
+from tests.calibrate.classifiers import published_result
 from wire.config import validate
 
 ROOT = Path(__file__).parents[3]
@@ -305,3 +306,17 @@ def test_the_tables_name_what_is_compared_and_load_no_engine(make_run: MakeRun) 
     assert "odd[b]run head 10 0.500 0.237 - 0.763 0.495 0.350 0.625" in lines
     assert any(line.startswith("first grpo odd[b]run") for line in lines)
     assert any("-0.200" in line and line.endswith("0 2 0.500") for line in lines)
+
+
+def test_published_classifiers_stand_under_the_tables(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run("one")
+    (path / "stages/calibrated").mkdir(parents=True)
+    done = path / "stages/calibrated/done.json"
+    done.write_text(json.dumps({"classifier": published_result()}))
+    (record,) = found(tmp_path, path)["classifiers"]
+    assert (record["stage"], record["method"]) == ("calibrated", "policy+verdict")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "classifier of calibrated: policy+verdict - policy+verdict has the best nll" in printed
+    assert "sets promised to hold the true label of 90%" in printed
