@@ -50,6 +50,9 @@ class PredictionSets:
     the label is in every set."""
     num_needed: int
     """Clips (``class_conditional``: of each label) without which the promise means all labels."""
+    one_draw: tuple[float, float] | None = None
+    """95% range of the coverage that one draw of as many held-out clips brings
+    (``class_conditional``: of the label with the fewest that has a limit); None without a limit."""
 
     @property
     def attainable(self) -> bool:
@@ -68,7 +71,7 @@ class PredictionSets:
                 )
             return (
                 f"of new clips drawn like the {self.num_samples} held-out ones, at least {share} "
-                "have the true label in their set"
+                f"have the true label in their set{self._one_draw_in_words}"
             )
         short = [
             f"{name} has {count}"
@@ -83,7 +86,21 @@ class PredictionSets:
                 f"{promise}; not attainable with this n for some labels, which are in every set: "
                 f"{', '.join(short)} held-out clips, {self.num_needed} needed"
             )
-        return f"{promise} (drawn like the {self.num_samples} held-out ones)"
+        return (
+            f"{promise} (drawn like the {self.num_samples} held-out ones){self._one_draw_in_words}"
+        )
+
+    @property
+    def _one_draw_in_words(self) -> str:
+        if self.one_draw is None:
+            return ""
+        counts = [n for n in self.num_per_label if n >= self.num_needed]
+        num = self.num_samples if self.kind == "marginal" else min(counts)
+        low, high = self.one_draw
+        return (
+            f", in the mean over draws of them; one draw of {num} covers {100 * low:.0f}% to "
+            f"{100 * high:.0f}% in 95 of 100 cases"
+        )
 
     def sets(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
         """[N, L] probabilities -> [N, L], True for labels in the set. A set may be empty: no label
@@ -167,6 +184,7 @@ def fit_sets(
         num_per_label=tuple(counts),
         limits=tuple(limits),
         num_needed=needed,
+        one_draw=_one_draw(kind, counts, needed, coverage),
     )
 
 
@@ -206,7 +224,15 @@ def promised_range(num: int, coverage: float) -> tuple[float, float]:
     rank = order_statistic(num, coverage)
     if rank > num:
         return 1.0, 1.0
-    return tuple(float(betaincinv(rank, num + 1 - rank, p)) for p in (0.025, 0.975))  # type: ignore[return-value]
+    low, high = (float(betaincinv(rank, num + 1 - rank, p)) for p in (0.025, 0.975))
+    return low, high
+
+
+def _one_draw(
+    kind: Kind, counts: Sequence[int], needed: int, coverage: float
+) -> tuple[float, float] | None:
+    enough = [num for num in ([sum(counts)] if kind == "marginal" else counts) if num >= needed]
+    return promised_range(min(enough), coverage) if enough else None
 
 
 def _marginal_limit(rows: Floats, labels: Ints, coverage: float) -> float:

@@ -115,6 +115,17 @@ def test_too_few_clips_are_an_answer_with_the_number_needed() -> None:
     assert not fit_sets(np.zeros((0, 3)), [], NAMES, 0.9).attainable
 
 
+def test_the_words_say_what_one_draw_may_bring() -> None:
+    sets = fit_sets(*clips(0, 50), NAMES, 0.9)
+    assert sets.one_draw == promised_range(50, 0.9)
+    assert "one draw of 50 covers 81% to 97% in 95 of 100 cases" in sets.explanation
+    each = fit_sets(*clips(0, 120), NAMES, 0.9, "class_conditional")
+    fewest = min(each.num_per_label)
+    assert each.one_draw == promised_range(fewest, 0.9)
+    assert f"one draw of {fewest} covers" in each.explanation
+    assert fit_sets(*clips(0, 8), NAMES, 0.9).one_draw is None
+
+
 def test_only_the_label_with_too_few_clips_is_in_every_set() -> None:
     rows, truth = clips(1, 200)
     rows = rows[(truth != 2) | (np.cumsum(truth == 2) <= 4)]
