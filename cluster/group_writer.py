@@ -4,6 +4,7 @@ traces out."""
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from cluster.actors.rollout_pool import RolloutPool
@@ -24,6 +25,9 @@ from wire.types import (
     TraceGroup,
     stable_seed,
 )
+
+_APPENDS = ThreadPoolExecutor(32, thread_name_prefix="append-group")
+"""Groups that may share a write to the disk; an event loop's own threads are few, and others'."""
 
 
 class GroupWriter:
@@ -71,7 +75,7 @@ class GroupWriter:
             if failure.kind is FailureKind.DECODE:
                 self._quarantine.add(sample.video, sample.id, failure.reason)
         group = _join(sample, rollout, outcomes, purpose, group_id)
-        await asyncio.get_running_loop().run_in_executor(None, self._archive.append, group)
+        await asyncio.get_running_loop().run_in_executor(_APPENDS, self._archive.append, group)
         self._quarantine.refuse_too_many()
         return group
 

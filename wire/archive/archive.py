@@ -19,14 +19,14 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wire.archive.group_commit import GroupCommit
 from wire.archive.journal import (
     Journal,
     empty_journal,
@@ -52,16 +52,6 @@ from wire.whole_file import sync_to_disk
 _JOURNAL_NAME = re.compile(r"journal-(\d+)\.bin")
 
 
-@dataclass(slots=True)
-class _Append:
-    """A group that waits to be written."""
-
-    record: bytes
-    is_done: bool = False
-    error: BaseException | None = None
-    num_before: int = 0
-
-
 class Archive:
     """The archive in ``directory``, open for the groups of one attempt. Threads may share it.
 
@@ -73,9 +63,9 @@ class Archive:
     def __init__(self, directory: Path, attempt: int) -> None:
         self.directory = directory
         self._attempt = attempt
-        self._waiting: dict[str, _Append] = {}
-        self._queue = threading.Lock()  # held for a moment only, to change what waits
         self._files = threading.Lock()
+        self._claiming = threading.Lock()
+        self._commit = GroupCommit(self._write)
         with naming(f"cannot open the archive in {directory}"):
             (directory / "traces").mkdir(parents=True, exist_ok=True)
             sync_to_disk(directory.parent)
@@ -93,6 +83,7 @@ class Archive:
             raise
         try:
             self._compacted = _compacted_ids(directory, attempt)
+            self._claimed = self._compacted | self._journal.group_ids
             for older in [number for number in journals(directory) if number < attempt]:
                 recover(directory, older)
         except BaseException:
@@ -105,25 +96,23 @@ class Archive:
         Raises ArchiveError if this attempt has the id already, if a value has no place in the
         schema, or if the file cannot be written: all groups before this one stay readable.
         """
-        own = _Append(record_of(group))
-        with self._queue:
-            # into the journal's before it leaves what waits, into Parquet's before the journal's
-            if any(
-                group.group_id in ids
-                for ids in (self._waiting, self._journal.group_ids, self._compacted)
-            ):
+        record = record_of(group)
+        with self._claiming:
+            if group.group_id in self._claimed:
                 raise ArchiveError(
                     f"group {group.group_id!r} is already in attempt {self._attempt} of "
                     f"{self.directory}; give every group its own id"
                 )
-            self._waiting[group.group_id] = own
-        with self._files:  # the first to get in writes for all that wait
-            if not own.is_done:
-                self._write_waiting()
-        if own.error is not None:
-            kept = f"the {own.num_before} groups before it are kept"
-            with naming(f"cannot append group {group.group_id!r} to {self._journal.path} ({kept})"):
-                raise own.error
+            self._claimed.add(group.group_id)
+        try:
+            self._commit.add(group.group_id, record)
+        except OSError as error:
+            with self._claiming:
+                self._claimed.discard(group.group_id)
+            raise ArchiveError(
+                f"cannot append group {group.group_id!r} to {self._journal.path} (the groups "
+                f"before it are kept): {error.strerror or error}"
+            ) from error
 
     def compact(self, step: int) -> Path | None:
         """Move the journaled groups into a Parquet file named after ``step``.
@@ -150,23 +139,9 @@ class Archive:
             self._journal.close()
             self._writing.close()
 
-    def _write_waiting(self) -> None:
-        with self._queue:
-            waiting = dict(self._waiting)
-        num_before = len(self._journal.group_ids)
-        try:
-            self._journal.append({name: one.record for name, one in waiting.items()})
-        except BaseException as error:
-            for one in waiting.values():
-                one.error, one.num_before = error, num_before
-            if not isinstance(error, OSError):
-                raise
-        finally:
-            for one in waiting.values():
-                one.is_done = True
-            with self._queue:
-                for name in waiting:
-                    del self._waiting[name]
+    def _write(self, records: Mapping[str, bytes]) -> None:
+        with self._files:
+            self._journal.append(records)
 
     def __enter__(self) -> "Archive":
         return self

@@ -38,7 +38,7 @@ _ROWS, _BYTES = 4096, 32 << 20
 """Most of a row group, unless one group has more: bounds what writing and reading hold in memory.
 Bytes are those of the rows in memory."""
 _PLAIN = ("text", "prompt_token_ids", "frame_indices", "token_ids")
-_ENCODINGS = {"logprobs.list.element": "BYTE_STREAM_SPLIT"}
+_ENCODINGS = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("token_ids", "logprobs")}
 _TAIL_BYTES = 1 << 16  # hashed to tell two files of one name apart: a footer lists all row groups
 
 

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 import os
 import pickle
@@ -29,7 +31,7 @@ from wire.archive.archive import (
     read_table,
     read_tables,
 )
-from wire.archive.journal import Journal, read_journal
+from wire.archive.journal import Journal, read_journal, record_of
 from wire.archive.parquet_files import is_current, parquet_files
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA, SCHEMA_VERSION, group_id_of, rows_of
@@ -376,6 +378,42 @@ def test_a_torn_last_record_is_cut_off_at_every_byte(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["g0"]
 
 
+def test_of_groups_written_together_a_torn_write_leaves_all_or_none(tmp_path: Path) -> None:
+    """Not some: else a bad record could stand before a sound one, which is damage."""
+    journal, (kept,) = record_ends(tmp_path, "g0")
+    with contextlib.closing(Journal(journal)) as open_journal:
+        open_journal.append({name: record_of(make_group(name)) for name in ("g1", "g2", "g3")})
+    whole = journal.read_bytes()
+    assert ids(tmp_path) == ["g0", "g1", "g2", "g3"]
+    for size in range(kept, len(whole), 41):
+        journal.write_bytes(whole[:size])
+        assert ids(tmp_path) == ["g0"]
+    for place in range(kept, len(whole), 41):  # a power cut writes the pages of a file in any order
+        journal.write_bytes(whole[:place] + bytes(100) + whole[place + 100 :])
+        assert ids(tmp_path) == ["g0"]
+        Archive(tmp_path, 0).close()
+        assert journal.read_bytes() == whole[:kept]
+
+
+def test_a_write_that_fails_after_it_reached_the_file_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int, *size: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Archive(tmp_path, 0) as archive:
+        archive.append(make_group("g0"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            patch.setattr(os, "ftruncate", fail)
+            with pytest.raises(
+                ArchiveError, match=r"cannot append group 'long'.*Input/output error"
+            ):
+                archive.append(make_group("long", traces=(make_trace(),) * 50))
+        archive.append(make_group("long"))
+        assert ids(tmp_path) == ["g0", "long"]
+
+
 def test_a_journal_goes_on_after_its_tail_was_cut_off(tmp_path: Path) -> None:
     journal, _ = record_ends(tmp_path, "g0", "g1")
     os.truncate(journal, journal.stat().st_size - 1)
@@ -474,6 +512,25 @@ for number in itertools.count():
 """
 
 
+APPEND_FROM_THREADS = """
+import itertools, pathlib, pickle, sys, threading
+from dataclasses import replace
+from wire.archive.archive import Archive
+directory, group = pathlib.Path(sys.argv[1]), pickle.loads(bytes.fromhex(sys.argv[2]))
+archive = Archive(directory, int(sys.argv[3]))
+def append_forever(thread):
+    for number in itertools.count():
+        name = f"{sys.argv[3]}-{thread}-{number}"
+        archive.append(replace(group, group_id=name))
+        sys.stdout.write(name + "\\n")
+        sys.stdout.flush()
+for thread in range(8):
+    threading.Thread(target=append_forever, args=(thread,)).start()
+for step in itertools.count():
+    archive.compact(step=step)
+"""
+
+
 def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -501,6 +558,22 @@ def test_everything_acknowledged_is_read_after_kill_9(tmp_path: Path, num_lines:
     assert len(found) <= len(acknowledged) + 2  # at most one unacknowledged group an attempt
     with Archive(tmp_path, next_attempt(tmp_path)):
         assert sorted(ids(tmp_path)) == sorted(found)
+
+
+def test_everything_that_threads_got_acknowledged_is_read_after_kill_9(tmp_path: Path) -> None:
+    group = pickle.dumps(make_group()).hex()
+    acknowledged: list[str] = []
+    for attempt in range(2):
+        process = python(APPEND_FROM_THREADS, str(tmp_path), group, str(attempt))
+        assert process.stdout is not None
+        acknowledged += [process.stdout.readline().strip() for _ in range(60)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += process.stdout.read().split()
+        process.wait(10)
+    found = ids(tmp_path)
+    assert set(acknowledged) <= set(found)
+    assert len(found) == len(set(found))
+    assert len(found) <= len(acknowledged) + 2 * 8  # at most one of each thread
 
 
 # A full disk
@@ -544,7 +617,7 @@ def test_a_full_disk_is_named_and_the_archive_stays_whole(tmp_path: Path) -> Non
     assert process.returncode == 0, errors
     append, (size, kept), compact, clear, after_compact = json.loads(output)
     assert "cannot append group 'g1'" in append
-    assert "journal-0.bin (the 1 groups before it are kept): File too large" in append
+    assert "journal-0.bin (the groups before it are kept): File too large" in append
     assert kept == ["g0"]
     assert "cannot compact" in compact
     assert "(it keeps its groups): " in compact
