@@ -29,6 +29,7 @@ class Area(StrEnum):
     SPLITS = "splits"
     LEAKS = "leaks"
     TRACES = "traces"
+    ARCHIVE = "archive"
     MODEL = "model"
     PROMPTS = "prompts"
     REWARD = "reward"

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wire.archive.archive import journals
+from wire.archive.deletion import Deletions, read_deletions
 from wire.archive.journal import read_journal
 from wire.archive.parquet_files import is_current, name_of, parquet_files
 from wire.archive.trace_rows import SCHEMA
@@ -113,7 +114,23 @@ def _make_view(connection: "DuckDBPyConnection", directory: Path, files: Sequenc
     parts = ["SELECT * FROM journaled"]
     parts += [f"SELECT * REPLACE ({_MAP}) FROM {_read(current)}"] if current else []
     parts += [f"SELECT * FROM {_read(older)}"] if older else []
-    connection.execute(f"CREATE TEMP VIEW traces AS {' UNION ALL BY NAME '.join(parts)}")
+    connection.execute(f"CREATE TEMP VIEW stored AS {' UNION ALL BY NAME '.join(parts)}")
+    deletions = read_deletions(directory)
+    where = _not_deleted(connection, deletions) if deletions else "true"
+    connection.execute(f"CREATE TEMP VIEW traces AS SELECT * FROM stored WHERE {where}")
+
+
+def _not_deleted(connection: "DuckDBPyConnection", deletions: Deletions) -> str:
+    """The condition of rows whose video is not deleted."""
+    without = "SELECT DISTINCT video FROM stored WHERE coalesce(video_hash, '') = ''"
+    videos = [video for (video,) in connection.execute(without).fetchall()]
+    own = pa.array(deletions.of_addresses(videos), pa.string())
+    connection.register("deleted_hashes", pa.table({"hash": sorted(deletions.hashes)}))
+    connection.register("deleted_videos", pa.table({"video": own}))
+    return (
+        "coalesce(video_hash, '') NOT IN (SELECT hash FROM deleted_hashes) AND NOT "
+        "(coalesce(video_hash, '') = '' AND video IN (SELECT video FROM deleted_videos))"
+    )
 
 
 def _journaled(

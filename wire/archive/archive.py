@@ -26,6 +26,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wire.archive.deletion import Deletions, read_deletions
 from wire.archive.group_commit import GroupCommit
 from wire.archive.journal import (
     Journal,
@@ -204,10 +205,12 @@ def read_tables(directory: Path, columns: Sequence[str] | None = None) -> Iterat
 
 
 def journal_tables(directory: Path) -> Iterator[tuple[Path, pa.Table]]:
-    """The rows of each group that is in a journal still, with the journal. Raises ArchiveError."""
+    """The rows of each group that is in a journal still, with the journal, without those of deleted
+    videos. Raises ArchiveError."""
+    deletions = read_deletions(directory)
     for path in journals(directory).values():
         for table in _journaled(path):
-            yield path, table
+            yield path, deletions.kept(table)
 
 
 def _groups(
@@ -225,17 +228,15 @@ def _groups(
 def _tables(directory: Path, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
     """Tables of rows, each group once, each with the file that it is from."""
     # Journals first: a group that is compacted meanwhile is then met twice, never missed.
-    journaled = {attempt: _journaled(path) for attempt, path in journals(directory).items()}
+    journaled = list(journal_tables(directory))
     seen: dict[int, set[str]] = {}
     for path, _, table in scan(directory, columns):
         known = seen.setdefault(name_of(path).attempt, set())
         fresh = _without(table, known)
         known.update(_ids(fresh))
         yield path, fresh
-    for attempt, tables in journaled.items():
-        path = directory / f"journal-{attempt}.bin"
-        for table in tables:
-            yield path, _without(table.select(columns), seen.get(attempt, set()))
+    for path, table in journaled:
+        yield path, _without(table.select(columns), seen.get(attempt_of(path), set()))
 
 
 def _journaled(path: Path) -> list[pa.Table]:
@@ -288,7 +289,7 @@ def _compact(directory: Path, attempt: int, step: int, known: Set[str]) -> Path 
 
 
 def _compacted_ids(directory: Path, attempt: int) -> set[str]:
-    tables = scan(directory, ["group_id"], attempt)
+    tables = scan(directory, ["group_id"], attempt, Deletions())  # hidden ones are there, too
     return {name for *_, table in tables for name in _ids(table)}
 
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from wire.archive.archive import journals, recover
-from wire.archive.index_files import index_path, is_indexed, write_index
+from wire.archive.deletion import COLUMNS, Deletions, read_deletions
+from wire.archive.index_files import index_content, index_path, write_index
 from wire.archive.journal import naming, read_journal
 from wire.archive.locks import compacting, without_writer
 from wire.archive.parquet_files import (
@@ -55,15 +56,17 @@ class Compaction:
     """Files of an older schema that were written anew."""
     recovered: int
     """Journals of dead attempts whose groups are in Parquet now."""
+    removed: int
+    """Rows of deleted videos that were removed."""
     has_writer: bool
-    """A run is writing: journals are left to it."""
+    """A run is writing: its journal, and rows of deleted videos that it may read, are left."""
 
 
 def compact_archive(
     directory: Path, target_bytes: int = TARGET_BYTES, progress: Progress | None = None
 ) -> Compaction:
     """Merge the files of each attempt, in order, into files of about ``target_bytes``, and write
-    those of older schemas anew.
+    those of older schemas, and with rows of deleted videos, anew.
 
     Raises ArchiveError, naming the file, if one is damaged, if the disk is full or if another
     compaction goes on; nothing is lost then, and the next compaction goes on from there.
@@ -73,28 +76,32 @@ def compact_archive(
     with compacting(directory), naming(f"cannot compact {directory} (nothing is lost)"):
         remove_leftovers(directory)
         recovered = _recover_journals(directory)
-        before = {path: path.stat().st_size for path in parquet_files(directory)}
-        jobs = list(_plan(before, target_bytes))
-        total = sum(before[path] for job in jobs for path in job)
-        old = sum(not is_current(path) for job in jobs for path in job)
-        done = 0
+        has_writer = recovered is None
+        hidden = Deletions() if has_writer else read_deletions(directory)
+        sizes = {path: path.stat().st_size for path in parquet_files(directory)}
+        deleted = {path: number for path in sizes if (number := _count_deleted(path, hidden))}
+        old = {path for path in sizes if not is_current(path)}
+        jobs = list(_plan(sizes, target_bytes, old | deleted.keys()))
+        total, done = sum(sizes[path] for job in jobs for path in job), 0
         for job in jobs:
-            _merge(directory, job)
-            done += sum(before[path] for path in job)
+            _merge(directory, job, hidden)
+            done += sum(sizes[path] for path in job)
             if progress is not None:
                 progress(done, total)
-        for path in parquet_files(directory):
-            if not is_indexed(directory, path):
+        files = parquet_files(directory)
+        for path in files:
+            if index_content(directory, path) is None:
                 write_index(directory, path)
-        after = [path.stat().st_size for path in parquet_files(directory)]
+        remove_stale_indexes(directory)
     return Compaction(
-        files_before=len(before),
-        files_after=len(after),
-        bytes_before=sum(before.values()),
-        bytes_after=sum(after),
-        migrated=old,
+        files_before=len(sizes),
+        files_after=len(files),
+        bytes_before=sum(sizes.values()),
+        bytes_after=sum(path.stat().st_size for path in files),
+        migrated=len(old),
         recovered=len(recovered or ()),
-        has_writer=recovered is None,
+        removed=sum(deleted.values()),
+        has_writer=has_writer,
     )
 
 
@@ -103,6 +110,18 @@ def leftovers(directory: Path) -> list[Path]:
     replaces."""
     _, replaced = files_and_replaced(directory)
     return [*sorted((directory / "traces").glob(f"*{MERGING}")), *sorted(replaced)]
+
+
+def stale_indexes(directory: Path) -> list[Path]:
+    """Index files without a traces file, and halves of index files."""
+    names = {path.name for path in parquet_files(directory)}
+    return sorted(path for path in (directory / "index").glob("*") if path.name not in names)
+
+
+def remove_stale_indexes(directory: Path) -> None:
+    """Remove them; the caller keeps other compactions out. Raises OSError."""
+    for path in stale_indexes(directory):
+        path.unlink()
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -127,42 +146,45 @@ def _recover_journals(directory: Path) -> list[int] | None:
         return held
 
 
-def _plan(sizes: dict[Path, int], target_bytes: int) -> Iterator[list[Path]]:
-    """Files to merge, each list into one: neighbours of an attempt that are small, and any file of
-    an old schema."""
+def _plan(sizes: dict[Path, int], target_bytes: int, worn: set[Path]) -> Iterator[list[Path]]:
+    """Files to merge, each list into one: neighbours of an attempt that are small, and any that is
+    ``worn``, so that it has to be written anew."""
     job: list[Path] = []
     for path, size in sizes.items():
-        wanted = size < target_bytes / 2 or not is_current(path)
+        wanted = size < target_bytes / 2 or path in worn
         fits = sum(sizes[other] for other in job) + size <= target_bytes
         if job and not (wanted and fits and name_of(job[0]).attempt == name_of(path).attempt):
-            yield from _worth_it(job)
+            yield from _worth_it(job, worn)
             job = []
         if wanted:
             job.append(path)
-    yield from _worth_it(job)
+    yield from _worth_it(job, worn)
 
 
-def _worth_it(job: list[Path]) -> Iterator[list[Path]]:
-    if len(job) > 1 or any(not is_current(path) for path in job):
+def _worth_it(job: list[Path], worn: set[Path]) -> Iterator[list[Path]]:
+    if len(job) > 1 or worn.intersection(job):
         yield job
 
 
-def _merge(directory: Path, files: Sequence[Path]) -> Path:
+def _count_deleted(path: Path, deletions: Deletions) -> int:
+    if not deletions:
+        return 0
+    masks = (deletions.deleted(table) for table in row_groups(path, COLUMNS))
+    return sum(int(pc.sum(mask).as_py()) for mask in masks if mask is not None)
+
+
+def _merge(directory: Path, files: Sequence[Path], deletions: Deletions) -> Path:
     """Write the rows of some files into one that replaces them, then remove them. Raises OSError
     and ArchiveError."""
     path = _merged_name(directory, files)
-    write_parquet(path, _rows(files), replacing(files), suffix=MERGING)
+    rows = (table for file in files for table in row_groups(file, SCHEMA.names))
+    write_parquet(path, map(deletions.kept, rows), replacing(files), suffix=MERGING)
     write_index(directory, path)
     for merged in files:
         merged.unlink()
         index_path(directory, merged).unlink(missing_ok=True)
     sync_to_disk(path.parent)
     return path
-
-
-def _rows(files: Sequence[Path]) -> Iterator[pa.Table]:
-    for path in files:
-        yield from row_groups(path, SCHEMA.names)
 
 
 def _merged_name(directory: Path, files: Sequence[Path]) -> Path:

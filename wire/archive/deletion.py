@@ -4,14 +4,15 @@
 
 A tombstone names a video by the hash of its content. Groups of a clip that could not be decoded,
 and those written before there was a column for the hash, have none: they are known by the video's
-address, of which the tombstone keeps a hash only. A tombstone stays when the rows are gone, so that
-a file that comes back is hidden too.
+address, of which the tombstone keeps a hash only, as it does of the samples' ids. A tombstone stays
+when the rows are gone, so that a file that comes back is hidden too.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,19 @@ class Deletions:
     """Content hashes of the videos."""
     addresses: frozenset[str] = frozenset()
     """Hashes of their addresses, for rows without a content hash."""
+    samples: frozenset[str] = frozenset()
+    """Hashes of the ids of their samples, for files that know a video by these alone."""
 
     def __bool__(self) -> bool:
         return bool(self.hashes or self.addresses)
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the tombstones."""
-        return stable_hash(sorted(self.hashes), sorted(self.addresses))[:16]
+    def names(self, sample_id: str) -> bool:
+        """Whether a sample's video is deleted."""
+        return bool(self.samples) and sample_hash(sample_id) in self.samples
+
+    def of_addresses(self, videos: Iterable[str]) -> list[str]:
+        """Those of some addresses that are a deleted video's: of rows without a content hash."""
+        return [address for address in videos if address_hash(address) in self.addresses]
 
     def kept(self, table: pa.Table) -> pa.Table:
         """The rows that are not deleted, of a table with COLUMNS."""
@@ -60,8 +66,9 @@ class Deletions:
         mask = pc.is_in(known, pa.array(sorted(self.hashes), pa.string()))
         if self.addresses and not pc.all(has_hash).as_py():
             unhashed = pc.unique(table["video"].filter(pc.invert(has_hash))).to_pylist()
-            own = [address for address in unhashed if address_hash(address) in self.addresses]
-            by_address = pc.is_in(table["video"], pa.array(own, pa.string()))
+            by_address = pc.is_in(
+                table["video"], pa.array(self.of_addresses(unhashed), pa.string())
+            )
             mask = pc.or_(mask, pc.and_(by_address, pc.invert(has_hash)))
         return mask if pc.any(mask).as_py() else None
 
@@ -70,16 +77,17 @@ def read_deletions(directory: Path) -> Deletions:
     """The tombstones of an archive. Raises ArchiveError if their file is damaged."""
     videos = _read(directory)
     return Deletions(
-        frozenset(videos), frozenset(one for held in videos.values() for one in held["addresses"])
+        frozenset(videos),
+        frozenset(one for held in videos.values() for one in held["addresses"]),
+        frozenset(one for held in videos.values() for one in held["samples"]),
     )
 
 
-def delete_videos(directory: Path, videos: Mapping[str, Collection[str]], when: str) -> Deletions:
+def delete_videos(directory: Path, videos: Mapping[str, "Video"], when: str) -> Deletions:
     """Add tombstones: from here on no reader that opens the archive sees these videos.
 
-    ``videos``: the addresses known for each content hash, for rows without a hash; ``when``: the
-    time, for people. Raises ConfigError for what is no SHA-256, ArchiveError if the file is damaged
-    or cannot be written.
+    ``videos``: what is known of each, by its content hash; ``when``: the time, for people. Raises
+    ConfigError for what is no SHA-256, ArchiveError if the file is damaged or cannot be written.
     """
     for content_hash in videos:
         if not _HASH.fullmatch(content_hash):
@@ -88,10 +96,10 @@ def delete_videos(directory: Path, videos: Mapping[str, Collection[str]], when: 
                 "(`sha256sum FILE`, or the column video_hash), or --video FILE"
             )
     known = _read(directory)
-    for content_hash, addresses in videos.items():
-        held = known.setdefault(content_hash, {"deleted": when, "addresses": []})
-        hashes = {address_hash(address) for address in addresses}
-        held["addresses"] = sorted({*held["addresses"], *hashes})
+    for content_hash, video in videos.items():
+        held = known.setdefault(content_hash, {"deleted": when, "addresses": [], "samples": []})
+        held["addresses"] = sorted({*held["addresses"], *map(address_hash, video.addresses)})
+        held["samples"] = sorted({*held["samples"], *map(sample_hash, video.samples)})
     try:
         write_json(directory / FILE, {"format": 1, "videos": known})
         sync_to_disk(directory)
@@ -102,17 +110,32 @@ def delete_videos(directory: Path, videos: Mapping[str, Collection[str]], when: 
     return read_deletions(directory)
 
 
+@dataclass(slots=True)
+class Video:
+    """What an archive knows of a video."""
+
+    addresses: set[str] = field(default_factory=set)
+    """Without window and view."""
+    samples: set[str] = field(default_factory=set)
+    """Ids of its samples."""
+    clip_keys: set[str] = field(default_factory=set)
+    """Of its clips in the cache."""
+    groups: set[tuple[int, str]] = field(default_factory=set)
+    num_traces: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoUse:
     """What an archive holds of the videos to delete, and what cannot be known."""
 
-    addresses: Mapping[str, frozenset[str]]
-    """Addresses of each video, by its hash."""
-    num_groups: int
-    num_traces: int
-    sample_ids: frozenset[str]
+    videos: Mapping[str, Video]
+    """By content hash."""
     unknown: frozenset[str]
     """Addresses of groups without a hash whose file is not there (any more) to be hashed."""
+
+
+SEARCHED = ("attempt", "group_id", "trace_index", "sample_id", "clip_key", *COLUMNS)
+"""Columns that ``find_videos`` reads."""
 
 
 def find_videos(
@@ -120,38 +143,36 @@ def find_videos(
     hashes: Collection[str],
     content_hash: Callable[[str], str | None],
 ) -> VideoUse:
-    """Search rows for videos. ``tables``: of the whole archive, with COLUMNS, group_id, attempt,
-    trace_index and sample_id; ``content_hash``: of the file at an address, None if it is not there;
-    asked once for each address that has rows without a hash."""
-    wanted = pa.array(sorted(hashes), pa.string())
-    addresses: dict[str, set[str]] = {content: set() for content in hashes}
-    by_address: dict[str, str | None] = {}
+    """Search rows for videos. ``tables``: of the whole archive, with the columns SEARCHED;
+    ``content_hash``: of the file at an address, None if it is not there; it is asked once for each
+    address that has rows without a hash."""
+    videos = {content: Video() for content in hashes}
+    wanted = pa.array(sorted(videos), pa.string())
     unhashed: list[pa.Table] = []
-    kept: list[pa.Table] = []
     for table in tables:
         known = pc.fill_null(table["video_hash"], "")
-        kept.append(table.filter(pc.is_in(known, wanted)))
-        for pair in _unique(kept[-1], COLUMNS):
-            addresses[pair["video_hash"]].add(base_address(pair["video"]))
+        for row in table.filter(pc.is_in(known, wanted)).to_pylist():
+            _add(videos[row["video_hash"]], row)
         unhashed.append(table.filter(pc.equal(known, "")))
-        for video in unhashed[-1]["video"].unique().to_pylist():
-            by_address.setdefault(base_address(video))
-    for base in by_address:
-        by_address[base] = content_hash(base)
-        if by_address[base] in addresses:
-            addresses[str(by_address[base])].add(base)
-    at = {base for held in addresses.values() for base in held}
-    for table in unhashed:
-        videos = [one for one in table["video"].unique().to_pylist() if base_address(one) in at]
-        kept.append(table.filter(pc.is_in(table["video"], pa.array(videos, pa.string()))))
-    rows = pa.concat_tables(kept) if kept else None
-    return VideoUse(
-        addresses={content: frozenset(held) for content, held in addresses.items()},
-        num_groups=0 if rows is None else len(_unique(rows, ("attempt", "group_id"))),
-        num_traces=0 if rows is None else len(rows) - rows["trace_index"].null_count,
-        sample_ids=frozenset() if rows is None else frozenset(rows["sample_id"].to_pylist()),
-        unknown=frozenset(base for base, content in by_address.items() if content is None) - at,
-    )
+    of_address = {base: content for content, one in videos.items() for base in one.addresses}
+    bases = {base_address(one) for rows in unhashed for one in rows["video"].unique().to_pylist()}
+    hashed = {base: content_hash(base) for base in sorted(bases)}
+    of_address |= {base: content for base, content in hashed.items() if content in videos}
+    for rows in unhashed:
+        own = [one for one in rows["video"].unique().to_pylist() if base_address(one) in of_address]
+        for row in rows.filter(pc.is_in(rows["video"], pa.array(own, pa.string()))).to_pylist():
+            _add(videos[of_address[base_address(row["video"])]], row)
+    unknown = {base for base, content in hashed.items() if content is None}
+    return VideoUse(videos=videos, unknown=frozenset(unknown - of_address.keys()))
+
+
+def _add(video: Video, row: Mapping[str, Any]) -> None:
+    video.addresses.add(base_address(row["video"]))
+    video.samples.add(row["sample_id"])
+    video.groups.add((row["attempt"], row["group_id"]))
+    video.num_traces += row["trace_index"] is not None
+    if row["clip_key"]:
+        video.clip_keys.add(row["clip_key"])
 
 
 def base_address(video: str) -> str:
@@ -164,9 +185,9 @@ def address_hash(video: str) -> str:
     return stable_hash("video address", base_address(video))
 
 
-def _unique(table: pa.Table, columns: Collection[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.group_by(list(columns)).aggregate([]).to_pylist()
-    return rows
+def sample_hash(sample_id: str) -> str:
+    """Hash of a sample's id."""
+    return stable_hash("sample id", sample_id)
 
 
 def _read(directory: Path) -> dict[str, dict[str, Any]]:
@@ -177,7 +198,7 @@ def _read(directory: Path) -> dict[str, dict[str, Any]]:
             raise ArchiveError(f"{path} has format {content['format']}; update DeepIntuit")
         videos: dict[str, dict[str, Any]] = content["videos"]
         for held in videos.values():
-            list(held["addresses"])
+            list(held["addresses"]), list(held["samples"])
         return videos
     except FileNotFoundError:
         return {}
@@ -186,3 +207,12 @@ def _read(directory: Path) -> dict[str, dict[str, Any]]:
             f"{path}, which names the deleted videos, cannot be read: {error}; restore it, or "
             "delete the videos again"
         ) from error
+
+
+def file_hash(address: str) -> str | None:
+    """Content hash of the file at an address, as the archive has it; None if it cannot be read."""
+    try:
+        with Path(address).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wire.archive.archive import journal_tables
+from wire.archive.deletion import read_deletions
 from wire.archive.parquet_files import parquet_files, row_groups
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA
@@ -63,10 +64,11 @@ class ArchiveFollower:
                 self._read.add(identity)
 
     def _tables(self, path: Path) -> Iterator[pa.Table]:
+        deletions = read_deletions(self._directory)
         for number, facts in enumerate(row_groups(path, _FACTS)):
             if self._followed(facts).num_rows:
                 (rows,) = row_groups(path, SCHEMA.names, number=number)
-                yield self._followed(rows)
+                yield deletions.kept(self._followed(rows))
 
     def _followed(self, rows: pa.Table) -> pa.Table:
         own = rows.filter(pc.not_equal(rows["split"], Split.TEST.value))

@@ -17,6 +17,7 @@ from typing import NamedTuple, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wire.archive.deletion import Deletions
 from wire.archive.parquet_files import name_of, row_groups, scan
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA
@@ -98,7 +99,9 @@ class GroupReader:
         with self._lock:
             if self._places[group_id] != place:
                 return  # another thread has
-            for path, number, table in scan(place.path.parents[1], ["group_id"], attempt):
+            # deleted ones too: a run may go on with what it had begun with
+            tables = scan(place.path.parents[1], ["group_id"], attempt, Deletions())
+            for path, number, table in tables:
                 for name in set(table["group_id"].to_pylist()) & self._places.keys():
                     if name_of(self._places[name].path).attempt == attempt:
                         self._places[name] = Place(path, number)

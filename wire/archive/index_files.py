@@ -92,11 +92,6 @@ def index_path(directory: Path, traces: Path) -> Path:
     return directory / "index" / traces.name
 
 
-def is_indexed(directory: Path, traces: Path) -> bool:
-    """Whether a traces file has an index that is its own. Raises OSError."""
-    return index_content(directory, traces) is not None
-
-
 def write_index(directory: Path, traces: Path) -> Path:
     """Write the index of a traces file from its rows; it appears whole. Raises OSError and
     ArchiveError."""

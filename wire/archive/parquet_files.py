@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wire.archive.deletion import COLUMNS, Deletions, read_deletions
 from wire.archive.trace_rows import (
     FILE_SCHEMA,
     SCHEMA_VERSION,
@@ -155,15 +156,21 @@ def replaces(path: Path) -> dict[str, str]:
 
 
 def scan(
-    directory: Path, columns: Iterable[str], attempt: int | None = None
+    directory: Path,
+    columns: Iterable[str],
+    attempt: int | None = None,
+    deletions: Deletions | None = None,
 ) -> Iterator[tuple[Path, int, pa.Table]]:
     """All rows in Parquet, or those of an attempt, by file and row group, beside a compaction too:
     files that it has merged meanwhile are read in the merged one, of which some groups may then
     come a second time.
 
-    Oldest attempt first, also then. Raises ArchiveError.
+    Without rows that ``deletions`` hide: by default the archive's. Oldest attempt first. Raises
+    ArchiveError.
     """
     wanted = list(columns)
+    hidden = read_deletions(directory) if deletions is None else deletions
+    loaded = list(dict.fromkeys([*wanted, *COLUMNS])) if hidden else wanted
     read: set[str] = set()
     missing: set[str] = set()
     since = 0  # attempt that is being read: those before it are complete
@@ -174,8 +181,8 @@ def scan(
                 continue
             since = number
             try:
-                for index, table in enumerate(row_groups(path, wanted)):
-                    yield path, index, table
+                for index, table in enumerate(row_groups(path, loaded)):
+                    yield path, index, hidden.kept(table).select(wanted)
             except FileNotFoundError as error:
                 if path.name in missing:
                     raise ArchiveError(f"{path} is listed but not there; restore it") from error
@@ -234,7 +241,10 @@ def row_groups(path: Path, columns: Iterable[str], number: int | None = None) ->
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
+        raise ArchiveError(
+            f"{path} is damaged or no Parquet file: {error}; restore it, or move it away to go on "
+            "without its groups"
+        ) from error
 
 
 def footer_metadata(path: Path) -> Mapping[bytes, bytes]:
@@ -292,7 +302,10 @@ def _footer(path: Path) -> pa.Schema:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ArchiveError(f"{path} is damaged or no Parquet file: {error}") from error
+        raise ArchiveError(
+            f"{path} is damaged or no Parquet file: {error}; restore it, or move it away to go on "
+            "without its groups"
+        ) from error
 
 
 def _check_schema(path: Path, schema: pa.Schema) -> None:

@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 
 from cluster.archive import query as query_module
+from cluster.archive.find import find_groups
 from cluster.archive.query import query
 from tests.cluster.trace_archives import make_groups, write_archive
-from wire.archive.archive import read_table
+from wire.archive.archive import read_table, read_tables
 from wire.archive.compaction import compact_archive
+from wire.archive.deletion import SEARCHED, delete_videos, find_videos
 from wire.errors import ArchiveError, ConfigError
 
 COUNT = "SELECT count(*) AS n, count(DISTINCT group_id) AS g FROM traces"
@@ -144,3 +146,18 @@ def test_no_rows_have_names(archive: Path):
     answer = query(archive, "SELECT label, reward FROM traces WHERE label = 'none'")
     assert answer.schema.names == ["label", "reward"]
     assert sum(table.num_rows for table in answer) == 0
+
+
+def test_deleted_videos_are_in_no_answer_nor_found_by_id(archive: Path):
+    """Some rows have the video's hash, those that could not be decoded its address only."""
+    videos = read_table(archive, ["video", "group_id"]).to_pylist()
+    address = videos[0]["video"]
+    gone = {row["group_id"] for row in videos if row["video"] == address}
+    hashes = {address: "1" * 64}
+    use = find_videos(read_tables(archive, SEARCHED), ["1" * 64], hashes.get)
+    delete_videos(archive, use.videos, "today")
+    left = rows(archive, "SELECT DISTINCT group_id AS g FROM traces")
+    assert {row["g"] for row in left} == {row["group_id"] for row in videos} - gone
+    for group_id in gone:
+        with pytest.raises(ConfigError, match="has no group"):
+            find_groups(archive, group_id)

@@ -19,6 +19,7 @@ from tests.groups import make_group, make_trace
 from wire.archive import compaction
 from wire.archive.archive import Archive, next_attempt, read_groups, read_table
 from wire.archive.compaction import compact_archive
+from wire.archive.deletion import Deletions
 from wire.archive.group_reader import GroupReader, GroupsOnDisk, index_groups
 from wire.archive.parquet_files import is_current, name_of, parquet_files
 from wire.errors import ArchiveError
@@ -169,6 +170,7 @@ def test_reading_that_has_begun_goes_on_in_the_merged_file(tmp_path: Path) -> No
 KILL_AT_EACH_STEP = """
 import os, pathlib, shutil, signal, sys
 from wire.archive.compaction import compact_archive
+from wire.archive.deletion import Deletions
 source, work = map(pathlib.Path, sys.argv[1:3])
 compact_archive(shutil.copytree(source, work / "warm"))
 for number in range(200):
@@ -248,6 +250,7 @@ for number in itertools.count():
 COMPACT_FOREVER = """
 import pathlib, sys
 from wire.archive.compaction import compact_archive
+from wire.archive.deletion import Deletions
 while True:
     print(compact_archive(pathlib.Path(sys.argv[1])).has_writer, flush=True)
 """
@@ -302,6 +305,7 @@ def test_readers_beside_a_writer_and_compactions_miss_and_double_nothing(tmp_pat
 FILL_THE_DISK = """
 import pathlib, resource, sys
 from wire.archive.compaction import compact_archive
+from wire.archive.deletion import Deletions
 from wire.errors import ArchiveError
 directory = pathlib.Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -333,11 +337,11 @@ def test_a_second_compaction_waits_for_the_first_to_end(
     refused: list[str] = []
     merge = compaction._merge
 
-    def merge_beside_another(directory: Path, files: list[Path]) -> Path:
+    def merge_beside_another(directory: Path, files: list[Path], deletions: Deletions) -> Path:
         with pytest.raises(ArchiveError) as error:
             compact_archive(directory)
         refused.append(str(error.value))
-        return merge(directory, files)
+        return merge(directory, files, deletions)
 
     monkeypatch.setattr(compaction, "_merge", merge_beside_another)
     compact_archive(tmp_path)
