@@ -6,9 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import calibrate.classifier_files as classifier_files
+from calibrate import head as linear_head
 from calibrate.calibrator import Calibrator
 from calibrate.classifier import load_classifier
 from calibrate.description import FORMAT
@@ -270,32 +272,47 @@ def test_a_run_that_has_just_begun_says_so(tmp_path: Path):
         load_classifier(tmp_path)
 
 
+MOVED = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from calibrate.classifier import load_classifier
+
+loaded = load_classifier(Path("moved"))
+heavy = [name for name in ("torch", "sklearn", "transformers", "ray") if name in sys.modules]
+from calibrate.head import Head
+
+head = np.log(Head.load(loaded.head_dir).probabilities(np.array(json.loads(sys.argv[1]))))
+logprobs = {"policy": [[-0.1, -2.3]] * len(head), "head": head}
+probabilities = loaded.calibration.calibrator.probabilities(logprobs)
+hashes = {name: record.sha256 for name, record in loaded.files.items()}
+print(json.dumps([loaded.version, hashes, probabilities.tolist(), heavy]))
+"""
+
+
 def test_it_moves_and_its_run_may_go(tmp_path: Path):
     """Another folder, the source gone, a fresh process in another working directory, no network."""
-    published = publish(tmp_path)
-    moved = tmp_path / "elsewhere/moved"
-    shutil.copytree(published.path, moved)
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(40, 6))
+    names = [("abnormal", "normal")[int(row[0] > 0)] for row in features]
+    head = linear_head.fit(features, names, ("abnormal", "normal"))
+    description = make_description(sources=("policy", "head"))
+    published = publish(tmp_path, description=description, verdict_dir=None, head=head)
+    hashes = {name: record.sha256 for name, record in published.files.items()}
+    rows = {"policy": [[-0.1, -2.3]] * 3, "head": np.log(head.probabilities(features[:3]))}
+    expected = published.calibration.calibrator.probabilities(rows).tolist()
+    shutil.copytree(published.path, tmp_path / "elsewhere/moved")
     shutil.rmtree(published.path)
     shutil.rmtree(tmp_path / "run")
-    code = (
-        "import sys; from pathlib import Path; from calibrate.classifier import load_classifier;"
-        "loaded = load_classifier(Path('moved'));"
-        "print(loaded.version, loaded.verdict_dir.joinpath('model.safetensors').read_text());"
-        "rows = {'policy': [[-0.1, -2.3]], 'verdict': [[-1.7, -0.3]]};"
-        "print(loaded.calibration.calibrator.probabilities(rows).tolist());"
-        "print(*[m for m in ('torch', 'sklearn', 'transformers') if m in sys.modules])"
-    )
     printed = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=moved.parent,
+        [sys.executable, "-c", MOVED, json.dumps(features[:3].tolist())],
+        cwd=tmp_path / "elsewhere",
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    rows = {"policy": [[-0.1, -2.3]], "verdict": [[-1.7, -0.3]]}
-    probabilities = published.calibration.calibrator.probabilities(rows).tolist()
-    assert printed.splitlines() == [f"{published.version} verdict", str(probabilities), ""]
+    assert json.loads(printed) == [published.version, hashes, expected, []]
 
 
 @pytest.mark.parametrize(
