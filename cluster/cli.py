@@ -14,6 +14,7 @@ from typing import NoReturn
 from cluster.commands import (
     archive,
     check,
+    classify,
     compare,
     demo,
     doctor,
@@ -49,6 +50,7 @@ _COMMANDS = (
     reward,
     rescore,
     archive,
+    classify,
     demo,
 )
 
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     _log_to_terminal()
     interrupts.listen()
     try:
-        options.act(options)
+        return int(options.act(options) or 0)
     except KeyboardInterrupt:
         say(interrupted(options))
         return interrupts.STATUS
@@ -73,7 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
             sys.excepthook = _show_traceback
             raise
         return _fail(error, options)
-    return 0
 
 
 class _LogFormatter(logging.Formatter):

@@ -89,10 +89,14 @@ def scan_manifest(
     return reader.samples, reader.faults
 
 
-def read_rows(manifest: Path) -> Iterator[tuple[str, Row | str]]:
+def read_rows(
+    manifest: Path, required: Sequence[str] = _REQUIRED
+) -> Iterator[tuple[str, Row | str]]:
     """Places and rows of a file, or for a place the reason why it holds none. Raises DataError if
-    the file cannot be read."""
-    return _parquet_rows(manifest) if manifest.suffix == ".parquet" else _json_rows(manifest)
+    the file cannot be read, or is Parquet without the columns ``required``."""
+    if manifest.suffix == ".parquet":
+        return _parquet_rows(manifest, required)
+    return _json_rows(manifest)
 
 
 def select(samples: Iterable[Sample], split: Split) -> list[Sample]:
@@ -221,7 +225,7 @@ class _Reader:
         return path.absolute()
 
     def _video(self, row: Row) -> str:
-        path, window = self._path(row), _window(row)
+        path, window = self._path(row), window_of(row)
         if window is None:
             return str(path)
         return str(replace(Address.parse(path), window=window))
@@ -240,15 +244,16 @@ def _check_file(video: Path) -> str | None:
     return None if path.is_file() else f"video file {path} does not exist"
 
 
-def _window(row: Row) -> Window | None:
-    """Time window of a row. Raises ValueError if there is no such window."""
+def window_of(row: Row) -> Window | None:
+    """Time window of a row, from ``start_s`` and ``end_s``. Raises ValueError if there is no such
+    window."""
     start, end = (_seconds(row.get(name)) for name in _TIMES)
     return None if start is None and end is None else Window(start or 0.0, end)
 
 
 def _window_fault(video: Path, row: Row) -> str | None:
     try:
-        window = _window(row)
+        window = window_of(row)
     except ValueError as error:
         return f"start_s={row.get('start_s')!r}, end_s={row.get('end_s')!r}: {error}"
     try:
@@ -317,16 +322,16 @@ def _json_row(line: bytes) -> Row | str:
     return row if isinstance(row, dict) else "not a JSON object"
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
+def _parquet_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, Row | str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
-        absent = [name for name in _REQUIRED if name not in file.schema_arrow.names]
+        absent = [name for name in required if name not in file.schema_arrow.names]
         if absent:
             raise DataError(
-                f"{path} has no column {', '.join(absent)}; it needs {', '.join(_REQUIRED)}"
+                f"{path} has no column {', '.join(absent)}; it needs {', '.join(required)}"
             )
         rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):

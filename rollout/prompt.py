@@ -90,6 +90,11 @@ class Prompts:
         """Messages that ask for a trace and know nothing of a sample: its fields are empty."""
         return self._turns("trace", dict.fromkeys((*self.columns, *SIDE_FIELDS), ""))
 
+    def bare_verdict(self) -> list[Message]:
+        """Messages that ask for a verdict and know neither a sample nor a trace."""
+        fields = (*self.columns, *SIDE_FIELDS, *TRACE_FIELDS)
+        return self._turns("verdict", dict.fromkeys(fields, ""))
+
     def version(self, kind: PromptKind) -> str:
         """Version of the wording of a kind of prompt: the same text has the same version."""
         return self.versions["verdict" if isinstance(kind, VerdictPrompt) else kind]

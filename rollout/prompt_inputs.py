@@ -26,16 +26,22 @@ class PromptInputs:
 
     async def of(self, sample: Sample, ask: PromptKind) -> tuple[Prompt, ProcessedClip] | Failure:
         """The prompt of this kind about a sample, and its clip, which is cached on the way."""
-        messages, version = self._prompts.ask(ask, sample), self._prompts.version(ask)
-        # labels are asked of the learner, whose rows the engine's limit does not bind
-        bounded = ask == "trace"
         try:
             clip = await self.clip(sample.video)
-            return self.renderer.prompt(messages, clip, version=version, bounded=bounded), clip
         except ClipUnreachable as error:
             return Failure(kind=FailureKind.DISK, culprit=sample.video, reason=str(error))
         except (ClipError, DeadlineExceeded) as error:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
+        prompt = self.about(sample, ask, clip)
+        return prompt if isinstance(prompt, Failure) else (prompt, clip)
+
+    def about(self, sample: Sample, ask: PromptKind, clip: ProcessedClip) -> Prompt | Failure:
+        """The prompt of this kind about a sample whose clip is at hand."""
+        messages, version = self._prompts.ask(ask, sample), self._prompts.version(ask)
+        # labels are asked of the learner, whose rows the engine's limit does not bind
+        bounded = ask == "trace"
+        try:
+            return self.renderer.prompt(messages, clip, version=version, bounded=bounded)
         except PromptTooLong as error:
             return Failure(kind=FailureKind.PROMPT, culprit=sample.id, reason=str(error))
 

@@ -21,6 +21,7 @@ from rollout.shared_embeddings import SharedEmbeddings
 from rollout.vllm_calls.answer import answer_of
 from rollout.vllm_calls.arguments import vllm_arguments
 from rollout.vllm_calls.groups import RequestGroups
+from rollout.vllm_calls.label_questions import question_answers, question_params
 from rollout.vllm_calls.request import tensor_of, vllm_requests
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -130,36 +131,13 @@ class VllmEngine:
     ) -> list[float]:
         """Logprob (nats, at temperature 1) of each code after a prompt, under the whole vocabulary.
 
-        One request where each code is a token, else one for each beginning that codes share; vLLM
-        gathers the tokens that are asked for from the logits of the last position, before any bias
-        against tokens that an answer may not hold. The prefix cache serves these requests like any
-        other.
+        One request where each code is a token, else one for each beginning that codes share.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         questions = code_questions(codes)
-        params = [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=1,
-                logprob_token_ids=list(question.tokens),
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            for question in questions
-        ]
         begun = [question.begun for question in questions]
+        params = question_params(questions)
         outputs = await self._run_shared(prompt, clip, params, adapter, begun)
-        rows = [output.outputs[0].logprobs[0] for output in outputs]
-        return code_logprobs(
-            codes,
-            {
-                (*question.begun, token): float(row[token].logprob)
-                for question, row in zip(questions, rows, strict=True)
-                for token in question.tokens
-            },
-        )
+        return code_logprobs(codes, question_answers(questions, outputs))
 
     async def _run_shared(
         self,
@@ -303,6 +281,13 @@ class VllmEngine:
     def stop(self) -> None:
         """End the engine's process."""
         self._llm.shutdown()
+        self._llm.shutdown = _nothing  # vLLM's __del__ calls it, and fails while Python ends
+
+    async def end(self) -> None:
+        """:meth:`stop`, which takes seconds, while the event loop goes on."""
+        if (reader := getattr(self._llm, "output_handler", None)) is not None:
+            reader.cancel()  # it would take the end for a failure
+        await asyncio.to_thread(self.stop)
 
     @contextlib.asynccontextmanager
     async def _updating(self, what: str) -> AsyncIterator[None]:
@@ -391,6 +376,10 @@ async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[as
         raise DeadlineExceeded(
             f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"
         ) from error
+
+
+def _nothing(timeout: float | None = None) -> None:
+    pass
 
 
 def _failed(output: Any) -> bool:

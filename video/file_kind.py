@@ -44,6 +44,11 @@ _WEB_PAGES = (b"<!doctype html", b"<html", b"<head", b"<body")
 _BOXES = frozenset(
     [b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot"]
 )
+_NO_VIDEOS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"M4A ", b"M4B ", b"crx ")
+"""Brands of mp4's container that are pictures and music."""
+_MATROSKA, _FLV, _MPEG = b"\x1a\x45\xdf\xa3", b"FLV\x01", b"\x00\x00\x01\xba"
+_ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
+_TS_PACKET = 188
 
 
 def why_no_video(path: Path) -> str | None:
@@ -54,6 +59,21 @@ def why_no_video(path: Path) -> str | None:
     with path.open("rb") as file:
         start = file.read(_START)
         return _other_kind(start, whole=size <= _START) or _missing_end(file, start, size)
+
+
+def starts_as_video(path: Path) -> bool:
+    """Whether a file begins as a container of videos does; pictures and music in one do not count.
+    Raises OSError."""
+    with path.open("rb") as file:
+        start = file.read(_TS_PACKET + 1)
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in _NO_VIDEOS
+    return (
+        start[4:8] in _BOXES
+        or start.startswith((_MATROSKA, _FLV, _MPEG, _ASF))
+        or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
+        or (start[:1] == b"G" and start[_TS_PACKET:] == b"G")
+    )
 
 
 def text_in(path: Path) -> str | None:

@@ -21,8 +21,8 @@ GO_ON = ("study", "controls", "check", "import", "rescore")
 """Commands that resume without ``--resume`` when they are given again."""
 
 
-def add_command(commands: Any, name: str, text: str, act: Callable[..., None]) -> Any:
-    """Add a command that calls ``act`` with its options."""
+def add_command(commands: Any, name: str, text: str, act: Callable[..., int | None]) -> Any:
+    """Add a command that calls ``act`` with its options; it may return the exit status."""
     command = commands.add_parser(name, help=text, description=text)
     command.add_argument("--debug", action="store_true", help="tracebacks and worker logs")
     command.set_defaults(act=act)

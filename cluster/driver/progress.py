@@ -20,6 +20,7 @@ from cluster.driver.safe_console import SafeConsole
 # A log file has no width: wide enough for our tables, so that no line is folded.
 _width = None if sys.stdout.isatty() else 100
 console = SafeConsole(width=_width)  # to whatever sys.stdout is then
+error_console = SafeConsole(stderr=True, width=None if sys.stderr.isatty() else 100)
 _EVERY_S = 15.0  # between two lines in a log file
 
 
@@ -59,8 +60,10 @@ def progress_listener(listener: Callable[[Progress], None]) -> Iterator[None]:
 class Bar:
     """Progress bar of a task with a known number of parts."""
 
-    def __init__(self, title: str, total: int, shown: RichProgress | None) -> None:
-        self._title, self._total, self._shown = title, total, shown
+    def __init__(
+        self, title: str, total: int, shown: RichProgress | None, on: SafeConsole = console
+    ) -> None:
+        self._title, self._total, self._shown, self._on = title, total, shown, on
         self._task = shown.add_task(title, total=total, note="") if shown else None
         self._before = 0
         self._done, self._start, self._printed = 0, time.monotonic(), time.monotonic()
@@ -82,7 +85,7 @@ class Bar:
             self._shown.update(self._task, advance=count, note=f"{self._rate():.1f}/s {note}")
         elif self._done >= self._total or time.monotonic() - self._printed > _EVERY_S:
             self._printed = time.monotonic()
-            console.print(self._line(note))
+            self._on.print(self._line(note))
 
     def _rate(self) -> float:
         return (self._done - self._before) / max(1e-9, time.monotonic() - self._start)
@@ -105,10 +108,11 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Bar]:
-    """Show a progress bar during the block."""
-    if not console.is_terminal:
-        yield Bar(title, total, None)
+def progress_bar(title: str, total: int, on: SafeConsole = console) -> Iterator[Bar]:
+    """Show a progress bar during the block. ``on``: another console than that of stdout, whose
+    lines then stay free of it."""
+    if not on.is_terminal:
+        yield Bar(title, total, None, on)
         return
     columns = (
         TextColumn("{task.description:<24}"),
@@ -118,5 +122,7 @@ def progress_bar(title: str, total: int) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with RichProgress(*columns, console=console) as shown:
-        yield Bar(title, total, shown)
+    # lines for stdout go above the bar where both are the terminal, and to stdout where it is not
+    both = sys.stdout.isatty()
+    with RichProgress(*columns, console=on, redirect_stdout=both, transient=not both) as shown:
+        yield Bar(title, total, shown, on)

@@ -18,7 +18,7 @@ from tests.video.boxes import box, remove
 from tests.video.formats import B_FRAMES, FORMATS, Format, write_video
 from video.config import VideoConfig
 from video.decode import decode, probe
-from video.file_kind import text_in, why_no_video
+from video.file_kind import starts_as_video, text_in, why_no_video
 from video.quarantine import Quarantine
 from wire.errors import ClipError
 
@@ -77,6 +77,19 @@ def test_what_is_no_video_is_named_with_the_remedy(
     assert "not" in quarantine.reason(str(path)) or "give" in quarantine.reason(str(path))
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        *(b"", b"left then left", PAGE.encode(), b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WAVE"),
+        *(b"\0\0\0\x18ftypheic", b"\0\0\0\x18ftypM4A ", b"G" + b"\0" * 187),
+    ],
+)
+def test_texts_pictures_and_music_do_not_begin_as_videos(start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(start)
+    assert not starts_as_video(path)
+
+
 def test_an_animated_webp_is_named_and_the_documented_way_converts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +118,7 @@ def test_an_animated_webp_is_named_and_the_documented_way_converts_it(
 def test_a_video_is_none_of_these(form: Format, tmp_path: Path) -> None:
     path = write_video(tmp_path / form.name, form, range(12))
     assert why_no_video(path) is None
+    assert starts_as_video(path) == (path.suffix != ".gif")
     assert text_in(path) is None
 
 

@@ -1,6 +1,11 @@
 import pytest
 
-from cluster.driver.progress import Progress, progress_bar, progress_listener
+from cluster.driver.progress import (
+    Progress,
+    error_console,
+    progress_bar,
+    progress_listener,
+)
 
 
 def test_the_time_left_follows_from_the_rate():
@@ -35,3 +40,13 @@ def test_a_log_file_gets_a_line_at_the_end(capsys: pytest.CaptureFixture[str]):
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("clips: 2/2, ")
     assert line.rstrip().endswith("done")
+
+
+def test_a_bar_on_standard_error_leaves_standard_output_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress_bar("clips", 1, error_console) as bar:
+        bar.advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("clips: 1/1, ")

@@ -1,0 +1,239 @@
+"""Pipeline of a classifier in use: a clip -> trace -> label logprobs -> probabilities -> decision.
+
+    clip (cache) -> trace prompt -> policy, near-greedy as it was measured -> trace
+                 -> what each source says (cluster/classify/sources.py)
+                 -> Calibrator -> decide -> Row            or a typed failure in its place
+
+Many clips are in flight at a time, so that the engines batch them; their number bounds memory.
+Knows no engine's making (cluster/classify/open.py), no command line and no event loop but the
+caller's: a service calls :meth:`classify` for each request.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from calibrate.calibration import Calibration
+from calibrate.calibrator import Source
+from calibrate.decision import Decision, decide
+from calibrate.traces import is_parsed
+from cluster.classify.inputs import truth_of
+from cluster.classify.rows import Controlled, Row, Versions
+from cluster.classify.sources import AnsweredClip, LabelLogprobs, LabelSource, SourceScores
+from rollout.engine import Engine, Sampling
+from rollout.prompt_inputs import PromptInputs
+from video.address import View, with_view
+from video.processor import ProcessedClip
+from wire.errors import ClipError, DataError, DeadlineExceeded, GenerationError
+from wire.labels import LabelSet
+from wire.token_arrays import Logprobs, TokenIds
+from wire.types import (
+    Completion,
+    Failure,
+    FailureKind,
+    PolicyVersion,
+    Prompt,
+    Sample,
+    stable_seed,
+)
+
+_ENGINE = "engine"
+
+
+class TraceObserver(Protocol):
+    """Sees each served trace, and may have decisions reviewed: a monitor of shift."""
+
+    def observe(
+        self, answered: AnsweredClip, logprobs: Mapping[Source, LabelLogprobs]
+    ) -> str | None:
+        """Take note of a trace, in the order in which traces are written. Words of an alarm that
+        stands; then the decision is for review."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answering:
+    """What a classifier answers with."""
+
+    engine: Engine
+    """Of the policy."""
+    engines: tuple[Engine, ...]
+    """All, that of the policy among them."""
+    inputs: PromptInputs
+    sources: Mapping[Source, LabelSource]
+    """Those that the calibrator reads."""
+    labels: LabelSet
+    calibration: Calibration
+    sampling: Sampling
+    """Of the one trace per clip; its seed is the classifier's."""
+    policy: PolicyVersion
+    versions: Versions
+
+
+class Pipeline:
+    """A classifier in use. Safe to call for many clips at a time, from one event loop."""
+
+    def __init__(
+        self, answering: Answering, *, in_flight: int, observer: TraceObserver | None = None
+    ) -> None:
+        """``in_flight``: clips that are decoded or answered at a time by :meth:`classify_all`."""
+        self._answering, self._in_flight = answering, in_flight
+        self._observer = observer
+
+    async def classify_all(
+        self, samples: Iterable[Sample], control: View | None = None
+    ) -> AsyncGenerator[Row, None]:
+        """Rows in the order of the samples, each as soon as it and those before it are ready.
+        Raises GenerationError if an engine's process has ended."""
+        tasks: deque[asyncio.Task[Row]] = deque()
+        left, loop = iter(samples), asyncio.get_running_loop()
+        # a thread of its own: a folder is read while all others decode
+        reader = ThreadPoolExecutor(1, thread_name_prefix="list-clips")
+        try:
+            while (sample := await loop.run_in_executor(reader, next, left, None)) is not None:
+                tasks.append(asyncio.create_task(self.classify(sample, control)))
+                if len(tasks) >= self._in_flight:
+                    yield await tasks.popleft()
+            while tasks:
+                yield await tasks.popleft()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            reader.shutdown(wait=False)
+
+    async def classify(self, sample: Sample, control: View | None = None) -> Row:
+        """The row of one clip; a bad clip or a request that failed is a row with its failure.
+        ``control``: also decide about this view of the clip, and compare.
+
+        Raises GenerationError if an engine's process has ended.
+        """
+        start = time.perf_counter()
+        if control is None:
+            row = await self._row(sample, observed=True)
+        else:
+            try:
+                shown = with_view(sample, control)
+            except ClipError:
+                shown = sample  # whose own row says what is wrong with it
+            row, other = await asyncio.gather(
+                self._row(sample, observed=True), self._row(shown, observed=False)
+            )
+            row = replace(row, control=_compared(row, other, control))
+        return replace(row, seconds=time.perf_counter() - start)
+
+    async def _row(self, sample: Sample, *, observed: bool) -> Row:
+        blank = Row(
+            id=sample.id,
+            video=sample.video,
+            versions=self._answering.versions,
+            truth=truth_of(sample),
+        )
+        try:
+            model_input = await self._answering.inputs.of(sample, "trace")
+        except DataError as error:  # a column that the prompt shows is not there
+            return _failed(blank, FailureKind.PROMPT, sample.id, error)
+        if isinstance(model_input, Failure):
+            return replace(blank, failure=model_input)
+        prompt, clip = model_input
+        blank = replace(blank, frames=prompt.frame_indices)
+        try:
+            return await self._answered(blank, sample, prompt, clip, observed=observed)
+        except (GenerationError, DeadlineExceeded) as error:
+            if not all(engine.is_alive for engine in self._answering.engines):
+                raise GenerationError(f"an engine's process has ended: {error}") from error
+            return _failed(blank, FailureKind.GENERATION, _ENGINE, error)
+
+    async def _answered(
+        self, row: Row, sample: Sample, prompt: Prompt, clip: ProcessedClip, *, observed: bool
+    ) -> Row:
+        answering = self._answering
+        trace = await self._trace(sample, prompt, clip)
+        answered = AnsweredClip(sample=sample, clip=clip, prompt=prompt, trace=trace)
+        names = list(answering.sources)
+        scores = dict(
+            zip(
+                names,
+                await asyncio.gather(*[answering.sources[name].ask(answered) for name in names]),
+                strict=True,
+            )
+        )
+        logprobs = {name: one.logprobs for name, one in scores.items()}
+        alarm = None
+        if observed and self._observer is not None:
+            alarm = self._observer.observe(answered, logprobs)
+        decision = self._decide(logprobs, trace.text, alarm)
+        return replace(
+            row,
+            trace=trace.text,
+            label=decision.label,
+            probabilities=decision.probabilities,
+            prediction_set=decision.prediction_set,
+            decision=decision.action,
+            reasons=decision.reasons,
+            votes=_votes(scores),
+        )
+
+    async def _trace(self, sample: Sample, prompt: Prompt, clip: ProcessedClip) -> Completion:
+        answering = self._answering
+        # a clip's seed is that of its evaluation in a run
+        seed = stable_seed("evaluate", answering.sampling.seed, sample.id)
+        sampling = replace(answering.sampling, seed=seed)
+        (answer,) = (await answering.engine.generate(prompt, clip, sampling)).answers
+        return Completion(
+            token_ids=TokenIds(answer.token_ids),
+            logprobs=Logprobs(answer.logprobs),
+            text=answering.inputs.renderer.text(answer.token_ids),
+            finish_reason=answer.finish_reason,
+            policy_version=answering.policy,
+        )
+
+    def _decide(
+        self, logprobs: Mapping[Source, LabelLogprobs], trace: str, alarm: str | None
+    ) -> Decision:
+        calibration = self._answering.calibration
+        rows = {name: values[None] for name, values in logprobs.items()}
+        return decide(
+            calibration.calibrator.probabilities(rows)[0],
+            calibration,
+            alarm=alarm,
+            parsed=is_parsed(trace, self._answering.labels),
+        )
+
+
+def _votes(scores: Mapping[Source, SourceScores]) -> dict[str, int] | None:
+    return next((one.votes for one in scores.values() if one.votes is not None), None)
+
+
+def _failed(row: Row, kind: FailureKind, culprit: str, error: Exception) -> Row:
+    return replace(row, failure=Failure(kind=kind, culprit=culprit, reason=str(error)))
+
+
+def _compared(row: Row, other: Row, view: View) -> Controlled | None:
+    """The decision about a view beside that about the clip; None where the clip has none."""
+    if row.probabilities is None:
+        return None
+    if other.probabilities is None:
+        return Controlled(
+            view=view,
+            label=None,
+            label_changed=False,
+            total_variation=None,
+            probabilities={},
+            failure=other.failure,
+        )
+    pairs = [[row.probabilities[name], other.probabilities[name]] for name in row.probabilities]
+    gaps = np.abs(np.diff(np.array(pairs), axis=1))
+    return Controlled(
+        view=view,
+        label=other.label,
+        label_changed=other.label != row.label,
+        total_variation=float(gaps.sum() / 2),
+        probabilities=other.probabilities,
+    )
