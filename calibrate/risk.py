@@ -196,7 +196,7 @@ def _starts(start: float | None, error: float) -> tuple[list[int], float]:
         return list(range(0, _STEP, _STEP // NUM_STARTS)), error / NUM_STARTS
     if not 0 <= start <= 1:
         raise DataError(f"start {start} is no threshold in [0, 1]")
-    return [_STEP - math.ceil(start * _STEP - 1e-9)], error
+    return [_STEP - math.floor(start * _STEP + 1e-9)], error
 
 
 def _checked(

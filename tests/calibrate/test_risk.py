@@ -155,3 +155,32 @@ def test_wrong_input_is_refused() -> None:
         fit_threshold([1.5], [True], 0.1)
     with pytest.raises(DataError, match="no threshold"):
         fit_threshold([0.5], [True], 0.1, start=2.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=200),
+    st.sampled_from([0.05, 0.2, 0.5]),
+    st.sampled_from([None, 0.0, 0.333, 0.8, 1.0]),
+)
+@settings(deadline=None)
+def test_whatever_the_clips_a_value_keeps_its_bound_and_counts_what_it_says(
+    clips_: list[tuple[float, bool]], max_error: float, start: float | None
+) -> None:
+    confidence = np.array([one for one, _ in clips_])
+    right = np.array([hit for _, hit in clips_], dtype=bool)
+    threshold = fit_threshold(confidence, right, max_error, start=start)
+    assert threshold == fit_threshold(confidence[::-1], right[::-1], max_error, start=start)
+    if threshold.value is None:
+        assert not threshold.is_automatic(confidence).any()
+        return
+    above = confidence >= threshold.value
+    assert (threshold.num_automatic, threshold.num_wrong) == (above.sum(), (~right[above]).sum())
+    assert threshold.bound is not None
+    assert threshold.bound <= max_error + 1e-12
+    assert start is None or threshold.value <= start
+
+
+def test_a_start_between_two_thresholds_is_the_laxer() -> None:
+    confidence, right = np.full(60, 0.332), np.ones(60, bool)
+    assert fit_threshold(confidence, right, 0.1, start=0.333).attainable
+    assert not fit_threshold(confidence, right, 0.1, start=0.336).attainable
