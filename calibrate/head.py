@@ -21,7 +21,7 @@ from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
 from calibrate.label_errors import OutOfFold
-from calibrate.logistic import Problem, Regressions, Solution, blocks
+from calibrate.linear.logistic import Problem, Regressions, Solution, blocks
 from calibrate.metrics import negative_log_likelihood
 from wire.errors import DataError
 from wire.whole_file import replace_json, whole_file

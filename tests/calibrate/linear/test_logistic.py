@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from calibrate.logistic import Problem, Regressions, Solution
+from calibrate.linear.logistic import Problem, Regressions, Solution
 
 NUM, WIDTH = 120, 10
 

@@ -1,0 +1,1 @@
+"""Linear models over features of many clips, fitted in few passes."""
