@@ -1,5 +1,7 @@
 """Prints a report of a check: label balance, then errors, warnings and areas in order."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -19,11 +21,15 @@ def print_report(report: Report) -> None:
     """Print a report: worst findings first, each with its first five places."""
     if report.balance:
         console.print(_balance_table(report.balance, report.recipe.stem))
+    print_findings(report.findings)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print findings, the worst first."""
     for level in Level:
-        if findings := report.of(level):
-            title = f"{_TITLE[level]} ({len(findings)})"
-            console.print(title, style=_STYLE[level])
-            for finding in findings:
+        if own := [finding for finding in findings if finding.level is level]:
+            console.print(f"{_TITLE[level]} ({len(own)})", style=_STYLE[level])
+            for finding in own:
                 _print_finding(finding)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.commands import archive_upkeep
 from cluster.commands.base import add_command, pipe_may_close, say
 from wire.printable import printable
 from wire.strict_json import to_json
@@ -232,7 +233,7 @@ def positive(text: str) -> int:
 
 def add(commands: Any) -> None:
     """Register on the parser's sub-commands."""
-    text = "look into a run's trace archive: list, show, query, export"
+    text = "a run's trace archive: list, show, query, export; merge, verify, delete"
     archive = commands.add_parser("archive", help=text, description=text)
     parts = archive.add_subparsers(dest="archive_command", required=True)
     _add_ls(parts)
@@ -241,6 +242,7 @@ def add(commands: Any) -> None:
     _add_export(parts)
     schema = add_command(parts, "schema", "columns of an archive, with types and meanings", _schema)
     schema.add_argument("--json", action="store_true", help="JSON, one column a line")
+    archive_upkeep.add(parts)
 
 
 def _add_ls(parts: Any) -> None:

@@ -75,7 +75,7 @@ def compact_archive(
         raise ArchiveError(f"there is no trace archive at {directory}; give the directory of a run")
     with compacting(directory), naming(f"cannot compact {directory} (nothing is lost)"):
         remove_leftovers(directory)
-        recovered = _recover_journals(directory)
+        recovered = recover_journals(directory)
         has_writer = recovered is None
         hidden = Deletions() if has_writer else read_deletions(directory)
         sizes = {path: path.stat().st_size for path in parquet_files(directory)}
@@ -133,7 +133,7 @@ def remove_leftovers(directory: Path) -> None:
         sync_to_disk(directory / "traces")
 
 
-def _recover_journals(directory: Path) -> list[int] | None:
+def recover_journals(directory: Path) -> list[int] | None:
     """Move the groups of dead attempts' journals into Parquet; None if a run is writing, whose
     opening has done so."""
     with without_writer(directory) as is_alone:

@@ -1,0 +1,85 @@
+"""The commands that keep an archive, through the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from tests.cluster.trace_archives import write_archive
+from wire.archive.archive import read_table
+from wire.archive.parquet_files import parquet_files
+
+Output = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Output:
+    """Runs ``archive NAME RUN ...`` on a small archive; its status and all that it prints."""
+    write_archive(tmp_path)
+
+    def run(name: str, *words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        status = main(["archive", name, str(tmp_path), *words])
+        streams = capsys.readouterr()
+        return status, streams.out + streams.err
+
+    return run
+
+
+def test_compact_merges_and_says_so(output: Output, tmp_path: Path) -> None:
+    status, text = output("compact", "--json", str(tmp_path / "report.json"))
+    assert status == 0
+    assert "3 files of" in text
+    assert "are now 1 of" in text
+    assert "1 journals of attempts that had ended" in text
+    assert json.loads((tmp_path / "report.json").read_text())["files_after"] == 1
+    assert len(parquet_files(tmp_path / "archive")) == 1
+    with pytest.raises(SystemExit, match="2"):
+        output("compact", "--target-mb", "0")
+
+
+def test_verify_has_an_exit_status_and_its_findings(output: Output, tmp_path: Path) -> None:
+    status, text = output("verify")
+    assert status == 0
+    assert "read and sound: 2 files and 1 journals" in text
+    path = parquet_files(tmp_path / "archive")[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    status, text = output("verify", "--json", str(tmp_path / "findings.json"))
+    assert status == 1
+    assert f"{path.name} is damaged" in text
+    content = json.loads((tmp_path / "findings.json").read_text())
+    assert content["passed"] is False
+    assert content["findings"][0]["level"] == "error"
+
+
+def test_gc_only_lists_unless_it_is_told_to_delete(output: Output, tmp_path: Path) -> None:
+    left = tmp_path / "archive/traces/x.parquet.merging"
+    left.write_bytes(b"half")
+    status, text = output("gc")
+    assert status == 0
+    assert "traces/x.parquet.merging  half of a merged file" in text
+    assert "remove them with --delete" in text
+    assert left.exists()
+    output("gc", "--delete")
+    assert not left.exists()
+    assert "nothing to remove" in output("gc")[1]
+
+
+def test_delete_hides_compact_removes_and_verify_proves(output: Output, tmp_path: Path) -> None:
+    rows = read_table(tmp_path / "archive", ["video", "sample_id"])
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"frames")
+    status, text = output("delete", "--video", str(video))
+    assert status == 0
+    assert "0 groups, 0 traces" in text
+    assert "weights that learned from them" in text
+    assert len(read_table(tmp_path / "archive", ["video"])) == len(rows)
+    status, text = output("verify")
+    assert status == 0
+    assert "no row of 1 deleted videos is in any of" in text
+    assert output("delete")[0] == 2
+    status, text = output("delete", "--video-hash", "abc")
+    assert status == 2
+    assert "'abc' is no video hash" in text
