@@ -26,6 +26,7 @@ from calibrate.traces import is_parsed
 from cluster.classify.inputs import truth_of
 from cluster.classify.rows import Controlled, Row, Versions
 from cluster.classify.sources import AnsweredClip, LabelLogprobs, LabelSource, SourceScores
+from cluster.classify.turns import Turns
 from rollout.engine import Engine, Sampling
 from rollout.prompt_inputs import PromptInputs
 from video.address import View, with_view
@@ -52,8 +53,9 @@ class TraceObserver(Protocol):
     def observe(
         self, answered: AnsweredClip, logprobs: Mapping[Source, LabelLogprobs]
     ) -> str | None:
-        """Take note of a trace, in the order in which traces are written. Words of an alarm that
-        stands; then the decision is for review."""
+        """Take note of a trace, in the order in which clips were asked about: in that in which they
+        end, short traces would come first. Words of an alarm that stands; then the decision is for
+        review."""
         ...
 
 
@@ -84,7 +86,7 @@ class Pipeline:
     ) -> None:
         """``in_flight``: clips that are decoded or answered at a time by :meth:`classify_all`."""
         self._answering, self._in_flight = answering, in_flight
-        self._observer = observer
+        self._observer, self._turns = observer, Turns()
 
     async def classify_all(
         self, samples: Iterable[Sample], control: View | None = None
@@ -114,21 +116,25 @@ class Pipeline:
 
         Raises GenerationError if an engine's process has ended.
         """
-        start = time.perf_counter()
-        if control is None:
-            row = await self._row(sample, observed=True)
-        else:
-            try:
-                shown = with_view(sample, control)
-            except ClipError:
-                shown = sample  # whose own row says what is wrong with it
-            row, other = await asyncio.gather(
-                self._row(sample, observed=True), self._row(shown, observed=False)
-            )
-            row = replace(row, control=_compared(row, other, control))
+        start, turn = time.perf_counter(), self._turns.take()
+        try:
+            row = await self._with_control(sample, control, turn)
+        finally:
+            self._turns.end(turn)
         return replace(row, seconds=time.perf_counter() - start)
 
-    async def _row(self, sample: Sample, *, observed: bool) -> Row:
+    async def _with_control(self, sample: Sample, control: View | None, turn: int) -> Row:
+        if control is None:
+            return await self._row(sample, turn)
+        try:
+            shown = with_view(sample, control)
+        except ClipError:
+            shown = sample  # whose own row says what is wrong with it
+        row, other = await asyncio.gather(self._row(sample, turn), self._row(shown, None))
+        return replace(row, control=_compared(row, other, control))
+
+    async def _row(self, sample: Sample, turn: int | None) -> Row:
+        """``turn``: in which its trace is observed; None: it is no served one."""
         blank = Row(
             id=sample.id,
             video=sample.video,
@@ -144,14 +150,14 @@ class Pipeline:
         prompt, clip = model_input
         blank = replace(blank, frames=prompt.frame_indices)
         try:
-            return await self._answered(blank, sample, prompt, clip, observed=observed)
+            return await self._answered(blank, sample, prompt, clip, turn)
         except (GenerationError, DeadlineExceeded) as error:
             if not all(engine.is_alive for engine in self._answering.engines):
                 raise GenerationError(f"an engine's process has ended: {error}") from error
             return _failed(blank, FailureKind.GENERATION, _ENGINE, error)
 
     async def _answered(
-        self, row: Row, sample: Sample, prompt: Prompt, clip: ProcessedClip, *, observed: bool
+        self, row: Row, sample: Sample, prompt: Prompt, clip: ProcessedClip, turn: int | None
     ) -> Row:
         answering = self._answering
         trace = await self._trace(sample, prompt, clip)
@@ -166,7 +172,8 @@ class Pipeline:
         )
         logprobs = {name: one.logprobs for name, one in scores.items()}
         alarm = None
-        if observed and self._observer is not None:
+        if turn is not None and self._observer is not None:
+            await self._turns.comes(turn)
             alarm = self._observer.observe(answered, logprobs)
         decision = self._decide(logprobs, trace.text, alarm)
         return replace(

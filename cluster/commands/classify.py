@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cluster.classify.inputs import ClipInputs
     from cluster.classify.output import RowWriter
     from cluster.classify.rows import Summary
+    from cluster.classify.shift_observer import ShiftObserver
 
 _VIEWS = ("shuffled", "blank", "reversed")
 
@@ -38,9 +40,9 @@ def _classify(options: argparse.Namespace) -> int:
     )
     summary = Summary()
     try:
-        with target as stream:
+        with target as stream, _shift_observer(options, classifier) as observer:
             writer = RowWriter(stream, form, with_traces=options.traces != "none")
-            work = _write_rows(options, classifier, clips, writer, summary)
+            work = _write_rows(options, classifier, clips, writer, summary, observer)
             run_interruptibly(work, say, lambda: None)
     except BrokenPipeError:  # whoever reads the rows has enough
         return 1
@@ -56,6 +58,7 @@ async def _write_rows(
     clips: "ClipInputs",
     writer: "RowWriter",
     summary: "Summary",
+    observer: "ShiftObserver | None",
 ) -> None:
     from cluster.classify.engine_log import EngineLog
     from cluster.classify.machine import machine_of
@@ -74,7 +77,9 @@ async def _write_rows(
     control = View(options.control) if options.control else None
     log = None if options.debug else EngineLog()
     async with (
-        open_pipeline(classifier, machine, num_votes=options.k, log=log) as pipeline,
+        open_pipeline(
+            classifier, machine, num_votes=options.k, observer=observer, log=log
+        ) as pipeline,
         aclosing(pipeline.classify_all(clips, control)) as rows,
     ):
         summary.begin()
@@ -83,6 +88,29 @@ async def _write_rows(
                 writer.write(row)
                 summary.add(row)
                 bar.advance()
+
+
+@contextmanager
+def _shift_observer(
+    options: argparse.Namespace, classifier: "Classifier"
+) -> Iterator["ShiftObserver | None"]:
+    """The observer of shift, and its last words; None where there is nothing to compare with, or it
+    is not wanted."""
+    from cluster.classify.shift_observer import default_place, watch_for_shift
+
+    if options.no_monitor or not classifier.has_reference:
+        if not options.no_monitor:
+            say("shift is not watched: the classifier has no reference.json of archived traces")
+        yield None
+        return
+    place = options.monitor or default_place(classifier.path)
+    acknowledge = options.acknowledge_shift
+    with watch_for_shift(classifier, place, acknowledge=acknowledge, say=say) as observer:
+        try:
+            yield observer
+        finally:
+            for line in observer.lines():
+                say(line)
 
 
 def add(commands: Any) -> None:
@@ -138,3 +166,20 @@ def add(commands: Any) -> None:
         help="clips decoded or answered at a time; default: 64",
     )
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
+    _add_shift(command)
+
+
+def _add_shift(command: Any) -> None:
+    """Options of the monitor of shift."""
+    command.add_argument(
+        "--monitor",
+        type=Path,
+        metavar="DIR",
+        help="keep the state of the shift monitor there; default: CLASSIFIER.monitor beside it",
+    )
+    command.add_argument("--no-monitor", action="store_true", help="do not watch for shift")
+    command.add_argument(
+        "--acknowledge-shift",
+        action="store_true",
+        help="someone has looked at the alarm that stands: end it, and begin a new test",
+    )
