@@ -7,9 +7,10 @@ import pytest
 from tests.groups import make_group, make_sample, make_trace
 from wire.archive import follower as module
 from wire.archive.archive import Archive
+from wire.archive.compaction import compact_archive
 from wire.archive.follower import ArchiveFollower
-from wire.archive.parquet_files import free_path, parquet_files, row_groups, write_parquet
-from wire.archive.trace_rows import SCHEMA, rows_of
+from wire.archive.parquet_files import free_path, parquet_files, write_parquet
+from wire.archive.trace_rows import rows_of
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion, Purpose, Split, TraceGroup
 
@@ -30,15 +31,6 @@ def ids(follower: ArchiveFollower) -> list[str]:
     return [group.group_id for group in follower.new_groups()]
 
 
-def merge(directory: Path) -> None:
-    """Compact the files of attempt 0 into one, as `deepintuit archive compact` does."""
-    old = parquet_files(directory)
-    tables = [table for path in old for table in row_groups(path, SCHEMA.names)]
-    write_parquet(free_path(directory, 0, 9), tables)
-    for path in old:
-        path.unlink()
-
-
 def test_each_group_comes_once_from_the_journal_from_parquet_and_from_merged_files(tmp_path: Path):
     follower = ArchiveFollower(tmp_path, Purpose.VALIDATION)
     assert ids(follower) == []  # the run has not begun to write
@@ -53,7 +45,7 @@ def test_each_group_comes_once_from_the_journal_from_parquet_and_from_merged_fil
         assert ids(follower) == ["b", "c"]
         archive.compact(step=2)
         assert ids(follower) == []
-        merge(tmp_path)
+        compact_archive(tmp_path)
         archive.append(group("d"))
         assert ids(follower) == ["d"]
     with Archive(tmp_path, 1) as archive:  # the resumed run compacts the journal of the dead one
@@ -71,7 +63,7 @@ def test_a_file_that_is_merged_away_while_it_is_asked_for_is_read_from_its_succe
             archive.append(group(name))
             archive.compact(step)
     listed = parquet_files(tmp_path)
-    merge(tmp_path)
+    compact_archive(tmp_path)
     listings: list[Callable[[Path], list[Path]]] = [lambda _: listed, parquet_files, parquet_files]
     monkeypatch.setattr(module, "parquet_files", lambda directory: listings.pop(0)(directory))
     assert ids(ArchiveFollower(tmp_path, Purpose.VALIDATION)) == ["a", "b", "c"]
@@ -100,7 +92,7 @@ def test_a_file_that_got_the_name_of_one_that_was_merged_away_is_read(tmp_path: 
         archive.compact(step=1)
         follower = ArchiveFollower(tmp_path, Purpose.VALIDATION)
         assert ids(follower) == ["a"]
-        merge(tmp_path)
+        compact_archive(tmp_path)
         archive.append(group("b"))
         archive.compact(step=1)
     assert len({path.name for path in parquet_files(tmp_path)}) == 2
