@@ -5,7 +5,7 @@ each once.
 
 Only reads, and takes no lock. A group may be met again: compacted from the journal, merged into
 another file, after a resume; it is known by its attempt and id. Test clips are never read: their
-rows are left out by their split before anything is made of them.
+rows are left out by their split before anything is made of them, as those of deleted videos are.
 """
 
 from collections.abc import Collection, Iterator
@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wire.archive.archive import journal_tables
-from wire.archive.deletion import read_deletions
+from wire.archive.deletion import COLUMNS, Deletions, read_deletions
 from wire.archive.parquet_files import parquet_files, row_groups
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA
 from wire.types import PolicyVersion, Purpose, Split, TraceGroup
 
-_FACTS = ["purpose", "split", "attempt", "step"]  # read first: few row groups hold what is followed
+_FACTS = ["purpose", "split", "attempt", "step", *COLUMNS]  # read first: few rows are followed
 
 
 class ArchiveFollower:
@@ -35,6 +35,7 @@ class ArchiveFollower:
     ) -> None:
         """``versions``: only what these wrote; None: all of that purpose."""
         self._directory, self._purpose = directory, purpose
+        self._deletions = Deletions()
         self._versions = None if versions is None else {(v.attempt, v.step) for v in versions}
         self._read: set[tuple[str, int, int]] = set()
         self._met: set[tuple[int, str]] = set()
@@ -44,6 +45,7 @@ class ArchiveFollower:
         that is foreign, damaged or of another schema version."""
         if not self._directory.is_dir():
             return
+        self._deletions = read_deletions(self._directory)
         # Journals first: a group that is compacted meanwhile is then met twice, never missed.
         journals = [(path, self._followed(t)) for path, t in journal_tables(self._directory)]
         yield from self._files()
@@ -71,7 +73,8 @@ class ArchiveFollower:
                 yield deletions.kept(self._followed(rows))
 
     def _followed(self, rows: pa.Table) -> pa.Table:
-        own = rows.filter(pc.not_equal(rows["split"], Split.TEST.value))
+        own = self._deletions.kept(rows)
+        own = own.filter(pc.not_equal(own["split"], Split.TEST.value))
         own = own.filter(pc.equal(own["purpose"], self._purpose.value))
         if self._versions is None:
             return own

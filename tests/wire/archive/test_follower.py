@@ -8,6 +8,7 @@ from tests.groups import make_group, make_sample, make_trace
 from wire.archive import follower as module
 from wire.archive.archive import Archive
 from wire.archive.compaction import compact_archive
+from wire.archive.deletion import Video, delete_videos
 from wire.archive.follower import ArchiveFollower
 from wire.archive.parquet_files import free_path, parquet_files, write_parquet
 from wire.archive.trace_rows import rows_of
@@ -97,6 +98,19 @@ def test_a_file_that_got_the_name_of_one_that_was_merged_away_is_read(tmp_path: 
         archive.compact(step=1)
     assert len({path.name for path in parquet_files(tmp_path)}) == 2
     assert ids(follower) == ["b"]
+
+
+def test_groups_of_a_deleted_video_do_not_come(tmp_path: Path):
+    follower = ArchiveFollower(tmp_path, Purpose.VALIDATION)
+    with Archive(tmp_path, 0) as archive:
+        archive.append(group("a"))
+        assert ids(follower) == ["a"]
+        archive.append(group("b"))
+        video = Video(addresses={"a.mp4"})  # of all groups here
+        delete_videos(tmp_path, {"0" * 64: video}, "2026-11-30")
+        archive.append(group("c"))
+        archive.compact(step=1)
+    assert ids(follower) == []
 
 
 def test_of_some_versions_only_their_groups_come(tmp_path: Path):
