@@ -11,7 +11,10 @@ from typing import Any
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON of a value; a number that is not finite is null."""
-    return json.dumps(finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(value), indent=indent, allow_nan=False)
 
 
 def from_json(text: str | bytes) -> Any:

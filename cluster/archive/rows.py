@@ -6,6 +6,7 @@ A group is met once, also while the run writes or the archive is compacted.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +25,9 @@ from wire.archive.trace_rows import FILE_SCHEMA
 from wire.errors import ConfigError
 from wire.nearest import nearest
 
-_JSON_TYPES = {pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_()}
+_ROWS_AT_ONCE = 256
+_NUMBERS = {pa.int32(), pa.int64(), pa.float32(), pa.float64()}
+_JSON_TYPES = {*_NUMBERS, pa.string(), pa.bool_()}
 
 
 def scan(
@@ -135,11 +138,47 @@ def named_columns(text: str) -> list[str]:
     return names
 
 
+def json_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """``plain_rows`` a few at a time: as Python's numbers, tokens need twenty times their room."""
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+        yield from plain_rows(table.slice(start, _ROWS_AT_ONCE))
+
+
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as JSON has them: a map of names to numbers is an object, a date its ISO text."""
-    rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
-    plain = all(map(_is_json, table.schema.types))
-    return rows if plain else [{name: _plain(row[name]) for name in row} for row in rows]
+    numbers = [field.name for field in table.schema if _is_number_list(field.type)]
+    rows: list[dict[str, Any]] = table.drop_columns(numbers).to_pylist(maps_as_pydicts="strict")
+    if not all(map(_is_json, table.schema.types)):
+        rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    lists = {name: _lists(table[name]) for name in numbers}
+    if numbers:  # in the order of the columns
+        rows = [
+            {name: lists[name][at] if name in lists else row[name] for name in table.column_names}
+            for at, row in enumerate(rows or [{}] * table.num_rows)
+        ]
+    return rows
+
+
+def _is_number_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and kind.value_type in _NUMBERS)
+
+
+def _lists(column: pa.ChunkedArray) -> list[list[Any] | None]:
+    """Lists of numbers, at once: one value after another takes five times as long."""
+    lists: list[list[Any] | None] = []
+    for chunk in column.chunks:
+        values = chunk.flatten()
+        if values.null_count:
+            lists += chunk.to_pylist()
+            continue
+        numbers = values.to_numpy().tolist()
+        lengths = pc.list_value_length(chunk).to_pylist()
+        ends = itertools.accumulate(length or 0 for length in lengths)
+        lists += [
+            None if length is None else numbers[end - length : end]
+            for length, end in zip(lengths, ends, strict=True)
+        ]
+    return lists
 
 
 def _is_json(kind: pa.DataType) -> bool:

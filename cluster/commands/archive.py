@@ -43,14 +43,14 @@ def _ls(options: argparse.Namespace) -> None:
 def _list_rows(
     options: argparse.Namespace, directory: Path, columns: list[str], where: Any
 ) -> None:
-    from cluster.archive.rows import page, plain_rows, scan
+    from cluster.archive.rows import json_rows, page, scan
     from cluster.archive.tables import rows_view
     from cluster.driver.progress import console
 
     limit = options.limit or _PAGE
     number = options.page or 1
     if options.json and not (options.limit or options.page or options.newest):
-        write_lines(row for table in scan(directory, columns, where) for row in plain_rows(table))
+        write_lines(row for table in scan(directory, columns, where) for row in json_rows(table))
         return
     begin = (number - 1) * limit
     table = page(
@@ -63,7 +63,7 @@ def _list_rows(
     )
     shown = table.slice(0, limit)
     if options.json:
-        write_lines(plain_rows(shown))
+        write_lines(json_rows(shown))
         return
     if not shown.num_rows:
         say("no trace matches" if number == 1 else f"no page {number}: there are fewer matches")
@@ -118,14 +118,14 @@ def _query(options: argparse.Namespace) -> None:
 
     from cluster.archive.place import archive_directory
     from cluster.archive.query import query
-    from cluster.archive.rows import first_rows, plain_rows
+    from cluster.archive.rows import first_rows, json_rows
     from cluster.archive.tables import rows_view
     from cluster.driver.progress import console
 
     answer = query(archive_directory(options.archive), options.sql)
     if options.json or options.csv:
         tables = first_rows(iter(answer), options.limit) if options.limit else iter(answer)
-        rows = itertools.chain.from_iterable(map(plain_rows, tables))
+        rows = itertools.chain.from_iterable(map(json_rows, tables))
         if options.json:
             write_lines(rows)
         else:

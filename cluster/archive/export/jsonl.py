@@ -4,13 +4,13 @@ A number that is not finite, which JSON does not have, is null.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from cluster.archive.rows import plain_rows
+from cluster.archive.rows import json_rows
 from wire.archive.trace_rows import SCHEMA
 from wire.strict_json import to_json
 
@@ -22,17 +22,17 @@ def write_jsonl(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> No
     """A line per trace; a group without traces is a line whose ``trace_index`` is null."""
     with path.open("w", encoding="utf-8") as file:
         for table in tables:
-            file.writelines(to_json(row) + "\n" for row in plain_rows(table))
+            file.writelines(to_json(row) + "\n" for row in json_rows(table))
 
 
 def write_jsonl_groups(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:
     """A line per group, its traces in a list; with a filter, those that it keeps."""
     with path.open("w", encoding="utf-8") as file:
         for table in tables:
-            file.writelines(to_json(group) + "\n" for group in groups_of(plain_rows(table)))
+            file.writelines(to_json(group) + "\n" for group in groups_of(json_rows(table)))
 
 
-def groups_of(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def groups_of(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Groups of rows that lie side by side."""
     for _, own in itertools.groupby(rows, key=lambda row: (row["attempt"], row["group_id"])):
         members = list(own)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.archive.rows import (
     count_rows,
@@ -116,3 +118,15 @@ def test_values_that_only_a_query_gives_are_json_too():
     first, second = plain_rows(table)
     assert first == {"total": 7, "share": 0.25, "day": "2026-11-30", "counts": [1], "raw": "01"}
     assert set(second.values()) == {None}
+
+
+@given(
+    st.lists(st.none() | st.lists(st.none() | st.integers(-(2**31), 2**31 - 1))),
+    st.integers(0, 5),
+)
+def test_lists_of_numbers_are_those_of_arrow(lists: list[list[int | None] | None], start: int):
+    kind = pa.list_(pa.int32())
+    chunks = pa.chunked_array([pa.array(lists[:2], kind), pa.array(lists[2:], kind)])
+    for table in (pa.table({"a": chunks}), pa.table({"n": range(len(lists)), "a": chunks})):
+        part = table.slice(start)
+        assert plain_rows(part) == part.to_pylist()
