@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.light_commands [--json FILE]
 
-Commands that only look (ls, status, report, compare, plan, prompts, init, --help) on a small run,
-and a second `check` of an unchanged recipe with 40 clips. The least of five times each: what the
-machine does beside is not theirs. Prints one row per figure: name, value, unit, limit. Ends with
-status 1 if a limit is missed. A minute on two cores.
+Commands that only look (ls, status, report, compare, plan, prompts, archive ls, init, --help) on a
+small run, and a second `check` of an unchanged recipe with 40 clips. The least of five times each:
+what the machine does beside is not theirs. Prints one row per figure: name, value, unit, limit.
+Ends with status 1 if a limit is missed. A minute on two cores.
 """
 
 import argparse
@@ -55,6 +55,8 @@ def measure(folder: Path) -> Iterator[Figure]:
         "compare": ["compare", str(run), str(other)],
         "plan": ["plan", str(recipe)],
         "prompts": ["prompts", str(recipe)],
+        "archive ls": ["archive", "ls", str(run)],
+        "archive schema": ["archive", "schema"],
         "init": ["init", str(data / "manifest.jsonl"), str(folder / "a.toml"), "--overwrite"],
     }
     light["init"] += ["--model", str(model)]

@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import pytest
 from cluster.cli import main
 from tests.cluster.report.builders import write_run
 from tests.cluster.session_fakes import make_config, make_run_dir
+from tests.cluster.trace_archives import write_archive
+from tests.groups import make_completion, make_group, make_sample
+from wire.types import Failure, FailureKind, Trace
 
 ROOT = Path(__file__).parents[3]
 EVIL = "[red]a[/] \x1b]0;owned\x07\x1b[2J \x9b31m \u202egnp.exe\u2069 [/nope]"
@@ -99,6 +103,23 @@ def test_runs_in_evil_folders(output: Output, tmp_path: Path):
     assert r"runs/b[red]\x1b[2J" in output("ls", short.parent)
     assert r"b[red]\x1b[2J" in output("status", short, "--once")
     output("report", short)
+
+
+def test_an_archive_of_evil_labels_ids_and_answers(output: Output, tmp_path: Path):
+    completion = make_completion(EVIL)
+    outcome = Failure(kind=FailureKind.REWARD, culprit=EVIL, reason=EVIL)
+    sample = make_sample(EVIL, id=EVIL, video=EVIL)
+    group = make_group(Trace(completion=completion, outcome=outcome), group_id=EVIL, sample=sample)
+    write_archive(tmp_path, [group, replace(group, group_id="other")])
+    for words in (["ls"], ["ls", "--columns", "label"], ["show", EVIL], ["query", "FROM traces"]):
+        text = output("archive", words[0], tmp_path, *words[1:])
+        assert unfolded(SHOWN) in unfolded(text) or words == ["ls"]
+    for form in ("--json", "--csv"):
+        output("archive", "query", tmp_path, "SELECT label FROM traces LIMIT 0", form)
+    output("archive", "ls", tmp_path, "--json", "--columns", "label,text")
+    assert SHOWN in output("archive", "ls", tmp_path, "--where", EVIL)
+    assert SHOWN in output("archive", "show", tmp_path, EVIL + "x")
+    assert SHOWN in output("archive", "query", tmp_path, f'SELECT "{EVIL}"')
 
 
 def test_a_comparison_of_evil_runs(output: Output, tmp_path: Path):
