@@ -133,7 +133,8 @@ def _addresses(file: str) -> set[str]:
 def _add_addresses(use: VideoUse, files: Sequence[str]) -> None:
     """A file that was given stands for its address, too: clips there that could not be decoded."""
     for file in files:
-        if (content := file_hash(file)) in use.videos:
+        content = file_hash(file)
+        if content is not None and content in use.videos:
             use.videos[content].addresses.update(_addresses(file))
 
 
