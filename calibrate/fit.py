@@ -1,47 +1,75 @@
-"""Fitting of the classifiers: the order of calibration's work, for a run and for a service.
+"""Fitting of the classifiers: the order of calibration's work, from traces that are there.
 
-    samples   -> TraceWriter, k traces each, kept right or wrong -> VerdictTrainer -> verdict
-                                                                 -> FeatureReader  -> head
-    evaluated -> TraceWriter, one trace each -> both classifiers -> predictions
+    samples -> TraceWriter -> FitTraces        a run, or a service, writes them first
+    archive -> FitTraces                       `deepintuit fit` reads what a run has written
+
+    learned, k traces each, right or wrong -> VerdictTrainer -> verdict
+                                           -> FeatureReader  -> head
+    val, held out, test, one trace each    -> PolicyScorer, verdict, head -> label logprobs
+        -> the best of them, calibrated (calibrate/choice.py), and predictions of test
 
 DeepIntuit's intuition calibration: a classifier is trained on the traces of the policy that it will
 read in use, and on no other's. Knows no engine: they are behind ``calibrate/protocols.py``.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calibrate import head as linear_head
+from calibrate.calibration import Calibration
+from calibrate.calibrator import Source
+from calibrate.choice import ScoredClips, choose
 from calibrate.config import CalibrateConfig
 from calibrate.head import Head
 from calibrate.predictions import Prediction
-from calibrate.protocols import FeatureReader, TraceWriter, VerdictTrainer
-from calibrate.traces import TraceSet
+from calibrate.protocols import FeatureReader, PolicyScorer, TraceWriter, VerdictTrainer
+from calibrate.splits import ClipParts
+from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import (
     TraceReport,
+    check_labels,
     label_predictions,
     probabilities_from_logprobs,
     refuse_foreign_traces,
+    refuse_no_traces,
     report_traces,
     training_rows,
 )
 from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
-from wire.types import PolicyVersion, Purpose, Sample
+from wire.types import PolicyVersion, Purpose
+
+Floats = NDArray[np.float64]
+ANSWERED = ("val", "held_out", "test")
+"""Parts whose clips are answered as in use."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedHead:
-    """A head, and its predictions of the evaluated samples."""
+@dataclass(frozen=True, kw_only=True)
+class FitTraces:
+    """Traces that classifiers are fitted from, by the use of their clips, each in the order of
+    sample ids."""
 
-    head: Head
-    predictions: Iterator[Prediction]
-    """To be taken once: traces are read as they are."""
+    learned: TraceSet
+    """k sampled traces per clip."""
+    val: TraceSet
+    """One near-greedy trace per clip, as of the next two."""
+    held_out: TraceSet
+    test: TraceSet
+    votes: Mapping[str, TraceSet] = field(default_factory=dict)
+    """Sampled traces of the same clips, by the part's name, where there is a vote."""
+
+    def __getitem__(self, part: str) -> TraceSet:
+        """The traces of a part, by its name."""
+        traces: TraceSet = getattr(self, part)
+        return traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """Classifiers fitted to a policy's traces, and the traces they were fitted to and measured by.
+    """Classifiers fitted to a policy's traces, the best of them, and what it predicts.
 
     The verdict's weights are with the VerdictTrainer.
     """
@@ -49,51 +77,114 @@ class CalibrationResult:
     report: TraceReport
     """Quality of the traces that the classifiers learned from."""
     evaluated: TraceSet
-    """The traces that they were measured by, one group per evaluated sample."""
-    head: FittedHead | None
+    """The traces that they were measured by, one group per test clip."""
+    calibration: Calibration
+    """Of the classifier that is published."""
+    head: Head | None
     """None: not among the methods."""
-    verdict: Iterator[Prediction] | None
-    """The verdict's predictions of the evaluated samples, to be taken once; None: not among the
-    methods."""
+    plain: Mapping[Source, Iterator[Prediction]]
+    """Predictions of the test clips by verdict and head as they come, without calibration; each to
+    be taken once: traces are read as they are."""
+    published: Iterator[Prediction]
+    """The published classifier's, calibrated."""
+
+
+async def write_traces(
+    clips: ClipParts, writer: TraceWriter, config: CalibrateConfig, policy: PolicyVersion
+) -> FitTraces:
+    """Write the traces of a fit. ``policy``: the version that is served, whose weights must have
+    written every trace. Raises DataError for traces of another policy; TooManyFailures."""
+    learned = await writer.write(
+        clips.learned, config.num_traces, config.temperature, Purpose.CALIBRATION
+    )
+    refuse_foreign_traces(learned, policy, writer.weights)
+    parts = {name: getattr(clips, name) for name in ANSWERED}
+    every = {sample.id: sample for part in parts.values() for sample in part}
+    samples = [every[name] for name in sorted(every)]
+    answers = await writer.write_evaluation(samples)
+    ids = {name: {sample.id for sample in part} for name, part in parts.items()}
+    votes: dict[str, TraceSet] = {}
+    if "vote" in config.sources:
+        sampled = await writer.write(
+            samples, config.num_traces, config.temperature, Purpose.CALIBRATION
+        )
+        votes = {name: sampled.of_samples(ids[name]) for name in ANSWERED}
+    return FitTraces(
+        learned=learned,
+        **{name: answers.of_samples(ids[name]) for name in ANSWERED},
+        votes=votes,
+    )
 
 
 async def fit_classifiers(
-    samples: Sequence[Sample],
-    evaluated: Sequence[Sample],
+    traces: FitTraces,
     *,
     config: CalibrateConfig,
     labels: LabelSet,
-    policy: PolicyVersion,
-    writer: TraceWriter,
     verdict: VerdictTrainer | None,
     features: FeatureReader,
+    policy: PolicyScorer,
+    test_name: str = "test",
 ) -> CalibrationResult:
-    """Write traces of ``samples``, fit the methods of ``config`` to them, and predict ``evaluated``
-    from one trace each.
+    """Fit the methods of ``config`` to traces, whoever wrote them, choose the best classifier on
+    val, calibrate it, and predict the test clips.
 
-    ``policy``: the version that is served, whose weights must have written every trace;
-    ``verdict``: None where it is not among the methods. Raises DataError for traces of another
-    policy, or without a trace to learn from; TooManyFailures.
+    ``verdict``: None where it is not among the methods; ``test_name``: the split of the test clips.
+    Learner's work in its order: the policy's scores, the head's features, the verdict. Raises
+    DataError without a trace to learn from.
     """
-    written = await writer.write(
-        samples, config.num_traces, config.temperature, Purpose.CALIBRATION
-    )
-    refuse_foreign_traces(written, policy, writer.weights)
-    groups = await writer.write_evaluation(evaluated)
-    head = None
+    names = labels.names
+    learned = training_rows(traces.learned, names)
+    for part in ANSWERED:
+        check_labels(traces[part].samples, names)
+    if len(traces.test):
+        refuse_no_traces(traces.test)
+    head, scores = None, await _answer_scores(traces, config, names, policy)
     if "head" in config.methods:
-        head = await _fit_head(written, groups, labels, features)
-    predictions = None
+        head = await _fit_head(traces.learned, learned, names, features)
+        scores["head"] = {
+            part: await _head_logprobs(head, traces[part], features) for part in ANSWERED
+        }
     if "verdict" in config.methods:
         assert verdict is not None, "the verdict is among the methods"
-        await verdict.train(training_rows(written, labels.names), config)
-        predictions = await ask_verdict(verdict, groups, labels)
+        await verdict.train(learned, config)
+        scores["verdict"] = {
+            part: await _verdict_logprobs(verdict, traces[part], names) for part in ANSWERED
+        }
+    parts = {
+        part: ScoredClips(
+            samples=traces[part].samples,
+            label_names=names,
+            logprobs={source: scores[source][part] for source in config.sources},
+        )
+        for part in ANSWERED
+    }
+    curve = verdict.curve if verdict else None
+    num_learned = len(traces.learned)
+    calibration = await run_in_daemon_thread(choose, parts, config, num_learned, curve, test_name)
     return CalibrationResult(
-        report=report_traces(written),
-        evaluated=groups,
+        report=report_traces(traces.learned),
+        evaluated=traces.test,
+        calibration=calibration,
         head=head,
-        verdict=predictions,
+        plain={
+            source: predictions_of(traces.test, scores[source]["test"], names)
+            for source in config.methods
+        },
+        published=_published(traces.test, calibration, parts["test"], names),
     )
+
+
+async def _answer_scores(
+    traces: FitTraces, config: CalibrateConfig, names: tuple[str, ...], policy: PolicyScorer
+) -> dict[Source, dict[str, Floats]]:
+    """Label logprobs of the policy's own answers, where they are candidates, by part."""
+    scores: dict[Source, dict[str, Floats]] = {}
+    if "policy" in config.sources:
+        scores["policy"] = {part: await policy.label_logprobs(traces[part]) for part in ANSWERED}
+    if "vote" in config.sources:
+        scores["vote"] = {part: vote_logprobs(traces, part, names) for part in ANSWERED}
+    return scores
 
 
 async def ask_verdict(
@@ -101,24 +192,83 @@ async def ask_verdict(
 ) -> Iterator[Prediction]:
     """The verdict's prediction for each group's sample, from its trace; a group without a trace
     counts as wrong."""
-    asked = training_rows(traces, labels.names)
-    probabilities = probabilities_from_logprobs(await verdict.label_logprobs(asked))
-    return label_predictions(traces.samples, asked, probabilities, labels.names)
+    refuse_no_traces(traces)
+    logprobs = await _verdict_logprobs(verdict, traces, labels.names)
+    return predictions_of(traces, logprobs, labels.names)
+
+
+def predictions_of(
+    traces: TraceSet, logprobs: Floats, label_names: tuple[str, ...]
+) -> Iterator[Prediction]:
+    """Predictions from logprobs [G, L] of a part's groups; one without a trace counts as wrong."""
+    has_trace = [bool(facts.answers) for facts in traces.facts]
+    return label_predictions(
+        traces.samples,
+        traces.examples(),
+        probabilities_from_logprobs(logprobs[has_trace]),
+        label_names,
+    )
+
+
+def vote_logprobs(traces: FitTraces, part: str, label_names: tuple[str, ...]) -> Floats:
+    """[G, L]: log of each label's share of the answers of sampled traces, smoothed:
+    (count + 1 / L) / (k + 1); a clip without a trace has a row of NaN."""
+    counted = {facts.sample.id: facts.answers for facts in traces.votes[part].facts}
+    rows = [log_shares(counted.get(sample.id, ()), label_names) for sample in traces[part].samples]
+    return np.array(rows).reshape(-1, len(label_names))
+
+
+def log_shares(answers: Iterable[str | None], label_names: tuple[str, ...]) -> Floats:
+    """[L]: log of the labels' smoothed shares of answers, of which None counts for none; NaN
+    without an answer to count."""
+    given = list(answers)
+    counts = np.array([given.count(name) for name in label_names], np.float64)
+    if not given:
+        return np.full(len(label_names), np.nan)
+    return np.asarray(np.log((counts + 1 / len(label_names)) / (len(given) + 1)))
 
 
 async def _fit_head(
-    written: TraceSet, evaluated: TraceSet, labels: LabelSet, features: FeatureReader
-) -> FittedHead:
+    traces: TraceSet, learned: VerdictExamples, names: tuple[str, ...], features: FeatureReader
+) -> Head:
     """A linear classifier over the policy's hidden state after video and trace."""
-    learned, asked = training_rows(written, labels.names), training_rows(evaluated, labels.names)
-    head = await run_in_daemon_thread(
+    return await run_in_daemon_thread(
         linear_head.fit,
-        await features.features(written),
+        await features.features(traces),
         [sample.label for sample in learned.samples],
-        labels.names,
+        names,
         [sample.id for sample in learned.samples],
     )
-    read = await features.features(evaluated)
+
+
+async def _head_logprobs(head: Head, traces: TraceSet, features: FeatureReader) -> Floats:
+    if not traces.num_traces:
+        return per_group(traces, np.empty((0, len(head.label_names))))
+    read = await features.features(traces)
     probabilities = await run_in_daemon_thread(head.probabilities, read)
-    predictions = label_predictions(evaluated.samples, asked, probabilities, labels.names)
-    return FittedHead(head=head, predictions=predictions)
+    with np.errstate(divide="ignore"):  # a label without training data has probability 0
+        return per_group(traces, np.log(probabilities))
+
+
+async def _verdict_logprobs(
+    verdict: VerdictTrainer, traces: TraceSet, names: tuple[str, ...]
+) -> Floats:
+    if not traces.num_traces:
+        return per_group(traces, np.empty((0, len(names))))
+    return per_group(traces, await verdict.label_logprobs(traces.examples()))
+
+
+def per_group(traces: TraceSet, rows: Floats) -> Floats:
+    """Rows of traces [N, L] as rows of groups of at most one trace [G, L], NaN without a trace."""
+    has_trace = np.array([bool(facts.answers) for facts in traces.facts], np.bool_)
+    every = np.full((len(has_trace), rows.shape[1]), np.nan)
+    every[has_trace] = rows
+    return every
+
+
+def _published(
+    traces: TraceSet, calibration: Calibration, clips: ScoredClips, names: tuple[str, ...]
+) -> Iterator[Prediction]:
+    has_trace = [bool(facts.answers) for facts in traces.facts]
+    probabilities = calibration.calibrator.probabilities(clips.logprobs)
+    return label_predictions(traces.samples, traces.examples(), probabilities[has_trace], names)

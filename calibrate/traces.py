@@ -7,7 +7,7 @@ A calibration of 200k traces works with these; no stage of it holds all texts or
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -153,6 +153,12 @@ class TraceSet:
     def num_failed(self) -> int:
         """Number of groups without a trace."""
         return sum(not one.answers for one in self.facts)
+
+    def of_samples(self, ids: Collection[str]) -> "TraceSet":
+        """The groups of these samples, in their order here."""
+        places = [n for n, facts in enumerate(self.facts) if facts.sample.id in ids]
+        groups = OnDemand(len(places), lambda number: self.groups[places[number]])
+        return TraceSet([self.facts[place] for place in places], groups)
 
     def examples(self) -> VerdictExamples:
         """One example per trace in the groups' order: right, wrong, malformed or unscored, none is

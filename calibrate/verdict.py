@@ -69,14 +69,19 @@ def training_rows(traces: TraceSet, label_names: Sequence[str]) -> VerdictExampl
 
     Raises DataError if a clip's label is not in ``label_names``, or if there is no trace at all.
     """
-    for sample in traces.samples:
+    check_labels(traces.samples, label_names)
+    refuse_no_traces(traces)
+    return traces.examples()
+
+
+def check_labels(samples: Iterable[Sample], label_names: Sequence[str]) -> None:
+    """Raise DataError if a clip's label is not in ``label_names``."""
+    for sample in samples:
         if sample.label not in label_names:
             raise DataError(
                 f"sample {sample.id} has label {sample.label!r}, "
                 f"expected one of {list(label_names)}"
             )
-    _refuse_none(traces)
-    return traces.examples()
 
 
 def label_predictions(
@@ -128,7 +133,7 @@ def no_prediction(sample: Sample) -> Prediction:
 
 def report_traces(traces: TraceSet) -> TraceReport:
     """Accuracy and parse failures of the traces. Raises DataError if there is no trace."""
-    _refuse_none(traces)
+    refuse_no_traces(traces)
     right: dict[str, list[bool]] = {}
     for facts in traces.facts:
         if facts.answers:
@@ -191,7 +196,8 @@ class AgreementCount:
         return self._num_equal / self._num_shown if self._num_shown else None
 
 
-def _refuse_none(traces: TraceSet) -> None:
+def refuse_no_traces(traces: TraceSet) -> None:
+    """Raise DataError if there is no trace."""
     if not traces.num_traces:
         raise DataError(
             f"none of {len(traces)} clips has a trace; see the failures of their groups"

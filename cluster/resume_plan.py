@@ -40,12 +40,12 @@ class ResumePlan:
     """Steps or epochs of the finished stages, whose results may not say so (earlier versions)."""
     before: RunConfig | None = None
     """The recipe of the attempt before."""
-    heads: Mapping[str, str] = field(default_factory=dict)
-    """Calibration stage -> name of its head's predictions."""
+    predicted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Calibration stage -> names of its predictions beside the verdict's."""
 
     def also_predicted(self, name: str) -> Sequence[str]:
         """Other names of predictions that a stage writes."""
-        return [self.heads[name]] if name in self.heads else []
+        return self.predicted.get(name, ())
 
     def without(self, stage: str) -> "ResumePlan":
         """The rest of the plan, once a stage has finished."""
@@ -97,7 +97,7 @@ def plan_resume(path: Path, config: RunConfig) -> ResumePlan:
         restarted=restarted,
         lengths=lengths,
         before=before,
-        heads={s.name: s.head_name for s in config.chain if isinstance(s, CalibrateStage)},
+        predicted={s.name: s.also_predicted for s in config.chain if isinstance(s, CalibrateStage)},
     )
 
 

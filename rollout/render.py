@@ -266,8 +266,8 @@ class Renderer:
             name: (*self._plain_ids(begun + name + tail + _END_OF_ANSWER), self.end_of_turn)
             for name in names
         }
-        told = {name: self._until(turn, begun + name) for name, turn in turns.items()}
-        codes = tell_apart(told, lambda name: turns[name])
+        ended = {name: self._until(turn, begun + name) for name, turn in turns.items()}
+        codes = tell_apart(ended, lambda name: turns[name])
         alike = itertools.takewhile(
             lambda column: len(set(column)) == 1, zip(*codes.values(), strict=False)
         )

@@ -91,12 +91,14 @@ class Chain:
             taken[other.name] = "another stage"
             if isinstance(other, CalibrateStage):
                 taken[other.head_name] = f"the head of {other.name}"
+                taken[other.classifier_name] = f"the classifier of {other.name}"
         name = stage.name
         if stage.leaves_policy:
             taken[BASE] = "the recipe's model"
-        if isinstance(stage, CalibrateStage) and stage.head_name in self:
-            name = stage.head_name
-            taken[name] = f"the head of {stage.name}"
+        if isinstance(stage, CalibrateStage):
+            for what, also in zip(("head", "classifier"), stage.also_predicted, strict=True):
+                if also in self:
+                    name, taken[also] = also, f"the {what} of {stage.name}"
         if name in taken:
             raise ValueError(f"the stage name {name!r} is taken by {taken[name]}; choose another")
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from calibrate.splits import ClipParts
 from cluster.config.clip_selection import ClipSelection, error_of, faults_of
 from cluster.config.stage_work import StageWork
 from cluster.config.stages import (
@@ -34,15 +35,14 @@ from wire.errors import DataError, UserError
 from wire.types import Sample, Split
 
 COLDSTART_TITLE = "stage 1: supervised on the teacher's traces"
-"""Title of the cold start that ``[coldstart]`` declares."""
-_LABELS = {
+_LABELS = {  # in charts
     "base": "Base model",
     "coldstart": "Cold start",
     "grpo": "GRPO",
     "calibrated": "Calibrated verdict",
     "head": "Linear head",
+    "classifier": "Published classifier",
 }
-"""Labels in charts of the stages of DeepIntuit's chain."""
 
 
 class Stage(Config):
@@ -328,8 +328,18 @@ class CalibrateStage(Stage, CalibrationConfig):
         return "head" if self.name == "calibrated" else f"{self.name}_head"
 
     @property
+    def classifier_name(self) -> str:
+        """Name of the published classifier's predictions and figures."""
+        return "classifier" if self.name == "calibrated" else f"{self.name}_classifier"
+
+    @property
+    def also_predicted(self) -> tuple[str, str]:
+        """Names of the predictions of its head and of its published classifier."""
+        return self.head_name, self.classifier_name
+
+    @property
     def head_label(self) -> str:
-        """The head's name for charts."""
+        """The head's label."""
         return _LABELS.get(self.head_name, self.head_name.replace("_", " "))
 
     @property
@@ -344,7 +354,7 @@ class CalibrateStage(Stage, CalibrationConfig):
 
     @property
     def clips(self) -> ClipSelection:
-        """The clips that it writes traces of."""
+        """Clips to learn from."""
         return ClipSelection(splits=(Split(self.split),))
 
     def describe(self) -> str:
@@ -355,25 +365,22 @@ class CalibrateStage(Stage, CalibrationConfig):
         """Clips, of two labels for a head."""
         faults = list(faults_of(self.clips, samples))
         yield from faults
-        if "head" in self.methods and not faults:
-            labels = {sample.label for sample in self.clips.of(samples)}
-            if len(labels) == 1:
-                yield DataError(
-                    f"all samples with split={self.split!r} have the label {labels}; "
-                    "a head needs two labels or more"
-                )
+        labels = set() if faults else {sample.label for sample in self.clips.of(samples)}
+        if "head" in self.methods and len(labels) == 1:
+            what = f"all samples with split={self.split!r} have the label {labels}"
+            yield DataError(f"{what}; a head needs two labels or more")
 
     def work(self, samples: Sequence[Sample] | None, rollout: RolloutConfig) -> StageWork:
-        """The verdict's updates; a head takes none."""
-        clips = None if samples is None else len(self.clips.of(samples))
-        traces = None if clips is None else clips * self.num_traces
-        epochs = self.epochs if "verdict" in self.methods else 0
+        """The verdict's updates; a head takes none. Test clips are those of every measurement."""
+        parts = None if samples is None else ClipParts.of(samples, self)
+        traces = None if parts is None else len(parts.learned) * self.num_traces
+        epochs = self.epochs if self.asks_labels else 0
         updates = _updates(traces, epochs, self.batch_size)
         return StageWork(
-            clips=clips,
+            clips=None if parts is None else len(parts.learned),
             epochs=epochs,
-            groups=clips,
-            rollouts=traces,
+            groups=None if parts is None else parts.num_groups(self),
+            rollouts=None if parts is None else parts.num_rollouts(self),
             examples=traces,
             updates=updates,
             validations=None if updates is None else self.validated.num_validations(updates),

@@ -55,7 +55,15 @@ def validation_faults(
             f"give some rows split {validation.split.value!r}, or set validate.every = 0"
         )
         return
-    yield from _overlap(stage, clips)
+    overlap = list(_overlap(stage, clips))
+    yield from overlap
+    if isinstance(stage, CalibrateStage) and not overlap and validation.split is not Split.VAL:
+        yield ConfigError(
+            f"{stage.name}: validate.split = {validation.split.value!r}; a verdict is validated on "
+            "'val', by the traces that it is calibrated with; give those clips split 'val', or set "
+            "calibrate.validate.split = 'val'"
+        )
+        return
     if validation.metric == f"{PREFIX}nll" and isinstance(stage, SftStage):
         asked = validation_clips(clips, validation.num_clips, config.seed)
         if not stage.asks_labels and not any(sample.trace for sample in asked):

@@ -227,7 +227,7 @@ def _taken_by_calibration(run: _Run, stage: CalibrateStage, result: Row) -> list
         "traces, head, measuring",
         "traces + clips",
         _rest(result["seconds"], spent),
-        traces + _evaluated(result),
+        result.get("num_rollouts", traces) + _evaluated(result),
     )
     if not per_stage:
         return [rest]
@@ -291,7 +291,7 @@ def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
     if unit == "validated clips":
         return stage.validated
     if unit == "traces + clips":
-        return None if stage.examples is None or clips is None else stage.examples + clips
+        return None if stage.rollouts is None or clips is None else stage.rollouts + clips
     if unit == "traces x epochs":
         known = stage.examples is not None and stage.epochs is not None
         return round((stage.examples or 0) * (stage.epochs or 0)) if known else None

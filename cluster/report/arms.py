@@ -89,7 +89,7 @@ class Declared:
     stages: tuple[str, ...]
     """Names of the stages in their order."""
     heads: Mapping[str, str]
-    """Name of a head -> the calibration that fitted it."""
+    """Name of a head or published classifier -> the calibration that fitted it."""
     titles: Mapping[str, str]
     """Name of a stage, head or control arm -> its title, in the order of the tables."""
     shown: tuple[ShownStage, ...]
@@ -99,7 +99,8 @@ class Declared:
     def of(cls, path: Path) -> Self:
         """Of the run in ``path``; the default ones if its recipe cannot be read."""
         chain = read_run_chain(path)
-        heads = {s.head_name: s.name for s in chain if isinstance(s, CalibrateStage)}
+        calibrations = [s for s in chain if isinstance(s, CalibrateStage)]
+        heads = {name: s.name for s in calibrations for name in s.also_predicted}
         shown = [ShownStage(name=s.name, kind=s.kind, label=s.label) for s in chain]
         shown += [
             ShownStage(name=s.head_name, kind="head", label=s.head_label)
@@ -107,6 +108,7 @@ class Declared:
             if isinstance(s, CalibrateStage)
         ]
         titles = read_run_titles(path)
+        titles |= {s.classifier_name: "the published classifier, calibrated" for s in calibrations}
         return cls(stages=chain.names, heads=heads, titles=titles, shown=tuple(shown))
 
 

@@ -1,73 +1,101 @@
-"""Calibration stage: fits classifiers to the policy's own traces with the run's engines, and
-measures them.
+"""Calibration stage: the policy's traces, written with the run's engines; classifiers fitted to
+them; the best one, calibrated and published.
 
-    cal clips  -> k traces each, kept right or wrong, archived -> verdict (VLM) and head (linear)
-    test clips -> one trace each -> both classifiers -> figures
+    cal clips                 -> k traces each, kept right or wrong, archived
+    val, held-out, test clips -> one trace each, as in use
+        -> verdict (VLM), head (linear) -> the best of them and of the policy's answer -> figures
 
-The order of the work is in calibrate/fit.py, which knows no run.
+The order of the work is in calibrate/fit.py, which knows no run: `deepintuit fit` does the same
+from the archive (cluster/fitting/).
 """
 
 from dataclasses import asdict
 from typing import Any
 
+from calibrate.classifier import FOLDER
 from calibrate.compare import count_flips
-from calibrate.fit import fit_classifiers
+from calibrate.fit import CalibrationResult, fit_classifiers, write_traces
+from calibrate.splits import ClipParts
 from calibrate.verdict import first_answers
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.session import Session
+from cluster.stages.classifier_output import FitInputs, publish
 from cluster.stages.evaluation import EvaluationWriter, taken_up
+from cluster.stages.label_codes import LabelCodes
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.validators import verdict_validator
-from cluster.stages.verdict_trainer import RunFeatureReader, RunVerdictTrainer
-from wire.whole_file import write_json
+from cluster.stages.verdict_trainer import RunPolicyReader, RunVerdictTrainer
+from wire.daemon_thread import run_in_daemon_thread
 
 
 async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
-    """Train and measure the classifiers of the policy that the engines have loaded."""
+    """Fit, measure and publish the classifiers of the policy that the engines have loaded."""
     config, labels = run.of(CalibrateStage), session.config.label_set
     policy = session.version(session.engine_weights_step)
-    validation = config.validated, verdict_validator(session, run)
-    verdict = (
-        RunVerdictTrainer.of(session, run.name, run.start.model_dir, *validation, lora=config.lora)
-        if config.asks_labels
-        else None
-    )
     writer = RunTraceWriter.of(session, run.name)
+    measured = session.config.evaluate.split
+    clips = ClipParts.of(session.data.samples, config, measured)
+    traces = await write_traces(clips, writer, config, policy)
+    verdict = None
+    if config.asks_labels:
+        codes, seed = LabelCodes.of(session), session.config.seed
+        validator = verdict_validator(config.validated, traces.val, codes, labels.names, seed)
+        start = run.start.model_dir
+        verdict = RunVerdictTrainer.of(
+            session, run.name, start, config.validated, validator, config.lora
+        )
+    reader = RunPolicyReader.of(session, run.start.model_dir)
     fitted = await fit_classifiers(
-        config.clips.of(session.data.samples),
-        session.data.of(session.config.evaluate.split),
+        traces,
         config=config,
         labels=labels,
-        policy=policy,
-        writer=writer,
         verdict=verdict,
-        features=RunFeatureReader.of(session, run.start.model_dir),
+        features=reader,
+        policy=reader,
+        test_name=measured.value,
     )
-    folder, evaluations = session.run_dir.model(run.name).parent, EvaluationWriter.of(session)
-    result: dict[str, Any] = {
+    inputs = FitInputs(
+        config=session.config,
+        stage=config,
+        renderer=session.renderer,
+        traces=traces,
+        archive=session.run_dir.path.name,
+        policy=policy,
+        policy_dir=run.start.model_dir,
+    )
+    return {
         "traces": asdict(fitted.report),
         "num_failed": fitted.evaluated.num_failed,
+        "num_rollouts": clips.num_rollouts(config),
         **taken_up(writer),
         **(verdict.validated if verdict else {}),
+        **await _leave(session, run, fitted, inputs),
     }
+
+
+async def _leave(
+    session: Session, run: StageRun, fitted: CalibrationResult, inputs: FitInputs
+) -> dict[str, Any]:
+    """Write models, predictions and figures, and publish. Returns their part of done.json."""
+    config, step = run.of(CalibrateStage), inputs.policy.step
+    folder, evaluations = session.run_dir.model(run.name).parent, EvaluationWriter.of(session)
+    result: dict[str, Any] = {}
     if fitted.head is not None:
-        fitted.head.head.save(folder / "head")
-        head = await evaluations.write(config.head_name, fitted.head.predictions, policy.step)
+        fitted.head.save(folder / "head")
+        head = await evaluations.write(config.head_name, fitted.plain["head"], step)
         result["head"] = asdict(head.figures)
-    if fitted.verdict is not None:
-        await session.learner.export(str(session.run_dir.model(run.name)))
-        written = await evaluations.write(run.name, fitted.verdict, policy.step)
+    model = None
+    if config.asks_labels:
+        model = session.run_dir.model(run.name)
+        await session.learner.export(str(model))
+        written = await evaluations.write(run.name, fitted.plain["verdict"], step)
         result["verdict"] = asdict(written.figures)
         answers = first_answers(fitted.evaluated)
         result["flips"] = asdict(count_flips(answers, written.predictions))
         result["agreement"] = written.agreement
-    write_json(
-        folder / "classifier.json",
-        {
-            "label_names": labels.names,
-            "label_codes": session.renderer.label_codes(labels) if config.asks_labels else None,
-            "policy_version": str(policy),
-        },
+    published = await evaluations.write(config.classifier_name, fitted.published, step)
+    about = await run_in_daemon_thread(
+        lambda: publish(folder / FOLDER, fitted, inputs, model, published.figures, replace=True)
     )
-    return result
+    return {**result, "classifier": {"evaluation": asdict(published.figures), **about}}

@@ -6,6 +6,7 @@ examples -> prompts for a verdict, or for the label alone -> logprob of each lab
 import operator
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, Self
 
 import numpy as np
@@ -76,17 +77,22 @@ class LabelCodes:
             parts.append(await code_logprobs(self._learner, rows))
         return np.concatenate(parts)
 
-    async def targets(self, examples: VerdictExamples, folder: Path) -> SpilledRows:
-        """Rows that train the code of each example's label, on disk in ``folder``.
+    async def targets(
+        self,
+        examples: VerdictExamples,
+        folder: Path,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> SpilledRows:
+        """Rows that train the code of each example's label, on disk in ``folder``. ``weights``: of
+        labels in the loss, else 1.
 
         Raises DataError if a clip can no longer be read.
         """
         rows = SpilledRows(folder)
         async for block in self._prompted(examples):
-            rows.extend(
-                supervised_row(prompt, example.sample.video, self._codes[example.label])
-                for example, prompt in block
-            )
+            for example, prompt in block:
+                code, weight = self._codes[example.label], weights.get(example.label, 1.0)
+                rows.append(supervised_row(prompt, example.sample.video, code, weight))
         return rows
 
     async def _prompted(

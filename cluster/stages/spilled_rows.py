@@ -96,12 +96,15 @@ def longest_of(rows: Sequence[Row]) -> Row:
 def _record(row: Row) -> tuple[bytes, int]:
     """A row's bytes, and their number before they were compressed."""
     prompt, responses = row.prompt, row.responses
-    assert all(r == Response(token_ids=r.token_ids) for r in responses), "not a supervised row"
+    weights = [response.advantage for response in responses]
+    plain = (Response(token_ids=r.token_ids, advantage=r.advantage) for r in responses)
+    assert responses == tuple(plain), "not a supervised row"
     arrays = [prompt.token_ids, *(response.token_ids for response in responses)]
     head = json.dumps(
         [
             *(row.video, prompt.clip_key, prompt.fingerprint, prompt.version),
             [len(one) for one in arrays],
+            weights,
         ]
     ).encode()
     tokens = b"".join(one.tobytes() for one in arrays)
@@ -112,7 +115,7 @@ def _record(row: Row) -> tuple[bytes, int]:
 def _row(record: bytes, size: int) -> Row:
     data = pa.decompress(record, decompressed_size=size, codec=_CODEC, asbytes=True)
     at = 4 + int.from_bytes(data[:4], "little")
-    video, clip_key, fingerprint, version, lengths = json.loads(data[4:at])
+    video, clip_key, fingerprint, version, lengths, weights = json.loads(data[4:at])
     arrays = []
     for length in lengths:
         arrays.append(TokenIds.of_bytes(data[at : at + 4 * length]))
@@ -122,5 +125,8 @@ def _row(record: bytes, size: int) -> Row:
             token_ids=arrays[0], clip_key=clip_key, fingerprint=fingerprint, version=version
         ),
         video=video,
-        responses=tuple(Response(token_ids=one) for one in arrays[1:]),
+        responses=tuple(
+            Response(token_ids=one, advantage=weight)
+            for one, weight in zip(arrays[1:], weights, strict=True)
+        ),
     )

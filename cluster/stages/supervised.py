@@ -9,9 +9,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from calibrate.protocols import ValidationCurve
 from cluster.config.guards import GuardsConfig
 from cluster.config.stages import KEEP_LAST
-from cluster.config.validation import ValidateConfig
+from cluster.config.validation import PREFIX, ValidateConfig
 from cluster.driver.progress import progress_bar
 from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.learning_guards import LearningGuards
@@ -89,6 +90,8 @@ class SupervisedTrainer:
         self._validate, self._validator = validate, validator
         self.validated: dict[str, Any] = {}
         """What done.json says of the validations, after the training."""
+        self.curve: ValidationCurve | None = None
+        """Their values of ``validate.metric``, after the training; None: not validated."""
 
     @classmethod
     def of(
@@ -171,7 +174,7 @@ class SupervisedTrainer:
                     )
         guards.refuse({}, is_last=True)
         left = await validation.restore_best(done, self._checkpoints, begin)
-        self.validated = validation.result(done, left)
+        self.validated, self.curve = validation.result(done, left), _curve(validation)
         return done
 
     async def _preflight(self, rows: Sequence[Row], batch_size: int) -> None:
@@ -198,6 +201,15 @@ class _Batches:
         epoch, number = divmod(step, self._per_epoch)
         order = self._order_of(epoch)
         return [self._rows[i] for i in order[number * self._size : (number + 1) * self._size]]
+
+
+def _curve(validation: Validation) -> ValidationCurve | None:
+    metric = validation.metric
+    known = [(one.step, one.figures[metric]) for one in validation.done if metric in one.figures]
+    if not known:
+        return None
+    steps, values = zip(*known, strict=True)
+    return ValidationCurve(measure=metric.removeprefix(PREFIX), steps=steps, values=values)
 
 
 def _state(step: int, num_rows: int, batches_per_epoch: int, batch_size: int) -> LoopState:

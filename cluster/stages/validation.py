@@ -65,6 +65,11 @@ class Validation:
         return due and not known and not self.stopped
 
     @property
+    def metric(self) -> str:
+        """The metric by which the best weights are chosen."""
+        return self._config.metric
+
+    @property
     def is_running(self) -> bool:
         """Whether a validation was started and its figures have not been collected."""
         return self._pending is not None

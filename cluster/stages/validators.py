@@ -9,7 +9,7 @@ keeps them out of training, of its figures and of the calibration.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -18,11 +18,9 @@ from calibrate.metrics import evaluate
 from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import label_predictions, probabilities_from_logprobs
 from calibrate.verdict import training_rows as verdict_examples
-from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
+from cluster.config.stage_kinds import GrpoStage, SftStage
 from cluster.config.validation import PREFIX, ValidateConfig
 from cluster.inputs.validation_clips import validation_clips
-from cluster.resume.archived_groups import ArchivedGroups
-from cluster.resume.taken_up import find_written, same_weights
 from cluster.session import Session
 from cluster.stages.answer_figures import answer_figures, shared_figures
 from cluster.stages.evaluation import readable
@@ -34,7 +32,6 @@ from cluster.stages.validation import Validator
 from learner.shared_prefix.rows import Row, supervised_row
 from rollout.engine import Sampling
 from rollout.prompt import trace_target
-from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
 from wire.types import Purpose, Sample, TraceGroup, stable_seed
 
@@ -52,27 +49,20 @@ class ValidationTraces:
         max_tokens: int,
         seed: int,
         max_failure_frac: float,
-        find: Callable[[Set[str]], ArchivedGroups] | None = None,
     ) -> None:
-        """``name``: of the stage; ``seed``: the recipe's; ``find``: finds the groups of these ids
-        that an earlier attempt wrote with the same weights."""
+        """``name``: of the stage; ``seed``: the recipe's."""
         self._name, self._writer, self._samples = name, writer, samples
         self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
-        self._max_failure_frac, self._find = max_failure_frac, find
-        self._archived = ArchivedGroups()
+        self._max_failure_frac = max_failure_frac
 
     async def write(self, step: int) -> list[TraceGroup]:
         """Write the groups, in the order of the clips, all by the same weights. Raises
         TooManyFailures."""
-        if self._find is not None:
-            ids = {self._id(step, sample) for sample in self._samples}
-            self._archived = await run_in_daemon_thread(self._find, ids)
         groups = await asyncio.gather(
             *[self._group(step, number, sample) for number, sample in enumerate(self._samples)]
         )
         refuse_failures(groups, self._max_failure_frac)
-        # those that were taken up are of the same weights
-        versions = {group.policy_version for group in groups} if self._find is None else {None}
+        versions = {group.policy_version for group in groups}
         assert len(versions) == 1, f"one validation of several policies: {versions}"
         return groups
 
@@ -80,9 +70,6 @@ class ValidationTraces:
         return f"{self._name}/{Purpose.VALIDATION}/{step:06d}/{sample.id}"
 
     async def _group(self, step: int, number: int, sample: Sample) -> TraceGroup:
-        group = await self._archived.take(self._id(step, sample))
-        if group is not None:
-            return group
         sampling = Sampling(
             n=1,
             temperature=self._temperature,
@@ -192,25 +179,20 @@ async def sft_validator(session: Session, run: StageRun) -> Validator | None:
     return SupervisedValidator(rows, session.learner, publish, _answers(session, run.name, samples))
 
 
-def verdict_validator(session: Session, run: StageRun) -> Validator | None:
-    """The validator of a verdict, which reads one trace per val clip that the policy in the engines
-    writes; None: it is not validated."""
-    config = run.of(CalibrateStage).validated
+def verdict_validator(
+    config: ValidateConfig, val: TraceSet, codes: LabelCodes, labels: Sequence[str], seed: int
+) -> Validator | None:
+    """The validator of a verdict, which reads the policy's trace of each val clip; None: it is not
+    validated. ``seed``: the recipe's."""
     if not config.is_on:
         return None
-    samples = _clips(session, config)
-    now = session.version(session.engine_weights_step)
-    weights = same_weights(session.config, session.run_dir, run.name, now, trained=False)
-
-    def find(ids: Set[str]) -> ArchivedGroups:
-        return find_written(session.run_dir.archive, run.name, ids, weights, 1)
+    samples = validation_clips(val.samples, config.num_clips, seed)
+    traces = val.of_samples({sample.id for sample in samples})
 
     async def asked() -> VerdictExamples:
-        groups = await _traces(session, run.name, samples, find).write(0)
-        labels = session.config.label_set
-        return verdict_examples(TraceSet.of(groups, labels), labels.names)
+        return verdict_examples(traces, labels)
 
-    return _labels(session, samples, asked)
+    return LabelValidator(samples, asked, codes, labels)
 
 
 def _clips(session: Session, config: ValidateConfig) -> list[Sample]:
@@ -234,7 +216,6 @@ def _traces(
     session: Session,
     name: str,
     samples: Sequence[Sample],
-    find: Callable[[Set[str]], ArchivedGroups] | None = None,
 ) -> ValidationTraces:
     config = session.config
     return ValidationTraces(
@@ -245,5 +226,4 @@ def _traces(
         max_tokens=config.rollout.max_response_length,
         seed=config.seed,
         max_failure_frac=config.reward.max_failure_frac,
-        find=find,
     )

@@ -1,14 +1,17 @@
-"""Verdict trainer and feature reader on a run's learner, for calibration and for control arms.
+"""Verdict trainer and reader of the policy on a learner, for calibration and for control arms.
 
     examples -> RunVerdictTrainer -> label logprobs
-    groups   -> RunFeatureReader  -> hidden states
+    groups   -> RunPolicyReader   -> label logprobs of the policy's own answer, hidden states
 
 calibrate/ states what it needs as Protocols and knows no engine; they are implemented here.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -16,21 +19,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.config import CalibrateConfig
+from calibrate.protocols import ValidationCurve
 from calibrate.traces import TraceSet, VerdictExamples
 from cluster.config.trainings import verdict_optim
 from cluster.config.validation import ValidateConfig
 from cluster.driver.progress import console
 from cluster.session import Session
-from cluster.stages.label_codes import LabelCodes
+from cluster.stages.label_codes import (
+    LabelCodes,
+    ScoringLearner,
+    code_logprobs,
+    label_code_row,
+)
 from cluster.stages.supervised import SupervisedTrainer
 from cluster.stages.validation import Validator
 from learner.config import LoraConfig, OptimConfig
 from learner.shared_prefix.rows import Row, supervised_row
+from rollout.render import Renderer
+from wire.daemon_thread import run_in_daemon_thread
+from wire.labels import LabelSet
 from wire.types import TraceGroup
 
+_ROWS_AT_ONCE = 1024  # of a call to the learner
 
-class FeatureLearner(Protocol):
-    """Computes hidden states; cluster/actors/learner_group.py implements it."""
+
+class ReadingLearner(ScoringLearner, Protocol):
+    """Computes logprobs and hidden states; cluster/actors/learner_group.py implements it."""
 
     def feature_blocks(self, rows: Iterable[Row]) -> AsyncIterator[NDArray[np.float32]]:
         """Hidden state at each row's last token, [n, H] at a time, in the order of ``rows``."""
@@ -73,9 +87,15 @@ class RunVerdictTrainer:
         """What done.json says of the validations, after the training."""
         return self._trainer.validated
 
+    @property
+    def curve(self) -> ValidationCurve | None:
+        """Its validations, by the metric that the best weights are chosen by."""
+        return self._trainer.curve
+
     async def train(self, examples: VerdictExamples, config: CalibrateConfig) -> int:
         """Fine-tune on the label codes alone. Returns the number of updates."""
-        with await self._codes.targets(examples, self._spill) as rows:
+        weights = label_weights(examples) if config.class_weights == "balanced" else {}
+        with await self._codes.targets(examples, self._spill, weights) as rows:
             return await self._trainer.train(
                 self._policy_dir,
                 rows,
@@ -90,27 +110,75 @@ class RunVerdictTrainer:
         return await self._codes.logprobs(examples)
 
 
-class RunFeatureReader:
-    """calibrate's FeatureReader on a learner, which loads the policy's weights first."""
+def label_weights(examples: VerdictExamples) -> dict[str, float]:
+    """Weight of each label in the loss: all labels weigh the same, and the mean example 1."""
+    counts = Counter(sample.label for sample in examples.samples)
+    return {label: len(examples) / (len(counts) * count) for label, count in counts.items()}
+
+
+class RunPolicyReader:
+    """calibrate's PolicyScorer and FeatureReader on a learner, which loads the policy's weights
+    first."""
 
     def __init__(
-        self, learner: FeatureLearner, load_policy: Callable[[], Awaitable[None]], spill: Path
+        self,
+        learner: ReadingLearner,
+        load_policy: Callable[[], Awaitable[None]],
+        renderer: Renderer,
+        labels: LabelSet,
+        spill: Path,
     ) -> None:
         """``spill``: folder for hidden states, which lie on disk."""
         self._learner, self._load_policy, self._spill = learner, load_policy, spill
+        self._renderer, self._labels = renderer, labels
         self._has_policy = False
 
     @classmethod
     def of(cls, session: Session, policy_dir: Path) -> Self:
         """With the learner of a run, and the weights in ``policy_dir``."""
         load = partial(session.start_training, policy_dir, OptimConfig())
-        return cls(session.learner, load, session.run_dir.path)
+        labels = session.config.label_set
+        return cls(session.learner, load, session.renderer, labels, session.run_dir.path)
 
-    async def features(self, traces: TraceSet) -> NDArray[np.float32]:
-        """[N, H]: hidden state after video and trace, one row per trace; mapped from a file."""
+    async def label_logprobs(self, traces: TraceSet) -> NDArray[np.float64]:
+        """[G, L]: logprob of each label as the answer after the reasoning of each group's first
+        trace, in one pass for all labels; NaN without reasoning."""
+        every = np.full((len(traces), len(self._labels.names)), np.nan)
+        blocks = self._answer_rows(traces)
+        while block := await run_in_daemon_thread(next, blocks, None):
+            await self._ensure_policy()
+            scores = await code_logprobs(self._learner, [row for _, row in block])
+            every[[place for place, _ in block]] = scores
+        return every
+
+    def _answer_rows(self, traces: TraceSet) -> Iterator[list[tuple[int, Row]]]:
+        """Blocks of rows of all answers, each with its group's place."""
+        rows = self._rows_of_answers(traces)
+        while block := list(islice(rows, _ROWS_AT_ONCE)):
+            yield block
+
+    def _rows_of_answers(self, traces: TraceSet) -> Iterator[tuple[int, Row]]:
+        for place, facts in enumerate(traces.facts):
+            if not facts.answers:
+                continue
+            group = traces.groups[place]
+            token_ids = group.traces[0].completion.token_ids
+            turns = self._renderer.answer_turns(token_ids, self._labels)
+            assert group.prompt is not None, "a trace answers a prompt"
+            if turns is not None:
+                before, codes = turns
+                # the reasoning joins the prompt, so that it is computed once for all labels
+                prompt = replace(group.prompt, token_ids=group.prompt.token_ids + before)
+                yield place, label_code_row(prompt, group.sample.video, list(codes.values()))
+
+    async def _ensure_policy(self) -> None:
         if not self._has_policy:
             await self._load_policy()
             self._has_policy = True
+
+    async def features(self, traces: TraceSet) -> NDArray[np.float32]:
+        """[N, H]: hidden state after video and trace, one row per trace; mapped from a file."""
+        await self._ensure_policy()
         console.print(f"head: hidden states of {traces.num_traces} traces")
         # without a name: it is gone with the array, or with the process
         with tempfile.TemporaryFile(dir=self._spill, prefix="features-") as file:

@@ -111,9 +111,11 @@ def grpo_rows(groups: Sequence[TraceGroup]) -> list[Row]:
     return rows
 
 
-def supervised_row(prompt: Prompt, video: str, target: Sequence[int]) -> Row:
-    """A row that teaches one answer: every target token trains, no prompt token does."""
-    return Row(prompt=prompt, video=video, responses=(Response(token_ids=TokenIds(target)),))
+def supervised_row(prompt: Prompt, video: str, target: Sequence[int], weight: float = 1.0) -> Row:
+    """A row that teaches one answer: every target token trains, no prompt token does. ``weight``:
+    of the example in the loss."""
+    response = Response(token_ids=TokenIds(target), advantage=weight)
+    return Row(prompt=prompt, video=video, responses=(response,))
 
 
 def one_row_per_response(row: Row) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,28 +10,44 @@ import pytest
 from numpy.typing import NDArray
 
 from calibrate import head
+from calibrate.choice import lacks
 from calibrate.config import CalibrateConfig
-from calibrate.fit import fit_classifiers
-from calibrate.protocols import FeatureReader, TraceWriter, VerdictTrainer
+from calibrate.fit import CalibrationResult, fit_classifiers, log_shares, write_traces
+from calibrate.protocols import (
+    FeatureReader,
+    PolicyScorer,
+    TraceWriter,
+    ValidationCurve,
+    VerdictTrainer,
+)
+from calibrate.splits import ClipParts
 from calibrate.traces import TraceSet, VerdictExamples
 from tests.groups import make_completion, make_group, make_sample
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
-from wire.types import PolicyVersion, Purpose, Sample, Score, Trace, TraceGroup
+from wire.types import PolicyVersion, Purpose, Sample, Score, Split, Trace, TraceGroup
 
 LABELS = LabelSet(labels=(Label(name="fall"), Label(name="walk")))
 SERVED = PolicyVersion(attempt=0, step=3)
 TRAINED_ON = [make_sample(label, id=f"{label}-{n}") for n in range(4) for label in LABELS.names]
 EVALUATED = [make_sample("fall", id="new-fall"), make_sample("walk", id="new-walk")]
+VAL = [make_sample(LABELS.names[n % 2], id=f"val-{n}", split=Split.VAL) for n in range(40)]
+HELD_OUT = [make_sample(LABELS.names[n % 2], id=f"held-{n}", split=Split.CAL) for n in range(60)]
 
 
 class Writer:
-    """Writes traces that name the clip's label; of ``bad`` clips it writes none."""
+    """Writes traces that name the clip's label, of ``wrong`` ones another; of ``bad`` clips it
+    writes none."""
 
-    def __init__(self, version: PolicyVersion = SERVED, bad: str = "") -> None:
+    def __init__(
+        self,
+        version: PolicyVersion = SERVED,
+        bad: str = "",
+        wrong: Collection[str] = (),
+    ) -> None:
         self.calls: list[str] = []
         self.weights: tuple[PolicyVersion, ...] = ()
-        self._version, self._bad = version, bad
+        self._version, self._bad, self._wrong = version, bad, wrong
 
     async def write(
         self, samples: Sequence[Sample], k: int, temperature: float, purpose: Purpose
@@ -45,7 +61,9 @@ class Writer:
         return TraceSet.of(groups, LABELS)
 
     def _group(self, sample: Sample, k: int, purpose: Purpose) -> TraceGroup:
-        text = f"<think>seen</think><answer>{sample.label}</answer>"
+        others = [name for name in LABELS.names if name != sample.label]
+        label = others[0] if sample.id in self._wrong else sample.label
+        text = f"<think>seen</think><answer>{label}</answer>"
         completion = make_completion(text, policy_version=self._version)
         trace = Trace(completion=completion, outcome=Score(total=1.0, parts={}))
         traces = [] if sample.id == self._bad else [trace] * k
@@ -53,7 +71,9 @@ class Writer:
 
 
 class Trainer:
-    """Learns which label goes with which trace, and repeats it."""
+    """Learns which label goes with which trace, and repeats it; of others it knows nothing."""
+
+    curve: ValidationCurve | None = None
 
     def __init__(self) -> None:
         self.learned: dict[str | None, str] = {}
@@ -65,20 +85,32 @@ class Trainer:
         return config.epochs
 
     async def label_logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
-        known = [self.learned[example.trace] for example in examples]
+        known = [self.learned.get(example.trace) for example in examples]
         return np.array([[0.0 if n == label else -9.0 for n in LABELS.names] for label in known])
 
 
 class Reader:
-    """One feature: whether the trace says "walk"."""
+    """The policy: one feature, whether the trace says "walk", and its answer, hardly sure."""
 
     def __init__(self) -> None:
         self.num_read: list[int] = []
+        self.num_scored: list[int] = []
 
     async def features(self, traces: TraceSet) -> NDArray[np.float32]:
         texts = [trace.completion.text for group in traces.groups for trace in group.traces]
         self.num_read.append(len(texts))
         return np.array([[float("walk" in text)] for text in texts], dtype=np.float32)
+
+    async def label_logprobs(self, traces: TraceSet) -> NDArray[np.float64]:
+        self.num_scored.append(len(traces))
+        answers = [next(iter(facts.answers), None) for facts in traces.facts]
+        rows = [[0.0 if n == answer else -0.1 for n in LABELS.names] for answer in answers]
+        return np.array(
+            [row if answer else [np.nan] * 2 for row, answer in zip(rows, answers, strict=True)]
+        ).reshape(-1, 2)
+
+
+CLIPS = ClipParts(learned=TRAINED_ON, held_out=HELD_OUT, val=VAL, test=EVALUATED)
 
 
 async def fit(
@@ -86,35 +118,82 @@ async def fit(
     writer: Writer | None = None,
     trainer: Trainer | None = None,
     reader: Reader | None = None,
-):
-    traces: TraceWriter = writer or Writer()
+    clips: ClipParts = CLIPS,
+) -> CalibrationResult:
+    used: TraceWriter = writer or Writer()
     verdict: VerdictTrainer = trainer or Trainer()
-    features: FeatureReader = reader or Reader()
+    policy = reader or Reader()
+    features: FeatureReader = policy
+    scorer: PolicyScorer = policy
+    config = config or CalibrateConfig(num_traces=3)
+    traces = await write_traces(clips, used, config, SERVED)
     return await fit_classifiers(
-        TRAINED_ON,
-        EVALUATED,
-        config=config or CalibrateConfig(num_traces=3),
-        labels=LABELS,
-        policy=SERVED,
-        writer=traces,
-        verdict=verdict,
-        features=features,
+        traces, config=config, labels=LABELS, verdict=verdict, features=features, policy=scorer
     )
 
 
-async def test_both_classifiers_learn_from_all_traces_and_are_asked_about_new_clips():
+async def test_classifiers_learn_from_all_traces_and_are_asked_about_clips_of_their_own():
     writer, trainer, reader = Writer(), Trainer(), Reader()
     fitted = await fit(writer=writer, trainer=trainer, reader=reader)
-    assert writer.calls == ["calibration 8 x 3", "evaluation 2"]
+    assert writer.calls == ["calibration 8 x 3", "evaluation 102"]
     assert trainer.num_examples == 24
-    assert reader.num_read == [24, 2]
+    assert reader.num_read == [24, 40, 60, 2]
+    assert reader.num_scored == [40, 60, 2]
     assert fitted.report.num_traces == 24
     assert fitted.head is not None
-    assert fitted.verdict is not None
-    for predictions in (list(fitted.head.predictions), list(fitted.verdict)):
-        assert [p.sample_id for p in predictions] == ["new-fall", "new-walk"]
-        assert [p.predicted for p in predictions] == ["fall", "walk"]
-        assert all(p.probabilities is not None for p in predictions)
+    for predictions in (*fitted.plain.values(), fitted.published):
+        listed = list(predictions)
+        assert [p.sample_id for p in listed] == ["new-fall", "new-walk"]
+        assert [p.predicted for p in listed] == ["fall", "walk"]
+        assert all(p.probabilities is not None for p in listed)
+
+
+async def test_the_best_on_val_is_published_with_sets_of_clips_that_nothing_learned_from():
+    wrong = {"val-0", "val-1", "val-2"}
+    fitted = await fit(writer=Writer(wrong=wrong), clips=CLIPS)
+    calibration = fitted.calibration
+    assert calibration.selection is not None
+    names = {candidate.name for candidate in calibration.selection.candidates}
+    assert names == {"policy", "head", "verdict", "policy+head", "policy+verdict"}
+    assert calibration.num_samples == {"learned": 8, "held_out": 60, "val": 40, "test": 2}
+    assert calibration.sets[0].attainable
+    assert calibration.sets[0].num_samples == 60
+    assert [one.split for one in calibration.figures] == ["val", "held_out", "test"]
+    assert lacks(calibration) == []
+    temperature = calibration.calibrator.temperature
+    assert temperature is None or temperature > 0
+
+
+async def test_without_val_and_held_out_clips_it_is_said_what_is_not_attainable():
+    clips = ClipParts(learned=TRAINED_ON, held_out=[], val=[], test=EVALUATED)
+    fitted = await fit(clips=clips)
+    calibration = fitted.calibration
+    assert calibration.selection is None
+    assert calibration.calibrator.weights == {"verdict": 1.0}
+    assert not calibration.sets[0].attainable
+    assert calibration.thresholds[0].value is None
+    without_val, sets, threshold = lacks(calibration)
+    assert "no val clips" in without_val
+    assert "not attainable" in sets
+    assert "not attainable" in threshold
+    plain, published = list(fitted.plain["verdict"]), list(fitted.published)
+    assert [p.probabilities for p in published] == [pytest.approx(p.probabilities) for p in plain]
+
+
+async def test_a_vote_is_a_candidate_where_the_recipe_asks_for_one():
+    config = CalibrateConfig(num_traces=4, candidates=("policy", "vote"))
+    writer = Writer()
+    fitted = await fit(config, writer=writer)
+    assert writer.calls == ["calibration 8 x 4", "evaluation 102", "calibration 102 x 4"]
+    assert fitted.calibration.selection is not None
+    names = {candidate.name for candidate in fitted.calibration.selection.candidates}
+    assert names == {"policy", "vote"}
+
+
+def test_shares_of_a_vote_are_smoothed():
+    shares = np.exp(log_shares(["fall", "fall", None, "walk"], LABELS.names))
+    assert shares == pytest.approx([2.5 / 5, 1.5 / 5])
+    assert np.isnan(log_shares([], LABELS.names)).all()
 
 
 @pytest.mark.parametrize("method", ["verdict", "head"])
@@ -122,10 +201,8 @@ async def test_only_the_methods_of_the_recipe_are_fitted(method: str):
     trainer, reader = Trainer(), Reader()
     config = CalibrateConfig.model_validate({"methods": [method]})
     fitted = await fit(config, trainer=trainer, reader=reader)
-    assert (fitted.verdict is not None, fitted.head is not None) == (
-        method == "verdict",
-        method == "head",
-    )
+    assert list(fitted.plain) == [method]
+    assert (fitted.head is not None) == (method == "head")
     assert bool(trainer.num_examples) == (method == "verdict")
     assert bool(reader.num_read) == (method == "head")
 
@@ -153,9 +230,7 @@ async def test_traces_of_another_policy_are_refused_before_anything_is_trained()
 
 async def test_an_evaluated_clip_without_a_trace_counts_as_wrong():
     fitted = await fit(writer=Writer(bad="new-walk"))
-    assert fitted.head is not None
-    assert fitted.verdict is not None
-    for predictions in (fitted.head.predictions, fitted.verdict):
+    for predictions in (*fitted.plain.values(), fitted.published):
         assert [(p.predicted, p.confidence == 0) for p in predictions] == [
             ("fall", False),
             (None, True),

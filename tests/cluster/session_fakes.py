@@ -228,7 +228,7 @@ class FakeLearner:
         self.weights = weights.read_text()
 
     async def export(self, directory: str) -> None:
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        write_model(Path(directory), self.weights)
 
     def _logprobs(self, row: Row, response: tuple[int, ...]) -> list[float]:
         text = (*row.prompt.token_ids, *response)
@@ -289,12 +289,19 @@ def make_samples(**sizes: int) -> list[Sample]:
     ]
 
 
+def write_model(folder: Path, weights: str) -> None:
+    """The files of a model whose weights are these."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(weights)
+
+
 def make_run_dir(path: Path, config: RunConfig, *finished: str) -> RunDir:
     """A run directory in which these stages have finished."""
     run_dir = RunDir.open(path / "run", config, resume=False, overwrite=False)
     for stage in finished:
         if stage != "base":
-            run_dir.model(stage).mkdir(parents=True)
+            write_model(run_dir.model(stage), stage)
         run_dir.finish(stage, {"seconds": 1.0, "peak_memory_gb": 1.0, "evaluation": FIGURES})
     return run_dir
 

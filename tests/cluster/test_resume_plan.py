@@ -32,7 +32,7 @@ def test_a_longer_stage_is_reopened_and_what_came_from_it_restarted(tmp_path: Pa
     assert "vote" in plan.restarted, "an arm that measures the longer stage's policy"
     assert "rejection" in plan.restarted, "an arm that writes as many traces as GRPO"
     assert "coldstart_val" not in plan.restarted
-    assert plan.also_predicted("calibrated") == ["head"]
+    assert plan.also_predicted("calibrated") == ("head", "classifier")
     assert plan.without("grpo").reopened == ()
 
 

@@ -80,7 +80,7 @@ def finished_run(
         "base": {"evaluation": figures},
         "coldstart": {"evaluation": figures, "num_traces": 32},
         "grpo": {"evaluation": figures},
-        "calibrated": {"verdict": figures, "traces": {"num_traces": 2400}},
+        "calibrated": {"verdict": figures, "traces": {"num_traces": 1800}, "num_rollouts": 2050},
     }
     for stage, result in results.items():
         (run / "stages" / stage).mkdir(parents=True)
@@ -122,7 +122,9 @@ def test_every_kind_of_work_grows_with_its_own_count(settings: list[str], run: P
     assert work["grpo", "weights to engines"] == 2 * 40
     assert work["grpo", "measuring"] == 30  # as many clips as before
     assert work["calibrated", "training"] == 2 * 37.5
-    assert work["calibrated", "traces, head, measuring"] == pytest.approx(270 / 2700 * (4800 + 300))
+    assert work["calibrated", "traces, head, measuring"] == pytest.approx(
+        270 / 2350 * (3600 + 250 + 300)
+    )
     assert seconds_of(cost)["base"] == 30
 
 

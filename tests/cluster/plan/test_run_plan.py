@@ -84,15 +84,15 @@ def test_the_demo_is_planned_exactly(manifest: Path):
     )
     assert stage(plan, "calibrated") == StagePlan(
         name="calibrated",
-        clips=600,
+        clips=450,
         epochs=2,
-        rollouts=2400,
-        examples=2400,
-        updates=150,
+        rollouts=1800 + 150,
+        examples=1800,
+        updates=114,
         steps=0,
         saves=0,
         max_prompt_tokens=600 * 384,
-        max_response_tokens=2400 * 40,
+        max_response_tokens=1950 * 40,
     )
     assert plan.measurement is not None
     assert plan.measurement.clips == 300
@@ -114,7 +114,7 @@ def test_validations_are_counted_in_val_clips(manifest: Path, capsys: pytest.Cap
         "base": (0, 0),
         "coldstart": (9, 900),
         "grpo": (5, 5 * 64),
-        "calibrated": (9, 900),
+        "calibrated": (7, 700),
     }
     print_plan(plan, "demo")
     said = capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_workers_are_counted_with_what_ray_reserves_for_them(manifest: Path):
 
 def test_without_a_verdict_calibration_updates_nothing(manifest: Path):
     found = stage(planned(manifest, "calibrate.methods=['head']"), "calibrated")
-    assert (found.updates, found.examples) == (0, 2400)
+    assert (found.updates, found.examples) == (0, 1800)
 
 
 def test_without_manifest_and_model_what_the_recipe_says_is_planned(tmp_path: Path):

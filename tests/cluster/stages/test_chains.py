@@ -148,7 +148,8 @@ async def test_commands_that_look_at_the_run_show_every_stage(
         (stage.name, stage.text, "true", on_val.get(stage.name, "test")) for stage in chain
     ]
     assert [row[:3] for row in shown[len(NAMES) :]] == [
-        ("verdict_head", "a linear head on the same traces", "false")
+        ("verdict_head", "a linear head on the same traces", "false"),
+        ("verdict_classifier", "the published classifier, calibrated", "false"),
     ]
     figures = tmp_path / "figures.json"
     on_test = [word for name in NAMES[:-1] for word in ("--stage", name)]

@@ -10,7 +10,14 @@ import pytest
 from cluster.run_dir import RunDir
 from cluster.summary import print_summary
 from learner.checkpoint import tags
-from tests.cluster.session_fakes import NAMES, TEACHER, Write, make_config, make_samples
+from tests.cluster.session_fakes import (
+    NAMES,
+    TEACHER,
+    Write,
+    make_config,
+    make_samples,
+    write_model,
+)
 from tests.cluster.stages.chain_fakes import (
     BASE_WEIGHTS,
     Attempt,
@@ -274,11 +281,13 @@ async def test_labels_are_validated_by_the_learner_alone(tmp_path: Path):
     assert not list(read_groups(run_dir.archive))
 
 
-async def test_a_verdict_reads_one_trace_per_clip_in_every_validation(tmp_path: Path):
+async def test_a_verdict_reads_the_traces_of_val_that_it_is_calibrated_with(tmp_path: Path):
     stages = [{"name": "verdict", "kind": "calibrate", "methods": ["verdict"], "epochs": 3}]
-    run_dir, attempt = await run(tmp_path, stages, right_after())
+    write_model(model := tmp_path / "base-model", "base-model")
+    run_dir, attempt = await run(tmp_path, stages, right_after(), model=str(model))
     found = validations(attempt, "verdict")
     assert list(found) == [0, 2, 4, 6, 8, 9]
-    traces = [g for g in groups_of(run_dir, "verdict") if g.purpose is Purpose.VALIDATION]
-    assert len(traces) == 10
+    groups = groups_of(run_dir, "verdict")
+    assert not [g for g in groups if g.purpose is Purpose.VALIDATION], "none is written twice"
+    assert len([g for g in groups if g.sample.split == "val"]) == 10
     assert result(run_dir, "verdict")["validation"]["num_validations"] == 6
