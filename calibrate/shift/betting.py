@@ -4,10 +4,11 @@
 
 Capital starts at 1 and is a martingale if the p-values are independent and uniform, so that the
 probability that it *ever* reaches c is at most 1 / c (Ville 1939): a test that may be looked at
-after every observation. Experts each bet that p falls into one dyadic interval (halves to eighths);
-one bets on nothing. Their capital is shared by fixed share (Herbster & Warmuth 1998; the "jumper"
-of Vovk, Petej & Nouretdinov 2021): at each step a part ``rate`` is dealt anew, so that a change
-after many quiet observations is still noticed. Capital is the mean over three rates.
+after every observation. Experts each bet a small or a large stake that p falls into one dyadic
+interval (halves to eighths, and down to a 128th at the ends, where what is rare lies); one bets on
+nothing. Their capital is shared by fixed share (Herbster & Warmuth 1998; the "jumper" of Vovk,
+Petej & Nouretdinov 2021): at each step a part ``rate`` is dealt anew, so that a change after many
+quiet observations is still noticed. Capital is the mean over three rates.
 """
 
 from collections.abc import Mapping
@@ -19,23 +20,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _RATES = np.array([1e-2, 1e-3, 1e-4])
-_STAKES = (0.3, 0.9)
-_PARTS = (2, 4, 8)
+_STAKES = (0.1, 0.3, 0.9)
+_INTERVALS = [(part / parts, (part + 1) / parts) for parts in (2, 4, 8) for part in range(parts)]
+_INTERVALS += [
+    end for parts in (16, 32, 64, 128) for end in ((0.0, 1 / parts), (1 - 1 / parts, 1.0))
+]
 _QUIET = 0.5  # of the capital dealt, the share of the expert that bets on nothing
 
 # [E] of each expert but the quiet one: interval [low, high), its stake
-_LOW, _HIGH, _STAKE = (
-    np.array(column)
-    for column in zip(
-        *(
-            (part / parts, (part + 1) / parts, stake)
-            for parts in _PARTS
-            for part in range(parts)
-            for stake in _STAKES
-        ),
-        strict=True,
-    )
-)
+_LOW, _HIGH = np.repeat(np.array(_INTERVALS), len(_STAKES), axis=0).T
+_STAKE = np.tile(_STAKES, len(_INTERVALS))
 _DEAL = np.concatenate([[_QUIET], np.full(len(_LOW), (1 - _QUIET) / len(_LOW))])
 
 

@@ -19,7 +19,7 @@ def test_a_bet_is_fair() -> None:
         bettor.bet(float(p))
     state, now = bettor.state(), bettor.log_capital
     after = []
-    for p in (np.arange(800) + 0.5) / 800:  # a whole number of points in each interval
+    for p in (np.arange(1024) + 0.5) / 1024:  # a whole number of points in each interval
         copy = Bettor.restored(state)
         copy.bet(float(p))
         after.append(np.exp(copy.log_capital))
@@ -39,6 +39,12 @@ def test_a_change_after_a_long_quiet_time_is_noticed() -> None:
     quiet = rng.random(5000)
     assert capital(quiet) < 2
     assert capital(np.concatenate([quiet, rng.random(150) / 4])) > 10
+
+
+def test_what_is_rare_is_bet_on_at_the_ends() -> None:
+    rng = np.random.default_rng(4)
+    rare = np.where(rng.random(300) < 0.1, 0.98 + rng.random(300) * 0.02, rng.random(300))
+    assert capital(rare) > 5  # a tenth, where two in a hundred were
 
 
 def test_the_ends_are_p_values_too() -> None:
