@@ -89,6 +89,7 @@ def _list_parts(options: argparse.Namespace, directory: Path) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    from cluster.archive.export.jsonl import group_json
     from cluster.archive.find import find_groups
     from cluster.archive.place import archive_directory
     from cluster.archive.tables import group_view
@@ -107,6 +108,9 @@ def _show(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"group {options.group!r} has {len(group.traces)} traces, numbered from 0; got {number}"
         )
+    if options.json:
+        write_lines([group_json(group, number)])
+        return
     with pipe_may_close():
         console.print(group_view(group, number))
     if len(groups) > 1 and options.attempt is None:
@@ -265,6 +269,7 @@ def _add_show(parts: Any) -> None:
     command.add_argument("group", metavar="GROUP_ID", help="see ls --columns group_id")
     command.add_argument("trace", type=int, nargs="?", metavar="TRACE", help="only this trace")
     command.add_argument("--attempt", type=int, help="of which attempt; default: the newest")
+    command.add_argument("--json", action="store_true", help="as a line of --format jsonl-groups")
 
 
 def _add_query(parts: Any) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.archive.rows import json_rows
-from wire.archive.trace_rows import SCHEMA
+from wire.archive.trace_rows import SCHEMA, rows_of
 from wire.strict_json import to_json
+from wire.types import TraceGroup
 
 GROUP_COLUMNS = SCHEMA.names[: SCHEMA.names.index("trace_index")]
 """Columns of the whole group."""
@@ -41,3 +42,10 @@ def groups_of(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             {name: value for name, value in row.items() if name not in group} for row in members
         ]
         yield {**group, "traces": [trace for trace in traces if trace["trace_index"] is not None]}
+
+
+def group_json(group: TraceGroup, number: int | None = None) -> dict[str, Any]:
+    """A group as a line of the export; with ``number``, of its traces only that one."""
+    rows = rows_of(group)
+    (line,) = groups_of(json_rows(rows if number is None else rows.slice(number, 1)))
+    return line

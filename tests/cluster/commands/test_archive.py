@@ -71,6 +71,8 @@ def test_ls_as_json_gives_all_rows_with_their_columns(output: Output):
 def test_show_prints_a_group_or_one_trace(output: Output):
     assert "open the door" in output("show", FIRST_ID)[1]
     assert "open the door" not in output("show", FIRST_ID, "0")[1]
+    (group,) = lines(output("show", FIRST_ID, "1", "--json")[1])
+    assert (group["sample_id"], group["traces"][0]["text"]) == ("clip-0", "open the door")
     status, _, said = output("show", FIRST_ID, "2")
     assert (status, "has 2 traces, numbered from 0; got 2" in said) == (2, True)
     status, _, said = output("show", "grpo/trian/0")
