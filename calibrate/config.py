@@ -54,6 +54,9 @@ class CalibrateConfig(Config):
     """Probability with which they keep below it."""
     group_by: str = ""
     """Manifest column by whose values the coverage on test clips is told apart; empty: none."""
+    label_errors: bool = True
+    """Rank the clips learned from by how probably their label is wrong (label_errors.jsonl), where
+    the head is among the methods and cleanlab is installed (``deepintuit[cleanlab]``)."""
 
     @field_validator("methods", "candidates")
     @classmethod

@@ -24,8 +24,12 @@ from calibrate.calibrator import Source
 from calibrate.choice import ScoredClips, choose
 from calibrate.config import CalibrateConfig
 from calibrate.head import Head
+from calibrate.label_error_file import label_errors_of_fit
+from calibrate.label_errors import LabelErrors
 from calibrate.predictions import Prediction
 from calibrate.protocols import FeatureReader, PolicyScorer, TraceWriter, VerdictTrainer
+from calibrate.shift.features import TraceReference
+from calibrate.shift.fitted import reference_of_fit
 from calibrate.splits import ClipParts
 from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import (
@@ -82,6 +86,11 @@ class CalibrationResult:
     """Of the classifier that is published."""
     head: Head | None
     """None: not among the methods."""
+    reference: TraceReference | None
+    """Features of the val and held-out traces, which served ones are compared with; None without
+    any."""
+    label_errors: LabelErrors | None
+    """Of the clips learned from; None where they were not ranked."""
     plain: Mapping[Source, Iterator[Prediction]]
     """Predictions of the test clips by verdict and head as they come, without calibration; each to
     be taken once: traces are read as they are."""
@@ -139,9 +148,9 @@ async def fit_classifiers(
         check_labels(traces[part].samples, names)
     if len(traces.test):
         refuse_no_traces(traces.test)
-    head, scores = None, await _answer_scores(traces, config, names, policy)
+    head, errors, scores = None, None, await _answer_scores(traces, config, names, policy)
     if "head" in config.methods:
-        head = await _fit_head(traces.learned, learned, names, features)
+        head, errors = await _fit_head(traces.learned, learned, config, names, features)
         scores["head"] = {
             part: await _head_logprobs(head, traces[part], features) for part in ANSWERED
         }
@@ -167,6 +176,8 @@ async def fit_classifiers(
         evaluated=traces.test,
         calibration=calibration,
         head=head,
+        reference=reference_of_fit(_calibrated_on(traces, parts, calibration), labels),
+        label_errors=errors,
         plain={
             source: predictions_of(traces.test, scores[source]["test"], names)
             for source in config.methods
@@ -228,17 +239,29 @@ def log_shares(answers: Iterable[str | None], label_names: tuple[str, ...]) -> F
     return np.asarray(np.log((counts + 1 / len(label_names)) / (len(given) + 1)))
 
 
+def _calibrated_on(
+    traces: FitTraces, parts: Mapping[str, ScoredClips], calibration: Calibration
+) -> Iterator[tuple[TraceSet, Floats]]:
+    """Val and held-out traces with their calibrated probabilities."""
+    for part in ("val", "held_out"):
+        yield traces[part], calibration.calibrator.probabilities(parts[part].logprobs)
+
+
 async def _fit_head(
-    traces: TraceSet, learned: VerdictExamples, names: tuple[str, ...], features: FeatureReader
-) -> Head:
-    """A linear classifier over the policy's hidden state after video and trace."""
-    return await run_in_daemon_thread(
-        linear_head.fit,
-        await features.features(traces),
-        [sample.label for sample in learned.samples],
-        names,
-        [sample.id for sample in learned.samples],
-    )
+    traces: TraceSet,
+    learned: VerdictExamples,
+    config: CalibrateConfig,
+    names: tuple[str, ...],
+    features: FeatureReader,
+) -> tuple[Head, LabelErrors | None]:
+    """A linear classifier over the policy's hidden state after video and trace, and the label
+    errors of the clips that it learned from, where they are to be ranked."""
+    read = await features.features(traces)
+    labels, ids = zip(*((one.label, one.id) for one in learned.samples), strict=True)
+    head = await run_in_daemon_thread(linear_head.fit, read, labels, names, ids)
+    if not config.label_errors:
+        return head, None
+    return head, await run_in_daemon_thread(label_errors_of_fit, head, read, learned.samples)
 
 
 async def _head_logprobs(head: Head, traces: TraceSet, features: FeatureReader) -> Floats:

@@ -15,6 +15,7 @@ from typing import Any
 from calibrate.classifier import FOLDER
 from calibrate.compare import count_flips
 from calibrate.fit import CalibrationResult, fit_classifiers, write_traces
+from calibrate.label_error_file import LABEL_ERRORS_FILE, write_label_errors
 from calibrate.splits import ClipParts
 from calibrate.verdict import first_answers
 from cluster.config.stage_kinds import CalibrateStage
@@ -83,6 +84,8 @@ async def _leave(
     result: dict[str, Any] = {}
     if fitted.head is not None:
         fitted.head.save(folder / "head")
+        if (errors := fitted.label_errors) is not None:
+            write_label_errors(folder / LABEL_ERRORS_FILE, errors)
         head = await evaluations.write(config.head_name, fitted.plain["head"], step)
         result["head"] = asdict(head.figures)
     model = None

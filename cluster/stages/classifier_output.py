@@ -106,6 +106,7 @@ def publish(
         verdict_dir=None if is_adapter else model,
         adapter_dir=adapter if is_adapter else None,
         head=result.head if "head" in sources else None,
+        reference=result.reference,
         replace=replace,
     )
     return {

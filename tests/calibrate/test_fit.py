@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -235,3 +236,23 @@ async def test_an_evaluated_clip_without_a_trace_counts_as_wrong():
             ("fall", False),
             (None, True),
         ]
+
+
+async def test_the_reference_of_shift_is_of_the_val_and_held_out_traces_with_their_confidence():
+    result = await fit()
+    assert result.reference is not None
+    assert len(result.reference.traces) == len(VAL) + len(HELD_OUT)
+    assert not np.isnan(result.reference.traces.confidence).any()
+    assert (result.reference.traces.confidence >= 0.5).all()
+    bare = replace(CLIPS, val=[], held_out=[])
+    assert (await fit(clips=bare)).reference is None
+
+
+async def test_label_errors_of_the_clips_learned_from_are_ranked_unless_they_are_not_wanted():
+    """One clip's traces all say the other label."""
+    wrong = TRAINED_ON[0].id
+    errors = (await fit(writer=Writer(wrong=[wrong]))).label_errors
+    assert errors is not None
+    assert errors.ranked[0].sample_id == wrong
+    assert errors.num_clips == len(TRAINED_ON)
+    assert (await fit(CalibrateConfig(label_errors=False))).label_errors is None

@@ -19,7 +19,7 @@ from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState
 from learner.checkpoint import tag_of
 from tests.cluster.session_fakes import NAMES, make_config
-from tests.groups import make_completion, make_group, make_sample
+from tests.groups import VERSION, make_completion, make_group, make_sample
 from wire.archive.archive import Archive
 from wire.types import PolicyVersion, Purpose, Score, Split, Trace, TraceGroup
 from wire.whole_file import write_json
@@ -161,6 +161,7 @@ class ScriptedRun:
         return ScriptedRun(self.path, self.config, self.attempt + 1, ancestors)
 
 
-def answer(label: str) -> Trace:
-    completion = make_completion(f"<think>up</think><answer>{label}</answer>")
+def answer(label: str, version: PolicyVersion = VERSION) -> Trace:
+    text = f"<think>up</think><answer>{label}</answer>"
+    completion = make_completion(text, version=version)
     return Trace(completion=completion, outcome=Score(total=1.0, parts={}))
