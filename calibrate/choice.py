@@ -38,6 +38,8 @@ class ScoredClips:
     label_names: tuple[str, ...]
     logprobs: Mapping[Source, Floats]
     """[N, L]; a row of NaN for a clip without a trace."""
+    parsed: NDArray[np.bool_] | None = None
+    """[N]: whether its trace can be read; one that cannot is always reviewed. None: all can."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -162,9 +164,10 @@ def _threshold(
 
 
 def _confidences(clips: ScoredClips, calibrator: Calibrator) -> tuple[Floats, NDArray[np.bool_]]:
-    """Confidence of the answer about each clip, NaN without a trace, and whether it is right."""
+    """Confidence of the answer about each clip, NaN for what is always reviewed, and whether it is
+    right."""
     probabilities = calibrator.probabilities(clips.logprobs)
-    unread = np.zeros(len(clips), np.bool_)
+    unread = np.zeros(len(clips), np.bool_) if clips.parsed is None else ~clips.parsed
     for source in calibrator.sources:
         unread |= np.isnan(clips.logprobs[source]).any(axis=1)
     confidences = np.where(unread, np.nan, probabilities.max(axis=1, initial=0.0))

@@ -165,6 +165,7 @@ async def fit_classifiers(
             samples=traces[part].samples,
             label_names=names,
             logprobs={source: scores[source][part] for source in config.sources},
+            parsed=np.array([facts.num_parsed > 0 for facts in traces[part].facts], np.bool_),
         )
         for part in ANSWERED
     }

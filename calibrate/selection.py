@@ -232,7 +232,8 @@ def _difference(
         from_probabilities(sample_ids, labels, one.probabilities, names) for one in (best, other)
     )
     paired = compare(before, after)
-    losses = _losses(other.probabilities, truth) - _losses(best.probabilities, truth)
+    order = np.argsort(np.asarray(sample_ids))  # sums to the same bits in whatever order they come
+    losses = (_losses(other.probabilities, truth) - _losses(best.probabilities, truth))[order]
     low, high = mean_interval(losses.tolist()) or (-math.inf, math.inf)
     return Difference(
         name=other.candidate.name,
