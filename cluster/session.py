@@ -154,21 +154,15 @@ class Session:
         """Print the memory that a stage's largest batch takes, before its first update;
         :meth:`start_training` comes first. Raises UserError that says what to lower if it does not
         fit."""
-        config = self.config.learner
-        if not config.preflight:
-            return
-        largest = LargestBatch(
-            prompt_length=prompt,
-            response_length=response,
+        await preflight(
+            self.config,
+            self.learner,
+            name,
+            refers=refers,
+            prompt=prompt,
+            response=response,
             group_size=group_size,
-            num_groups=-(-groups_per_update // config.num_ranks),
-            num_frames=self.config.video.max_frames,
-            max_tokens=config.max_tokens_per_batch,
-        )
-        peak_gb = await self.learner.preflight(largest, refers)
-        console.print(
-            f"{name}: the largest batch ({largest.num_tokens} tokens) takes a learner rank to "
-            f"{peak_gb:.3g} GB"
+            groups_per_update=groups_per_update,
         )
 
     async def publish(self, step: int) -> dict[str, float]:
@@ -240,7 +234,37 @@ class Session:
         return kind(self.rollouts, self.learner, row, limit, noise_factor)
 
 
-def _some_clips(samples: Sequence[Sample]) -> list[Path]:
+async def preflight(
+    config: RunConfig,
+    learner: LearnerGroup,
+    name: str,
+    *,
+    prompt: int,
+    response: int,
+    group_size: int,
+    groups_per_update: int,
+    refers: bool = False,
+) -> None:
+    """Print the memory that the largest batch of a learner's training takes, if the recipe asks for
+    it. Raises UserError that says what to lower if it does not fit."""
+    if not config.learner.preflight:
+        return
+    largest = LargestBatch(
+        prompt_length=prompt,
+        response_length=response,
+        group_size=group_size,
+        num_groups=-(-groups_per_update // config.learner.num_ranks),
+        num_frames=config.video.max_frames,
+        max_tokens=config.learner.max_tokens_per_batch,
+    )
+    peak_gb = await learner.preflight(largest, refers)
+    console.print(
+        f"{name}: the largest batch ({largest.num_tokens} tokens) takes a learner rank to "
+        f"{peak_gb:.3g} GB"
+    )
+
+
+def some_clips(samples: Sequence[Sample]) -> list[Path]:
     """A few files of clips, from all parts of the manifest."""
     every = max(1, len(samples) // _TRIED_CLIPS)
     return [Address.parse(sample.video).path for sample in samples[::every][:_TRIED_CLIPS]]
@@ -263,7 +287,7 @@ async def open_session(
     async with AsyncExitStack() as stack:
         seats = await stack.enter_async_context(placement.reserved(config, debug=debug))
         await require_shared(
-            *(seats, run_dir.path, {config.model, model_dir}, _some_clips(data.samples)),
+            *(seats, run_dir.path, {config.model, model_dir}, some_clips(data.samples)),
             config.cluster.start_timeout_s,
         )
         attempt = next_attempt(run_dir.archive)

@@ -106,13 +106,16 @@ def _this_machine() -> Bundle:
     return {"CPU": float(spec.num_cpus or 0), "GPU": float(spec.num_gpus or 0)}
 
 
-def require_fit(config: RunConfig, nodes: Sequence[Bundle]) -> list[list[int]]:
+def require_fit(
+    config: RunConfig, nodes: Sequence[Bundle], *, engines: bool = True
+) -> list[list[int]]:
     """The layout of a run's workers over nodes (cluster/config/node_layout.py), or a
     PlacementError.
 
-    ``nodes``: resources of each node of the cluster, used or not.
+    ``nodes``: resources of each node of the cluster, used or not; ``engines``: False for learner
+    ranks alone.
     """
-    kinds = kinds_of(config)
+    kinds = kinds_of(config, engines=engines)
     layout = lay_out(kinds, nodes)
     if layout is None:
         raise PlacementError(_explain(kinds, nodes))
@@ -156,14 +159,17 @@ class Reservation:
 
 
 @asynccontextmanager
-async def reserved(config: RunConfig, *, debug: bool) -> AsyncIterator[Reservation]:
+async def reserved(
+    config: RunConfig, *, debug: bool, engines: bool = True
+) -> AsyncIterator[Reservation]:
     """Connect to Ray and hold a seat for every actor during the block; both end with it.
+    ``engines``: False for learner ranks alone.
 
     Raises PlacementError, DeadlineExceeded.
     """
     connect(config, debug=debug)
     try:
-        reservation = await reserve(config)
+        reservation = await reserve(config, engines=engines)
         try:
             yield reservation
         finally:
@@ -172,13 +178,13 @@ async def reserved(config: RunConfig, *, debug: bool) -> AsyncIterator[Reservati
         ray.shutdown()
 
 
-async def reserve(config: RunConfig) -> Reservation:
+async def reserve(config: RunConfig, *, engines: bool = True) -> Reservation:
     """Reserve a seat for every actor, all or none. Raises PlacementError, DeadlineExceeded."""
-    require_fit(config, [node["Resources"] for node in _alive()])
+    require_fit(config, [node["Resources"] for node in _alive()], engines=engines)
     timeout = config.cluster.start_timeout_s
     end = time.monotonic() + timeout
     while (left := end - time.monotonic()) > 0:
-        if (reservation := await _try_to_reserve(config, min(left, _TRY_S))) is not None:
+        if (reservation := await _try_to_reserve(config, min(left, _TRY_S), engines)) is not None:
             return reservation
     raise DeadlineExceeded(
         f"the cluster is large enough, but its resources were not free within {timeout:.0f} s; "
@@ -186,11 +192,13 @@ async def reserve(config: RunConfig) -> Reservation:
     )
 
 
-async def _try_to_reserve(config: RunConfig, patience_s: float) -> Reservation | None:
+async def _try_to_reserve(
+    config: RunConfig, patience_s: float, engines: bool
+) -> Reservation | None:
     """Reserve what is free now, laid out anew; None if something else took it meanwhile."""
     free = available_resources_per_node()
     names = [name for node in _alive() if (name := node["NodeID"]) in free]
-    kinds = kinds_of(config)
+    kinds = kinds_of(config, engines=engines)
     layout = lay_out(kinds, [free[name] for name in names])
     if layout is None:
         await asyncio.sleep(min(patience_s, _LOOK_S))
@@ -205,6 +213,8 @@ async def _try_to_reserve(config: RunConfig, patience_s: float) -> Reservation |
         remove_placement_group(group)
         return None
     seats = tuple(Seat(group, bundle, node) for bundle, node in enumerate(nodes))
+    if not engines:
+        return Reservation((), seats)
     if config.colocated:
         return Reservation(seats, seats)
     first = config.rollout.num_workers

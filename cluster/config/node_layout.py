@@ -34,10 +34,12 @@ class Kind:
     count: int
 
 
-def kinds_of(config: RunConfig) -> list[Kind]:
+def kinds_of(config: RunConfig, *, engines: bool = True) -> list[Kind]:
     """Kinds of workers of a run: pairs where an engine and a rank share a GPU, else rollout workers
-    and learner ranks."""
+    and learner ranks. ``engines``: False for learner ranks alone."""
     rollout, learner = config.rollout, config.learner
+    if not engines:
+        return [_kind("learner rank", learner.num_cpus, learner.num_gpus, learner.num_ranks)]
     if config.colocated:
         bundle = {"CPU": rollout.num_cpus + learner.num_cpus, "GPU": 1.0}
         return [Kind(name=PAIR, bundle=bundle, count=learner.num_ranks)]

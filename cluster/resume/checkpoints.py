@@ -18,7 +18,6 @@ from cluster.config.validation import PREFIX, Mode
 from cluster.driver.progress import console
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState
 from learner import checkpoint
-from wire.archive.archive import Archive
 from wire.errors import CheckpointDamaged, UserError
 
 
@@ -47,6 +46,15 @@ class KeepBest:
     mode: Mode = "max"
 
 
+class CountsGroups(Protocol):
+    """Counts what an attempt has archived; wire/archive/archive.py implements it."""
+
+    @property
+    def num_groups(self) -> int:
+        """Groups appended so far."""
+        ...
+
+
 class Checkpoints:
     """Checkpoints of one stage of a run."""
 
@@ -54,7 +62,7 @@ class Checkpoints:
         self,
         directory: Path,
         learner: CheckpointedLearner,
-        archive: Archive,
+        archive: CountsGroups,
         attempt: int,
         keep_last: int = KEEP_LAST,
         keep_best: Sequence[KeepBest] = (),

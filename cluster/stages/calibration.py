@@ -19,6 +19,7 @@ from calibrate.label_error_file import LABEL_ERRORS_FILE, write_label_errors
 from calibrate.splits import ClipParts
 from calibrate.verdict import first_answers
 from cluster.config.stage_kinds import CalibrateStage
+from cluster.inputs import policies
 from cluster.session import Session
 from cluster.stages.classifier_output import FitInputs, publish
 from cluster.stages.evaluation import EvaluationWriter, taken_up
@@ -28,12 +29,14 @@ from cluster.stages.trace_writer import RunTraceWriter
 from cluster.stages.validators import verdict_validator
 from cluster.stages.verdict_trainer import RunPolicyReader, RunVerdictTrainer
 from wire.daemon_thread import run_in_daemon_thread
+from wire.types import PolicyVersion
 
 
 async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
     """Fit, measure and publish the classifiers of the policy that the engines have loaded."""
     config, labels = run.of(CalibrateStage), session.config.label_set
     policy = session.version(session.engine_weights_step)
+    await run_in_daemon_thread(_note_policy, session, policy, run)
     writer = RunTraceWriter.of(session, run.name)
     measured = session.config.evaluate.split
     clips = ClipParts.of(session.data.samples, config, measured)
@@ -73,6 +76,13 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         **(verdict.validated if verdict else {}),
         **await _leave(session, run, fitted, inputs),
     }
+
+
+def _note_policy(session: Session, policy: PolicyVersion, run: StageRun) -> None:
+    """Note in the archive whose weights a version names, for a fit without the run."""
+    chain = session.config.chain
+    parent = chain.parent(run.name)
+    policies.note_policy(session.run_dir.archive, policy, parent, run.start.model_dir)
 
 
 async def _leave(
