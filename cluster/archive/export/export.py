@@ -18,12 +18,12 @@ import pyarrow as pa
 from cluster.archive.export.datasets import write_datasets
 from cluster.archive.export.jsonl import write_jsonl, write_jsonl_groups
 from cluster.archive.export.lance import write_lance
-from cluster.archive.export.scout import SCOUT_SOURCE, transcripts_of, write_scout
+from cluster.archive.export.scout import SCOUT_SOURCE, TracedRun, transcripts_of, write_scout
 from cluster.archive.rows import as_in_files, scan
 from cluster.archive.where import Where
-from cluster.run_files import read_recipe_values
+from cluster.run_files import read_run_recipe
 from wire.archive.trace_rows import SCHEMA
-from wire.errors import ConfigError
+from wire.errors import ConfigError, UserError
 
 Writer = Callable[[Iterator[pa.Table], pa.Schema, Path], None]
 """Writes tables of a schema to a path that does not exist yet."""
@@ -68,7 +68,7 @@ def export(
     if first is None:
         raise ConfigError(f"no trace of {directory} matches; nothing was written")
     if form == "scout":
-        transcripts = _transcripts(directory.parent)
+        transcripts = partial(transcripts_of, run=_traced_run(directory.parent))
         first, tables = transcripts(first), map(transcripts, tables)
     elif form in ("datasets", "lance"):
         first, tables = as_in_files(first), map(as_in_files, tables)
@@ -78,9 +78,13 @@ def export(
     return Exported(num_rows=sum(counts), num_bytes=_size(target))
 
 
-def _transcripts(run: Path) -> Callable[[pa.Table], pa.Table]:
-    model = str(read_recipe_values(run).get("model", ""))
-    return partial(transcripts_of, run=run.resolve().name, model=Path(model).name)
+def _traced_run(path: Path) -> TracedRun:
+    name = path.resolve().name
+    try:
+        config = read_run_recipe(path)
+    except UserError:  # an archive on its own, or of another version's run
+        return TracedRun(name=name)
+    return TracedRun(name=name, model=Path(config.model).name, prompts=config.prompt_set)
 
 
 def _check_free(target: Path) -> None:

@@ -3,12 +3,14 @@
     row of the archive -> transcript_id, messages, score, model, ... -> transcripts.parquet
 
 One trace is one transcript. Scout's own columns are of inspect_scout 0.6.2; beside them the
-archive's, which Scout lists as metadata. The prompt's text is not in an archive: the question names
-the video and its version.
+archive's, which Scout lists as metadata. An archive has the version of a prompt, not its text: the
+question is worded by the run's recipe where that has this version, else it names the video only.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.archive.rows import plain_rows
+from rollout.message import Message
+from rollout.prompt import Prompts
+from wire.errors import DataError
 from wire.strict_json import to_json
+from wire.types import Sample, Split
 
 _BATCH_ROWS = 4096
 
@@ -30,6 +36,7 @@ SCOUT_SOURCE = (
     "label",
     "split",
     "sample_text",
+    "sample_extra",
     "prompt_version",
     "video_hash",
     "window_start_s",
@@ -87,10 +94,20 @@ SCOUT_SCHEMA = pa.schema([*_STANDARD, *_METADATA])
 """Columns of the export: Scout's, then the archive's."""
 
 
-def transcripts_of(table: pa.Table, *, run: str, model: str) -> pa.Table:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedRun:
+    """The run whose traces become transcripts."""
+
+    name: str
+    model: str = ""
+    """Of its recipe; empty if that cannot be read."""
+    prompts: Prompts | None = None
+
+
+def transcripts_of(table: pa.Table, run: TracedRun) -> pa.Table:
     """The traces in ``table`` as transcripts; groups without a trace have none."""
     rows = [row for row in plain_rows(table) if row["trace_index"] is not None]
-    return pa.Table.from_pylist([_transcript(row, run, model) for row in rows], schema=SCOUT_SCHEMA)
+    return pa.Table.from_pylist([_transcript(row, run) for row in rows], schema=SCOUT_SCHEMA)
 
 
 def write_scout(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:
@@ -101,23 +118,23 @@ def write_scout(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> No
             writer.write_table(table, row_group_size=_BATCH_ROWS)
 
 
-def _transcript(row: dict[str, Any], run: str, model: str) -> dict[str, Any]:
+def _transcript(row: dict[str, Any], run: TracedRun) -> dict[str, Any]:
     version = f"{row['completion_attempt']}.{row['completion_step']}"
     group = f"{row['attempt']}/{row['group_id']}"
     failure = row["failure_kind"] and (
         f"{row['failure_kind']}: {row['failure_reason']} ({row['failure_culprit']})"
     )
-    messages = _messages(row, group)
+    messages = _messages(row, group, run.prompts)
     parts = row["reward_parts"] or {}
     return {
-        "transcript_id": f"{run}/{group}/{row['trace_index']}",
+        "transcript_id": f"{run.name}/{group}/{row['trace_index']}",
         "source_type": "deepintuit",
-        "source_id": run,
+        "source_id": run.name,
         "source_uri": row["video"],
         "task_set": row["purpose"],
         "task_id": row["sample_id"],
         "task_repeat": row["trace_index"],
-        "model": f"{model}@{version}" if model else version,
+        "model": f"{run.model}@{version}" if run.model else version,
         "score": None if row["reward"] is None else to_json(row["reward"]),
         "score_explanation": to_json(parts) if parts else None,
         "success": parts["accuracy"] >= 1 if "accuracy" in parts else None,
@@ -131,12 +148,35 @@ def _transcript(row: dict[str, Any], run: str, model: str) -> dict[str, Any]:
     }
 
 
-def _messages(row: dict[str, Any], group: str) -> list[dict[str, Any]]:
+def _messages(row: dict[str, Any], group: str, prompts: Prompts | None) -> list[dict[str, Any]]:
     """The question and the answer, as Inspect's ChatMessage has them."""
-    asked = f"[video {row['video']}, prompt version {row['prompt_version'] or 'not recorded'}]"
-    if row["sample_text"] is not None:
-        asked += f"\n{row['sample_text']}"
-    return [
-        {"id": f"{group}/question", "role": "user", "content": asked},
-        {"id": f"{group}/{row['trace_index']}", "role": "assistant", "content": row["text"]},
+    turns = [
+        {
+            "id": f"{group}/{message.role}",
+            "role": message.role,
+            "content": f"[video {row['video']}]\n{message.text}"
+            if message.has_video
+            else message.text,
+        }
+        for message in _question(row, prompts)
     ]
+    answer = {"id": f"{group}/{row['trace_index']}", "role": "assistant", "content": row["text"]}
+    return [*turns, answer]
+
+
+def _question(row: dict[str, Any], prompts: Prompts | None) -> list[Message]:
+    if prompts is not None and prompts.version("trace") == row["prompt_version"]:
+        with contextlib.suppress(DataError):  # the clip lacks a column that the text names
+            return prompts.trace(
+                Sample(
+                    id=row["sample_id"],
+                    video=row["video"],
+                    label=row["label"],
+                    split=Split(row["split"]),
+                    text=row["sample_text"],
+                    extra=json.loads(row["sample_extra"]),
+                )
+            )
+    worded = f"(prompt version {row['prompt_version'] or 'not recorded'})"
+    shown = [worded] if row["sample_text"] is None else [worded, row["sample_text"]]
+    return [Message("user", ("\n".join(shown),), has_video=True)]

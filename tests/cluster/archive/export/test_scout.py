@@ -2,6 +2,8 @@
 export), and say what the trace was."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +12,9 @@ import pytest
 
 from cluster.archive.export.export import export
 from cluster.archive.where import EVERY_ROW
-from tests.cluster.trace_archives import write_archive
+from tests.cluster.trace_archives import make_groups, write_archive
 
+RECIPE = Path(__file__).parents[4] / "tests/data/run_before_move/finished/run.json"
 SCOUT = {  # inspect_scout 0.6.2, transcripts_db_schema(): those of its columns that are written
     "transcript_id": pa.string(),
     "source_type": pa.string(),
@@ -40,7 +43,7 @@ RESERVED = {  # its other columns, of another meaning: no metadata of ours may h
 def table(tmp_path: Path) -> pa.Table:
     run = tmp_path / "shapes"
     write_archive(run)
-    (run / "run.json").write_text(json.dumps({"model": "models/tiny", "labels": [], "data": {}}))
+    shutil.copy(RECIPE, run)
     export(run / "archive", tmp_path / "out", "scout", EVERY_ROW)
     (path,) = (tmp_path / "out").rglob("*")
     assert path.suffix == ".parquet"
@@ -57,14 +60,14 @@ def test_a_trace_is_a_transcript_with_its_score(table: pa.Table):
     rows = {row["transcript_id"]: row for row in table.to_pylist()}
     assert len(rows) == table.num_rows == 16, "the group without traces has none"
     row = rows["shapes/0/grpo/train/2/0"]
-    assert row["model"] == "tiny@0.1"
+    assert row["model"] == "base-model@0.1"
     assert json.loads(row["score"]) == 1.0
     assert row["success"] is True
     assert row["total_tokens"] == 3
     assert row["label"] == "undo"
     question, answer = json.loads(row["messages"])
     assert question["role"] == "user"
-    assert "a.mp4" in question["content"]
+    assert question["content"].startswith("[video a.mp4]\nDecide which label fits the video")
     assert answer["role"] == "assistant"
     assert answer["content"] == '<answer>up 2</answer>\n"a", b'
 
@@ -76,3 +79,17 @@ def test_a_trace_that_was_not_scored_has_an_error_and_no_score(table: pa.Table):
     assert (row["score"], row["success"]) == (None, None)
     assert row["error"] == "reward: it raised (judge)"
     assert row["limit"] == "tokens"
+
+
+def test_a_prompt_of_another_wording_is_not_made_up(tmp_path: Path):
+    """An archive on its own has no recipe; a resumed run's recipe may have another wording."""
+    first, *others = make_groups()
+    changed = [replace(g, prompt=replace(g.prompt, version="abc")) for g in others if g.prompt]
+    for name, recipe in (("alone", None), ("changed", RECIPE)):
+        run = tmp_path / name
+        write_archive(run, [first, *changed])
+        if recipe is not None:
+            shutil.copy(recipe, run)
+        export(run / "archive", tmp_path / f"{name} out", "scout", EVERY_ROW)
+        messages = pq.read_table(tmp_path / f"{name} out")["messages"][0].as_py()
+        assert json.loads(messages)[0]["content"] == "[video a.mp4]\n(prompt version abc)"
