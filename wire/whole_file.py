@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wire.remote_path import RemotePath
 from wire.strict_json import to_json
 
 
@@ -35,6 +36,8 @@ def whole_file(path: Path, *, sync: bool = False, suffix: str = ".partial") -> I
 
 def sync_to_disk(path: Path) -> None:
     """Make the bytes of a file, or the names in a folder, durable."""
+    if isinstance(path, RemotePath):
+        return  # an object is, from the moment it appears
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

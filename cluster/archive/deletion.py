@@ -30,6 +30,7 @@ from wire.archive.deletion import (
     read_deletions,
 )
 from wire.errors import ConfigError, UserError
+from wire.remote_path import RemotePath
 from wire.strict_json import to_json
 from wire.whole_file import whole_file
 
@@ -106,7 +107,9 @@ def left_in_run(directory: Path) -> list[Path]:
 
 
 def run_of(directory: Path) -> Path | None:
-    """The run directory that an archive lies in; None for an archive alone."""
+    """The run directory that an archive lies in; None for an archive alone, or in a store."""
+    if isinstance(directory, RemotePath):
+        return None
     return directory.parent if (directory.parent / RECIPE_FILE).exists() else None
 
 

@@ -22,6 +22,8 @@ from wire.archive.journal import read_journal
 from wire.archive.parquet_files import is_current, name_of, parquet_files
 from wire.archive.trace_rows import SCHEMA
 from wire.errors import ArchiveError, ConfigError
+from wire.remote_path import RemotePath, arrow_dataset
+from wire.types import stable_hash
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -112,8 +114,8 @@ def _make_view(connection: "DuckDBPyConnection", directory: Path, files: Sequenc
     current = [file for file in files if is_current(file)]
     older = [file for file in files if file not in set(current)]
     parts = ["SELECT * FROM journaled"]
-    parts += [f"SELECT * REPLACE ({_MAP}) FROM {_read(current)}"] if current else []
-    parts += [f"SELECT * FROM {_read(older)}"] if older else []
+    parts += [f"SELECT * REPLACE ({_MAP}) FROM {_read(connection, current)}"] if current else []
+    parts += [f"SELECT * FROM {_read(connection, older)}"] if older else []
     connection.execute(f"CREATE TEMP VIEW stored AS {' UNION ALL BY NAME '.join(parts)}")
     deletions = read_deletions(directory)
     where = _not_deleted(connection, deletions) if deletions else "true"
@@ -146,7 +148,8 @@ def _journaled(
         own = [file for file in files if name_of(file).attempt == attempt]
         names = rows["group_id"].unique()
         if own and len(names):
-            ids = f"SELECT DISTINCT group_id FROM {_read(own)} WHERE group_id IN (SELECT unnest(?))"
+            stored_in = _read(connection, own)
+            ids = f"SELECT DISTINCT group_id FROM {stored_in} WHERE group_id IN (SELECT unnest(?))"
             stored = connection.execute(ids, [names.to_pylist()]).fetchall()
             known = pa.array([name for (name,) in stored], pa.string())
             rows = rows.filter(pc.invert(pc.is_in(rows["group_id"], known)))
@@ -154,8 +157,13 @@ def _journaled(
     return pa.concat_tables(fresh)
 
 
-def _read(files: Sequence[Path]) -> str:
-    """The SQL that reads these files; those of older schemas lack columns."""
+def _read(connection: "DuckDBPyConnection", files: Sequence[Path]) -> str:
+    """The SQL that reads these files; those of older schemas lack columns. Files in a store are
+    read through fsspec, so that DuckDB needs no extension."""
+    if isinstance(files[0], RemotePath):
+        name = f"files_{stable_hash(*map(str, files))[:16]}"
+        connection.register(name, arrow_dataset(files))
+        return name
     names = [_GLOB.sub(r"[\1]", str(file)).replace("'", "''") for file in files]
     listed = ", ".join(f"'{name}'" for name in names)
     return f"read_parquet([{listed}], union_by_name=true, hive_partitioning=false)"

@@ -24,6 +24,7 @@ from wire.archive.parquet_files import parquet_files
 from wire.archive.trace_rows import FILE_SCHEMA
 from wire.errors import ConfigError
 from wire.nearest import nearest
+from wire.remote_path import arrow_source
 
 _ROWS_AT_ONCE = 256
 _NUMBERS = {pa.int32(), pa.int64(), pa.float32(), pa.float64()}
@@ -78,7 +79,7 @@ def count_rows(directory: Path) -> int:
     for path in parquet_files(directory):
         # merged meanwhile; a damaged file is named when it is read
         with contextlib.suppress(OSError, pa.ArrowException):
-            total += pq.read_metadata(path).num_rows
+            total += pq.read_metadata(arrow_source(path)).num_rows
     return total
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.commands import archive_upkeep
 from cluster.commands.base import add_command, pipe_may_close, say
 from wire.printable import printable
+from wire.remote_path import place_of
 from wire.strict_json import to_json
 
 _DEFAULT_COLUMNS = (
@@ -209,7 +210,10 @@ def add_archive_command(
     """Add a sub-command of ``archive`` with the argument ARCHIVE."""
     command = add_command(commands, name, text, act)
     command.add_argument(
-        "archive", type=Path, metavar="RUN_OR_ARCHIVE", help="a run directory, or its archive"
+        "archive",
+        type=place_of,
+        metavar="RUN_OR_ARCHIVE",
+        help="a run directory, or its archive; also s3://BUCKET/NAME",
     )
     return command
 

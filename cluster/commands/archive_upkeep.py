@@ -1,4 +1,4 @@
-"""The commands archive compact, verify, gc and delete, which keep an archive small and sound."""
+"""The commands archive compact, verify, gc, copy and delete, which keep an archive sound."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.base import add_command, say, write_json_file
+from wire.remote_path import place_of
 
 _MB = 1_000_000
 
@@ -139,6 +140,16 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield at
 
 
+def _copy(options: argparse.Namespace) -> None:
+    from cluster.archive.place import archive_directory
+    from wire.archive.store import copy_archive
+
+    source = archive_directory(options.archive)
+    with _progress("copying") as at:
+        copied = copy_archive(source, options.target / "archive", at)
+    say(f"{len(copied)} files are in {options.target / 'archive'}")
+
+
 def _say_changed(changed: Any) -> None:
     if not changed:
         return
@@ -163,7 +174,10 @@ def _target(text: str) -> float:
 def _add(parts: Any, name: str, text: str, act: Any) -> Any:
     command = add_command(parts, name, text, act)
     command.add_argument(
-        "archive", type=Path, metavar="RUN_OR_ARCHIVE", help="a run directory, or its archive"
+        "archive",
+        type=place_of,
+        metavar="RUN_OR_ARCHIVE",
+        help="a run directory, or its archive; also s3://BUCKET/NAME",
     )
     return command
 
@@ -187,6 +201,13 @@ def add(parts: Any) -> None:
     verify.add_argument("--json", type=Path, metavar="FILE", help="write all findings there, too")
     gc = _add(parts, "gc", "list what killed runs and compactions left, and its size", _gc)
     gc.add_argument("--delete", action="store_true", help="remove it")
+    copy = _add(parts, "copy", "copy an archive to a folder or a store, or back", _copy)
+    copy.add_argument(
+        "target",
+        type=place_of,
+        metavar="TARGET",
+        help="a place that is not there: s3://BUCKET/NAME",
+    )
     text = "delete videos: their traces are hidden at once, and compact removes them"
     delete = _add(parts, "delete", text, _delete)
     delete.add_argument(

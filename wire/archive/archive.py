@@ -47,6 +47,7 @@ from wire.archive.parquet_files import (
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA
 from wire.errors import ArchiveError
+from wire.remote_path import RemotePath
 from wire.types import PolicyVersion, Purpose, TraceGroup
 from wire.whole_file import sync_to_disk
 
@@ -267,7 +268,7 @@ def recover(directory: Path, attempt: int, *, keep: bool = False) -> None:
     with naming(f"cannot recover the journal {path} (its groups are kept)"):
         step = max((pc.max(table["step"]).as_py() for table in read_journal(path)), default=0)
         _compact(directory, attempt, step, _compacted_ids(directory, attempt))
-        if keep:
+        if keep and not isinstance(path, RemotePath):
             os.close(empty_journal(path))
             sync_to_disk(directory)
         else:

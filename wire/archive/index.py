@@ -36,6 +36,7 @@ from wire.archive.index_files import (
 from wire.archive.journal import read_journal
 from wire.archive.parquet_files import name_of, parquet_files
 from wire.errors import ArchiveError
+from wire.remote_path import arrow_dataset, arrow_source
 
 BROWSE_COLUMNS = (*INDEX_SCHEMA.names, "file")
 """Columns of a page of rows. ``file``: name of the traces file or journal that holds the trace."""
@@ -69,10 +70,15 @@ class Source:
         """Whether the rows are in an index file."""
         return isinstance(self._rows, Path)
 
+    @property
+    def _dataset(self) -> Any:
+        is_table = isinstance(self._rows, pa.Table)
+        return ds.dataset(self._rows) if is_table else arrow_dataset([self._rows])
+
     @cached_property
     def _parts(self) -> list[Any]:
         """Fragments of the size of a row group."""
-        fragments = ds.dataset(self._rows).get_fragments()
+        fragments = self._dataset.get_fragments()
         return [
             part
             for one in fragments
@@ -218,14 +224,14 @@ def _source(directory: Path, traces: Path, deletions: Deletions) -> Source:
     elif not _has_deleted(index_path(directory, traces), deletions):
         return Source(traces, index_path(directory, traces))
     else:
-        rows = pq.read_table(index_path(directory, traces)).replace_schema_metadata()
+        rows = pq.read_table(arrow_source(index_path(directory, traces))).replace_schema_metadata()
     return Source(traces, deletions.kept(rows))
 
 
 def _has_deleted(index: Path, deletions: Deletions) -> bool:
     if not deletions:
         return False
-    columns = pq.read_table(index, columns=["video", "video_hash"])
+    columns = pq.read_table(arrow_source(index), columns=["video", "video_hash"])
     return deletions.deleted(columns) is not None
 
 

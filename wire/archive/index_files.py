@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from wire.archive.parquet_files import identity, row_groups
 from wire.archive.trace_rows import SCHEMA
+from wire.remote_path import arrow_source
 from wire.whole_file import whole_file
 
 _STORED = (
@@ -111,7 +112,7 @@ def write_index(directory: Path, traces: Path) -> Path:
 
 def index_counts(index: Path) -> list[Count]:
     """Counts in an index file's footer. Raises OSError."""
-    content = json.loads(pq.read_schema(index).metadata[_KEY])
+    content = json.loads(pq.read_schema(arrow_source(index)).metadata[_KEY])
     return [Count(**count) for count in content["counts"]]
 
 
@@ -167,7 +168,7 @@ def index_content(directory: Path, traces: Path) -> dict[str, Any] | None:
     """Content of the footer of a file's index; None if there is no index, or another file's.
     Raises FileNotFoundError if there is no such traces file (any more)."""
     try:
-        schema = pq.read_schema(index_path(directory, traces))
+        schema = pq.read_schema(arrow_source(index_path(directory, traces)))
         content: dict[str, Any] = json.loads((schema.metadata or {})[_KEY])
     except FileNotFoundError:
         return None

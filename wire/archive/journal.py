@@ -215,7 +215,8 @@ def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
     """Each frame's payload, with the offset at which the frame ends. Raises ArchiveError."""
     with path.open("rb") as file:
         # what the writer adds from now on is not ours to judge
-        end = os.fstat(file.fileno()).st_size
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
         _version(path, file)
         while True:
             offset = file.tell()

@@ -4,17 +4,19 @@
     compaction-lock   exclusive while files are merged or removed
 
 The system releases a lock with its process, however that ends. On a file system without locks a
-writer is taken to be alive.
+writer is taken to be alive. In a store such as S3 the compaction's is an object.
 """
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from wire.errors import ArchiveError
+from wire.remote_path import RemotePath
 
 _WRITER, _COMPACTION = "writer-lock", "compaction-lock"
 
@@ -30,7 +32,10 @@ def hold_as_writer(directory: Path) -> IO[str]:
 
 @contextmanager
 def without_writer(directory: Path) -> Iterator[bool]:
-    """Whether no run writes here; if so, none begins in the block."""
+    """Whether no run writes here; if so, none begins in the block. No run writes to a store."""
+    if isinstance(directory, RemotePath):
+        yield True
+        return
     with (directory / _WRITER).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,6 +48,9 @@ def without_writer(directory: Path) -> Iterator[bool]:
 @contextmanager
 def compacting(directory: Path) -> Iterator[None]:
     """Keep other compactions out during the block. Raises ArchiveError if one is going on."""
+    if isinstance(directory, RemotePath):
+        yield from _compacting_in_store(directory / _COMPACTION)
+        return
     with (directory / _COMPACTION).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,3 +68,18 @@ def compacting(directory: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _compacting_in_store(lock: RemotePath) -> Iterator[None]:
+    """An object that is there during the block; unlike the system's locks it outlives a process
+    that is killed."""
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    if not lock.create(who.encode()):
+        raise ArchiveError(
+            f"{lock.read_text()} is compacting {lock.parent}; wait for its end, or, if it was "
+            f"killed, remove {lock}"
+        )
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

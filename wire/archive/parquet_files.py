@@ -30,6 +30,7 @@ from wire.archive.trace_rows import (
     version_of,
 )
 from wire.errors import ArchiveError
+from wire.remote_path import arrow_source
 from wire.whole_file import sync_to_disk, whole_file
 
 _NAME = re.compile(r"attempt=(\d+)-step=(\d+)(?:-part=(\d+))?(?:-to=(\d+)-merge=(\d+))?\.parquet")
@@ -231,7 +232,7 @@ def row_groups(path: Path, columns: Iterable[str], number: int | None = None) ->
     that is not there (any more)."""
     wanted = list(columns)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(arrow_source(path), page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow)
             held = [name for name in wanted if name in file.schema_arrow.names]
             every = range(file.num_row_groups)
@@ -298,7 +299,7 @@ def _repetitive_columns() -> list[str]:
 
 def _footer(path: Path) -> pa.Schema:
     try:
-        return pq.read_schema(path)
+        return pq.read_schema(arrow_source(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -23,6 +23,7 @@ from wire.archive.parquet_files import is_current, name_of, parquet_files, row_g
 from wire.archive.trace_rows import SCHEMA
 from wire.errors import ArchiveError
 from wire.finding import Area, Finding, error, from_error, ok, warning
+from wire.remote_path import arrow_source
 from wire.types import FailureKind, FinishReason, Purpose, Split
 
 Progress = Callable[[int, int], None]
@@ -125,13 +126,13 @@ def _read_file(directory: Path, path: Path, deletions: Deletions, read: _Read) -
         num_rows += table.num_rows
         _check_rows(path, name_of(path).attempt, table, read)
         _note(path, table, deletions, read)
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(arrow_source(path)) as file:
         if num_rows != file.metadata.num_rows:
             raise ArchiveError(f"{path} says it has {file.metadata.num_rows} rows, got {num_rows}")
     if index_content(directory, path) is None:
         read.without_index += 1
         return
-    index = pq.read_table(index_path(directory, path)).replace_schema_metadata()
+    index = pq.read_table(arrow_source(index_path(directory, path))).replace_schema_metadata()
     if not index.equals(index_rows(path)):
         read.index_faults.append(path.name)
 
@@ -208,7 +209,10 @@ def _of_deletions(
 
 def _index_has_deleted(path: Path, deletions: Deletions) -> bool:
     try:
-        return deletions.deleted(pq.read_table(path, columns=["video", "video_hash"])) is not None
+        return (
+            deletions.deleted(pq.read_table(arrow_source(path), columns=["video", "video_hash"]))
+            is not None
+        )
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return False  # no index of ours
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main
+from tests.buckets import s3_bucket
 from tests.cluster.trace_archives import write_archive
+from wire import remote_path
 from wire.archive.archive import read_table
 from wire.archive.parquet_files import parquet_files
 
@@ -83,3 +85,22 @@ def test_delete_hides_compact_removes_and_verify_proves(output: Output, tmp_path
     status, text = output("delete", "--video-hash", "abc")
     assert status == 2
     assert "'abc' is no video hash" in text
+
+
+def test_an_archive_in_s3_takes_the_same_commands(
+    output: Output, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote_path._system.cache_clear()
+    with s3_bucket() as bucket:
+        run = f"{bucket}/demo"
+        assert "files are in s3://yard/demo/archive" in output("copy", run)[1]
+        for words in (["ls"], ["compact"], ["verify"], ["gc"], ["ls", "--where", "label=undo"]):
+            assert main(["archive", words[0], run, *words[1:]]) == 0, words
+        assert main(["archive", "show", run, "grpo/train/0"]) == 0
+        assert main(["archive", "query", run, "SELECT count(*) AS n FROM traces", "--json"]) == 0
+        assert '{"n": 17}' in capsys.readouterr().out.replace('{"n":17}', '{"n": 17}')
+        out = tmp_path / "out.jsonl"
+        assert main(["archive", "export", run, str(out), "--format", "jsonl"]) == 0
+        assert len(out.read_text().splitlines()) == 17
+        assert main(["archive", "ls", f"{bucket}/nowhere"]) == 2
+    remote_path._system.cache_clear()

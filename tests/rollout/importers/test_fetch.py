@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from rollout.importers.fetch import MediaStore
 from rollout.importers.videos import UNFETCHED
+from tests.buckets import s3_bucket
 from tests.rollout.importers.builders import Workspace
 from wire.errors import ConfigError, DataError
 from wire.types import Split
@@ -230,27 +230,10 @@ def test_a_file_url_is_a_source_and_a_video(workspace: Workspace) -> None:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """An empty bucket of moto's S3 server."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    httpx.post(f"http://{host}:{port}/moto-api/reset")  # its state outlives a server
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("yard")
-    yield "s3://yard"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with s3_bucket() as address:
+        yield address
 
 
 def put(url: str, data: bytes) -> None:
