@@ -11,6 +11,7 @@ are asked for in about the order of writing.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from wire.archive.deletion import Deletions
 from wire.archive.parquet_files import name_of, row_groups, scan
 from wire.archive.trace_groups import groups_in
-from wire.archive.trace_rows import SCHEMA
+from wire.archive.trace_rows import SCHEMA, group_starts
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion, TraceGroup
 
@@ -55,13 +56,20 @@ def index_groups(directory: Path, prefix: str) -> Iterator[Indexed]:
         yield from _indexed(rows, Place(path, number))
 
 
+class _Part(NamedTuple):
+    """Rows of a place, and the first and the end of each group's."""
+
+    rows: pa.Table
+    spans: Mapping[str, tuple[int, int]]
+
+
 class GroupReader:
     """Reader of archived groups at known places. Threads may share it."""
 
     def __init__(self, places: Mapping[str, Place]) -> None:
         """``places``: by group id."""
         self._places = dict(places)
-        self._held: OrderedDict[Place, pa.Table] = OrderedDict()
+        self._held: OrderedDict[Place, _Part] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -87,11 +95,11 @@ class GroupReader:
     def _own(self, place: Place, group_id: str) -> pa.Table | None:
         """Rows of a group; None if they are at this place no longer."""
         try:
-            rows = self._rows(place)
+            held = self._part(place)
         except FileNotFoundError:
             return None
-        own = rows.filter(pc.equal(rows["group_id"], group_id)).combine_chunks()
-        return own if own.num_rows else None
+        start, end = held.spans.get(group_id, (0, 0))
+        return held.rows.slice(start, end - start) if end else None
 
     def _look_up_again(self, group_id: str, place: Place) -> None:
         """Find the groups of an attempt whose files were merged."""
@@ -106,12 +114,11 @@ class GroupReader:
                     if name_of(self._places[name].path).attempt == attempt:
                         self._places[name] = Place(path, number)
 
-    def _rows(self, place: Place) -> pa.Table:
+    def _part(self, place: Place) -> _Part:
         with self._lock:
             if place not in self._held:
-                some = row_groups(place.path, SCHEMA.names, number=place.row_group)
-                rows = pa.concat_tables([SCHEMA.empty_table(), *some])
-                self._held[place] = rows
+                read = list(row_groups(place.path, SCHEMA.names, number=place.row_group))
+                self._held[place] = _part(read[0] if read else SCHEMA.empty_table())
                 while len(self._held) > 1 and _num_bytes(self._held) > _HELD_BYTES:
                     self._held.popitem(last=False)
             self._held.move_to_end(place)
@@ -165,5 +172,12 @@ def _indexed(rows: pa.Table, place: Place) -> Iterator[Indexed]:
         yield held
 
 
-def _num_bytes(tables: Mapping[Place, pa.Table]) -> int:
-    return sum(table.nbytes for table in tables.values())
+def _part(rows: pa.Table) -> _Part:
+    rows = rows.combine_chunks()
+    starts = group_starts(rows)
+    names = rows["group_id"].take(starts).to_pylist()
+    return _Part(rows, dict(zip(names, pairwise([*starts.tolist(), len(rows)]), strict=True)))
+
+
+def _num_bytes(parts: Mapping[Place, _Part]) -> int:
+    return sum(part.rows.nbytes for part in parts.values())

@@ -67,7 +67,7 @@ class Journal:
                 raise ArchiveError(f"{path} is of an older schema version; compact it first")
             self._end = _FILE_HEADER.size
             for self._end, parts in _decoded(path, _parts):
-                self.group_ids.update(str(part.group["group_id"][0]) for part in parts)
+                self.group_ids.update(str(part.group["group_id"][0]) for part, _ in parts)
             self._fd = os.open(path, os.O_RDWR)
             if os.fstat(self._fd).st_size > self._end:
                 os.ftruncate(self._fd, self._end)
@@ -168,10 +168,10 @@ def read_journal(path: Path) -> Iterator[pa.Table]:
     held: list[Packed] = []
     num_rows = num_bytes = 0
     for _, parts in _decoded(path, _parts):
-        for part in parts:
+        for part, size in parts:
             held.append(part)
             num_rows += part.traces.num_rows
-            num_bytes += part.group.nbytes * part.traces.num_rows + part.traces.nbytes
+            num_bytes += size
             if num_rows >= _ROWS or num_bytes >= _BYTES:
                 yield joined(held)
                 held, num_rows, num_bytes = [], 0, 0
@@ -241,18 +241,19 @@ def _decoded(path: Path, decode: Callable[[bytes], Iterator[T]]) -> Iterator[tup
         yield end, content
 
 
-def _parts(payload: bytes) -> Iterator[Packed]:
-    """The groups in a frame."""
+def _parts(payload: bytes) -> Iterator[tuple[Packed, int]]:
+    """The groups in a frame, each with about the bytes of its rows."""
     at = 0
     while at < len(payload):
         group, traces, size = _RECORD_HEADER.unpack_from(payload, at)
         at += _RECORD_HEADER.size
         data = pa.decompress(payload[at : at + size], group + traces, _CODEC)
         at += size
-        yield Packed(
+        part = Packed(
             pa.ipc.read_record_batch(data.slice(0, group), GROUP_SCHEMA),
             pa.ipc.read_record_batch(data.slice(group), TRACE_SCHEMA),
         )
+        yield part, group * part.traces.num_rows + traces
 
 
 def _older_rows(payload: bytes) -> Iterator[pa.Table]:
