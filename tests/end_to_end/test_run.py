@@ -1,5 +1,6 @@
 """All stages on the real engines, as a user runs them."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -129,6 +130,12 @@ def test_the_archive_holds_every_trace_with_its_version(finished: Path):
     assert {str(group.policy_version) for group in calibration} == {"0.4"}
     table = read_table(archive, ["prompt_token_ids", "token_ids", "logprobs", "clip_key"])
     assert table.num_rows > 3 * 4 * 8
+    for group in trained:
+        assert group.prompt is not None
+        video = Path(group.sample.video).read_bytes()
+        assert group.prompt.video_hash == hashlib.sha256(video).hexdigest()
+        assert len(group.prompt.frame_indices) >= 2
+        assert list(group.prompt.frame_indices) == sorted(group.prompt.frame_indices)
 
 
 def test_the_verdicts_probabilities_are_over_the_labels_and_sum_to_one(finished: Path):
