@@ -8,6 +8,7 @@ question is worded by the run's recipe where that has this version, else it name
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from rollout.message import Message
 from rollout.prompt import Prompts
 from wire.errors import DataError
 from wire.strict_json import to_json
-from wire.types import Sample, Split
+from wire.types import Sample, Split, stable_hash
 
 _BATCH_ROWS = 4096
+_ID_LENGTH = 32
 
 SCOUT_SOURCE = (
     "group_id",
@@ -107,7 +109,12 @@ class TracedRun:
 def transcripts_of(table: pa.Table, run: TracedRun) -> pa.Table:
     """The traces in ``table`` as transcripts; groups without a trace have none."""
     rows = [row for row in plain_rows(table) if row["trace_index"] is not None]
-    return pa.Table.from_pylist([_transcript(row, run) for row in rows], schema=SCOUT_SCHEMA)
+    transcripts: list[dict[str, Any]] = []
+    for _, own in itertools.groupby(rows, key=lambda row: (row["attempt"], row["group_id"])):
+        members = list(own)
+        question = _question(members[0], run.prompts)
+        transcripts += [_transcript(row, run, question) for row in members]
+    return pa.Table.from_pylist(transcripts, schema=SCOUT_SCHEMA)
 
 
 def write_scout(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:
@@ -118,16 +125,16 @@ def write_scout(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> No
             writer.write_table(table, row_group_size=_BATCH_ROWS)
 
 
-def _transcript(row: dict[str, Any], run: TracedRun) -> dict[str, Any]:
+def _transcript(row: dict[str, Any], run: TracedRun, question: list[Message]) -> dict[str, Any]:
     version = f"{row['completion_attempt']}.{row['completion_step']}"
     group = f"{row['attempt']}/{row['group_id']}"
     failure = row["failure_kind"] and (
         f"{row['failure_kind']}: {row['failure_reason']} ({row['failure_culprit']})"
     )
-    messages = _messages(row, group, run.prompts)
+    messages = _messages(row, group, question)
     parts = row["reward_parts"] or {}
     return {
-        "transcript_id": f"{run.name}/{group}/{row['trace_index']}",
+        "transcript_id": _file_safe_id(run.name, row),
         "source_type": "deepintuit",
         "source_id": run.name,
         "source_uri": row["video"],
@@ -148,7 +155,12 @@ def _transcript(row: dict[str, Any], run: TracedRun) -> dict[str, Any]:
     }
 
 
-def _messages(row: dict[str, Any], group: str, prompts: Prompts | None) -> list[dict[str, Any]]:
+def _file_safe_id(run: str, row: dict[str, Any]) -> str:
+    """Scout keeps the results of a transcript in a file of its id: no slashes, as groups have."""
+    return stable_hash(run, row["attempt"], row["group_id"], row["trace_index"])[:_ID_LENGTH]
+
+
+def _messages(row: dict[str, Any], group: str, question: list[Message]) -> list[dict[str, Any]]:
     """The question and the answer, as Inspect's ChatMessage has them."""
     turns = [
         {
@@ -158,7 +170,7 @@ def _messages(row: dict[str, Any], group: str, prompts: Prompts | None) -> list[
             if message.has_video
             else message.text,
         }
-        for message in _question(row, prompts)
+        for message in question
     ]
     answer = {"id": f"{group}/{row['trace_index']}", "role": "assistant", "content": row["text"]}
     return [*turns, answer]

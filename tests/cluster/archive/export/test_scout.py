@@ -2,6 +2,7 @@
 export), and say what the trace was."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -57,9 +58,9 @@ def test_the_columns_and_types_are_those_of_scout(table: pa.Table):
 
 
 def test_a_trace_is_a_transcript_with_its_score(table: pa.Table):
-    rows = {row["transcript_id"]: row for row in table.to_pylist()}
+    rows = {(row["group_id"], row["trace_index"]): row for row in table.to_pylist()}
     assert len(rows) == table.num_rows == 16, "the group without traces has none"
-    row = rows["shapes/0/grpo/train/2/0"]
+    row = rows["grpo/train/2", 0]
     assert row["model"] == "base-model@0.1"
     assert json.loads(row["score"]) == 1.0
     assert row["success"] is True
@@ -72,10 +73,15 @@ def test_a_trace_is_a_transcript_with_its_score(table: pa.Table):
     assert answer["content"] == '<answer>up 2</answer>\n"a", b'
 
 
+def test_ids_are_unique_and_safe_as_names_of_files(table: pa.Table):
+    """Scout writes results to a file of the transcript's id; groups have slashes in theirs."""
+    ids = table["transcript_id"].to_pylist()
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in ids)
+
+
 def test_a_trace_that_was_not_scored_has_an_error_and_no_score(table: pa.Table):
-    (row,) = table.filter(
-        pa.compute.field("transcript_id") == "shapes/0/grpo/train/2/1"
-    ).to_pylist()
+    (row,) = (r for r in table.to_pylist() if (r["task_id"], r["trace_index"]) == ("clip-2", 1))
     assert (row["score"], row["success"]) == (None, None)
     assert row["error"] == "reward: it raised (judge)"
     assert row["limit"] == "tokens"
