@@ -6,7 +6,7 @@ JSON is strict, its numbers exact: what is read is equal to what was written, to
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from calibrate.calibrator import Calibrator
 from calibrate.conformal import Coverage, Kind, PredictionSets, measure_coverage
 from calibrate.figures import Figures
-from calibrate.risk import Threshold
+from calibrate.risk import AutomaticErrors, Threshold, measure_automatic
 from calibrate.selection import Plateau, Selection
 from wire.errors import DataError
 
@@ -35,6 +35,17 @@ class GroupCoverage:
     kind: Kind
     promise: float
     measured: Coverage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupAutomatic:
+    """Errors of automatic decisions, measured on one group of clips, beside the promise."""
+
+    split: str
+    group: str
+    promise: float
+    """The threshold's ``max_error``."""
+    measured: AutomaticErrors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +73,8 @@ class Calibration:
     """Whether the verdict had stopped improving; None: no verdict, or no validation."""
     figures: tuple[SplitFigures, ...] = ()
     coverage: tuple[GroupCoverage, ...] = ()
+    automatic: tuple[GroupAutomatic, ...] = ()
+    """Of the first threshold; empty if it was not attainable."""
     num_samples: dict[str, int] = field(default_factory=dict)
     """Clips of each part: ``learned``, ``held_out``, ``val``, ``test``."""
     format: int = FORMAT
@@ -111,16 +124,8 @@ def coverage_by_group(
     probabilities [N, L], true label indices [N], the group of each clip [N].
     """
     inside = sets.sets(probabilities)
-    labels, names = np.asarray(truth, dtype=np.int64), np.asarray(groups)
-    if not len(inside) == len(labels) == len(names):
-        raise DataError(
-            f"{len(inside)} rows of probabilities, {len(labels)} labels, {len(names)} groups; "
-            "expected one of each per clip"
-        )
-    every = np.ones(len(labels), np.bool_)
-    parts: list[tuple[str, NDArray[np.bool_]]] = [("all", every)]
-    if len(kinds := sorted(set(names.tolist()))) > 1:
-        parts += [(name, names == name) for name in kinds]
+    labels = np.asarray(truth, dtype=np.int64)
+    _refuse_lengths(len(inside), len(labels), len(groups))
     return tuple(
         GroupCoverage(
             split=split,
@@ -129,5 +134,48 @@ def coverage_by_group(
             promise=sets.coverage,
             measured=measure_coverage(inside[rows], labels[rows], sets.label_names),
         )
-        for name, rows in parts
+        for name, rows in _rows_of(groups)
     )
+
+
+def automatic_by_group(
+    threshold: Threshold,
+    confidences: ArrayLike,
+    right: ArrayLike,
+    groups: Sequence[str],
+    split: str = "test",
+) -> tuple[GroupAutomatic, ...]:
+    """Errors of automatic decisions over all clips and of each group, beside the promise; none
+    where the threshold was not attainable.
+
+    Of each clip: its confidence, NaN if it is always reviewed, whether the answer is right, group.
+    """
+    values, hits = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.bool_)
+    _refuse_lengths(len(values), len(hits), len(groups))
+    if not threshold.attainable:
+        return ()
+    return tuple(
+        GroupAutomatic(
+            split=split,
+            group=name,
+            promise=threshold.max_error,
+            measured=measure_automatic(threshold, values[rows], hits[rows]),
+        )
+        for name, rows in _rows_of(groups)
+    )
+
+
+def _rows_of(groups: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """All clips, then those of each group if there are several."""
+    names = np.asarray(groups)
+    yield "all", np.ones(len(names), np.bool_)
+    if len(kinds := sorted(set(names.tolist()))) > 1:
+        yield from ((name, names == name) for name in kinds)
+
+
+def _refuse_lengths(num_rows: int, num_labels: int, num_groups: int) -> None:
+    if not num_rows == num_labels == num_groups:
+        raise DataError(
+            f"{num_rows} rows of probabilities, {num_labels} labels, {num_groups} groups; "
+            "expected one of each per clip"
+        )

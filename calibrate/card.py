@@ -8,7 +8,7 @@ A part without figures is left out. Front matter: https://huggingface.co/docs/hu
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from calibrate.calibration import Calibration, GroupCoverage, SplitFigures
+from calibrate.calibration import Calibration, GroupAutomatic, GroupCoverage, SplitFigures
 from calibrate.calibrator import Calibrator, Source
 from calibrate.description import ClassifierDescription, Provenance
 from calibrate.metrics import Evaluation
@@ -251,7 +251,33 @@ def _automatic(calibration: Calibration) -> str:
         if first.value is not None
         else "No decision is automatic: every one goes to a person."
     )
-    return "\n\n".join(["## Automatic decisions", "\n".join(lines), what])
+    parts = ["## Automatic decisions", "\n".join(lines), what]
+    if calibration.automatic:
+        head = ("clips", "n", "automatic", "promised error", "measured error")
+        parts.append(_table(head, [_automatic_row(one) for one in calibration.automatic]))
+        broken = [
+            one.group for one in calibration.automatic if (one.measured.low or 0) > one.promise
+        ]
+        if broken:
+            parts.append(
+                f"**More errors than promised:** {', '.join(broken)}. These clips are not like the "
+                "held-out ones; have them reviewed."
+            )
+    return "\n\n".join(parts)
+
+
+def _automatic_row(one: GroupAutomatic) -> tuple[str, ...]:
+    measured = one.measured
+    error = "-"
+    if measured.error is not None and measured.low is not None and measured.high is not None:
+        error = _with_interval(measured.error, measured.low, measured.high)
+    return (
+        f"{one.split}, {one.group}",
+        str(measured.num_samples),
+        str(measured.num_automatic),
+        _share(one.promise),
+        error,
+    )
 
 
 def _limits(description: ClassifierDescription, provenance: Provenance) -> str:

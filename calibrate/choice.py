@@ -17,7 +17,13 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.calibration import Calibration, GroupCoverage, SplitFigures, coverage_by_group
+from calibrate.calibration import (
+    Calibration,
+    GroupCoverage,
+    SplitFigures,
+    automatic_by_group,
+    coverage_by_group,
+)
 from calibrate.calibrator import Calibrator, Source
 from calibrate.config import CalibrateConfig
 from calibrate.conformal import Kind, PredictionSets, fit_sets, num_needed
@@ -77,10 +83,11 @@ def choose(
         else Calibrator(label_names=val.label_names, weights={config.methods[0]: 1.0})
     )
     sets = _prediction_sets(held_out, calibrator, config)
+    threshold = _threshold(val, held_out, calibrator, config)
     return Calibration(
         calibrator=calibrator,
         sets=sets,
-        thresholds=(_threshold(val, held_out, calibrator, config),),
+        thresholds=(threshold,),
         selection=selection,
         plateau=_plateau(curve),
         figures=tuple(
@@ -89,6 +96,11 @@ def choose(
             if len(clips)
         ),
         coverage=tuple(_coverage(sets, test, calibrator, config.group_by, test_name)),
+        automatic=automatic_by_group(
+            threshold, *_confidences(test, calibrator), test.groups(config.group_by), test_name
+        )
+        if len(test)
+        else (),
         num_samples={
             "learned": num_learned,
             **{name: len(clips) for name, clips in parts.items()},

@@ -3,11 +3,11 @@
 For summary, report and comparison. The classifier itself is read by calibrate/classifier.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from calibrate.calibration import Calibration, GroupCoverage, SplitFigures
+from calibrate.calibration import Calibration, GroupAutomatic, GroupCoverage, SplitFigures
 from wire.errors import DataError
 
 
@@ -76,6 +76,8 @@ class PublishedClassifier:
             yield _coverage_line(rows)
         thresholds = [one.explanation for one in calibration.thresholds[:1]]
         yield from thresholds
+        if calibration.automatic:
+            yield _automatic_line(calibration.automatic)
         yield from (line for line in self.not_attained if line not in thresholds)
         if self.foreign:
             yield f"fitted to traces of another policy: {self.foreign}"
@@ -90,3 +92,12 @@ def _coverage_line(rows: list[GroupCoverage]) -> str:
         for one in rows
     )
     return f"sets promised to hold the true label of {100 * first.promise:g}%: {groups}"
+
+
+def _automatic_line(rows: Sequence[GroupAutomatic]) -> str:
+    groups = ", ".join(
+        f"{one.measured.num_wrong} of {one.measured.num_automatic} decided of "
+        f"{one.measured.num_samples} {'clips' if one.group == 'all' else one.group}"
+        for one in rows
+    )
+    return f"automatic decisions promised to be wrong in {100 * rows[0].promise:g}%: {groups}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from calibrate.metrics import wilson_interval
 from wire.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -85,6 +86,38 @@ class Threshold:
         """[N] confidences -> True where the decision is automatic; NaN never is."""
         rows = np.asarray(confidences, dtype=np.float64)
         return np.zeros(rows.shape, np.bool_) if self.value is None else rows >= self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomaticErrors:
+    """Errors of automatic decisions as measured on clips with known labels."""
+
+    num_samples: int
+    num_automatic: int
+    num_wrong: int
+    error: float | None
+    """Share of the automatic decisions that are wrong; None without any."""
+    low: float | None
+    """Lower end of the 95% Wilson interval."""
+    high: float | None
+
+
+def measure_automatic(
+    threshold: Threshold, confidences: ArrayLike, right: ArrayLike
+) -> AutomaticErrors:
+    """Errors of the decisions that a threshold leaves automatic; NaN is never automatic."""
+    automatic = threshold.is_automatic(confidences)
+    wrong = int((automatic & ~np.asarray(right, dtype=np.bool_)).sum())
+    num = int(automatic.sum())
+    low, high = wilson_interval(wrong, num) if num else (None, None)
+    return AutomaticErrors(
+        num_samples=len(automatic),
+        num_automatic=num,
+        num_wrong=wrong,
+        error=wrong / num if num else None,
+        low=low,
+        high=high,
+    )
 
 
 def fit_threshold(

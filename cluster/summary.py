@@ -95,6 +95,17 @@ def _classifier_row(calibrated: dict[str, Any]) -> dict[str, Any] | None:
             for one in calibration.coverage
         ],
         "threshold": next((one.value for one in calibration.thresholds), None),
+        "automatic": [
+            {
+                "clips": one.group,
+                "num_samples": one.measured.num_samples,
+                "num_automatic": one.measured.num_automatic,
+                "promised_error": one.promise,
+                "measured_error": one.measured.error,
+                "measured_ci": [one.measured.low, one.measured.high],
+            }
+            for one in calibration.automatic
+        ],
         "not_attained": list(published.not_attained),
         "lines": list(published.lines()),
     }

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from calibrate.calibration import Calibration, SplitFigures, coverage_by_group
+from calibrate.calibration import (
+    Calibration,
+    SplitFigures,
+    automatic_by_group,
+    coverage_by_group,
+)
 from calibrate.calibrator import Calibrator, Source
 from calibrate.classifier import Classifier, publish_classifier
 from calibrate.conformal import fit_sets
@@ -126,10 +131,11 @@ def measured_calibration(num: int = 400, max_error: float = 0.3) -> Calibration:
         for kind in ("marginal", "class_conditional")
     ]
     before = Calibrator(label_names=names, weights=dict.fromkeys(calibrator.weights, 0.5))
+    threshold = fit_threshold(confidence[known], right[known], max_error)
     return Calibration(
         calibrator=calibrator,
         sets=tuple(sets),
-        thresholds=(fit_threshold(confidence[known], right[known], max_error),),
+        thresholds=(threshold,),
         selection=selection,
         plateau=plateau([0, 10, 20, 30, 40], [1.2, 1.0, 0.9, 0.7, 0.5]),
         figures=(
@@ -144,6 +150,7 @@ def measured_calibration(num: int = 400, max_error: float = 0.3) -> Calibration:
             for one in sets
             for row in coverage_by_group(one, probabilities, truth, looks.tolist())
         ),
+        automatic=automatic_by_group(threshold, confidence, right, looks.tolist()),
         num_samples={"learned": 80, "held_out": int(known.sum()), "val": num, "test": num},
     )
 

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrate.calibration import Calibration, SplitFigures, coverage_by_group
+from calibrate.calibration import (
+    Calibration,
+    SplitFigures,
+    automatic_by_group,
+    coverage_by_group,
+)
 from calibrate.calibrator import Calibrator, Source
 from calibrate.conformal import fit_sets
 from calibrate.figures import measure
@@ -53,6 +58,9 @@ def whole(num: int = 80) -> Calibration:
         plateau=plateau([1, 2, 3, 4, 5], [2.0, 1.5, 1.2, 1.19, 1.19]),
         figures=(SplitFigures(split="test", before=figures, after=figures),),
         coverage=coverage_by_group(sets[0], probabilities, truth, ["old", "new"] * (num // 2)),
+        automatic=automatic_by_group(
+            fit_threshold(confidence, right, 0.3), confidence, right, ["old", "new"] * (num // 2)
+        ),
         num_samples={"val": num},
     )
 
@@ -105,6 +113,27 @@ def test_coverage_is_measured_for_each_group_beside_the_promise() -> None:
     assert len(coverage_by_group(sets, rows, truth, ["x"] * 60)) == 1
     with pytest.raises(DataError, match="one of each per clip"):
         coverage_by_group(sets, rows, truth, ["x"])
+
+
+def test_errors_of_automatic_decisions_are_measured_for_each_group() -> None:
+    threshold = fit_threshold([0.9] * 60, [True] * 60, 0.1, start=0.9)
+    confidence = [0.95, 0.9, 0.2, np.nan, 0.95, 0.1]
+    right = [True, False, False, True, True, True]
+    groups = ["old", "new", "old", "new", "old", "old"]
+    rows = {one.group: one for one in automatic_by_group(threshold, confidence, right, groups)}
+    counts = {
+        name: (one.measured.num_samples, one.measured.num_automatic, one.measured.num_wrong)
+        for name, one in rows.items()
+    }
+    value = threshold.value
+    assert value is not None
+    assert value < 0.1  # all right, so every confidence is enough
+    assert counts == {"all": (6, 5, 2), "new": (2, 1, 1), "old": (4, 4, 1)}
+    assert (rows["new"].promise, rows["new"].measured.error) == (0.1, 1.0)
+    nothing = automatic_by_group(threshold, [np.nan], [True], ["old"])[0].measured
+    assert (nothing.num_automatic, nothing.error, nothing.low) == (0, None, None)
+    few = fit_threshold([0.9], [True], 0.1)
+    assert automatic_by_group(few, confidence, right, groups) == ()
 
 
 @pytest.mark.parametrize(

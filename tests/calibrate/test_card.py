@@ -86,6 +86,16 @@ def test_a_group_below_the_promise_is_named():
     assert "Below the promise" not in card(kept)
 
 
+def test_errors_of_automatic_decisions_stand_beside_the_promise():
+    text = card()
+    assert "| clips | n | automatic | promised error | measured error |" in text
+    assert re.search(r"\| test, new looks \| \d+ \| \d+ \| 0\.300 \| 0\.\d{3}", text)
+    assert "**More errors than promised:** new looks." in text
+    known = measured_calibration().automatic[2:]
+    assert [one.group for one in known] == ["old looks"]
+    assert "More errors" not in card(replace(measured_calibration(), automatic=known))
+
+
 def test_a_threshold_that_is_not_attainable_is_an_answer():
     text = card(measured_calibration(12, 0.01))
     assert re.search(r"is not attainable with these \d+ held-out clips", text)

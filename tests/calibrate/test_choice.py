@@ -41,6 +41,7 @@ def test_each_part_is_read_for_its_own_purpose_alone() -> None:
     calibration = choose(parts, CONFIG, 300)
     other = choose(parts | {"test": scored(3, 60)}, CONFIG, 300)
     assert other.figures[-1] != calibration.figures[-1]
+    assert [one.group for one in calibration.automatic] == ["all"]
     assert (other.calibrator, other.sets, other.thresholds, other.selection) == (
         calibration.calibrator,
         calibration.sets,
@@ -58,6 +59,7 @@ def test_the_order_of_the_clips_changes_no_bit() -> None:
     mixed = {name: some(clips, order(len(clips))) for name, clips in parts.items()}
     one, other = choose(parts, CONFIG, 300), choose(mixed, CONFIG, 300)
     assert replace(one, figures=(), coverage=()) == replace(other, figures=(), coverage=())
+    assert one.automatic
 
 
 def test_clips_that_are_always_reviewed_count_against_no_threshold() -> None:

@@ -36,7 +36,7 @@ def test_figures_of_another_version_are_named(values: Any):
 def test_its_lines_say_choice_ece_coverage_and_threshold():
     published = PublishedClassifier.of(result(foreign="policy 0.40 wrote them"))
     assert published is not None
-    choice, ece, coverage, threshold, foreign = published.lines()
+    choice, ece, coverage, threshold, automatic, foreign = published.lines()
     assert choice.startswith("policy+verdict has the best nll on 400 val clips")
     before, after = (
         getattr(published.calibration.figures[0], key).ece for key in ("before", "after")
@@ -45,6 +45,8 @@ def test_its_lines_say_choice_ece_coverage_and_threshold():
     assert "of 90%: " in coverage
     assert "new looks" in coverage
     assert "at most 30% wrong" in threshold
+    assert automatic.startswith("automatic decisions promised to be wrong in 30%: ")
+    assert "new looks" in automatic
     assert foreign == "fitted to traces of another policy: policy 0.40 wrote them"
 
 

@@ -91,6 +91,8 @@ def test_the_published_classifier_is_summarised_with_what_it_promises(
     assert summary["method"] == "policy+verdict"
     assert (summary["ece_before"], summary["ece_after"]) == (figures.before.ece, figures.after.ece)
     assert [row["clips"] for row in summary["coverage"]] == 2 * ["all", "new looks", "old looks"]
+    assert [row["clips"] for row in summary["automatic"]] == ["all", "new looks", "old looks"]
+    assert summary["automatic"][1]["measured_error"] > summary["automatic"][1]["promised_error"]
     assert summary["candidates"][0]["name"] == "policy+verdict"
     print_summary(summarise_run(config, run_dir), run_dir.path)
     printed = capsys.readouterr().out
