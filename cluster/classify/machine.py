@@ -7,6 +7,9 @@ from typing import Literal
 
 from wire.errors import ConfigError
 
+_IN_FLIGHT = {"cuda": 256, "cpu": 64}
+"""On a CPU more at a time make no step cheaper."""
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -27,7 +30,9 @@ class Machine:
     cache_dir: Path | None = None
     """Processed clips are kept here; none: the node's usual folder."""
     in_flight: int = 64
-    """Clips decoded or answered at a time."""
+    """Clips decoded or answered at a time, at most."""
+    clip_gb: float = 4.0
+    """Memory that they may take, about; then fewer are in flight."""
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory <= 1:
@@ -46,7 +51,7 @@ def machine_of(
     device: Device,
     num_gpus: int,
     gpu_memory: float,
-    in_flight: int,
+    in_flight: int | None,
     cache_dir: Path | None,
 ) -> Machine:
     """The machine with a choice of ``device``; auto: GPUs if PyTorch sees any. Raises ConfigError
@@ -64,5 +69,5 @@ def machine_of(
         gpu_memory=gpu_memory,
         num_threads=len(os.sched_getaffinity(0)),
         cache_dir=cache_dir,
-        in_flight=in_flight,
+        in_flight=in_flight if in_flight is not None else _IN_FLIGHT["cuda" if there else "cpu"],
     )

@@ -14,13 +14,12 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calibrate.calibration import Calibration
 from calibrate.calibrator import Source
 from calibrate.classifier import CALIBRATION_FILE, Classifier
 from cluster.classify.engine_log import EngineLog
-from cluster.classify.hidden_states import HeadSource
 from cluster.classify.machine import Machine
 from cluster.classify.pipeline import Answering, Pipeline, TraceObserver
 from cluster.classify.rows import Versions
@@ -37,6 +36,9 @@ from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from wire.errors import ConfigError, DataError, DeepIntuitError, GenerationError
 from wire.types import PolicyVersion
+
+if TYPE_CHECKING:
+    from cluster.classify.hidden_states import HeadSource
 
 _BACKEND = "object_store"  # of weight updates, of which there are none
 _HASH_LENGTH = 12
@@ -70,7 +72,12 @@ async def open_pipeline(
             if isinstance(error, DeepIntuitError):
                 raise
             raise GenerationError(_not_started(error, log)) from error
-        yield Pipeline(answering, in_flight=machine.in_flight, observer=observer)
+        yield Pipeline(
+            answering,
+            in_flight=machine.in_flight,
+            clip_bytes=int(machine.clip_gb * 2**30),
+            observer=observer,
+        )
 
 
 def _not_started(error: Exception, log: EngineLog | None) -> str:
@@ -148,7 +155,9 @@ class _Opening:
         await policy.load_adapter(adapter)
         return VerdictSource(policy, self._inputs, codes, adapter)
 
-    def _head(self, ended: AsyncExitStack) -> HeadSource:
+    def _head(self, ended: AsyncExitStack) -> "HeadSource":
+        from cluster.classify.hidden_states import HeadSource  # scikit-learn and all
+
         assert self._classifier.head_dir is not None, "a published head has files"
         head = HeadSource.load(
             self._classifier.head_dir,
@@ -194,7 +203,8 @@ class _Opening:
         return {
             "num_gpus": machine.num_gpus,
             "tensor_parallel_size": max(1, machine.num_gpus),
-            "num_threads": machine.num_threads,
+            # threads of two engines would spin on each other's cores
+            "num_threads": max(1, machine.num_threads // (1 + self._two_engines)),
             "gpu_memory_utilization": machine.gpu_memory / holders,
         }
 

@@ -23,6 +23,7 @@ from calibrate.calibration import Calibration
 from calibrate.calibrator import Source
 from calibrate.decision import Decision, decide
 from calibrate.traces import is_parsed
+from cluster.classify.clip_memory import ClipMemory
 from cluster.classify.inputs import truth_of
 from cluster.classify.rows import Controlled, Row, Versions
 from cluster.classify.sources import AnsweredClip, LabelLogprobs, LabelSource, SourceScores
@@ -82,10 +83,17 @@ class Pipeline:
     """A classifier in use. Safe to call for many clips at a time, from one event loop."""
 
     def __init__(
-        self, answering: Answering, *, in_flight: int, observer: TraceObserver | None = None
+        self,
+        answering: Answering,
+        *,
+        in_flight: int,
+        clip_bytes: int = 4 * 2**30,
+        observer: TraceObserver | None = None,
     ) -> None:
-        """``in_flight``: clips that are decoded or answered at a time by :meth:`classify_all`."""
+        """``in_flight``: clips that are decoded or answered at a time by :meth:`classify_all`, at
+        most; ``clip_bytes``: memory that they may take, about."""
         self._answering, self._in_flight = answering, in_flight
+        self._memory = ClipMemory(clip_bytes)
         self._observer, self._turns = observer, Turns()
 
     async def classify_all(
@@ -142,15 +150,16 @@ class Pipeline:
             truth=truth_of(sample),
         )
         try:
-            model_input = await self._answering.inputs.of(sample, "trace")
+            async with self._memory.place() as place:
+                model_input = await self._answering.inputs.of(sample, "trace")
+                if isinstance(model_input, Failure):
+                    return replace(blank, failure=model_input)
+                prompt, clip = model_input
+                place.take(clip.pixel_values.nbytes)
+                blank = replace(blank, frames=prompt.frame_indices)
+                return await self._answered(blank, sample, prompt, clip, turn)
         except DataError as error:  # a column that the prompt shows is not there
             return _failed(blank, FailureKind.PROMPT, sample.id, error)
-        if isinstance(model_input, Failure):
-            return replace(blank, failure=model_input)
-        prompt, clip = model_input
-        blank = replace(blank, frames=prompt.frame_indices)
-        try:
-            return await self._answered(blank, sample, prompt, clip, turn)
         except (GenerationError, DeadlineExceeded) as error:
             if not all(engine.is_alive for engine in self._answering.engines):
                 raise GenerationError(f"an engine's process has ended: {error}") from error

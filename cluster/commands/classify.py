@@ -161,9 +161,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--in-flight",
         type=int,
-        default=64,
         metavar="N",
-        help="clips decoded or answered at a time; default: 64",
+        help="clips decoded or answered at a time, fewer where they take 4 GB; default: 256 on "
+        "GPUs, 64 on a CPU",
     )
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
     _add_shift(command)

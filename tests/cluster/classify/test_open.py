@@ -32,6 +32,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.seen: dict[str, tuple[AnsweredClip, Mapping[Source, Any]]] = {}
+        self.num_engines = 0
 
     def observe(self, answered: AnsweredClip, logprobs: Mapping[Source, Any]) -> None:
         self.seen[answered.sample.id] = answered, logprobs
@@ -69,7 +70,33 @@ class Place:
         samples = read_manifest(manifest, self.labels)
         self.samples = [sample for sample in samples if sample.split == "test"]
 
-    def publish(self) -> Classifier:
+    def write_adapter(self) -> Path:
+        """A LoRA adapter on the policy, in place of the verdict's own weights, which become those
+        of policy and adapter."""
+        import torch
+        from safetensors.torch import save_file
+
+        from learner.config import LoraConfig
+        from learner.model.lora import adapt, adapter_config, weight_parts
+        from learner.model.policy import Policy
+        from learner.model.trained_parts import Part
+        from wire.adapters import AdapterFiles
+
+        vlm, config = Policy.load(self.policy, "float32").vlm, LoraConfig(rank=4, alpha=8)
+        adapt(vlm, config, (Part.MERGER, Part.VISION_TOWER))
+        torch.manual_seed(1)
+        for name, parameter in vlm.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        tensors = {part.name: part.make() for part in weight_parts(vlm, "adapter")}
+        folder = self.root / "adapter"
+        AdapterFiles.of(adapter_config(vlm, config, self.policy), tensors).write(folder)
+        shutil.copytree(self.policy, self.verdict, dirs_exist_ok=True)
+        merged = {part.name: part.make().detach().clone() for part in weight_parts(vlm, "merged")}
+        save_file(merged, self.verdict / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    def publish(self, adapter_dir: Path | None = None) -> Classifier:
         from calibrate.head import fit
         from rollout.render import Renderer
 
@@ -93,7 +120,8 @@ class Place:
             ),
             provenance=make_provenance(),
             policy_dir=self.policy,
-            verdict_dir=self.verdict,
+            verdict_dir=None if adapter_dir else self.verdict,
+            adapter_dir=adapter_dir,
             head=head,
         )
 
@@ -110,6 +138,7 @@ async def classify(
     async with open_pipeline(classifier, machine, observer=recorder) as pipeline:
         rows = [row async for row in pipeline.classify_all(samples)]
         answering = pipeline._answering
+        recorder.num_engines = len(answering.engines)
         asked = with_trace(place, answering.inputs.renderer, recorder.seen[samples[0].id][0])
         from cluster.classify.sources import PolicySource
 
@@ -203,17 +232,19 @@ def table(rows: Sequence[Row]) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
+@pytest.mark.parametrize("kind", ["weights", "adapter"])
 def test_a_published_classifier_answers_as_the_learner_does_wherever_it_lies(
-    tmp_path: Path,
+    tmp_path: Path, kind: str
 ) -> None:
     place = Place(tmp_path)
-    published = place.publish()
+    published = place.publish(place.write_adapter() if kind == "adapter" else None)
     shutil.move(published.path, tmp_path / "elsewhere")
     for folder in (place.policy, place.verdict):
         folder.rename(folder.with_name(f"hidden-{folder.name}"))  # nothing points back
     classifier = load_classifier(tmp_path / "elsewhere")
     assert classifier.version == published.version
     rows, recorder, policy = asyncio.run(classify(place, classifier, place.samples))
+    assert recorder.num_engines == {"weights": 2, "adapter": 1}[kind]
     assert {len(row.frames) for row in rows} == {12}
     for folder in (place.policy, place.verdict):
         folder.with_name(f"hidden-{folder.name}").rename(folder)
