@@ -41,7 +41,7 @@ MERGING = ".merging"
 """Suffix of a merged file until it is whole; a run's own, ``.partial``, is the run's to remove."""
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are done, and all that are to be read."""
+"""Called with the files that are merged, and all that are to be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +82,10 @@ def compact_archive(
         deleted = {path: number for path in sizes if (number := _count_deleted(path, hidden))}
         old = {path for path in sizes if not is_current(path)}
         jobs = list(_plan(sizes, target_bytes, old | deleted.keys()))
-        total, done = sum(sizes[path] for job in jobs for path in job), 0
+        total, done = sum(map(len, jobs)), 0
         for job in jobs:
             _merge(directory, job, hidden)
-            done += sum(sizes[path] for path in job)
+            done += len(job)
             if progress is not None:
                 progress(done, total)
         files = parquet_files(directory)

@@ -8,6 +8,7 @@ local disk: its groups are on it before they are learned from, and an object sto
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from wire.archive.archive import journals
@@ -18,7 +19,7 @@ from wire.errors import ArchiveError
 from wire.whole_file import sync_to_disk, whole_file
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are copied, and all."""
+"""Called with the traces files that are copied, and all."""
 
 
 def copy_archive(source: Path, target: Path, progress: Progress | None = None) -> list[Path]:
@@ -35,17 +36,17 @@ def copy_archive(source: Path, target: Path, progress: Progress | None = None) -
     copied = [_copy(path, target / path.name) for path in first]
     done: set[Path] = set()
     while left := [path for path in parquet_files(source) if path not in done]:
-        total = sum(path.stat().st_size for path in left)
+        total = len(done) + len(left)
         for path in left:
             try:
                 copied.append(_copy(path, target / "traces" / path.name))
             except FileNotFoundError:
                 break  # merged meanwhile: its rows are in another file, which names it
             done.add(path)
-            if (index := index_path(source, path)).exists():
-                copied.append(_copy(index, index_path(target, path)))
+            with suppress(FileNotFoundError):  # the rows are read from the file itself then
+                copied.append(_copy(index_path(source, path), index_path(target, path)))
             if progress is not None:
-                progress(sum(one.stat().st_size for one in done if one.exists()), total)
+                progress(len(done), total)
     return copied
 
 

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.groups import make_group, make_trace
+from tests.groups import make_group, make_sample, make_trace
 from wire.archive import compaction
 from wire.archive.archive import Archive, next_attempt, read_groups, read_table
 from wire.archive.compaction import compact_archive
-from wire.archive.deletion import Deletions
+from wire.archive.deletion import Deletions, Video, delete_videos
 from wire.archive.group_reader import GroupReader, GroupsOnDisk, index_groups
+from wire.archive.index import browse
 from wire.archive.parquet_files import is_current, name_of, parquet_files
 from wire.errors import ArchiveError
 from wire.types import PolicyVersion, TraceGroup
@@ -32,7 +33,11 @@ def a_group(group_id: str, attempt: int = 0, step: int = 0) -> TraceGroup:
     version = PolicyVersion(attempt=attempt, step=step)
     tokens = [(sum(group_id.encode()) * k) % 997 for k in range(1, 40)]
     return make_group(
-        make_trace(tokens=tokens), make_trace(None), group_id=group_id, policy_version=version
+        make_trace(tokens=tokens),
+        make_trace(None),
+        group_id=group_id,
+        sample=make_sample(video=f"clip-{group_id[-1]}.mp4"),
+        policy_version=version,
     )
 
 
@@ -170,7 +175,7 @@ def test_reading_that_has_begun_goes_on_in_the_merged_file(tmp_path: Path) -> No
 KILL_AT_EACH_STEP = """
 import os, pathlib, shutil, signal, sys
 from wire.archive.compaction import compact_archive
-from wire.archive.deletion import Deletions
+from wire.archive.deletion import Deletions, Video, delete_videos
 source, work = map(pathlib.Path, sys.argv[1:3])
 compact_archive(shutil.copytree(source, work / "warm"))
 for number in range(200):
@@ -210,7 +215,9 @@ def test_a_compaction_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Pat
     source = tmp_path / "source"
     fill(source, 3)
     fill(source, 3, attempt=1)
+    delete_videos(source, {"1" * 64: Video(addresses={"clip-2.mp4"})}, "today")
     names = ids(source)
+    assert len(names) == 14  # of 20
     process = python(KILL_AT_EACH_STEP, source, tmp_path)
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
@@ -221,6 +228,7 @@ def test_a_compaction_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Pat
         directory = tmp_path / f"{number:03d}"
         seen.add(tuple(file_names(directory)))
         assert ids(directory) == names, number
+        assert set(browse(directory, limit=99)["group_id"].to_pylist()) == set(names), number
         twin = shutil.copytree(directory, tmp_path / "twin")
         with Archive(twin, next_attempt(twin)) as archive:  # a run may start before a compaction
             archive.append(a_group("grpo/after", attempt=next_attempt(twin) - 1))
@@ -250,7 +258,7 @@ for number in itertools.count():
 COMPACT_FOREVER = """
 import pathlib, sys
 from wire.archive.compaction import compact_archive
-from wire.archive.deletion import Deletions
+from wire.archive.deletion import Deletions, Video, delete_videos
 while True:
     print(compact_archive(pathlib.Path(sys.argv[1])).has_writer, flush=True)
 """
@@ -305,7 +313,7 @@ def test_readers_beside_a_writer_and_compactions_miss_and_double_nothing(tmp_pat
 FILL_THE_DISK = """
 import pathlib, resource, sys
 from wire.archive.compaction import compact_archive
-from wire.archive.deletion import Deletions
+from wire.archive.deletion import Deletions, Video, delete_videos
 from wire.errors import ArchiveError
 directory = pathlib.Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
