@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.fit import FitTraces, fit_classifiers
+from calibrate.label_error_file import LABEL_ERRORS_FILE, write_label_errors
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import write_predictions
 from cluster.config.recipe import RunConfig
@@ -75,23 +76,27 @@ async def fit_from_archive(session: LearnerSession, order: FitOrder) -> dict[str
     ``classifier`` with its figures on val and test. Raises DataError if the archive has no traces
     to learn from, if a clip cannot be read, or if ``out`` is taken.
     """
+    query = TraceQuery(
+        stage=order.stage.name,
+        learn_from=order.learn_from,
+        served=order.served,
+        purpose=order.purpose,
+        test=order.test,
+    )
+    traces = await run_in_daemon_thread(
+        find_traces, order.archive, query, order.stage, order.config.label_set
+    )
+    return await fit_from_traces(session, order, traces)
+
+
+async def fit_from_traces(
+    session: LearnerSession, order: FitOrder, traces: FitTraces
+) -> dict[str, Any]:
+    """``fit_from_archive`` with traces that were chosen already."""
     work = order.out.with_name(f"{order.out.name}.work")
     await run_in_daemon_thread(partial(shutil.rmtree, work, ignore_errors=True))
     work.mkdir(parents=True)
     try:
-        traces = await run_in_daemon_thread(
-            find_traces,
-            order.archive,
-            TraceQuery(
-                stage=order.stage.name,
-                learn_from=order.learn_from,
-                served=order.served,
-                purpose=order.purpose,
-                test=order.test,
-            ),
-            order.stage,
-            order.config.label_set,
-        )
         metrics = MetricsLog(work, 0, sinks=[])
         try:
             return await _fit(session, order, traces, work, metrics)
@@ -144,6 +149,8 @@ async def _fit(
         foreign=order.foreign,
     )
     about = await run_in_daemon_thread(publish, order.out, fitted, inputs, model, figures)
+    if fitted.label_errors is not None:
+        write_label_errors(order.out / LABEL_ERRORS_FILE, fitted.label_errors)
     return result | {"classifier": {**_evaluation(figures), **about}}
 
 

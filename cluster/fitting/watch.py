@@ -119,7 +119,8 @@ class Watcher:
 
     async def run(self) -> WatchSummary:
         """Watch until the run has ended and all that is better has been fitted."""
-        shutil.rmtree(self._out / _WORK, ignore_errors=True)  # of a watcher that was killed
+        for leftover in self._leftovers():  # of a watcher that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
             while True:
                 state, why = await run_in_daemon_thread(self._state)
@@ -132,6 +133,10 @@ class Watcher:
                 self._fitting[1].cancel()
                 await asyncio.gather(self._fitting[1], return_exceptions=True)
             shutil.rmtree(self._out / _WORK, ignore_errors=True)
+
+    def _leftovers(self) -> list[Path]:
+        candidates = self._out / CANDIDATES
+        return [self._out / _WORK, *candidates.glob("*.work"), *candidates.glob("*.partial")]
 
     async def _look(self, *, runs: bool) -> None:
         for measured in await run_in_daemon_thread(self._measurements.new):

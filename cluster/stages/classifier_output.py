@@ -27,7 +27,7 @@ from cluster.driver.versions import package_versions, program_version
 from cluster.inputs.classifier_settings import describe
 from learner.export import ADAPTER_FOLDER
 from rollout.render import Renderer
-from wire.types import PolicyVersion
+from wire.types import PolicyVersion, Split
 
 _PACKAGES = (
     "torch",
@@ -119,6 +119,13 @@ def publish(
     }
 
 
+def _use(name: str, part: TraceSet) -> str:
+    """What the traces of a part were for; of training clips, that the policy knew them."""
+    trained = any(facts.sample.split is Split.TRAIN for facts in part.facts)
+    known = "; clips that the policy was trained on, which flatters it" if trained else ""
+    return f"{_USES[name]}{known}"
+
+
 def _provenance(inputs: FitInputs) -> Provenance:
     traces, stage = inputs.traces, inputs.stage
     parts: dict[str, TraceSet] = {
@@ -139,7 +146,7 @@ def _provenance(inputs: FitInputs) -> Provenance:
             foreign=inputs.foreign,
         ),
         splits={
-            name: SplitFacts(clips=len(part), traces=part.num_traces, use=_USES[name])
+            name: SplitFacts(clips=len(part), traces=part.num_traces, use=_use(name, part))
             for name, part in parts.items()
         },
         seeds={"seed": inputs.config.seed},

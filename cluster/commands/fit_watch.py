@@ -1,0 +1,122 @@
+"""The option --watch of the command fit: candidates of a run that is still training."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.commands.base import say
+from wire.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from cluster.config.recipe import RunConfig
+    from cluster.fitting.watch import WatchSummary
+
+_NICENESS = 10  # a run that trains comes first
+
+
+def add_watch(command: Any) -> None:
+    """Add the options of watch mode."""
+    group = command.add_argument_group("watch mode")
+    group.add_argument(
+        "--watch",
+        action="store_true",
+        help="follow a run that is still training: fit a candidate at each new version of its "
+        "policy that is measured better on val, until the run ends (docs/watch.md)",
+    )
+    group.add_argument(
+        "--watch-stage", metavar="NAME", help="the GRPO stage to watch; default: the last one"
+    )
+    group.add_argument(
+        "--last",
+        type=int,
+        default=4,
+        metavar="N",
+        help="learn from the training traces of the last N versions; default: 4",
+    )
+    group.add_argument(
+        "--poll-s", type=float, default=5.0, metavar="S", help="seconds between looks; default: 5"
+    )
+    group.add_argument(
+        "--num-cpus", type=int, metavar="N", help="cores that the fits may use; default: all"
+    )
+
+
+def watch(source: Path, out: Path, options: argparse.Namespace) -> None:
+    """Watch the run of ``source`` until it has ended, with candidates in ``out``."""
+    from cluster.driver.interrupts import run_interruptibly
+    from cluster.fitting.watch import Watcher
+    from cluster.fitting.watch_fit import RunCandidateFitter
+    from cluster.fitting.watch_log import only_watcher
+    from cluster.fitting.watch_run import open_watched, run_state
+    from cluster.status.heartbeat import State
+
+    _refuse_numbers(options)
+    watched = open_watched(source, options.watch_stage)
+    if out.resolve() == watched.run:
+        raise ConfigError(f"{out} is the run itself, which is only read; give another OUT")
+    _keep_to(options.num_cpus)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_watcher(out):
+        config = _with_threads(watched.config, options.num_cpus)
+        fit = RunCandidateFitter(watched.run, watched.stage.name, config, debug=options.debug)
+        watcher = Watcher(
+            watched,
+            out,
+            fit,
+            state=lambda: run_state(watched.run),
+            say=say,
+            poll_s=options.poll_s,
+            num_versions=options.last,
+        )
+        say(f"watching {watched.stage.name} of {watched.run}; candidates go to {out}")
+        summary = run_interruptibly(watcher.run(), say, lambda: None)
+    for line in summary_lines(summary):
+        say(line)
+    if summary.state is not State.FINISHED:
+        raise UserError(
+            f"the run {summary.state}: {summary.why or 'no reason is known'}; resume it, and give "
+            "the same command again to go on"
+        )
+
+
+def summary_lines(summary: "WatchSummary") -> Iterator[str]:
+    """A summary in words."""
+    yield f"the run has {summary.state}"
+    yield f"{summary.num_versions} versions measured, {len(summary.fitted)} fitted"
+    best = summary.best
+    if best is None:
+        yield "no candidate was fitted: watch.jsonl has the reasons"
+    elif best.value is not None:
+        yield (
+            f"the best is {best.candidate}: {best.metric} {best.value:.3f} at step {best.step}; it "
+            "was chosen by these val clips, so only test clips tell how good it is"
+        )
+
+
+def _refuse_numbers(options: argparse.Namespace) -> None:
+    for name, least in (("last", 1), ("poll_s", 0.1), ("num_cpus", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {value}: expected {least} or more")
+
+
+def _keep_to(num_cpus: int | None) -> None:
+    """Keep this process, and those that it starts, to some cores and behind the run."""
+    os.nice(_NICENESS)
+    if num_cpus is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        if num_cpus > len(cores):
+            raise ConfigError(f"--num-cpus {num_cpus}: this process may use {len(cores)} cores")
+        os.sched_setaffinity(0, cores[-num_cpus:])  # runs begin with the first ones
+
+
+def _with_threads(config: "RunConfig", num_cpus: int | None) -> "RunConfig":
+    """The recipe with learner ranks that fit into these cores."""
+    if num_cpus is None:
+        return config
+    threads = max(1, num_cpus // config.learner.num_ranks)
+    learner = config.learner.model_copy(update={"num_threads": threads})
+    return config.model_copy(update={"learner": learner})
