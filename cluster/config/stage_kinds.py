@@ -77,7 +77,7 @@ class Stage(Config):
     @property
     def label(self) -> str:
         """Its name for charts."""
-        return _LABELS.get(self.name, self.name.replace("_", " "))
+        return label_of(self.name)
 
     @property
     def leaves_policy(self) -> bool:
@@ -338,11 +338,6 @@ class CalibrateStage(Stage, CalibrationConfig):
         return self.head_name, self.classifier_name
 
     @property
-    def head_label(self) -> str:
-        """The head's label."""
-        return _LABELS.get(self.head_name, self.head_name.replace("_", " "))
-
-    @property
     def asks_labels(self) -> bool:
         """The verdict does, the head does not."""
         return "verdict" in self.methods
@@ -394,6 +389,11 @@ STAGE_KINDS: dict[str, type[Stage]] = {
     "calibrate": CalibrateStage,
 }
 """Kinds that ``[[stages]]`` may name."""
+
+
+def label_of(name: str) -> str:
+    """Label in charts of a stage, a head or a published classifier."""
+    return _LABELS.get(name, name.replace("_", " "))
 
 
 def _updates(examples: int | None, epochs: int, batch_size: int) -> int | None:

@@ -99,7 +99,7 @@ def provenance_of(
         "model": config.model.name,
         "manifest": config.data.manifest.name,
         "deterministic": config.deterministic,
-        "calibrate": stage.model_dump(mode="json"),
+        "calibrate": stage.model_dump(mode="json", exclude={"name", "kind", "title", "from_"}),
         "evaluate": config.evaluate.model_dump(mode="json"),
         "learner": config.learner.model_dump(mode="json", include=_LEARNER),
     }

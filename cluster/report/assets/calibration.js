@@ -1,12 +1,15 @@
 // How far a stage's confidence can be trusted, what it mixes up, and what it can leave to a person.
-import { el, svg, section, options, replace, count, share, stageTitle } from "./dom.js";
+import { el, svg, section, options, replace, count, share, stageKind, stageTitle } from "./dom.js";
 import { COLORS, card, chart, legend } from "./figures.js";
 import { stageColor } from "./theme.js";
+
+// Stages, and what a calibration leaves beside its verdict.
+const isMain = (arm) => arm.is_stage || ["head", "classifier"].includes(stageKind(arm.name).kind);
 
 export function calibration(data) {
   const sure = data.arms.filter((arm) => arm.reliability.length);
   if (!sure.length) return null;
-  const main = sure.filter((arm) => arm.is_stage || arm.name === "head");
+  const main = sure.filter(isMain);
   const rest = sure.filter((arm) => !main.includes(arm));
   const extra = el("div");
   const select = el("select", { "aria-label": "Control arm" });
@@ -68,7 +71,7 @@ export function confusion(data, pick) {
   const arms = data.arms.filter((arm) => arm.evaluation.num_samples);
   if (!arms.length) return null;
   const few = data.run.labels.length <= 10;
-  const main = arms.filter((arm) => arm.is_stage || arm.name === "head");
+  const main = arms.filter(isMain);
   const shown = few ? main : [];
   const rest = arms.filter((arm) => !shown.includes(arm));
   const box = el("div", { class: few ? "grid matrices" : "" }, shown.map((arm) => matrix(arm, pick)));

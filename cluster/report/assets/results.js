@@ -23,7 +23,7 @@ function figures(data) {
       Array.from({ length: 8 }, () => el("td", {}))));
   }
   const more = rest.length > 0 && el("tbody", {},
-    el("tr", { class: "group" }, el("th", { colspan: names.length, scope: "colgroup" }, "Head and control arms")),
+    el("tr", { class: "group" }, el("th", { colspan: names.length, scope: "colgroup" }, "Head, published classifier and control arms")),
     rest.map((arm) => row(arm, data)));
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of stages and control arms" },
     el("table", { class: "figures" },
@@ -67,7 +67,7 @@ function tests(data) {
     el("p", { class: "note" }, "The second against the first on the same clips. Interval: Newcombe's for paired shares; p: exact McNemar, "
       + `not corrected for the number of tests (${data.tests.length}).`),
     steps.length > 0 && testTable(steps),
-    others.length > 0 && el("details", {}, el("summary", {}, `Last stage against the head and ${others.length - others.some((t) => t.before === "head")} control arms`), testTable(others)));
+    others.length > 0 && el("details", {}, el("summary", {}, `Last stage against the ${others.length} others`), testTable(others)));
 }
 
 function testTable(found) {

@@ -48,7 +48,7 @@ export function startTheme() {
 }
 
 // The first stage of a kind has the kind's color, each further one the next of the spare ones.
-const KIND_COLORS = { evaluate: "c8", sft: "c5", grpo: "c2", calibrate: "c1", head: "c3" };
+const KIND_COLORS = { evaluate: "c8", sft: "c5", grpo: "c2", calibrate: "c1", head: "c3", classifier: "c7" };
 const SPARE_COLORS = ["c4", "c6", "c7"];
 
 export function stageColor(name) {

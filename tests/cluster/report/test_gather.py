@@ -48,6 +48,12 @@ def test_a_published_classifier_is_gathered_by_its_stage(tmp_path: Path) -> None
     assert report.classifiers["calibrated"].calibration == measured_calibration()
 
 
+def test_a_published_classifier_is_shown_beside_the_head(tmp_path: Path) -> None:
+    shown = {one.name: one for one in gather(write_run(tmp_path / "r").path, max_clips=0).stages}
+    assert (shown["head"].kind, shown["classifier"].kind) == ("head", "classifier")
+    assert shown["classifier"].label == "Published classifier"
+
+
 def test_a_classifier_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     write_arm(run, "calibrated", classifier={"method": "policy"})
