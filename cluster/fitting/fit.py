@@ -34,6 +34,9 @@ from wire.daemon_thread import run_in_daemon_thread
 from wire.types import PolicyVersion, Purpose, Split
 
 
+_SHOWN = 8  # versions in a mark
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitOrder:
     """Order to fit one classifier.
@@ -146,12 +149,22 @@ async def _fit(
         archive=archive_name(order.archive),
         policy=order.policy,
         policy_dir=order.model,
-        foreign=order.foreign,
+        foreign=order.foreign or mark_of_others(traces, order.served),
     )
     about = await run_in_daemon_thread(publish, order.out, fitted, inputs, model, figures)
     if fitted.label_errors is not None:
         write_label_errors(order.out / LABEL_ERRORS_FILE, fitted.label_errors)
     return result | {"classifier": {**_evaluation(figures), **about}}
+
+
+def mark_of_others(traces: FitTraces, served: Container[PolicyVersion]) -> str:
+    """Mark of traces learned from that other versions wrote than those served; empty: none did."""
+    wrote = {version for facts in traces.learned.facts for version in facts.versions}
+    others = sorted(version for version in wrote if version not in served)
+    if not others:
+        return ""
+    shown = ", ".join(map(str, others[:_SHOWN])) + (" ..." if len(others) > _SHOWN else "")
+    return f"it learned from traces of versions {shown}, and another version is served"
 
 
 def _evaluation(figures: Evaluation | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ CandidateFit -> traces of the archive -> learner ranks -> cluster/fitting/fit.py
 
 from pathlib import Path
 
-from calibrate.fit import FitTraces
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.fitting.fit import FitOrder, fit_from_traces
@@ -14,7 +13,7 @@ from cluster.fitting.learner_session import open_learner
 from cluster.fitting.watch import CandidateFit
 from cluster.fitting.watch_traces import candidate_traces
 from wire.daemon_thread import run_in_daemon_thread
-from wire.types import PolicyVersion, Purpose
+from wire.types import Purpose
 
 
 class RunCandidateFitter:
@@ -41,7 +40,6 @@ class RunCandidateFitter:
             learn_from=order.learn_from,
             purpose=Purpose.TRAIN,
             test=None,
-            foreign=mark_of(traces, order.version),
         )
         async with open_learner(
             self._config, order.out.parent, [order.model], debug=debug
@@ -57,12 +55,3 @@ def candidate_calibration(config: RunConfig) -> CalibrateStage:
     sources = tuple(source for source in stage.sources if source != "vote")
     # what it learns from are training clips, and none is held out
     return stage.model_copy(update={"candidates": sources, "split": "train", "holdout_frac": 0.0})
-
-
-def mark_of(traces: FitTraces, version: PolicyVersion) -> str:
-    """Mark of traces that earlier versions wrote than the one served; empty: there are none."""
-    versions = {one for facts in traces.learned.facts for one in facts.versions}
-    earlier = ", ".join(str(one) for one in sorted(versions - {version}))
-    if not earlier:
-        return ""
-    return f"training traces of versions {earlier}, which came before {version}, too"

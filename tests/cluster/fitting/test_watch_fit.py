@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from cluster.fitting.watch_fit import candidate_calibration, mark_of
+from cluster.fitting.fit import mark_of_others
+from cluster.fitting.watch_fit import candidate_calibration
 from cluster.fitting.watch_traces import candidate_traces
 from tests.cluster.fitting.scripted_runs import ScriptedRun, recipe
 from tests.cluster.fitting.test_watch_traces import order, train
@@ -33,11 +34,11 @@ def test_traces_of_earlier_versions_are_marked(tmp_path: Path):
     run = ScriptedRun(tmp_path / "run")
     train(run, 1, "a", "undo")
     train(run, 2, "b", "undo")
-    labels = run.config.label_set
+    labels, served = run.config.label_set, {run.version(2)}
     traces = candidate_traces(run.path, "grpo", order(run, 2, 2), labels)
-    assert mark_of(traces, run.version(2)) == (
-        f"training traces of versions {run.version(1)}, which came before {run.version(2)}, too"
+    assert mark_of_others(traces, served) == (
+        f"it learned from traces of versions {run.version(1)}, and another version is served"
     )
     alone = candidate_traces(run.path, "grpo", order(run, 2, 1), labels)
-    assert mark_of(alone, run.version(2)) == ""
+    assert mark_of_others(alone, served) == ""
     run.die()
