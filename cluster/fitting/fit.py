@@ -33,7 +33,6 @@ from learner.config import OptimConfig
 from wire.daemon_thread import run_in_daemon_thread
 from wire.types import PolicyVersion, Purpose, Split
 
-
 _SHOWN = 8  # versions in a mark
 
 
