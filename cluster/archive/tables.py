@@ -174,6 +174,10 @@ def _group_rows(group: TraceGroup) -> Iterator[tuple[str, str]]:
             f"version {version}, {len(prompt.token_ids)} tokens, fingerprint "
             f"{prompt.fingerprint[:12]}",
         )
+        if prompt.frame_indices:
+            yield "frames", cell(list(prompt.frame_indices))
+        if prompt.video_hash:
+            yield "video hash", prompt.video_hash
         yield "clip key", prompt.clip_key
     for failure in group.failures:
         yield "failed", _failure(failure)

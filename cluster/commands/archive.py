@@ -293,7 +293,9 @@ def _add_query(parts: Any) -> None:
 def _add_export(parts: Any) -> None:
     text = "write traces for other tools; videos are not copied"
     command = add_archive_command(parts, "export", text, _export)
-    command.add_argument("out", type=Path, metavar="OUT", help="a place that is not there yet")
+    command.add_argument(
+        "out", type=place_of, metavar="OUT", help="a place that is not there yet; also s3://"
+    )
     command.add_argument(
         "--format",
         choices=_FORMATS,

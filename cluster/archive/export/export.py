@@ -6,8 +6,10 @@ Memory holds some groups at a time. Videos stay where they are: their URI, hash,
 are columns.
 """
 
+import contextlib
 import itertools
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +26,7 @@ from cluster.archive.where import Where
 from cluster.run_files import read_run_recipe
 from wire.archive.trace_rows import SCHEMA
 from wire.errors import ConfigError, UserError
+from wire.remote_path import RemotePath
 
 Writer = Callable[[Iterator[pa.Table], pa.Schema, Path], None]
 """Writes tables of a schema to a path that does not exist yet."""
@@ -74,12 +77,12 @@ def export(
         first, tables = as_in_files(first), map(as_in_files, tables)
     counts: list[int] = []
     rows = _counted(itertools.chain([first], tables), counts)
-    _write_whole(target, lambda path: WRITERS[form](rows, first.schema, path))
-    return Exported(num_rows=sum(counts), num_bytes=_size(target))
+    num_bytes = _write_whole(target, lambda path: WRITERS[form](rows, first.schema, path))
+    return Exported(num_rows=sum(counts), num_bytes=num_bytes)
 
 
 def _traced_run(path: Path) -> TracedRun:
-    name = path.resolve().name
+    name = path.name if isinstance(path, RemotePath) else path.resolve().name
     try:
         config = read_run_recipe(path)
     except UserError:  # an archive on its own, or of another version's run
@@ -88,7 +91,7 @@ def _traced_run(path: Path) -> TracedRun:
 
 
 def _check_free(target: Path) -> None:
-    if target.exists() or target.is_symlink():
+    if target.exists():
         raise ConfigError(f"{target} is there already; give a place that is not, or remove it")
 
 
@@ -98,8 +101,10 @@ def _counted(tables: Iterator[pa.Table], counts: list[int]) -> Iterator[pa.Table
         yield table
 
 
-def _write_whole(target: Path, write: Callable[[Path], None]) -> None:
-    """A file or a folder that has its name when all of it is written."""
+def _write_whole(target: Path, write: Callable[[Path], None]) -> int:
+    """A file or a folder that has its name when all of it is written; returns its bytes."""
+    if isinstance(target, RemotePath):
+        return _write_to_store(target, write)
     unfinished = target.with_name(target.name + ".partial")
     _remove(unfinished)
     try:
@@ -110,6 +115,23 @@ def _write_whole(target: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         _remove(unfinished)
         raise
+    return _size(target)
+
+
+def _write_to_store(target: RemotePath, write: Callable[[Path], None]) -> int:
+    """Through a local folder: an object is whole or not there, a folder is removed if a part of
+    it cannot be written."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / target.name
+        write(local)
+        _check_free(target)
+        try:
+            target.system.put(str(local), target.key, recursive=local.is_dir())
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                target.system.rm(target.key, recursive=True)
+            raise
+        return _size(local)
 
 
 def _remove(path: Path) -> None:

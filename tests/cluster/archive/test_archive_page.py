@@ -44,8 +44,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_table_of_columns_is_that_of_the_code():
     lines = ["| column | type | meaning |", "|---|---|---|"]
-    lines += [f"| `{one.name}` | {short_type(one.type)} | {one.meaning} |" for one in columns()]
-    lines += [f"| `{name}` | {kind} | {text} |" for name, (kind, text) in DERIVED.items()]
+    lines += [f"| `{one.name}` | `{short_type(one.type)}` | {one.meaning} |" for one in columns()]
+    lines += [f"| `{name}` | `{kind}` | {text} |" for name, (kind, text) in DERIVED.items()]
     table = re.search(r"<!-- columns -->\n(.*)<!-- /columns -->", TEXT, re.DOTALL)
     assert table is not None
     assert table[1] == "\n".join(lines) + "\n"

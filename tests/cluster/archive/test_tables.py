@@ -1,6 +1,7 @@
 """Tables show what a person looks for, within the width of the terminal."""
 
 import io
+from dataclasses import replace
 
 import pyarrow as pa
 from rich.console import RenderableType
@@ -31,6 +32,11 @@ def test_a_group_with_its_sample_prompt_rewards_and_failures():
     ):
         assert part in text
     assert "open the door" not in shown(group_view(first, 0))
+    assert first.prompt is not None
+    prompt = replace(first.prompt, video_hash="ab12", frame_indices=(0, 8, 16, 24, 32, 40))
+    text = shown(group_view(replace(first, prompt=prompt)))
+    assert "0 8 16 24 ... 6 in all" in text
+    assert "ab12" in text
     assert "decode: no frames (a.mp4)" in shown(group_view(failed))
 
 

@@ -11,8 +11,11 @@ import pytest
 from cluster.archive.export import export as export_module
 from cluster.archive.export.export import WRITERS, export
 from cluster.archive.where import EVERY_ROW, parse_where
+from tests.buckets import s3_bucket
 from tests.cluster.trace_archives import make_groups, write_archive
+from wire.archive.store import copy_archive
 from wire.errors import ConfigError
+from wire.remote_path import place_of
 
 NUM_ROWS = sum(max(1, len(group.traces)) for group in make_groups())
 FORMS = list(WRITERS)
@@ -75,6 +78,33 @@ def test_progress_counts_the_rows_that_were_read(archive: Path, tmp_path: Path):
     read: list[int] = []
     export(archive, tmp_path / "out", "jsonl", parse_where(["label=undo"]), None, read.append)
     assert sum(read) == NUM_ROWS
+
+
+def test_from_a_store_to_a_store_whole_or_not_at_all(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with s3_bucket() as bucket:
+        stored = place_of(f"{bucket}/runs/shapes/archive")
+        copy_archive(archive, stored)
+        target = place_of(f"{bucket}/out/traces.jsonl")
+        exported = export(stored, target, "jsonl", EVERY_ROW)
+        export(archive, tmp_path / "local.jsonl", "jsonl", EVERY_ROW)
+        assert target.read_text() == (tmp_path / "local.jsonl").read_text()
+        assert exported.num_bytes == target.stat().st_size
+        with pytest.raises(ConfigError, match=r"s3://.*/out/traces.jsonl is there already"):
+            export(stored, target, "jsonl", EVERY_ROW)
+        folder = place_of(f"{bucket}/out/scout")
+        export(stored, folder, "scout", EVERY_ROW)
+        assert [path.name for path in folder.glob("*")] == ["transcripts.parquet"]
+
+        def failing(*_: object, **__: object) -> None:
+            (folder.parent / "broken" / "part").create(b"half")
+            raise OSError("the store failed")
+
+        monkeypatch.setattr(folder.system, "put", failing)
+        with pytest.raises(OSError, match="the store failed"):
+            export(stored, folder.parent / "broken", "scout", EVERY_ROW)
+        assert not (folder.parent / "broken").exists()
 
 
 @pytest.mark.slow
