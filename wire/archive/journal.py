@@ -17,9 +17,9 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -31,6 +31,7 @@ from wire.archive.trace_rows import (
     check_version,
     joined,
     packed,
+    split_up,
     upgraded,
 )
 from wire.errors import ArchiveError
@@ -43,7 +44,6 @@ _FRAME_MAGIC = b"\xf7DI\x00"
 _FRAME_HEADER = struct.Struct("<4sQI")
 _RECORD_HEADER = struct.Struct("<QQQ")  # bytes of the two batches, and of both compressed
 _CODEC = "zstd"
-T = TypeVar("T")
 _ROWS, _BYTES = 4096, 32 << 20  # of a part that is read; bytes before they are compressed
 
 
@@ -66,7 +66,7 @@ class Journal:
             if is_outdated(path):
                 raise ArchiveError(f"{path} is of an older schema version; compact it first")
             self._end = _FILE_HEADER.size
-            for self._end, parts in _decoded(path, _parts):
+            for self._end, parts in _decoded(path):
                 self.group_ids.update(str(part.group["group_id"][0]) for part, _ in parts)
             self._fd = os.open(path, os.O_RDWR)
             if os.fstat(self._fd).st_size > self._end:
@@ -161,13 +161,9 @@ def read_journal(path: Path) -> Iterator[pa.Table]:
 
     Raises ArchiveError as Journal does, and FileNotFoundError if there is none (any more).
     """
-    if is_outdated(path):
-        for _, tables in _decoded(path, _older_rows):
-            yield from tables
-        return
     held: list[Packed] = []
     num_rows = num_bytes = 0
-    for _, parts in _decoded(path, _parts):
+    for _, parts in _decoded(path):
         for part, size in parts:
             held.append(part)
             num_rows += part.traces.num_rows
@@ -211,13 +207,14 @@ def _write_at(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each frame's payload, with the offset at which the frame ends. Raises ArchiveError."""
+def _frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Each frame's payload, with the file's version and the offset at which the frame ends. Raises
+    ArchiveError."""
     with path.open("rb") as file:
         # what the writer adds from now on is not ours to judge
         end = file.seek(0, os.SEEK_END)
         file.seek(0)
-        _version(path, file)
+        version = _version(path, file)
         while True:
             offset = file.tell()
             payload = _read_frame(file, end)
@@ -225,24 +222,24 @@ def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
                 file.seek(offset)
                 _refuse_damage(path, offset, file.read(end - offset))
                 return
-            yield file.tell(), payload
+            yield version, file.tell(), payload
 
 
-def _decoded(path: Path, decode: Callable[[bytes], Iterator[T]]) -> Iterator[tuple[int, list[T]]]:
-    """What each frame holds, with the offset at which it ends. Raises ArchiveError."""
-    for end, payload in _frames(path):
+def _decoded(path: Path) -> Iterator[tuple[int, list[tuple[Packed, int]]]]:
+    """The groups in each frame, with about the bytes of their rows, and the offset at which the
+    frame ends. Raises ArchiveError."""
+    for version, end, payload in _frames(path):
         try:
-            content = list(decode(payload))
+            parts = [_older_part(payload)] if version < SCHEMA_VERSION else list(_parts(payload))
         except (OSError, struct.error, pa.ArrowException) as error:
             offset = end - len(payload) - _FRAME_HEADER.size
             raise ArchiveError(
                 f"{path}: the record at byte {offset} holds no trace group: {error}"
             ) from error
-        yield end, content
+        yield end, parts
 
 
 def _parts(payload: bytes) -> Iterator[tuple[Packed, int]]:
-    """The groups in a frame, each with about the bytes of its rows."""
     at = 0
     while at < len(payload):
         group, traces, size = _RECORD_HEADER.unpack_from(payload, at)
@@ -256,10 +253,11 @@ def _parts(payload: bytes) -> Iterator[tuple[Packed, int]]:
         yield part, group * part.traces.num_rows + traces
 
 
-def _older_rows(payload: bytes) -> Iterator[pa.Table]:
-    """The rows of the one group in a frame of before version 3."""
+def _older_part(payload: bytes) -> tuple[Packed, int]:
+    """The one group in a frame of before version 3."""
     stream = pa.CompressedInputStream(pa.BufferReader(payload), _CODEC)
-    yield upgraded(pa.ipc.open_stream(stream).read_all())
+    rows = upgraded(pa.ipc.open_stream(stream).read_all())
+    return split_up(rows), rows.nbytes
 
 
 def _version(path: Path, file: BinaryIO) -> int:

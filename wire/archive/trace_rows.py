@@ -150,6 +150,12 @@ def joined(parts: Sequence[Packed]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
+def split_up(rows: pa.Table) -> Packed:
+    """The inverse of ``joined`` for the rows of one group."""
+    traces = rows.select(TRACE_SCHEMA.names).filter(rows["trace_index"].is_valid())
+    return Packed(_record_batch(rows.select(GROUP_SCHEMA.names)[:1]), _record_batch(traces))
+
+
 def rows_of(group: TraceGroup) -> pa.Table:
     """The rows of one group: a table of SCHEMA with at least one row. Raises ArchiveError."""
     return joined([packed(group)])
@@ -203,6 +209,11 @@ def _upgraded(table: pa.Table, name: str) -> pa.ChunkedArray:
 def _map_of(pairs: pa.ListArray) -> pa.MapArray:
     parts = pairs.values.field("key"), pairs.values.field("value")
     return pa.MapArray.from_arrays(pairs.offsets, *parts, mask=pairs.is_null())
+
+
+def _record_batch(table: pa.Table) -> pa.RecordBatch:
+    columns = [pa.concat_arrays([pa.array([], c.type), *c.chunks]) for c in table.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
 
 
 def _plain(schema: pa.Schema) -> pa.StructType:
