@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from calibrate.classifier import load_classifier
 from cluster.config.recipe import RunConfig
 from learner.config import OptimConfig
 from learner.shared_prefix.rows import Response, Row
@@ -354,7 +355,8 @@ def finished(
     manifest = make_demo_data(folder / "data", train=16, traces=8, val=1, cal=6, test=6)
     recipe = write_recipe(folder, Path("model"), manifest, LABELS)
     reward = f"reward.terms=[{{function='{folder / 'mine.py'}:compute_score'}}]"
-    settings = [reward, "rollout.max_prompt_length=512", *SETTINGS[request.param]]
+    published = "calibrate.candidates=['verdict']"
+    settings = [reward, published, "rollout.max_prompt_length=512", *SETTINGS[request.param]]
     words = [word for setting in settings for word in ("--set", setting)]
     done = run(recipe, folder / "out", *words, address=ray.get_runtime_context().gcs_address)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -386,3 +388,26 @@ def test_a_stage_leaves_a_whole_model_and_its_adapter(finished: Path):
             added, merged = opened(input_ids=ids).logits, whole(input_ids=ids).logits
         assert (added - merged).abs().max() < 1e-5
         assert (added - start).abs().max() > 1e-4
+
+
+def test_the_published_verdict_is_an_adapter_where_engines_serve_it_so(finished: Path):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText as Auto
+
+    classifier = load_classifier(finished)
+    is_adapter = '"merged"' not in (finished / "run.json").read_text()
+    assert classifier.description.sources == ("verdict",)
+    assert (classifier.adapter_dir is not None) == is_adapter == (classifier.verdict_dir is None)
+    policy = Auto.from_pretrained(classifier.policy_dir)
+    verdict = (
+        PeftModel.from_pretrained(policy, str(classifier.adapter_dir))
+        if is_adapter
+        else Auto.from_pretrained(str(classifier.verdict_dir))
+    )
+    whole = Auto.from_pretrained(finished / "stages/calibrated/model")
+    ids = torch.tensor([[50, 61, 72, 83]])
+    with torch.no_grad():
+        assert (verdict(input_ids=ids).logits - whole(input_ids=ids).logits).abs().max() < 1e-5
+    config = json.loads((finished / "run.json").read_text())
+    texts = [file.read_text() for file in classifier.path.rglob("*.json")]
+    assert not [text for text in texts if str(finished) in text or config["model"] in text]

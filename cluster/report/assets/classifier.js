@@ -20,8 +20,7 @@ function published(one) {
     one.plateau && !one.not_attained.includes(one.plateau.explanation) && el("p", { class: "note" }, "The verdict's training: ", one.plateau.explanation, "."),
     one.figures.length > 0 && figures(one.figures),
     one.coverage.length > 0 && coverage(one),
-    one.thresholds.length > 0 && el("div", {}, el("h3", {}, "Automatic decisions"),
-      el("ul", {}, one.threshold_texts.map((text, at) => el("li", {}, verdict(one.thresholds[at].value !== null, "attainable", "not attainable"), ` ${sentence(text)}`)))),
+    one.thresholds.length > 0 && automatic(one),
   ];
 }
 
@@ -72,6 +71,20 @@ function coverage(one) {
   return el("div", {}, el("h3", {}, "Prediction sets: coverage beside its promise"),
     el("ul", { class: "note" }, one.sets_texts.map((text) => el("li", {}, sentence(text)))),
     table([["Clips"], ["n", "num"], ["Promised", "num"], ["Measured", "num"], ["95% interval", "num"], ["", "span"], [""], ["Labels in a set", "num"], ["Single", "num"], ["Empty", "num"]], rows, "Coverage of prediction sets"));
+}
+
+function automatic(one) {
+  const rows = one.automatic.map((row) => {
+    const { measured } = row;
+    const above = measured.low !== null && measured.low > row.promise;
+    return el("tr", {}, el("th", { scope: "row" }, row.group === "all" ? "all clips" : row.group, el("small", { class: "flush" }, row.split)),
+      el("td", { class: "num" }, count(measured.num_samples)), el("td", { class: "num" }, count(measured.num_automatic)), el("td", { class: "num" }, share(row.promise)),
+      el("td", { class: "num strong" }, share(measured.error)), el("td", { class: "num" }, measured.error === null ? "\u2013" : ends(measured)),
+      el("td", {}, measured.error !== null && verdict(!above, "not above the promise", "above the promise")));
+  });
+  return el("div", {}, el("h3", {}, "Automatic decisions"),
+    el("ul", {}, one.threshold_texts.map((text, at) => el("li", {}, verdict(one.thresholds[at].value !== null, "attainable", "not attainable"), ` ${sentence(text)}`))),
+    rows.length > 0 && table([["Clips"], ["n", "num"], ["Automatic", "num"], ["Promised error", "num"], ["Measured", "num"], ["95% interval", "num"], [""]], rows, "Errors of automatic decisions"));
 }
 
 function bar({ share: value, low, high }, promise, below) {

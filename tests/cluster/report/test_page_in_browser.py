@@ -129,6 +129,8 @@ def test_the_published_classifier_shows_promise_and_measurement(
     )
     below = ["\u26a0 below the promise" in row for row in rows]
     assert below == ["old looks" not in row for row in rows]
+    errors = page.inner_text("#classifier [aria-label='Errors of automatic decisions']")
+    assert "above the promise" in errors
     assert "NaN" not in text
     assert "undefined" not in text
 
