@@ -129,6 +129,8 @@ def load_classifier(path: Path, *, check_weights: bool = True) -> Classifier:
     if (path / "run.json").is_file():
         path = classifier_of_run(path)
     file = path / DESCRIPTION_FILE
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}; give a classifier's directory, or a run")
     if not file.is_file():
         raise DataError(
             f"{path} holds no classifier: it has no {DESCRIPTION_FILE}; give the directory that "
@@ -156,9 +158,9 @@ def classifier_of_run(run: Path) -> Path:
         return last / FOLDER
     if stages or (run / "stages").is_dir():
         raise DataError(
-            f"the run in {run} has no finished calibration that left a classifier; finish it "
-            "(`deepintuit run RECIPE --run-dir RUN --resume`), or fit one to its archive: "
-            "`deepintuit fit RUN OUT`"
+            f"the run in {run} has no classifier: its calibration has not finished, or an earlier "
+            "version of this program ran it; finish it (`deepintuit run RECIPE --run-dir RUN "
+            "--resume`), or fit one to its archive: `deepintuit fit RUN OUT`"
         )
     raise DataError(
         f"the run in {run} has finished no stage; let it go on, or give a classifier's directory"

@@ -180,6 +180,11 @@ def test_a_folder_without_classifier_says_what_to_give(tmp_path: Path):
         load_classifier(tmp_path)
 
 
+def test_a_path_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match="there is no folder"):
+        load_classifier(tmp_path / "out")
+
+
 def test_another_format_is_named(tmp_path: Path):
     file = publish(tmp_path).path / "classifier.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": FORMAT + 1}))
@@ -258,7 +263,7 @@ def test_a_run_gives_the_classifier_of_its_last_finished_calibration(tmp_path: P
     )
     names = ("grpo", "first", "earlier_in_the_alphabet")
     (run / "run.json").write_text(json.dumps({"stages": [{"name": name} for name in names]}))
-    with pytest.raises(DataError, match="no finished calibration that left a classifier"):
+    with pytest.raises(DataError, match="has no classifier: its calibration has not finished"):
         load_classifier(run)
     (first.path.parent / "done.json").write_text("{}")
     assert load_classifier(run) == first
