@@ -41,6 +41,7 @@ from wire.remote_path import arrow_dataset, arrow_source
 BROWSE_COLUMNS = (*INDEX_SCHEMA.names, "file")
 """Columns of a page of rows. ``file``: name of the traces file or journal that holds the trace."""
 _LOOKS = 5
+_THREADS = 16  # most wait for a disk or a store
 T = TypeVar("T")
 
 
@@ -206,7 +207,9 @@ def sources(directory: Path) -> Iterator[Source]:
         raise ArchiveError(f"there is no trace archive at {directory}; give the directory of a run")
     deletions = read_deletions(directory)
     journaled = _journaled(directory, deletions)  # first: what is compacted meanwhile is met twice
-    files = [_source(directory, path, deletions) for path in parquet_files(directory)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        paths = parquet_files(directory)
+        files = list(threads.map(lambda path: _source(directory, path, deletions), paths))
     yield from files
     for path, rows in journaled:
         yield _not_in(files, path, rows)
