@@ -1,6 +1,7 @@
 """The command classify: labels and decisions about clips, by a published classifier."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -98,12 +99,17 @@ def _shift_observer(
     is not wanted."""
     from cluster.classify.shift_observer import default_place, watch_for_shift
 
-    if options.no_monitor or not classifier.has_reference:
+    place = options.monitor or default_place(classifier.path)
+    reason = ""
+    if not classifier.has_reference:
+        reason = "the classifier has no reference.json of archived traces"
+    elif options.monitor is None and not os.access(place.parent, os.W_OK):
+        reason = f"{place.parent} cannot be written; give --monitor DIR"
+    if reason or options.no_monitor:
         if not options.no_monitor:
-            say("shift is not watched: the classifier has no reference.json of archived traces")
+            say(f"shift is not watched: {reason}")
         yield None
         return
-    place = options.monitor or default_place(classifier.path)
     acknowledge = options.acknowledge_shift
     with watch_for_shift(classifier, place, acknowledge=acknowledge, say=say) as observer:
         try:
