@@ -196,7 +196,8 @@ def _unknown(command: str) -> list[str]:
     if name.startswith("-"):
         return []
     if name not in known:
-        return [name]
+        has_own = not rest and any(one.startswith(f"{name} ") for one in known)
+        return [] if has_own else [name]
     flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
     return [flag for flag in flags if flag not in known[name]]
 
