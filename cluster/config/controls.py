@@ -352,5 +352,6 @@ def titles(config: "RunConfig") -> dict[str, str]:
         listed[stage.name] = stage.text
         if isinstance(stage, CalibrateStage):
             listed[stage.head_name] = "a linear head on the same traces"
+            listed[stage.classifier_name] = "the published classifier, calibrated"
         listed |= {n: arm.stage.title for n, arm in arms.items() if arm.beside == stage.name}
     return listed | {n: arm.stage.title for n, arm in arms.items() if n not in listed}

@@ -109,7 +109,6 @@ class Declared:
         ):
             shown += [ShownStage(name=name, kind=kind, label=label_of(name)) for name in names]
         titles = read_run_titles(path)
-        titles |= {s.classifier_name: "the published classifier, calibrated" for s in calibrations}
         return cls(stages=chain.names, heads=heads, titles=titles, shown=tuple(shown))
 
 

@@ -293,7 +293,7 @@ def _video_only(results: StudyResults) -> list[str]:
 def _seconds(results: StudyResults) -> list[str]:
     rows = []
     for row in results.arms:
-        if row.name != "head":  # part of the stage that trains the verdict
+        if row.name not in ("head", "classifier"):  # parts of the stage that trains the verdict
             cells = [_NOT_RUN if value is None else _number(value) for value in row.seconds]
             rows.append([f"`{row.name}`", *cells, _number(mean(row.seconds))])
     totals = [

@@ -112,8 +112,13 @@ def read_seed(path: Path, seed: int, group_by: str | None) -> SeedRun | None:
     every = {name: read_result(path, name) for name in titles(config)}
     results = {name: result for name, result in every.items() if result is not None}
     for stage in config.chain:
-        if isinstance(stage, CalibrateStage) and "head" in results.get(stage.name, {}):
-            results[stage.head_name] = {"evaluation": results[stage.name]["head"]}
+        if isinstance(stage, CalibrateStage):
+            calibrated = results.get(stage.name, {})
+            if "head" in calibrated:
+                results[stage.head_name] = {"evaluation": calibrated["head"]}
+            if "classifier" in calibrated:
+                evaluation = calibrated["classifier"]["evaluation"]
+                results[stage.classifier_name] = {"evaluation": evaluation}
     files = {name: path / "predictions" / f"{name}.parquet" for name in results}
     predictions = {name: read_predictions(f) for name, f in files.items() if f.exists()}
     samples = read_manifest(config.data.manifest, config.label_set, config.data.media_root)

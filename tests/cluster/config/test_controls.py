@@ -30,6 +30,7 @@ TITLES = {
     "vote": "most frequent answer of several traces of the GRPO policy",
     "calibrated": "stage 3: the verdict on one own trace",
     "head": "a linear head on the same traces",
+    "classifier": "the published classifier, calibrated",
     "verdict_teacher": "a verdict trained on the teacher's traces",
     "verdict_train": "a verdict trained on traces of clips that GRPO trained on",
     "video_only_1x": "the verdict without a trace",
@@ -115,8 +116,8 @@ def test_titles_beside_a_chain_of_ones_own():
     listed = list(titles(make_config(stages=CHAIN)))
     assert listed[:3] == ["taught", "rejection", "first"]
     assert listed[3:8] == ["second", "grpo_more", "policy_probability", "vote", "verdict"]
-    assert listed[8:10] == ["verdict_head", "verdict_teacher"]
-    assert set(listed) == {"taught", "first", "second", "verdict", "verdict_head", *ARMS}
+    assert listed[8:11] == ["verdict_head", "verdict_classifier", "verdict_teacher"]
+    assert set(listed) == {"taught", "first", "second", "verdict", *listed[8:10], *ARMS}
 
 
 def test_arms_stand_beside_the_grpo_that_the_calibration_starts_from():
