@@ -1,5 +1,9 @@
-"""T-GRPO's second group: on shuffled frames, half as large, only where a term wants it."""
+"""Groups on their way into the archive, and T-GRPO's second one: on shuffled frames, half as large,
+only where a term wants it."""
 
+import asyncio
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,3 +109,32 @@ async def test_shuffled_traces_that_cannot_be_written_are_a_failure_of_the_group
     group, _ = await written(tmp_path, 4, 0)
     assert group.failures == (broken,)
     assert bonuses(group) == [None] * 4
+
+
+async def test_groups_that_are_written_at_once_share_a_write_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    num, sync, synced = 20, os.fsync, list[int]()
+
+    def fsync(fd: int) -> None:
+        if fd == session.archive._journal._fd:
+            synced.append(fd)
+            deadline = time.monotonic() + 20
+            while len(synced) == 1 and len(session.archive._commit._waiting) < num - 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        sync(fd)
+
+    config = make_config()
+    sample = make_samples()[0]
+    with open_fakes(config, make_run_dir(tmp_path, config), [sample], ("base", 0)) as (session, *_):
+        monkeypatch.setattr(os, "fsync", fsync)
+        writes = [
+            session.writer.write(sample, SAMPLING, Purpose.TRAIN, f"g{number}")
+            for number in range(num)
+        ]
+        groups = await asyncio.gather(*writes)
+        await session.scorer.close()
+    assert len(synced) == 2
+    found = read_groups(tmp_path / "run" / "archive")
+    assert sorted(group.group_id for group in found) == sorted(one.group_id for one in groups)
