@@ -269,14 +269,19 @@ def _crepes_limits(rows: Floats, labels: Ints, coverage: float, needed: int) -> 
     alpha = 1 - Fraction(str(coverage))
     limits: list[float | None] = []
     for label in range(rows.shape[1]):
-        own = rows[labels == label]
-        if len(own) < needed:
+        own = np.unique(rows[labels == label, label])[::-1]  # from the smallest score on
+        num = int((labels == label).sum())
+        if num < needed:
             limits.append(None)
             continue
-        p_values = model.predict_p(own, smoothing=False)[:, label]
-        ranks = np.rint(p_values * (len(own) + 1)).astype(np.int64)
-        inside = ranks > math.floor(alpha * (len(own) + 1))
-        limits.append(float((1 - own[inside, label]).max()))
+        inside, outside = 0, len(own)  # the p-value falls with the score
+        while outside - inside > 1:
+            middle = (inside + outside) // 2
+            asked = np.full((1, rows.shape[1]), own[middle])
+            p_value = model.predict_p(asked, smoothing=False)[0, label]
+            is_inside = round(p_value * (num + 1)) > alpha * (num + 1)
+            inside, outside = (middle, outside) if is_inside else (inside, middle)
+        limits.append(float(1 - own[inside]))
     return limits
 
 

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _RESAMPLES = 1000
+_MOST_DRAWS = 20_000_000  # of clips, over all resamples: of many clips fewer resamples do
 _AT_ONCE = 2_000_000  # draws of clips in memory
 _SEED = 0  # figures of the same clips are the same numbers
 
@@ -37,8 +38,8 @@ class Figures:
     accuracy_high: float
     nll: float
     nll_low: float
-    """Percentile bootstrap over clips (Efron 1979), 1,000 resamples; so for Brier score and ECE.
-    ECE is biased upwards on few clips, and its interval with it."""
+    """Percentile bootstrap over clips (Efron 1979), at most 1,000 resamples; so for Brier score and
+    ECE. ECE is biased upwards on few clips, and its interval with it."""
     nll_high: float
     brier: float
     brier_low: float
@@ -111,10 +112,11 @@ def _intervals(per_clip: Floats, confidence: Floats, right: NDArray[np.bool_]) -
     num = len(right)
     bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     gaps, rng = right - confidence, np.random.default_rng(_SEED)
-    resampled = np.empty((3, _RESAMPLES))
+    resamples = max(200, min(_RESAMPLES, _MOST_DRAWS // num))
+    resampled = np.empty((3, resamples))
     at_once = max(1, _AT_ONCE // num)
-    for first in range(0, _RESAMPLES, at_once):
-        rows = slice(first, min(first + at_once, _RESAMPLES))
+    for first in range(0, resamples, at_once):
+        rows = slice(first, min(first + at_once, resamples))
         draws = rng.integers(num, size=(rows.stop - first, num))
         resampled[:2, rows] = per_clip[:, draws].mean(axis=2)
         places = bins[draws] + NUM_BINS * np.arange(len(draws))[:, None]
