@@ -67,8 +67,9 @@ class CandidateFit:
 class CandidateFitter(Protocol):
     """Fits and publishes a candidate; cluster/fitting/watch_fit.py implements it."""
 
-    async def __call__(self, order: CandidateFit) -> None:
-        """Publish ``order.out``, whole or not at all. Raises DeepIntuitError if it cannot."""
+    async def __call__(self, order: CandidateFit) -> str:
+        """Publish ``order.out``, whole or not at all. Returns what it reads, in words. Raises
+        DeepIntuitError if it cannot."""
         ...
 
 
@@ -115,7 +116,8 @@ class Watcher:
         self._measured: dict[PolicyVersion, MeasuredVersion] = {}
         self._open: list[MeasuredVersion] = []  # nothing decided yet
         self._held: tuple[MeasuredVersion, Saved] | None = None  # to be fitted next
-        self._fitting: tuple[MeasuredVersion, asyncio.Task[float]] | None = None
+        self._fitting: tuple[MeasuredVersion, asyncio.Task[str]] | None = None
+        self._began = 0.0
 
     async def run(self) -> WatchSummary:
         """Watch until the run has ended and all that is better has been fitted."""
@@ -154,6 +156,7 @@ class Watcher:
         if self._fitting is None and self._held is not None:
             measured, weights = self._held
             self._held = None
+            self._began = time.monotonic()
             self._fitting = measured, asyncio.create_task(self._fit_one(measured, weights))
 
     async def _wait(self) -> None:
@@ -235,14 +238,13 @@ class Watcher:
     def _folder(self, measured: MeasuredVersion) -> Path:
         return self._out / CANDIDATES / str(measured.version)
 
-    async def _fit_one(self, measured: MeasuredVersion, weights: Saved) -> float:
-        """Export the weights and fit. Returns the seconds that it took."""
-        start = time.monotonic()
+    async def _fit_one(self, measured: MeasuredVersion, weights: Saved) -> str:
+        """Export the weights and fit. Returns what the candidate reads."""
         work = self._out / _WORK / f"policy-{measured.version}"
         try:
             model = await run_in_daemon_thread(self._export, self._watched, weights, work)
             self._folder(measured).parent.mkdir(exist_ok=True)
-            await self._fit(
+            return await self._fit(
                 CandidateFit(
                     version=measured.version,
                     step=measured.step,
@@ -257,18 +259,18 @@ class Watcher:
             shutil.rmtree(work, ignore_errors=True)
             if weights.is_checkpoint:
                 shutil.rmtree(weights.folder, ignore_errors=True)
-        return time.monotonic() - start
 
     async def _end_fit(self) -> None:
         assert self._fitting is not None, "it has ended"
         measured, task = self._fitting
         self._fitting = None
         try:
-            seconds = await task
+            sources = await task
         except DeepIntuitError as error:
             self._record(measured, Outcome.FAILED, str(error))
             return
-        self._record(measured, Outcome.FITTED, f"in {seconds:.0f} s", seconds)
+        seconds = time.monotonic() - self._began
+        self._record(measured, Outcome.FITTED, f"reads {sources}; {seconds:.0f} s", seconds)
         self._name_best()
 
     def _name_best(self) -> None:

@@ -25,8 +25,9 @@ class RunCandidateFitter:
         self._run, self._stage, self._config, self._debug = run, stage, config, debug
         self._calibration = candidate_calibration(config)
 
-    async def __call__(self, order: CandidateFit) -> None:
-        """Fit, and publish the classifier directory. Raises DeepIntuitError."""
+    async def __call__(self, order: CandidateFit) -> str:
+        """Fit, and publish the classifier directory. Returns its sources. Raises
+        DeepIntuitError."""
         labels, debug = self._config.label_set, self._debug
         traces = await run_in_daemon_thread(candidate_traces, self._run, self._stage, order, labels)
         fit = FitOrder(
@@ -44,7 +45,8 @@ class RunCandidateFitter:
         async with open_learner(
             self._config, order.out.parent, [order.model], debug=debug
         ) as session:
-            await fit_from_traces(session, fit, traces)
+            result = await fit_from_traces(session, fit, traces)
+        return str(result["classifier"]["method"])
 
 
 def candidate_calibration(config: RunConfig) -> CalibrateStage:

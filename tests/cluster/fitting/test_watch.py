@@ -42,7 +42,7 @@ class Fits:
         self.orders: list[CandidateFit] = []
         self.before: Callable[[CandidateFit], Any] = lambda order: None
 
-    async def __call__(self, order: CandidateFit) -> None:
+    async def __call__(self, order: CandidateFit) -> str:
         self.steps.append(order.step)
         self.orders.append(order)
         await asyncio.sleep(0)
@@ -52,6 +52,7 @@ class Fits:
         text = (order.model / "weights").read_text() if order.step else str(order.model)
         (partial / "weights").write_text(text)
         partial.rename(order.out)
+        return "policy"
 
 
 def watcher(run: ScriptedRun, out: Path, fits: Fits, lines: list[str] | None = None) -> Watcher:
@@ -142,10 +143,10 @@ async def test_checkpoints_that_the_run_deletes_meanwhile_are_held(tmp_path: Pat
     go_on = asyncio.Event()
 
     class Slow(Fits):
-        async def __call__(self, order: CandidateFit) -> None:
+        async def __call__(self, order: CandidateFit) -> str:
             if order.step == 2:
                 await go_on.wait()
-            await super().__call__(order)
+            return await super().__call__(order)
 
     slow = Slow()
     task = asyncio.create_task(watcher(run, out, slow).run())
@@ -270,8 +271,9 @@ async def test_an_interrupt_ends_the_fit_and_leaves_nothing_half_done(tmp_path: 
     run.step(2, 3)
 
     class Endless(Fits):
-        async def __call__(self, order: CandidateFit) -> None:
+        async def __call__(self, order: CandidateFit) -> str:
             await asyncio.Event().wait()
+            return ""
 
     task = asyncio.create_task(watcher(run, out, Endless()).run())
     await until(lambda: (out / ".work").exists())
@@ -364,7 +366,7 @@ class Killed(t.Fits):
         if order.step == 4:
             print("fits", flush=True)
             await asyncio.Event().wait()
-        await super().__call__(order)
+        return await super().__call__(order)
 
 run = ScriptedRun(Path(sys.argv[1]))
 run.step(2, 3)
