@@ -96,8 +96,10 @@ def _coverage_line(rows: list[GroupCoverage]) -> str:
 
 def _automatic_line(rows: Sequence[GroupAutomatic]) -> str:
     groups = ", ".join(
-        f"{one.measured.num_wrong} of {one.measured.num_automatic} decided of "
+        f"{one.measured.num_wrong} wrong of {one.measured.num_automatic} decided, of "
         f"{one.measured.num_samples} {'clips' if one.group == 'all' else one.group}"
         for one in rows
     )
-    return f"automatic decisions promised to be wrong in {100 * rows[0].promise:g}%: {groups}"
+    return (
+        f"automatic decisions promised to be wrong in at most {100 * rows[0].promise:g}%: {groups}"
+    )

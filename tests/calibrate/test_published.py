@@ -45,7 +45,7 @@ def test_its_lines_say_choice_ece_coverage_and_threshold():
     assert "of 90%: " in coverage
     assert "new looks" in coverage
     assert "at most 30% wrong" in threshold
-    assert automatic.startswith("automatic decisions promised to be wrong in 30%: ")
+    assert automatic.startswith("automatic decisions promised to be wrong in at most 30%: ")
     assert "new looks" in automatic
     assert foreign == "fitted to traces of another policy: policy 0.40 wrote them"
 
