@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from wire.adapters import CONFIG_NAME, WEIGHTS_NAME
@@ -23,6 +24,7 @@ from wire.whole_file import sync_to_disk
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 24
+_READERS = 4
 _WEIGHTS = ".safetensors"
 _KEPT = (_WEIGHTS, ".json", ".jinja", ".txt", ".model")  # a model's files, tokenizer's included
 
@@ -87,7 +89,7 @@ def records_of(directory: Path, left_out: tuple[str, ...]) -> dict[str, FileReco
     names = sorted(
         file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()
     )
-    return {name: FileRecord.of(directory / name) for name in names if name not in left_out}
+    return _read(directory, [name for name in names if name not in left_out])
 
 
 def check_files(directory: Path, records: Mapping[str, FileRecord], *, weights: bool) -> None:
@@ -107,11 +109,19 @@ def check_files(directory: Path, records: Mapping[str, FileRecord], *, weights: 
                 f"{file} has {size} bytes, expected {record.bytes}: it is cut off or was changed; "
                 "copy the directory again, or publish the classifier anew"
             )
-        if (weights or not is_weights(name)) and FileRecord.of(file) != record:
-            raise DataError(
-                f"{file} has other bytes than were published (SHA-256 differs); copy the directory "
-                "again, or publish the classifier anew"
-            )
+    read = _read(directory, [name for name in records if weights or not is_weights(name)])
+    if changed := [name for name, record in read.items() if record != records[name]]:
+        raise DataError(
+            f"{directory / changed[0]} has other bytes than were published (SHA-256 differs); copy "
+            "the directory again, or publish the classifier anew"
+        )
+
+
+def _read(directory: Path, names: Sequence[str]) -> dict[str, FileRecord]:
+    """Record of each file, a few read at the same time: hashing is slower than a disk."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        records = readers.map(FileRecord.of, [directory / name for name in names])
+        return dict(zip(names, records, strict=True))
 
 
 def _is_export(folder: Path) -> bool:
