@@ -70,10 +70,10 @@ def test_false_alarms_over_10000_served_traces_are_no_more_than_the_level(
     draw, label_names
 ) -> None:
     alarms = 0
-    for seed in range(20):
+    for seed in range(8):
         monitor = monitor_of(draw, label_names, seed, 150, level=0.05)
         alarms += monitor.observe_all(draw(seed + 1000, 10_000)) is not None
-    assert alarms <= 4  # of 20 at 0.05: more in three of 1,000
+    assert alarms <= 2  # of 8 at 0.05: more in six of 1,000
 
 
 def test_another_mix_of_labels_can_be_reported_without_an_alarm(draw, label_names) -> None:
