@@ -125,8 +125,10 @@ def _read(directory: Path, names: Sequence[str]) -> dict[str, FileRecord]:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a run left this model or adapter: RUN/stages/NAME/model."""
-    return folder.resolve().parent.parent.name == "stages"
+    """Whether a run left this model or adapter (RUN/stages/NAME/model), or a fit that removes its
+    folder at its end (OUT.work/model)."""
+    parent = folder.resolve().parent
+    return parent.parent.name == "stages" or parent.name.endswith(".work")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -89,6 +89,15 @@ def test_a_runs_weights_are_linked_and_its_other_files_copied(tmp_path: Path):
     assert not loaded.policy_dir.joinpath("config.json").samefile(source / "config.json")
 
 
+def test_a_fits_weights_are_linked_and_stay_when_its_folder_goes(tmp_path: Path):
+    model = write_model(tmp_path / "out.work/model", b"fitted!")
+    inode = (model / "model.safetensors").stat().st_ino
+    loaded = publish(tmp_path, verdict_dir=model)
+    shutil.rmtree(tmp_path / "out.work")
+    assert (loaded.path / "verdict/model.safetensors").stat().st_ino == inode
+    assert load_classifier(tmp_path / "out") == loaded
+
+
 def test_a_new_export_of_the_run_leaves_the_linked_weights(tmp_path: Path):
     """As learner/export.py writes: beside the old one, then renamed over it."""
     publish(tmp_path)
