@@ -7,6 +7,7 @@ else.
 """
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +25,17 @@ class EngineLog:
     @contextmanager
     def captured(self) -> Iterator[None]:
         """Standard output and error of this process, and so of those that it starts, go to the
-        file during the block."""
+        file during the block; what Python here writes to ``sys.stderr`` is seen all the same."""
         before = [os.dup(number) for number in (1, 2)]
+        stderr = sys.stderr
+        sys.stderr = os.fdopen(os.dup(before[1]), "w", buffering=1)
         for number in (1, 2):
             os.dup2(self._file.fileno(), number)
         try:
             yield
         finally:
+            sys.stderr.close()
+            sys.stderr = stderr
             for number, kept in zip((1, 2), before, strict=True):
                 os.dup2(kept, number)
                 os.close(kept)

@@ -62,7 +62,7 @@ class ClipInputs:
             return self._manifest(path)
         if path.suffix.lower() == ".json":
             raise DataError(f"{path}: a manifest is .jsonl, .parquet or .csv; give it as one")
-        return [_sample_at(name)]
+        return [sample_at(name)]
 
     def _manifest(self, path: Path) -> list[Sample]:
         samples, faults = [], []
@@ -117,7 +117,7 @@ class _Folder:
         self._path = path
 
     def __iter__(self) -> Iterator[Sample]:
-        return (_sample_at(str(path)) for path in _videos_below(self._path))
+        return (sample_at(str(path)) for path in _videos_below(self._path))
 
 
 def _videos_below(folder: Path) -> Iterator[Path]:
@@ -144,8 +144,9 @@ def _is_video(path: Path) -> bool:
         return False
 
 
-def _sample_at(name: str) -> Sample:
-    """A clip without label, named by its address. Raises DataError if there is no such file."""
+def sample_at(name: str) -> Sample:
+    """A clip at an address, such as ``clip.mp4#t=3,9``, without label, its address as its id.
+    Raises DataError if there is no such file."""
     try:
         address = Address.parse(local_path(name))
     except ClipError as error:

@@ -56,9 +56,11 @@ def machine_of(
 ) -> Machine:
     """The machine with a choice of ``device``; auto: GPUs if PyTorch sees any. Raises ConfigError
     if there are fewer than ``num_gpus``."""
-    import torch
+    there = 0
+    if device != "cpu":
+        import torch
 
-    there = 0 if device == "cpu" else torch.cuda.device_count()
+        there = torch.cuda.device_count()
     if there < num_gpus and (there or device == "cuda"):
         raise ConfigError(
             f"{num_gpus} GPUs are asked for, PyTorch sees {there}; lower --gpus, or give "

@@ -23,7 +23,7 @@ from video.processor import ProcessedClip
 from wire.errors import GenerationError
 from wire.labels import LabelSet
 from wire.token_arrays import TokenIds
-from wire.types import Completion, Failure, Prompt, Sample, stable_seed
+from wire.types import Completion, Failure, Prompt, Purpose, Sample, stable_seed
 
 LabelLogprobs = NDArray[np.float64]
 
@@ -114,7 +114,8 @@ class VoteSource:
 
     async def ask(self, answered: AnsweredClip) -> SourceScores:
         """log((votes + 1/L) / (k + 1)); a trace that answers no label is no vote."""
-        seed = stable_seed("vote", self._sampling.seed, answered.sample.id)
+        # a clip's seed is that of its sampled traces in a fit
+        seed = stable_seed(Purpose.CALIBRATION, self._sampling.seed, answered.sample.id)
         sampling = replace(self._sampling, seed=seed)
         generation = await self._engine.generate(answered.prompt, answered.clip, sampling)
         texts = [self._renderer.text(answer.token_ids) for answer in generation.answers]

@@ -16,9 +16,10 @@ def test_a_process_started_inside_prints_into_the_log_as_long_as_it_lives(
     os.write(2, b"before\n")
     with log.captured():
         os.write(1, b"first\n")
+        sys.stderr.write("stopping\n")
         process = subprocess.Popen([sys.executable, "-c", LATER], stdin=subprocess.PIPE)
     os.write(2, b"after\n")
     process.communicate(b"go\n")
     assert log.tail() == ["first", "later"]
     out, err = capfd.readouterr()
-    assert (out, err) == ("", "before\nafter\n")
+    assert (out, err) == ("", "before\nstopping\nafter\n")

@@ -243,7 +243,12 @@ def test_a_published_classifier_answers_as_the_learner_does_wherever_it_lies(
         folder.rename(folder.with_name(f"hidden-{folder.name}"))  # nothing points back
     classifier = load_classifier(tmp_path / "elsewhere")
     assert classifier.version == published.version
-    rows, recorder, policy = asyncio.run(classify(place, classifier, place.samples))
+    (tmp_path / "empty.mp4").touch()
+    bad = replace(place.samples[0], id="empty", video=str(tmp_path / "empty.mp4"))
+    samples = [*place.samples, bad]
+    (*rows, failed), recorder, policy = asyncio.run(classify(place, classifier, samples))
+    assert failed.failure is not None
+    assert "the file is empty (0 bytes)" in failed.failure.reason
     assert recorder.num_engines == {"weights": 2, "adapter": 1}[kind]
     assert {len(row.frames) for row in rows} == {12}
     for folder in (place.policy, place.verdict):

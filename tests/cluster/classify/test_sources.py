@@ -20,7 +20,7 @@ from tests.cluster.classify.answering_fakes import (
     make_renderer,
     sample,
 )
-from wire.types import Completion, FinishReason
+from wire.types import Completion, FinishReason, stable_seed
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,14 @@ async def test_votes_are_counted_and_smoothed(renderer: Renderer) -> None:
     assert np.exp(scores.logprobs) == pytest.approx([4 / 15, 7 / 15, 1 / 15])
     (asked,) = engine.samplings
     assert (asked.n, asked.temperature) == (4, 1.0)
-    assert asked.seed not in (None, 3), "of the clip"
+    assert asked.seed == stable_seed("calibration", 3, "a.mp4"), "as in a fit"
+    assert shares_of_a_fit(answers) == pytest.approx(scores.logprobs)
+
+
+def shares_of_a_fit(answers: list[str | None]) -> np.ndarray:
+    from calibrate.fit import log_shares
+
+    return log_shares(answers, NAMES)
 
 
 def test_a_unanimous_vote_leaves_every_label_possible() -> None:

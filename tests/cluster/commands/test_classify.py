@@ -227,9 +227,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_the_rows_so_far_whole(classifier: Path, clips: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "classify", str(classifier), str(clips)],
+        [sys.executable, "-c", SCRIPT, "classify", str(classifier), str(clips), "--device=cpu"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -250,11 +251,12 @@ def test_an_interrupt_leaves_the_rows_so_far_whole(classifier: Path, clips: Path
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_quietly(classifier: Path, clips: Path) -> None:
     for number in range(300):
         (clips / f"{number}.mp4").write_bytes(b"0")
     script = SCRIPT.replace('endswith("c.mp4")', 'endswith("no")')
-    line = f'"{sys.executable}" -c "$SCRIPT" classify {classifier} {clips} | head -n 1'
+    line = f'"{sys.executable}" -c "$SCRIPT" classify {classifier} {clips} --device=cpu | head -n 1'
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=ROOT,
