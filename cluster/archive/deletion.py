@@ -5,6 +5,7 @@ hashes, files -> find_videos -> tombstones: hidden at once -> compaction removes
 """
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.run_files import RECIPE_FILE, read_run_recipe
+from cluster.run_files import RECIPE_FILE, SILENT_S, read_run_recipe
 from video.disk_cache.location import cache_folder
 from wire.archive.archive import read_tables
 from wire.archive.deletion import (
@@ -31,7 +32,7 @@ from wire.archive.deletion import (
 )
 from wire.errors import ConfigError, UserError
 from wire.remote_path import RemotePath
-from wire.strict_json import to_json
+from wire.strict_json import from_json, to_json
 from wire.whole_file import whole_file
 
 _KEY_LENGTH = 40
@@ -72,7 +73,9 @@ def delete(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     deletions = delete_videos(directory, use.videos, now)
     keys = {key for video in use.videos.values() for key in video.clip_keys}
-    changed = [*remove_from_run(directory, deletions), *_remove_cached(directory, keys)]
+    changed = _remove_cached(directory, keys)
+    if not is_running(directory):  # else it may be writing them
+        changed += remove_from_run(directory, deletions)
     return Deleted(videos=use.videos, unknown=use.unknown, changed=tuple(changed))
 
 
@@ -111,6 +114,19 @@ def run_of(directory: Path) -> Path | None:
     if isinstance(directory, RemotePath):
         return None
     return directory.parent if (directory.parent / RECIPE_FILE).exists() else None
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a run, on any machine, gave a sign of life lately: of it the lock of the archive may
+    know nothing, on a shared disk."""
+    run = run_of(directory)
+    if run is None:
+        return False
+    try:
+        sign = from_json((run / "status.json").read_text())
+        return bool(sign["state"] == "running" and time.time() - float(sign["seen"]) < SILENT_S)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _hash_of(directory: Path, file: str) -> str:

@@ -15,15 +15,17 @@ _MB = 1_000_000
 def _compact(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.archive.deletion import remove_from_run
+    from cluster.archive.deletion import is_running, remove_from_run
     from cluster.archive.place import archive_directory
     from wire.archive.compaction import compact_archive
     from wire.archive.deletion import read_deletions
 
     directory = archive_directory(options.archive)
     with _progress("compacting") as at:
-        report = compact_archive(directory, int(options.target_mb * _MB), at)
-    changed = remove_from_run(directory, read_deletions(directory))
+        report = compact_archive(
+            directory, int(options.target_mb * _MB), at, is_running=is_running(directory)
+        )
+    changed = [] if report.has_writer else remove_from_run(directory, read_deletions(directory))
     say(
         f"{report.files_before} files of {_size(report.bytes_before)} are now "
         f"{report.files_after} of {_size(report.bytes_after)}, each with its index"
@@ -76,18 +78,20 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _gc(options: argparse.Namespace) -> None:
+    from cluster.archive.deletion import is_running
     from cluster.archive.place import archive_directory
     from wire.archive.garbage import find_garbage, remove_garbage
 
     directory = archive_directory(options.archive)
-    garbage = find_garbage(directory)
+    running = is_running(directory)
+    garbage = find_garbage(directory, is_running=running)
     for one in garbage:
         say(f"{_size(one.num_bytes):>10}  {one.path.relative_to(directory)}  {one.why}")
     total = _size(sum(one.num_bytes for one in garbage))
     if not garbage:
         say("nothing to remove")
     elif options.delete:
-        remove_garbage(directory)
+        remove_garbage(directory, is_running=running)
         say(f"removed {len(garbage)} files, {total}")
     else:
         say(f"{len(garbage)} files, {total}; remove them with --delete")

@@ -63,11 +63,16 @@ class Compaction:
 
 
 def compact_archive(
-    directory: Path, target_bytes: int = TARGET_BYTES, progress: Progress | None = None
+    directory: Path,
+    target_bytes: int = TARGET_BYTES,
+    progress: Progress | None = None,
+    *,
+    is_running: bool = False,
 ) -> Compaction:
     """Merge the files of each attempt, in order, into files of about ``target_bytes``, and write
     those of older schemas, and with rows of deleted videos, anew.
 
+    ``is_running``: a run writes here although its lock may not show it, such as on another machine.
     Raises ArchiveError, naming the file, if one is damaged, if the disk is full or if another
     compaction goes on; nothing is lost then, and the next compaction goes on from there.
     """
@@ -75,7 +80,7 @@ def compact_archive(
         raise ArchiveError(f"there is no trace archive at {directory}; give the directory of a run")
     with compacting(directory), naming(f"cannot compact {directory} (nothing is lost)"):
         remove_leftovers(directory)
-        recovered = recover_journals(directory)
+        recovered = None if is_running else recover_journals(directory)
         has_writer = recovered is None
         hidden = Deletions() if has_writer else read_deletions(directory)
         sizes = {path: path.stat().st_size for path in parquet_files(directory)}

@@ -22,24 +22,26 @@ class Garbage(NamedTuple):
     why: str
 
 
-def find_garbage(directory: Path) -> list[Garbage]:
-    """What may go now. What a run that writes here may need is left out. Raises ArchiveError."""
+def find_garbage(directory: Path, *, is_running: bool = False) -> list[Garbage]:
+    """What may go now. What a run that writes here may need is left out; ``is_running``: there is
+    one, whatever the lock shows. Raises ArchiveError."""
     with naming(f"cannot look through {directory}"), without_writer(directory) as is_alone:
-        return [
-            Garbage(path, path.stat().st_size, why) for path, why in _garbage(directory, is_alone)
-        ]
+        garbage = list(_garbage(directory, is_alone and not is_running))
+        return [Garbage(path, path.stat().st_size, why) for path, why in garbage]
 
 
-def remove_garbage(directory: Path) -> None:
+def remove_garbage(directory: Path, *, is_running: bool = False) -> None:
     """Remove it; journals of attempts that have ended are moved into Parquet first. Raises
     ArchiveError."""
     with compacting(directory), naming(f"cannot remove leftovers of {directory}"):
         with without_writer(directory) as is_alone:
-            left = [path for path, why in _garbage(directory, is_alone) if why != _JOURNAL]
+            garbage = _garbage(directory, is_alone and not is_running)
+            left = [path for path, why in garbage if why != _JOURNAL]
             for path in left:
                 path.unlink(missing_ok=True)
         sync_to_disk(directory / "traces")
-        recover_journals(directory)
+        if not is_running:
+            recover_journals(directory)
 
 
 _JOURNAL = "journal of an attempt that has ended; its groups are moved into a traces file"

@@ -241,8 +241,9 @@ def _of_leftovers(directory: Path) -> Iterator[Finding]:
     if left:
         yield warning(
             Area.ARCHIVE,
-            f"{len(left)} files are left by a compaction that was killed; no reader sees them",
-            "deepintuit archive gc --delete removes them",
+            f"{len(left)} files, which no reader sees, are of a compaction that was killed, or "
+            "that goes on now",
+            "deepintuit archive gc --delete removes them if it was killed",
             [path.name for path in left],
         )
 

@@ -1,12 +1,13 @@
 """A video is deleted from a whole run: from its archive, predictions, report and cached clips."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from calibrate.predictions import from_votes, read_predictions, write_predictions
-from cluster.archive.deletion import delete, left_in_run, remove_from_run, run_of
+from cluster.archive.deletion import delete, is_running, left_in_run, remove_from_run, run_of
 from cluster.config.recipe import read_recipe
 from tests.groups import UNREADABLE, make_group, make_sample, make_trace
 from wire.archive.archive import Archive, read_groups
@@ -119,3 +120,18 @@ def test_an_archive_without_a_run_is_its_own(run: Path, tmp_path: Path) -> None:
     alone = (run / "archive").rename(tmp_path / "alone")
     assert run_of(alone) is None
     assert delete(alone, [], [str(tmp_path / "ann.mp4")]).changed == ()
+
+
+def test_of_a_run_that_goes_on_elsewhere_only_the_archive_is_touched(
+    run: Path, tmp_path: Path
+) -> None:
+    """Its lock may not reach this machine; its sign of life does."""
+    write_json(run / "status.json", {"state": "running", "host": "other", "seen": time.time()})
+    assert is_running(run / "archive")
+    delete(run / "archive", [], [str(tmp_path / "ann.mp4")])
+    assert samples(run) == [["s-ann", "s-bob"], ["s-ann", "s-bob"]]
+    report = compact_archive(run / "archive", is_running=True)
+    assert report.has_writer
+    assert [group.group_id for group in read_groups(run / "archive")] == ["bob"]
+    write_json(run / "status.json", {"state": "running", "host": "other", "seen": time.time() - 99})
+    assert not is_running(run / "archive")

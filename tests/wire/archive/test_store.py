@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from tests.buckets import s3_bucket
 from tests.groups import make_group, make_sample, make_trace
@@ -18,7 +19,7 @@ from wire.archive.locks import compacting
 from wire.archive.parquet_files import parquet_files
 from wire.archive.store import copy_archive
 from wire.archive.verify import verify_archive
-from wire.errors import ArchiveError
+from wire.errors import ArchiveError, ConfigError
 from wire.finding import Level
 from wire.remote_path import place_of
 from wire.types import Prompt
@@ -119,3 +120,23 @@ def test_one_compaction_at_a_time_and_leftovers_go(bucket: str, tmp_path: Path) 
 def test_a_folder_without_an_archive_is_named(bucket: str) -> None:
     with pytest.raises(ArchiveError, match=r"no trace archive at s3://traces/nowhere"):
         read_groups(place_of(f"{bucket}/nowhere"))
+
+
+def test_a_store_that_does_not_answer_and_one_that_is_closed_are_named(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote_path._system.cache_clear()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ConfigError, match=r"closed to you.* give credentials such as AWS_PROFILE"):
+        read_groups(place_of(f"{bucket}/copied"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    remote_path._system.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ConfigError, match=r"cannot be reached: .*127\.0\.0\.1:9"):
+        read_groups(place_of(f"{bucket}/copied"))
