@@ -18,6 +18,7 @@ from cluster.commands import (
     compare,
     demo,
     doctor,
+    fit,
     import_data,
     init,
     plan,
@@ -50,6 +51,7 @@ _COMMANDS = (
     reward,
     rescore,
     archive,
+    fit,
     classify,
     demo,
 )
