@@ -116,6 +116,19 @@ def test_a_saved_monitor_goes_on_where_it_was(draw, label_names, tmp_path: Path)
     assert ShiftMonitor.load(tmp_path, monitor.reference).alarms == monitor.alarms
 
 
+def test_a_kill_between_the_two_files_of_a_state_loses_only_the_last_traces(
+    draw, label_names, tmp_path: Path
+) -> None:
+    monitor = monitor_of(draw, label_names)
+    monitor.observe_all(draw(17, 40))
+    monitor.save(tmp_path)
+    old, states = (tmp_path / "monitor.json").read_bytes(), monitor.features()
+    monitor.observe_all(draw(18, 10, length=130))
+    monitor.save(tmp_path)
+    (tmp_path / "monitor.json").write_bytes(old)  # as if only the first had been renamed
+    assert ShiftMonitor.load(tmp_path, monitor.reference).features() == states
+
+
 def test_a_state_that_cannot_be_read_is_refused(draw, label_names, tmp_path: Path) -> None:
     monitor = monitor_of(draw, label_names)
     with pytest.raises(DataError, match="no state of a monitor"):
