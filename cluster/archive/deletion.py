@@ -7,6 +7,7 @@ hashes, files -> find_videos -> tombstones: hidden at once -> compaction removes
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ import pyarrow.parquet as pq
 
 from cluster.run_files import RECIPE_FILE, SILENT_S, read_run_recipe
 from video.disk_cache.location import cache_folder
-from wire.archive.archive import read_tables
+from wire.archive.archive import journals
 from wire.archive.deletion import (
+    COLUMNS,
     FILE,
     SEARCHED,
     Deletions,
@@ -30,6 +32,8 @@ from wire.archive.deletion import (
     find_videos,
     read_deletions,
 )
+from wire.archive.journal import read_journal
+from wire.archive.parquet_files import scan
 from wire.errors import ConfigError, UserError
 from wire.remote_path import RemotePath
 from wire.strict_json import from_json, to_json
@@ -68,7 +72,7 @@ def delete(
         return file_hash(address)
 
     wanted = list(hashes) + [_hash_of(directory, file) for file in files]
-    use = find_videos(read_tables(directory, list(SEARCHED)), wanted, content_hash)
+    use = find_videos(_every_row(directory, SEARCHED), wanted, content_hash)
     _add_addresses(use, files)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     deletions = delete_videos(directory, use.videos, now)
@@ -129,13 +133,23 @@ def is_running(directory: Path) -> bool:
         return False
 
 
+def _every_row(directory: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of an archive, those that are hidden too: a deletion that was killed is done again."""
+    for path in journals(directory).values():
+        with suppress(FileNotFoundError):
+            for table in read_journal(path):
+                yield table.select(list(columns))
+    for _, _, table in scan(directory, columns, deletions=Deletions()):
+        yield table
+
+
 def _hash_of(directory: Path, file: str) -> str:
     """Content hash of a video: of the file, else the one that the archive has for its address."""
     content = file_hash(file)
     if content is not None:
         return content
     names = _addresses(file)
-    for table in read_tables(directory, ["video", "video_hash"]):
+    for table in _every_row(directory, COLUMNS):
         for row in table.group_by(["video", "video_hash"]).aggregate([]).to_pylist():
             if row["video_hash"] and base_address(row["video"]) in names:
                 return str(row["video_hash"])

@@ -12,7 +12,7 @@ from cluster.config.recipe import read_recipe
 from tests.groups import UNREADABLE, make_group, make_sample, make_trace
 from wire.archive.archive import Archive, read_groups
 from wire.archive.compaction import compact_archive
-from wire.archive.deletion import file_hash, read_deletions
+from wire.archive.deletion import Video, delete_videos, file_hash, read_deletions
 from wire.errors import ConfigError
 from wire.types import Prompt
 from wire.whole_file import write_json
@@ -114,6 +114,18 @@ def test_a_video_that_the_archive_does_not_know_is_hidden_should_it_come(run: Pa
     assert [len(video.groups) for video in report.videos.values()] == [0]
     assert read_deletions(run / "archive").hashes == {"9" * 64}
     assert report.unknown == set()
+
+
+def test_a_deletion_that_was_killed_is_done_again(run: Path, tmp_path: Path) -> None:
+    """After its tombstone, before the rest."""
+    archive = run / "archive"
+    content = file_hash(str(tmp_path / "ann.mp4")) or ""
+    delete_videos(archive, {content: Video()}, "today")
+    report = delete(archive, [content], [])
+    assert len(report.videos[content].groups) == 2
+    assert mentions(run) == []
+    assert samples(run) == [["s-bob"], ["s-bob"]]
+    assert [path.stem for path in (tmp_path / "cache").rglob("*.safetensors")] == [KEYS["bob"]]
 
 
 def test_an_archive_without_a_run_is_its_own(run: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,22 @@ def test_one_compaction_at_a_time(tmp_path: Path) -> None:
         pass
     with compacting(tmp_path):
         pass
+
+
+def test_a_run_that_starts_waits_until_the_journals_of_dead_attempts_are_moved(
+    tmp_path: Path,
+) -> None:
+    opened = threading.Event()
+
+    def start() -> None:
+        with Archive(tmp_path, 1):
+            opened.set()
+
+    Archive(tmp_path, 0).close()
+    with without_writer(tmp_path) as is_alone:
+        assert is_alone
+        run = threading.Thread(target=start)
+        run.start()
+        assert not opened.wait(0.2)
+    assert opened.wait(10)
+    run.join()
