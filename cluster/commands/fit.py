@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.base import add_command, say, write_json_file
+from cluster.commands.fit_watch import add_watch, fit_settings, watch
 
 if TYPE_CHECKING:
     from cluster.fitting.fit import FitOrder
@@ -13,6 +14,13 @@ _PURPOSES = ("calibration", "train")
 
 
 def _fit(options: argparse.Namespace) -> None:
+    if options.watch:
+        watch(options.source, options.out, options)
+    else:
+        _fit_once(options)
+
+
+def _fit_once(options: argparse.Namespace) -> None:
     from calibrate.published import PublishedClassifier
     from cluster.driver.interrupts import run_interruptibly
     from cluster.fitting.source import FitRequest, fit_order
@@ -28,7 +36,7 @@ def _fit(options: argparse.Namespace) -> None:
             versions=options.versions,
             purpose=Purpose(options.purpose),
             methods=tuple(options.methods or ()),
-            settings=tuple(options.set),
+            settings=fit_settings(options),
             allow_foreign=options.allow_foreign,
         )
     )
@@ -85,3 +93,9 @@ def add(commands: Any) -> None:
         help="fit traces that another policy wrote than the one served, and mark the classifier",
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    command.add_argument(
+        "--no-label-errors",
+        action="store_true",
+        help="do not rank the clips learned from by how probably their label is wrong",
+    )
+    add_watch(command)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cluster.config.recipe import RunConfig
     from cluster.fitting.watch import WatchSummary
 
+_OF_ONE_FIT = ("recipe", "model", "stage", "versions", "allow_foreign", "json")
 _NICENESS = 10  # a run that trains comes first
 
 
@@ -49,9 +50,10 @@ def watch(source: Path, out: Path, options: argparse.Namespace) -> None:
     from cluster.fitting.watch import Watcher
     from cluster.fitting.watch_fit import RunCandidateFitter
     from cluster.fitting.watch_log import only_watcher
-    from cluster.fitting.watch_run import open_watched, run_state
+    from cluster.fitting.watch_run import open_watched, run_recipe_with, run_state
     from cluster.status.heartbeat import State
 
+    _refuse_others(options)
     _refuse_numbers(options)
     watched = open_watched(source, options.watch_stage)
     if out.resolve() == watched.run:
@@ -59,8 +61,14 @@ def watch(source: Path, out: Path, options: argparse.Namespace) -> None:
     _keep_to(options.num_cpus)
     out.mkdir(parents=True, exist_ok=True)
     with only_watcher(out):
-        config = _with_threads(watched.config, options.num_cpus)
-        fit = RunCandidateFitter(watched.run, watched.stage.name, config, debug=options.debug)
+        config = run_recipe_with(watched.run, fit_settings(options))
+        fit = RunCandidateFitter(
+            watched.run,
+            watched.stage.name,
+            _with_threads(config, options.num_cpus),
+            methods=tuple(options.methods or ()),
+            debug=options.debug,
+        )
         watcher = Watcher(
             watched,
             out,
@@ -93,6 +101,23 @@ def summary_lines(summary: "WatchSummary") -> Iterator[str]:
             f"the best is {best.candidate}: {best.metric} {best.value:.3f} at step {best.step}; it "
             "was chosen by these val clips, so only test clips tell how good it is"
         )
+
+
+def fit_settings(options: argparse.Namespace) -> tuple[str, ...]:
+    """Settings over the recipe, of ``--set`` and of the flags for single ones."""
+    without = ("calibrate.label_errors=false",) if options.no_label_errors else ()
+    return (*options.set, *without)
+
+
+def _refuse_others(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an option of a single fit: a watcher knows by itself what it sets."""
+    for name in _OF_ONE_FIT:
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise ConfigError(
+                f"--{flag} is of a single fit: --watch takes the run's own recipe, policies and "
+                "training traces; leave one of the two out"
+            )
 
 
 def _refuse_numbers(options: argparse.Namespace) -> None:

@@ -91,9 +91,13 @@ def fit_order(request: FitRequest) -> FitOrder:
     asked = VersionRange.parse(request.versions) if request.versions else None
     digest = weights_hash(model)
     served = versions_of(archive, digest)
-    if not served and parent is not None:  # a run of before there were notes
-        step = config.chain.last_step(parent)
-        served = frozenset(g.version for g in archive_groups(archive) if g.version.step == step)
+    if not served and parent is not None:  # a run of before there were notes, or not yet calibrated
+        step, noted = config.chain.last_step(parent), {n.version for n in read_policies(archive)}
+        served = frozenset(
+            g.version
+            for g in archive_groups(archive)
+            if g.version.step == step and str(g.version) not in noted  # those are other weights
+        )
     foreign = ""
     if not served:
         foreign = _foreign(archive, model, digest)

@@ -1,13 +1,16 @@
 """The run that a watcher is given: its recipe, the stage to watch, whether it still goes on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.config.migration.hint import hint
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import GrpoStage
 from cluster.fitting.watch_weights import WatchedStage
-from cluster.run_files import RECIPE_FILE, read_run_recipe
+from cluster.run_files import RECIPE_FILE, read_recipe_file, read_run_recipe
 from cluster.status.heartbeat import State
 from cluster.status.run_status import read_status
+from wire.config import apply_override, validate
 from wire.errors import ConfigError
 
 
@@ -28,6 +31,14 @@ def open_watched(source: Path, stage: str | None = None) -> WatchedStage:
             ".validate] every = N, where save_every divides N"
         )
     return WatchedStage(run=run, config=config, stage=chosen)
+
+
+def run_recipe_with(run: Path, settings: Sequence[str]) -> RunConfig:
+    """The recipe of a run with ``a.b=c`` over it, for fits beside it. Raises ConfigError."""
+    values = read_recipe_file(run)
+    for setting in settings:
+        apply_override(values, setting)
+    return validate(RunConfig, values, str(run / RECIPE_FILE), hint)
 
 
 def run_state(run: Path) -> tuple[State, str]:

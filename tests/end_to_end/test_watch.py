@@ -18,14 +18,18 @@ from tests.end_to_end.runs import LABELS, ROOT, command, write_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(580)]
 
-SETTINGS = (
-    "coldstart.epochs=4",
-    "grpo.num_steps=3",
-    "grpo.optim.learning_rate=1e-2",  # so that each version answers otherwise
-    "grpo.validate.every=1",
-    "grpo.validate.before_training=false",
-    "calibrate.epochs=1",
-)
+STAGES = """
+[grpo.validate]
+every = 1
+before_training = false
+[[stages]]
+name = "taught"
+kind = "sft"
+epochs = 4
+[[stages]]
+name = "refined"
+kind = "grpo"
+"""
 
 
 def start(log: Path, *words: str | Path) -> "subprocess.Popen[bytes]":
@@ -42,9 +46,9 @@ def test_a_run_is_followed_and_a_better_version_becomes_a_classifier(tmp_path: P
     make_demo_model(tmp_path / "model")
     manifest = make_demo_data(tmp_path / "data", train=16, traces=8, val=10, cal=6, test=6)
     recipe = write_recipe(tmp_path, tmp_path / "model", manifest, LABELS)
+    recipe.write_text(recipe.read_text() + STAGES)
     run, out = tmp_path / "run", tmp_path / "out"
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    training = start(tmp_path / "run.log", "run", recipe, "--run-dir", run, *settings)
+    training = start(tmp_path / "run.log", "run", recipe, "--run-dir", run)
     until = time.monotonic() + 120
     while not (run / "status.json").exists() and time.monotonic() < until:
         time.sleep(0.5)

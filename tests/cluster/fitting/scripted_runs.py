@@ -54,6 +54,9 @@ class ScriptedRun:
         self._archive = Archive(self.path / "archive", self.attempt)
         self._metrics = MetricsLog(self.path, self.attempt, sinks=[])
 
+    def __del__(self) -> None:
+        self.die()
+
     @property
     def stage(self) -> GrpoStage:
         stage = self.config.chain["grpo"]
@@ -159,6 +162,10 @@ class ScriptedRun:
                 shutil.rmtree(later)
         ancestors = LoopState.read(self.checkpoints / tag_of(step)).ancestors
         return ScriptedRun(self.path, self.config, self.attempt + 1, ancestors)
+
+    def resumed_from_start(self) -> "ScriptedRun":
+        """The next attempt, without a checkpoint to go on from."""
+        return ScriptedRun(self.path, self.config, self.attempt + 1)
 
 
 def answer(label: str, version: PolicyVersion = VERSION) -> Trace:

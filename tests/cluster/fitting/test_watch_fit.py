@@ -30,6 +30,11 @@ def test_a_candidate_is_fitted_as_the_runs_calibration_without_votes_and_held_ou
     assert (stage.name, stage.split, stage.holdout_frac) == (name, "train", 0)
 
 
+def test_the_methods_of_a_candidate_may_be_chosen():
+    stage = candidate_calibration(recipe(), ("head",))
+    assert (stage.methods, stage.sources) == (("head",), ("policy", "head"))
+
+
 def test_traces_of_earlier_versions_are_marked(tmp_path: Path):
     run = ScriptedRun(tmp_path / "run")
     train(run, 1, "a", "undo")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.fitting.watch_run import open_watched, run_state
+from cluster.fitting.watch_run import open_watched, run_recipe_with, run_state
 from cluster.status.heartbeat import State
 from tests.cluster.fitting.scripted_runs import ScriptedRun, recipe
 from wire.errors import ConfigError
@@ -17,6 +17,17 @@ def test_a_run_and_the_archive_in_it_are_the_same_to_watch(tmp_path: Path):
     assert run_state(run.path) == (State.RUNNING, "")
     run.die()
     assert run_state(run.path)[0] is State.STOPPED
+
+
+def test_settings_are_put_over_the_runs_recipe_for_the_fits_alone(tmp_path: Path):
+    run = ScriptedRun(tmp_path / "run")
+    config = run_recipe_with(run.path, ("learner.num_threads=1", "calibrate.label_errors=false"))
+    assert config.learner.num_threads == 1
+    assert not config.calibrate.label_errors
+    assert open_watched(run.path).config.learner.num_threads != 1
+    with pytest.raises(ConfigError, match="num_threds"):
+        run_recipe_with(run.path, ("learner.num_threds=1",))
+    run.die()
 
 
 def test_of_several_grpo_stages_the_last_is_watched_or_the_one_that_is_named(tmp_path: Path):
