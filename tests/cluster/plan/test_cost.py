@@ -266,5 +266,5 @@ def test_validations_are_no_updates_and_scale_with_the_clips_they_ask_about(
 
 def test_validations_that_the_measured_run_did_not_make_are_named(settings: list[str], run: Path):
     cost = expected(settings, run, "grpo.validate.every=40")
-    assert "validations of grpo are not counted: none there" in cost.assumptions
+    assert "validations of grpo, calibrated are not counted: none there" in cost.assumptions
     assert cost.is_whole

@@ -24,7 +24,7 @@ def manifest(tmp_path: Path) -> Path:
     """As many clips as the demo has, all of them one file: a plan opens none."""
     (tmp_path / "clip.mp4").touch()
     path = tmp_path / "manifest.jsonl"
-    write_manifest(path, train=600, with_trace=32, cal=600, test=300)
+    write_manifest(path, train=600, with_trace=32, val=100, cal=600, test=300)
     return path
 
 
@@ -86,13 +86,15 @@ def test_the_demo_is_planned_exactly(manifest: Path):
         name="calibrated",
         clips=450,
         epochs=2,
-        rollouts=1800 + 150,
+        rollouts=1800 + 150 + 100,
         examples=1800,
         updates=114,
         steps=0,
         saves=0,
-        max_prompt_tokens=600 * 384,
-        max_response_tokens=1950 * 40,
+        max_prompt_tokens=700 * 384,
+        max_response_tokens=2050 * 40,
+        validations=7,
+        validated=700,
     )
     assert plan.measurement is not None
     assert plan.measurement.clips == 300
