@@ -68,7 +68,7 @@ def test_a_run_is_followed_and_a_better_version_becomes_a_classifier(tmp_path: P
     assert best.description.policy_version == best.path.name
     splits = best.provenance.splits
     assert splits["test"].clips == splits["held_out"].clips == 0
-    assert splits["val"].clips == 10
+    assert splits["val"].clips == rows[0]["num_clips"] > 0
     assert splits["learned"].traces > 0
     assert all(not one.attainable for one in best.calibration.sets)
     Policy.load(best.policy_dir, "auto")
