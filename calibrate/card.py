@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from calibrate.calibration import Calibration, GroupAutomatic, GroupCoverage, SplitFigures
-from calibrate.calibrator import Calibrator, Source
+from calibrate.calibrator import Source
 from calibrate.description import ClassifierDescription, Provenance
 from calibrate.metrics import Evaluation
 from calibrate.selection import Measure, Selection
@@ -108,7 +108,7 @@ def _method(description: ClassifierDescription, calibration: Calibration) -> str
         "## How it decides",
         f"The policy watches the clip{shown} and writes a reasoning trace. The classifier reads\n\n"
         + "\n".join(f"- {one}" for one in reads),
-        _formula(calibration.calibrator),
+        _formula(calibration),
     ]
     if selection := calibration.selection:
         parts += ["### Candidates", _candidates(selection)]
@@ -117,7 +117,13 @@ def _method(description: ClassifierDescription, calibration: Calibration) -> str
     return "\n\n".join(parts)
 
 
-def _formula(calibrator: Calibrator) -> str:
+def _formula(calibration: Calibration) -> str:
+    calibrator = calibration.calibrator
+    if calibration.selection is None:
+        return (
+            "Its probabilities are as they come: without val clips, no temperature was fitted and "
+            "nothing was compared."
+        )
     if (temperature := calibrator.temperature) is not None:
         return (
             f"Its probabilities are scaled by a temperature of {temperature:.3g}, fitted on the "
@@ -319,6 +325,7 @@ def _provenance(description: ClassifierDescription, provenance: Provenance) -> s
     commit = ""
     if code.commit:
         commit = f", commit {code.commit[:12]}" + (" with changes" if code.changed else "")
+    learned = archive.num_traces > 0
     versions = ", ".join(f"{name} ({count} clips)" for name, count in archive.versions.items())
     prompts = ", ".join(
         f"{name} {one.version} ({one.sha256[:12]})"
@@ -327,7 +334,7 @@ def _provenance(description: ClassifierDescription, provenance: Provenance) -> s
     )
     rows = [
         ("archive", archive.name),
-        ("traces learned from", f"{archive.num_traces} on {archive.num_groups} clips"),
+        ("traces learned from", f"{archive.num_traces} on {archive.num_groups} clips" * learned),
         ("written by policy", versions),
         ("policy served", description.policy_version),
         ("prompts", prompts),

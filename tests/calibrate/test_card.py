@@ -68,12 +68,26 @@ def test_candidates_stand_beside_the_chosen_one():
     assert "val nll was still improving when training ended" in text
 
 
+def with_weights(**weights: float) -> Calibration:
+    """A measured calibration, whose calibrator has these weights."""
+    names = make_description().label_names
+    calibrator = Calibrator(label_names=names, weights=weights)
+    return replace(measured_calibration(), calibrator=calibrator)
+
+
 def test_a_temperature_and_a_pool_are_said_with_their_numbers():
-    assert "added as 0.8 x policy + 0.8 x verdict" in card(make_calibration())
-    alone = card(make_calibration("verdict"), description=make_description(sources=("verdict",)))
-    assert "scaled by a temperature of 1.25" in alone
+    assert "added as 0.8 x policy + 0.4 x verdict" in card(with_weights(policy=0.8, verdict=0.4))
+    verdict = make_description(sources=("verdict",))
+    text = card(with_weights(verdict=0.8), description=verdict)
+    assert "scaled by a temperature of 1.25" in text
     votes = make_description(sources=("vote",), answers=AnswerSettings(num_votes=8))
-    assert "ends one of 8 sampled traces" in card(make_calibration("vote"), description=votes)
+    assert "ends one of 8 sampled traces" in card(with_weights(vote=1.0), description=votes)
+
+
+def test_without_val_clips_no_temperature_is_claimed():
+    text = card(make_calibration())
+    assert "as they come: without val clips, no temperature was fitted" in text
+    assert "fitted on the val clips" not in text
 
 
 def test_a_group_below_the_promise_is_named():
@@ -130,7 +144,6 @@ def test_the_directory_holds_its_card_and_its_evaluation(tmp_path: Path):
 
 
 def test_a_source_of_no_weight_is_not_shown_as_read():
-    names = make_description().label_names
-    pool = Calibrator(label_names=names, weights={"policy": 0.5, "verdict": 0.0})
-    text = card(Calibration(calibrator=pool), description=make_description(sources=("policy",)))
+    policy = make_description(sources=("policy",))
+    text = card(with_weights(policy=0.5, verdict=0.0), description=policy)
     assert "scaled by a temperature of 2," in text
