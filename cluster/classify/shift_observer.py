@@ -16,7 +16,7 @@ from typing import IO
 
 from calibrate.calibration import Calibration
 from calibrate.calibrator import Source
-from calibrate.classifier import CALIBRATION_FILE, Classifier
+from calibrate.classifier import Classifier
 from calibrate.shift.features import TraceFeatures, TraceReference
 from calibrate.shift.monitor import ShiftMonitor
 from cluster.classify.sources import AnsweredClip, LabelLogprobs
@@ -108,8 +108,7 @@ def watch_for_shift(
             if monitor.alarm is not None:
                 monitor.acknowledge()
         labels = classifier.description.label_set
-        calibration = Calibration.from_json((classifier.path / CALIBRATION_FILE).read_bytes())
-        observer = ShiftObserver(monitor, directory, labels, calibration)
+        observer = ShiftObserver(monitor, directory, labels, classifier.calibration)
         with whole_file(directory / _CLASSIFIER_FILE) as partial:
             partial.write_text(classifier.version)
         observer.save()

@@ -27,7 +27,6 @@ from tests.cluster.classify.answering_fakes import (
     sample,
 )
 from wire.errors import ConfigError, DataError
-from wire.whole_file import write_json
 
 TRACES = Path(__file__).parents[2] / "data/demo_traces.parquet"
 
@@ -59,8 +58,12 @@ def classifier(tmp_path: Path, renderer: Renderer) -> Any:
         for values in logprobs_of("grpo", in_use=False).values()
     ]
     TraceReference.of(features, LABELS.names).save(folder)
-    write_json(folder / "calibration.json", calibration({"verdict": 1.0}, 0.1).to_json())
-    return SimpleNamespace(path=folder, version="v1", description=SimpleNamespace(label_set=LABELS))
+    return SimpleNamespace(
+        path=folder,
+        version="v1",
+        description=SimpleNamespace(label_set=LABELS),
+        calibration=calibration({"verdict": 1.0}, 0.1),
+    )
 
 
 def said(renderer: Renderer) -> np.ndarray:
