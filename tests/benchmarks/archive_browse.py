@@ -33,6 +33,8 @@ from wire.archive.trace_rows import SCHEMA
 TRACES, GROUPS, TOKENS = 8, 256, 16
 LABELS = ("undo", "do", "redo", "nothing")
 LIMIT_S = 1.0
+SHOWN = ("group_id", "trace_index", "step", "label", "reward", "num_tokens", "finish_reason")
+"""Columns of a page: those that `deepintuit archive ls` shows."""
 
 
 def steps(first: int, number: int, attempt: int, draw: np.random.Generator) -> pa.Table:
@@ -112,7 +114,7 @@ def looks(directory: Path, num_traces: int) -> Iterator[Figure]:
     rare = (pc.field("sample_id") == "train-77") & (pc.field("reward") >= 2)
     none = (pc.field("finish_reason") == "length") & (pc.field("reward") > 99)
     middle = num_traces // 2
-    page = partial(browse, directory)
+    page = partial(browse, directory, SHOWN)
     yield timed("summary", lambda: summarise(directory))
     yield timed("filter, matches counted", lambda: count(directory, two))
     yield timed("filter, first page", lambda: page(where=two))

@@ -107,15 +107,20 @@ class Source:
         return sorted(names)
 
     def page(
-        self, where: pc.Expression | None, matches: Sequence[int], offset: int, limit: int
+        self,
+        columns: Sequence[str],
+        where: pc.Expression | None,
+        matches: Sequence[int],
+        offset: int,
+        limit: int,
     ) -> pa.Table:
         """Rows that ``where`` keeps, at most ``limit`` from the one numbered ``offset`` on, with
         the file's name; ``matches``: their numbers."""
-        parts = [INDEX_SCHEMA.empty_table()]
+        parts = [pa.schema([INDEX_SCHEMA.field(name) for name in columns]).empty_table()]
         for part, num in zip(self._parts, matches, strict=True):
             take = min(limit, max(0, num - offset))
             if take:
-                rows = part.to_table(filter=where).slice(offset, take)
+                rows = part.to_table(columns=list(columns), filter=where).slice(offset, take)
                 parts.append(rows.replace_schema_metadata())
             offset, limit = max(0, offset - num), limit - take
         rows = pa.concat_tables(parts)
@@ -142,7 +147,8 @@ def browse(
 
     ``where`` may use BROWSE_COLUMNS but ``file``. Raises ArchiveError.
     """
-    empty = INDEX_SCHEMA.append(pa.field("file", pa.string())).empty_table()
+    stored = [name for name in dict.fromkeys(columns) if name != "file"] or ["attempt"]
+    schema = pa.schema([*(INDEX_SCHEMA.field(name) for name in stored), ("file", pa.string())])
 
     def pages() -> Iterator[pa.Table]:
         left, skip = limit, offset
@@ -153,14 +159,14 @@ def browse(
             take = min(left, max(0, num - skip))
             if take:
                 first = num - skip - take if newest_first else skip
-                yield source.page(where, matches, first, take)
+                yield source.page(stored, where, matches, first, take)
             left, skip = left - take, max(0, skip - num)
             if not left:
                 return
 
     def page() -> pa.Table:
         parts = [part.take(_backwards(part)) if newest_first else part for part in pages()]
-        return pa.concat_tables([empty, *parts]).select(list(columns))
+        return pa.concat_tables([schema.empty_table(), *parts]).select(list(columns))
 
     return _beside_compactions(page)
 

@@ -81,6 +81,7 @@ def test_a_row_says_what_was_written_and_where_it_lies(archive: Path) -> None:
     assert (first["step"], first["reward"], first["num_tokens"], first["label"]) == (1, 1.0, 3, "a")
     assert first["file"] == "attempt=000-step=000000-to=000002-merge=1.parquet"
     assert first["row_group"] == 0
+    assert browse(archive, ["file"], limit=1).to_pylist() == [{"file": first["file"]}]
     journaled = browse(archive, newest_first=True, limit=1).to_pylist()[0]
     assert (journaled["file"], journaled["row_group"]) == ("journal-1.bin", None)
 
