@@ -6,18 +6,19 @@ Groups of 8 traces of 256 tokens, a prompt of 640 of which 512 are a clip's plac
 are Zipf's, logprobs random, text is the ids' words: what logprobs take cannot be compressed away.
 Written through the journal by threads as the groups of a run come in, each append durable
 (fsync) when it returns; then compacted; then read, from memory the system has cached. Plain
-pyarrow has the rows as one table, and neither journal nor fsync. Seconds are of the wall clock:
-compare the figures of one run with each other, on a busy machine above all.
+pyarrow has the rows as one table, and neither journal nor fsync. Rates are of the wall clock: on a
+busy machine compare the figures of one run with each other. "A core's" are of processor time, of
+all threads together.
 """
 
 import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -98,11 +99,28 @@ class Groups:
         )
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """The wall time of an action."""
-    start = time.perf_counter()
+class Took(NamedTuple):
+    """Seconds that an action took."""
+
+    wall: float
+    core: float
+
+    def rates(self, name: str, num: int, limit: float | None = None) -> Iterator[Figure]:
+        """Traces a second, by the wall clock and of processor time."""
+        yield Figure(name, num / self.wall, "traces/s", limit)
+        yield Figure(f"{name}, a core's", num / self.core, "traces/s")
+
+
+def measured(action: Callable[[], Any]) -> Took:
+    """What an action takes."""
+    wall, core = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return Took(time.perf_counter() - wall, time.process_time() - core)
+
+
+def best(action: Callable[[], Any]) -> Took:
+    """The least of some rounds."""
+    return min(measured(action) for _ in range(ROUNDS))
 
 
 def append_all(archive: Archive, groups: Sequence[TraceGroup], num_threads: int) -> None:
@@ -117,7 +135,7 @@ def fsync_ms(folder: Path) -> float:
     with (folder / "probe").open("wb", buffering=0) as file:
         for _ in range(50):
             file.write(b"x" * 16_384)
-            taken.append(seconds(lambda: os.fsync(file.fileno())))
+            taken.append(measured(lambda: os.fsync(file.fileno())).wall)
     return float(np.median(taken)) * 1e3
 
 
@@ -140,48 +158,44 @@ def written(groups: Sequence[TraceGroup], num_threads: int, path: Path) -> Itera
     num = len(groups) * GROUP_SIZE
     alone = groups[: len(groups) // 10]
     with Archive(path.with_name("alone"), 0) as archive:
-        took = seconds(lambda: append_all(archive, alone, 1))
-    yield Figure("appended by one thread", len(alone) * GROUP_SIZE / took, "traces/s")
+        took = measured(lambda: append_all(archive, alone, 1))
+    yield Figure("appended by one thread", len(alone) * GROUP_SIZE / took.wall, "traces/s")
     with Archive(path, 0) as archive:
-        append = seconds(lambda: append_all(archive, groups, num_threads))
-        yield Figure(f"appended by {num_threads} threads", num / append, "traces/s", 10_000)
+        append = measured(lambda: append_all(archive, groups, num_threads))
+        yield from append.rates(f"appended by {num_threads} threads", num, 10_000)
         journal = (path / "journal-0.bin").stat().st_size
         yield Figure("bytes per trace in the journal", journal / num, "bytes")
-        compact = seconds(lambda: archive.compact(VERSION.step))
-        yield Figure("compacted", num / compact, "traces/s", 10_000)
-        yield Figure("appended and compacted", num / (append + compact), "traces/s")
+        compact = measured(lambda: archive.compact(VERSION.step))
+        yield from compact.rates("compacted", num, 10_000)
+        both = Took(append.wall + compact.wall, append.core + compact.core)
+        yield from both.rates("appended and compacted", num)
 
 
-def read(path: Path, groups: Sequence[TraceGroup]) -> Iterator[Figure]:
-    """Reading: columns, groups, one group. Returns the seconds that all columns take."""
+def read(path: Path, groups: Sequence[TraceGroup]) -> Generator[Figure, None, Took]:
+    """Reading: columns, groups, one group. Returns what all columns take."""
     num = len(groups) * GROUP_SIZE
-
-    def best(action: Callable[[], Any]) -> float:
-        return min(seconds(action) for _ in range(ROUNDS))
-
     numbers = ["token_ids", "logprobs", "reward"]
-    took = best(lambda: sum(map(len, read_tables(path, numbers))))
-    yield Figure("read: tokens, logprobs, rewards", num / took, "traces/s", 50_000)
+    some = best(lambda: sum(map(len, read_tables(path, numbers))))
+    yield from some.rates("read: tokens, logprobs, rewards", num, 50_000)
     every = best(lambda: sum(map(len, read_tables(path))))
-    yield Figure("read: all columns", num / every, "traces/s", 50_000)
-    took = best(lambda: sum(1 for _ in read_groups(path)))
-    yield Figure("read: TraceGroup objects", num / took, "traces/s")
+    yield from every.rates("read: all columns", num, 50_000)
+    yield from best(lambda: sum(1 for _ in read_groups(path))).rates("read: objects", num)
     places = {group.group_id: group.place for group in index_groups(path, "")}
     reader = GroupReader(places)
     names = [group.group_id for group in groups]
-    took = seconds(lambda: [reader.group(name) for name in names])
-    yield Figure("read: one group, in order", took / len(names) * 1e3, "ms")
+    took = measured(lambda: [reader.group(name) for name in names])
+    yield Figure("read: one group, in order, a core's", took.core / len(names) * 1e3, "ms")
     anywhere = np.random.default_rng(1).permutation(names)[:50].tolist()
-    took = seconds(lambda: [GroupReader(places).group(name) for name in anywhere])
-    yield Figure("read: one group, anywhere, nothing held", took / len(anywhere) * 1e3, "ms")
+    took = measured(lambda: [GroupReader(places).group(name) for name in anywhere])
+    yield Figure("read: one group, anywhere, a core's", took.core / len(anywhere) * 1e3, "ms")
     return every
 
 
-def plain(table: pa.Table, path: Path, our_bytes: int, our_seconds: float) -> Iterator[Figure]:
+def plain(table: pa.Table, path: Path, our_bytes: int, ours: Took) -> Iterator[Figure]:
     """The same rows through pyarrow with its own settings, and what ours is to that."""
     num = table.num_rows
-    write = min(seconds(lambda: pq.write_table(table, path)) for _ in range(ROUNDS))
-    yield Figure("plain pyarrow: written, no fsync", num / write, "traces/s")
+    write = best(lambda: pq.write_table(table, path))
+    yield from write.rates("plain pyarrow: written, no fsync", num)
     size = path.stat().st_size
     yield Figure("plain pyarrow: bytes per trace", size / num, "bytes")
 
@@ -189,10 +203,10 @@ def plain(table: pa.Table, path: Path, our_bytes: int, our_seconds: float) -> It
         file = pq.ParquetFile(path)
         return sum(len(file.read_row_group(index)) for index in range(file.num_row_groups))
 
-    took = min(seconds(by_row_groups) for _ in range(ROUNDS))
-    yield Figure("plain pyarrow: all columns read", num / took, "traces/s")
+    took = best(by_row_groups)
+    yield from took.rates("plain pyarrow: read", num)
     yield Figure("size against plain pyarrow", our_bytes / size, "", 1.0, "below")
-    yield Figure("read speed against plain pyarrow", took / our_seconds, "")
+    yield Figure("read speed against plain pyarrow", took.core / ours.core, "")
 
 
 def main() -> int:
