@@ -76,8 +76,9 @@ class Archive:
             self._writing = hold_as_writer(directory)
         try:
             own = directory / f"journal-{attempt}.bin"
-            if own.exists() and is_outdated(own):
-                recover(directory, attempt, keep=True)
+            with naming(f"cannot open the journal {own}"):
+                if own.exists() and is_outdated(own):
+                    recover(directory, attempt, keep=True)
             # Ours first: from here on nobody else is given this attempt, whatever recovery removes.
             self._journal = Journal(own)
         except BaseException:

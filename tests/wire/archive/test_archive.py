@@ -787,6 +787,12 @@ def test_a_file_that_is_no_journal_is_named(tmp_path: Path, content: bytes) -> N
         Archive(tmp_path, 0)
 
 
+def test_a_journal_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal-0.bin").mkdir()
+    with pytest.raises(ArchiveError, match=r"cannot open the journal .*journal-0\.bin: Is a dir"):
+        Archive(tmp_path, 0)
+
+
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     for call in (read_groups, read_table):
         with pytest.raises(ArchiveError, match=r"no trace archive at .*/nowhere"):
