@@ -256,3 +256,19 @@ async def test_label_errors_of_the_clips_learned_from_are_ranked_unless_they_are
     assert errors.ranked[0].sample_id == wrong
     assert errors.num_clips == len(TRAINED_ON)
     assert (await fit(CalibrateConfig(label_errors=False))).label_errors is None
+
+
+async def test_without_held_out_and_test_clips_a_fit_promises_nothing_and_says_so():
+    """As a candidate of watch mode is fitted."""
+    config = CalibrateConfig(
+        split="train", holdout_frac=0.0, candidates=("policy", "verdict", "head")
+    )
+    result = await fit(config, clips=replace(CLIPS, held_out=[], test=[]))
+    assert not any(one.attainable for one in result.calibration.sets)
+    assert not any(one.attainable for one in result.calibration.thresholds)
+    assert result.calibration.num_samples["val"] == len(VAL)
+    assert [one.split for one in result.calibration.figures] == ["val"]
+    assert result.reference is not None
+    assert len(result.reference.traces) == len(VAL)
+    assert list(result.published) == []
+    assert any("not attainable" in line for line in lacks(result.calibration))
