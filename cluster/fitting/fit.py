@@ -15,7 +15,7 @@ from typing import Any
 from calibrate.fit import FitTraces, fit_classifiers
 from calibrate.label_error_file import LABEL_ERRORS_FILE, write_label_errors
 from calibrate.metrics import Evaluation, evaluate
-from calibrate.predictions import write_predictions
+from calibrate.predictions import Prediction, write_predictions
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.config.stages import KEEP_LAST
@@ -130,6 +130,7 @@ async def _fit(
         **(verdict.validated if verdict else {}),
     }
     model, figures = None, None
+    kept: list[Prediction] = []
     if verdict is not None:
         model = work / "model"
         await session.learner.export(str(model))
@@ -150,7 +151,7 @@ async def _fit(
         policy_dir=order.model,
         foreign=order.foreign or mark_of_others(traces, order.served),
     )
-    about = await run_in_daemon_thread(publish, order.out, fitted, inputs, model, figures)
+    about = await run_in_daemon_thread(publish, order.out, fitted, inputs, model, kept)
     if fitted.label_errors is not None:
         write_label_errors(order.out / LABEL_ERRORS_FILE, fitted.label_errors)
     return result | {"classifier": {**_evaluation(figures), **about}}

@@ -109,6 +109,6 @@ async def _leave(
         result["agreement"] = written.agreement
     published = await evaluations.write(config.classifier_name, fitted.published, step)
     about = await run_in_daemon_thread(
-        lambda: publish(folder / FOLDER, fitted, inputs, model, published.figures, replace=True)
+        lambda: publish(folder / FOLDER, fitted, inputs, model, published.predictions, replace=True)
     )
     return {**result, "classifier": {"evaluation": asdict(published.figures), **about}}

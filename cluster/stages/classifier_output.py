@@ -4,6 +4,7 @@ CalibrationResult + what it was fitted from -> classifier directory, done.json["
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from calibrate.choice import lacks
 from calibrate.classifier import publish_classifier
 from calibrate.description import AnswerSettings, ArchiveFacts, Provenance, SplitFacts
 from calibrate.fit import CalibrationResult, FitTraces
-from calibrate.metrics import Evaluation
+from calibrate.metrics import evaluate
+from calibrate.predictions import Prediction
 from calibrate.traces import TraceSet
 from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
@@ -52,14 +54,14 @@ def publish(
     result: CalibrationResult,
     inputs: FitInputs,
     verdict: Path | None,
-    figures: Evaluation | None,
+    predictions: Sequence[Prediction],
     *,
     replace: bool = False,
 ) -> dict[str, Any]:
     """Publish the chosen classifier as the directory ``out``, with what it reads and nothing else;
     ``verdict``: folder that the learner has exported its weights to, and with LoRA an adapter
-    beside it; None where none was fitted; ``figures``: of its predictions of the test clips, if
-    there are any; ``replace``: what is there may go. Returns what done.json
+    beside it; None where none was fitted; ``predictions``: of the test clips, if there are
+    any; ``replace``: what is there may go. Returns what done.json
     says of it. Reads and hashes all its weights."""
     config, stage = inputs.config, inputs.stage
     sources = result.calibration.calibrator.sources
@@ -83,7 +85,7 @@ def publish(
         ),
         calibration=result.calibration,
         provenance=_provenance(inputs),
-        evaluation=figures,
+        evaluation=evaluate(predictions, config.label_set.names) if predictions else None,
         policy_dir=inputs.policy_dir,
         verdict_dir=None if served_as_adapter else model,
         adapter_dir=model.with_name(ADAPTER_FOLDER) if model and served_as_adapter else None,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.config.trainings import training_of
 from cluster.driver.peak_memory import MemoryWatch
+from cluster.inputs.policies import note_policy
 from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.resume.archived_groups import ReusableGroups
 from cluster.resume.checkpoints import KeepBest, keep_of_finished
@@ -20,6 +21,7 @@ from cluster.resume_plan import newest_checkpoint
 from cluster.run_files import read_history
 from cluster.session import Session
 from cluster.stages.policy_versions import Weights
+from wire.daemon_thread import run_in_daemon_thread
 
 S = TypeVar("S", bound=Stage)
 
@@ -62,6 +64,14 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     if run.stage.loads_engines:
         await session.ensure_engine_weights(run.start.model_dir, run.start.step)
     result = await run.run(session, run)
+    if run.exports and run.stage.leaves_policy:
+        await run_in_daemon_thread(
+            note_policy,
+            session.run_dir.archive,
+            session.version(run.last_step),
+            run.name,
+            session.run_dir.model(run.name),
+        )
     result["seconds"] = time.monotonic() - before
     result["peak_memory_gb"] = memory.peak_gb
     result["prompt_versions"] = dict(session.config.prompt_set.versions)

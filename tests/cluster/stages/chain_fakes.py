@@ -119,6 +119,7 @@ async def run_chain(
     updates: int | None = None,
     samples: Sequence[Sample] = (),
     write: Write = two_of_three,
+    make_learner: type[ChainLearner] = ChainLearner,
 ) -> Attempt:
     """Run the unfinished stages in a new attempt, killed at the update after so many."""
     todo = [name for name in config.chain.names if run_dir.result(name) is None]
@@ -126,7 +127,7 @@ async def run_chain(
     first = (weights_in(start.model_dir), start.step)
     clips = list(samples) or make_samples()
     summary: dict[str, Any] = {}
-    with open_fakes(config, run_dir, clips, first, make_learner=ChainLearner) as fakes:
+    with open_fakes(config, run_dir, clips, first, make_learner=make_learner) as fakes:
         session, engines, learner, metrics = fakes
         assert isinstance(learner, ChainLearner)
         engines.write = write

@@ -10,6 +10,7 @@ import pytest
 from calibrate.predictions import read_predictions
 from cluster.cli import main
 from cluster.config.recipe import RunConfig, read_recipe
+from cluster.inputs.policies import read_policies
 from cluster.run import run_stages
 from cluster.run_dir import RunDir
 from cluster.run_files import prediction_files
@@ -133,6 +134,8 @@ async def test_commands_that_look_at_the_run_show_every_stage(
 ):
     run_dir, _ = await whole(tmp_path)
     run_dir.close()
+    noted = {note.stage for note in read_policies(run_dir.archive)}
+    assert noted == {s.name for s in recipe().chain if s.leaves_policy}, "whose weights wrote what"
     assert list(prediction_files(run_dir.path))[: len(NAMES)] == list(NAMES)
     capsys.readouterr()
     assert main(["status", str(run_dir.path), "--json"]) == 0
