@@ -26,7 +26,7 @@ class Machine:
     gpu_memory: float = 0.9
     """Share of a GPU's memory for all engines together."""
     num_threads: int = 2
-    """Compute threads of an engine on CPU."""
+    """Cores of a CPU that engines share, but for one that decoders and this process use."""
     cache_dir: Path | None = None
     """Processed clips are kept here; none: the node's usual folder."""
     in_flight: int = 64

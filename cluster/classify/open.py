@@ -203,8 +203,8 @@ class _Opening:
         return {
             "num_gpus": machine.num_gpus,
             "tensor_parallel_size": max(1, machine.num_gpus),
-            # threads of two engines would spin on each other's cores
-            "num_threads": max(1, machine.num_threads // (1 + self._two_engines)),
+            # waiting threads spin: engines leave a core to this process, and share the others
+            "num_threads": max(1, (machine.num_threads - 1) // (1 + self._two_engines)),
             "gpu_memory_utilization": machine.gpu_memory / holders,
         }
 
