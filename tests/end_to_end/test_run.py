@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from cluster.cli import main
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from cluster.metrics.catalogue import describe
+from tests.architecture.product import ROOT
 from tests.end_to_end.runs import LABELS, metrics, run, summary, validations, write_recipe
 from wire.archive.archive import read_groups, read_table
 from wire.types import Purpose
@@ -45,6 +48,39 @@ def test_the_summary_has_every_stage_and_baseline(finished: Path):
     assert found["head"]["num_samples"] == 6
     assert found["peak_memory_gb"] > 0
     assert found["versions"]["torch"]
+
+
+@pytest.mark.slow
+def test_its_classifier_answers_its_test_clips_as_it_was_measured(finished: Path, tmp_path: Path):
+    rows, recipe = tmp_path / "rows.jsonl", json.loads((finished / "run.json").read_text())
+    manifest = tmp_path / "test.jsonl"
+    data = Path(recipe["data"]["manifest"])
+    clips = [json.loads(line) for line in data.read_text().splitlines()]
+    with manifest.open("w") as file:
+        for clip in clips:
+            if clip["split"] == "test":
+                clip["video"] = str(data.parent / clip["video"])
+                file.write(json.dumps(clip) + "\n")
+    words = ["classify", str(finished), str(manifest), "--out", str(rows)]
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", *words, "--no-monitor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answered = {row["id"]: row for row in map(json.loads, rows.read_text().splitlines())}
+    measured = read_predictions(finished / "predictions/classifier.parquet")
+    assert answered.keys() == {one.sample_id for one in measured}
+    for one in measured:
+        row = answered[one.sample_id]
+        assert row["truth"] == one.label
+        assert one.probabilities is not None
+        gaps = [abs(a - b) for a, b in zip(row["probabilities"].values(), one.probabilities,
+                                           strict=True)]  # fmt: skip
+        assert max(gaps) < 1e-4, one.sample_id
+        assert row["label"] == one.predicted
 
 
 def test_its_archive_scored_again_under_its_own_recipe_has_the_same_scores(finished: Path):
