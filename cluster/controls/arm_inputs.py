@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from calibrate.predictions import Prediction, iter_predictions
+from calibrate.splits import ClipParts
 from calibrate.traces import GroupFacts, TraceSet
 from cluster.config.controls import calibration_of, grpo_of
 from cluster.config.recipe import RunConfig
@@ -42,8 +43,8 @@ def written_cost(traces: TraceSet, num_updates: int = 0) -> dict[str, int]:
 
 
 def calibration_clips(config: RunConfig, data: SampleSplits) -> list[Sample]:
-    """Clips that the verdict was trained on."""
-    return data.of(Split(calibration_of(config).split))
+    """Clips that the verdict was trained on: without those held out."""
+    return ClipParts.of(data.samples, calibration_of(config)).learned
 
 
 def trained_clips(config: RunConfig, data: SampleSplits) -> list[Sample]:

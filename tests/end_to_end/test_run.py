@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from calibrate.classifier import load_classifier
 from calibrate.predictions import read_predictions
 from cluster.cli import main
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from cluster.metrics.catalogue import describe
-from tests.architecture.product import ROOT
-from tests.end_to_end.runs import LABELS, metrics, run, summary, validations, write_recipe
+from tests.end_to_end.runs import (
+    LABELS,
+    ROOT,
+    command,
+    metrics,
+    run,
+    summary,
+    validations,
+    write_recipe,
+)
 from wire.archive.archive import read_groups, read_table
-from wire.types import Purpose
+from wire.types import Purpose, TraceGroup
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(580)]
 
@@ -29,10 +38,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Pat
 
     folder = tmp_path_factory.mktemp("run")
     make_demo_model(folder / "model")
-    manifest = make_demo_data(folder / "data", train=16, traces=8, val=5, cal=6, test=6)
+    manifest = make_demo_data(folder / "data", train=16, traces=8, val=5, cal=10, test=6)
     recipe = write_recipe(folder, folder / "model", manifest, LABELS)
     address = ray.get_runtime_context().gcs_address
-    done = run(recipe, folder / "out", "--set", "validate.every=2", address=address)
+    settings = ("validate.every=2", "deterministic=true", "calibrate.holdout_frac=0.5")
+    changes = [word for one in settings for word in ("--set", one)]
+    done = run(recipe, folder / "out", *changes, address=address)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder / "out"
 
@@ -118,7 +129,9 @@ def test_every_training_is_validated_on_the_val_clips_from_before_its_first_step
     assert {name: served[name] for name in served if name.startswith("grpo")} == {
         **{"grpo 0": 1, "grpo 2": 3, "grpo 3": 4}
     }
-    assert served["calibrated 0"] == 4, "the verdict reads the policy's own traces"
+    calibrated = [g for g in read_groups(finished / "archive") if _owner(g) == "calibrated"]
+    assert {g.policy_version.step for g in calibrated} == {4}, "the policy's own traces"
+    assert len([g for g in calibrated if g.sample.split == "val"]) == 5, "for validation, too"
     for stage, last in (("coldstart", 4), ("grpo", 3), ("calibrated", 2)):
         found = validations(finished, stage)
         assert list(found) == sorted({0, 2, last})
@@ -162,7 +175,9 @@ def test_the_archive_holds_every_trace_with_its_version(finished: Path):
     by_place = sorted(trained, key=lambda group: group.group_id)
     assert [group.policy_version.step for group in by_place[:12]] == [1] * 4 + [2] * 4 + [3] * 4
     calibration = list(read_groups(archive, Purpose.CALIBRATION))
-    assert [len(group.traces) for group in calibration] == [2] * 6
+    assert [len(group.traces) for group in calibration] == [2] * 5
+    held_out = [g for g in read_groups(archive, Purpose.EVALUATION) if g.sample.split == "cal"]
+    assert [len(group.traces) for group in held_out] == [1] * 5
     assert {str(group.policy_version) for group in calibration} == {"0.4"}
     table = read_table(archive, ["prompt_token_ids", "token_ids", "logprobs", "clip_key"])
     assert table.num_rows > 3 * 4 * 8
@@ -202,3 +217,28 @@ def test_the_learner_changed_the_language_model_and_not_the_frozen_tower(finishe
     changed = {name for name in first if not first[name].equal(last[name])}
     assert changed
     assert not [name for name in changed if "visual" in name]
+
+
+def test_a_fit_of_its_archive_is_the_classifier_that_it_published_to_the_bit(
+    finished: Path, ray_session: None
+):
+    """Verdict, calibration and description: the candidates' figures and the sets hold the policy's,
+    the verdict's and the head's scores, so that those are equal, too."""
+    import ray
+
+    address, out = ray.get_runtime_context().gcs_address, finished.parent / "fitted"
+    words = command("fit", finished, out)
+    around = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run(words, cwd=ROOT, env=around, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    published = load_classifier(finished)
+    fitted = load_classifier(out)
+    assert fitted.version == published.version, "description, and the bytes of all other files"
+    assert fitted.files == published.files
+    assert {"calibration.json", "policy/model.safetensors"} <= fitted.files.keys()
+    assert fitted.provenance.archive.versions == {"0.4": 5}
+    assert not list(out.parent.glob("fitted.*"))
+
+
+def _owner(group: TraceGroup) -> str:
+    return group.group_id.partition("/")[0]
