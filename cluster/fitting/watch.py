@@ -31,6 +31,7 @@ from cluster.fitting.watch_weights import (
     WatchedStage,
     export,
     find_weights,
+    held_before,
     hold,
 )
 from cluster.status.heartbeat import State
@@ -116,7 +117,7 @@ class Watcher:
         self._measured: dict[PolicyVersion, MeasuredVersion] = {}
         self._open: list[MeasuredVersion] = []  # nothing decided yet
         self._held: tuple[MeasuredVersion, Saved] | None = None  # to be fitted next
-        self._fitting: tuple[MeasuredVersion, asyncio.Task[str]] | None = None
+        self._fitting: tuple[MeasuredVersion, Saved, asyncio.Task[str]] | None = None
         self._began = 0.0
 
     async def run(self) -> WatchSummary:
@@ -128,17 +129,19 @@ class Watcher:
                 state, why = await run_in_daemon_thread(self._state)
                 await self._look(runs=state is State.RUNNING)
                 if state is not State.RUNNING and not (self._open or self._held or self._fitting):
+                    shutil.rmtree(self._out / _WORK, ignore_errors=True)
                     return self._summary(state, why)
                 await self._wait()
         finally:
             if self._fitting is not None:
-                self._fitting[1].cancel()
-                await asyncio.gather(self._fitting[1], return_exceptions=True)
-            shutil.rmtree(self._out / _WORK, ignore_errors=True)
+                self._fitting[2].cancel()
+                await asyncio.gather(self._fitting[2], return_exceptions=True)
 
     def _leftovers(self) -> list[Path]:
-        candidates = self._out / CANDIDATES
-        return [self._out / _WORK, *candidates.glob("*.work"), *candidates.glob("*.partial")]
+        """All but the checkpoints that were held and not fitted."""
+        work, candidates = self._out / _WORK, self._out / CANDIDATES
+        mine = [*work.glob("policy-*"), *work.glob("*.partial")]
+        return [*mine, *candidates.glob("*.work"), *candidates.glob("*.partial")]
 
     async def _look(self, *, runs: bool) -> None:
         for measured in await run_in_daemon_thread(self._measurements.new):
@@ -151,17 +154,18 @@ class Watcher:
                     f"version {measured.version} was measured at another time; give another OUT"
                 )
         self._open = [one for one in self._open if not self._decide(one, runs=runs)]
-        if self._fitting is not None and self._fitting[1].done():
+        if self._fitting is not None and self._fitting[2].done():
             await self._end_fit()
         if self._fitting is None and self._held is not None:
             measured, weights = self._held
             self._held = None
             self._began = time.monotonic()
-            self._fitting = measured, asyncio.create_task(self._fit_one(measured, weights))
+            task = asyncio.create_task(self._fit_one(measured, weights))
+            self._fitting = measured, weights, task
 
     async def _wait(self) -> None:
         """For the next look: some seconds, or the end of a fit."""
-        tasks = [] if self._fitting is None else [self._fitting[1]]
+        tasks = [] if self._fitting is None else [self._fitting[2]]
         sleep = asyncio.create_task(asyncio.sleep(self._poll_s))
         try:
             await asyncio.wait([sleep, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -186,17 +190,22 @@ class Watcher:
         if self._held is not None:
             better = f"{measured.version} was better before its fit began"
             self._record(self._held[0], Outcome.SUPERSEDED, better)
+            self._let_go(self._held[1])
         self._held = measured, weights
         return True
 
     def _weights(self, measured: MeasuredVersion, *, runs: bool) -> Saved | NotYet | Gone:
         """Weights of a version, held in OUT."""
+        # with the time: of a run that was replaced, the version is another
+        folder = self._out / _WORK / f"checkpoint-{measured.version}-{measured.measured_at:.0f}"
+        if (before := held_before(folder)) is not None:
+            return before
         attempts = [v.attempt for v, m in self._measured.items() if m.step == measured.step]
         weights = find_weights(self._watched, measured, newest_attempt=max(attempts), runs=runs)
         if not isinstance(weights, Saved):
             return weights
         try:
-            return hold(weights, self._out / _WORK / f"checkpoint-{measured.version}")
+            return hold(weights, folder)
         except (FileNotFoundError, CheckpointDamaged):
             return Gone(reason="the run deleted its checkpoint while it was being held")
 
@@ -257,21 +266,26 @@ class Watcher:
             )
         finally:
             shutil.rmtree(work, ignore_errors=True)
-            if weights.is_checkpoint:
-                shutil.rmtree(weights.folder, ignore_errors=True)
+
+    def _let_go(self, weights: Saved) -> None:
+        """Give up what was held of a checkpoint."""
+        if weights.is_checkpoint:
+            shutil.rmtree(weights.folder, ignore_errors=True)
 
     async def _end_fit(self) -> None:
         assert self._fitting is not None, "it has ended"
-        measured, task = self._fitting
+        measured, weights, task = self._fitting
         self._fitting = None
         try:
             sources = await task
         except DeepIntuitError as error:
             self._record(measured, Outcome.FAILED, str(error))
+            self._let_go(weights)
             return
         seconds = time.monotonic() - self._began
         self._record(measured, Outcome.FITTED, f"reads {sources}; {seconds:.0f} s", seconds)
         self._name_best()
+        self._let_go(weights)
 
     def _name_best(self) -> None:
         """Let ``OUT/best`` name the newest better candidate, by rename."""

@@ -149,13 +149,24 @@ def hold(weights: Saved, folder: Path) -> Saved:
     CheckpointDamaged if the run was faster."""
     if not weights.is_checkpoint:
         return weights
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     for file in sorted(weights.folder.iterdir()):
-        _link(file, folder / file.name)
-    if missing := [name for name in read_manifest(folder).files if not (folder / name).exists()]:
+        _link(file, partial / file.name)
+    if missing := [n for n in read_manifest(partial).files if not (partial / n).exists()]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), missing[0])
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return replace(weights, folder=folder)
+
+
+def held_before(folder: Path) -> Saved | None:
+    """A checkpoint that an earlier watcher held, and had not fitted when it ended; None without."""
+    if not folder.is_dir():
+        return None
+    ancestors = LoopState.read(folder).ancestors
+    return Saved(folder=folder, is_checkpoint=True, ancestors=ancestors)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -153,7 +153,7 @@ async def test_checkpoints_that_the_run_deletes_meanwhile_are_held(tmp_path: Pat
     run.step(2, 3, keep_last=1)
     await until(lambda: (out / ".work").exists())
     run.step(4, 5, keep_last=1)
-    await until(lambda: (out / f".work/checkpoint-{run.version(4)}").exists())
+    await until(lambda: list((out / ".work").glob(f"checkpoint-{run.version(4)}-*")))
     run.step(6, 8, keep_last=1)
     await until(lambda: outcomes(out).get(4) is Outcome.SUPERSEDED)
     assert [p.name for p in run.checkpoints.iterdir()] == ["step-000006"]
@@ -266,7 +266,9 @@ async def test_a_fit_that_is_refused_is_logged_and_the_next_better_version_is_fi
     assert "none of 10 clips" in log.of(Outcome.FAILED)[0].reason
 
 
-async def test_an_interrupt_ends_the_fit_and_leaves_nothing_half_done(tmp_path: Path):
+async def test_an_interrupt_ends_the_fit_and_what_it_held_is_fitted_by_the_next_watcher(
+    tmp_path: Path,
+):
     run, out = ScriptedRun(tmp_path / "run"), tmp_path / "out"
     run.step(2, 3)
 
@@ -281,11 +283,14 @@ async def test_an_interrupt_ends_the_fit_and_leaves_nothing_half_done(tmp_path: 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not (out / ".work").exists()
+    assert not list((out / ".work").glob("policy-*"))
     assert not outcomes(out)
+    shutil.rmtree(run.checkpoints)  # the stage has ended and keeps none: what is held remains
     run.finish()
     await watch(run, out)
     assert outcomes(out) == {2: Outcome.FITTED}
+    assert (out / "best/weights").read_text() == f"weights of {run.version(2)}"
+    assert not (out / ".work").exists()
 
 
 async def test_a_watcher_that_starts_anew_fits_nothing_twice_and_ends_what_was_under_way(
