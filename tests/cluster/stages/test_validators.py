@@ -118,7 +118,8 @@ async def test_validation_changes_nothing_of_the_training(tmp_path: Path):
         run_dir, attempt = await run(
             tmp_path / name, GRPO, right_after(2), validate={"every": every}
         )
-        trained = list(read_groups(run_dir.archive, Purpose.TRAIN))
+        groups = read_groups(run_dir.archive, Purpose.TRAIN)  # those written at once in any order
+        trained = sorted(groups, key=lambda group: group.group_id)
         lines = zip(attempt.metrics.lines, attempt.metrics.values, strict=True)
         figures = [
             (
