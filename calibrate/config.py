@@ -41,7 +41,7 @@ class CalibrateConfig(Config):
     candidates: tuple[Literal["policy", "vote", "verdict", "head"], ...] = ()
     """What is compared on ``val``, each with a temperature, and in pairs: ``policy``: its own
     answer; ``vote``: the answers of ``num_traces`` further traces; ``verdict``, ``head``. The best
-    is published. Not set: ``policy`` and the methods."""
+    is published. Not set: ``policy``, ``vote`` and the methods."""
     select_by: Literal["nll", "accuracy", "macro_f1", "brier", "ece"] = "nll"
     """The measure on ``val`` by which it is the best."""
     coverage: float = Field(default=0.9, gt=0, lt=1)
@@ -78,4 +78,4 @@ class CalibrateConfig(Config):
     @property
     def sources(self) -> tuple[Literal["policy", "vote", "verdict", "head"], ...]:
         """What the published classifier may read."""
-        return self.candidates or ("policy", *self.methods)
+        return self.candidates or ("policy", "vote", *self.methods)

@@ -12,7 +12,7 @@ DeepIntuit's intuition calibration: a classifier is trained on the traces of the
 read in use, and on no other's. Knows no engine: they are behind ``calibrate/protocols.py``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,7 @@ from calibrate.verdict import (
     training_rows,
 )
 from wire.daemon_thread import run_in_daemon_thread
+from wire.errors import DataError
 from wire.labels import LabelSet
 from wire.types import PolicyVersion, Purpose
 
@@ -63,7 +64,19 @@ class FitTraces:
     held_out: TraceSet
     test: TraceSet
     votes: Mapping[str, TraceSet] = field(default_factory=dict)
-    """Sampled traces of the same clips, by the part's name, where there is a vote."""
+    """Sampled traces of the same clips, by the part's name; empty without a vote."""
+
+    def sources(self, config: CalibrateConfig) -> tuple[Source, ...]:
+        """The candidates of a recipe that these traces can be asked for: no vote where none was
+        written. Raises DataError where the recipe names the vote."""
+        if self.votes or "vote" not in config.sources:
+            return config.sources
+        if "vote" in config.candidates:
+            raise DataError(
+                "candidates has 'vote', and the archive has no sampled traces of the val, held-out "
+                "and test clips; take it out of calibrate.candidates, or calibrate in a run"
+            )
+        return tuple(source for source in config.sources if source != "vote")
 
     def __getitem__(self, part: str) -> TraceSet:
         """The traces of a part, by its name."""
@@ -142,13 +155,13 @@ async def fit_classifiers(
     Learner's work in its order: the policy's scores, the head's features, the verdict. Raises
     DataError without a trace to learn from.
     """
-    names = labels.names
+    names, sources = labels.names, traces.sources(config)
     learned = training_rows(traces.learned, names)
     for part in ANSWERED:
         check_labels(traces[part].samples, names)
     if len(traces.test):
         refuse_no_traces(traces.test)
-    head, errors, scores = None, None, await _answer_scores(traces, config, names, policy)
+    head, errors, scores = None, None, await _answer_scores(traces, sources, names, policy)
     if "head" in config.methods:
         head, errors = await _fit_head(traces.learned, learned, config, names, features)
         scores["head"] = {
@@ -164,7 +177,7 @@ async def fit_classifiers(
         part: ScoredClips(
             samples=traces[part].samples,
             label_names=names,
-            logprobs={source: scores[source][part] for source in config.sources},
+            logprobs={source: scores[source][part] for source in sources},
             parsed=np.array([facts.num_parsed > 0 for facts in traces[part].facts], np.bool_),
         )
         for part in ANSWERED
@@ -188,13 +201,13 @@ async def fit_classifiers(
 
 
 async def _answer_scores(
-    traces: FitTraces, config: CalibrateConfig, names: tuple[str, ...], policy: PolicyScorer
+    traces: FitTraces, sources: Sequence[Source], names: tuple[str, ...], policy: PolicyScorer
 ) -> dict[Source, dict[str, Floats]]:
     """Label logprobs of the policy's own answers, where they are candidates, by part."""
     scores: dict[Source, dict[str, Floats]] = {}
-    if "policy" in config.sources:
+    if "policy" in sources:
         scores["policy"] = {part: await policy.label_logprobs(traces[part]) for part in ANSWERED}
-    if "vote" in config.sources:
+    if "vote" in sources:
         scores["vote"] = {part: vote_logprobs(traces, part, names) for part in ANSWERED}
     return scores
 

@@ -104,13 +104,14 @@ def find_traces(
         facts = [GroupFacts.of(reader.group(group_id), labels) for group_id in ids]
         return TraceSet(facts, GroupsOnDisk(reader, ids))
 
+    voted = {
+        part: [votes[g.sample.id] for g in some if g.sample.id in votes]
+        for part, some in answered.items()
+    }
     return FitTraces(
         learned=traces_of(chosen),
         **{part: traces_of(some) for part, some in answered.items()},
-        votes={
-            part: traces_of([votes[g.sample.id] for g in some if g.sample.id in votes])
-            for part, some in answered.items()
-        },
+        votes={part: traces_of(some) for part, some in voted.items()} if voted["val"] else {},
     )
 
 

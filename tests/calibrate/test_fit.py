@@ -136,7 +136,7 @@ async def fit(
 async def test_classifiers_learn_from_all_traces_and_are_asked_about_clips_of_their_own():
     writer, trainer, reader = Writer(), Trainer(), Reader()
     fitted = await fit(writer=writer, trainer=trainer, reader=reader)
-    assert writer.calls == ["calibration 8 x 3", "evaluation 102"]
+    assert writer.calls == ["calibration 8 x 3", "evaluation 102", "calibration 102 x 3"]
     assert trainer.num_examples == 24
     assert reader.num_read == [24, 40, 60, 2]
     assert reader.num_scored == [40, 60, 2]
@@ -155,7 +155,9 @@ async def test_the_best_on_val_is_published_with_sets_of_clips_that_nothing_lear
     calibration = fitted.calibration
     assert calibration.selection is not None
     names = {candidate.name for candidate in calibration.selection.candidates}
-    assert names == {"policy", "head", "verdict", "policy+head", "policy+verdict"}
+    alone = {"policy", "vote", "head", "verdict"}
+    pairs = {"policy+head", "policy+verdict", "vote+head", "vote+verdict"}
+    assert alone <= names <= alone | pairs | {"policy+vote", "verdict+head"}
     assert calibration.num_samples == {"learned": 8, "held_out": 60, "val": 40, "test": 2}
     assert calibration.sets[0].attainable
     assert calibration.sets[0].num_samples == 60
@@ -189,6 +191,15 @@ async def test_a_vote_is_a_candidate_where_the_recipe_asks_for_one():
     assert fitted.calibration.selection is not None
     names = {candidate.name for candidate in fitted.calibration.selection.candidates}
     assert names == {"policy", "vote"}
+
+
+async def test_an_archive_without_further_traces_has_no_vote_to_compare():
+    written = await write_traces(CLIPS, Writer(), CalibrateConfig(num_traces=3), SERVED)
+    traces = replace(written, votes={})
+    assert written.sources(CalibrateConfig()) == ("policy", "vote", "verdict", "head")
+    assert traces.sources(CalibrateConfig()) == ("policy", "verdict", "head")
+    with pytest.raises(DataError, match="candidates has 'vote', and the archive has no sampled"):
+        traces.sources(CalibrateConfig(candidates=("policy", "vote")))
 
 
 def test_shares_of_a_vote_are_smoothed():

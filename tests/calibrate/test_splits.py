@@ -55,8 +55,9 @@ def test_the_split_that_is_measured_may_be_another_than_test():
 
 
 def test_traces_of_a_fit_are_counted_for_the_plan():
-    parts, config = ClipParts.of(EVERY, CalibrateConfig()), CalibrateConfig()
+    parts = ClipParts.of(EVERY, CalibrateConfig())
+    config = CalibrateConfig(candidates=("policy", "verdict", "head"))
     assert (parts.num_groups(config), parts.num_rollouts(config)) == (80, 4 * 30 + 50)
-    voting = CalibrateConfig(candidates=("policy", "vote"))
+    voting = CalibrateConfig()
     assert parts.num_groups(voting) == 80 + 90
     assert parts.num_rollouts(voting) == 4 * (30 + 90) + 50

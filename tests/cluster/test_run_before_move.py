@@ -29,7 +29,7 @@ from wire.types import Sample, stable_seed
 
 WRITTEN = Path(__file__).parents[1] / "data/run_before_move"
 SUMMARY = json.loads((WRITTEN / "finished/summary.json").read_text())
-KNOWN_SINCE = {"warnings": {}, "failed": None, "started_from": None}
+KNOWN_SINCE = {"warnings": {}, "failed": None, "started_from": None, "classifier": None}
 """Keys of a summary that the runs before did not write."""
 ACCURACIES = {row["name"]: row["accuracy"] for row in SUMMARY["stages"]}
 CheckData = Callable[[SampleSplits], None]

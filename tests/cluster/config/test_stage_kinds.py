@@ -151,11 +151,11 @@ def test_a_teacher_is_learned_from_where_it_has_traces():
         ),
         (
             make("calibrate", num_traces=3, epochs=2, batch_size=4),
-            StageWork(clips=5, epochs=2, groups=7, rollouts=17, examples=15, updates=2 * 4),
+            StageWork(clips=5, epochs=2, groups=13, rollouts=35, examples=15, updates=2 * 4),
         ),
         (
             make("calibrate", num_traces=3, methods=["head"]),
-            StageWork(clips=5, groups=7, rollouts=17, examples=15),
+            StageWork(clips=5, groups=13, rollouts=35, examples=15),
         ),
     ],
 )

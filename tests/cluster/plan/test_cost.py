@@ -80,7 +80,7 @@ def finished_run(
         "base": {"evaluation": figures},
         "coldstart": {"evaluation": figures, "num_traces": 32},
         "grpo": {"evaluation": figures},
-        "calibrated": {"verdict": figures, "traces": {"num_traces": 1800}, "num_rollouts": 2050},
+        "calibrated": {"verdict": figures, "traces": {"num_traces": 1800}, "num_rollouts": 4250},
     }
     for stage, result in results.items():
         (run / "stages" / stage).mkdir(parents=True)
@@ -123,7 +123,7 @@ def test_every_kind_of_work_grows_with_its_own_count(settings: list[str], run: P
     assert work["grpo", "measuring"] == 30  # as many clips as before
     assert work["calibrated", "training"] == 2 * 37.5
     assert work["calibrated", "traces, head, measuring"] == pytest.approx(
-        270 / 2350 * (3600 + 250 + 300)
+        270 / 4550 * (3600 + 250 + 4400 + 300)
     )
     assert seconds_of(cost)["base"] == 30
 

@@ -290,5 +290,6 @@ async def test_a_verdict_reads_the_traces_of_val_that_it_is_calibrated_with(tmp_
     assert list(found) == [0, 2, 4, 6, 8, 9]
     groups = groups_of(run_dir, "verdict")
     assert not [g for g in groups if g.purpose is Purpose.VALIDATION], "none is written twice"
-    assert len([g for g in groups if g.sample.split == "val"]) == 10
+    answers = [g for g in groups if g.purpose is Purpose.EVALUATION]
+    assert len([g for g in answers if g.sample.split == "val"]) == 10
     assert result(run_dir, "verdict")["validation"]["num_validations"] == 6
