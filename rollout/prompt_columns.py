@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rollout.prompt import Prompts, column_text
-from rollout.prompts_config import unknown_field
+from rollout.prompts_config import TextName, unknown_field
 from wire.errors import DataError
 from wire.labels import plain
 from wire.types import Sample
@@ -34,23 +34,34 @@ def column_faults(prompts: Prompts, samples: Sequence[Sample]) -> Iterator[str]:
         return
     columns = tuple(dict.fromkeys(name for sample in samples for name in sample.extra))
     for column, names in prompts.columns.items():
-        shown_by = " and ".join(f"prompts.{name}" for name in names)
-        if column not in (*columns, "id"):
-            yield unknown_field(names[0], column, columns)
-            continue
-        without = [s.id for s in samples if column_text(s, column) is None]
-        if without:
-            rest = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+        if fault := missing_values(column, names, samples):
+            yield fault
+        if column in columns and (reason := _gives_away(prompts, samples, column)):
             yield (
-                f"{len(without)} of {len(samples)} rows have no value in column {column!r}, which "
-                f"{shown_by} shows: {', '.join(without[:_SHOWN])}{rest}; give each one, which may "
-                "be an empty text"
+                f"column {column!r} {reason}, and {_shown_by(names)} would show it; take "
+                f"{{{column}}} out of the prompt"
             )
-        if reason := _gives_away(prompts, samples, column):
-            yield (
-                f"column {column!r} {reason}, and {shown_by} would show it; take {{{column}}} out "
-                "of the prompt"
-            )
+
+
+def missing_values(column: str, names: Sequence[TextName], samples: Sequence[Sample]) -> str:
+    """Fault of a column that the texts of these names show and rows do not have; empty if all
+    have it."""
+    without = [s.id for s in samples if column_text(s, column) is None]
+    if not without:
+        return ""
+    columns = tuple(dict.fromkeys(name for sample in samples for name in sample.extra))
+    if column not in columns:
+        return unknown_field(names[0], column, columns)
+    rest = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+    return (
+        f"{len(without)} of {len(samples)} rows have no value in column {column!r}, which "
+        f"{_shown_by(names)} shows: {', '.join(without[:_SHOWN])}{rest}; give each one, which may "
+        "be an empty text"
+    )
+
+
+def _shown_by(names: Sequence[TextName]) -> str:
+    return " and ".join(f"prompts.{name}" for name in names)
 
 
 def _gives_away(prompts: Prompts, samples: Sequence[Sample], column: str) -> str:

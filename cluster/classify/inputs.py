@@ -13,12 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rollout.addresses import is_remote, local_path
 from rollout.importers.csv_file import FIRST, SECOND, csv_rows
 from rollout.importers.rows import VIDEO_SUFFIXES
 from rollout.manifest import raise_if_any, read_rows, window_of
+from rollout.prompt_columns import missing_values
+from rollout.prompts_config import TextName
 from video.address import Address
 from video.file_kind import starts_as_video
 from wire.errors import ClipError, DataError
@@ -34,10 +37,17 @@ _NO_LABEL = ""
 class ClipInputs:
     """The clips that a command line names, in its order."""
 
-    def __init__(self, named: Sequence[str], labels: LabelSet) -> None:
-        """Raises DataError for a name that is no file, a folder without a video, and a manifest
-        with faults."""
-        self._labels = labels
+    def __init__(
+        self,
+        named: Sequence[str],
+        labels: LabelSet,
+        columns: Mapping[str, Sequence[TextName]] = MappingProxyType({}),
+    ) -> None:
+        """``columns``: of a manifest, that prompts show, each with the texts that do.
+
+        Raises DataError for a name that is no file, a folder without a video, a manifest with
+        faults, and clips without those columns."""
+        self._labels, self._columns = labels, columns
         self._parts = [self._part(name) for name in named]
         self.total = sum(
             len(part) if isinstance(part, list) else sum(1 for _ in part) for part in self._parts
@@ -47,7 +57,7 @@ class ClipInputs:
     def __iter__(self) -> Iterator[Sample]:
         return chain.from_iterable(self._parts)
 
-    def _part(self, name: str) -> "list[Sample] | _Folder":
+    def _part(self, name: str) -> "_Clips":
         if is_remote(name):
             raise DataError(
                 f"{name} is on another machine; fetch it first (deepintuit import does for a list)"
@@ -57,12 +67,21 @@ class ClipInputs:
             folder = _Folder(path)
             if next(iter(folder), None) is None:
                 raise DataError(f"there is no video in the folder {path}, or below it")
-            return folder
+            return self._without_columns(name, folder)
         if path.suffix.lower() in _MANIFESTS and path.is_file():
             return self._manifest(path)
         if path.suffix.lower() == ".json":
             raise DataError(f"{path}: a manifest is .jsonl, .parquet or .csv; give it as one")
-        return [sample_at(name)]
+        return self._without_columns(name, [sample_at(name)])
+
+    def _without_columns(self, name: str, clips: "_Clips") -> "_Clips":
+        """``clips``, which no manifest names; refused if prompts show more of them."""
+        if self._columns:
+            raise DataError(
+                f"the classifier's prompts show {', '.join(self._columns)} of each clip, which "
+                f"{name} does not say; give a manifest (.jsonl, .parquet, .csv) with such a column"
+            )
+        return clips
 
     def _manifest(self, path: Path) -> list[Sample]:
         samples, faults = [], []
@@ -76,6 +95,9 @@ class ClipInputs:
         raise_if_any(str(path), faults)
         if not samples:
             raise DataError(f"{path} names no clip; it needs a row with a video at least")
+        for column, texts in self._columns.items():
+            if fault := missing_values(column, texts, samples):
+                raise DataError(f"{path}: {fault}")
         return samples
 
     def _sample(self, manifest: Path, where: str, row: Mapping[str, Any] | str) -> Sample:
@@ -117,7 +139,11 @@ class _Folder:
         self._path = path
 
     def __iter__(self) -> Iterator[Sample]:
-        return (sample_at(str(path)) for path in _videos_below(self._path))
+        # one that is gone by now, or a link to nothing, is a row with its failure
+        return (_unlabelled(str(path), str(path.absolute())) for path in _videos_below(self._path))
+
+
+_Clips = list[Sample] | _Folder
 
 
 def _videos_below(folder: Path) -> Iterator[Path]:
@@ -157,7 +183,11 @@ def sample_at(name: str) -> Sample:
             "(.jsonl, .parquet, .csv)"
         )
     video = replace(address, path=address.path.absolute())
-    return Sample(id=name, video=str(video), label=_NO_LABEL, split=Split.TEST)
+    return _unlabelled(name, str(video))
+
+
+def _unlabelled(name: str, video: str) -> Sample:
+    return Sample(id=name, video=video, label=_NO_LABEL, split=Split.TEST)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:

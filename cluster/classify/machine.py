@@ -56,6 +56,8 @@ def machine_of(
 ) -> Machine:
     """The machine with a choice of ``device``; auto: GPUs if PyTorch sees any. Raises ConfigError
     if there are fewer than ``num_gpus``."""
+    if num_gpus < 1:
+        raise ConfigError(f"--gpus {num_gpus}: expected 1 or more; for none, give --device cpu")
     there = 0
     if device != "cpu":
         import torch

@@ -12,7 +12,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +64,10 @@ async def open_pipeline(
     Raises ConfigError, DataError before an engine starts; GenerationError, DeadlineExceeded if one
     does not start.
     """
-    opening = _Opening(classifier, machine)
+    opening = _Opening(classifier, machine, log)
     async with AsyncExitStack() as ended:
         try:
-            with log.captured() if log else nullcontext():
+            with opening.captured():
                 answering = await opening.answering(num_votes, ended)
         except (
             RuntimeError,
@@ -89,8 +94,8 @@ def _not_started(error: Exception, log: EngineLog | None) -> str:
 class _Opening:
     """A classifier on its way to be answered with."""
 
-    def __init__(self, classifier: Classifier, machine: Machine) -> None:
-        self._classifier, self._machine = classifier, machine
+    def __init__(self, classifier: Classifier, machine: Machine, log: EngineLog | None) -> None:
+        self._classifier, self._machine, self._log = classifier, machine, log
         self._engines: list[VllmEngine] = []
         self._description = classifier.description
         content = (classifier.path / CALIBRATION_FILE).read_bytes()
@@ -108,6 +113,10 @@ class _Opening:
         video = self._settings.video.model_copy(update={"cache_dir": machine.cache_dir})
         clips = ClipStore(cache_folder(video), ClipProcessor(classifier.policy_dir), video)
         self._inputs = PromptInputs(self._renderer, clips, self._settings.prompts)
+
+    def captured(self) -> AbstractContextManager[None]:
+        """What engines print during the block goes to the log, if there is one."""
+        return self._log.captured() if self._log else nullcontext()
 
     async def answering(self, num_votes: int | None, ended: AsyncExitStack) -> Answering:
         """All started; ``ended`` ends it."""
@@ -195,7 +204,8 @@ class _Opening:
                     raise one
 
     async def _stop_engines(self) -> None:
-        await asyncio.gather(*[engine.end() for engine in self._engines])
+        with self.captured():  # vLLM warns of each process that it ends
+            await asyncio.gather(*[engine.end() for engine in self._engines])
 
     def _machine_settings(self) -> dict[str, Any]:
         machine = self._machine

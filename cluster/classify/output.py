@@ -100,8 +100,8 @@ def rows_to_stdout() -> Iterator[TextIO]:
 
 @contextmanager
 def result_file(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
-    """The file of ``--out``, for the block. Raises ConfigError if it cannot be written, or is there
-    already."""
+    """The file of ``--out``, for the block; a block that fails before its first row leaves none.
+    Raises ConfigError if it cannot be written, or is there already."""
     try:
         file = path.open("w" if overwrite else "x", encoding="utf-8")
     except FileExistsError as error:
@@ -112,5 +112,10 @@ def result_file(path: Path, *, overwrite: bool) -> Iterator[TextIO]:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}; give --out the path of a file"
         ) from error
-    with file:
-        yield file
+    try:
+        with file:
+            yield file
+    except BaseException:  # an interrupt too
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()  # the next try is not refused because of it
+        raise

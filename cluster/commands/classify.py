@@ -14,6 +14,7 @@ from wire.errors import ConfigError
 if TYPE_CHECKING:
     from calibrate.classifier import Classifier
     from cluster.classify.inputs import ClipInputs
+    from cluster.classify.machine import Machine
     from cluster.classify.output import RowWriter
     from cluster.classify.rows import Summary
     from cluster.classify.shift_observer import ShiftObserver
@@ -24,14 +25,24 @@ _VIEWS = ("shuffled", "blank", "reversed")
 def _classify(options: argparse.Namespace) -> int:
     from calibrate.classifier import load_classifier
     from cluster.classify.inputs import ClipInputs
+    from cluster.classify.machine import machine_of
     from cluster.classify.output import Format, RowWriter, result_file, rows_to_stdout
     from cluster.classify.rows import Summary
     from cluster.driver.interrupts import run_interruptibly
+    from cluster.inputs.classifier_settings import shown_columns
 
     if options.k is not None and options.k < 1:
         raise ConfigError(f"--k {options.k}: expected 1 or more traces")
     classifier = load_classifier(options.classifier)
-    clips = ClipInputs(options.clips, classifier.description.label_set)
+    description = classifier.description
+    clips = ClipInputs(options.clips, description.label_set, shown_columns(description))
+    machine = machine_of(
+        device=options.device,
+        num_gpus=options.gpus,
+        gpu_memory=options.gpu_memory,
+        in_flight=options.in_flight,
+        cache_dir=options.cache_dir,
+    )
     table = options.out is None and sys.stdout.isatty()
     form: Format = options.format or ("table" if table else "jsonl")
     target = (
@@ -43,7 +54,7 @@ def _classify(options: argparse.Namespace) -> int:
     try:
         with target as stream, _shift_observer(options, classifier) as observer:
             writer = RowWriter(stream, form, with_traces=options.traces != "none")
-            work = _write_rows(options, classifier, clips, writer, summary, observer)
+            work = _write_rows(options, classifier, machine, clips, writer, summary, observer)
             run_interruptibly(work, say, lambda: None)
     except BrokenPipeError:  # whoever reads the rows has enough
         return 1
@@ -56,24 +67,17 @@ def _classify(options: argparse.Namespace) -> int:
 async def _write_rows(
     options: argparse.Namespace,
     classifier: "Classifier",
+    machine: "Machine",
     clips: "ClipInputs",
     writer: "RowWriter",
     summary: "Summary",
     observer: "ShiftObserver | None",
 ) -> None:
     from cluster.classify.engine_log import EngineLog
-    from cluster.classify.machine import machine_of
     from cluster.classify.open import open_pipeline
     from cluster.driver.progress import error_console, progress_bar
     from video.address import View
 
-    machine = machine_of(
-        device=options.device,
-        num_gpus=options.gpus,
-        gpu_memory=options.gpu_memory,
-        in_flight=options.in_flight,
-        cache_dir=options.cache_dir,
-    )
     say(f"starting the classifier {classifier.description.name} ({machine})")
     control = View(options.control) if options.control else None
     log = None if options.debug else EngineLog()

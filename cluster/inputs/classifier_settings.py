@@ -29,7 +29,7 @@ from cluster.driver.versions import package_versions, program_version
 from rollout.config import RolloutConfig
 from rollout.label_codes import Code
 from rollout.prompt import Prompts
-from rollout.prompts_config import TEXT_NAMES, PromptsConfig
+from rollout.prompts_config import TEXT_NAMES, PromptsConfig, TextName
 from rollout.render import Renderer
 from video.config import VideoConfig
 from wire.config import flatten, validate
@@ -137,6 +137,18 @@ def settings_of(
             RolloutConfig, {**(machine or {}), **description.rollout}, f"{source}, rollout"
         ),
     )
+
+
+def shown_columns(description: ClassifierDescription) -> dict[str, tuple[TextName, ...]]:
+    """Columns of a manifest without which the classifier cannot ask, each with the texts that show
+    it; the id, which every clip has, is not among them."""
+    asked = {"system", "trace", *({"verdict"} & set(description.sources))}
+    shown = {
+        column: tuple(name for name in names if name in asked)
+        for column, names in settings_of(description).prompts.columns.items()
+        if column != "id"
+    }
+    return {column: names for column, names in shown.items() if names}
 
 
 def check_renderer(description: ClassifierDescription, renderer: Renderer) -> None:

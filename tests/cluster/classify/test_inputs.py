@@ -127,3 +127,33 @@ def test_what_names_no_clip_is_refused_with_the_remedy(tmp_path: Path) -> None:
     assert "names no clip" in refused(tmp_path / "m.jsonl")
     assert "is on another machine" in refused("https://a.b/c.mp4")
     assert "asks for the time window" in refused(f"{tmp_path}/m.json2#t=later")
+
+
+def test_a_link_to_nothing_in_a_folder_is_a_clip_whose_row_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.mp4").symlink_to("gone.mp4")
+    assert [Path(one.video).name for one in clips(tmp_path)] == ["a.mp4", "b.mp4"]
+
+
+def test_clips_without_a_column_that_prompts_show_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    without, some, whole = (tmp_path / f"{name}.jsonl" for name in ("without", "some", "whole"))
+    without.write_text('{"video": "a.mp4", "cite": "x"}\n')
+    some.write_text('{"video": "a.mp4", "site": "x"}\n{"video": "a.mp4", "id": "b"}\n')
+    whole.write_text('{"video": "a.mp4", "site": "x"}\n')
+
+    def named(name: Path | str) -> list[Sample]:
+        return list(ClipInputs([str(name)], LABELS, {"site": ("trace",)}))
+
+    assert [one.extra for one in named(whole)] == [{"site": "x"}]
+    for name, message in (
+        (without, "no column 'site' for {site}; did you mean 'cite'?"),
+        (some, "1 of 2 rows have no value in column 'site'"),
+        (tmp_path, "prompts show site of each clip"),
+        (tmp_path / "a.mp4", "give a manifest"),
+        (f"{tmp_path}/a.mp4#t=0,1", "give a manifest"),
+        (tmp_path / "gone.mp4", "does not exist"),
+    ):
+        with pytest.raises(DataError) as caught:
+            named(name)
+        assert message in str(caught.value)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from calibrate.classifier import Classifier
+from calibrate.description import PromptText
 from cluster.classify.pipeline import Pipeline
 from cluster.cli import main
 from tests.architecture.product import ROOT
@@ -157,6 +158,7 @@ def test_a_control_is_in_each_row_and_in_the_summary(
         (["{clips}", "--k", "0"], "expected 1 or more traces"),
         (["{clips}", "--gpu-memory", "2"], "expected 0 to 1"),
         (["{clips}", "--in-flight", "0"], "expected 1 or more"),
+        (["{clips}", "--gpus", "0"], "for none, give --device cpu"),
     ],
 )
 def test_mistakes_are_said_before_an_engine_starts(
@@ -173,6 +175,36 @@ def test_mistakes_are_said_before_an_engine_starts(
     named = [word.format(clips=clips, empty=empty) for word in words]
     assert main(["classify", str(classifier), *named]) == 2
     assert message in capsys.readouterr().err
+    assert scripted.opened == []
+
+
+def test_a_mistake_or_a_failed_start_leaves_no_file_and_nothing_else_said(
+    classifier: Path, clips: Path, scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = clips / "rows.jsonl"
+    words = ["classify", str(classifier), str(clips), "--out", str(target)]
+    assert main([*words, "--in-flight", "0"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    scripted.error = GenerationError("out of memory")
+    assert main(words) == 1
+    assert not target.exists(), "the next try would be refused"
+
+
+def test_a_column_that_prompts_show_is_asked_for_before_an_engine_starts(
+    tmp_path: Path, clips: Path, scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = make_description(
+        labels=tuple(Label(name=name) for name in NAMES),
+        label_codes={name: (number,) for number, name in enumerate(NAMES, start=7)},
+    )
+    prompts = {**description.prompts, "trace": PromptText.of("At {site}. {definitions}", "1")}
+    shown = description.model_copy(update={"prompts": prompts})
+    path = publish(tmp_path / "shown", description=shown, calibration=CALIBRATION).path
+    manifest = clips / "m.jsonl"
+    manifest.write_text('{"video": "a.mp4"}\n{"video": "b.mp4"}\n')
+    assert main(["classify", str(path), str(manifest)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "prompts.trace: the manifest has no column 'site'" in line
     assert scripted.opened == []
 
 
