@@ -3,12 +3,12 @@
 import argparse
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.commands import archive_upkeep
-from cluster.commands.base import add_command, pipe_may_close, say
+from cluster.commands.base import add_archive_command, add_command, pipe_may_close, say
 from wire.printable import printable
 from wire.remote_path import place_of
 from wire.strict_json import to_json
@@ -202,20 +202,6 @@ def write_lines(values: Iterable[Any]) -> None:
         for value in values:
             sys.stdout.write(to_json(value) + "\n")
         sys.stdout.flush()
-
-
-def add_archive_command(
-    commands: Any, name: str, text: str, act: Callable[[argparse.Namespace], None]
-) -> Any:
-    """Add a sub-command of ``archive`` with the argument ARCHIVE."""
-    command = add_command(commands, name, text, act)
-    command.add_argument(
-        "archive",
-        type=place_of,
-        metavar="RUN_OR_ARCHIVE",
-        help="a run directory, or its archive; also s3://BUCKET/NAME",
-    )
-    return command
 
 
 def add_where(command: Any) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, say, write_json_file
+from cluster.commands.base import add_archive_command, say, write_json_file
 from wire.remote_path import place_of
 
 _MB = 1_000_000
@@ -175,21 +175,10 @@ def _target(text: str) -> float:
     return number
 
 
-def _add(parts: Any, name: str, text: str, act: Any) -> Any:
-    command = add_command(parts, name, text, act)
-    command.add_argument(
-        "archive",
-        type=place_of,
-        metavar="RUN_OR_ARCHIVE",
-        help="a run directory, or its archive; also s3://BUCKET/NAME",
-    )
-    return command
-
-
 def add(parts: Any) -> None:
     """Register on the sub-commands of ``archive``."""
     text = "merge small files into large ones, migrate old ones, remove what was deleted; also "
-    compact = _add(parts, "compact", text + "while a run writes", _compact)
+    compact = add_archive_command(parts, "compact", text + "while a run writes", _compact)
     compact.add_argument(
         "--target-mb",
         type=_target,
@@ -198,14 +187,18 @@ def add(parts: Any) -> None:
     )
     compact.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
     text = "read every file and journal: damage, doubled groups, the index, deleted videos"
-    verify = _add(parts, "verify", text, _verify)
+    verify = add_archive_command(parts, "verify", text, _verify)
     verify.add_argument(
         "--videos", type=int, default=0, metavar="N", help="hash N of its videos and compare"
     )
     verify.add_argument("--json", type=Path, metavar="FILE", help="write all findings there, too")
-    gc = _add(parts, "gc", "list what killed runs and compactions left, and its size", _gc)
+    gc = add_archive_command(
+        parts, "gc", "list what killed runs and compactions left, and its size", _gc
+    )
     gc.add_argument("--delete", action="store_true", help="remove it")
-    copy = _add(parts, "copy", "copy an archive to a folder or a store, or back", _copy)
+    copy = add_archive_command(
+        parts, "copy", "copy an archive to a folder or a store, or back", _copy
+    )
     copy.add_argument(
         "target",
         type=place_of,
@@ -213,7 +206,7 @@ def add(parts: Any) -> None:
         help="a place that is not there: s3://BUCKET/NAME",
     )
     text = "delete videos: their traces are hidden at once, and compact removes them"
-    delete = _add(parts, "delete", text, _delete)
+    delete = add_archive_command(parts, "delete", text, _delete)
     delete.add_argument(
         "--video-hash",
         nargs="+",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wire.errors import ConfigError
 from wire.printable import printable
+from wire.remote_path import place_of
 
 if TYPE_CHECKING:
     from cluster.run_dir import RunDir
@@ -34,6 +35,18 @@ def add_run_command(commands: Any, name: str, text: str, act: Callable[..., None
     command = add_command(commands, name, text, act)
     add_recipe(command)
     command.add_argument("--run-dir", type=Path, help="default: runs/NAME-OF-RECIPE")
+    return command
+
+
+def add_archive_command(commands: Any, name: str, text: str, act: Callable[..., int | None]) -> Any:
+    """Add a sub-command of ``archive`` with the argument ARCHIVE."""
+    command = add_command(commands, name, text, act)
+    command.add_argument(
+        "archive",
+        type=place_of,
+        metavar="RUN_OR_ARCHIVE",
+        help="a run directory, or its archive; also s3://BUCKET/NAME",
+    )
     return command
 
 

@@ -14,6 +14,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,21 +232,16 @@ def row_groups(path: Path, columns: Iterable[str], number: int | None = None) ->
     row group of that number, if there is one. Raises ArchiveError, and FileNotFoundError for a file
     that is not there (any more)."""
     wanted = list(columns)
-    try:
-        with pq.ParquetFile(arrow_source(path), page_checksum_verification=True) as file:
-            _check_schema(path, file.schema_arrow)
-            held = [name for name in wanted if name in file.schema_arrow.names]
-            every = range(file.num_row_groups)
-            for index in every if number is None else every[number : number + 1]:
-                table = file.read_row_group(index, columns=held).replace_schema_metadata()
-                yield upgraded(table, wanted)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ArchiveError(
-            f"{path} is damaged or no Parquet file: {error}; restore it, or move it away to go on "
-            "without its groups"
-        ) from error
+    with (
+        _naming_damage(path),
+        pq.ParquetFile(arrow_source(path), page_checksum_verification=True) as file,
+    ):
+        _check_schema(path, file.schema_arrow)
+        held = [name for name in wanted if name in file.schema_arrow.names]
+        every = range(file.num_row_groups)
+        for index in every if number is None else every[number : number + 1]:
+            table = file.read_row_group(index, columns=held).replace_schema_metadata()
+            yield upgraded(table, wanted)
 
 
 def footer_metadata(path: Path) -> Mapping[bytes, bytes]:
@@ -298,8 +294,15 @@ def _repetitive_columns() -> list[str]:
 
 
 def _footer(path: Path) -> pa.Schema:
-    try:
+    with _naming_damage(path):
         return pq.read_schema(arrow_source(path))
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises in the block into an ArchiveError, but for a file that has gone."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
