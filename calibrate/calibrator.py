@@ -8,8 +8,8 @@ Serving is NumPy alone; scikit-learn and SciPy are imported where something is f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,6 +63,20 @@ class Calibrator:
     def temperature(self) -> float | None:
         """1 / weight of the only source; None for a pool, or if no source has a weight."""
         return 1 / self.weights[self.sources[0]] if len(self.sources) == 1 else None
+
+    @property
+    def formula(self) -> str:
+        """Weighted sum of the sources in words, such as ``0.8 x policy + 0.4 x verdict``."""
+        return " + ".join(f"{self.weights[name]:.3g} x {name}" for name in self.sources)
+
+    def without_temperature(self) -> Self:
+        """The same before calibration: a source with weight 1, a pool with weights of the same
+        proportion that add up to 1. Its labels are the same: figures differ by calibration
+        alone."""
+        total = sum(self.weights.values())
+        if not total:
+            return self
+        return replace(self, weights={name: one / total for name, one in self.weights.items()})
 
     def probabilities(self, logprobs: Mapping[Source, ArrayLike]) -> Floats:
         """[N, L] of each source -> [N, L], rows summing to 1.

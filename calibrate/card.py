@@ -129,12 +129,9 @@ def _formula(calibration: Calibration) -> str:
             f"Its probabilities are scaled by a temperature of {temperature:.3g}, fitted on the "
             "val clips."
         )
-    terms = " + ".join(
-        f"{calibrator.weights[source]:.3g} x {source}" for source in calibrator.sources
-    )
     return (
-        f"Their log-probabilities are added as {terms} and normalised (log-linear pool); the "
-        "weights are fitted on the val clips."
+        f"Their log-probabilities are added as {calibrator.formula} and normalised (log-linear "
+        "pool); the weights are fitted on the val clips."
     )
 
 
@@ -159,6 +156,8 @@ def _candidates(selection: Selection) -> str:
 
 def _figures(calibration: Calibration, evaluation: Evaluation | None) -> str:
     parts = [_split_figures(one) for one in calibration.figures]
+    if parts and calibration.selection is not None:
+        parts.insert(0, _before(calibration))
     if evaluation is not None:
         rows = [
             (name, str(one.support), _share(one.recall), _share(one.f1))
@@ -171,6 +170,20 @@ def _figures(calibration: Calibration, evaluation: Evaluation | None) -> str:
                 f"{share} of the clips have no trace that could be read; they count as wrong."
             )
     return "\n\n".join(["## Figures", *parts]) if parts else ""
+
+
+def _before(calibration: Calibration) -> str:
+    """What the columns before and after are of."""
+    calibrator = calibration.calibrator.without_temperature()
+    before = "with a temperature of 1"
+    if len(calibrator.sources) > 1:
+        before = (
+            f"the same pool without a temperature ({calibrator.formula}: weights that add up to 1)"
+        )
+    return (
+        f"Before calibration: {before}. After: as it is served. Calibration changes probabilities, "
+        "not labels."
+    )
 
 
 def _split_figures(measured: SplitFigures) -> str:
@@ -193,9 +206,12 @@ def _split_figures(measured: SplitFigures) -> str:
         )
     ]
     rows.insert(1, ("macro F1", _share(before.macro_f1), _share(after.macro_f1)))
+    fitted = ""
+    if measured.split == "val":
+        fitted = " It was fitted to these clips, so that the figures after are a little too good."
     return (
-        f"On {after.num_samples} {measured.split} clips, before and after calibration, with 95% "
-        f"intervals.\n\n{_table(('', 'before', 'after'), rows)}"
+        f"On {after.num_samples} {measured.split.replace('_', '-')} clips, before and after "
+        f"calibration, with 95% intervals.{fitted}\n\n{_table(('', 'before', 'after'), rows)}"
     )
 
 

@@ -108,13 +108,6 @@ def choose(
     )
 
 
-def uncalibrated(calibrator: Calibrator) -> Calibrator:
-    """The same sources as they come: weight 1, of a pool 1 / their number."""
-    sources = calibrator.sources or tuple(calibrator.weights)
-    weights = dict.fromkeys(sources, 1 / len(sources))
-    return Calibrator(label_names=calibrator.label_names, weights=weights)
-
-
 def lacks(calibration: Calibration) -> list[str]:
     """What a calibration could not promise or do, and why, in words."""
     lines = []
@@ -187,7 +180,7 @@ def _confidences(clips: ScoredClips, calibrator: Calibrator) -> tuple[Floats, ND
 
 
 def _figures(name: str, clips: ScoredClips, calibrator: Calibrator) -> SplitFigures:
-    before = uncalibrated(calibrator).probabilities(clips.logprobs)
+    before = calibrator.without_temperature().probabilities(clips.logprobs)
     after = calibrator.probabilities(clips.logprobs)
     return SplitFigures(
         split=name, before=measure(before, clips.truth), after=measure(after, clips.truth)

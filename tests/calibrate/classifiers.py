@@ -130,7 +130,7 @@ def measured_calibration(num: int = 400, max_error: float = 0.3) -> Calibration:
         fit_sets(probabilities[known], truth[known], names, 0.9, kind)
         for kind in ("marginal", "class_conditional")
     ]
-    before = Calibrator(label_names=names, weights=dict.fromkeys(calibrator.weights, 0.5))
+    before = calibrator.without_temperature()
     threshold = fit_threshold(confidence[known], right[known], max_error)
     return Calibration(
         calibrator=calibrator,

@@ -84,6 +84,21 @@ def test_a_temperature_and_a_pool_are_said_with_their_numbers():
     assert "ends one of 8 sampled traces" in card(with_weights(vote=1.0), description=votes)
 
 
+def test_before_and_after_calibration_are_explained():
+    text = card(with_weights(policy=0.8, verdict=0.4))
+    assert "the same pool without a temperature (0.667 x policy + 0.333 x verdict: " in text
+    assert "not labels" in text
+    one = card(with_weights(verdict=0.8), description=make_description(sources=("verdict",)))
+    assert "Before calibration: with a temperature of 1." in one
+
+
+def test_figures_on_the_clips_it_was_fitted_to_are_said_to_be_too_good():
+    measured = measured_calibration()
+    val = replace(measured.figures[0], split="val")
+    text = card(replace(measured, figures=(val, *measured.figures)))
+    assert text.count("a little too good") == 1
+
+
 def test_without_val_clips_no_temperature_is_claimed():
     text = card(make_calibration())
     assert "as they come: without val clips, no temperature was fitted" in text

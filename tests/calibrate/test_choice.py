@@ -84,3 +84,19 @@ def test_a_part_without_clips_is_said() -> None:
     assert calibration.figures == ()
     assert "no val clips" in lacks(calibration)[0]
     assert sum("not attainable" in line for line in lacks(calibration)) == 2
+
+
+def test_calibration_changes_probabilities_and_not_the_answers_it_is_measured_on() -> None:
+    # a policy that is certain and often wrong beside a verdict that knows: in a pool of equal
+    # weights the policy would answer, and the gain would pass for one of calibration
+    def parts_of(seed: int, num: int) -> ScoredClips:
+        clips = scored(seed, num, policy=0.5, verdict=3.0)
+        clips.logprobs["policy"][:] *= 5
+        return clips
+
+    parts = {"val": parts_of(0, 100), "held_out": parts_of(1, 80), "test": parts_of(2, 200)}
+    calibration = choose(parts, CONFIG, 300)
+    assert calibration.calibrator.sources == ("policy", "verdict")
+    for one in calibration.figures:
+        assert one.before.accuracy == one.after.accuracy
+        assert one.before.nll != one.after.nll

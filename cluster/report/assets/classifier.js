@@ -54,7 +54,7 @@ function figures(splits) {
     el("td", { class: "num strong" }, share(after.accuracy)), el("td", { class: "num" }, ends(after, "accuracy"))));
   const three = (name) => [[`${name} before`, "num"], ["after", "num"], ["95% interval", "num"]];
   return el("div", {}, el("h3", {}, "Before and after calibration"),
-    el("p", { class: "note" }, "The temperature or the weights were fitted on val, so its own figures there are a little too good."),
+    el("p", { class: "note" }, "Before: with a temperature of 1; of a pool, with weights of the same proportion that add up to 1. The temperature or the weights were fitted on val, so its own figures there are a little too good."),
     table([["Clips"], ["n", "num"], ...three("ECE"), ...three("NLL"), ["Accuracy", "num"], ["95% interval", "num"]], rows, "Figures before and after calibration"));
 }
 
