@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wire.archive.locks import deleting
 from wire.errors import ArchiveError, ConfigError
 from wire.types import stable_hash
 from wire.whole_file import sync_to_disk, write_json
@@ -95,19 +96,26 @@ def delete_videos(directory: Path, videos: Mapping[str, "Video"], when: str) -> 
                 f"{content_hash!r} is no video hash; give the SHA-256 of the file, 64 hex digits "
                 "(`sha256sum FILE`, or the column video_hash), or --video FILE"
             )
-    known = _read(directory)
-    for content_hash, video in videos.items():
-        held = known.setdefault(content_hash, {"deleted": when, "addresses": [], "samples": []})
-        held["addresses"] = sorted({*held["addresses"], *map(address_hash, video.addresses)})
-        held["samples"] = sorted({*held["samples"], *map(sample_hash, video.samples)})
     try:
-        write_json(directory / FILE, {"format": 1, "videos": known})
-        sync_to_disk(directory)
+        with deleting(directory):
+            known = _with(_read(directory), videos, when)
+            write_json(directory / FILE, {"format": 1, "videos": known})
+            sync_to_disk(directory)
     except OSError as error:
         raise ArchiveError(
             f"cannot write {directory / FILE} (nothing is deleted): {error.strerror}"
         ) from error
     return read_deletions(directory)
+
+
+def _with(
+    known: dict[str, dict[str, Any]], videos: Mapping[str, "Video"], when: str
+) -> dict[str, dict[str, Any]]:
+    for content_hash, video in videos.items():
+        held = known.setdefault(content_hash, {"deleted": when, "addresses": [], "samples": []})
+        held["addresses"] = sorted({*held["addresses"], *map(address_hash, video.addresses)})
+        held["samples"] = sorted({*held["samples"], *map(sample_hash, video.samples)})
+    return known
 
 
 @dataclass(slots=True)
@@ -204,8 +212,8 @@ def _read(directory: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(
-            f"{path}, which names the deleted videos, cannot be read: {error}; restore it, or "
-            "delete the videos again"
+            f"{path}, which names the deleted videos, cannot be read: {error}; restore it, or move "
+            "it away and delete the videos again"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
     writer-lock       shared by every open Archive; exclusive while journals of dead attempts go
     compaction-lock   exclusive while files are merged or removed
+    deletion-lock     exclusive while tombstones are added
 
 The system releases a lock with its process, however that ends. On a file system without locks a
 writer is taken to be alive. In a store such as S3 the compaction's is an object.
@@ -18,7 +19,7 @@ from typing import IO
 from wire.errors import ArchiveError
 from wire.remote_path import RemotePath
 
-_WRITER, _COMPACTION = "writer-lock", "compaction-lock"
+_WRITER, _COMPACTION, _DELETION = "writer-lock", "compaction-lock", "deletion-lock"
 
 
 def hold_as_writer(directory: Path) -> IO[str]:
@@ -67,6 +68,19 @@ def compacting(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        yield
+
+
+@contextmanager
+def deleting(directory: Path) -> Iterator[None]:
+    """Keep other deletions waiting during the block, so that none is lost. In a store none waits.
+    Raises OSError if the file cannot be made."""
+    if isinstance(directory, RemotePath):
+        yield
+        return
+    with (directory / _DELETION).open("a+") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

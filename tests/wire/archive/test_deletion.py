@@ -1,5 +1,6 @@
 import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -250,3 +251,16 @@ def test_an_archive_without_hashes_knows_a_video_by_its_file(tmp_path: Path) -> 
     assert videos[0] not in str(
         [pq.read_table(path).to_pydict() for path in archive.rglob("*.pa*")]
     )
+
+
+def test_deletions_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    names = [f"{number:064x}" for number in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: delete_videos(tmp_path, {name: Video()}, "today"), names))
+    assert read_deletions(tmp_path).hashes == set(names)
+
+
+def test_damaged_tombstones_are_moved_away_and_made_again(tmp_path: Path) -> None:
+    (tmp_path / "deleted.json").write_text('{"format": 1, "videos"')
+    with pytest.raises(ArchiveError, match="move it away and delete the videos again"):
+        delete_videos(tmp_path, {ONE: Video()}, "today")
