@@ -7,6 +7,7 @@ there too, and each group once, also while files are merged. Needs the extra
 ``deepintuit[archive]``.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def query(directory: Path, sql: str) -> Answer:
             with _naming(directory, duckdb.IOException):
                 reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
                 rest = _tables(connection, reader)
-                return Answer(next(rest, reader.schema.empty_table()), rest)
+                empty = reader.schema.empty_table()
+                return Answer(next(rest, empty.rename_columns(_distinct(empty))), rest)
         except ArchiveError:
             if parquet_files(directory) == files:
                 raise
@@ -110,21 +112,22 @@ def _check_only_selects(duckdb: Any, sql: str) -> None:
 
 
 def _make_view(connection: "DuckDBPyConnection", directory: Path, files: Sequence[Path]) -> None:
-    connection.register("journaled", _journaled(connection, directory, files))
+    deletions = read_deletions(directory)
+    rows = deletions.kept(_journaled(connection, directory, files))
+    connection.register("journaled", rows)
     current = [file for file in files if is_current(file)]
     older = [file for file in files if file not in set(current)]
     parts = ["SELECT * FROM journaled"]
     parts += [f"SELECT * REPLACE ({_MAP}) FROM {_read(connection, current)}"] if current else []
     parts += [f"SELECT * FROM {_read(connection, older)}"] if older else []
-    connection.execute(f"CREATE TEMP VIEW stored AS {' UNION ALL BY NAME '.join(parts)}")
-    deletions = read_deletions(directory)
-    where = _not_deleted(connection, deletions) if deletions else "true"
-    connection.execute(f"CREATE TEMP VIEW traces AS SELECT * FROM stored WHERE {where}")
+    stored = f"({' UNION ALL BY NAME '.join(parts)})"  # no view of its own: it has deleted rows
+    where = _not_deleted(connection, stored, deletions) if deletions else "true"
+    connection.execute(f"CREATE TEMP VIEW traces AS SELECT * FROM {stored} WHERE {where}")
 
 
-def _not_deleted(connection: "DuckDBPyConnection", deletions: Deletions) -> str:
+def _not_deleted(connection: "DuckDBPyConnection", stored: str, deletions: Deletions) -> str:
     """The condition of rows whose video is not deleted."""
-    without = "SELECT DISTINCT video FROM stored WHERE coalesce(video_hash, '') = ''"
+    without = f"SELECT DISTINCT video FROM {stored} WHERE coalesce(video_hash, '') = ''"
     videos = [video for (video,) in connection.execute(without).fetchall()]
     own = pa.array(deletions.of_addresses(videos), pa.string())
     connection.register("deleted_hashes", pa.table({"hash": sorted(deletions.hashes)}))
@@ -171,8 +174,19 @@ def _read(connection: "DuckDBPyConnection", files: Sequence[Path]) -> str:
 
 def _tables(connection: "DuckDBPyConnection", reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
     for batch in reader:
-        yield pa.Table.from_batches([batch])
+        table = pa.Table.from_batches([batch])
+        yield table.rename_columns(_distinct(table))
     connection.close()
+
+
+def _distinct(table: pa.Table) -> list[str]:
+    """Names of the columns, of which a join may have given several one name: text, text_1."""
+    names: list[str] = []
+    for name in table.column_names:
+        others = (f"{name}_{number}" for number in itertools.count(1))
+        taken = {*names, *table.column_names} if name in names else set()
+        names.append(next(other for other in others if other not in taken) if taken else name)
+    return names
 
 
 def _words(error: Exception) -> str:

@@ -13,7 +13,7 @@ from cluster.archive.query import query
 from tests.cluster.trace_archives import make_groups, write_archive
 from wire.archive.archive import read_table, read_tables
 from wire.archive.compaction import compact_archive
-from wire.archive.deletion import SEARCHED, delete_videos, find_videos
+from wire.archive.deletion import SEARCHED, Video, delete_videos, find_videos
 from wire.errors import ArchiveError, ConfigError
 
 COUNT = "SELECT count(*) AS n, count(DISTINCT group_id) AS g FROM traces"
@@ -161,3 +161,27 @@ def test_deleted_videos_are_in_no_answer_nor_found_by_id(archive: Path):
     for group_id in gone:
         with pytest.raises(ConfigError, match="has no group"):
             find_groups(archive, group_id)
+
+
+def videos_of(archive: Path) -> set[str]:
+    return set(read_table(archive, ["video"])["video"].to_pylist())
+
+
+def test_no_view_shows_what_is_deleted(archive: Path):
+    rows_before = rows(archive, "SELECT group_id, video_hash FROM journaled")
+    delete_videos(archive, {"1" * 64: Video(addresses=videos_of(archive))}, "today")
+    assert rows_before
+    views = {row["name"] for row in rows(archive, "SHOW TABLES")} - {
+        "deleted_hashes",
+        "deleted_videos",
+    }
+    for name in views:
+        assert rows(archive, f"SELECT video FROM {name}") == [], name
+
+
+def test_columns_of_one_name_are_told_apart(archive: Path):
+    sql = "SELECT a.label, 1 AS label_1, b.label FROM traces a JOIN traces b USING (group_id)"
+    for limit, number in (("", 1), (" LIMIT 0", 0)):
+        answer = query(archive, sql + limit)
+        assert answer.schema.names == ["label", "label_1", "label_2"]
+        assert all(t.column_names == answer.schema.names for t in answer if number)
