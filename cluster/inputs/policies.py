@@ -36,8 +36,11 @@ def note_policy(archive: Path, version: PolicyVersion, stage: str, model: Path) 
     note = PolicyNote(version=str(version), stage=stage, weights_sha256=weights_hash(model))
     if note not in list(read_policies(archive)):
         archive.mkdir(parents=True, exist_ok=True)
-        with (archive / POLICIES_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(note)) + "\n")
+        with (archive / POLICIES_FILE).open("a+b") as file:
+            file.seek(0, 2)
+            if file.tell() and file.seek(-1, 2) >= 0 and file.read() != b"\n":
+                file.write(b"\n")  # after a line that a crash has cut
+            file.write((json.dumps(asdict(note)) + "\n").encode())
 
 
 def read_policies(archive: Path) -> Iterator[PolicyNote]:

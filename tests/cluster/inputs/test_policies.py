@@ -38,3 +38,12 @@ def test_an_archive_without_notes_and_a_line_that_was_cut_are_read(tmp_path: Pat
     with (tmp_path / POLICIES_FILE).open("a") as file:
         file.write('{"version": "0.2", "st')
     assert [note.version for note in read_policies(tmp_path)] == ["0.1"]
+
+
+def test_a_note_after_a_line_that_was_cut_is_kept(tmp_path: Path):
+    (tmp_path / POLICIES_FILE).write_text('{"version": "0.2", "st')
+    for step in (1, 2):
+        note_policy(
+            tmp_path, PolicyVersion(attempt=0, step=step), "a", model(tmp_path / f"{step}", "1")
+        )
+    assert [note.version for note in read_policies(tmp_path)] == ["0.1", "0.2"]
