@@ -32,8 +32,8 @@ from cluster.commands import (
 )
 from cluster.commands.base import interrupted, say
 from cluster.driver import interrupts
-from wire.disk import full_disk
-from wire.errors import DeepIntuitError, UserError, root_causes
+from wire.disk import REMEDY, full_disk
+from wire.errors import ArchiveError, DeepIntuitError, DiskFull, UserError, root_causes
 from wire.printable import printable
 
 _COMMANDS = (
@@ -127,7 +127,7 @@ def _fail(error: Exception, options: argparse.Namespace) -> int:
     """A line per cause, and the exit status; what nobody foresaw is a bug of ours."""
     causes: Sequence[BaseException] = root_causes(error)
     if (full := full_disk(error, [])) is not None:
-        causes = [full]
+        causes = [full if hasattr(options, "resume") else _without_resume(error, full)]
     foreseen = [text for cause in causes if (text := _foreseen(cause)) is not None]
     if len(foreseen) < len(causes):
         from cluster.commands.bug_report import report_bug
@@ -141,6 +141,13 @@ def _fail(error: Exception, options: argparse.Namespace) -> int:
         if any(isinstance(c, DeepIntuitError) and not isinstance(c, UserError) for c in causes)
         else 2
     )
+
+
+def _without_resume(error: Exception, full: DiskFull) -> DeepIntuitError:
+    """A full disk in a command that begins anew: what the archive says of it, if it was there."""
+    if isinstance(error, ArchiveError):
+        return ArchiveError(f"{error}; free some and give the command again")
+    return DiskFull(str(full).replace(REMEDY, "free some and give the command again"))
 
 
 def _foreseen(error: BaseException) -> str | None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from wire.errors import DiskFull
 
+REMEDY = "free some and --resume"
+"""What to do in a command that can go on."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SAID = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|disk is full")
 # torch says no more than this, whatever the reason: then the disk itself is asked
@@ -52,9 +54,9 @@ def full_disk(error: BaseException, places: Sequence[Path]) -> DiskFull | None:
     name = getattr(full, "filename", None)
     where = Path(name) if isinstance(name, str) else min(places, key=_free_bytes, default=None)
     if where is None:
-        return DiskFull("a disk is full: free some and --resume")
+        return DiskFull(f"a disk is full: {REMEDY}")
     free = _free_bytes(where) / 1e9
-    return DiskFull(f"the disk of {where} is full ({free:.1f} GB free): free some and --resume")
+    return DiskFull(f"the disk of {where} is full ({free:.1f} GB free): {REMEDY}")
 
 
 def _behind(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:

@@ -59,4 +59,5 @@ def _groups(directory: Path, tables: list[pa.Table]) -> list[TraceGroup]:
 def _hint(directory: Path, group_id: str) -> str:
     others = browse(directory, ["group_id"], limit=_MAX_NAMED)["group_id"].unique().to_pylist()
     near = nearest(group_id, others)
-    return near if near.startswith("did you") else f"some are: {', '.join(others[:5])}"
+    some = f"some are: {', '.join(others[:5])}" if others else "it is empty"
+    return near if near.startswith("did you") else some

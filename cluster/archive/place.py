@@ -10,7 +10,9 @@ def archive_directory(given: Path) -> Path:
     for directory in (given / "archive", given):
         if (directory / "traces").is_dir() or any(directory.glob("journal-*.bin")):
             return directory
-    what = "holds no traces" if given.is_dir() else "is not there"
+    what = "is a file" if given.is_file() else "is not there"
+    if given.is_dir():
+        what = "holds no traces"
     raise ConfigError(
         f"{given} {what}; give the directory of a run, such as runs/demo, or an archive of one"
     )

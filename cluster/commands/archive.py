@@ -33,7 +33,7 @@ def _ls(options: argparse.Namespace) -> None:
     from cluster.archive.where import parse_where
 
     where = parse_where(options.where)
-    chosen = named_columns(options.columns) if options.columns else None
+    chosen = None if options.columns is None else named_columns(options.columns)
     directory = archive_directory(options.archive)
     if chosen or options.where or options.page or options.limit or options.newest:
         _list_rows(options, directory, chosen or list(_DEFAULT_COLUMNS), where)
@@ -170,7 +170,7 @@ def _export(options: argparse.Namespace) -> None:
     from cluster.driver.units import format_bytes
 
     where = parse_where(options.where)
-    columns = named_columns(options.columns) if options.columns else None
+    columns = None if options.columns is None else named_columns(options.columns)
     directory = archive_directory(options.archive)
     with progress_bar("export", count_rows(directory)) as bar:
         exported = export(directory, options.out, options.format, where, columns, bar.advance)
@@ -208,6 +208,7 @@ def add_where(command: Any) -> None:
     """Add the argument ``--where``."""
     command.add_argument(
         "--where",
+        type=_unicode,
         nargs="+",
         action="extend",
         default=[],
@@ -219,10 +220,16 @@ def add_where(command: Any) -> None:
 
 def positive(text: str) -> int:
     """A whole number from 1 on, of an argument."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"give a number from 1 on, got {text}")
-    return number
+    return archive_upkeep.whole_number(text, least=1)
+
+
+def _unicode(text: str) -> str:
+    """An argument that is compared with text of the archive, which is Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no UTF-8; the archive's text is") from error
+    return text
 
 
 def add(commands: Any) -> None:
@@ -256,7 +263,9 @@ def _add_show(parts: Any) -> None:
     command = add_archive_command(
         parts, "show", "one group: sample, prompt, traces, rewards, failures", _show
     )
-    command.add_argument("group", metavar="GROUP_ID", help="see ls --columns group_id")
+    command.add_argument(
+        "group", type=_unicode, metavar="GROUP_ID", help="see ls --columns group_id"
+    )
     command.add_argument("trace", type=int, nargs="?", metavar="TRACE", help="only this trace")
     command.add_argument("--attempt", type=int, help="of which attempt; default: the newest")
     command.add_argument("--json", action="store_true", help="as a line of --format jsonl-groups")
@@ -266,7 +275,10 @@ def _add_query(parts: Any) -> None:
     text = "SQL over the view traces, a row per trace; needs deepintuit[archive]"
     command = add_archive_command(parts, "query", text, _query)
     command.add_argument(
-        "sql", metavar="SQL", help="such as: SELECT label, avg(reward) FROM traces GROUP BY label"
+        "sql",
+        type=_unicode,
+        metavar="SQL",
+        help="such as: SELECT label, avg(reward) FROM traces GROUP BY label",
     )
     command.add_argument(
         "--limit", type=positive, help=f"rows; default {_QUERY_ROWS}, with --json and --csv all"

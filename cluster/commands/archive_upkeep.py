@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from cluster.commands.base import add_archive_command, say, write_json_file
 from wire.remote_path import place_of
 
 _MB = 1_000_000
+_MOST = 1 << 62  # one more is still a number of rows for Arrow
 
 
 def _compact(options: argparse.Namespace) -> None:
@@ -57,7 +58,10 @@ def _verify(options: argparse.Namespace) -> None:
     directory = archive_directory(options.archive)
     with _progress("reading") as at:
         findings = verify_archive(directory, options.videos, at)
-    if left := left_in_run(directory):
+    left: list[Path] = []
+    with suppress(ArchiveError):  # tombstones that cannot be read have a finding
+        left = left_in_run(directory)
+    if left:
         findings.append(
             error(
                 Area.ARCHIVE,
@@ -105,7 +109,8 @@ def _delete(options: argparse.Namespace) -> None:
     if not options.video_hash and not options.video:
         raise ConfigError("name the videos to delete: --video-hash HASH or --video FILE")
     directory = archive_directory(options.archive)
-    report = delete(directory, options.video_hash, options.video)
+    hashes = [one.strip().lower() for one in options.video_hash]
+    report = delete(directory, hashes, options.video)
     for content_hash, video in report.videos.items():
         say(
             f"{content_hash[:16]}: {len(video.groups)} groups, {video.num_traces} traces, "
@@ -146,11 +151,12 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def _copy(options: argparse.Namespace) -> None:
     from cluster.archive.place import archive_directory
+    from cluster.inputs.policies import POLICIES_FILE
     from wire.archive.store import copy_archive
 
     source = archive_directory(options.archive)
     with _progress("copying") as at:
-        copied = copy_archive(source, options.target / "archive", at)
+        copied = copy_archive(source, options.target / "archive", at, [POLICIES_FILE])
     say(f"{len(copied)} files are in {options.target / 'archive'}")
 
 
@@ -175,6 +181,17 @@ def _target(text: str) -> float:
     return number
 
 
+def whole_number(text: str, least: int = 0) -> int:
+    """A whole number from ``least`` on, of an argument."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number < _MOST:
+        raise argparse.ArgumentTypeError(f"give a whole number from {least} on, got {text}")
+    return number
+
+
 def add(parts: Any) -> None:
     """Register on the sub-commands of ``archive``."""
     text = "merge small files into large ones, migrate old ones, remove what was deleted; also "
@@ -189,7 +206,11 @@ def add(parts: Any) -> None:
     text = "read every file and journal: damage, doubled groups, the index, deleted videos"
     verify = add_archive_command(parts, "verify", text, _verify)
     verify.add_argument(
-        "--videos", type=int, default=0, metavar="N", help="hash N of its videos and compare"
+        "--videos",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="hash N of its videos and compare",
     )
     verify.add_argument("--json", type=Path, metavar="FILE", help="write all findings there, too")
     gc = add_archive_command(

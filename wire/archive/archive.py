@@ -246,8 +246,6 @@ def _journaled(path: Path) -> list[pa.Table]:
         return list(read_journal(path))
     except FileNotFoundError:
         return []  # recovered since we listed it: its groups are in Parquet
-    except OSError as error:
-        raise ArchiveError(f"cannot read the journal {path}: {error.strerror}") from error
 
 
 def _without(table: pa.Table, known: Set[str]) -> pa.Table:

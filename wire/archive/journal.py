@@ -163,7 +163,7 @@ def read_journal(path: Path) -> Iterator[pa.Table]:
     """
     held: list[Packed] = []
     num_rows = num_bytes = 0
-    for _, parts in _decoded(path):
+    for parts in _readable(path):
         for part, size in parts:
             held.append(part)
             num_rows += part.traces.num_rows
@@ -173,6 +173,19 @@ def read_journal(path: Path) -> Iterator[pa.Table]:
                 held, num_rows, num_bytes = [], 0, 0
     if held:
         yield joined(held)
+
+
+def _readable(path: Path) -> Iterator[list[tuple[Packed, int]]]:
+    try:
+        for _, parts in _decoded(path):
+            yield parts
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ArchiveError(
+            f"cannot read the journal {path}: {error.strerror or error}; restore it, or move it "
+            "away to go on without its groups"
+        ) from error
 
 
 def is_outdated(path: Path) -> bool:

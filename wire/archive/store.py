@@ -7,7 +7,7 @@ local disk: its groups are on it before they are learned from, and an object sto
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,15 +22,22 @@ Progress = Callable[[int, int], None]
 """Called with the traces files that are copied, and all."""
 
 
-def copy_archive(source: Path, target: Path, progress: Progress | None = None) -> list[Path]:
+def copy_archive(
+    source: Path,
+    target: Path,
+    progress: Progress | None = None,
+    notes: Sequence[str] = (),
+) -> list[Path]:
     """Copy an archive, to or from a store too; also while a run writes: what it had acknowledged
     when the copy began is in it. Returns the new files.
 
-    Raises ArchiveError if there is something at the target, or a file has another size there.
+    ``notes``: names of other files in it that go along, where they are there. Raises ArchiveError
+    if there is something at the target, or a file has another size there.
     """
     if target.exists() and any(target.glob("*")):
         raise ArchiveError(f"{target} is not empty; give a place that is not there yet")
-    first = [source / FILE] if (source / FILE).exists() else []  # hidden there from the beginning
+    # (what is deleted is hidden there from the beginning)
+    first = [source / name for name in (FILE, *notes) if (source / name).exists()]
     # Then journals: a group that is compacted meanwhile is copied twice, never missed.
     first += journals(source).values()
     copied = [_copy(path, target / path.name) for path in first]

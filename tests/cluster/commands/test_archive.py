@@ -148,3 +148,33 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 0
+
+
+def test_wrong_numbers_and_bytes_that_are_no_text_are_refused(
+    output: Output, capsys: pytest.CaptureFixture[str]
+):
+    huge, no_text = "9" * 20, os.fsdecode(b"label=\xff")
+    for words, expected in (
+        (("ls", "--limit", huge), "a whole number from 1 on"),
+        (("ls", "--page", "2.5"), "a whole number from 1 on"),
+        (("ls", "--where", no_text), "no UTF-8"),
+        (("query", no_text), "no UTF-8"),
+        (("show", no_text), "no UTF-8"),
+        (("verify", "--videos", "-3"), "a whole number from 0 on"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            output(*words)
+        assert expected in capsys.readouterr().err
+    status, _, said = output("ls", "--columns", "")
+    assert (status, "must name columns" in said) == (2, True)
+    most = str((1 << 62) - 1)
+    assert output("ls", "--limit", most)[0] == output("query", "SELECT 1", "--limit", most)[0] == 0
+
+
+def test_a_journal_that_cannot_be_read_is_named(output: Output, tmp_path: Path):
+    (tmp_path / "archive/journal-9.bin").mkdir()
+    for words in (("ls",), ("ls", "--limit", "1"), ("query", "SELECT 1"), ("verify",)):
+        status, text, said = output(*words)
+        assert status == 1
+        assert "journal-9.bin" in text + said
+        assert "bug" not in said

@@ -1,5 +1,6 @@
 """The commands that keep an archive, through the command line."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main
+from cluster.inputs.policies import POLICIES_FILE
 from tests.buckets import s3_bucket
 from tests.cluster.trace_archives import write_archive
 from wire import remote_path
@@ -104,3 +106,45 @@ def test_an_archive_in_s3_takes_the_same_commands(
         assert len(out.read_text().splitlines()) == 17
         assert main(["archive", "ls", f"{bucket}/nowhere"]) == 2
     remote_path._system.cache_clear()
+
+
+def test_tombstones_that_cannot_be_read_are_a_finding(output: Output, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "archive/deleted.json").write_text("{")
+    status, text = output("verify", "--json", str(tmp_path / "findings.json"))
+    assert status == 1
+    (finding,) = [
+        one
+        for one in json.loads((tmp_path / "findings.json").read_text())["findings"]
+        if one["level"] == "error"
+    ]
+    assert "deleted.json" in finding["what"], text
+
+
+def test_an_index_that_was_not_compared_is_not_called_equal(output: Output, tmp_path: Path) -> None:
+    output("compact")
+    (path,) = parquet_files(tmp_path / "archive")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "the index of 0 files is equal" in output("verify")[1]
+
+
+def test_a_copy_says_whose_weights_wrote_its_traces(output: Output, tmp_path: Path) -> None:
+    (tmp_path / "archive" / POLICIES_FILE).write_text("{}\n")
+    assert output("copy", str(tmp_path / "there"))[0] == 0
+    assert (tmp_path / "there/archive" / POLICIES_FILE).read_text() == "{}\n"
+
+
+def test_a_full_disk_says_what_was_kept_and_not_to_resume(
+    output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wire.archive.deletion.write_json", no_room)
+        status, text = output("delete", "--video-hash", "A" * 64)
+    assert status == 1
+    assert "nothing is deleted" in text
+    assert "free some and give the command again" in text
+    monkeypatch.setattr("wire.archive.store._copy", no_room)
+    assert "full: free some and give the command again" in output("copy", str(tmp_path / "x"))[1]
