@@ -220,11 +220,14 @@ class ShiftMonitor:
             }
             monitor._bettors = {name: Bettor.restored(state["bettors"][name]) for name in FEATURES}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no state of a monitor: {error!r}; begin anew") from error
+            raise DataError(
+                f"{path} is no state of a monitor: {error!r}; delete {directory} to begin anew"
+            ) from error
         served = TraceColumns.read(directory / "monitor.safetensors")
         if len(served) < state["num_served"]:
             raise DataError(
-                f"{path}: {len(served)} served traces, expected {state['num_served']}; begin anew"
+                f"{path}: {len(served)} served traces, expected {state['num_served']}; "
+                f"delete {directory} to begin anew"
             )
         served = served[: state["num_served"]]  # a kill between the two files leaves more
         monitor._sort(served)

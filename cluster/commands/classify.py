@@ -33,6 +33,8 @@ def _classify(options: argparse.Namespace) -> int:
 
     if options.k is not None and options.k < 1:
         raise ConfigError(f"--k {options.k}: expected 1 or more traces")
+    if options.no_monitor and options.acknowledge_shift:
+        raise ConfigError("--acknowledge-shift is of the monitor, and --no-monitor leaves it out")
     classifier = load_classifier(options.classifier)
     description = classifier.description
     clips = ClipInputs(options.clips, description.label_set, shown_columns(description))

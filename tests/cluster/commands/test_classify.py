@@ -159,6 +159,7 @@ def test_a_control_is_in_each_row_and_in_the_summary(
         (["{clips}", "--gpu-memory", "2"], "expected 0 to 1"),
         (["{clips}", "--in-flight", "0"], "expected 1 or more"),
         (["{clips}", "--gpus", "0"], "for none, give --device cpu"),
+        (["{clips}", "--no-monitor", "--acknowledge-shift"], "is of the monitor"),
     ],
 )
 def test_mistakes_are_said_before_an_engine_starts(

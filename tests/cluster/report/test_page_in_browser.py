@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.report.write import write_report
+from tests.calibrate.classifiers import measured_calibration
 from tests.cluster.report.builders import (
     make_group,
     make_trace,
@@ -133,6 +135,30 @@ def test_the_published_classifier_shows_promise_and_measurement(
     assert "above the promise" in errors
     assert "NaN" not in text
     assert "undefined" not in text
+
+
+def test_a_promise_that_is_missed_perhaps_by_chance_is_not_shown_as_kept(
+    opened: Opened, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "r")
+    calibration = measured_calibration()
+    first, *others = calibration.automatic  # 0.30 promised, the interval from 0.25 to 0.34
+    missed = replace(first, measured=replace(first.measured, error=0.32))
+    file = run.path / "stages" / "calibrated" / "done.json"
+    result = json.loads(file.read_text())
+    result["classifier"]["calibration"] = replace(
+        calibration, automatic=(missed, *others)
+    ).to_json()
+    file.write_text(json.dumps(result))
+    rows = opened.go(write_report(run.path).path).eval_on_selector_all(
+        "#classifier [aria-label='Errors of automatic decisions'] tbody tr",
+        "rows => rows.map(row => row.lastElementChild.innerText)",
+    )
+    assert rows == [
+        "above the promise, maybe by chance",
+        "\u26a0 above the promise",
+        "\u2713 not above the promise",
+    ]
 
 
 def test_a_hostile_trace_is_shown_as_text_and_never_run(opened: Opened, report: Path) -> None:
