@@ -7,7 +7,9 @@ that fits waits until they are free, for all of its workers at once.
 import asyncio
 import logging
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -53,16 +55,24 @@ def _init(config: RunConfig, *, debug: bool) -> None:
     if address:
         ray.init(address=address, log_to_driver=True)
         return
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own default lets anyone go first
     _start_local(
         include_dashboard=False,
         log_to_driver=debug,
         logging_level=logging.ERROR,
         object_store_memory=int(config.cluster.object_store_mb * 2**20),
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        runtime_env=_environment(sys.executable),
     )
+
+
+def _environment(python: str) -> dict[str, Any]:
+    """Ray's runtime environment of the workers of a local Ray, for this interpreter. Ray hands its
+    path to a shell as it is: one with a space would start no worker."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    quoted = shlex.quote(python)
+    other = {} if quoted == python else {"py_executable": quoted}
+    return {"env_vars": {"PYTHONPATH": paths}, **other}
 
 
 def _start_local(**options: Any) -> None:

@@ -1,9 +1,12 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from cluster.actors.placement import _start_local, require_fit
+from cluster.actors.placement import _environment, _start_local, require_fit
 from cluster.config.recipe import RunConfig
 from tests.cluster.actors.in_own_process import run_on_fake_nodes
 from tests.cluster.config.test_node_layout import config_of
@@ -117,3 +120,27 @@ def test_a_ray_that_does_not_come_up_is_no_bug_of_ours(late: SlowRay):
     with pytest.raises(PlacementError, match="too busy; end other work, or start Ray beforehand"):
         _start_local(log_to_driver=False)
     assert not late.is_half_up
+
+
+def test_an_interpreter_whose_path_has_a_space_is_quoted_for_ray():
+    assert _environment("/a path/bin/python")["py_executable"] == "'/a path/bin/python'"
+    assert "py_executable" not in _environment("/a/bin/python")
+
+
+_WORKER = """
+import ray, sys
+from cluster.actors.placement import _environment
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+         object_store_memory=100 * 2**20, runtime_env=_environment(sys.executable))
+print(ray.get(ray.remote(lambda: sys.executable).remote(), timeout=90))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_start_in_an_environment_whose_path_has_a_space(tmp_path: Path):
+    (tmp_path / "a path").mkdir()
+    (tmp_path / "a path" / "env").symlink_to(Path(sys.prefix), target_is_directory=True)
+    python = str(tmp_path / "a path" / "env" / "bin" / "python")
+    done = subprocess.run([python, "-c", _WORKER], capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == python, done.stderr[-2000:]
