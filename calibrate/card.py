@@ -56,13 +56,8 @@ def model_card(
 def _front_matter(
     description: ClassifierDescription, calibration: Calibration, provenance: Provenance
 ) -> str:
-    lines = [
-        "---",
-        "library_name: deepintuit",
-        "pipeline_tag: video-classification",
-        "tags:",
-        *(f"- {tag}" for tag in ("deepintuit", "video-classification", "calibrated")),
-    ]
+    head = "---\nlibrary_name: deepintuit\npipeline_tag: video-classification\ntags:"
+    lines = [head, *(f"- {tag}" for tag in ("deepintuit", "video-classification", "calibrated"))]
     if measured := _of_test(calibration):
         after, name = measured.after, json.dumps(provenance.archive.name)
         values = {"accuracy": after.accuracy, "f1": after.macro_f1, "ece": after.ece}
@@ -84,10 +79,10 @@ def _front_matter(
 
 
 def _title(description: ClassifierDescription, provenance: Provenance) -> str:
-    names = description.label_names
+    num = len(description.label_names)
     return (
-        f"# {description.name}: a video classifier with {len(names)} labels\n\n"
-        f"Says which of {len(names)} labels fits a video clip, with calibrated probabilities, and "
+        f"# {description.name}: a video classifier with {num} labels\n\n"
+        f"Says which of {num} labels fits a video clip, with calibrated probabilities, and "
         "whether the decision can be left to it. Fitted by DeepIntuit "
         f"{provenance.code.package} to traces of the reasoning policy "
         f"{description.policy_version}."
@@ -163,7 +158,10 @@ def _figures(calibration: Calibration, evaluation: Evaluation | None) -> str:
             (name, str(one.support), _share(one.recall), _share(one.f1))
             for name, one in evaluation.per_label.items()
         ]
-        parts += ["Label by label:", _table(("label", "clips", "recall", "F1"), rows)]
+        parts += [
+            "The same clips, label by label:",
+            _table(("label", "clips", "recall", "F1"), rows),
+        ]
         if evaluation.unparsed_frac:
             share = f"{100 * evaluation.unparsed_frac:.1f}%"
             parts.append(
@@ -277,14 +275,15 @@ def _automatic(calibration: Calibration) -> str:
     if calibration.automatic:
         head = ("clips", "n", "automatic", "promised error", "measured error")
         parts.append(_table(head, [_automatic_row(one) for one in calibration.automatic]))
-        broken = [
-            one.group for one in calibration.automatic if (one.measured.low or 0) > one.promise
-        ]
+        missed = [one for one in calibration.automatic if (one.measured.error or 0) > one.promise]
+        broken = [one.group for one in missed if (one.measured.low or 0) > one.promise]
         if broken:
             parts.append(
                 f"**More errors than promised:** {', '.join(broken)}. These clips are not like the "
                 "held-out ones; have them reviewed."
             )
+        if rest := [one.group for one in missed if one.group not in broken]:
+            parts.append(f"More errors than promised, maybe by chance: {', '.join(rest)}.")
     return "\n\n".join(parts)
 
 
