@@ -2,6 +2,7 @@
 and a learner whose weights are a hash of all that they were trained on."""
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from tests.cluster.session_fakes import (
     open_fakes,
 )
 from wire.archive.archive import Archive, read_groups
+from wire.archive.compaction import compact_archive
 from wire.types import (
     Completion,
     FinishReason,
@@ -54,6 +56,8 @@ class World:
 
     def __init__(self) -> None:
         self.left = -1
+        self.is_compacting = False
+        """Whether the archive is compacted beside the run and between its attempts."""
         self.written_by: dict[float, str] = {}
         """First logprob of a trace -> the weights that wrote it."""
         self.parents: dict[str, str] = {}
@@ -146,6 +150,8 @@ class MomentousArchive(Archive):
         assert threading.current_thread() is not threading.main_thread()
         WORLD.moment()
         path = super().compact(step)
+        if WORLD.is_compacting:
+            assert compact_archive(self.directory).has_writer
         WORLD.moment()
         return path
 
@@ -163,10 +169,13 @@ def attempt(config: RunConfig, run_dir: RunDir, kill_at: int) -> Iterator[Simple
         )
 
 
-def run(config: RunConfig, run_dir: RunDir, kills: Sequence[int]) -> tuple[str, dict[Any, Any]]:
+def run(
+    config: RunConfig, run_dir: RunDir, kills: Sequence[int], *, compacting: bool = False
+) -> tuple[str, dict[Any, Any]]:
     """Final weights, and the last figures of each step and validation, after these kills and
     resumptions."""
     figures: dict[Any, Any] = {}
+    WORLD.is_compacting = compacting
     for kill_at in (*kills, -1):
         with attempt(config, run_dir, kill_at) as this:
             try:
@@ -180,6 +189,8 @@ def run(config: RunConfig, run_dir: RunDir, kills: Sequence[int]) -> tuple[str, 
             if kill_at == -1:
                 run_dir.close()
                 return this.learner.weights, figures
+        if compacting:
+            assert not compact_archive(run_dir.archive).has_writer
     raise AssertionError
 
 
@@ -217,16 +228,23 @@ MANY = settings(
 
 
 @MANY
-@given(kills=KILLS, max_staleness=st.integers(0, 2), save_every=st.integers(1, 4))
+@given(
+    kills=KILLS,
+    max_staleness=st.integers(0, 2),
+    save_every=st.integers(1, 4),
+    compacting=st.booleans(),
+)
 def test_a_deterministic_run_ends_the_same_whenever_it_was_killed(
     tmp_path_factory: pytest.TempPathFactory,
     kills: list[int],
     max_staleness: int,
     save_every: int,
+    compacting: bool,
 ):
     config = config_of(deterministic=True, max_staleness=max_staleness, save_every=save_every)
     expected = run(config, make_run_dir(tmp_path_factory.mktemp("whole"), config), [])
-    found = run(config, make_run_dir(tmp_path_factory.mktemp("killed"), config), kills)
+    killed = make_run_dir(tmp_path_factory.mktemp("killed"), config)
+    found = run(config, killed, kills, compacting=compacting)
     assert found[0] == expected[0]
     assert comparable(found[1]) == comparable(expected[1])
 
@@ -265,12 +283,18 @@ def test_a_deterministic_run_trains_the_same_with_validation_whenever_it_was_kil
 
 
 @MANY
-@given(kills=KILLS, max_staleness=st.integers(0, 2), save_every=st.integers(1, 4))
+@given(
+    kills=KILLS,
+    max_staleness=st.integers(0, 2),
+    save_every=st.integers(1, 4),
+    compacting=st.booleans(),
+)
 def test_no_group_is_lost_and_none_trained_twice(
     tmp_path_factory: pytest.TempPathFactory,
     kills: list[int],
     max_staleness: int,
     save_every: int,
+    compacting: bool,
 ):
     config = config_of(
         deterministic=False,
@@ -279,7 +303,7 @@ def test_no_group_is_lost_and_none_trained_twice(
         validate={"every": 2},
     )
     run_dir = make_run_dir(tmp_path_factory.mktemp("run"), config)
-    weights, figures = run(config, run_dir, kills)
+    weights, figures = run(config, run_dir, kills, compacting=compacting)
     ancestry = [weights]
     while ancestry[-1] in WORLD.parents:
         ancestry.append(WORLD.parents[ancestry[-1]])
@@ -317,15 +341,19 @@ def groups_told(run_dir: RunDir, figures: dict[int, Any]) -> dict[int, list[Trac
 
 def test_a_group_that_was_archived_is_not_written_again(tmp_path: Path):
     config = config_of(deterministic=False, max_staleness=0, save_every=1)
-    run_dir = make_run_dir(tmp_path, config)
-    # two answers, two appends: then the update
-    with attempt(config, run_dir, 4) as this, pytest.raises(BaseException):  # noqa: B017, PT011
-        asyncio.run(train_grpo(this.session, grpo_run(this.session, "base-model")))
-    before = {group.group_id for group in read_groups(run_dir.archive)}
+    before: set[str] = set()
+    for kill_at in itertools.count(4):  # how many answers there are before the first append varies
+        (tmp_path / str(kill_at)).mkdir()
+        run_dir = make_run_dir(tmp_path / str(kill_at), config)
+        killed = pytest.raises(BaseException)  # noqa: PT011
+        with attempt(config, run_dir, kill_at) as this, killed:
+            asyncio.run(train_grpo(this.session, grpo_run(this.session, "base-model")))
+        before = {group.group_id for group in read_groups(run_dir.archive)}
+        if before:
+            break
     with attempt(config, run_dir, -1) as this:
         asyncio.run(train_grpo(this.session, grpo_run(this.session, "base-model")))
         written = len(this.engines.wrote)
-    assert before
     assert written == STEPS * GROUPS - len(before)
     versions = {g.group_id: g.policy_version.attempt for g in read_groups(run_dir.archive)}
     assert all(versions[group_id] == 0 for group_id in before), "its provenance is kept"
