@@ -88,6 +88,8 @@ def compact_archive(
         old = {path for path in sizes if not is_current(path)}
         jobs = list(_plan(sizes, target_bytes, old | deleted.keys()))
         total, done = sum(map(len, jobs)), 0
+        if progress is not None and jobs:
+            progress(0, total)
         for job in jobs:
             _merge(directory, job, hidden)
             done += len(job)

@@ -33,11 +33,17 @@ def hold_as_writer(directory: Path) -> IO[str]:
 
 @contextmanager
 def without_writer(directory: Path) -> Iterator[bool]:
-    """Whether no run writes here; if so, none begins in the block. No run writes to a store."""
+    """Whether no run writes here; if so, none begins in the block. No run writes to a store; in a
+    folder that cannot be written, whose run may be another's, one is taken to."""
     if isinstance(directory, RemotePath):
         yield True
         return
-    with (directory / _WRITER).open("a+") as file:
+    try:
+        opened = (directory / _WRITER).open("a+")
+    except OSError:
+        yield False
+        return
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

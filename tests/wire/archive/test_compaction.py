@@ -375,3 +375,13 @@ def test_a_run_that_opens_an_archive_leaves_half_merged_files_to_the_compaction(
 def test_a_folder_without_an_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"no trace archive at .*/nowhere"):
         compact_archive(tmp_path / "nowhere")
+
+
+def test_progress_begins_before_the_first_merge(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    with Archive(tmp_path, 0) as archive:
+        for step in range(3):
+            archive.append(make_group(make_trace(), group_id=f"{step}"))
+            archive.compact(step)
+    compact_archive(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 3), (3, 3)]

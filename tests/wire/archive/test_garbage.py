@@ -78,3 +78,14 @@ def test_what_a_running_attempt_may_need_is_no_garbage(archive: Path) -> None:
 def test_a_clean_archive_has_no_garbage(tmp_path: Path) -> None:
     Archive(tmp_path, 0).close()
     assert names(tmp_path) == []
+
+
+def test_garbage_of_a_folder_that_cannot_be_written_is_listed(
+    archive: Path,
+) -> None:
+    everything = [one.path for one in find_garbage(archive)]
+    (archive / "writer-lock").unlink()
+    (archive / "writer-lock").symlink_to(archive / "nowhere/lock")
+    listed = [one.path for one in find_garbage(archive)]
+    assert set(listed) < set(everything), "a run of somebody else's may be writing"
+    assert any(path.name.endswith(".merging") for path in listed)
