@@ -326,10 +326,10 @@ def test_an_engine_that_restarted_or_joined_enters_by_a_new_group(
 def test_an_engine_that_is_lost_is_named_and_the_others_are_sound(
     make: Callable[..., Scene], fault: str
 ) -> None:
-    scene = make(2.0, a="", b=fault, c="")
+    scene = make(5.0, a="", b=fault, c="")  # of which a busy machine may take seconds
     start = time.monotonic()
     client = scene.send()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 15
     assert list(client.failures) == ["b"]
     assert client.untried == ["a", "c"]
     assert not client.is_finished
@@ -371,7 +371,7 @@ def test_an_engine_that_is_slow_to_go_on_breaks_no_group(make: Callable[..., Sce
 def test_a_broadcast_that_cannot_even_be_aborted_ends_the_run_within_the_deadline(
     make: Callable[..., Scene],
 ) -> None:
-    scene = make(1.0, a="", b="hangs")
+    scene = make(3.0, a="", b="hangs")
     join = scene.nccl.join
 
     def joined(*values: Any) -> Communicator:
@@ -385,7 +385,7 @@ def test_a_broadcast_that_cannot_even_be_aborted_ends_the_run_within_the_deadlin
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="rank 0 still waits in NCCL"):
         scene.send()
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 15
     assert scene.weights.num_gathered == 1
 
 

@@ -137,6 +137,9 @@ class Learner(FakeLearner):
         WORLD.moment()
 
 
+COMPACTING = threading.Lock()
+
+
 class MomentousArchive(Archive):
     """Killed before, in between and after; never on the event loop, which would stand still."""
 
@@ -149,9 +152,10 @@ class MomentousArchive(Archive):
     def compact(self, step: int) -> Path | None:
         assert threading.current_thread() is not threading.main_thread()
         WORLD.moment()
-        path = super().compact(step)
-        if WORLD.is_compacting:
-            assert compact_archive(self.directory).has_writer
+        with COMPACTING:  # its thread may outlive the attempt that a kill has ended
+            path = super().compact(step)
+            if WORLD.is_compacting:
+                assert compact_archive(self.directory).has_writer
         WORLD.moment()
         return path
 
@@ -190,7 +194,8 @@ def run(
                 run_dir.close()
                 return this.learner.weights, figures
         if compacting:
-            assert not compact_archive(run_dir.archive).has_writer
+            with COMPACTING:
+                assert not compact_archive(run_dir.archive).has_writer
     raise AssertionError
 
 

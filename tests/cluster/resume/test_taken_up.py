@@ -51,7 +51,8 @@ NUM_TRACES = 2 * NUM_OWN + 2 * NUM_TEST + NUM_CALIBRATION + (NUM_CAL - NUM_HELD_
 
 def recipe(**changes: Any) -> RunConfig:
     rollout = {"group_size": 2, "dtype": "float32", "max_concurrency": 1}
-    values = {"stages": CHAIN, "calibrate": CALIBRATE, "rollout": rollout} | changes
+    calibrate = {**CALIBRATE, "candidates": ["policy", "verdict", "head"]}  # no further traces
+    values = {"stages": CHAIN, "calibrate": calibrate, "rollout": rollout} | changes
     return make_config(**values)
 
 
