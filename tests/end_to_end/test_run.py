@@ -131,7 +131,8 @@ def test_every_training_is_validated_on_the_val_clips_from_before_its_first_step
     }
     calibrated = [g for g in read_groups(finished / "archive") if _owner(g) == "calibrated"]
     assert {g.policy_version.step for g in calibrated} == {4}, "the policy's own traces"
-    assert len([g for g in calibrated if g.sample.split == "val"]) == 5, "for validation, too"
+    answers = [g for g in calibrated if g.purpose is Purpose.EVALUATION]
+    assert len([g for g in answers if g.sample.split == "val"]) == 5, "for validation, too"
     for stage, last in (("coldstart", 4), ("grpo", 3), ("calibrated", 2)):
         found = validations(finished, stage)
         assert list(found) == sorted({0, 2, last})
@@ -175,7 +176,9 @@ def test_the_archive_holds_every_trace_with_its_version(finished: Path):
     by_place = sorted(trained, key=lambda group: group.group_id)
     assert [group.policy_version.step for group in by_place[:12]] == [1] * 4 + [2] * 4 + [3] * 4
     calibration = list(read_groups(archive, Purpose.CALIBRATION))
-    assert [len(group.traces) for group in calibration] == [2] * 5
+    assert [len(group.traces) for group in calibration] == [2] * 21
+    learned = [group for group in calibration if group.sample.split == "cal"]
+    assert len(learned) == 5 + 5, "to learn from, and the votes of those held out"
     held_out = [g for g in read_groups(archive, Purpose.EVALUATION) if g.sample.split == "cal"]
     assert [len(group.traces) for group in held_out] == [1] * 5
     assert {str(group.policy_version) for group in calibration} == {"0.4"}
