@@ -7,7 +7,7 @@ log-linear pool (Genest & Zidek 1986), its weights fitted to clips that nothing 
 Serving is NumPy alone; scikit-learn and SciPy are imported where something is fitted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
@@ -294,3 +294,13 @@ def _shifted(rows: Floats) -> Floats:
 def _finite(rows: Floats) -> Floats:
     """Shifted logprobs with a large number for infinity, which optimisers cannot multiply by 0."""
     return np.maximum(_shifted(rows), -_IMPOSSIBLE)
+
+
+def log_shares(answers: Iterable[str | None], label_names: tuple[str, ...]) -> Floats:
+    """[L]: log of the labels' smoothed shares of answers, of which None counts for none; NaN
+    without an answer to count."""
+    given = list(answers)
+    counts = np.array([given.count(name) for name in label_names], np.float64)
+    if not given:
+        return np.full(len(label_names), np.nan)
+    return np.asarray(np.log((counts + 1 / len(label_names)) / (len(given) + 1)))

@@ -12,7 +12,7 @@ DeepIntuit's intuition calibration: a classifier is trained on the traces of the
 read in use, and on no other's. Knows no engine: they are behind ``calibrate/protocols.py``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from calibrate import head as linear_head
 from calibrate.calibration import Calibration
-from calibrate.calibrator import Source
+from calibrate.calibrator import Source, log_shares
 from calibrate.choice import ScoredClips, choose
 from calibrate.config import CalibrateConfig
 from calibrate.head import Head
@@ -241,16 +241,6 @@ def vote_logprobs(traces: FitTraces, part: str, label_names: tuple[str, ...]) ->
     counted = {facts.sample.id: facts.answers for facts in traces.votes[part].facts}
     rows = [log_shares(counted.get(sample.id, ()), label_names) for sample in traces[part].samples]
     return np.array(rows).reshape(-1, len(label_names))
-
-
-def log_shares(answers: Iterable[str | None], label_names: tuple[str, ...]) -> Floats:
-    """[L]: log of the labels' smoothed shares of answers, of which None counts for none; NaN
-    without an answer to count."""
-    given = list(answers)
-    counts = np.array([given.count(name) for name in label_names], np.float64)
-    if not given:
-        return np.full(len(label_names), np.nan)
-    return np.asarray(np.log((counts + 1 / len(label_names)) / (len(given) + 1)))
 
 
 def _calibrated_on(

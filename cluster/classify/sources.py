@@ -7,13 +7,14 @@ The same prompts and tokens as a fit asks with, so that its calibration holds.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrate.calibrator import log_shares
 from rollout.engine import Engine, Sampling
 from rollout.label_codes import Code
 from rollout.lora import Adapter
@@ -121,10 +122,4 @@ class VoteSource:
         texts = [self._renderer.text(answer.token_ids) for answer in generation.answers]
         answers = [self._labels.answer_in(text) for text in texts]
         votes = {name: answers.count(name) for name in self._labels.names}
-        return SourceScores(vote_logprobs(votes, self._sampling.n), votes)
-
-
-def vote_logprobs(votes: Mapping[str, int], k: int) -> LabelLogprobs:
-    """Smoothed shares of ``k`` votes, in the order of ``votes``."""
-    counts = np.array(list(votes.values()), dtype=np.float64)
-    return np.log((counts + 1 / len(counts)) / (k + 1))
+        return SourceScores(log_shares(answers, self._labels.names), votes)

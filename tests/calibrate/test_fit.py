@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from calibrate import head
+from calibrate.calibrator import log_shares
 from calibrate.choice import lacks
 from calibrate.config import CalibrateConfig
-from calibrate.fit import CalibrationResult, fit_classifiers, log_shares, write_traces
+from calibrate.fit import CalibrationResult, fit_classifiers, write_traces
 from calibrate.protocols import (
     FeatureReader,
     PolicyScorer,

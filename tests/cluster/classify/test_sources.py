@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cluster.classify.sources import AnsweredClip, VerdictSource, VoteSource, vote_logprobs
+from calibrate.calibrator import log_shares
+from cluster.classify.sources import AnsweredClip, VerdictSource, VoteSource
 from rollout.engine import Sampling
 from rollout.lora import Adapter
 from rollout.prompt import Prompts, VerdictPrompt
@@ -102,15 +103,8 @@ async def test_votes_are_counted_and_smoothed(renderer: Renderer) -> None:
     (asked,) = engine.samplings
     assert (asked.n, asked.temperature) == (4, 1.0)
     assert asked.seed == stable_seed("calibration", 3, "a.mp4"), "as in a fit"
-    assert shares_of_a_fit(answers) == pytest.approx(scores.logprobs)
-
-
-def shares_of_a_fit(answers: list[str | None]) -> np.ndarray:
-    from calibrate.fit import log_shares
-
-    return log_shares(answers, NAMES)
 
 
 def test_a_unanimous_vote_leaves_every_label_possible() -> None:
-    logprobs = vote_logprobs({"a": 0, "b": 8}, 8)
+    logprobs = log_shares(["b"] * 8, ("a", "b"))
     assert np.exp(logprobs) == pytest.approx([0.5 / 9, 8.5 / 9])
