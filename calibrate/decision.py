@@ -8,7 +8,7 @@ turns a review into an automatic decision. The threshold's promise is about all 
 tested with: to have it for parsed ones alone, fit it with NaN for the unparsed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from calibrate.calibration import Calibration
+from calibrate.calibrator import Source
 from wire.errors import DataError
 
 Action = Literal["auto", "review"]
@@ -54,6 +55,29 @@ class Decision:
     action: Action
     reasons: tuple[Reason, ...]
     """For review; none for ``auto``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Evidence about one clip: what each source says of the labels, before calibration. A decision
+    follows from it and the classifier's Calibration alone, so that it can be replayed.
+
+    Example:
+        Evidence(trace="<think>...", parsed=True, logprobs={"policy": (-0.1, -2.4)}, frames=(0, 8))
+    """
+
+    trace: str
+    parsed: bool
+    """Whether the trace has reasoning and an answer."""
+    logprobs: Mapping[Source, tuple[float, ...]]
+    """[L] in the label set's order, by source; NaN: it says nothing."""
+    votes: Mapping[str, int] | None = None
+    """Answers of sampled traces by label, where the classifier votes."""
+    frames: tuple[int, ...] = ()
+    """Numbers in the video of the frames that the model saw."""
+    trace_logprobs: tuple[float, ...] = ()
+    """Logprobs of the trace's tokens, for the monitor of shift."""
+    video_hash: str = ""
 
 
 def decide(

@@ -1,0 +1,1 @@
+"""Client of the calibration service, sync and async."""

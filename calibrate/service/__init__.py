@@ -1,0 +1,1 @@
+"""Calibration service: decisions over HTTP, from published classifiers."""

@@ -1,0 +1,1 @@
+"""HTTP of the service: the application, and what every route shares."""

@@ -1,0 +1,1 @@
+"""Intake of clips: uploads, paths and URLs, checked before anything decodes them."""

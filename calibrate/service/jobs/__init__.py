@@ -1,0 +1,1 @@
+"""Jobs of the service: fits and watchers, in processes of their own."""

@@ -1,0 +1,1 @@
+"""Policies: thresholds per label, derived from a stated precision or miss rate."""

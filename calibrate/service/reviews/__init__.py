@@ -1,0 +1,1 @@
+"""Reviews: the queue of people, their labels, how far they agree."""

@@ -1,0 +1,1 @@
+"""Serving: loaded classifiers, the queue in front of them, their restarts."""

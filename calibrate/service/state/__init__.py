@@ -1,0 +1,1 @@
+"""State of the service: one SQLite file, and what is kept in it."""
