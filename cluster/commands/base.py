@@ -18,7 +18,7 @@ from wire.remote_path import place_of
 if TYPE_CHECKING:
     from cluster.run_dir import RunDir
 
-GO_ON = ("study", "controls", "check", "import", "rescore")
+GO_ON = ("study", "controls", "check", "import", "rescore", "fit")
 """Commands that resume without ``--resume`` when they are given again."""
 
 

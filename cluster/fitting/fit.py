@@ -5,7 +5,6 @@
 In a deterministic run the stage and a fit of its archive give the same classifier, to the bit.
 """
 
-import shutil
 from collections.abc import Container
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +19,9 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stage_kinds import CalibrateStage
 from cluster.config.stages import KEEP_LAST
 from cluster.fitting.archived_traces import TraceQuery, find_traces
+from cluster.fitting.fit_work import KeptScores, fingerprint, fit_work
 from cluster.fitting.learner_session import LearnerSession
+from cluster.inputs.from_run import weights_hash
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.checkpoints import Checkpoints
 from cluster.stages.classifier_output import FitInputs, publish
@@ -54,7 +55,7 @@ class FitOrder:
     """Weights of the policy that is served, a Hugging Face directory."""
     out: Path
     """The classifier directory to make: whole, or not at all. OUT.work beside it goes at the
-    end."""
+    end; what an interrupt or a kill leaves in it, the same order takes up."""
     policy: PolicyVersion
     """The version that is served."""
     served: Container[PolicyVersion]
@@ -95,17 +96,25 @@ async def fit_from_traces(
     session: LearnerSession, order: FitOrder, traces: FitTraces
 ) -> dict[str, Any]:
     """``fit_from_archive`` with traces that were chosen already."""
-    work = order.out.with_name(f"{order.out.name}.work")
-    await run_in_daemon_thread(partial(shutil.rmtree, work, ignore_errors=True))
-    work.mkdir(parents=True)
-    try:
-        metrics = MetricsLog(work, 0, sinks=[])
-        try:
-            return await _fit(session, order, traces, work, metrics)
-        finally:
-            metrics.close()
-    finally:
-        await run_in_daemon_thread(partial(shutil.rmtree, work, ignore_errors=True))
+    mark = await run_in_daemon_thread(_fingerprint, order, traces)
+    with fit_work(order.out, mark) as work, MetricsLog(work, 0, sinks=[]) as metrics:
+        return await _fit(session, order, traces, work, metrics)
+
+
+def _fingerprint(order: FitOrder, traces: FitTraces) -> str:
+    """Of all that a fit's result depends on."""
+    settings = {
+        "config": order.config.model_dump(mode="json"),
+        "stage": order.stage.model_dump(mode="json", by_alias=True),
+        "weights": weights_hash(order.model),
+        "policy": str(order.policy),
+        "purpose": order.purpose,
+        "test": order.test,
+        "foreign": order.foreign,
+    }
+    parts = [traces.learned, traces.val, traces.held_out, traces.test]
+    votes = [traces.votes[name] for name in sorted(traces.votes)]
+    return fingerprint(settings, [*parts, *votes])
 
 
 async def _fit(
@@ -114,7 +123,9 @@ async def _fit(
     stage, labels = order.stage, order.config.label_set
     verdict = _verdict(session, order, traces, work, metrics) if stage.asks_labels else None
     load = partial(session.start_training, order.model, OptimConfig())
-    reader = RunPolicyReader(session.learner, load, session.renderer, labels, work)
+    reader = KeptScores(
+        RunPolicyReader(session.learner, load, session.renderer, labels, work), work
+    )
     fitted = await fit_classifiers(
         traces,
         config=stage,

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cluster.fitting.fit_work import work_folder
 from cluster.fitting.watch_log import Decision, Outcome, WatchLog
 from cluster.fitting.watch_versions import MeasuredVersion, ValMeasurements
 from cluster.fitting.watch_weights import (
@@ -129,7 +130,8 @@ class Watcher:
                 state, why = await run_in_daemon_thread(self._state)
                 await self._look(runs=state is State.RUNNING)
                 if state is not State.RUNNING and not (self._open or self._held or self._fitting):
-                    shutil.rmtree(self._out / _WORK, ignore_errors=True)
+                    for work in (self._out / _WORK, *self._fit_works()):
+                        shutil.rmtree(work, ignore_errors=True)
                     return self._summary(state, why)
                 await self._wait()
         finally:
@@ -138,10 +140,13 @@ class Watcher:
                 await asyncio.gather(self._fitting[2], return_exceptions=True)
 
     def _leftovers(self) -> list[Path]:
-        """All but the checkpoints that were held and not fitted."""
+        """All but the checkpoints that were held and not fitted, and the work of their fits."""
         work, candidates = self._out / _WORK, self._out / CANDIDATES
-        mine = [*work.glob("policy-*"), *work.glob("*.partial")]
-        return [*mine, *candidates.glob("*.work"), *candidates.glob("*.partial")]
+        return [*work.glob("policy-*"), *work.glob("*.partial"), *candidates.glob("*.partial")]
+
+    def _fit_works(self) -> list[Path]:
+        """Work folders of fits that were under way."""
+        return list((self._out / CANDIDATES).glob("*.work"))
 
     async def _look(self, *, runs: bool) -> None:
         for measured in await run_in_daemon_thread(self._measurements.new):
@@ -330,6 +335,7 @@ class Watcher:
             seconds=seconds,
         )
         self._log.add(decision)
+        shutil.rmtree(work_folder(self._folder(measured)), ignore_errors=True)
         self._say(describe(decision, self._watched.stage.name))
 
     def _summary(self, state: State, why: str) -> WatchSummary:

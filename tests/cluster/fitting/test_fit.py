@@ -21,7 +21,13 @@ from tests.cluster.session_fakes import (
     make_samples,
     write_model,
 )
-from tests.cluster.stages.chain_fakes import CALIBRATE, ChainLearner, run_chain, two_of_three
+from tests.cluster.stages.chain_fakes import (
+    CALIBRATE,
+    ChainLearner,
+    Killed,
+    run_chain,
+    two_of_three,
+)
 from wire.errors import DataError
 from wire.types import PolicyVersion, Prompt, Purpose, Sample, stable_seed
 
@@ -142,3 +148,49 @@ async def test_a_foreign_archive_is_marked_in_what_is_published(
     fit = await fitted(Session(), fit_order(request))
     assert "wrote none of the traces" in fit.provenance.archive.foreign
     assert "wrote none of the traces" in (fit.path / "README.md").read_text()
+
+
+def order_of(run: tuple[Path, UnevenLearner], out: Path) -> FitOrder:
+    settings = ("calibrate.validate.every=0", "calibrate.epochs=3")
+    return fit_order(FitRequest(source=run[0], out=out, settings=settings))
+
+
+async def killed_fit(order: FitOrder, *, updates: int) -> Session:
+    """A fit whose process ends at an update; what had read the policy is done by then."""
+    session = Session()
+    session.learner.updates_left = updates
+    with pytest.raises(Killed):
+        await fit_from_archive(session, order)  # type: ignore[arg-type]
+    assert not order.out.exists()
+    return session
+
+
+async def test_a_fit_that_was_killed_goes_on_from_its_checkpoint_to_the_same_classifier(
+    run: tuple[Path, UnevenLearner], tmp_path: Path
+):
+    whole = Session()
+    expected = await fitted(whole, order_of(run, tmp_path / "whole"))
+    order = order_of(run, tmp_path / "out")
+    every, per_epoch = len(whole.learner.steps), len(whole.learner.steps) // 3
+    killed = await killed_fit(order, updates=2 * per_epoch + 1)
+    taken_up = Session()
+    fit = await fitted(taken_up, order)
+    assert fit.version == expected.version, "to the bit"
+    assert len(taken_up.learner.steps) == every - 2 * per_epoch, "from the second epoch's end on"
+    assert taken_up.learner.steps == whole.learner.steps[2 * per_epoch :]
+    read_before = len(killed.learner.calls)
+    assert taken_up.learner.calls == whole.learner.calls[read_before:], "the policy is read once"
+
+
+async def test_what_another_order_left_in_the_work_folder_is_not_taken_up(
+    run: tuple[Path, UnevenLearner], tmp_path: Path
+):
+    order = order_of(run, tmp_path / "out")
+    await killed_fit(order, updates=10)
+    stage = order.stage.model_copy(update={"learning_rate": 1e-3})
+    other = Session()
+    await fitted(other, replace(order, stage=stage))
+    whole = Session()
+    await fitted(whole, replace(order, stage=stage, out=tmp_path / "whole"))
+    assert other.learner.steps == whole.learner.steps
+    assert other.learner.calls == whole.learner.calls

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cluster.fitting.fit_work import work_folder
 from cluster.fitting.watch import CandidateFit, Watcher, WatchSummary
 from cluster.fitting.watch_log import Outcome, WatchLog, only_watcher
 from cluster.fitting.watch_weights import Saved, WatchedStage
@@ -291,6 +292,28 @@ async def test_an_interrupt_ends_the_fit_and_what_it_held_is_fitted_by_the_next_
     assert outcomes(out) == {2: Outcome.FITTED}
     assert (out / "best/weights").read_text() == f"weights of {run.version(2)}"
     assert not (out / ".work").exists()
+
+
+async def test_the_fit_of_a_watcher_that_was_killed_finds_its_work_and_no_other_is_left(
+    tmp_path: Path,
+):
+    run, out = ScriptedRun(tmp_path / "run"), tmp_path / "out"
+    run.step(2, 3)
+    run.finish()
+    works = [out / f"candidates/{version}.work" for version in (run.version(2), "0.999")]
+    for work in works:
+        work.mkdir(parents=True)
+        (work / "checkpoint").touch()
+    seen = []
+
+    class Resumed(Fits):
+        async def __call__(self, order: CandidateFit) -> str:
+            seen.append((work_folder(order.out) / "checkpoint").exists())
+            return await super().__call__(order)
+
+    await watch(run, out, Resumed())
+    assert seen == [True]
+    assert not [work for work in works if work.exists()]
 
 
 async def test_a_watcher_that_starts_anew_fits_nothing_twice_and_ends_what_was_under_way(
