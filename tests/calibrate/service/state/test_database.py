@@ -8,7 +8,7 @@ import pytest
 from calibrate.service.state.database import Database, Schema
 from wire.errors import DataError
 
-NOTES = Schema("notes", ("CREATE TABLE notes (text TEXT);",))
+NOTES = Schema("notes", ("CREATE TABLE notes (text TEXT NOT NULL);",))
 LATER = Schema("notes", (*NOTES.versions, "ALTER TABLE notes ADD COLUMN author TEXT;"))
 
 
@@ -21,9 +21,8 @@ def test_a_transaction_is_whole_or_not_at_all(tmp_path: Path):
     database = Database.open(tmp_path / "s.sqlite", [NOTES])
     with database.write() as connection:
         connection.execute("INSERT INTO notes VALUES ('kept')")
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        connection.execute("INSERT INTO notes VALUES ('gone')")
-        raise ZeroDivisionError
+    with pytest.raises(sqlite3.IntegrityError), database.write() as connection:
+        connection.executemany("INSERT INTO notes VALUES (?)", [("gone",), (None,)])
     assert texts(database) == ["kept"]
     database.close()
 
