@@ -1,0 +1,93 @@
+"""Faults as RFC 9457 problems: any error of a request becomes application/problem+json."""
+
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from calibrate.service.problems import Problem
+from wire.errors import DeadlineExceeded, DiskFull, GenerationError, UserError, WorkerDied
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_MAX_FAULTS = 50
+_SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-type"}
+
+
+def respond(problem: Problem, instance: str | None) -> Response:
+    """Response of a problem; ``instance``: the path that was asked for."""
+    body = json.dumps(problem.as_json(instance), allow_nan=False).encode()
+    return Response(body, problem.status, problem.headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an error is; one that nobody foresaw has an id, which the log has too, and
+    tells nothing else."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return _invalid(error.errors())
+        case HTTPException():
+            return _refused(error)
+        case DiskFull():
+            return Problem(507, "disk-full", "a disk of the service is full; nothing was kept")
+        case UserError():
+            return Problem(422, "unusable-value", str(error))
+        case GenerationError() | WorkerDied() | DeadlineExceeded():
+            return Problem(503, "engine-unavailable", str(error), headers={"Retry-After": "5"})
+        case _:
+            error_id = f"err_{secrets.token_hex(8)}"
+            log.error("%s: a request failed", error_id, exc_info=error)
+            return Problem(
+                500,
+                "internal-error",
+                f"the service failed; its log has the cause under {error_id}",
+                extra={"error_id": error_id},
+            )
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer what FastAPI has handlers for with its problem; the gate does the rest."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return respond(problem_of(error), request.url.path)
+
+    for kind in (Problem, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
+
+
+def _refused(error: HTTPException) -> Problem:
+    """What Starlette refuses by itself: unknown path, wrong method, a body that is no form."""
+    slug = _SLUGS.get(error.status_code)
+    if slug is None:
+        slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    return Problem(error.status_code, slug, str(error.detail), headers=error.headers)
+
+
+def _invalid(errors: Sequence[Any]) -> Problem:
+    """Values of a request that do not fit: where each stands, and what is wrong with it. What was
+    got is not repeated: it may be large, or no text."""
+    faults = [
+        {"where": [_text(part) for part in error["loc"]], "what": _text(error["msg"])}
+        for error in errors[:_MAX_FAULTS]
+    ]
+    where = ".".join(str(_text(part)) for part in errors[0]["loc"])
+    more = f"; {len(errors) - 1} more, see faults" if len(errors) > 1 else ""
+    detail = f"{where}: {_text(errors[0]['msg'])}{more}"
+    return Problem(422, "invalid-request", detail, extra={"faults": faults})
+
+
+def _text(value: object) -> str | int:
+    """A number, or text that is valid UTF-8 and short."""
+    if isinstance(value, int):
+        return value
+    return str(value)[:500].encode(errors="replace").decode()

@@ -1,0 +1,122 @@
+"""Server of the service: uvicorn on the running loop, and a stop that answers what it accepted.
+
+signal -> ready turns false, new requests get 503 -> requests in progress are answered
+       -> sockets close -> the caller closes the service's parts (jobs pause)
+second signal -> the process ends at once
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI
+
+from calibrate.service.service import Service
+from wire.errors import ConfigError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOOK_S = 0.05
+
+
+async def serve(app: FastAPI, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
+    """Serve the application of ``make_app`` until ``stop`` is set, and then until what was accepted
+    is answered. ``listening`` is called with the address as soon as health answers. Raises
+    ConfigError if the address cannot be listened on, and what ``service.start`` raises."""
+    service: Service = app.state.service
+    listener = _listener(service.config.host, service.config.port)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    tasks = [
+        asyncio.create_task(server.serve([listener])),
+        asyncio.create_task(service.start()),
+        asyncio.create_task(stop.wait()),
+    ]
+    served, started, stopped = tasks
+    try:
+        host, port = listener.getsockname()[:2]
+        listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        await asyncio.wait([served, started, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
+            await asyncio.wait([served, stopped], return_when=asyncio.FIRST_COMPLETED)
+        service.draining = True
+        await _drained(service)
+    finally:
+        service.draining = True
+        server.should_exit = True
+        started.cancel()
+        stopped.cancel()
+        await asyncio.wait(tasks)
+    served.result()
+
+
+@contextmanager
+def signals_stop(stop: asyncio.Event, at_once: Callable[[], None]) -> Iterator[None]:
+    """Handlers on the running loop: the first signal sets ``stop``, the second calls ``at_once``.
+    A signal that is ignored (nohup) stays so."""
+    loop = asyncio.get_running_loop()
+
+    def handle() -> None:
+        if stop.is_set():
+            at_once()
+        stop.set()
+
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
+        loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        for number in heard:
+            loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    """Server that leaves signals to its caller."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _drained(service: Service) -> None:
+    """Returns when no request is in progress, or those left have had their time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(service.config.drain_timeout_s):
+            while service.in_progress:
+                await asyncio.sleep(_LOOK_S)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ConfigError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host}: {error.strerror}; give an address of this machine"
+        ) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2_048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}; give another --host or --port"
+        ) from error
+    listener.setblocking(False)
+    return listener

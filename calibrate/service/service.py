@@ -1,0 +1,120 @@
+"""Service: its parts, opened in order over one state directory, and closed in reverse.
+
+    async with open_service(config, parts) as service:
+        await service.start()            # engines; HTTP may be up before, and says "loading"
+
+A part adds here: its import, its field, its line in ``_open_parts``, its tables in ``_SCHEMAS``; if
+it has work of its own, a line in ``start``; if it keeps the service from being ready, one in
+``not_ready``. What it closes it pushes on the stack.
+"""
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from calibrate.service.config import ServiceConfig
+from calibrate.service.metrics import Metrics
+from calibrate.service.protocols import ClassifierBackend, ClipInspector, TraceBrowser
+from calibrate.service.state import audit, idempotency, registry, tokens
+from calibrate.service.state.audit import Audit
+from calibrate.service.state.database import Database
+from calibrate.service.state.idempotency import IdempotencyKeys
+from calibrate.service.state.registry import Registry
+from calibrate.service.state.tokens import Tokens
+from wire.errors import ConfigError
+
+_SCHEMAS = (idempotency.SCHEMA, audit.SCHEMA, tokens.SCHEMA, registry.SCHEMA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Parts that know engines, decoders and learners; ``cluster/serving/`` has them."""
+
+    backend: ClassifierBackend
+    inspector: ClipInspector
+    traces: TraceBrowser
+    fit_command: Sequence[str]
+    """Begins a fit's process; the path of its specification follows."""
+
+
+@dataclass(kw_only=True)
+class Service:
+    """The service: what routes need, by part."""
+
+    config: ServiceConfig
+    database: Database
+    tokens: Tokens
+    audit: Audit
+    registry: Registry
+    idempotency: IdempotencyKeys
+    traces: TraceBrowser
+    metrics: Metrics
+    draining: bool = False
+    """Whether it stops: no new requests, those that it has are answered."""
+    started: bool = False
+    in_progress: int = 0
+    """Requests that are being answered."""
+
+    async def start(self) -> None:
+        """Start what takes long or goes on by itself; returns when clips can be answered."""
+        self.started = True
+
+    def not_ready(self) -> list[str]:
+        """Reasons for which a new clip would not be answered now; none: it is ready."""
+        reasons = ["the service is stopping"] if self.draining else []
+        if not self.started:
+            reasons.append("the classifier is being loaded")
+        return reasons
+
+
+@asynccontextmanager
+async def open_service(config: ServiceConfig, parts: Parts) -> AsyncIterator[Service]:
+    """Open the service's parts; afterwards close them in reverse. Raises ConfigError if another
+    service has the state directory, DataError if that is no state of this program."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_only_service(config))
+        stack.push_async_callback(parts.backend.close)
+        stack.push_async_callback(parts.inspector.close)
+        yield await _open_parts(config, parts, stack)
+
+
+async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack) -> Service:
+    """The parts in the order of their floors."""
+    database = Database.open(config.state / "service.sqlite", _SCHEMAS)
+    stack.callback(database.close)
+    log = Audit(database)
+    return Service(
+        config=config,
+        database=database,
+        tokens=Tokens(database),
+        audit=log,
+        registry=Registry(database, log, config.state / "classifiers"),
+        idempotency=IdempotencyKeys(database, keep_s=config.idempotency_hours * 3_600),
+        traces=parts.traces,
+        metrics=Metrics(),
+    )
+
+
+@contextmanager
+def _only_service(config: ServiceConfig) -> Iterator[None]:
+    """The state directory, made if there is none, with its lock held. Raises ConfigError."""
+    try:
+        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(config.state / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"the service's state cannot be kept in {config.state}: {error.strerror}; give "
+            "--state a directory that you may write to"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another service uses {config.state}; stop it, or give --state another directory"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

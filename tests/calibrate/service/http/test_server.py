@@ -1,0 +1,47 @@
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from tests.calibrate.service.running import DEADLINE_S, make_config, running
+from wire.errors import ConfigError
+
+
+def test_a_stop_answers_what_was_accepted_and_refuses_what_comes_after(tmp_path: Path):
+    router, entered, go_on = APIRouter(), threading.Event(), threading.Event()
+
+    @router.post("/v1/slow")
+    async def slow() -> str:
+        entered.set()
+        await asyncio.to_thread(go_on.wait, DEADLINE_S)
+        return "answered"
+
+    with (
+        running(make_config(tmp_path), routers=[router]) as service,
+        httpx.Client(base_url=service.url, headers=service.headers()) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        accepted = pool.submit(client.post, "/v1/slow")
+        assert entered.wait(DEADLINE_S)
+        service.stop()
+        while client.get("/v1/health/ready").status_code == 200:
+            pass
+        refused = client.post("/v1/slow")
+        assert (refused.status_code, refused.json()["type"][-8:]) == (503, "stopping")
+        assert refused.headers["retry-after"] == "5"
+        assert refused.headers["connection"] == "close"
+        assert not accepted.done()
+        go_on.set()
+        assert accepted.result(DEADLINE_S).json() == "answered"
+
+
+def test_a_port_that_is_taken_is_the_users_to_mend(tmp_path: Path):
+    with running(make_config(tmp_path / "a")) as first:
+        port = int(first.url.rpartition(":")[2])
+        taken = running(make_config(tmp_path / "b", port=port))
+        with pytest.raises(ConfigError, match=f"port {port}: Address already in use; give another"):
+            taken.__enter__()
