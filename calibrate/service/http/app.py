@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from calibrate.service.http import faults
 from calibrate.service.http.gate import Gate
 from calibrate.service.http.openapi import describe
+from calibrate.service.http.replays import Replays
 from calibrate.service.routes import health
 from calibrate.service.service import Service
 
@@ -27,5 +28,6 @@ def make_app(service: Service) -> FastAPI:
     for router in _ROUTERS:
         app.include_router(router)
     describe(app)
+    app.add_middleware(Replays, service=service)
     app.add_middleware(Gate, service=service)
     return app
