@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from calibrate.calibration import Calibration
 from calibrate.calibrator import Source
@@ -78,6 +78,21 @@ class Evidence:
     trace_logprobs: tuple[float, ...] = ()
     """Logprobs of the trace's tokens, for the monitor of shift."""
     video_hash: str = ""
+
+
+def probabilities_of(evidence: Evidence, calibration: Calibration) -> NDArray[np.float64]:
+    """Calibrated probabilities [L] that follow from the evidence about a clip."""
+    rows = {name: np.array([values]) for name, values in evidence.logprobs.items()}
+    probabilities: NDArray[np.float64] = calibration.calibrator.probabilities(rows)[0]
+    return probabilities
+
+
+def decide_from(
+    evidence: Evidence, calibration: Calibration, *, alarm: str | None = None
+) -> Decision:
+    """Decision that follows from the evidence about a clip. ``alarm`` as in :func:`decide`."""
+    probabilities = probabilities_of(evidence, calibration)
+    return decide(probabilities, calibration, alarm=alarm, parsed=evidence.parsed)
 
 
 def decide(

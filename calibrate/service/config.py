@@ -55,6 +55,8 @@ class ServiceConfig(Config):
 
     max_queue: int = Field(default=256, ge=1)
     """Clips that may wait for a classifier; one more is refused (429)."""
+    max_in_flight: int = Field(default=64, ge=1)
+    """Clips that a classifier answers at a time; 256 suit GPUs."""
     max_requests: int = Field(default=1_024, ge=1)
     """Requests in progress at a time; one more is refused (503)."""
     request_timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
