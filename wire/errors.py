@@ -11,6 +11,8 @@
             LearnsNothing               a training whose updates change nothing worth keeping
         ClipError (RuntimeError)        a clip that cannot be decoded; quarantined, never fatal by
         itself
+            NoVideo                     a file that is no video at all
+            ClipTimedOut                a clip that takes longer to read than its deadline
             ClipUnreachable             a clip whose disk fails; not quarantined
         GenerationError (RuntimeError)  an engine that could not answer a request
         JudgeError (RuntimeError)       a judge that gave no score; the trace is masked, not zero
@@ -63,6 +65,14 @@ class LearnsNothing(UserError):
 
 class ClipError(DeepIntuitError, RuntimeError):
     """A clip cannot be opened or decoded."""
+
+
+class NoVideo(ClipError):
+    """A file is of another kind than a video's."""
+
+
+class ClipTimedOut(ClipError):
+    """A clip was not read by its deadline."""
 
 
 class ClipUnreachable(ClipError):

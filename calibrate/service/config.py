@@ -35,6 +35,8 @@ class ServiceConfig(Config):
     """Hosts that clips may be fetched from."""
     private_url_hosts: tuple[str, ...] = ()
     """Those of them that may have a private or loopback address."""
+    url_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Time in which a clip is fetched from its URL."""
     archives: Mapping[str, Path] = Field(default_factory=dict)
     """Trace archives (run directories, too) by name: to browse, and to fit from."""
 

@@ -83,8 +83,12 @@ class ClipInspector(Protocol):
     """Reads the containers of clips in killable processes."""
 
     async def inspect(self, path: Path) -> ClipFacts:
-        """Facts of a file. Raises ClipError if it is no video or is damaged, DeadlineExceeded if
-        reading it took too long."""
+        """Facts of a file, at most one frame of it decoded. Raises NoVideo, ClipTimedOut if reading
+        it took too long, ClipError if it is damaged."""
+        ...
+
+    async def frames(self, path: Path, numbers: Sequence[int]) -> list[bytes]:
+        """Frames of a file by their numbers in it, as PNG. Raises ClipError."""
         ...
 
     async def close(self) -> None:

@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from calibrate.service.config import ServiceConfig
+from calibrate.service.intake.clips import Intake
+from calibrate.service.intake.store import ClipStore
 from calibrate.service.metrics import Metrics
 from calibrate.service.protocols import ClassifierBackend, ClipInspector, TraceBrowser
 from calibrate.service.state import audit, idempotency, registry, tokens
@@ -49,6 +51,8 @@ class Service:
     audit: Audit
     registry: Registry
     idempotency: IdempotencyKeys
+    clips: ClipStore
+    intake: Intake
     traces: TraceBrowser
     metrics: Metrics
     draining: bool = False
@@ -85,6 +89,9 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     database = Database.open(config.state / "service.sqlite", _SCHEMAS)
     stack.callback(database.close)
     log = Audit(database)
+    clips = ClipStore(config.state / "clips", int(config.clip_store_gb * 2**30))
+    intake = Intake(config, parts.inspector, clips)
+    stack.callback(intake.close)
     return Service(
         config=config,
         database=database,
@@ -92,6 +99,8 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         audit=log,
         registry=Registry(database, log, config.state / "classifiers"),
         idempotency=IdempotencyKeys(database, keep_s=config.idempotency_hours * 3_600),
+        clips=clips,
+        intake=intake,
         traces=parts.traces,
         metrics=Metrics(),
     )

@@ -17,7 +17,7 @@ from calibrate.service.http.app import make_app
 from calibrate.service.http.server import serve
 from calibrate.service.protocols import ClipFacts, OpenClassifier, TracePage
 from calibrate.service.service import Parts, Service, open_service
-from wire.errors import DataError, GenerationError
+from wire.errors import ClipError, DataError, GenerationError
 
 DEADLINE_S = 30
 
@@ -52,6 +52,9 @@ class AnyInspector:
 
     async def inspect(self, path: Path) -> ClipFacts:
         return ClipFacts(seconds=1.0, frames=8, width=32, height=32, codec="h264")
+
+    async def frames(self, path: Path, numbers: Sequence[int]) -> list[bytes]:
+        raise ClipError(f"{path}: this inspector decodes nothing")
 
     async def close(self) -> None:
         pass

@@ -1,0 +1,258 @@
+"""Intake of clips: an upload, a path or a URL -> a clip whose file stays what it is.
+
+    upload -> ClipStore (hashed while it streams) -+
+    URL    -> Downloads -> ClipStore --------------+-> inspector -> limits -> AdmittedClip
+    path   -> allowed root (roots.py), hashed -----+
+
+What is refused is refused before it takes a place in the queue, and leaves no file behind. A path's
+clip is not copied: its open file is handed on, so a file put in its place is not seen. Bytes
+written into it meanwhile show in the hash of what the classifier read (Evidence.video_hash).
+"""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from calibrate.service.config import ServiceConfig
+from calibrate.service.intake.downloads import Downloads, Resolve, resolve
+from calibrate.service.intake.limits import ClipLimits, refusal_of
+from calibrate.service.intake.names import shown_name, shown_url
+from calibrate.service.intake.roots import OpenedFile, Roots
+from calibrate.service.intake.store import ClipStore, Incoming
+from calibrate.service.problems import Problem
+from calibrate.service.protocols import ClipFacts, ClipInspector
+from wire.errors import DeepIntuitError
+
+Source = Literal["upload", "path", "url"]
+T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
+Write = Callable[[bytes], Awaitable[None]]
+
+_THREADS = 8
+"""They write, hash and sync; a disk does not do more at a time."""
+_BUFFER = 2**20
+_REMEMBERED = 4096
+_OPEN = "open"
+"""Folder of the state directory: names of open files of paths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedClip:
+    """Clip that was let in. Its file stays what it is for as long as this object lives.
+
+    Example:
+        AdmittedClip(path=Path("state/clips/9f/9f3c..."), video_hash="9f3c...", name="cat.mp4",
+                     source="upload", facts=ClipFacts(seconds=2.0, frames=16, ...))
+    """
+
+    path: Path
+    """For decoders, on this machine."""
+    video_hash: str
+    """SHA-256 of its bytes, as the archive's column of that name."""
+    name: str
+    """For people: the upload's file name, the whole path, the URL without its query."""
+    source: Source
+    facts: ClipFacts
+    keeper: object = field(repr=False, compare=False)
+    """Keeps its file as it is."""
+
+
+class Intake:
+    """Intake of clips. One for a service."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        inspector: ClipInspector,
+        clips: ClipStore,
+        *,
+        resolver: Resolve = resolve,
+    ) -> None:
+        """Raises ConfigError if a root is none."""
+        self._limits = ClipLimits(
+            max_bytes=config.max_clip_bytes,
+            max_seconds=config.max_seconds,
+            max_frames=config.max_frames,
+            max_pixels=config.max_pixels,
+        )
+        self._inspector, self._clips = inspector, clips
+        self._timeout_s = config.request_timeout_s
+        self._roots = Roots(config.roots, config.state / _OPEN)
+        self._downloads = Downloads(
+            config.url_hosts,
+            private_hosts=config.private_url_hosts,
+            timeout_s=config.url_timeout_s,
+            resolver=resolver,
+        )
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
+        self._numbers = itertools.count()
+        self._facts = _Recent[str, ClipFacts]()
+        self._hashes = _Recent[tuple[int, ...], str]()
+
+    async def from_upload(self, stream: AsyncIterable[bytes], name: str) -> AdmittedClip:
+        """Admit an upload, written to disk while it streams. Raises Problem 413 if it is too large
+        or too long, 415 if it is no video, 422 if it is damaged, 507 if there is no room."""
+
+        async def read(write: Write) -> None:
+            async for chunk in stream:
+                await write(chunk)
+
+        return await self._received(read, shown_name(name), "upload")
+
+    async def from_url(self, url: str) -> AdmittedClip:
+        """Admit what is at a URL of an allowed host. Raises Problem 403 for others, 422 if it
+        cannot be fetched, and those of ``from_upload``."""
+        return await self._received(partial(self._downloads.fetch, url), shown_url(url), "url")
+
+    async def from_path(self, path: str) -> AdmittedClip:
+        """Admit a file under an allowed root. Raises Problem 403 or 404, and those of
+        ``from_upload``."""
+        file = await self._run(partial(self._roots.open, path))
+        self._limits.check_bytes(file.size)
+        video_hash = await self._run(partial(self._hash_of, file))
+        facts = await self._checked(file.alias, video_hash, path)
+        return AdmittedClip(
+            path=file.alias,
+            video_hash=video_hash,
+            name=path,
+            source="path",
+            facts=facts,
+            keeper=file,
+        )
+
+    async def again(self, *, video_hash: str, source: Source, name: str) -> AdmittedClip:
+        """Admit the clip of an earlier decision once more. Raises Problem 410 if it is not kept any
+        longer, 409 if other bytes are under its path now."""
+        if source == "path":
+            clip = await self.from_path(name)
+            if clip.video_hash != video_hash:
+                raise Problem(
+                    409, "clip-changed", f"{name} has other bytes than when it was decided about"
+                )
+            return clip
+        hold = self._held(video_hash)
+        path = await self._run(partial(self._clips.path_of, video_hash))
+        if path is None:
+            raise Problem(
+                410, "clip-gone", f"{name} is not kept any longer (clip_store_gb); send it again"
+            )
+        facts = await self._checked(path, video_hash, name)
+        return AdmittedClip(
+            path=path, video_hash=video_hash, name=name, source=source, facts=facts, keeper=hold
+        )
+
+    def close(self) -> None:
+        """End its threads."""
+        self._threads.shutdown(wait=True)
+
+    async def _received(
+        self,
+        read: Callable[[Write], Awaitable[None]],
+        name: str,
+        source: Source,
+    ) -> AdmittedClip:
+        with self._clips.incoming() as clip:
+            await self._write(read, clip)
+            facts = await self._checked(clip.path, clip.video_hash, name)
+            video_hash = clip.video_hash
+            hold = self._held(video_hash)  # before it is there: nobody takes it away in between
+            path = await self._run(clip.keep)
+        return AdmittedClip(
+            path=path, video_hash=video_hash, name=name, source=source, facts=facts, keeper=hold
+        )
+
+    async def _write(
+        self,
+        read: Callable[[Write], Awaitable[None]],
+        clip: Incoming,
+    ) -> None:
+        buffer = bytearray()
+
+        async def write(chunk: bytes) -> None:
+            self._limits.check_bytes(clip.size + len(buffer) + len(chunk))
+            buffer.extend(chunk)
+            if len(buffer) >= _BUFFER:
+                await flush()
+
+        async def flush() -> None:
+            data = bytes(buffer)
+            buffer.clear()
+            await self._run(partial(clip.write, data))
+
+        await read(write)
+        await flush()
+
+    async def _checked(self, path: Path, video_hash: str, name: str) -> ClipFacts:
+        """Facts of a clip that is within the limits."""
+        facts = self._facts.get(video_hash)
+        if facts is None:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    facts = await self._inspector.inspect(path)
+            except TimeoutError as error:  # of a clip's own deadline the inspector speaks itself
+                raise Problem(
+                    503,
+                    "inspector-busy",
+                    "too many other clips are being looked at; try again",
+                    headers={"Retry-After": "10"},
+                ) from error
+            except DeepIntuitError as error:
+                raise refusal_of(error, path, name) from error
+            self._facts.put(video_hash, facts)
+        self._limits.check(facts)
+        return facts
+
+    def _held(self, video_hash: str) -> "_Hold":
+        return _Hold(self._clips, video_hash, f"request {next(self._numbers)}")
+
+    def _hash_of(self, file: OpenedFile) -> str:
+        before = file.identity
+        if (known := self._hashes.get(before)) is not None:
+            return known
+        with os.fdopen(file.descriptor, "rb", buffering=0, closefd=False) as bytes_of:
+            value = hashlib.file_digest(bytes_of, "sha256").hexdigest()
+        os.lseek(file.descriptor, 0, os.SEEK_SET)
+        if file.identity == before:
+            self._hashes.put(before, value)
+        return value
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+class _Hold:
+    """Hold of a kept clip; ends with the last reference to this object."""
+
+    def __init__(self, clips: ClipStore, video_hash: str, why: str) -> None:
+        clips.hold(video_hash, why)
+        weakref.finalize(self, clips.release, video_hash, why)
+
+
+class _Recent(Generic[Key, T]):
+    """Values by key, those used last. Safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[Key, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> T | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Key, value: T) -> None:
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > _REMEMBERED:
+                self._values.popitem(last=False)
