@@ -2,11 +2,12 @@
 
     clip (cache) -> trace prompt -> policy, near-greedy as it was measured -> trace
                  -> what each source says (cluster/classify/sources.py)
-                 -> Calibrator -> decide -> Row            or a typed failure in its place
+                 -> Evidence                                or a typed failure in its place
+                 -> Calibration -> decision -> Row
 
-Many clips are in flight at a time, so that the engines batch them; their number bounds memory.
-Knows no engine's making (cluster/classify/open.py), no command line and no event loop but the
-caller's: a service calls :meth:`classify` for each request.
+A command wants rows; a service wants evidence, and decides elsewhere. Many clips are in flight at a
+time, so that the engines batch them; their number bounds memory. Knows no engine's making
+(cluster/classify/open.py), no command line and no event loop but the caller's.
 """
 
 import asyncio
@@ -21,12 +22,12 @@ import numpy as np
 
 from calibrate.calibration import Calibration
 from calibrate.calibrator import Source
-from calibrate.decision import Decision, decide
+from calibrate.decision import Evidence, decide_from
 from calibrate.traces import is_parsed
 from cluster.classify.clip_memory import ClipMemory
 from cluster.classify.inputs import truth_of
 from cluster.classify.rows import Controlled, Row, Versions
-from cluster.classify.sources import AnsweredClip, LabelLogprobs, LabelSource, SourceScores
+from cluster.classify.sources import AnsweredClip, LabelSource
 from cluster.classify.turns import Turns
 from rollout.engine import Engine, Sampling
 from rollout.prompt_inputs import PromptInputs
@@ -51,9 +52,7 @@ _ENGINE = "engine"
 class TraceObserver(Protocol):
     """Sees each served trace, and may have decisions reviewed: a monitor of shift."""
 
-    def observe(
-        self, answered: AnsweredClip, logprobs: Mapping[Source, LabelLogprobs]
-    ) -> str | None:
+    def observe(self, sample: Sample, evidence: Evidence) -> str | None:
         """Take note of a trace, in the order in which clips were asked about: in that in which they
         end, short traces would come first. Words of an alarm that stands; then the decision is for
         review."""
@@ -141,59 +140,86 @@ class Pipeline:
         row, other = await asyncio.gather(self._row(sample, turn), self._row(shown, None))
         return replace(row, control=_compared(row, other, control))
 
+    async def evidence(self, sample: Sample, view: View | None = None) -> Evidence | Failure:
+        """Evidence about a clip, or about a view of it; a bad clip or a request that failed is a
+        failure. Raises GenerationError if an engine's process has ended."""
+        try:
+            shown = sample if view is None else with_view(sample, view)
+        except ClipError as error:
+            return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
+        return (await self._asked(shown))[1]
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the process of one of its engines has ended."""
+        return all(engine.is_alive for engine in self._answering.engines)
+
     async def _row(self, sample: Sample, turn: int | None) -> Row:
         """``turn``: in which its trace is observed; None: it is no served one."""
-        blank = Row(
+        frames, evidence = await self._asked(sample)
+        row = Row(
             id=sample.id,
             video=sample.video,
             versions=self._answering.versions,
             truth=truth_of(sample),
+            frames=frames,
         )
-        try:
-            async with self._memory.place() as place:
-                model_input = await self._answering.inputs.of(sample, "trace")
-                if isinstance(model_input, Failure):
-                    return replace(blank, failure=model_input)
-                prompt, clip = model_input
-                place.take(clip.pixel_values.nbytes)
-                blank = replace(blank, frames=prompt.frame_indices)
-                return await self._answered(blank, sample, prompt, clip, turn)
-        except DataError as error:  # a column that the prompt shows is not there
-            return _failed(blank, FailureKind.PROMPT, sample.id, error)
-        except (GenerationError, DeadlineExceeded) as error:
-            if not all(engine.is_alive for engine in self._answering.engines):
-                raise GenerationError(f"an engine's process has ended: {error}") from error
-            return _failed(blank, FailureKind.GENERATION, _ENGINE, error)
-
-    async def _answered(
-        self, row: Row, sample: Sample, prompt: Prompt, clip: ProcessedClip, turn: int | None
-    ) -> Row:
-        answering = self._answering
-        trace = await self._trace(sample, prompt, clip)
-        answered = AnsweredClip(sample=sample, clip=clip, prompt=prompt, trace=trace)
-        names = list(answering.sources)
-        scores = dict(
-            zip(
-                names,
-                await asyncio.gather(*[answering.sources[name].ask(answered) for name in names]),
-                strict=True,
-            )
-        )
-        logprobs = {name: one.logprobs for name, one in scores.items()}
+        if isinstance(evidence, Failure):
+            return replace(row, failure=evidence)
         alarm = None
-        if turn is not None and self._observer is not None:
-            await self._turns.comes(turn)
-            alarm = self._observer.observe(answered, logprobs)
-        decision = self._decide(logprobs, trace.text, alarm)
+        try:
+            if turn is not None and self._observer is not None:
+                await self._turns.comes(turn)
+                alarm = self._observer.observe(sample, evidence)
+            decision = decide_from(evidence, self._answering.calibration, alarm=alarm)
+        except DataError as error:  # what an engine said is no row of logprobs
+            return replace(row, failure=_failure(FailureKind.PROMPT, sample.id, error))
         return replace(
             row,
-            trace=trace.text,
+            trace=evidence.trace,
             label=decision.label,
             probabilities=decision.probabilities,
             prediction_set=decision.prediction_set,
             decision=decision.action,
             reasons=decision.reasons,
-            votes=_votes(scores),
+            votes=None if evidence.votes is None else dict(evidence.votes),
+        )
+
+    async def _asked(self, sample: Sample) -> tuple[tuple[int, ...], Evidence | Failure]:
+        """Numbers of the frames that were shown, as far as it came to that, and the evidence."""
+        frames: tuple[int, ...] = ()
+        try:
+            async with self._memory.place() as place:
+                model_input = await self._answering.inputs.of(sample, "trace")
+                if isinstance(model_input, Failure):
+                    return frames, model_input
+                prompt, clip = model_input
+                place.take(clip.pixel_values.nbytes)
+                frames = prompt.frame_indices
+                return frames, await self._evidence(sample, prompt, clip)
+        except DataError as error:  # a column that the prompt shows is not there
+            return frames, _failure(FailureKind.PROMPT, sample.id, error)
+        except (GenerationError, DeadlineExceeded) as error:
+            if not self.is_alive:
+                raise GenerationError(f"an engine's process has ended: {error}") from error
+            return frames, _failure(FailureKind.GENERATION, _ENGINE, error)
+
+    async def _evidence(self, sample: Sample, prompt: Prompt, clip: ProcessedClip) -> Evidence:
+        sources = self._answering.sources
+        trace = await self._trace(sample, prompt, clip)
+        answered = AnsweredClip(sample=sample, clip=clip, prompt=prompt, trace=trace)
+        scores = await asyncio.gather(*[source.ask(answered) for source in sources.values()])
+        return Evidence(
+            trace=trace.text,
+            parsed=is_parsed(trace.text, self._answering.labels),
+            logprobs={
+                name: tuple(one.logprobs.tolist())
+                for name, one in zip(sources, scores, strict=True)
+            },
+            votes=next((one.votes for one in scores if one.votes is not None), None),
+            frames=prompt.frame_indices,
+            trace_logprobs=tuple(trace.logprobs),
+            video_hash=prompt.video_hash,
         )
 
     async def _trace(self, sample: Sample, prompt: Prompt, clip: ProcessedClip) -> Completion:
@@ -210,25 +236,9 @@ class Pipeline:
             policy_version=answering.policy,
         )
 
-    def _decide(
-        self, logprobs: Mapping[Source, LabelLogprobs], trace: str, alarm: str | None
-    ) -> Decision:
-        calibration = self._answering.calibration
-        rows = {name: values[None] for name, values in logprobs.items()}
-        return decide(
-            calibration.calibrator.probabilities(rows)[0],
-            calibration,
-            alarm=alarm,
-            parsed=is_parsed(trace, self._answering.labels),
-        )
 
-
-def _votes(scores: Mapping[Source, SourceScores]) -> dict[str, int] | None:
-    return next((one.votes for one in scores.values() if one.votes is not None), None)
-
-
-def _failed(row: Row, kind: FailureKind, culprit: str, error: Exception) -> Row:
-    return replace(row, failure=Failure(kind=kind, culprit=culprit, reason=str(error)))
+def _failure(kind: FailureKind, culprit: str, error: Exception) -> Failure:
+    return Failure(kind=kind, culprit=culprit, reason=str(error))
 
 
 def _compared(row: Row, other: Row, view: View) -> Controlled | None:

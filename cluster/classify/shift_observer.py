@@ -9,19 +9,20 @@ each batch first, which is a shift that does not exist.
 """
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from calibrate.calibration import Calibration
-from calibrate.calibrator import Source
 from calibrate.classifier import Classifier
-from calibrate.shift.features import TraceFeatures, TraceReference
+from calibrate.decision import Evidence
+from calibrate.shift.features import TraceReference
 from calibrate.shift.monitor import ShiftMonitor
-from cluster.classify.sources import AnsweredClip, LabelLogprobs
+from calibrate.shift.served import features_of
 from wire.errors import ConfigError
 from wire.labels import LabelSet
+from wire.types import Sample
 from wire.whole_file import whole_file
 
 _CLASSIFIER_FILE = "classifier.txt"
@@ -46,15 +47,9 @@ class ShiftObserver:
         self.monitor = monitor
         self._directory, self._labels, self._calibration = directory, labels, calibration
 
-    def observe(
-        self, answered: AnsweredClip, logprobs: Mapping[Source, LabelLogprobs]
-    ) -> str | None:
+    def observe(self, sample: Sample, evidence: Evidence) -> str | None:
         """Take note of a trace. Words of the alarms that stand; then decisions are for review."""
-        rows = {name: values[None] for name, values in logprobs.items()}
-        confidence = float(self._calibration.calibrator.probabilities(rows)[0].max())
-        trace = answered.trace
-        features = TraceFeatures.of(trace.text, trace.logprobs, self._labels, confidence)
-        alarm = self.monitor.observe(features)
+        alarm = self.monitor.observe(features_of(evidence, self._labels, self._calibration))
         if self.monitor.num_served % _SAVE_EVERY == 0:
             self.save()
         return alarm

@@ -17,7 +17,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,13 @@ from cluster.classify.inputs import ClipInputs
 from cluster.classify.machine import Machine
 from cluster.classify.open import open_pipeline
 from cluster.classify.pipeline import Pipeline
-from cluster.classify.sources import AnsweredClip, PolicySource, VerdictSource
+from cluster.classify.sources import (
+    AnsweredClip,
+    LabelSource,
+    PolicySource,
+    SourceScores,
+    VerdictSource,
+)
 from cluster.config.recipe import read_recipe
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
@@ -100,14 +106,15 @@ def publish(folder: Path, source: Source) -> Classifier:
     )
 
 
-class Recorder:
-    """Keeps the answered clips."""
+class Recording:
+    """A source of labels that keeps the answered clips."""
 
-    def __init__(self) -> None:
-        self.answered: dict[str, AnsweredClip] = {}
+    def __init__(self, source: LabelSource, answered: dict[str, AnsweredClip]) -> None:
+        self._source, self._answered = source, answered
 
-    def observe(self, answered: AnsweredClip, logprobs: Mapping[Source, Any]) -> None:
-        self.answered[answered.sample.id] = answered
+    async def ask(self, answered: AnsweredClip) -> SourceScores:
+        self._answered[answered.sample.id] = answered
+        return await self._source.ask(answered)
 
 
 async def measure(
@@ -116,16 +123,20 @@ async def measure(
     samples = list(itertools.islice(ClipInputs(named, classifier.description.label_set),
                                     count + _WARM_UP))  # fmt: skip
     warm_up, samples = samples[:_WARM_UP], samples[_WARM_UP:]
-    recorder = Recorder()
+    recorded: dict[str, AnsweredClip] = {}
     machine = Machine(cache_dir=folder / f"cache-{name}")
-    async with open_pipeline(classifier, machine, observer=recorder) as pipeline:
+    async with open_pipeline(classifier, machine) as pipeline:
+        sources: Any = pipeline._answering.sources
+        ((kind, source),) = sources.items()
+        sources[kind] = Recording(source, recorded)
         await timed(pipeline, warm_up)
         engines = pipeline._answering.engines
         cold = await timed(pipeline, samples)
         await forget(engines)
         warm = await timed(pipeline, samples)
         await forget(engines)
-        answered = [recorder.answered[sample.id] for sample in samples]
+        sources[kind] = source
+        answered = [recorded[sample.id] for sample in samples]
         alone = await straight_to_vllm(pipeline, answered)
     rates = [len(samples) / seconds for seconds in (warm, cold, alone)]
     tokens = sum(len(one.trace.token_ids) for one in answered) / len(answered)

@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from calibrate.calibrator import Calibrator, Source
 from calibrate.classifier import Classifier, load_classifier, publish_classifier
 from calibrate.description import AnswerSettings
 from cluster.classify.machine import Machine
+from cluster.classify.pipeline import Pipeline
 from cluster.classify.rows import Row
-from cluster.classify.sources import AnsweredClip
+from cluster.classify.sources import AnsweredClip, LabelSource, SourceScores
 from cluster.config.recipe import RunConfig
 from cluster.inputs.classifier_settings import describe
 from tests.calibrate.classifiers import make_provenance
@@ -28,14 +29,29 @@ SOURCES: tuple[Source, ...] = ("vote", "verdict", "head")
 
 
 class Recorder:
-    """Keeps each served trace with what the sources scores of it."""
+    """Keeps each answered clip with what the sources say of it."""
 
-    def __init__(self) -> None:
-        self.seen: dict[str, tuple[AnsweredClip, Mapping[Source, Any]]] = {}
-        self.num_engines = 0
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.seen: dict[str, tuple[AnsweredClip, dict[Source, Any]]] = {}
+        self.num_engines = len(pipeline._answering.engines)
+        sources: Any = pipeline._answering.sources
+        for name, source in list(sources.items()):
+            sources[name] = Listening(self, name, source)
 
-    def observe(self, answered: AnsweredClip, logprobs: Mapping[Source, Any]) -> None:
-        self.seen[answered.sample.id] = answered, logprobs
+
+@dataclass
+class Listening:
+    """A source beside which one listens."""
+
+    recorder: Recorder
+    name: Source
+    source: LabelSource
+
+    async def ask(self, answered: AnsweredClip) -> SourceScores:
+        scores = await self.source.ask(answered)
+        seen = self.recorder.seen.setdefault(answered.sample.id, (answered, {}))
+        seen[1][self.name] = scores.logprobs
+        return scores
 
 
 class Place:
@@ -133,12 +149,11 @@ async def classify(
     the first."""
     from cluster.classify.open import open_pipeline
 
-    recorder = Recorder()
     machine = Machine(cache_dir=place.root / "cache", in_flight=4)
-    async with open_pipeline(classifier, machine, observer=recorder) as pipeline:
+    async with open_pipeline(classifier, machine) as pipeline:
+        recorder = Recorder(pipeline)
         rows = [row async for row in pipeline.classify_all(samples)]
         answering = pipeline._answering
-        recorder.num_engines = len(answering.engines)
         asked = with_trace(place, answering.inputs.renderer, recorder.seen[samples[0].id][0])
         from cluster.classify.sources import PolicySource
 

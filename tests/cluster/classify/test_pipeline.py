@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibrate.decision import Evidence, decide_from
 from cluster.classify.rows import Row
-from cluster.classify.sources import AnsweredClip
 from rollout.render import Renderer
 from tests.cluster.classify.answering_fakes import (
     Clips,
@@ -20,7 +20,7 @@ from tests.cluster.classify.answering_fakes import (
 )
 from video.address import View
 from wire.errors import ClipError, ClipUnreachable, DeadlineExceeded, GenerationError
-from wire.types import stable_seed
+from wire.types import Failure, Sample, stable_seed
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,54 @@ async def test_who_stops_taking_rows_leaves_nothing_running(renderer: Renderer) 
     assert asyncio.all_tasks() == before
 
 
+# --- evidence alone, for a service
+
+
+async def test_the_evidence_of_a_clip_is_what_its_row_is_decided_from(renderer: Renderer) -> None:
+    engine = ScriptedEngine(renderer, logprob=by_view({"a.mp4": 2.0}))
+    pipeline = make_pipeline(engine, renderer, weights={"vote": 1.0, "verdict": 0.5})
+    row = await pipeline.classify(sample("a.mp4"))
+    evidence = await pipeline.evidence(sample("a.mp4"))
+    assert isinstance(evidence, Evidence)
+    decision = decide_from(evidence, pipeline._answering.calibration)
+    assert (decision.label, decision.probabilities) == (row.label, row.probabilities)
+    assert (decision.action, decision.reasons) == (row.decision, row.reasons)
+    assert (evidence.trace, evidence.votes) == (row.trace, row.votes)
+    assert evidence.parsed
+    assert set(evidence.trace_logprobs) == {-0.5}
+    assert engine.samplings[0] == engine.samplings[2], "the same trace of the same seed"
+
+
+async def test_the_evidence_of_a_view_is_that_of_the_control(renderer: Renderer) -> None:
+    engine = ScriptedEngine(renderer, logprob=by_view({"a.mp4": 2.0, "view=shuffled": -5.0}))
+    pipeline = make_pipeline(engine, renderer)
+    row = await pipeline.classify(sample("a.mp4"), View.SHUFFLED)
+    evidence = await pipeline.evidence(sample("a.mp4"), View.SHUFFLED)
+    assert isinstance(evidence, Evidence)
+    assert row.control is not None
+    decision = decide_from(evidence, pipeline._answering.calibration)
+    assert decision.probabilities == row.control.probabilities
+
+
+async def test_there_is_a_failure_in_place_of_evidence_and_a_death_raises(
+    renderer: Renderer,
+) -> None:
+    engine = ScriptedEngine(renderer)
+    clips = Clips({"bad.mp4": ClipError("the file is empty")})
+    pipeline = make_pipeline(engine, renderer, clips=clips)
+    failure = await pipeline.evidence(sample("bad.mp4"))
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.reason) == ("decode", "the file is empty")
+    engine.error = GenerationError("the prompt is too long")
+    failure = await pipeline.evidence(sample("a.mp4"))
+    assert isinstance(failure, Failure)
+    assert failure.kind == "generation"
+    engine.is_alive = False
+    assert not pipeline.is_alive
+    with pytest.raises(GenerationError, match="process has ended"):
+        await pipeline.evidence(sample("a.mp4"))
+
+
 # --- controls
 
 
@@ -206,9 +254,9 @@ class Alarming:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def observe(self, answered: AnsweredClip, logprobs: Any) -> str | None:
-        self.seen.append(answered.sample.id)
-        assert set(logprobs) == {"verdict"}
+    def observe(self, sample: Sample, evidence: Evidence) -> str | None:
+        self.seen.append(sample.id)
+        assert set(evidence.logprobs) == {"verdict"}
         return "traces differ from those that were fitted to" if len(self.seen) >= 3 else None
 
 

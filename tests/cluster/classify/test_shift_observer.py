@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from calibrate.decision import Evidence
 from calibrate.shift.features import TraceFeatures, TraceReference
 from cluster.classify import pipeline as module
 from cluster.classify.pipeline import Pipeline
 from cluster.classify.rows import Row
 from cluster.classify.shift_observer import ShiftObserver, default_place, watch_for_shift
-from cluster.classify.sources import AnsweredClip
 from rollout.render import Renderer
 from tests.cluster.classify.answering_fakes import (
     LABELS,
@@ -27,6 +28,7 @@ from tests.cluster.classify.answering_fakes import (
     sample,
 )
 from wire.errors import ConfigError, DataError
+from wire.types import Sample
 
 TRACES = Path(__file__).parents[2] / "data/demo_traces.parquet"
 
@@ -78,12 +80,9 @@ class WithLogprobs:
     def __init__(self, observer: ShiftObserver, logprobs: dict[str, list[float]]) -> None:
         self._observer, self._logprobs = observer, logprobs
 
-    def observe(self, answered: AnsweredClip, logprobs: Any) -> str | None:
-        from dataclasses import replace
-
-        values = self._logprobs[answered.sample.id]
-        trace = replace(answered.trace, token_ids=(1,) * len(values), logprobs=values)
-        return self._observer.observe(replace(answered, trace=trace), logprobs)
+    def observe(self, sample: Sample, evidence: Evidence) -> str | None:
+        values = tuple(self._logprobs[sample.id])
+        return self._observer.observe(sample, replace(evidence, trace_logprobs=values))
 
 
 @contextmanager
@@ -191,8 +190,8 @@ async def test_traces_are_observed_in_the_order_of_the_clips_however_long_each_t
     seen: list[str] = []
 
     class Noting:
-        def observe(self, answered: AnsweredClip, logprobs: Any) -> str | None:
-            seen.append(answered.sample.id)
+        def observe(self, sample: Sample, evidence: Evidence) -> str | None:
+            seen.append(sample.id)
             return None
 
     names = [f"{number}.mp4" for number in range(12)]
