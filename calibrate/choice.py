@@ -60,6 +60,14 @@ class ScoredClips:
         """Sample ids."""
         return [sample.id for sample in self.samples]
 
+    def unread(self, calibrator: Calibrator) -> NDArray[np.bool_]:
+        """[N]: clips whose trace cannot be read, or of which a source says nothing: they are always
+        reviewed."""
+        unread = np.zeros(len(self), np.bool_) if self.parsed is None else ~self.parsed
+        for source in calibrator.sources:
+            unread = unread | np.isnan(self.logprobs[source]).any(axis=1)
+        return unread
+
     def groups(self, column: str) -> list[str]:
         """Each clip's value of a manifest column, as ``column=value``; all alike without one."""
         return [f"{column}={s.extra.get(column)}" if column else "all" for s in self.samples]
@@ -172,9 +180,7 @@ def _confidences(clips: ScoredClips, calibrator: Calibrator) -> tuple[Floats, ND
     """Confidence of the answer about each clip, NaN for what is always reviewed, and whether it is
     right."""
     probabilities = calibrator.probabilities(clips.logprobs)
-    unread = np.zeros(len(clips), np.bool_) if clips.parsed is None else ~clips.parsed
-    for source in calibrator.sources:
-        unread |= np.isnan(clips.logprobs[source]).any(axis=1)
+    unread = clips.unread(calibrator)
     confidences = np.where(unread, np.nan, probabilities.max(axis=1, initial=0.0))
     return confidences, probabilities.argmax(axis=1) == clips.truth
 

@@ -7,6 +7,7 @@
         head/              linear head
         calibration.json   calibrator, prediction sets, thresholds, figures
         evaluation.json    figures on the test clips, label by label
+        held_out.json      probabilities and labels of clips that nothing learned from
         reference.*        features of the traces that it was fitted to, for the test of shift
         provenance.json    where it comes from
         README.md          model card
@@ -179,13 +180,15 @@ def publish_classifier(
     adapter_dir: Path | None = None,
     head: SavesFiles | None = None,
     reference: SavesFiles | None = None,
+    held_out: SavesFiles | None = None,
     copy: bool = False,
     replace: bool = False,
 ) -> Classifier:
     """Publish a classifier as the directory ``out``: whole or not at all.
 
     ``evaluation``: of its predictions of the test clips. ``verdict_dir``: whole weights;
-    ``adapter_dir``: LoRA on the policy. ``copy``: no hard links into the run. ``replace``: what is
+    ``adapter_dir``: LoRA on the policy. ``held_out``: what thresholds of policies are derived
+    from. ``copy``: no hard links into the run. ``replace``: what is
     at ``out`` may go, as when a stage is run again.
 
     Raises DataError if ``out`` is taken or a model is none, DiskFull; then nothing is left.
@@ -203,10 +206,13 @@ def publish_classifier(
                 add_model(verdict_dir, partial / "verdict", copy=copy)
             if adapter_dir is not None:
                 add_adapter(adapter_dir, partial / "verdict" / "adapter", copy=copy)
-            if head is not None:
-                head.save(partial / "head")
-            if reference is not None:
-                reference.save(partial)
+            for part, folder in (
+                (head, partial / "head"),
+                (reference, partial),
+                (held_out, partial),
+            ):
+                if part is not None:
+                    part.save(folder)
             write_json(partial / CALIBRATION_FILE, calibration.to_json())
             if evaluation is not None:
                 write_json(partial / EVALUATION_FILE, asdict(evaluation))

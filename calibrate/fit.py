@@ -31,6 +31,7 @@ from calibrate.protocols import FeatureReader, PolicyScorer, TraceWriter, Verdic
 from calibrate.shift.features import TraceReference
 from calibrate.shift.fitted import reference_of_fit
 from calibrate.splits import ClipParts
+from calibrate.thresholds.held_out import HeldOut, ScoredPart
 from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import (
     TraceReport,
@@ -99,6 +100,8 @@ class CalibrationResult:
     """Of the classifier that is published."""
     head: Head | None
     """None: not among the methods."""
+    held_out: HeldOut
+    """Held-out and val clips with their calibrated probabilities."""
     reference: TraceReference | None
     """Features of the val and held-out traces, which served ones are compared with; None without
     any."""
@@ -182,14 +185,14 @@ async def fit_classifiers(
         )
         for part in ANSWERED
     }
-    curve = verdict.curve if verdict else None
-    num_learned = len(traces.learned)
-    calibration = await run_in_daemon_thread(choose, parts, config, num_learned, curve, test_name)
+    curve, num = verdict.curve if verdict else None, len(traces.learned)
+    calibration = await run_in_daemon_thread(choose, parts, config, num, curve, test_name)
     return CalibrationResult(
         report=report_traces(traces.learned),
         evaluated=traces.test,
         calibration=calibration,
         head=head,
+        held_out=_scored(parts, calibration, names),
         reference=reference_of_fit(_calibrated_on(traces, parts, calibration), labels),
         label_errors=errors,
         plain={
@@ -241,6 +244,21 @@ def vote_logprobs(traces: FitTraces, part: str, label_names: tuple[str, ...]) ->
     counted = {facts.sample.id: facts.answers for facts in traces.votes[part].facts}
     rows = [log_shares(counted.get(sample.id, ()), label_names) for sample in traces[part].samples]
     return np.array(rows).reshape(-1, len(label_names))
+
+
+def _scored(
+    parts: Mapping[str, ScoredClips], calibration: Calibration, names: tuple[str, ...]
+) -> HeldOut:
+    """Held-out and val clips as the published classifier scores them."""
+    held_out, val = (
+        ScoredPart(
+            truth=parts[part].truth,
+            probabilities=calibration.calibrator.probabilities(parts[part].logprobs),
+            read=~parts[part].unread(calibration.calibrator),
+        )
+        for part in ("held_out", "val")
+    )
+    return HeldOut(label_names=names, held_out=held_out, val=val)
 
 
 def _calibrated_on(

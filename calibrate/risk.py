@@ -143,7 +143,7 @@ def fit_threshold(
     for first in starts:
         fails = np.flatnonzero(p_values[first:] > level)
         rejected[first : first + fails[0] if len(fails) else None] = True
-    bounds = _upper_bounds(wrong, counts, level)
+    bounds = upper_bounds(wrong, counts, level)
     tested = np.concatenate([np.arange(first, len(grid)) for first in starts])
     place = int(np.flatnonzero(rejected)[-1]) if rejected.any() else _best(bounds, tested)
     return Threshold(
@@ -198,7 +198,7 @@ def binomial_p_values(wrong: NDArray[np.int64], counts: NDArray[np.int64], rate:
     return p_values
 
 
-def _upper_bounds(wrong: NDArray[np.int64], counts: NDArray[np.int64], level: float) -> Floats:
+def upper_bounds(wrong: NDArray[np.int64], counts: NDArray[np.int64], level: float) -> Floats:
     """One-sided upper bounds of an error rate (Clopper & Pearson 1934); 1 without clips."""
     from scipy.special import betaincinv
 

@@ -91,6 +91,7 @@ def publish(
         adapter_dir=model.with_name(ADAPTER_FOLDER) if model and served_as_adapter else None,
         head=result.head if "head" in sources else None,
         reference=result.reference,
+        held_out=result.held_out,
         replace=replace,
     )
     return {

@@ -260,6 +260,20 @@ async def test_the_reference_of_shift_is_of_the_val_and_held_out_traces_with_the
     assert (await fit(clips=bare)).reference is None
 
 
+async def test_held_out_and_val_clips_are_kept_as_the_published_classifier_scores_them():
+    result = await fit()
+    held_out, val = result.held_out.held_out, result.held_out.val
+    assert (len(held_out), len(val)) == (len(HELD_OUT), len(VAL))
+    names = result.held_out.label_names
+    in_order = sorted(HELD_OUT, key=lambda sample: sample.id)
+    assert [names[place] for place in held_out.truth] == [one.label for one in in_order]
+    assert held_out.read.all()
+    threshold = result.calibration.thresholds[0]
+    assert threshold.attainable
+    automatic = threshold.is_automatic(held_out.probabilities.max(axis=1))
+    assert (len(held_out), automatic.sum()) == (threshold.num_samples, threshold.num_automatic)
+
+
 async def test_label_errors_of_the_clips_learned_from_are_ranked_unless_they_are_not_wanted():
     """One clip's traces all say the other label."""
     wrong = TRAINED_ON[0].id
