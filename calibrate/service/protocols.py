@@ -112,6 +112,11 @@ class TraceBrowser(Protocol):
         """Names of the archives."""
         ...
 
+    def summary(self, archive: str) -> dict[str, Any]:
+        """Counts of an archive: groups, traces, failed, tokens, files, bytes, and in ``counts`` by
+        attempt, purpose, split and label. Raises DataError for an unknown one, ArchiveError."""
+        ...
+
     def page(self, archive: str, where: Sequence[str], limit: int, cursor: str | None) -> TracePage:
         """Traces of an archive that meet all conditions (docs/archive.md), in its order. Raises
         DataError for an unknown archive, column or cursor."""

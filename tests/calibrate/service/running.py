@@ -66,6 +66,9 @@ class NoTraces:
     def names(self) -> list[str]:
         return []
 
+    def summary(self, archive: str) -> dict[str, Any]:
+        raise DataError(f"there is no archive {archive}")
+
     def page(self, archive: str, where: Sequence[str], limit: int, cursor: str | None) -> TracePage:
         raise DataError(f"there is no archive {archive}")
 
