@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from wire.config import Config
 
 _MB = 2**20
+DATABASE_FILE = "service.sqlite"
 
 
 class RateLimit(Config):
@@ -88,6 +89,11 @@ class ServiceConfig(Config):
     """Cores of this machine for fits, apart from those of serving; not set: half of them."""
     fit_gpus: tuple[int, ...] = ()
     """Indices of the GPUs for fits, apart from those of serving; none: fits use CPU cores."""
+
+    @property
+    def database(self) -> Path:
+        """File of the database."""
+        return self.state / DATABASE_FILE
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

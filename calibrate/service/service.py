@@ -19,6 +19,7 @@ from calibrate.service.intake.clips import Intake
 from calibrate.service.intake.store import ClipStore
 from calibrate.service.metrics import Metrics
 from calibrate.service.protocols import ClassifierBackend, ClipInspector, TraceBrowser
+from calibrate.service.serving.serving import Serving
 from calibrate.service.state import audit, idempotency, registry, tokens
 from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database
@@ -50,6 +51,7 @@ class Service:
     tokens: Tokens
     audit: Audit
     registry: Registry
+    serving: Serving
     idempotency: IdempotencyKeys
     clips: ClipStore
     intake: Intake
@@ -57,20 +59,23 @@ class Service:
     metrics: Metrics
     draining: bool = False
     """Whether it stops: no new requests, those that it has are answered."""
-    started: bool = False
     in_progress: int = 0
     """Requests that are being answered."""
 
     async def start(self) -> None:
-        """Start what takes long or goes on by itself; returns when clips can be answered."""
-        self.started = True
+        """Begin what takes long or goes on by itself; ``not_ready`` says when it is up."""
+        await self.serving.start()
 
     def not_ready(self) -> list[str]:
         """Reasons for which a new clip would not be answered now; none: it is ready."""
-        reasons = ["the service is stopping"] if self.draining else []
-        if not self.started:
-            reasons.append("the classifier is being loaded")
-        return reasons
+        if self.draining:
+            return ["the service is stopping"]
+        reason = self.serving.not_ready_because
+        return [] if reason is None else [reason]
+
+    async def drain(self) -> None:
+        """Wait until all is answered that was accepted, beside requests."""
+        await self.serving.drain()
 
 
 @asynccontextmanager
@@ -86,18 +91,22 @@ async def open_service(config: ServiceConfig, parts: Parts) -> AsyncIterator[Ser
 
 async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack) -> Service:
     """The parts in the order of their floors."""
-    database = Database.open(config.state / "service.sqlite", _SCHEMAS)
+    database = Database.open(config.database, _SCHEMAS)
     stack.callback(database.close)
     log = Audit(database)
     clips = ClipStore(config.state / "clips", int(config.clip_store_gb * 2**30))
     intake = Intake(config, parts.inspector, clips)
     stack.callback(intake.close)
+    registered = Registry(database, log, config.state / "classifiers")
+    serving = Serving(registered, parts.backend, config)
+    stack.push_async_callback(serving.close)
     return Service(
         config=config,
         database=database,
         tokens=Tokens(database),
         audit=log,
-        registry=Registry(database, log, config.state / "classifiers"),
+        registry=registered,
+        serving=serving,
         idempotency=IdempotencyKeys(database, keep_s=config.idempotency_hours * 3_600),
         clips=clips,
         intake=intake,

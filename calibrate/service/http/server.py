@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,9 +22,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_S = 0.05
 
 
-async def serve(app: FastAPI, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
+async def serve(
+    app: FastAPI,
+    stop: asyncio.Event,
+    listening: Callable[[str], None],
+    readiness: Callable[[list[str]], None] = lambda reasons: None,
+) -> None:
     """Serve the application of ``make_app`` until ``stop`` is set, and then until what was accepted
-    is answered. ``listening`` is called with the address as soon as health answers. Raises
+    is answered. ``listening`` is called with the address as soon as health answers, and
+    ``readiness`` whenever it changes: with the reasons for which clips are not answered. Raises
     ConfigError if the address cannot be listened on, and what ``service.start`` raises."""
     service: Service = app.state.service
     listener = _listener(service.config.host, service.config.port)
@@ -41,37 +48,39 @@ async def serve(app: FastAPI, stop: asyncio.Event, listening: Callable[[str], No
     )
     tasks = [
         asyncio.create_task(server.serve([listener])),
-        asyncio.create_task(service.start()),
+        asyncio.create_task(_watch(service, readiness)),
         asyncio.create_task(stop.wait()),
     ]
-    served, started, stopped = tasks
+    served, watched, stopped = tasks
     try:
         host, port = listener.getsockname()[:2]
         listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await asyncio.wait([served, started, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if started.done():
-            started.result()
-            await asyncio.wait([served, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if watched.done():
+            watched.result()
         service.draining = True
         await _drained(service)
     finally:
         service.draining = True
         server.should_exit = True
-        started.cancel()
+        watched.cancel()
         stopped.cancel()
         await asyncio.wait(tasks)
     served.result()
 
 
 @contextmanager
-def signals_stop(stop: asyncio.Event, at_once: Callable[[], None]) -> Iterator[None]:
-    """Handlers on the running loop: the first signal sets ``stop``, the second calls ``at_once``.
-    A signal that is ignored (nohup) stays so."""
+def signals_stop(
+    stop: asyncio.Event, first: Callable[[], None], at_once: Callable[[], None]
+) -> Iterator[None]:
+    """Handlers on the running loop: the first signal calls ``first`` and sets ``stop``, the second
+    calls ``at_once``. A signal that is ignored (nohup) stays so."""
     loop = asyncio.get_running_loop()
 
     def handle() -> None:
         if stop.is_set():
             at_once()
+        first()
         stop.set()
 
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -92,12 +101,24 @@ class _Server(uvicorn.Server):
         yield
 
 
+async def _watch(service: Service, readiness: Callable[[list[str]], None]) -> NoReturn:
+    """Start the service's parts, and report each change of its readiness."""
+    await service.start()
+    reported: list[str] | None = None
+    while True:
+        if (reasons := service.not_ready()) != reported:
+            readiness(reasons)
+            reported = reasons
+        await asyncio.sleep(_LOOK_S)
+
+
 async def _drained(service: Service) -> None:
-    """Returns when no request is in progress, or those left have had their time."""
+    """Returns when nothing accepted is left, or what is left has had its time."""
     with suppress(TimeoutError):
         async with asyncio.timeout(service.config.drain_timeout_s):
             while service.in_progress:
                 await asyncio.sleep(_LOOK_S)
+            await service.drain()
 
 
 def _listener(host: str, port: int) -> socket.socket:

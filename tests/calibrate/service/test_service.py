@@ -14,6 +14,7 @@ async def test_a_state_directory_has_one_service(tmp_path: Path):
             async with open_service(config, make_parts()):
                 pass
     async with open_service(config, make_parts()) as service:
-        assert service.not_ready() == ["the classifier is being loaded"]
         await service.start()
-        assert service.not_ready() == []
+        assert service.not_ready() == ["there is no champion: register a classifier and promote it"]
+        service.draining = True
+        assert service.not_ready() == ["the service is stopping"]

@@ -8,7 +8,9 @@ from tests.calibrate.service.running import make_config, running
 def test_health_answers_without_a_token_and_nothing_else_does(tmp_path: Path):
     with running(make_config(tmp_path)) as service, httpx.Client(base_url=service.url) as client:
         assert client.get("/v1/health/live").json() == {"status": "live"}
-        assert client.get("/v1/health/ready").json() == {"status": "ready"}
+        ready = client.get("/v1/health/ready")
+        assert (ready.status_code, ready.json()["type"][-9:]) == (503, "not-ready")
+        assert "there is no champion" in ready.json()["detail"]
         for path in ("/metrics", "/openapi.json", "/v1/nothing"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["type"]) == (

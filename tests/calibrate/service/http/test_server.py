@@ -28,7 +28,7 @@ def test_a_stop_answers_what_was_accepted_and_refuses_what_comes_after(tmp_path:
         accepted = pool.submit(client.post, "/v1/slow")
         assert entered.wait(DEADLINE_S)
         service.stop()
-        while client.get("/v1/health/ready").status_code == 200:
+        while "stopping" not in client.get("/v1/health/ready").json()["detail"]:
             pass
         refused = client.post("/v1/slow")
         assert (refused.status_code, refused.json()["type"][-8:]) == (503, "stopping")
