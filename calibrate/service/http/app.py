@@ -6,10 +6,16 @@ from calibrate.service.http import faults
 from calibrate.service.http.gate import Gate
 from calibrate.service.http.openapi import describe
 from calibrate.service.http.replays import Replays
-from calibrate.service.routes import health, traces
+from calibrate.service.routes import audit, classifiers, health, tokens, traces
 from calibrate.service.service import Service
 
-_ROUTERS = (health.router, traces.router)
+_ROUTERS = (
+    audit.router,
+    classifiers.router,
+    health.router,
+    tokens.router,
+    traces.router,
+)
 """Each part adds its own."""
 
 

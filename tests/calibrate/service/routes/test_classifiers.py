@@ -1,0 +1,133 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from calibrate.service.caller import SCOPES, Scope
+from tests.calibrate.service.fakes import publish_tiny
+from tests.calibrate.service.running import Running, make_config, running
+
+
+@dataclass
+class Api:
+    """The service as a caller sees it, with a root that has published classifiers."""
+
+    client: httpx.Client
+    service: Running
+    root: Path
+
+    def publish(self, name: str) -> str:
+        return str(publish_tiny(self.root, name).path)
+
+    def ask(self, method: str, path: str, *scopes: Scope, **options: Any) -> httpx.Response:
+        headers = self.service.headers(*(scopes or SCOPES))
+        return self.client.request(method, path, headers=headers, **options)
+
+    def register(self, *names: str) -> list[int]:
+        answers = [
+            self.ask("POST", "/v1/classifiers", json={"path": self.publish(name)}) for name in names
+        ]
+        return [answer.json()["version"] for answer in answers]
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    root = tmp_path / "root"
+    root.mkdir()
+    with (
+        running(make_config(tmp_path, roots=(root,))) as service,
+        httpx.Client(base_url=service.url) as client,
+    ):
+        yield Api(client, service, root)
+
+
+def test_a_published_directory_is_registered_once(api: Api):
+    path = api.publish("first")
+    made = api.ask("POST", "/v1/classifiers", "fit", json={"path": path})
+    assert (made.status_code, made.headers["Location"]) == (201, "/v1/classifiers/1")
+    assert made.json()["source"] == path
+    again = api.ask("POST", "/v1/classifiers", "fit", json={"path": path})
+    assert (again.status_code, again.json()) == (200, made.json())
+    assert api.ask("GET", "/v1/classifiers/1", "read").json() == made.json()
+    assert api.ask("POST", "/v1/classifiers", "read", json={"path": path}).status_code == 403
+
+
+def test_a_run_stands_for_the_classifier_that_it_published(api: Api):
+    run = api.root / "run"
+    stage = run / "stages" / "calibrated"
+    stage.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    unfinished = api.ask("POST", "/v1/classifiers", json={"path": str(run)})
+    assert unfinished.status_code == 422
+    publish_tiny(stage, "classifier")
+    (stage / "done.json").write_text("{}")
+    made = api.ask("POST", "/v1/classifiers", json={"path": str(run)})
+    assert (made.status_code, made.json()["name"]) == (201, "classifier")
+
+
+def test_a_run_whose_classifier_lies_outside_of_the_roots_is_refused(api: Api, tmp_path: Path):
+    stage = api.root / "run" / "stages" / "calibrated"
+    stage.mkdir(parents=True)
+    (api.root / "run" / "run.json").write_text("{}")
+    (stage / "done.json").write_text("{}")
+    outside = publish_tiny(tmp_path / "outside", "one").path
+    (stage / "classifier").symlink_to(outside)
+    for path in (outside, api.root / "run"):
+        answer = api.ask("POST", "/v1/classifiers", json={"path": str(path)})
+        assert (answer.status_code, answer.json()["title"]) == (403, "Outside roots"), path
+
+
+def test_what_is_no_classifier_is_refused_with_the_reason(api: Api):
+    damaged = api.root / "damaged"
+    publish_tiny(api.root, "damaged")
+    (damaged / "calibration.json").write_text("{}")
+    (api.root / "empty").mkdir()
+    for path, status, part in [
+        (str(damaged), 422, "bytes"),
+        (str(api.root / "empty"), 422, "holds no classifier"),
+        (str(api.root / "nowhere"), 404, "No such file"),
+        ("relative", 422, "absolute"),
+        ("/a\0b", 422, "absolute"),
+        ("", 422, "at least 1 character"),
+        ("/" + "x" * 5000, 422, "at most 4096"),
+    ]:
+        answer = api.ask("POST", "/v1/classifiers", json={"path": path})
+        assert answer.status_code == status, (path[:50], answer.text)
+        assert part in answer.json()["detail"], path[:50]
+    assert api.ask("GET", "/v1/classifiers").json()["classifiers"] == []
+
+
+def test_versions_are_listed_in_short_and_one_is_shown_whole(api: Api):
+    assert api.register("a", "b") == [1, 2]
+    listed = api.ask("GET", "/v1/classifiers", "read").json()
+    assert [one["name"] for one in listed["classifiers"]] == ["a", "b"]
+    assert listed["aliases"] == {"champion": None, "challenger": None, "previous": None}
+    headline = listed["classifiers"][0]["figures"]["headline"]
+    assert headline["accuracy"] == 0.8
+    whole = api.ask("GET", "/v1/classifiers/2", "read").json()
+    assert whole["figures"]["evaluation"]["confusion"]
+    assert whole["figures"]["threshold"]["explanation"]
+
+
+def test_a_challenger_is_proposed_and_withdrawn(api: Api):
+    api.register("a", "b")
+    proposed = api.ask("PUT", "/v1/aliases/challenger", "fit", json={"version": 2})
+    assert proposed.json() == {"champion": None, "challenger": 2, "previous": None}
+    assert api.ask("GET", "/v1/classifiers/challenger", "read").json()["version"] == 2
+    assert api.ask("GET", "/v1/aliases", "read").json() == proposed.json()
+    assert api.ask("DELETE", "/v1/aliases/challenger", "fit").json()["challenger"] is None
+    assert api.ask("PUT", "/v1/aliases/challenger", json={"version": 3}).status_code == 404
+    for version in (0, 2**63, "x", None):
+        refused = api.ask("PUT", "/v1/aliases/challenger", json={"version": version})
+        assert refused.status_code == 422, version
+
+
+@pytest.mark.parametrize(
+    "ref", ["3", "champion", "best", "0", "99999999999999999999", "%00", "%F0"]
+)
+def test_an_unknown_version_is_not_there(api: Api, ref: str):
+    answer = api.ask("GET", f"/v1/classifiers/{ref}")
+    assert (answer.status_code, answer.json()["title"]) == (404, "No such classifier")
