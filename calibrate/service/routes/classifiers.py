@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from calibrate.classifier import classifier_of_run
 from calibrate.service.problems import Problem
-from calibrate.service.routes.context import MayFit, MayRead, ServiceDep, problems
+from calibrate.service.routes.context import MayAdmin, MayFit, MayRead, ServiceDep, problems
 from calibrate.service.state.registered import RegisteredClassifier
+from calibrate.service.state.registry import Promotion
 from calibrate.service.state.roots import MAX_PATH, directory_below
 
 router = APIRouter(prefix="/v1", tags=["classifiers"])
@@ -71,6 +72,27 @@ class Challenger(BaseModel):
     version: int = Field(ge=1, le=2**63 - 1)
 
 
+class ToPromote(BaseModel):
+    """Promotion to make."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    expected_champion: int | None = Field(default=None, ge=1, le=2**63 - 1)
+    """Version that must be champion now, else 409: a promotion that another one overtook is not
+    made. Not given: whichever it is."""
+    reason: str = Field(default="", max_length=2000)
+    """Stands in the audit log."""
+
+
+class ToRollBack(BaseModel):
+    """Roll-back to make."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    reason: str = Field(default="", max_length=2000)
+    """Stands in the audit log."""
+
+
 @router.get("/classifiers")
 async def every(service: ServiceDep, _caller: MayRead) -> ClassifierList:
     """All versions with their headline figures, and the aliases."""
@@ -112,6 +134,35 @@ async def register(
     response.headers["Location"] = f"/v1/classifiers/{taken.version}"
     response.status_code = 200 if taken.version in before else 201
     return _summary(taken, whole=True)
+
+
+@router.post("/classifiers/{version}/promote", responses=problems(404, 409))
+async def promote(
+    version: Annotated[int, InPath(ge=1, le=2**63 - 1)],
+    service: ServiceDep,
+    caller: MayAdmin,
+    given: ToPromote | None = None,
+) -> Promotion:
+    """Make a version the champion. It is loaded first, then made champion in one transaction; no
+    request fails meanwhile, and each is answered by one version. If it does not start, all stays as
+    it was (503). The champion before it becomes ``previous``."""
+    given = given or ToPromote()
+    return await service.serving.promote(
+        version,
+        by=caller.name,
+        reason=given.reason,
+        expected_champion=given.expected_champion,
+    )
+
+
+@router.post("/aliases/champion/rollback", responses=problems(409))
+async def roll_back(
+    service: ServiceDep, caller: MayAdmin, given: ToRollBack | None = None
+) -> Promotion:
+    """Make the previous champion the champion again, as a promotion does. A second roll-back takes
+    it back."""
+    reason = given.reason if given else ""
+    return await service.serving.roll_back(by=caller.name, reason=reason)
 
 
 @router.get("/aliases")

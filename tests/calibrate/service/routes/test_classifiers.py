@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from calibrate.service.caller import SCOPES, Scope
-from tests.calibrate.service.fakes import publish_tiny
-from tests.calibrate.service.running import Running, make_config, running
+from tests.calibrate.service.fakes import ScriptedBackend, publish_tiny
+from tests.calibrate.service.running import Running, make_config, make_parts, running
+from wire.errors import GenerationError
 
 
 @dataclass
@@ -16,6 +17,7 @@ class Api:
     """The service as a caller sees it, with a root that has published classifiers."""
 
     client: httpx.Client
+    backend: ScriptedBackend
     service: Running
     root: Path
 
@@ -37,11 +39,12 @@ class Api:
 def api(tmp_path: Path) -> Iterator[Api]:
     root = tmp_path / "root"
     root.mkdir()
+    backend = ScriptedBackend()
     with (
-        running(make_config(tmp_path, roots=(root,))) as service,
+        running(make_config(tmp_path, roots=(root,)), make_parts(backend=backend)) as service,
         httpx.Client(base_url=service.url) as client,
     ):
-        yield Api(client, service, root)
+        yield Api(client, backend, service, root)
 
 
 def test_a_published_directory_is_registered_once(api: Api):
@@ -131,3 +134,46 @@ def test_a_challenger_is_proposed_and_withdrawn(api: Api):
 def test_an_unknown_version_is_not_there(api: Api, ref: str):
     answer = api.ask("GET", f"/v1/classifiers/{ref}")
     assert (answer.status_code, answer.json()["title"]) == (404, "No such classifier")
+
+
+def test_a_promotion_loads_the_version_and_a_roll_back_the_one_before_it(api: Api):
+    api.register("a", "b")
+    first = api.ask("POST", "/v1/classifiers/1/promote", "admin")
+    assert (first.status_code, first.json()["champion"], first.json()["by"]) == (200, 1, "a test")
+    second = api.ask(
+        "POST",
+        "/v1/classifiers/2/promote",
+        json={"expected_champion": 1, "reason": "better at night"},
+    ).json()
+    assert (second["champion"], second["previous"]) == (2, 1)
+    assert [one.description.name for one in api.backend.running] == ["b"]
+    back = api.ask("POST", "/v1/aliases/champion/rollback", "admin", json={"reason": "worse"})
+    assert (back.json()["champion"], back.json()["previous"]) == (1, 2)
+    assert [one.description.name for one in api.backend.running] == ["a"]
+    rows = api.ask("GET", "/v1/audit", params={"subject": "classifiers/1"}).json()["rows"]
+    assert [(row["action"], row["detail"].get("reason")) for row in rows] == [
+        ("classifier.rolled_back", "worse"),
+        ("classifier.promoted", ""),
+        ("classifier.registered", None),
+    ]
+
+
+def test_promotions_that_cannot_be_made_change_nothing(api: Api):
+    api.register("a", "b", "c")
+    assert api.ask("POST", "/v1/aliases/champion/rollback").status_code == 409
+    for version in (1, 2):
+        assert api.ask("POST", f"/v1/classifiers/{version}/promote").status_code == 200
+    overtaken = api.ask("POST", "/v1/classifiers/3/promote", json={"expected_champion": 1})
+    assert (overtaken.status_code, overtaken.json()["champion"]) == (409, 2)
+    api.backend.faults = [GenerationError("no memory")]
+    broken = api.ask("POST", "/v1/classifiers/3/promote")
+    assert broken.status_code == 503
+    assert "no memory" in broken.json()["detail"]
+    for version, status in ((9, 404), (0, 422), (2**63, 422), ("champion", 422)):
+        assert api.ask("POST", f"/v1/classifiers/{version}/promote").status_code == status, version
+    assert api.ask("POST", "/v1/classifiers/1/promote", "fit", "read").status_code == 403
+    assert api.ask("GET", "/v1/aliases").json() == {
+        "champion": 2,
+        "challenger": None,
+        "previous": 1,
+    }
