@@ -13,7 +13,7 @@ time, so that the engines batch them; their number bounds memory. Knows no engin
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -33,6 +33,7 @@ from rollout.engine import Engine, Sampling
 from rollout.prompt_inputs import PromptInputs
 from video.address import View, with_view
 from video.processor import ProcessedClip
+from video.shown_frames import png_frames
 from wire.errors import ClipError, DataError, DeadlineExceeded, GenerationError
 from wire.labels import LabelSet
 from wire.token_arrays import Logprobs, TokenIds
@@ -148,6 +149,12 @@ class Pipeline:
         except ClipError as error:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
         return (await self._asked(shown))[1]
+
+    async def frames(self, sample: Sample, numbers: Sequence[int]) -> list[bytes]:
+        """Frames of a clip as the model saw them, as PNG, by their numbers in the video. Raises
+        ClipError."""
+        clip = await self._answering.inputs.clip(sample.video)
+        return await asyncio.to_thread(png_frames, clip, numbers)
 
     @property
     def is_alive(self) -> bool:
