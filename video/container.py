@@ -5,6 +5,7 @@ Undecodable -> ClipError naming the file
 """
 
 import errno
+import functools
 import os
 import resource
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,11 @@ _COLOURS = {
     17: "YCgCo-Ro",
 }
 """Matrices (ITU-T H.273) that need more than a matrix."""
+_PLAYLISTS = ("concat", "hls", "dash", "imf", "sdp", "mlv", "vobsub", "webm_dash_manifest")
+_NETWORK = ("rtsp", "rtp", "sap")
+_DEVICES = ("lavfi", "alsa", "fbdev", "kmsgrab", "oss", "video4linux2", "v4l2", "x11grab")
+_FOLLOWS = frozenset(_PLAYLISTS + _NETWORK + _DEVICES)
+"""Formats of FFmpeg that read other files, the network or devices than the file they are in."""
 _NO_MEMORY = "its frames need more memory than decode_memory_gb; raise it"
 _LAST, _LOOKS = 64, 4
 _SHORTEST, _LOOKED_AT = 4, 64
@@ -79,7 +85,9 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
 
     try:
         # absolute: FFmpeg takes a name like "12:30.mp4" for an address
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+        with av.open(
+            str(path.absolute()), metadata_errors="replace", container_options=_this_file_alone()
+        ) as container:
             stream = video_stream(container)
             _refuse_cut(path, container, stream)
             stream.codec_context.thread_count = 1
@@ -93,6 +101,18 @@ def open_video(path: Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
         raise Undecodable(reason) from error
     except MemoryError as error:
         raise Undecodable(_NO_MEMORY) from error
+
+
+@functools.cache
+def _this_file_alone() -> dict[str, str]:
+    """Options with which FFmpeg opens no file but the one that it is given."""
+    import av.format
+
+    return {
+        "format_whitelist": ",".join(sorted(av.format.formats_available - _FOLLOWS)),
+        "protocol_whitelist": "file",
+        "pattern_type": "none",  # a picture called frame%03d.png is that one picture
+    }
 
 
 def is_fragmented(path: Path) -> bool:

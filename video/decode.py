@@ -129,6 +129,32 @@ def probe(path: str | Path, window: Window | None = None, decoder: Decoder = "au
             next(frames_of(packets_of(container, stream), stream))
 
 
+def decode_frames(path: Path, numbers: Sequence[int]) -> DecodedClip:
+    """Decode frames by their numbers in the file: each once, in order, the last one twice where
+    that makes their count even. Raises ClipError naming the file and the reason."""
+    with naming(path):
+        index, indices = index_of(path), sorted(set(numbers))
+        if not indices or not 0 <= indices[0] <= indices[-1] < len(index.pts):
+            raise Undecodable(f"it has frames 0 to {len(index.pts) - 1}, asked for {indices}")
+        indices += indices[-1:] * (len(indices) % 2)
+        return DecodedClip(
+            frames=_at(path, index, indices),
+            frame_indices=tuple(indices),
+            timestamps_s=tuple(index.seconds(i) for i in indices),
+            fps=index.native_fps,
+            total_frames=len(index.pts),
+            native_fps=index.native_fps,
+            seconds=index.seconds(len(index.pts) - 1),
+        )
+
+
+def _at(path: Path, index: FrameIndex, indices: Sequence[int]) -> Frames:
+    if index.facts is not None:
+        with suppress(Lost):
+            return np.ascontiguousarray(_jump(path, index, indices))
+    return np.ascontiguousarray(_read_through(path, indices))
+
+
 def _refuse_if_forced(decoder: Decoder, reason: str | None) -> None:
     if decoder == "decord" and reason is not None:
         raise Undecodable(

@@ -34,14 +34,16 @@ from video.address import Window
 from video.config import VideoConfig
 from video.decode import DecodedClip
 from video.disk_faults import PAUSES_S, is_readable, may_pass, unreachable
+from video.facts import VideoFacts
 from video.pool_child import DECORD_BEGINS, ERRNO, ERROR, MAX_MESSAGE, READY
-from wire.errors import ClipError, ClipUnreachable, WorkerDied
+from wire.errors import ClipError, ClipTimedOut, ClipUnreachable, WorkerDied
 
 _START_TIMEOUT_S = 120.0
 """A cold import of the decoder from a network disk takes tens of seconds."""
 _STARTER = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from video.facts import VideoFacts
 from video.pool_child import main
 main()
 """
@@ -81,6 +83,17 @@ class DecodePool:
         with self.helper() as helper:
             helper.probe(path, window)
 
+    def facts(self, path: Path, *, max_frames: int, max_pixels: int) -> VideoFacts:
+        """Facts of a file (video.facts). Raises ClipError naming the file and the reason,
+        ClipTimedOut after decode_timeout_s."""
+        with self.helper() as helper:
+            return helper.facts(path, max_frames, max_pixels)
+
+    def frames(self, path: Path, numbers: Sequence[int]) -> DecodedClip:
+        """Decode frames by number in a helper (video.decode). Raises as ``decode``."""
+        with self.helper() as helper:
+            return helper.frames(path, numbers)
+
     @contextlib.contextmanager
     def helper(self) -> "Iterator[_Helper]":
         """Borrow a started helper; waits until one is free."""
@@ -104,6 +117,10 @@ def _end_all(helpers: "Sequence[_Helper]", starter: ThreadPoolExecutor) -> None:
 
 class _Broken(Exception):
     """The helper gave no usable reply; the message is the reason. Never leaves this module."""
+
+
+class _TimedOut(_Broken):
+    """It gave no reply in time."""
 
 
 class _DecordBroke(_Broken):
@@ -132,12 +149,22 @@ class _Helper:
 
     def decode(self, path: Path, window: Window | None) -> DecodedClip:
         """Decode a clip in this helper; errors as of DecodePool."""
-        reply, files = self._ask("decode", path, window)
-        return _receive(reply, files)
+        question = {"what": "decode", "spec": self._spec, "window": _span(window)}
+        return _receive(*self._ask(path, question))
 
     def probe(self, path: Path, window: Window | None) -> None:
         """Probe a clip in this helper; errors as of DecodePool."""
-        self._ask("probe", path, window)
+        self._ask(path, {"what": "probe", "window": _span(window)})
+
+    def facts(self, path: Path, max_frames: int, max_pixels: int) -> VideoFacts:
+        """Facts of a file; errors as of DecodePool."""
+        limits = {"max_frames": max_frames, "max_pixels": max_pixels}
+        reply, _ = self._ask(path, {"what": "facts", **limits})
+        return VideoFacts(**reply)
+
+    def frames(self, path: Path, numbers: Sequence[int]) -> DecodedClip:
+        """Decode frames in this helper; errors as of DecodePool."""
+        return _receive(*self._ask(path, {"what": "frames", "numbers": list(numbers)}))
 
     def start(self) -> None:
         """Start the process. Raises WorkerDied if it does not come up: no clip's fault."""
@@ -161,19 +188,18 @@ class _Helper:
         if child is not None:
             child.kill()
 
-    def _ask(
-        self, what: str, path: Path, window: Window | None
-    ) -> tuple[dict[str, Any], list[int]]:
-        span = None if window is None else [window.start_s, window.end_s]
-        question = {"what": what, "path": str(path), "spec": self._spec, "window": span}
+    def _ask(self, path: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
         try:
-            reply, files = self._patiently(question, path)
+            reply, files = self._patiently({**question, "path": str(path)}, path)
         except _Stuck as error:
             self.end()
             raise ClipUnreachable(
                 f"the disk of {path} gave no answer within decode_timeout_s={self._timeout_s:g}; "
                 "is its server up?"
             ) from error
+        except _TimedOut as error:
+            self.end()
+            raise ClipTimedOut(f"cannot decode {path}: {error}") from error
         except (_Broken, _Ended) as error:
             self.end()
             raise ClipError(f"cannot decode {path}: {error}") from error
@@ -237,7 +263,7 @@ class _Helper:
         except TimeoutError as error:
             if child.waits_for_disk():
                 raise _Stuck from error
-            raise _Broken(
+            raise _TimedOut(
                 f"no result within decode_timeout_s={self._timeout_s:g}; its decoder was killed"
             ) from error
 
@@ -325,6 +351,10 @@ def _launch(command: Sequence[str], limit: str) -> _Child:
         finally:
             os.close(errors)
     return _Child(process, ours, log)
+
+
+def _span(window: Window | None) -> list[float | None] | None:
+    return None if window is None else [window.start_s, window.end_s]
 
 
 def _receive(reply: dict[str, Any], files: list[int]) -> DecodedClip:

@@ -1,7 +1,10 @@
 """Helper process of video/pool.py: gets a file's path, answers with its frames; ends when idle.
 
-    {"what", "path", "spec", "window", "decoder"} -> {"shape", "fps", ...} + a file in memory
-                                                  | {"error", "errno"}
+    {"what": "decode", "path", "spec", "window", "decoder"} -> {"shape", ...} + a file in memory
+    {"what": "frames", "path", "numbers"}                   -> the same, of frames by number
+    {"what": "probe", "path", "window", "decoder"}          -> {}
+    {"what": "facts", "path", "max_frames", "max_pixels"}   -> {"seconds", "frames", ...}
+    any of them                                             -> {"error", "errno"}
 
 Before decord begins, {"begins": "decord"} says so: if this process then dies or hangs, the file is
 not to blame yet. The file holds the times (float64 [T]), the frames' indices (int64 [T]) and then
@@ -18,14 +21,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from video.address import Window
-from video.decode import DecodedClip, decode, probe
+from video.decode import DecodedClip, decode, decode_frames, probe
 from video.disk_faults import number_of
+from video.facts import facts_of
 from video.sampling import FrameSpec
 from wire.errors import ClipError
 
@@ -42,7 +47,7 @@ _PR_SET_PDEATHSIG = 1
 Question = Mapping[str, Any]
 Tell = Callable[[], None]
 """Called before decord begins."""
-Act = Callable[[Question, Tell], DecodedClip | None]
+Act = Callable[[Question, Tell], DecodedClip | Mapping[str, Any]]
 
 
 def main() -> None:
@@ -64,14 +69,21 @@ def serve(act: Act) -> None:
     os._exit(0)
 
 
-def act(question: Question, on_decord: Tell) -> DecodedClip | None:
+def act(question: Question, on_decord: Tell) -> DecodedClip | Mapping[str, Any]:
     """Do what a request asks for. Raises ClipError."""
+    path = Path(question["path"])
+    match question["what"]:
+        case "facts":
+            limits = {name: question[name] for name in ("max_frames", "max_pixels")}
+            return asdict(facts_of(path, **limits))
+        case "frames":
+            return decode_frames(path, question["numbers"])
     window = None if question["window"] is None else Window(*question["window"])
     if question["what"] == "probe":
-        probe(question["path"], window, question["decoder"])
-        return None
+        probe(path, window, question["decoder"])
+        return {}
     spec = FrameSpec(**question["spec"])
-    return decode(question["path"], spec, window, question["decoder"], on_decord)
+    return decode(path, spec, window, question["decoder"], on_decord)
 
 
 def _confine(parent: int, limit: int) -> None:
@@ -101,8 +113,8 @@ def _answer(line: socket.socket, question: Question, act: Act) -> bool:
     except Exception as error:  # noqa: BLE001  whatever a file brings out in a decoder
         reason = f"cannot decode {question['path']}: {error!r}"
         return _refuse(line, reason, number_of(error))
-    if clip is None:
-        line.send(b"{}")
+    if not isinstance(clip, DecodedClip):
+        _say(line, clip)
         return True
     described = {
         "shape": clip.frames.shape,

@@ -13,11 +13,14 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from PIL import Image
 
 from tests.video.boxes import box, change, find
 from tests.video.formats import AV1, Format, frame_numbers, write_video
+from tests.video.openings import openings
+from tests.video.playlists import playlists
 from video.config import VideoConfig
-from video.container import Undecodable, naming, video_stream
+from video.container import Undecodable, frames_of, naming, open_video, packets_of, video_stream
 from video.decode import Decoder, decode, probe
 from wire.errors import ClipError
 
@@ -379,3 +382,39 @@ def test_too_little_memory_is_never_called_damage(tmp_path: Path):
     lines = told.stdout.splitlines()
     assert lines
     assert all("need more memory than decode_memory_gb; raise it" in line for line in lines), lines
+
+
+URL = "http://127.0.0.1:9/canary.ts"
+HOSTILE = playlists("canary.mp4", URL)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_that_names_another_one_opens_no_other(
+    name: str, tmp_path: Path, make_clip: MakeClip
+) -> None:
+    make_clip("canary.mp4")
+    make_clip("part.M00.mp4").rename(tmp_path / "part.M00")
+    path = tmp_path / name
+    path.write_bytes(HOSTILE[name])
+    with openings(tmp_path) as opened:
+        # also past the check of what kind of file it is, which knows only how playlists begin
+        with pytest.raises(Undecodable), open_video(path) as (container, stream):
+            list(frames_of(packets_of(container, stream), stream))
+        with pytest.raises(ClipError):
+            probe(path)
+    assert set(opened) == {name}
+
+
+def test_a_picture_whose_name_is_a_pattern_is_that_one_picture(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        _write_png(tmp_path / f"frame00{number}.png")
+    (tmp_path / "frame%03d.png").write_bytes(b"no picture")
+    with openings(tmp_path) as opened, pytest.raises(ClipError):
+        probe(tmp_path / "frame%03d.png")
+    assert set(opened) == {"frame%03d.png"}
+    _write_png(tmp_path / "frame%03d.png")
+    probe(tmp_path / "frame%03d.png")
+
+
+def _write_png(path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(path)

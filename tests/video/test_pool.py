@@ -16,9 +16,10 @@ import pytest
 
 from video.address import Window
 from video.config import VideoConfig
-from video.decode import Decoder, decode
+from video.decode import Decoder, decode, decode_frames
+from video.facts import facts_of
 from video.pool import DecodePool
-from wire.errors import ClipError, WorkerDied
+from wire.errors import ClipError, ClipTimedOut, WorkerDied
 
 MakeClip = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,29 @@ def test_a_helper_gives_what_decoding_here_gives(pool: DecodePool, make_clip: Ma
             there.native_fps,
         )
     pool.probe(path)
+
+
+def test_facts_and_frames_by_number_come_from_a_helper(
+    pool: DecodePool, make_clip: MakeClip
+) -> None:
+    path = make_clip(frames=40)
+    seen = pool.facts(path, max_frames=100, max_pixels=10_000)
+    assert seen == facts_of(path, max_frames=100, max_pixels=10_000)
+    clip = pool.frames(path, [9, 2])
+    assert clip.frame_indices == (2, 9)
+    assert np.array_equal(clip.frames, decode_frames(path, [2, 9]).frames)
+    with pytest.raises(ClipError, match=f"cannot decode {path}: it has frames 0 to 39"):
+        pool.frames(path, [40])
+
+
+def test_what_takes_too_long_is_told_from_what_is_damaged(
+    bad_pool: DecodePool, tmp_path: Path
+) -> None:
+    for name, kind in (("hang.mp4", ClipTimedOut), ("crash.mp4", ClipError)):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ClipError) as caught:
+            bad_pool.facts(tmp_path / name, max_frames=1, max_pixels=1)
+        assert type(caught.value) is kind
 
 
 def test_frames_can_be_written_to_and_outlive_the_pool(make_clip: MakeClip) -> None:

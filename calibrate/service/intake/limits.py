@@ -22,7 +22,7 @@ _REFUSALS: tuple[tuple[type[DeepIntuitError], int, str], ...] = (
     (NoVideo, 415, "no-video"),
     (ClipTimedOut, 422, "clip-too-slow"),
     (ClipUnreachable, 503, "clip-unreachable"),
-    (ClipError, 422, "clip-damaged"),
+    (ClipError, 422, "clip-unreadable"),
     (WorkerDied, 503, "inspector-unavailable"),
 )
 """The first class that fits counts."""

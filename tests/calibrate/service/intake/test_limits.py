@@ -50,7 +50,7 @@ def test_one_byte_too_many_is_413() -> None:
         (NoVideo, 415, "no-video"),
         (ClipTimedOut, 422, "clip-too-slow"),
         (ClipUnreachable, 503, "clip-unreachable"),
-        (ClipError, 422, "clip-damaged"),
+        (ClipError, 422, "clip-unreadable"),
         (WorkerDied, 503, "inspector-unavailable"),
     ],
 )

@@ -1,0 +1,85 @@
+"""The inspector reads real files in processes of its own, and tells what is wrong with them."""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calibrate.service.protocols import ClipFacts
+from cluster.serving.inspector import PoolInspector
+from tests.video.conftest import write_clip
+from wire.errors import ClipError, ClipTimedOut, NoVideo
+
+
+@pytest.fixture
+async def inspector() -> AsyncIterator[PoolInspector]:
+    made = PoolInspector(max_frames=1000, max_pixels=100_000)
+    yield made
+    await made.close()
+
+
+async def test_a_clip_has_the_facts_of_its_packets(
+    inspector: PoolInspector, tmp_path: Path
+) -> None:
+    facts = await inspector.inspect(write_clip(tmp_path / "a.mp4", frames=24))
+    assert facts == ClipFacts(seconds=3.0, frames=24, width=64, height=48, codec="h264")
+
+
+async def test_a_file_of_another_kind_is_told_from_a_damaged_video(
+    inspector: PoolInspector, tmp_path: Path
+) -> None:
+    data = write_clip(tmp_path / "whole.mp4").read_bytes()
+    files = {
+        "page.mp4": (b"<!DOCTYPE html><title>Login</title>", NoVideo),
+        "noise.mp4": (bytes(range(256)) * 20, NoVideo),
+        "empty.mp4": (b"", NoVideo),
+        "list.m3u8": (b"#EXTM3U\n", NoVideo),
+        "cut.mp4": (data[: len(data) // 2], ClipError),
+    }
+    for name, (content, kind) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ClipError) as caught:
+            await inspector.inspect(tmp_path / name)
+        assert type(caught.value) is kind, name
+        assert str(tmp_path / name) in str(caught.value)
+
+
+async def test_a_container_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    inspector = PoolInspector(max_frames=1000, max_pixels=100_000, timeout_s=0.001)
+    try:
+        with pytest.raises(ClipTimedOut, match="no result within"):
+            await inspector.inspect(write_clip(tmp_path / "a.mp4", frames=200))
+    finally:
+        await inspector.close()
+
+
+async def test_frames_for_people_are_those_numbers_scaled_down(
+    inspector: PoolInspector, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4", frames=20, size=(1024, 64))
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(data)))
+        for data in await inspector.frames(clip, [11, 3, 11])
+    ]
+    assert [picture.shape for picture in pictures] == [(48, 768, 3)] * 3
+    assert [int(picture[40, 700, 0]) for picture in pictures] == pytest.approx(
+        [110, 30, 110], abs=4
+    )
+
+
+async def test_frames_do_not_keep_containers_waiting(
+    inspector: PoolInspector, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4", frames=300, size=(640, 480))
+    await asyncio.gather(inspector.inspect(clip), inspector.frames(clip, [0]))
+    frames = asyncio.create_task(inspector.frames(clip, range(300)))
+    start = time.monotonic()
+    await inspector.inspect(clip)
+    assert time.monotonic() - start < 5
+    assert not frames.done()
+    assert len(await frames) == 300
