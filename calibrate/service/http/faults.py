@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from calibrate.service.problems import Problem
 from wire.errors import DeadlineExceeded, DiskFull, GenerationError, UserError, WorkerDied
@@ -59,10 +60,20 @@ def add_handlers(app: FastAPI) -> None:
     """Answer what FastAPI has handlers for with its problem; the gate does the rest."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        return respond(problem_of(error), request.url.path)
+        problem = problem_of(error)
+        if problem.status == 405:  # Starlette names those of the first route with this path
+            problem.headers["Allow"] = ", ".join(_methods(request))
+        return respond(problem, request.url.path)
 
     for kind in (Problem, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
+
+
+def _methods(request: Request) -> list[str]:
+    """Methods of all routes that have the request's path."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    at_path = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in at_path for method in route.methods or ()})
 
 
 def _refused(error: HTTPException) -> Problem:

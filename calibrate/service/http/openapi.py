@@ -11,6 +11,8 @@ from calibrate.service.routes.context import Needs, problem_response
 
 _ALWAYS = (400, 401, 403, 422, 429, 500, 503)
 _WITH_BODY = (408, 413)
+_FASTAPIS_OWN = 422
+"""Described by FastAPI in a form of its own."""
 _PROBLEM = {
     "title": "Problem",
     "description": "RFC 9457. Members beside these depend on the type.",
@@ -55,7 +57,10 @@ def describe(app: FastAPI) -> None:
             schema = plain()
             app.openapi_schema = schema
             components = schema.setdefault("components", {})
-            components.setdefault("schemas", {})["Problem"] = _PROBLEM
+            schemas = components.setdefault("schemas", {})
+            schemas["Problem"] = _PROBLEM
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             for route in app.routes:
                 if isinstance(route, APIRoute) and route.include_in_schema:
@@ -86,7 +91,8 @@ def _complete(operation: dict[str, Any], route: APIRoute, method: str) -> None:
         statuses.add(409)
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     for status in sorted(statuses):
-        responses.setdefault(str(status), problem_response(status))
+        if str(status) not in responses or status == _FASTAPIS_OWN:
+            responses[str(status)] = problem_response(status)
 
 
 def _needed(dependant: Dependant) -> Scope | None:

@@ -6,20 +6,27 @@ second signal -> the process ends at once
 """
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from calibrate.service.http.faults import MEDIA_TYPE
+from calibrate.service.problems import Problem
 from calibrate.service.service import Service
 from wire.errors import ConfigError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_S = 0.05
+_MAX_HEAD = 64 * 2**10
+_HEAD_S = 20.0
 
 
 async def serve(
@@ -37,6 +44,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Protocol,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -91,6 +99,63 @@ def signals_stop(
     finally:
         for number in heard:
             loop.remove_signal_handler(number)
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose heads are short and soon there, and whose refusals are problems, too."""
+
+    _in_head, _head_bytes = True, 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data) if self._in_head else 0
+        super().data_received(data)
+        if self._in_head and self._head_bytes > _MAX_HEAD:
+            self._refuse(431, f"the head of the request is longer than {_MAX_HEAD:,} bytes")
+
+    def on_message_begin(self) -> None:
+        self._await_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head_bytes = False, 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, "this is no HTTP/1.1 request, or its address is too long")
+
+    def _await_head(self) -> None:
+        self._stop_timer()
+        self._in_head = True
+        self._head_timer = self.loop.call_later(
+            _HEAD_S, self._refuse, 408, f"the head of the request was not there in {_HEAD_S:g} s"
+        )
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer without the application, and close the connection."""
+        phrase = HTTPStatus(status).phrase
+        problem = Problem(status, phrase.lower().replace(" ", "-"), detail)
+        body = json.dumps(problem.as_json()).encode()
+        head = (
+            f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -1,4 +1,6 @@
 import asyncio
+import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,3 +47,25 @@ def test_a_port_that_is_taken_is_the_users_to_mend(tmp_path: Path):
         taken = running(make_config(tmp_path / "b", port=port))
         with pytest.raises(ConfigError, match=f"port {port}: Address already in use; give another"):
             taken.__enter__()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"no HTTP at all\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 66_000, 431),
+        (b"GET / HTTP/1.1\r\nX: never", 408),
+    ],
+)
+def test_what_is_no_head_or_a_too_long_one_or_never_ends_is_a_problem_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, status: int
+):
+    if status == 408:
+        monkeypatch.setattr("calibrate.service.http.server._HEAD_S", 0.2)
+    with running(make_config(tmp_path)) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), DEADLINE_S) as connection:
+            connection.sendall(head)
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == status
