@@ -40,10 +40,11 @@ class ClipInputs:
     def __init__(
         self,
         named: Sequence[str],
-        labels: LabelSet,
+        labels: LabelSet | None,
         columns: Mapping[str, Sequence[TextName]] = MappingProxyType({}),
     ) -> None:
-        """``columns``: of a manifest, that prompts show, each with the texts that do.
+        """``labels``: known ones; None: a manifest's are taken as given. ``columns``: of a
+        manifest, that prompts show, each with the texts that do.
 
         Raises DataError for a name that is no file, a folder without a video, a manifest with
         faults, and clips without those columns."""
@@ -120,6 +121,8 @@ class ClipInputs:
     def _label(self, given: Any, where: str) -> str:
         if given is None or given == "":
             return _NO_LABEL
+        if self._labels is None:
+            return str(given)
         label = self._labels.find(given) if isinstance(given, str) else None
         if label is None:
             known = nearest(str(given).casefold(), self._labels.names)

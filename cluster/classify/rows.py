@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from calibrate.client.results import Reason as ServiceReason
 from calibrate.decision import Action, Reason
 from video.address import View
 from wire.types import Failure
@@ -54,8 +55,9 @@ class Row:
     label: str | None = None
     probabilities: dict[str, float] | None = None
     prediction_set: tuple[str, ...] = ()
-    decision: Action = "review"
-    reasons: tuple[Reason, ...] = ()
+    decision: Action | Literal["pass"] = "review"
+    """``pass``: a service's policy lets the clip pass, without a person."""
+    reasons: tuple[Reason | ServiceReason, ...] = ()
     votes: dict[str, int] | None = None
     """Answers of the sampled traces, where the classifier votes."""
     truth: str | None = None
@@ -67,6 +69,8 @@ class Row:
     versions: Versions
     seconds: float = 0.0
     """From when the clip was taken up; clips that were answered together share them."""
+    decision_id: str | None = None
+    """Of a service, which explains it under this id."""
 
     def as_json(self, *, with_trace: bool = True) -> dict[str, Any]:
         """Plain values; fields that do not apply are left out."""
@@ -75,7 +79,7 @@ class Row:
         values["reasons"] = [asdict(reason) for reason in self.reasons]
         if not with_trace:
             del values["trace"]
-        for name in ("votes", "truth", "control", "failure"):
+        for name in ("votes", "truth", "control", "failure", "decision_id"):
             if values[name] is None:
                 del values[name]
         for holder in (values, values.get("control") or {}):
@@ -110,14 +114,14 @@ class Summary:
             self.failures[row.failure.kind if row.failure else "unknown"] += 1
         else:
             self.labels[row.label] += 1
-            self.num_auto += row.decision == "auto"
+            self.num_auto += row.decision != "review"
         self._add_truth(row)
         self._add_control(row)
 
     def _add_truth(self, row: Row) -> None:
         if row.truth is None:
             return
-        right, auto = row.label == row.truth, row.decision == "auto"
+        right, auto = row.label == row.truth, row.decision != "review"
         self.num_labelled += 1
         self.num_right += right
         self.num_auto_labelled += auto

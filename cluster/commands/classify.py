@@ -1,12 +1,19 @@
-"""The command classify: labels and decisions about clips, by a published classifier."""
+"""The command classify: labels and decisions about clips, by a classifier or a service."""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.commands.base import add_command, say
 from wire.errors import ConfigError
@@ -16,26 +23,47 @@ if TYPE_CHECKING:
     from cluster.classify.inputs import ClipInputs
     from cluster.classify.machine import Machine
     from cluster.classify.output import RowWriter
-    from cluster.classify.rows import Summary
+    from cluster.classify.rows import Row, Summary
     from cluster.classify.shift_observer import ShiftObserver
 
+T = TypeVar("T")
 _VIEWS = ("shuffled", "blank", "reversed")
+_LOCAL_ONLY = {
+    "k": None,
+    "device": "auto",
+    "gpus": 1,
+    "gpu_memory": 0.9,
+    "cache_dir": None,
+    "monitor": None,
+    "no_monitor": False,
+    "acknowledge_shift": False,
+}
+"""Options of engines of this machine, with their defaults."""
 
 
 def _classify(options: argparse.Namespace) -> int:
+    if options.classifier.lower().startswith(("http://", "https://")):
+        return _by_service(options)
+    if options.token_file or options.version:
+        raise ConfigError(
+            "--token-file and --version are of a service, and the first argument is none; give "
+            "http://HOST:PORT"
+        )
+    return _by_engines(options)
+
+
+def _by_engines(options: argparse.Namespace) -> int:
+    """Classify with engines of this machine."""
     from calibrate.classifier import load_classifier
     from cluster.classify.inputs import ClipInputs
     from cluster.classify.machine import machine_of
-    from cluster.classify.output import Format, RowWriter, result_file, rows_to_stdout
-    from cluster.classify.rows import Summary
-    from cluster.driver.interrupts import run_interruptibly
     from cluster.inputs.classifier_settings import shown_columns
 
     if options.k is not None and options.k < 1:
         raise ConfigError(f"--k {options.k}: expected 1 or more traces")
     if options.no_monitor and options.acknowledge_shift:
         raise ConfigError("--acknowledge-shift is of the monitor, and --no-monitor leaves it out")
-    classifier = load_classifier(options.classifier)
+    classifier = load_classifier(Path(options.classifier))
     description = classifier.description
     clips = ClipInputs(options.clips, description.label_set, shown_columns(description))
     machine = machine_of(
@@ -45,6 +73,44 @@ def _classify(options: argparse.Namespace) -> int:
         in_flight=options.in_flight,
         cache_dir=options.cache_dir,
     )
+    return _write_all(
+        options,
+        clips,
+        _shift_observer(options, classifier),
+        lambda observer: _rows_of_engines(options, classifier, machine, clips, observer),
+    )
+
+
+def _by_service(options: argparse.Namespace) -> int:
+    """Classify by a service: clips are sent to it."""
+    from cluster.classify.service_rows import ClassifyingService
+
+    for name, value in _LOCAL_ONLY.items():
+        if getattr(options, name) != value:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is of engines of this machine; {options.classifier} "
+                "has its own settings (deepintuit serve)"
+            )
+    service = ClassifyingService.at(
+        options.classifier, token_file=options.token_file, version=options.version, say=say
+    )
+    clips = service.clips(options.clips)
+    view, in_flight = options.control, options.in_flight
+    return _write_all(options, clips, nullcontext(), lambda _: service.rows(clips, view, in_flight))
+
+
+def _write_all(
+    options: argparse.Namespace,
+    clips: "ClipInputs",
+    watched: AbstractContextManager[T],
+    open_rows: "Callable[[T], AbstractAsyncContextManager[AsyncIterator[Row]]]",
+) -> int:
+    """Write all rows, then the summary; the exit status. ``open_rows``: is given what ``watched``
+    gives."""
+    from cluster.classify.output import Format, RowWriter, result_file, rows_to_stdout
+    from cluster.classify.rows import Summary
+    from cluster.driver.interrupts import run_interruptibly
+
     table = options.out is None and sys.stdout.isatty()
     form: Format = options.format or ("table" if table else "jsonl")
     target = (
@@ -54,9 +120,9 @@ def _classify(options: argparse.Namespace) -> int:
     )
     summary = Summary()
     try:
-        with target as stream, _shift_observer(options, classifier) as observer:
+        with target as stream, watched as observer:
             writer = RowWriter(stream, form, with_traces=options.traces != "none")
-            work = _write_rows(options, classifier, machine, clips, writer, summary, observer)
+            work = _write_rows(open_rows(observer), clips.total, writer, summary)
             run_interruptibly(work, say, lambda: None)
     except BrokenPipeError:  # whoever reads the rows has enough
         return 1
@@ -67,17 +133,33 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 async def _write_rows(
+    opened: "AbstractAsyncContextManager[AsyncIterator[Row]]",
+    total: int,
+    writer: "RowWriter",
+    summary: "Summary",
+) -> None:
+    from cluster.driver.progress import error_console, progress_bar
+
+    async with opened as rows:
+        summary.begin()
+        with progress_bar("classify", total, error_console) as bar:
+            async for row in rows:
+                writer.write(row)
+                summary.add(row)
+                bar.advance()
+
+
+@asynccontextmanager
+async def _rows_of_engines(
     options: argparse.Namespace,
     classifier: "Classifier",
     machine: "Machine",
     clips: "ClipInputs",
-    writer: "RowWriter",
-    summary: "Summary",
     observer: "ShiftObserver | None",
-) -> None:
+) -> AsyncIterator[AsyncIterator["Row"]]:
+    """Rows of a pipeline whose engines are up for the block."""
     from cluster.classify.engine_log import EngineLog
     from cluster.classify.open import open_pipeline
-    from cluster.driver.progress import error_console, progress_bar
     from video.address import View
 
     say(f"starting the classifier {classifier.description.name} ({machine})")
@@ -89,12 +171,7 @@ async def _write_rows(
         ) as pipeline,
         aclosing(pipeline.classify_all(clips, control)) as rows,
     ):
-        summary.begin()
-        with progress_bar("classify", clips.total, error_console) as bar:
-            async for row in rows:
-                writer.write(row)
-                summary.add(row)
-                bar.advance()
+        yield rows
 
 
 @contextmanager
@@ -131,9 +208,9 @@ def add(commands: Any) -> None:
     command = add_command(commands, "classify", text, _classify)
     command.add_argument(
         "classifier",
-        type=Path,
-        metavar="CLASSIFIER_OR_RUN",
-        help="a classifier's directory, or a run whose calibration published one",
+        metavar="CLASSIFIER_OR_RUN_OR_URL",
+        help="a classifier's directory, a run whose calibration published one, or the address of a "
+        "service (http://HOST:PORT; its token in DEEPINTUIT_TOKEN, or --token-file)",
     )
     command.add_argument(
         "clips",
@@ -175,9 +252,17 @@ def add(commands: Any) -> None:
         type=int,
         metavar="N",
         help="clips decoded or answered at a time, fewer where they take 4 GB; default: 256 on "
-        "GPUs, 64 on a CPU",
+        "GPUs, 64 on a CPU; of a service: requests at a time, 16",
     )
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
+    command.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="of a service: the file with its token"
+    )
+    command.add_argument(
+        "--version",
+        metavar="REF",
+        help="of a service: the classifier's version, or an alias (challenger); default: champion",
+    )
     _add_shift(command)
 
 
