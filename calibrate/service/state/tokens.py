@@ -83,8 +83,8 @@ class Tokens:
         return secret
 
     def caller_of(self, bearer: str) -> Caller:
-        """Caller whose token this is. Raises Problem 401, in the same time and words for a token
-        that never was, was revoked, or has another secret."""
+        """Caller whose token this is. Raises Problem 401, in the same words for a token that never
+        was, was revoked, or has another secret; the digests are compared in constant time."""
         parts = _SECRET.fullmatch(bearer)
         token_id = parts[1] if parts else ""
         with self._database.read() as connection:

@@ -128,12 +128,10 @@ def test_a_challenger_is_proposed_and_withdrawn(api: Api):
         assert refused.status_code == 422, version
 
 
-@pytest.mark.parametrize(
-    "ref", ["3", "champion", "best", "0", "99999999999999999999", "%00", "%F0"]
-)
-def test_an_unknown_version_is_not_there(api: Api, ref: str):
-    answer = api.ask("GET", f"/v1/classifiers/{ref}")
-    assert (answer.status_code, answer.json()["title"]) == (404, "No such classifier")
+def test_an_unknown_version_is_not_there(api: Api):
+    for ref in ("3", "champion", "best", "0", "99999999999999999999", "%00", "%F0"):
+        answer = api.ask("GET", f"/v1/classifiers/{ref}")
+        assert (answer.status_code, answer.json()["title"]) == (404, "No such classifier"), ref
 
 
 def test_a_promotion_loads_the_version_and_a_roll_back_the_one_before_it(api: Api):

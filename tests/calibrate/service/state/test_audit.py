@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,4 +122,15 @@ def test_names_that_are_no_utf8_are_written_escaped(database: Database):
     (row,) = Audit(database).page(limit=1)
     assert row.actor == "ad\\udcffa"
     assert row.detail == {"name": "\udcff\x00"}
+    assert Audit(database).verify() is None
+
+
+def test_processes_and_threads_that_append_at_once_make_one_chain(database: Database):
+    """As a service and `serve STATE --new-token` beside it do."""
+    beside = Database.open(database.path, [SCHEMA])
+    with ThreadPoolExecutor(4) as pool:
+        each = [pool.submit(append, one, *"abcde") for one in (database, beside) * 10]
+        numbers = sorted(number for one in each for number in one.result(60))
+    beside.close()
+    assert numbers == list(range(1, 101))
     assert Audit(database).verify() is None

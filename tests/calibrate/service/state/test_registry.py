@@ -1,6 +1,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,30 @@ def test_the_challenger_is_never_the_champion(
     assert classifiers.set_challenger(None, by="ada") == {"champion": 1}
     assert actions(database)[-2:] == ["challenger.proposed", "challenger.removed"]
     assert Audit(database).page(limit=1)[0].subject == "classifiers/2"
+
+
+def test_changes_at_the_same_time_take_turns(
+    database: Database, classifiers: Registry, published: Publish
+):
+    sources = [published(name) for name in "abc"]
+    with ThreadPoolExecutor(6) as pool:
+        versions = pool.map(lambda one: register(classifiers, one)[0], sources * 3)
+        assert sorted(versions) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+        classifiers.promote(1, by="ada", expected_champion=None, reason="")
+
+        def change(number: int) -> None:
+            if number % 2:
+                classifiers.promote(1 + number % 3, by="ada", expected_champion=None, reason="")
+            else:
+                classifiers.set_challenger(None, by="ada")
+
+        for one in [pool.submit(change, number) for number in range(40)]:
+            one.result(60)
+    assert Audit(database).verify() is None
+    rows = [row.detail for row in reversed(Audit(database).page(limit=100))]
+    moves = [detail for detail in rows if "after" in detail]
+    assert [move["before"] for move in moves[1:]] == [move["after"] for move in moves[:-1]]
+    assert moves[-1]["after"] == classifiers.aliases()
 
 
 @pytest.mark.parametrize(
