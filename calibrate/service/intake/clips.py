@@ -118,17 +118,20 @@ class Intake:
         """Admit a file under an allowed root. Raises Problem 403 or 404, and those of
         ``from_upload``."""
         file = await self._run(partial(self._roots.open, path))
-        self._limits.check_bytes(file.size)
-        video_hash = await self._run(partial(self._hash_of, file))
-        facts = await self._checked(file.alias, video_hash, path)
-        return AdmittedClip(
-            path=file.alias,
-            video_hash=video_hash,
-            name=path,
-            source="path",
-            facts=facts,
-            keeper=file,
-        )
+        try:
+            self._limits.check_bytes(file.size)
+            video_hash = await self._run(partial(self._hash_of, file))
+            facts = await self._checked(file.alias, video_hash, path)
+            return AdmittedClip(
+                path=file.alias,
+                video_hash=video_hash,
+                name=path,
+                source="path",
+                facts=facts,
+                keeper=file,
+            )
+        finally:
+            del file  # the traceback of a refusal would keep it open
 
     async def again(self, *, video_hash: str, source: Source, name: str) -> AdmittedClip:
         """Admit the clip of an earlier decision once more. Raises Problem 410 if it is not kept any
