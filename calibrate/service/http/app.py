@@ -6,13 +6,14 @@ from calibrate.service.http import faults
 from calibrate.service.http.gate import Gate
 from calibrate.service.http.openapi import describe
 from calibrate.service.http.replays import Replays
-from calibrate.service.routes import audit, classifiers, health, tokens, traces
+from calibrate.service.routes import audit, classifiers, health, page, tokens, traces
 from calibrate.service.service import Service
 
 _ROUTERS = (
     audit.router,
     classifiers.router,
     health.router,
+    page.router,
     tokens.router,
     traces.router,
 )
