@@ -206,13 +206,9 @@ def publish_classifier(
                 add_model(verdict_dir, partial / "verdict", copy=copy)
             if adapter_dir is not None:
                 add_adapter(adapter_dir, partial / "verdict" / "adapter", copy=copy)
-            for part, folder in (
-                (head, partial / "head"),
-                (reference, partial),
-                (held_out, partial),
-            ):
+            for part, folder in ((head, "head"), (reference, "."), (held_out, ".")):
                 if part is not None:
-                    part.save(folder)
+                    part.save(partial / folder)
             write_json(partial / CALIBRATION_FILE, calibration.to_json())
             if evaluation is not None:
                 write_json(partial / EVALUATION_FILE, asdict(evaluation))

@@ -4,15 +4,17 @@
     ClassifierBackend  classifier directory -> OpenClassifier (engines that are up)
     OpenClassifier     clip -> Evidence, or a typed Failure
     TraceBrowser       archives -> pages of traces
+    ReviewQueue        what decisions hand to people
 
 ``cluster/serving/`` implements them: vLLM in processes of this machine, in Ray Serve, or behind a
 remote server. Tests of the service use small classes of their own.
 """
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from calibrate.decision import Evidence
 from wire.types import Failure
@@ -124,4 +126,31 @@ class TraceBrowser(Protocol):
 
     def trace(self, archive: str, trace_id: str) -> dict[str, Any]:
         """One trace, whole, with its prompt. Raises DataError if there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewReview:
+    """Review that a decision opens."""
+
+    id: str
+    decision_id: str
+    video_hash: str
+    label: str
+    """That the classifier gave."""
+    kind: Literal["review", "audit"]
+    """``audit``: the decision was automatic, and drawn at random."""
+    reasons: tuple[str, ...]
+    """Codes."""
+    weight: float
+    """Decisions that it stands for: 1 / share of the draw."""
+    created_at: str
+    """UTC, ISO 8601."""
+
+
+class ReviewQueue(Protocol):
+    """Queue of reviews, as decisions see it."""
+
+    def open(self, connection: sqlite3.Connection, review: NewReview) -> None:
+        """Add a review, in the transaction of its decision."""
         ...

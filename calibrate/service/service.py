@@ -15,10 +15,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from calibrate.service.config import ServiceConfig
+from calibrate.service.decisions import decisions
+from calibrate.service.decisions.decisions import Decisions
 from calibrate.service.intake.clips import Intake
 from calibrate.service.intake.store import ClipStore
 from calibrate.service.metrics import Metrics
+from calibrate.service.policies import policies
+from calibrate.service.policies.policies import Policies
 from calibrate.service.protocols import ClassifierBackend, ClipInspector, TraceBrowser
+from calibrate.service.reviews import reviews
+from calibrate.service.reviews.reviews import Reviews
 from calibrate.service.serving.serving import Serving
 from calibrate.service.state import audit, idempotency, registry, tokens
 from calibrate.service.state.audit import Audit
@@ -28,7 +34,15 @@ from calibrate.service.state.registry import Registry
 from calibrate.service.state.tokens import Tokens
 from wire.errors import ConfigError
 
-_SCHEMAS = (idempotency.SCHEMA, audit.SCHEMA, tokens.SCHEMA, registry.SCHEMA)
+_SCHEMAS = (
+    idempotency.SCHEMA,
+    audit.SCHEMA,
+    tokens.SCHEMA,
+    registry.SCHEMA,
+    policies.SCHEMA,
+    decisions.SCHEMA,
+    reviews.SCHEMA,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +69,9 @@ class Service:
     idempotency: IdempotencyKeys
     clips: ClipStore
     intake: Intake
+    policies: Policies
+    reviews: Reviews
+    decisions: Decisions
     traces: TraceBrowser
     metrics: Metrics
     draining: bool = False
@@ -100,6 +117,11 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     registered = Registry(database, log, config.state / "classifiers")
     serving = Serving(registered, parts.backend, config)
     stack.push_async_callback(serving.close)
+    rules = Policies(database, log)
+    queue = Reviews(database, log, clips, double_share=config.double_blind_share)
+    await queue.start()  # before the first upload: it keeps the clips of what waits
+    decided = Decisions(database, log, rules, queue, audit_share=config.audit_share)
+    stack.push_async_callback(decided.close)
     return Service(
         config=config,
         database=database,
@@ -110,6 +132,9 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         idempotency=IdempotencyKeys(database, keep_s=config.idempotency_hours * 3_600),
         clips=clips,
         intake=intake,
+        policies=rules,
+        reviews=queue,
+        decisions=decided,
         traces=parts.traces,
         metrics=Metrics(),
     )

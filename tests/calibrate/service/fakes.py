@@ -32,6 +32,7 @@ from calibrate.decision import Evidence
 from calibrate.description import ClassifierDescription
 from calibrate.service.protocols import ClipToClassify
 from calibrate.shift.features import TraceFeatures, TraceReference
+from calibrate.thresholds.held_out import HeldOut
 from tests.calibrate.classifiers import (
     make_description,
     measured_calibration,
@@ -48,11 +49,13 @@ def publish_tiny(
     *,
     calibration: Calibration | None = None,
     reference: bool = False,
+    held_out: HeldOut | None = None,
     **description: Any,
 ) -> Classifier:
     """A published classifier of two labels, abnormal and normal, at ``folder/NAME``; its weights
     are a few bytes. Its calibration has sets, a threshold and figures. ``reference``: that its
-    shift can be watched. Another ``name`` is another classifier."""
+    shift can be watched; ``held_out``: that policies have thresholds. Another ``name`` is another
+    classifier."""
     calibration = calibration or measured_calibration()
     sources = calibration.calibrator.sources
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +66,7 @@ def publish_tiny(
         description=make_description(name=name, sources=sources, **description),
         calibration=calibration,
         evaluation=measured_evaluation(),
+        held_out=held_out,
         reference=TraceReference.of(_archived(200), _LABELS) if reference else None,
         **changes,
     )
