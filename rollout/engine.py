@@ -59,8 +59,8 @@ class WeightDigests:
     """Digest of all parameters that the model has, as the engine keeps them."""
 
 
-class Engine(Protocol):
-    """Protocol of an engine, as a rollout worker uses it."""
+class AnsweringEngine(Protocol):
+    """Protocol of an engine whose weights stay as they are, as a classifier in use has it."""
 
     @property
     def is_alive(self) -> bool:
@@ -75,15 +75,6 @@ class Engine(Protocol):
     ) -> Generation:
         """Draw ``sampling.n`` answers. Raises GenerationError, DeadlineExceeded."""
 
-    async def logprobs(
-        self,
-        prompt: Prompt,
-        clip: ProcessedClip,
-        response: Sequence[int],
-        adapter: Adapter | None = None,
-    ) -> list[float]:
-        """Logprob of each token of a given response. Raises GenerationError, DeadlineExceeded."""
-
     async def label_logprobs(
         self,
         prompt: Prompt,
@@ -93,6 +84,19 @@ class Engine(Protocol):
     ) -> list[float]:
         """Logprob (nats, at temperature 1) of each code after a prompt: the sum over its tokens,
         whatever an answer may not hold. Raises GenerationError, DeadlineExceeded."""
+
+
+class Engine(AnsweringEngine, Protocol):
+    """Protocol of an engine, as a rollout worker uses it."""
+
+    async def logprobs(
+        self,
+        prompt: Prompt,
+        clip: ProcessedClip,
+        response: Sequence[int],
+        adapter: Adapter | None = None,
+    ) -> list[float]:
+        """Logprob of each token of a given response. Raises GenerationError, DeadlineExceeded."""
 
     async def weight_digests(self) -> list[WeightDigests]:
         """Digests of the weights after an update, of each GPU. Raises WeightUpdateError,

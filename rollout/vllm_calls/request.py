@@ -56,7 +56,7 @@ def vllm_requests(
         offset=start, length=length, is_embed=None if is_embed.all() else is_embed
     )
     others = [{"video": [None]}] * (len(continued) - 1)
-    clips: list[Any] = [_clip_items(clip, config, embeddings), *others]
+    clips: list[Any] = [_clip_items(clip, config.dtype, embeddings), *others]
     return [
         mm_input(
             prompt_token_ids=[*token_ids, *more],
@@ -69,7 +69,15 @@ def vllm_requests(
     ]
 
 
-def _clip_items(clip: ProcessedClip, config: RolloutConfig, embeddings: "Tensor | None") -> Any:
+def encoded_clip(clip: ProcessedClip, dtype: str) -> str:
+    """A processed clip as vLLM's server takes it, in base64. ``dtype``: precision of its tower."""
+    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
+
+    (item,) = _clip_items(clip, dtype, None)["video"]
+    return str(encode_mm_kwargs_item(item))
+
+
+def _clip_items(clip: ProcessedClip, dtype_name: str, embeddings: "Tensor | None") -> Any:
     import torch
     from transformers import BatchFeature
     from vllm.multimodal.inputs import MultiModalFieldConfig as Field
@@ -77,7 +85,7 @@ def _clip_items(clip: ProcessedClip, config: RolloutConfig, embeddings: "Tensor 
 
     if embeddings is None:
         # in the tower's precision, to which it would round them itself
-        dtype = getattr(torch, config.dtype)
+        dtype = getattr(torch, dtype_name)
         name, rows = "pixel_values_videos", torch.from_numpy(clip.pixel_values).to(dtype)
     else:
         name, rows = "video_embeds", embeddings
