@@ -24,7 +24,7 @@ from wire.errors import ConfigError, DeadlineExceeded, GenerationError
 from wire.http_faults import in_words
 from wire.types import FinishReason, Prompt
 
-_LOGIN = "give the server's key in the environment variable that --engine-key-env names"
+_LOGIN = "give the server's key in DEEPINTUIT_ENGINE_KEY"
 _BAD_REQUEST = 400
 
 
@@ -38,8 +38,10 @@ class RemoteEngine:
         dtype: str,
         rule: PositionRule,
         blocked_tokens: Sequence[int],
+        adapter_model: str | None,
     ) -> None:
-        self._client, self._model, self._dtype, self._rule = client, model, dtype, rule
+        self._client, self._adapter_model = client, adapter_model
+        self._model, self._dtype, self._rule = model, dtype, rule
         self._bias = {str(token): -100.0 for token in blocked_tokens}
         self.is_alive = True
 
@@ -52,19 +54,18 @@ class RemoteEngine:
         dtype: str,
         rule: PositionRule,
         blocked_tokens: Sequence[int],
+        adapter_model: str | None = None,
         key: str | None = None,
         timeout_s: float = 600.0,
     ) -> Self:
-        """Connect to a server, and see that it has the model and the route.
+        """Connect to a server, and see that it has the models and the route.
 
-        ``dtype``: precision of its weights; ``key``: its API key. Raises ConfigError if it lacks
-        one of the two, DeadlineExceeded or GenerationError if it does not answer.
+        ``dtype``: precision of its weights; ``adapter_model``: name of an adapter on them; ``key``:
+        its API key. Raises ConfigError if it lacks one of them, DeadlineExceeded or GenerationError
+        if it does not answer.
         """
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        client = httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=timeout_s, trust_env=False, limits=_LIMITS
-        )
-        engine = cls(client, model, dtype, rule, blocked_tokens)
+        client = _client(url, key, timeout_s)
+        engine = cls(client, model, dtype, rule, blocked_tokens, adapter_model)
         try:
             await engine._refuse_other_server()
         except BaseException:
@@ -132,16 +133,15 @@ class RemoteEngine:
         await self._client.aclose()
 
     async def _refuse_other_server(self) -> None:
-        async with _in_words(self._client.base_url):
-            response = await self._client.get("/v1/models")
-            response.raise_for_status()
-            names = [str(one["id"]) for one in response.json()["data"]]
-        if self._model not in names:
-            raise ConfigError(
-                f"the server at {self._client.base_url} serves {', '.join(names) or 'no model'}, "
-                f"expected {self._model}; start it with --served-model-name {self._model} (or "
-                f"--lora-modules {self._model}=DIR where the verdict is an adapter)"
-            )
+        """Raise ConfigError if the server lacks a model, or the route."""
+        names = await _names(self._client)
+        for name in filter(None, (self._model, self._adapter_model)):
+            if name not in names:
+                raise ConfigError(
+                    f"the server at {self._client.base_url} serves {', '.join(names)}, expected "
+                    f"{name}; start it with that name (--served-model-name, or --lora-modules "
+                    "NAME=DIR for an adapter)"
+                )
         async with _in_words(self._client.base_url):
             paths = (await self._client.get("/openapi.json")).json().get("paths", {})
         if _ROUTE not in paths:
@@ -166,7 +166,7 @@ class RemoteEngine:
         encoded = await asyncio.to_thread(encoded_clip, clip, self._dtype)
         bodies = [
             {
-                "model": adapter.name if adapter else self._model,
+                "model": self._adapter_model if adapter else self._model,
                 "token_ids": [*prompt.token_ids, *tokens],
                 "features": {
                     "mm_hashes": {"video": [clip.fingerprint]},
@@ -194,7 +194,29 @@ _SPARSE = (
     "cannot be told yet; serve it with engines of this machine"
 )
 _ROUTE = "/inference/v1/generate"
+_LIST_S = 30.0
 _LIMITS = httpx.Limits(max_connections=512, max_keepalive_connections=64)
+
+
+async def model_names(url: str, key: str | None = None) -> list[str]:
+    """Names of the models and adapters that a server serves. Raises GenerationError,
+    DeadlineExceeded if it does not answer."""
+    async with _client(url, key, _LIST_S) as client:
+        return await _names(client)
+
+
+def _client(url: str, key: str | None, timeout_s: float) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=timeout_s, trust_env=False, limits=_LIMITS
+    )
+
+
+async def _names(client: httpx.AsyncClient) -> list[str]:
+    async with _in_words(client.base_url):
+        response = await client.get("/v1/models")
+        response.raise_for_status()
+        return [str(one["id"]) for one in response.json()["data"]]
 
 
 @asynccontextmanager

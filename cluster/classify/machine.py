@@ -1,6 +1,7 @@
 """Machine of a classifier in use: the GPUs, memory and threads that it may take."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,9 @@ class Machine:
     clip_gb: float = 4.0
     """Memory that they may take, about; then fewer are in flight."""
 
+    servers: tuple[str, ...] = ()
+    """URLs of vLLM servers that hold the classifier's weights; none: engines of this machine."""
+
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory <= 1:
             raise ConfigError(f"a share of {self.gpu_memory} of a GPU's memory; expected 0 to 1")
@@ -41,6 +45,8 @@ class Machine:
             raise ConfigError(f"{self.in_flight} clips in flight; expected 1 or more")
 
     def __str__(self) -> str:
+        if self.servers:
+            return f"engines at {', '.join(self.servers)}"
         if self.num_gpus:
             return f"{self.num_gpus} GPU" + "s" * (self.num_gpus > 1)
         return f"CPU, {self.num_threads} threads"
@@ -53,12 +59,14 @@ def machine_of(
     gpu_memory: float,
     in_flight: int | None,
     cache_dir: Path | None,
+    servers: Sequence[str] = (),
 ) -> Machine:
-    """The machine with a choice of ``device``; auto: GPUs if PyTorch sees any. Raises ConfigError
-    if there are fewer than ``num_gpus``."""
+    """The machine with a choice of ``device``; auto: GPUs if PyTorch sees any, none beside
+    ``servers``. Raises ConfigError if there are fewer than ``num_gpus``."""
     if num_gpus < 1:
         raise ConfigError(f"--gpus {num_gpus}: expected 1 or more; for none, give --device cpu")
     there = 0
+    device = "cpu" if servers else device
     if device != "cpu":
         import torch
 
@@ -73,5 +81,6 @@ def machine_of(
         gpu_memory=gpu_memory,
         num_threads=len(os.sched_getaffinity(0)),
         cache_dir=cache_dir,
+        servers=tuple(servers),
         in_flight=in_flight if in_flight is not None else _IN_FLIGHT["cuda" if there else "cpu"],
     )

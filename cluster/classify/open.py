@@ -6,12 +6,13 @@ policy, vote                  the policy's engine
 verdict as adapter (LoRA)     the same engine, beside the policy
 verdict with weights          a second engine; both share the device, half its memory each
 head                          the policy once more, with plain transformers
+servers of the machine        each of these engines behind HTTP (cluster/classify/remote_engines.py)
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
@@ -27,6 +28,7 @@ from calibrate.classifier import CALIBRATION_FILE, Classifier
 from cluster.classify.engine_log import EngineLog
 from cluster.classify.machine import Machine
 from cluster.classify.pipeline import Answering, Pipeline, TraceObserver
+from cluster.classify.remote_engines import Part, RemoteEngines
 from cluster.classify.rows import Versions
 from cluster.classify.sources import LabelSource, PolicySource, VerdictSource, VoteSource
 from cluster.inputs.classifier_settings import ClassifierSettings, check_renderer, settings_of
@@ -34,6 +36,7 @@ from rollout.config import RolloutConfig
 from rollout.engine import Sampling
 from rollout.lora import Adapter, AdapterSlots
 from rollout.prompt_inputs import PromptInputs
+from rollout.remote_engine import RemoteEngine
 from rollout.render import Renderer
 from rollout.vllm_engine import VllmEngine
 from video.cache import ClipStore
@@ -96,7 +99,7 @@ class _Opening:
 
     def __init__(self, classifier: Classifier, machine: Machine, log: EngineLog | None) -> None:
         self._classifier, self._machine, self._log = classifier, machine, log
-        self._engines: list[VllmEngine] = []
+        self._engines: list[VllmEngine | RemoteEngine] = []
         self._description = classifier.description
         content = (classifier.path / CALIBRATION_FILE).read_bytes()
         self._calibration = Calibration.from_json(content)
@@ -154,7 +157,9 @@ class _Opening:
             ),
         )
 
-    async def _verdict(self, policy: VllmEngine, own: VllmEngine | None = None) -> VerdictSource:
+    async def _verdict(
+        self, policy: VllmEngine | RemoteEngine, own: VllmEngine | RemoteEngine | None = None
+    ) -> VerdictSource:
         """``own``: the verdict's engine, where it has weights of its own."""
         codes = [self._description.label_codes[name] for name in self._description.label_names]
         if own is not None:
@@ -186,6 +191,9 @@ class _Opening:
         adapter_dir = self._classifier.adapter_dir if "verdict" in self._sources else None
         slots, engine_config = _slots(adapter_dir), self._engine_config()
         ended.push_async_callback(self._stop_engines)
+        if self._machine.servers:
+            await self._connect_engines(folders, engine_config, adapter_dir)
+            return
 
         async def start(folder: Path) -> VllmEngine:
             return await VllmEngine.start(
@@ -202,6 +210,21 @@ class _Opening:
             for one in results:
                 if isinstance(one, BaseException):
                     raise one
+
+    async def _connect_engines(
+        self, folders: Sequence[Path], config: RolloutConfig, adapter_dir: Path | None
+    ) -> None:
+        """Engines on the machine's servers, in place of those of this one."""
+        servers = RemoteEngines(
+            classifier=self._classifier,
+            urls=self._machine.servers,
+            config=config,
+            renderer=self._renderer,
+            video=self._settings.video,
+        )
+        parts: tuple[Part, ...] = ("policy", "verdict")
+        for folder, part in zip(folders, parts, strict=False):
+            self._engines.append(await servers.connect(folder, part, adapter_dir))
 
     async def _stop_engines(self) -> None:
         with self.captured():  # vLLM warns of each process that it ends

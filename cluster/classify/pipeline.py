@@ -29,7 +29,7 @@ from cluster.classify.inputs import truth_of
 from cluster.classify.rows import Controlled, Row, Versions
 from cluster.classify.sources import AnsweredClip, LabelSource
 from cluster.classify.turns import Turns
-from rollout.engine import Engine, Sampling
+from rollout.engine import AnsweringEngine, Sampling
 from rollout.prompt_inputs import PromptInputs
 from video.address import View, with_view
 from video.processor import ProcessedClip
@@ -64,9 +64,9 @@ class TraceObserver(Protocol):
 class Answering:
     """What a classifier answers with."""
 
-    engine: Engine
+    engine: AnsweringEngine
     """Of the policy."""
-    engines: tuple[Engine, ...]
+    engines: tuple[AnsweringEngine, ...]
     """All, that of the policy among them."""
     inputs: PromptInputs
     sources: Mapping[Source, LabelSource]

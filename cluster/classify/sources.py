@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.calibrator import log_shares
-from rollout.engine import Engine, Sampling
+from rollout.engine import AnsweringEngine, Sampling
 from rollout.label_codes import Code
 from rollout.lora import Adapter
 from rollout.prompt import VerdictPrompt
@@ -60,7 +60,7 @@ class LabelSource(Protocol):
 class PolicySource:
     """The policy's own answer: each label in its answer block, after its own reasoning."""
 
-    def __init__(self, engine: Engine, inputs: PromptInputs, labels: LabelSet) -> None:
+    def __init__(self, engine: AnsweringEngine, inputs: PromptInputs, labels: LabelSet) -> None:
         self._engine, self._renderer, self._labels = engine, inputs.renderer, labels
 
     async def ask(self, answered: AnsweredClip) -> SourceScores:
@@ -83,7 +83,7 @@ class VerdictSource:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnsweringEngine,
         inputs: PromptInputs,
         codes: Sequence[Code],
         adapter: Adapter | None = None,
@@ -107,7 +107,7 @@ class VoteSource:
     """A vote: shares of k sampled traces, smoothed so that no label is impossible."""
 
     def __init__(
-        self, engine: Engine, inputs: PromptInputs, labels: LabelSet, sampling: Sampling
+        self, engine: AnsweringEngine, inputs: PromptInputs, labels: LabelSet, sampling: Sampling
     ) -> None:
         """``sampling``: k as its ``n``; its seed is that of the classifier."""
         self._engine, self._renderer, self._labels = engine, inputs.renderer, labels

@@ -72,6 +72,7 @@ def _by_engines(options: argparse.Namespace) -> int:
         gpu_memory=options.gpu_memory,
         in_flight=options.in_flight,
         cache_dir=options.cache_dir,
+        servers=options.engine_url,
     )
     return _write_all(
         options,
@@ -253,6 +254,14 @@ def add(commands: Any) -> None:
         metavar="N",
         help="clips decoded or answered at a time, fewer where they take 4 GB; default: 256 on "
         "GPUs, 64 on a CPU; of a service: requests at a time, 16",
+    )
+    command.add_argument(
+        "--engine-url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="ask this vLLM server in place of engines in this machine (several: again); its "
+        "API key: DEEPINTUIT_ENGINE_KEY",
     )
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
     command.add_argument(
