@@ -149,11 +149,13 @@ def _logprobs_here(
 ) -> list[float]:
     """Logprobs of an answer by the published weights, in this process, on the CPU."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from learner.model.policy import Policy
     from learner.shared_prefix.batch import make_batch
     from learner.shared_prefix.rows import supervised_row
 
+    disable_progress_bar()
     policy = Policy.load(folder, dtype).requires_grad_(False).eval()
     row = supervised_row(prompt, "", token_ids)
     batch = make_batch([row], lambda _: clip, PositionRule.load(folder))

