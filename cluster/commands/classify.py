@@ -237,6 +237,13 @@ def add(commands: Any) -> None:
         "compare",
     )
     command.add_argument("--k", type=int, metavar="N", help="traces of a vote")
+    _add_machine(command)
+    _add_service(command)
+    _add_shift(command)
+
+
+def _add_machine(command: Any) -> None:
+    """Options of the engines and what they may take."""
     command.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs if any"
     )
@@ -264,6 +271,10 @@ def add(commands: Any) -> None:
         "API key: DEEPINTUIT_ENGINE_KEY",
     )
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
+
+
+def _add_service(command: Any) -> None:
+    """Options of a service that is asked in place of a classifier."""
     command.add_argument(
         "--token-file", type=Path, metavar="FILE", help="of a service: the file with its token"
     )
@@ -272,7 +283,6 @@ def add(commands: Any) -> None:
         metavar="REF",
         help="of a service: the classifier's version, or an alias (challenger); default: champion",
     )
-    _add_shift(command)
 
 
 def _add_shift(command: Any) -> None:
