@@ -19,6 +19,8 @@ from calibrate.service.decisions import decisions
 from calibrate.service.decisions.decisions import Decisions
 from calibrate.service.intake.clips import Intake
 from calibrate.service.intake.store import ClipStore
+from calibrate.service.jobs import job
+from calibrate.service.jobs.jobs import Jobs
 from calibrate.service.metrics import Metrics
 from calibrate.service.policies import policies
 from calibrate.service.policies.policies import Policies
@@ -42,6 +44,7 @@ _SCHEMAS = (
     policies.SCHEMA,
     decisions.SCHEMA,
     reviews.SCHEMA,
+    job.SCHEMA,
 )
 
 
@@ -66,6 +69,7 @@ class Service:
     audit: Audit
     registry: Registry
     serving: Serving
+    jobs: Jobs
     idempotency: IdempotencyKeys
     clips: ClipStore
     intake: Intake
@@ -82,6 +86,7 @@ class Service:
     async def start(self) -> None:
         """Begin what takes long or goes on by itself; ``not_ready`` says when it is up."""
         await self.serving.start()
+        await self.jobs.start()
 
     def not_ready(self) -> list[str]:
         """Reasons for which a new clip would not be answered now; none: it is ready."""
@@ -122,6 +127,8 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     await queue.start()  # before the first upload: it keeps the clips of what waits
     decided = Decisions(database, log, rules, queue, audit_share=config.audit_share)
     stack.push_async_callback(decided.close)
+    jobs = Jobs(database, log, registered, config, parts.fit_command)
+    stack.push_async_callback(jobs.close)
     return Service(
         config=config,
         database=database,
@@ -129,6 +136,7 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         audit=log,
         registry=registered,
         serving=serving,
+        jobs=jobs,
         idempotency=IdempotencyKeys(database, keep_s=config.idempotency_hours * 3_600),
         clips=clips,
         intake=intake,

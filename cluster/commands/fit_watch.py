@@ -10,11 +10,9 @@ from cluster.commands.base import say
 from wire.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from cluster.config.recipe import RunConfig
     from cluster.fitting.watch import WatchSummary
 
 _OF_ONE_FIT = ("recipe", "model", "stage", "versions", "allow_foreign", "json")
-_NICENESS = 10  # a run that trains comes first
 
 
 def add_watch(command: Any) -> None:
@@ -47,46 +45,28 @@ def add_watch(command: Any) -> None:
 def watch(source: Path, out: Path, options: argparse.Namespace) -> None:
     """Watch the run of ``source`` until it has ended, with candidates in ``out``."""
     from cluster.driver.interrupts import run_interruptibly
-    from cluster.fitting.watch import Watcher
-    from cluster.fitting.watch_fit import RunCandidateFitter
-    from cluster.fitting.watch_log import only_watcher
-    from cluster.fitting.watch_run import open_watched, run_recipe_with, run_state
-    from cluster.status.heartbeat import State
+    from cluster.fitting.open_watcher import open_watcher
 
     _refuse_others(options)
     _refuse_numbers(options)
-    watched = open_watched(source, options.watch_stage)
-    if out.resolve() == watched.run:
-        raise ConfigError(f"{out} is the run itself, which is only read; give another OUT")
     _keep_to(options.num_cpus)
-    out.mkdir(parents=True, exist_ok=True)
-    with only_watcher(out):
-        config = run_recipe_with(watched.run, fit_settings(options))
-        fit = RunCandidateFitter(
-            watched.run,
-            watched.stage.name,
-            _with_threads(config, options.num_cpus),
-            methods=tuple(options.methods or ()),
-            debug=options.debug,
-        )
-        watcher = Watcher(
-            watched,
-            out,
-            fit,
-            state=lambda: run_state(watched.run),
-            say=say,
-            poll_s=options.poll_s,
-            num_versions=options.last,
-        )
-        say(f"watching {watched.stage.name} of {watched.run}; candidates go to {out}")
+    with open_watcher(
+        source,
+        out,
+        stage=options.watch_stage,
+        settings=fit_settings(options),
+        methods=tuple(options.methods or ()),
+        num_versions=options.last,
+        num_cores=options.num_cpus,
+        poll_s=options.poll_s,
+        say=say,
+        debug=options.debug,
+    ) as watcher:
         summary = run_interruptibly(watcher.run(), say, lambda: None)
     for line in summary_lines(summary):
         say(line)
-    if summary.state is not State.FINISHED:
-        raise UserError(
-            f"the run {summary.state}: {summary.why or 'no reason is known'}; resume it, and give "
-            "the same command again to go on"
-        )
+    if summary.fault is not None:
+        raise UserError(f"{summary.fault}, and give the same command again to go on")
 
 
 def summary_lines(summary: "WatchSummary") -> Iterator[str]:
@@ -130,18 +110,12 @@ def _refuse_numbers(options: argparse.Namespace) -> None:
 
 def _keep_to(num_cpus: int | None) -> None:
     """Keep this process, and those that it starts, to some cores and behind the run."""
-    os.nice(_NICENESS)
+    from cluster.fitting.cores import keep_to
+
+    cores = None
     if num_cpus is not None:
-        cores = sorted(os.sched_getaffinity(0))
-        if num_cpus > len(cores):
-            raise ConfigError(f"--num-cpus {num_cpus}: this process may use {len(cores)} cores")
-        os.sched_setaffinity(0, cores[-num_cpus:])  # runs begin with the first ones
-
-
-def _with_threads(config: "RunConfig", num_cpus: int | None) -> "RunConfig":
-    """The recipe with learner ranks that fit into these cores."""
-    if num_cpus is None:
-        return config
-    threads = max(1, num_cpus // config.learner.num_ranks)
-    learner = config.learner.model_copy(update={"num_threads": threads})
-    return config.model_copy(update={"learner": learner})
+        all_cores = sorted(os.sched_getaffinity(0))
+        if num_cpus > len(all_cores):
+            raise ConfigError(f"--num-cpus {num_cpus}: this process may use {len(all_cores)} cores")
+        cores = all_cores[-num_cpus:]  # runs begin with the first ones
+    keep_to(cores)

@@ -90,6 +90,13 @@ class WatchSummary:
     best: Decision | None
     """That ``OUT/best`` names."""
 
+    @property
+    def fault(self) -> str | None:
+        """Why the run did not finish, and what to do; None: it did."""
+        if self.state is State.FINISHED:
+            return None
+        return f"the run {self.state}: {self.why or 'no reason is known'}; resume it"
+
 
 class Watcher:
     """Watcher of one stage of a run, with its results in OUT."""
@@ -104,14 +111,16 @@ class Watcher:
         say: Callable[[str], None],
         poll_s: float,
         num_versions: int,
+        published: Callable[[Path], None] = lambda candidate: None,
         export: Callable[[WatchedStage, Saved, Path], Path] = export,
     ) -> None:
         """``state``: the run's, and why it is not running; ``say``: prints a line;
-        ``num_versions``: the last ones, whose training traces a candidate learns from; ``export``:
-        makes a Hugging Face directory of weights."""
+        ``num_versions``: the last ones, whose training traces a candidate learns from;
+        ``published``: is called with each candidate, also with those of earlier watchers;
+        ``export``: makes a Hugging Face directory of weights."""
         self._watched, self._out, self._fit, self._export = watched, out, fit, export
         self._state, self._say, self._poll_s = state, say, poll_s
-        self._num_versions = num_versions
+        self._num_versions, self._published = num_versions, published
         self._log = WatchLog(out)
         labels = watched.config.label_set
         self._measurements = ValMeasurements(watched.run, watched.stage.name, labels)
@@ -125,6 +134,8 @@ class Watcher:
         """Watch until the run has ended and all that is better has been fitted."""
         for leftover in self._leftovers():  # of a watcher that was killed
             shutil.rmtree(leftover, ignore_errors=True)
+        for decision in self._fitted:
+            self._published(self._out / str(decision.candidate))
         try:
             while True:
                 state, why = await run_in_daemon_thread(self._state)
@@ -337,6 +348,8 @@ class Watcher:
         self._log.add(decision)
         shutil.rmtree(work_folder(self._folder(measured)), ignore_errors=True)
         self._say(describe(decision, self._watched.stage.name))
+        if fitted:
+            self._published(self._folder(measured))
 
     def _summary(self, state: State, why: str) -> WatchSummary:
         return WatchSummary(

@@ -6,12 +6,13 @@ from calibrate.service.http import faults
 from calibrate.service.http.gate import Gate
 from calibrate.service.http.openapi import describe
 from calibrate.service.http.replays import Replays
-from calibrate.service.routes import audit, classifiers, health, page, tokens, traces
+from calibrate.service.routes import audit, classifiers, fits, health, page, tokens, traces
 from calibrate.service.service import Service
 
 _ROUTERS = (
     audit.router,
     classifiers.router,
+    fits.router,
     health.router,
     page.router,
     tokens.router,
