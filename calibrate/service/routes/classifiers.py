@@ -72,23 +72,14 @@ class Challenger(BaseModel):
     version: int = Field(ge=1, le=2**63 - 1)
 
 
-class ToPromote(BaseModel):
-    """Promotion to make."""
+class ChampionChange(BaseModel):
+    """Promotion or roll-back to make."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     expected_champion: int | None = Field(default=None, ge=1, le=2**63 - 1)
-    """Version that must be champion now, else 409: a promotion that another one overtook is not
-    made. Not given: whichever it is."""
-    reason: str = Field(default="", max_length=2000)
-    """Stands in the audit log."""
-
-
-class ToRollBack(BaseModel):
-    """Roll-back to make."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
+    """Version that must be champion now, else 409: so a change that another one overtook, or that
+    is sent twice, is not made. Not given: whichever it is."""
     reason: str = Field(default="", max_length=2000)
     """Stands in the audit log."""
 
@@ -141,12 +132,12 @@ async def promote(
     version: Annotated[int, InPath(ge=1, le=2**63 - 1)],
     service: ServiceDep,
     caller: MayAdmin,
-    given: ToPromote | None = None,
+    given: ChampionChange | None = None,
 ) -> Promotion:
     """Make a version the champion. It is loaded first, then made champion in one transaction; no
     request fails meanwhile, and each is answered by one version. If it does not start, all stays as
     it was (503). The champion before it becomes ``previous``."""
-    given = given or ToPromote()
+    given = given or ChampionChange()
     return await service.serving.promote(
         version,
         by=caller.name,
@@ -157,12 +148,14 @@ async def promote(
 
 @router.post("/aliases/champion/rollback", responses=problems(409))
 async def roll_back(
-    service: ServiceDep, caller: MayAdmin, given: ToRollBack | None = None
+    service: ServiceDep, caller: MayAdmin, given: ChampionChange | None = None
 ) -> Promotion:
     """Make the previous champion the champion again, as a promotion does. A second roll-back takes
     it back."""
-    reason = given.reason if given else ""
-    return await service.serving.roll_back(by=caller.name, reason=reason)
+    given = given or ChampionChange()
+    return await service.serving.roll_back(
+        by=caller.name, reason=given.reason, expected_champion=given.expected_champion
+    )
 
 
 @router.get("/aliases")

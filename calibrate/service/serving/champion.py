@@ -74,9 +74,15 @@ class Champion:
         change = self._change(str(version), commit, expected_champion)
         return await asyncio.shield(asyncio.create_task(change))
 
-    async def roll_back(self, *, by: str, reason: str) -> Promotion:
+    async def roll_back(self, *, by: str, reason: str, expected_champion: int | None) -> Promotion:
         """Make the previous one champion again."""
-        change = self._change("previous", lambda: self._registry.roll_back(by=by, reason=reason))
+
+        def commit() -> Promotion:
+            return self._registry.roll_back(
+                by=by, reason=reason, expected_champion=expected_champion
+            )
+
+        change = self._change("previous", commit, expected_champion)
         return await asyncio.shield(asyncio.create_task(change))
 
     async def _change(

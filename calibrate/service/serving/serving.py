@@ -230,9 +230,13 @@ class Serving:
             version, by=by, reason=reason, expected_champion=expected_champion
         )
 
-    async def roll_back(self, *, by: str, reason: str = "") -> Promotion:
+    async def roll_back(
+        self, *, by: str, reason: str = "", expected_champion: int | None = None
+    ) -> Promotion:
         """Make the previous champion the champion again, as :meth:`promote` does."""
-        return await self._champion.roll_back(by=by, reason=reason)
+        return await self._champion.roll_back(
+            by=by, reason=reason, expected_champion=expected_champion
+        )
 
     def status(self) -> dict[str, Any]:
         """Status for people and metrics."""

@@ -153,14 +153,7 @@ class Registry:
             champion = before.get("champion")
             if champion == version:
                 return _promotion(before, by, reason, audit_id=None)
-            if expected_champion is not None and champion != expected_champion:
-                raise Problem(
-                    409,
-                    "champion-changed",
-                    f"the champion is {champion}, expected {expected_champion}: another promotion "
-                    "came first; compare with the new one and promote again",
-                    extra={"champion": champion},
-                )
+            _refuse_other(champion, expected_champion)
             after = {**before, "champion": version}
             if champion is not None:
                 after["previous"] = champion
@@ -168,9 +161,10 @@ class Registry:
                 del after["challenger"]
             return self._move(connection, before, after, by, reason, "classifier.promoted")
 
-    def roll_back(self, *, by: str, reason: str) -> Promotion:
-        """Exchange champion and previous; a second time takes it back. Raises Problem 409 without a
-        previous one."""
+    def roll_back(self, *, by: str, reason: str, expected_champion: int | None = None) -> Promotion:
+        """Exchange champion and previous; a second time takes it back, unless ``expected_champion``
+        names who is champion before the first. Raises Problem 409 for another champion, or without
+        a previous one."""
         with self._database.write() as connection:
             before = _aliases(connection)
             if "previous" not in before:
@@ -179,6 +173,7 @@ class Registry:
                     "no-previous-champion",
                     "there is no champion from before to roll back to; promote a version",
                 )
+            _refuse_other(before["champion"], expected_champion)
             after = {
                 **before,
                 "champion": before["previous"],
@@ -271,6 +266,18 @@ class Registry:
 def _aliases(connection: sqlite3.Connection) -> dict[str, int]:
     rows = connection.execute("SELECT name, version FROM aliases").fetchall()
     return {row["name"]: row["version"] for row in rows}
+
+
+def _refuse_other(champion: int | None, expected: int | None) -> None:
+    """Raise Problem unless the champion is the expected one, or any will do."""
+    if expected is not None and champion != expected:
+        raise Problem(
+            409,
+            "champion-changed",
+            f"the champion is {champion}, expected {expected}: another change came first; look at "
+            "the champion of now, and send it again with that",
+            extra={"champion": champion},
+        )
 
 
 def _promotion(aliases: dict[str, int], by: str, reason: str, audit_id: int | None) -> Promotion:

@@ -148,6 +148,8 @@ def test_a_promotion_loads_the_version_and_a_roll_back_the_one_before_it(api: Ap
     back = api.ask("POST", "/v1/aliases/champion/rollback", "admin", json={"reason": "worse"})
     assert (back.json()["champion"], back.json()["previous"]) == (1, 2)
     assert [one.description.name for one in api.backend.running] == ["a"]
+    twice = api.ask("POST", "/v1/aliases/champion/rollback", json={"expected_champion": 2})
+    assert (twice.status_code, twice.json()["champion"]) == (409, 1)
     rows = api.ask("GET", "/v1/audit", params={"subject": "classifiers/1"}).json()["rows"]
     assert [(row["action"], row["detail"].get("reason")) for row in rows] == [
         ("classifier.rolled_back", "worse"),

@@ -271,6 +271,9 @@ def test_a_roll_back_exchanges_champion_and_previous(
     back = classifiers.roll_back(by="bob", reason="worse at night")
     assert (back.champion, back.previous, back.challenger) == (1, 2, None)
     assert actions(database)[-1] == "classifier.rolled_back"
+    with pytest.raises(Problem) as error:
+        classifiers.roll_back(by="bob", reason="sent twice", expected_champion=2)
+    assert (error.value.status, error.value.extra) == (409, {"champion": 1})
     assert classifiers.roll_back(by="bob", reason="").champion == 2
 
 
