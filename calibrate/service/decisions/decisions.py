@@ -49,6 +49,7 @@ CREATE TABLE decisions (
     id TEXT NOT NULL UNIQUE,
     created_at TEXT NOT NULL,
     sample_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
     video_hash TEXT NOT NULL,
     label TEXT NOT NULL,
     decision TEXT NOT NULL,
@@ -59,6 +60,7 @@ CREATE TABLE decisions (
 );
 CREATE INDEX decisions_of_clip ON decisions (video_hash);
 CREATE INDEX decisions_of_sample ON decisions (sample_id);
+CREATE INDEX decisions_of_request ON decisions (request_id);
 CREATE INDEX decisions_of_classifier ON decisions (classifier, seq);
 CREATE TRIGGER decisions_never_change BEFORE UPDATE ON decisions
 BEGIN SELECT RAISE(ABORT, 'decisions are never changed'); END;
@@ -220,6 +222,12 @@ class Decisions:
         rows = await self._database.run(lambda: self._select("classifier = ?", [classifier], limit))
         return [_stored(row) for row in rows]
 
+    async def of_request(self, request_id: str) -> DecisionRecord | None:
+        """The decision that was made for a request, so that one asked again after a kill has no
+        second one; None: there is none."""
+        rows = await self._database.run(lambda: self._select("request_id = ?", [request_id], 1))
+        return DecisionRecord.model_validate_json(rows[0]["record"]) if rows else None
+
     async def close(self) -> None:
         """Wait for rows that are being written."""
         await self._commit.close()
@@ -266,12 +274,14 @@ class Decisions:
     def _insert(self, connection: sqlite3.Connection, row: _Row) -> None:
         record, text = row.record, row.record.model_dump_json()
         connection.execute(
-            "INSERT INTO decisions (id, created_at, sample_id, video_hash, label, decision, "
-            "classifier, record, evidence, inputs) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO decisions (id, created_at, sample_id, request_id, video_hash, label, "
+            "decision, classifier, record, evidence, inputs) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.id,
                 record.created_at,
                 record.sample_id,
+                record.request_id,
                 record.clip.video_hash,
                 record.label,
                 record.decision,

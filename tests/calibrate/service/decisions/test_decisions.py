@@ -89,6 +89,15 @@ async def test_a_share_of_automatic_decisions_is_drawn_for_people_with_its_weigh
         assert (review.kind, review.weight, review.reasons) == ("audit", 4.0, ())
 
 
+async def test_a_decision_is_found_by_its_request(tmp_path: Path):
+    with deciding(tmp_path) as parts:
+        classifier = parts.classifier()
+        record = await parts.decide(classifier, request_id="batch_1:7")
+        await parts.decide(classifier, request_id="batch_1:8")
+        assert await parts.decisions.of_request("batch_1:7") == record
+        assert await parts.decisions.of_request("batch_1:9") is None
+
+
 async def test_many_decisions_share_a_write(tmp_path: Path):
     with deciding(tmp_path) as parts:
         classifier = parts.classifier()
