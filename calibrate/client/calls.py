@@ -162,7 +162,7 @@ def fit(settings: Mapping[str, Any]) -> Call[Fit]:
 
 def fits() -> Call[list[Fit]]:
     """``GET /v1/fits``."""
-    return _get("/v1/fits", lambda values: [Fit.from_json(row) for row in values["data"]])
+    return _get("/v1/fits", lambda values: [Fit.from_json(row) for row in values["fits"]])
 
 
 def fit_job(fit_id: str) -> Call[Fit]:

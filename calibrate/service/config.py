@@ -86,7 +86,8 @@ class ServiceConfig(Config):
     max_fits: int = Field(default=1, ge=1)
     """Fits at a time; the others wait."""
     fit_cpus: int | None = Field(default=None, ge=1)
-    """Cores of this machine for fits, apart from those of serving; not set: half of them."""
+    """Cores of this machine for fits, apart from those of serving. Not set: half of them, which
+    serving may use as well, before the fits."""
     fit_gpus: tuple[int, ...] = ()
     """Indices of the GPUs for fits, apart from those of serving; none: fits use CPU cores."""
 

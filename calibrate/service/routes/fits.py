@@ -25,17 +25,28 @@ class FitProgress(BaseModel):
     """When its process said so, in seconds since 1970."""
 
 
+class FitError(BaseModel):
+    """What a fit failed with."""
+
+    kind: str
+    """Class of the error."""
+    detail: str
+    """What it says, and what to do."""
+
+
 class Fit(BaseModel):
     """A fit that was asked for."""
 
     id: str
-    state: State
+    status: State
     cancelling: bool
     """It was cancelled, and its process has not ended yet."""
-    fit: NewFit
-    """What was asked for."""
     source: str
     """Path of the run or archive."""
+    watch: bool
+    """It is a standing one, which follows a run that trains."""
+    order: NewFit
+    """What was asked for."""
     created_at: str
     created_by: str
     started_at: str | None
@@ -43,18 +54,17 @@ class Fit(BaseModel):
     starts: int
     """Times that its process was started: after a kill or a stop it goes on from its checkpoint."""
     progress: FitProgress | None
-    error: str | None
-    """Kind of the error that it failed with."""
-    detail: str | None
-    """What that error says, and what to do."""
+    error: FitError | None
+    classifier: int | None
+    """The version that was registered last."""
     classifiers: tuple[JobClassifier, ...]
-    """Registered versions, in their order."""
+    """All that were, in their order."""
 
 
 class Fits(BaseModel):
     """Page of fits, the newest first."""
 
-    data: list[Fit]
+    fits: list[Fit]
     next_cursor: str | None
     """Of the next page; null: this is the last."""
 
@@ -63,18 +73,19 @@ def _fit(job: Job, jobs: Jobs) -> Fit:
     progress: Any = jobs.progress_of(job)
     return Fit(
         id=job.id,
-        state=job.state,
+        status=job.state,
         cancelling=job.cancelled_by is not None and not job.has_ended,
-        fit=job.fit,
         source=job.source,
+        watch=job.fit.watch,
+        order=job.fit,
         created_at=job.created_at,
         created_by=job.created_by,
         started_at=job.started_at,
         ended_at=job.ended_at,
         starts=job.starts,
         progress=progress,
-        error=job.error,
-        detail=job.detail,
+        error=None if job.error is None else FitError(kind=job.error, detail=job.detail or ""),
+        classifier=job.classifiers[-1].version if job.classifiers else None,
         classifiers=job.classifiers,
     )
 
@@ -92,19 +103,19 @@ async def submit(service: ServiceDep, caller: MayFit, response: Response, fit: N
 async def listed(
     service: ServiceDep,
     _caller: MayRead,
-    state: State | None = None,
+    status: State | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$")] = None,
 ) -> Fits:
     """Fits, the newest first. Scope read."""
     jobs = await service.jobs.page(
-        states=STATES if state is None else (state,),
+        states=STATES if status is None else (status,),
         before=None if cursor is None else int(cursor),
         limit=limit + 1,
     )
     shown = jobs[:limit]
     return Fits(
-        data=[_fit(job, service.jobs) for job in shown],
+        fits=[_fit(job, service.jobs) for job in shown],
         next_cursor=str(shown[-1].number) if len(jobs) > limit else None,
     )
 

@@ -31,7 +31,7 @@ def ended(client: httpx.Client, location: str) -> dict[str, Any]:
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         fit: dict[str, Any] = client.get(location).json()
-        if fit["state"] not in ("queued", "running"):
+        if fit["status"] not in ("queued", "running"):
             return fit
         time.sleep(0.02)
     raise TimeoutError(location)
@@ -44,21 +44,22 @@ def test_a_fit_is_accepted_followed_and_found_in_the_list(client: httpx.Client, 
     location = answer.headers["Location"]
     assert location == f"/v1/fits/{answer.json()['id']}"
     fit = ended(client, location)
-    assert (fit["state"], fit["error"], fit["cancelling"]) == ("succeeded", None, False)
+    assert (fit["status"], fit["error"], fit["cancelling"]) == ("succeeded", None, False)
     assert fit["classifiers"] == [{"name": "classifier", "version": 1, "proposed": True}]
+    assert (fit["classifier"], fit["watch"]) == (1, False)
     assert fit["progress"]["total"] == 3
-    assert fit["fit"]["methods"] == ["head"]
-    assert client.get("/v1/fits").json() == {"data": [fit], "next_cursor": None}
-    assert client.get("/v1/fits", params={"state": "failed"}).json()["data"] == []
+    assert fit["order"]["methods"] == ["head"]
+    assert client.get("/v1/fits").json() == {"fits": [fit], "next_cursor": None}
+    assert client.get("/v1/fits", params={"status": "failed"}).json()["fits"] == []
 
 
 def test_a_list_goes_on_where_its_page_ended(client: httpx.Client, tmp_path: Path):
     source = make_source(tmp_path, steps=0)
     ids = [client.post("/v1/fits", json={"source": str(source)}).json()["id"] for _ in range(3)]
     first = client.get("/v1/fits", params={"limit": 2}).json()
-    assert [fit["id"] for fit in first["data"]] == ids[:0:-1]
+    assert [fit["id"] for fit in first["fits"]] == ids[:0:-1]
     rest = client.get("/v1/fits", params={"limit": 2, "cursor": first["next_cursor"]}).json()
-    assert [fit["id"] for fit in rest["data"]] == ids[:1]
+    assert [fit["id"] for fit in rest["fits"]] == ids[:1]
     assert rest["next_cursor"] is None
 
 
@@ -70,9 +71,9 @@ def test_a_fit_is_cancelled_and_its_log_read(client: httpx.Client, tmp_path: Pat
         time.sleep(0.02)
     assert client.post(f"{location}/cancel").status_code == 200
     fit = ended(client, location)
-    assert (fit["state"], fit["starts"], fit["classifiers"]) == ("cancelled", 2, [])
+    assert (fit["status"], fit["starts"], fit["classifiers"]) == ("cancelled", 2, [])
     assert client.get(f"{location}/log").text == "out of memory\n"
-    assert client.post(f"{location}/cancel").json()["state"] == "cancelled"
+    assert client.post(f"{location}/cancel").json()["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,14 @@ def test_what_cannot_be_fitted_is_refused(
     problem = answer.json()
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.status_code, problem["type"]) == (status, f"urn:deepintuit:problem:{slug}")
-    assert client.get("/v1/fits").json()["data"] == []
+    assert client.get("/v1/fits").json()["fits"] == []
+
+
+def test_a_fit_that_failed_says_why(client: httpx.Client, tmp_path: Path):
+    source = make_source(tmp_path, fails="the archive has no traces for train")
+    fit = ended(client, client.post("/v1/fits", json={"source": str(source)}).headers["Location"])
+    assert fit["status"] == "failed"
+    assert fit["error"] == {"kind": "DataError", "detail": "the archive has no traces for train"}
 
 
 def test_fits_need_their_scope_and_an_unknown_one_is_a_404(service: Running, client: httpx.Client):
