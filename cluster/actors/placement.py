@@ -35,23 +35,30 @@ _NODE_LABEL = "ray.io/node-id"
 
 
 def connect(config: RunConfig, *, debug: bool) -> None:
-    """Connect to the Ray that the recipe or RAY_ADDRESS names, or start a local one for the run."""
+    """Connect to the Ray that the recipe or RAY_ADDRESS names, or start a local one for the run.
+    Raises PlacementError."""
+    connect_to(
+        address_of(config),
+        object_store_mb=config.cluster.object_store_mb,
+        debug=debug,
+        remedy="mend cluster.address or RAY_ADDRESS, or leave both out for a local Ray",
+    )
+
+
+def connect_to(address: str | None, *, object_store_mb: float, debug: bool, remedy: str) -> None:
+    """Connect to the Ray at an address; None: start a local one. Raises PlacementError, with
+    ``remedy``, if none answers."""
     handler = signal.getsignal(signal.SIGTERM)
+    if address and not ray_answers(address):
+        raise PlacementError(f"no Ray answers at {address}: no connection to it; {remedy}")
     try:
-        _init(config, debug=debug)
+        _init(address, object_store_mb, debug=debug)
     except ConnectionError as error:
-        address = address_of(config)
-        raise PlacementError(
-            f"no Ray answers at {address}: {error}; "
-            "mend cluster.address or RAY_ADDRESS, or leave both out for a local Ray"
-        ) from error
+        raise PlacementError(f"no Ray answers at {address}: {error}; {remedy}") from error
     signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which ends us at once
 
 
-def _init(config: RunConfig, *, debug: bool) -> None:
-    address = address_of(config)
-    if address and not ray_answers(address):
-        raise ConnectionError("no connection to it")
+def _init(address: str | None, object_store_mb: float, *, debug: bool) -> None:
     if address:
         ray.init(address=address, log_to_driver=True)
         return
@@ -60,7 +67,7 @@ def _init(config: RunConfig, *, debug: bool) -> None:
         include_dashboard=False,
         log_to_driver=debug,
         logging_level=logging.ERROR,
-        object_store_memory=int(config.cluster.object_store_mb * 2**20),
+        object_store_memory=int(object_store_mb * 2**20),
         runtime_env=_environment(sys.executable),
     )
 

@@ -65,5 +65,6 @@ def order_of(directory: str, machine: Machine, cpus: Sequence[int]) -> dict[str,
             "cache_dir": None if machine.cache_dir is None else str(machine.cache_dir),
             "in_flight": machine.in_flight,
             "clip_gb": machine.clip_gb,
+            "servers": list(machine.servers),
         },
     }

@@ -62,7 +62,7 @@ def main(opener: Opener | None = None) -> None:
     """Serve on the socket whose number is the first argument."""
     threading.Thread(target=_end_with_service, args=(os.getppid(),), daemon=True).start()
     line = socket.socket(fileno=int(sys.argv[1]))
-    asyncio.run(serve(line, opener or _open_pipeline))
+    asyncio.run(serve(line, opener or open_order))
 
 
 async def serve(line: socket.socket, opener: Opener) -> None:
@@ -166,7 +166,8 @@ class _Worker:
         return answer_values(await self._pipeline.evidence(sample, view))
 
 
-def _open_pipeline(order: Mapping[str, Any]) -> AbstractAsyncContextManager[Answerer]:
+def open_order(order: Mapping[str, Any]) -> AbstractAsyncContextManager[Answerer]:
+    """The pipeline of a start message, with its engines. Raises UserError, GenerationError."""
     from calibrate.classifier import load_classifier
     from cluster.classify.machine import Machine
     from cluster.classify.open import open_pipeline
@@ -176,7 +177,7 @@ def _open_pipeline(order: Mapping[str, Any]) -> AbstractAsyncContextManager[Answ
         os.sched_setaffinity(0, order["cpus"])
     cache_dir = values["cache_dir"]
     machine = replace(
-        Machine(**{**values, "cache_dir": None}),
+        Machine(**{**values, "cache_dir": None, "servers": tuple(values["servers"])}),
         cache_dir=None if cache_dir is None else Path(cache_dir),
     )
     classifier = load_classifier(Path(order["directory"]), check_weights=False)
