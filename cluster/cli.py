@@ -27,6 +27,7 @@ from cluster.commands import (
     rescore,
     reward,
     run,
+    serve,
     status,
     study,
 )
@@ -53,6 +54,7 @@ _COMMANDS = (
     archive,
     fit,
     classify,
+    serve,
     demo,
 )
 

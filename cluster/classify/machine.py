@@ -52,6 +52,13 @@ class Machine:
         return f"CPU, {self.num_threads} threads"
 
 
+def count_gpus() -> int:
+    """Number of GPUs that PyTorch sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def machine_of(
     *,
     device: Device,
@@ -65,12 +72,8 @@ def machine_of(
     ``servers``. Raises ConfigError if there are fewer than ``num_gpus``."""
     if num_gpus < 1:
         raise ConfigError(f"--gpus {num_gpus}: expected 1 or more; for none, give --device cpu")
-    there = 0
     device = "cpu" if servers else device
-    if device != "cpu":
-        import torch
-
-        there = torch.cuda.device_count()
+    there = count_gpus() if device != "cpu" else 0
     if there < num_gpus and (there or device == "cuda"):
         raise ConfigError(
             f"{num_gpus} GPUs are asked for, PyTorch sees {there}; lower --gpus, or give "

@@ -26,14 +26,14 @@ class ProcessBackend:
     ) -> None:
         """``logs``: a folder for what they print, a file per classifier; ``command``: of a worker's
         process."""
-        self._machine, self._logs = machine, logs
+        self.machine, self._logs = machine, logs
         self._timeout_s, self._command = start_timeout_s, command
 
     async def open(self, directory: Path) -> WorkerClient:
         """Start a published classifier. Raises ConfigError, GenerationError, WorkerDied,
         DeadlineExceeded if it does not start."""
         name = f"classifier {directory.name}"
-        machine = self._machine
+        machine = self.machine
         return await WorkerClient.start(
             name,
             order_of(str(directory), machine.of_each, machine.cpus),

@@ -10,6 +10,7 @@ WRITERS = {
     "cluster/commands/base.py",  # say: made printable
     "cluster/commands/import_data.py",  # made printable
     "cluster/commands/prompts.py",  # made printable
+    "cluster/commands/serve.py",  # a new token, in ASCII
     "cluster/commands/status.py",  # JSON, in ASCII
     "cluster/commands/reward.py",  # a recipe's lines, for a file
     "cluster/demo/evaluate.py",  # JSON, in ASCII
