@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from calibrate.service.classification import Classification
 from calibrate.service.config import ServiceConfig
 from calibrate.service.decisions import decisions
 from calibrate.service.decisions.decisions import Decisions
@@ -76,6 +77,7 @@ class Service:
     policies: Policies
     reviews: Reviews
     decisions: Decisions
+    classification: Classification
     traces: TraceBrowser
     metrics: Metrics
     draining: bool = False
@@ -143,6 +145,7 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         policies=rules,
         reviews=queue,
         decisions=decided,
+        classification=Classification(intake, serving, decided),
         traces=parts.traces,
         metrics=Metrics(),
     )

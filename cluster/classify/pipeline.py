@@ -27,13 +27,13 @@ from calibrate.traces import is_parsed
 from cluster.classify.clip_memory import ClipMemory
 from cluster.classify.inputs import truth_of
 from cluster.classify.rows import Controlled, Row, Versions
+from cluster.classify.shown_frames import png_frames
 from cluster.classify.sources import AnsweredClip, LabelSource
 from cluster.classify.turns import Turns
 from rollout.engine import AnsweringEngine, Sampling
 from rollout.prompt_inputs import PromptInputs
 from video.address import View, with_view
 from video.processor import ProcessedClip
-from video.shown_frames import png_frames
 from wire.errors import ClipError, DataError, DeadlineExceeded, GenerationError
 from wire.labels import LabelSet
 from wire.token_arrays import Logprobs, TokenIds

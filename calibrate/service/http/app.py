@@ -6,15 +6,27 @@ from calibrate.service.http import faults
 from calibrate.service.http.gate import Gate
 from calibrate.service.http.openapi import describe
 from calibrate.service.http.replays import Replays
-from calibrate.service.routes import audit, classifiers, fits, health, page, tokens, traces
+from calibrate.service.routes import (
+    audit,
+    classifiers,
+    classify,
+    fits,
+    health,
+    page,
+    shift,
+    tokens,
+    traces,
+)
 from calibrate.service.service import Service
 
 _ROUTERS = (
     audit.router,
     classifiers.router,
+    classify.router,
     fits.router,
     health.router,
     page.router,
+    shift.router,
     tokens.router,
     traces.router,
 )

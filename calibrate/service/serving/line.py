@@ -66,10 +66,8 @@ class Admission:
         self.num_refused = 0
         self.rate = Rate()
 
-    @contextmanager
-    def waiting(self, *, background: bool = False) -> Iterator[Waiting]:
-        """A place among those that wait, given back with the block. ``background``: work that may
-        fill half of the places. Raises Problem 429."""
+    def refuse_if_full(self, *, background: bool = False) -> None:
+        """Raise Problem 429 if no more may wait."""
         limit = max(1, self.limit // 2) if background else self.limit
         if self.num_waiting >= limit:
             self.num_refused += 1
@@ -81,6 +79,12 @@ class Admission:
                 f"{seconds} s",
                 headers={"Retry-After": str(seconds)},
             )
+
+    @contextmanager
+    def waiting(self, *, background: bool = False) -> Iterator[Waiting]:
+        """A place among those that wait, given back with the block. ``background``: work that may
+        fill half of the places. Raises Problem 429."""
+        self.refuse_if_full(background=background)
         self.num_waiting += 1
         one = Waiting(self)
         try:

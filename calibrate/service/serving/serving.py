@@ -128,13 +128,7 @@ class Serving:
         Raises Problem: 422 for a clip that cannot be answered, 429 if too many wait, 503 if the
         engines cannot answer in time, 404 and 409 for a version that is not there or not loaded.
         """
-        if self._draining:
-            raise Problem(
-                503,
-                "draining",
-                "the service ends, and takes no more clips; ask again in a while",
-                headers={"Retry-After": "10"},
-            )
+        self._refuse_if_draining()
         start = time.monotonic()
         with self.admission.waiting(background=background) as waiting:
             self._accept(1)
@@ -154,6 +148,20 @@ class Serving:
                 self._accept(-1)
         self.num_answered += 1
         return answered
+
+    def refuse_if_full(self, *, background: bool = False) -> None:
+        """Raise Problem 429 or 503 if a clip would be refused now: before its bytes are taken."""
+        self._refuse_if_draining()
+        self.admission.refuse_if_full(background=background)
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise Problem(
+                503,
+                "draining",
+                "the service ends, and takes no more clips; ask again in a while",
+                headers={"Retry-After": "10"},
+            )
 
     async def _classify(
         self,
@@ -266,8 +274,8 @@ class Serving:
 
     # --- shift
 
-    async def shift_of(self, classifier: str) -> ShiftFeed:
-        """Monitor of shift of a version or alias. Raises Problem 404."""
+    async def shift_of(self, classifier: str) -> tuple[int, ShiftFeed]:
+        """Version of a number or alias, and its monitor of shift. Raises Problem 404."""
         registered = await self._champion.registered(classifier)
         feed = await self._shift.of(registered.version, registered.path)
         if feed is None:
@@ -277,7 +285,7 @@ class Serving:
                 f"classifier {registered.version} was published without reference.json of archived "
                 "traces, so that shift is not watched; fit it anew",
             )
-        return feed
+        return registered.version, feed
 
     # --- inside
 

@@ -10,6 +10,7 @@ that does not exist. An answer does not wait for those before it: it gets the al
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,7 +96,7 @@ class ShiftFeed:
                 {
                     "feature": one.feature,
                     "log_e_value": one.log_e_value,
-                    "log_limit": one.log_limit,
+                    "log_limit": one.log_limit if math.isfinite(one.log_limit) else None,
                     "effect": one.effect.explanation if one.effect else None,
                 }
                 for one in monitor.features()

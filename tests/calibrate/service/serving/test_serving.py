@@ -302,23 +302,28 @@ async def test_a_promotion_against_another_champion_loads_nothing(open_bench: An
 # --- shift
 
 
+async def feed_of(bench: Any, ref: str = "champion") -> Any:
+    _, feed = await bench.serving.shift_of(ref)
+    return feed
+
+
 async def test_the_monitor_is_fed_and_survives_a_restart(open_bench: Any) -> None:
     async with open_bench() as bench:
         for number in range(5):
             await bench.serving.classify(bench.clip(f"clip {number}"), view="blank")
         await bench.serving.classify(bench.clip("unparsed:"))
-        state = await (await bench.serving.shift_of("champion")).state()
+        state = await (await feed_of(bench)).state()
         assert state["num_served"] == 6, "views are not served traces"
     async with open_bench() as bench:
-        state = await (await bench.serving.shift_of("1")).state()
+        state = await (await feed_of(bench, "1")).state()
         assert state["num_served"] == 6
-        state = await (await bench.serving.shift_of("2")).state()
+        state = await (await feed_of(bench, "2")).state()
         assert state["num_served"] == 0
 
 
 async def test_a_shift_alarms_until_it_is_acknowledged(open_bench: Any) -> None:
     async with open_bench() as bench:
-        feed = await bench.serving.shift_of("champion")
+        feed = await feed_of(bench)
         problem = await refusal(feed.acknowledge())
         assert (problem.status, problem.slug) == (409, "no-alarm")
         for number in range(60):
@@ -328,7 +333,7 @@ async def test_a_shift_alarms_until_it_is_acknowledged(open_bench: Any) -> None:
         assert (await bench.serving.classify(bench.clip())).alarm == state["alarm"]
     async with open_bench() as bench:  # it stands after a restart
         assert (await bench.serving.classify(bench.clip())).alarm == state["alarm"]
-        feed = await bench.serving.shift_of("champion")
+        feed = await feed_of(bench)
         assert (await feed.acknowledge())["alarm"] == state["alarm"]
         assert (await bench.serving.classify(bench.clip())).alarm is None
 
@@ -338,5 +343,5 @@ async def test_failures_are_no_served_traces(open_bench: Any) -> None:
         await refusal(bench.serving.classify(bench.clip("fail: damaged")))
         answered = await bench.serving.classify(bench.clip())
         assert not isinstance(answered.evidence, Failure)
-        state = await (await bench.serving.shift_of("champion")).state()
+        state = await (await feed_of(bench)).state()
         assert state["num_served"] == 1

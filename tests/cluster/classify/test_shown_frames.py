@@ -1,27 +1,35 @@
 """Frames for people are those that the model saw: made from its input, by a real processor."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.classify.shown_frames import png_frames, shown_frames
+from tests.cluster.report.builders import write_clip
+from tests.tiny_models import write_tiny_model
 from video.address import View
 from video.cache import ClipStore
 from video.config import VideoConfig
 from video.pool import DecodePool
 from video.processor import ClipProcessor
-from video.shown_frames import png_frames, shown_frames
 from wire.errors import ClipError
 
 CONFIG = VideoConfig(max_frames=8)
 
 
 @pytest.fixture
-def clip_path(make_clip: Callable[..., Path]) -> Path:
-    return make_clip("a.mp4", frames=8)
+def clip_path(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "a.mp4", num_frames=8)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> ClipProcessor:
+    """That of a real family of models."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return ClipProcessor(write_tiny_model(folder, "qwen2_5_vl", seed=0))
 
 
 def test_frames_are_put_together_again_to_the_byte(
