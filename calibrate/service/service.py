@@ -19,6 +19,7 @@ from calibrate.service.config import ServiceConfig
 from calibrate.service.decisions import decisions
 from calibrate.service.decisions.decisions import Decisions
 from calibrate.service.intake.clips import Intake
+from calibrate.service.intake.frames import FramePictures
 from calibrate.service.intake.store import ClipStore
 from calibrate.service.jobs import job
 from calibrate.service.jobs.jobs import Jobs
@@ -74,6 +75,7 @@ class Service:
     idempotency: IdempotencyKeys
     clips: ClipStore
     intake: Intake
+    pictures: FramePictures
     policies: Policies
     reviews: Reviews
     decisions: Decisions
@@ -142,6 +144,7 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         idempotency=IdempotencyKeys(database, keep_s=config.idempotency_hours * 3_600),
         clips=clips,
         intake=intake,
+        pictures=FramePictures(intake, parts.inspector, timeout_s=config.request_timeout_s),
         policies=rules,
         reviews=queue,
         decisions=decided,

@@ -11,10 +11,8 @@ written into it meanwhile show in the hash of what the classifier read (Evidence
 
 import asyncio
 import hashlib
-import itertools
 import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,7 @@ from calibrate.service.intake.downloads import Downloads, Resolve, resolve
 from calibrate.service.intake.limits import ClipLimits, refusal_of
 from calibrate.service.intake.names import shown_name, shown_url
 from calibrate.service.intake.roots import OpenedFile, Roots
-from calibrate.service.intake.store import ClipStore, Incoming
+from calibrate.service.intake.store import ClipStore, Incoming, KeptClip
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClipFacts, ClipInspector
 from wire.errors import DeepIntuitError
@@ -95,7 +93,6 @@ class Intake:
             resolver=resolver,
         )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
-        self._numbers = itertools.count()
         self._facts = _Recent[str, ClipFacts]()
         self._hashes = _Recent[tuple[int, ...], str]()
 
@@ -143,16 +140,13 @@ class Intake:
                     409, "clip-changed", f"{name} has other bytes than when it was decided about"
                 )
             return clip
-        hold = self._held(video_hash)
-        path = await self._run(partial(self._clips.path_of, video_hash))
-        if path is None:
+        kept = self._clips.open(video_hash)
+        if kept is None:
             raise Problem(
                 410, "clip-gone", f"{name} is not kept any longer (clip_store_gb); send it again"
             )
-        facts = await self._checked(path, video_hash, name)
-        return AdmittedClip(
-            path=path, video_hash=video_hash, name=name, source=source, facts=facts, keeper=hold
-        )
+        facts = await self._checked(kept.path, video_hash, name)
+        return _admitted(kept, name, source, facts)
 
     def close(self) -> None:
         """End its threads."""
@@ -167,12 +161,8 @@ class Intake:
         with self._clips.incoming() as clip:
             await self._write(read, clip)
             facts = await self._checked(clip.path, clip.video_hash, name)
-            video_hash = clip.video_hash
-            hold = self._held(video_hash)  # before it is there: nobody takes it away in between
-            path = await self._run(clip.keep)
-        return AdmittedClip(
-            path=path, video_hash=video_hash, name=name, source=source, facts=facts, keeper=hold
-        )
+            kept = await self._run(clip.keep)
+        return _admitted(kept, name, source, facts)
 
     async def _write(
         self,
@@ -215,9 +205,6 @@ class Intake:
         self._limits.check(facts)
         return facts
 
-    def _held(self, video_hash: str) -> "_Hold":
-        return _Hold(self._clips, video_hash, f"request {next(self._numbers)}")
-
     def _hash_of(self, file: OpenedFile) -> str:
         before = file.identity
         if (known := self._hashes.get(before)) is not None:
@@ -233,12 +220,15 @@ class Intake:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
-class _Hold:
-    """Hold of a kept clip; ends with the last reference to this object."""
-
-    def __init__(self, clips: ClipStore, video_hash: str, why: str) -> None:
-        clips.hold(video_hash, why)
-        weakref.finalize(self, clips.release, video_hash, why)
+def _admitted(kept: KeptClip, name: str, source: Source, facts: ClipFacts) -> AdmittedClip:
+    return AdmittedClip(
+        path=kept.path,
+        video_hash=kept.video_hash,
+        name=name,
+        source=source,
+        facts=facts,
+        keeper=kept,
+    )
 
 
 class _Recent(Generic[Key, T]):

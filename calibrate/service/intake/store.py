@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,6 +73,11 @@ class ClipStore:
                 return None
             return path
 
+    def open(self, video_hash: str) -> "KeptClip | None":
+        """A clip that stays for as long as the object lives; None if it is not kept."""
+        held = KeptClip(self, video_hash, f"use {next(self._numbers)}")
+        return held if self.path_of(video_hash) is not None else None
+
     def hold(self, video_hash: str, why: str) -> None:
         """Keep a clip until ``release`` with the same reason, as often as it was held."""
         with self._lock:
@@ -96,14 +102,14 @@ class ClipStore:
             self._place(video_hash).unlink(missing_ok=True)
             return True
 
-    def _keep(self, video_hash: str, partial: Path, size: int) -> Path:
+    def _keep(self, video_hash: str, partial: Path, size: int) -> None:
         """Take a file over, whose bytes are claimed already."""
         place = self._place(video_hash)
         with self._lock:
             if self.path_of(video_hash) is not None:
                 partial.unlink()
                 self._bytes -= size
-                return place
+                return
         sync_to_disk(partial)
         place.parent.mkdir(exist_ok=True)
         with self._lock:
@@ -111,7 +117,6 @@ class ClipStore:
             self._bytes -= self._sizes.pop(video_hash, 0)  # another request was quicker
             self._sizes[video_hash] = size
         sync_to_disk(place.parent)
-        return place
 
     def _claim(self, size: int) -> None:
         """Make room for more bytes. Raises Problem 507 if clips that are held fill the budget."""
@@ -166,13 +171,14 @@ class Incoming:
         """SHA-256 of the bytes so far, as the archive's column video_hash."""
         return self._digest.hexdigest()
 
-    def keep(self) -> Path:
+    def keep(self) -> "KeptClip":
         """Put the clip under its hash; it is on the disk when this returns."""
         with self._lock:
             self._close()
-            path = self._store._keep(self.video_hash, self.path, self.size)
+            kept = KeptClip(self._store, self.video_hash, self.path.name)
+            self._store._keep(self.video_hash, self.path, self.size)
             self.size = 0
-            return path
+            return kept
 
     def discard(self) -> None:
         """Delete what was received, unless it is kept."""
@@ -186,6 +192,15 @@ class Incoming:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+class KeptClip:
+    """Clip of the store. Its file stays until the last reference to this object ends."""
+
+    def __init__(self, store: ClipStore, video_hash: str, why: str) -> None:
+        self.video_hash, self.path = video_hash, store._place(video_hash)
+        store.hold(video_hash, why)
+        weakref.finalize(self, store.release, video_hash, why)
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

@@ -131,6 +131,19 @@ def test_a_clip_that_was_removed_by_hand_is_not_kept(tmp_path: Path) -> None:
     assert store.path_of(name) is not None
 
 
+def test_a_clip_that_somebody_has_open_makes_no_room(tmp_path: Path) -> None:
+    store = ClipStore(tmp_path, 20)
+    name, other = put(store, b"a" * 10), put(store, b"b" * 10)
+    kept = store.open(name)
+    assert kept is not None
+    put(store, b"c" * 10)
+    assert kept.path.read_bytes() == b"a" * 10
+    assert store.open(other) is None
+    del kept
+    put(store, b"d" * 10)
+    assert store.open(name) is None
+
+
 def test_a_clip_can_be_deleted_though_it_is_held(tmp_path: Path) -> None:
     store = ClipStore(tmp_path, 100)
     name = put(store, b"some bytes")
