@@ -99,7 +99,7 @@ async function watchFits(view) {
   while (!view.signal.aborted) {
     try {
       const answer = await get(`/v1/fits${query({ limit: 30 })}`, { signal: view.signal });
-      const list = answer.fits ?? [];
+      const list = answer.fits;
       const text = JSON.stringify(list);
       if (text !== drawn) fill(view.fits, list.length > 0 ? h("ul", { class: "versions" }, list.map((one) => fitRow(view, one))) : noFits());
       if (drawn !== null && text !== drawn && list.some((one) => one.status === "succeeded")) showVersions(view);
@@ -118,21 +118,28 @@ const noFits = () => state("empty", "No fits", "A fit makes a classifier from ar
 function fitRow(view, one) {
   const progress = one.progress ?? {};
   const goesOn = GOES_ON.includes(one.status);
-  const known = Number.isFinite(progress.total) && progress.total > 0;
+  const known = goesOn && Number.isFinite(progress.total) && progress.total > 0;
   const kind = { succeeded: "auto", failed: "failed", running: "accent" }[one.status] ?? "";
-  const error = one.error?.detail ?? one.error;
+  const made = (one.classifiers ?? []).map((each) => each.version);
+  const words = [
+    goesOn && progress.phase,
+    known && `${whole(progress.done)} of ${whole(progress.total)}`,
+    made.length > 0 && `registered version ${made.join(", ")}`,
+    one.starts > 1 && `started ${one.starts} times`,
+  ];
+  const bar = { class: "progress", role: "progressbar", "aria-label": "Progress of the fit", "aria-valuenow": Math.round((100 * progress.done) / progress.total), "aria-valuemin": "0", "aria-valuemax": "100" };
   return h(
     "li",
     { class: "version fit" },
     h(
       "div",
       { class: "version-words stack tight" },
-      h("div", { class: "row" }, h("b", { class: "anywhere" }, one.spec?.source ?? one.source ?? one.id), h("span", { class: `tag ${kind}` }, one.status), (one.spec?.watch ?? one.watch) && h("span", { class: "tag" }, "watches"), one.classifier && h("span", { class: "soft small" }, `version ${one.classifier}`)),
-      h("p", { class: "soft small num anywhere" }, [progress.phase, known && `${whole(progress.done)} of ${whole(progress.total)}`, ago(one.created_at)].filter(Boolean).join(" \u00b7 ")),
-      goesOn && known && h("div", { class: "progress", role: "progressbar", "aria-label": "Progress of the fit", "aria-valuenow": Math.round((100 * progress.done) / progress.total), "aria-valuemin": "0", "aria-valuemax": "100" }, h("i", { "width-percent": (100 * progress.done) / progress.total })),
-      error && h("p", { class: "bad small anywhere" }, String(error)),
+      h("div", { class: "row" }, h("b", { class: "anywhere" }, one.source), h("span", { class: `tag ${kind}` }, one.cancelling ? "cancelling" : one.status), one.watch && h("span", { class: "tag" }, "watches")),
+      h("p", { class: "soft small num anywhere" }, [...words.filter(Boolean), ""].join(" \u00b7 "), h("span", { title: when(one.created_at) }, ago(one.created_at))),
+      known && h("div", bar, h("i", { "width-percent": (100 * progress.done) / progress.total })),
+      one.error && h("p", { class: "bad small anywhere" }, one.error.detail),
     ),
-    goesOn && h("button", { class: "button small", onclick: () => cancel(one) }, "Cancel"),
+    goesOn && !one.cancelling && h("button", { class: "button small", onclick: () => cancel(one) }, "Cancel"),
   );
 }
 

@@ -129,17 +129,15 @@ async function runControl(record, kind, place, row, signal) {
 }
 
 function controlView(record, control) {
-  const view = control.view ?? control.kind ?? "control";
-  if (!control.probabilities) return notice("warn", "alert", `No answer about ${view} frames: ${control.reason ?? control.detail ?? control.failure ?? "it failed"}`);
-  const changed = control.label !== record.label;
-  const words = changed
-    ? `With ${view} frames the answer becomes ${control.label}: it depends on what the frames show.`
-    : `With ${view} frames the answer stays ${control.label}: it may not depend on what the frames show.`;
+  if (control.label === null) return notice("warn", "alert", `No answer about ${control.view} frames: ${control.failure}`);
+  const words = control.label_changed
+    ? `With ${control.view} frames the answer becomes ${control.label}: it depends on what they take away.`
+    : `With ${control.view} frames the answer stays ${control.label}: ${control.meaning}.`;
   return h(
     "div",
     { class: "stack" },
-    notice(changed ? "good" : "warn", changed ? "check" : "alert", words),
-    bars(record.probabilities, { set: record.prediction_set, other: control.probabilities, names: ["the clip", `${view} frames`] }),
+    notice(control.label_changed ? "good" : "warn", control.label_changed ? "check" : "alert", words),
+    bars(record.probabilities, { set: record.prediction_set, other: control.probabilities, names: ["the clip", `${control.view} frames`] }),
   );
 }
 
@@ -191,18 +189,29 @@ async function explain(record, options, place, button, signal) {
 }
 
 function explanation(explained) {
-  const equal = explained.equal ?? explained.is_equal;
-  const parts = [
-    equal
-      ? notice("good", "check", "Recomputed from the stored evidence: every probability is equal, bit for bit.")
-      : notice("bad", "alert", "Recomputed from the stored evidence: the probabilities differ."),
+  const sources = Object.entries(explained.sources).filter(([, one]) => one.weight !== 0);
+  const facts = [
+    ["Probabilities", explained.formula],
+    ["Sources", sources.map(([name, one]) => `${name} x ${fixed(one.weight, 2)}`).join(" + ")],
+    ["Prediction set", explained.prediction_set],
+    ["Threshold", explained.threshold],
+    ...explained.policies.map((one) => [`Policy ${one.id}, version ${one.version}`, `${one.promise}. ${one.threshold}`]),
+    ["Decided by", explained.decided_by],
+    ["Label that people gave", explained.outcome],
   ];
-  if (explained.replay) {
-    const difference = explained.replay.largest_difference ?? explained.replay.max_difference;
-    parts.push(notice("", "info", explained.replay.detail ?? `The engine, asked again, differs by at most ${Number(difference).toPrecision(2)} in a probability.`));
-  }
-  return h("div", { class: "stack" }, parts);
+  return h(
+    "div",
+    { class: "stack explanation" },
+    explained.equal
+      ? notice("good", "check", "Recomputed from the stored evidence: every probability is equal, bit for bit.")
+      : notice("bad", "alert", `Recomputed from the stored evidence, it differs: ${explained.differences.join("; ")}`),
+    explained.replay && notice(explained.replay.same_label ? "good" : "warn", explained.replay.same_label ? "check" : "alert", replayWords(explained.replay)),
+    h("dl", { class: "explained" }, facts.filter(([, text]) => text).map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", { class: "anywhere" }, text)))),
+  );
 }
+
+const replayWords = (replay) =>
+  `The engine, asked again, answers ${replay.label}${replay.same_label ? " as well" : ""}${replay.same_trace ? ", with the same trace" : ", with another trace"}; the largest difference of a probability is ${Number(replay.largest_difference).toPrecision(2)}. ${replay.detail}`;
 
 async function copy(record) {
   try {

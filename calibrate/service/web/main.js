@@ -44,7 +44,7 @@ function drawShell() {
   );
   const skip = h("button", { class: "button unseen-until-focus", onclick: () => main.focus() }, "Skip to the content");
   const service = h("span", { class: "service" }, h("span", { class: "dot" }), h("span", { class: "words" }, "Connecting"));
-  const leave = h("button", { class: "button quiet small", onclick: () => (token.drop(), askForToken()) }, "Sign out");
+  const leave = h("button", { class: "button quiet small", onclick: () => (token.drop(), location.reload()) }, "Sign out");
   fill(
     document.getElementById("app"),
     skip,
@@ -151,9 +151,9 @@ async function countReviews() {
   const place = document.querySelector('[data-place="review"]');
   try {
     const stats = await get("/v1/reviews/stats");
-    const open = stats.open ?? stats.waiting ?? 0;
+    const open = stats.queue.waiting;
     place.querySelector(".count")?.remove();
-    if (open > 0) place.append(h("span", { class: "count", "aria-label": `${open} open` }, open > 999 ? "999+" : open));
+    if (open > 0) place.append(h("span", { class: "count", "aria-label": `${open} waiting` }, open > 999 ? "999+" : open));
   } catch {
     // a token without the scope sees no count
   }

@@ -47,9 +47,10 @@ export const panel = (title, note, ...content) =>
     content,
   );
 
-// Content of a view that is asked for: its skeleton, then what make gives, or the problem.
+// Content of a view that is asked for: its skeleton unless there is some, then what make gives, or
+// the problem.
 export async function loaded(element, ask, make) {
-  fill(element, loading());
+  if (!element.hasChildNodes()) fill(element, loading());
   try {
     const value = await ask();
     fill(element, make(value));

@@ -15,7 +15,7 @@ const HIDE = "deepintuit-review-blind";
 export function reviewView({ root, signal }) {
   const body = h("div", {});
   const count = h("span", { class: "soft small num" });
-  const view = { body, count, signal, queue: [], pending: null, done: 0, item: null, note: null };
+  const view = { body, count, signal, queue: [], pending: null, skipped: new Set(), done: 0, item: null, note: null };
   fill(
     root,
     head("Review", "Clips that no policy decides alone. Your answer is kept as a label.", count, h("button", { class: "button quiet small", onclick: keys }, h("kbd", {}, "?"), "Keys")),
@@ -45,25 +45,32 @@ async function next(view) {
   show(view, item);
 }
 
+// The next ones that are neither skipped nor about to be sent, which this person still holds.
 async function lease(view) {
-  const answer = await send("POST", "/v1/reviews/lease", { n: AHEAD, seconds: LEASE_S }, { signal: view.signal });
-  const skipped = view.skipped ?? new Set();
-  const items = (answer.reviews ?? []).map(itemOf);
-  return items.sort((a, b) => skipped.has(a.id) - skipped.has(b.id));
+  const n = Math.min(100, AHEAD + view.skipped.size + (view.pending ? 1 : 0));
+  const { reviews } = await send("POST", "/v1/reviews/lease", { n, seconds: LEASE_S }, { signal: view.signal });
+  const [again, items] = [reviews.filter((one) => view.skipped.has(one.id)), reviews.filter((one) => !view.skipped.has(one.id))];
+  again.forEach((one) => release(one));
+  return items.filter((one) => one.id !== view.pending?.item.id).slice(0, AHEAD);
 }
 
-const itemOf = (review) => ({ ...review, decision: review.decision ?? {} });
-
-const empty = (view) =>
-  state(
+function empty(view) {
+  const done = view.done + (view.pending ? 1 : 0);
+  const skipped = view.skipped.size;
+  return state(
     "check",
-    view.done > 0 ? `All done: ${view.done} reviewed` : "Nothing to review",
+    done > 0 ? `All done: ${done} reviewed` : "Nothing to review",
     "New clips come here when a policy leaves them to a person, and as a small sample of automatic decisions.",
     h("button", { class: "button", onclick: () => next(view) }, "Look again"),
+    skipped > 0 && h("button", { class: "button", onclick: () => (view.skipped.clear(), next(view)) }, `Show ${skipped} skipped`),
   );
+}
 
 function show(view, item) {
   view.item = item;
+  view.shown?.abort();
+  view.shown = new AbortController();
+  const signal = AbortSignal.any([view.signal, view.shown.signal]);
   const record = item.decision;
   const labels = Object.keys(record.probabilities ?? {});
   view.note = h("textarea", { class: "input", rows: "2", placeholder: "Note (optional)", "aria-label": "Note" });
@@ -76,7 +83,7 @@ function show(view, item) {
       h(
         "div",
         { class: "stack" },
-        h("section", { class: "panel" }, h("div", { class: "inner stack" }, (view.player = player({ hash: record.clip?.video_hash, signal: view.signal, auto: true })), h("p", { class: "cut soft small", title: record.clip?.name }, record.clip?.name), (record.clip?.frames ?? []).length > 0 && frames(record.id, record.clip.frames, view.signal))),
+        h("section", { class: "panel" }, h("div", { class: "inner stack" }, (view.player = player({ hash: record.clip?.video_hash, signal, auto: true })), h("p", { class: "cut soft small", title: record.clip?.name }, record.clip?.name), (record.clip?.frames ?? []).length > 0 && frames(record.id, record.clip.frames, signal))),
         h("section", { class: "panel review-trace" }, h("div", { class: "panel-head" }, h("h2", {}, "The model's rationale")), h("div", { class: "inner" }, blind ? hidden(view) : trace(record.trace ?? ""))),
       ),
       h("div", { class: "stack review-side" }, h("section", { class: "panel" }, h("div", { class: "inner stack" }, why(item), choicesOf(view, labels, record, blind), view.note)), h("section", { class: "panel" }, h("div", { class: "panel-head" }, h("h2", {}, "The model's answer"), h("button", { class: "button quiet small push", onclick: () => toggleBlind(view) }, h("kbd", {}, "M"), blind ? "Show" : "Hide")), h("div", { class: "inner" }, blind ? hidden(view) : bars(record.probabilities ?? {}, { set: record.prediction_set ?? [] })))),
@@ -88,9 +95,9 @@ function show(view, item) {
 const hidden = (view) => h("p", { class: "soft small" }, "Hidden, so that it does not lead you. ", h("button", { class: "button quiet small", onclick: () => toggleBlind(view) }, "Show"));
 
 function why(item) {
-  const reasons = item.decision.reasons ?? [];
-  const text = item.reason_text ?? item.reason ?? reasons.map((one) => one.text).join("; ");
-  return notice("", item.is_double ? "person" : "info", h("b", {}, "Why it is here: "), String(text || "a sampled automatic decision"));
+  const drawn = "it was decided automatically, and drawn at random to be looked at";
+  const text = item.kind === "audit" ? drawn : item.decision.reasons.map((one) => one.text).join("; ");
+  return notice("", "info", h("b", {}, "Why it is here: "), text || "no policy decides it alone");
 }
 
 function choicesOf(view, labels, record, blind) {
@@ -148,9 +155,8 @@ async function flush(view, options = {}) {
   view.pending = null;
   clearTimeout(pending.timer);
   pending.close();
-  const verdict = pending.label === null ? "cannot_tell" : pending.label === pending.item.decision.label ? "confirm" : "overturn";
   try {
-    await send("POST", `/v1/reviews/${encodeURIComponent(pending.item.id)}/complete`, { verdict, label: pending.label, note: pending.note || null }, options);
+    await send("POST", `/v1/reviews/${encodeURIComponent(pending.item.id)}/complete`, { label: pending.label, note: pending.note }, options);
     view.done += 1;
     if (!view.signal.aborted) showStats(view);
   } catch (error) {
@@ -161,9 +167,8 @@ async function flush(view, options = {}) {
 async function skip(view) {
   const item = view.item;
   if (!item) return;
-  (view.skipped ??= new Set()).add(item.id);
-  const released = release(item);
-  if (view.queue.length === 0) await released;
+  view.skipped.add(item.id);
+  await release(item);
   next(view);
 }
 
@@ -177,15 +182,18 @@ function leave(view) {
 
 function toggleBlind(view) {
   localStorage.setItem(HIDE, localStorage.getItem(HIDE) === "yes" ? "no" : "yes");
-  if (view.item) show(view, view.item);
+  if (!view.item) return;
+  const note = view.note.value;
+  show(view, view.item);
+  view.note.value = note;
 }
 
 async function showStats(view) {
   try {
     const stats = await get("/v1/reviews/stats", { signal: view.signal });
-    const open = stats.open ?? stats.waiting;
-    const overturned = stats.overturn_rate;
-    const parts = [Number.isFinite(open) && `${open} open`, Number.isFinite(overturned) && `${percent(overturned, 0)} overturned`, Number.isFinite(stats.kappa) && `kappa ${stats.kappa.toFixed(2)}`];
+    const { rate } = stats.overturned.find((one) => one.kind === "review") ?? {};
+    const { kappa } = stats.agreement;
+    const parts = [`${stats.queue.waiting} waiting`, Number.isFinite(rate) && `${percent(rate, 0)} overturned`, Number.isFinite(kappa) && `kappa ${kappa.toFixed(2)}`];
     view.count.textContent = parts.filter(Boolean).join(" \u00b7 ");
   } catch {
     view.count.textContent = "";
