@@ -228,6 +228,12 @@ class Decisions:
         rows = await self._database.run(lambda: self._select("request_id = ?", [request_id], 1))
         return DecisionRecord.model_validate_json(rows[0]["record"]) if rows else None
 
+    async def of(self, ids: Sequence[str]) -> dict[str, StoredDecision]:
+        """Decisions by id, those that there are."""
+        places = ", ".join("?" * len(ids))
+        rows = await self._database.run(lambda: self._select(f"id IN ({places})", ids, len(ids)))
+        return {row["id"]: _stored(row) for row in rows}
+
     async def close(self) -> None:
         """Wait for rows that are being written."""
         await self._commit.close()

@@ -196,7 +196,7 @@ class Reviews:
         return await self._database.run(read)
 
     async def page(
-        self, state: ReviewState | None, kind: ReviewKind | None, limit: int, cursor: int | None
+        self, state: ReviewState, kind: ReviewKind | None, limit: int, cursor: int | None
     ) -> tuple[list[Review], int | None]:
         """Reviews, those that wait in the order of the queue, others newest first; and the cursor
         of the next page."""

@@ -187,7 +187,7 @@ async def test_pages_and_counts_tell_of_all_reviews(tmp_path: Path):
         assert ids(first) + ids(rest) == ["r1", "r2", "r3", "r4"]
         assert end is None
         assert ids(await parts.reviews.done()) == ["r0"]
-        assert (await parts.reviews.page(None, "audit", 9, None))[0] == []
+        assert (await parts.reviews.page("done", "audit", 9, None))[0] == []
         waiting = await parts.reviews.waiting()
         assert (waiting.waiting, waiting.leased) == (4, 1)
         of_decision = await parts.reviews.of_decision("dec_r0")
@@ -208,6 +208,5 @@ def _has_room_for_others(parts: Deciding) -> bool:
     try:
         _kept(parts, os.urandom(2**20))
     except Problem as problem:
-        assert problem.slug == "clip-store-full"
-        return False
+        return problem.slug != "clip-store-full"
     return True
