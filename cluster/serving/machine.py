@@ -42,7 +42,7 @@ class ServingMachine:
             self.machine,
             gpu_memory=self.machine.gpu_memory / share,
             clip_gb=self.machine.clip_gb / share,
-            num_threads=max(2, (len(self.cpus) or self.machine.num_threads) // share),
+            num_threads=max(1, (len(self.cpus) or self.machine.num_threads) // share),
         )
 
     @property
