@@ -124,7 +124,8 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     intake = Intake(config, parts.inspector, clips)
     stack.callback(intake.close)
     registered = Registry(database, log, config.state / "classifiers")
-    serving = Serving(registered, parts.backend, config)
+    serving, metrics = Serving(registered, parts.backend, config), Metrics()
+    serving.add_metrics(metrics)
     stack.push_async_callback(serving.close)
     rules = Policies(database, log)
     queue = Reviews(database, log, clips, double_share=config.double_blind_share)
@@ -150,7 +151,7 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         decisions=decided,
         classification=Classification(intake, serving, decided),
         traces=parts.traces,
-        metrics=Metrics(),
+        metrics=metrics,
     )
 
 

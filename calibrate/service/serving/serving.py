@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from calibrate.decision import Evidence
 from calibrate.service.config import ServiceConfig
+from calibrate.service.metrics import Metrics
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClassifierBackend, ClipToClassify
 from calibrate.service.serving.champion import CHAMPION, Champion
@@ -271,6 +272,36 @@ class Serving:
                 for one in self._loaded
             ],
         }
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Add gauges of the queue and of the engines."""
+        admission, loaded = self.admission, self._loaded
+        for name, text, read in (
+            ("queue_waiting", "Clips that wait.", lambda: admission.num_waiting),
+            (
+                "queue_refused",
+                "Clips refused because too many waited.",
+                lambda: admission.num_refused,
+            ),
+            ("clips_answered", "Clips answered.", lambda: self.num_answered),
+            (
+                "clips_in_flight",
+                "Clips with the engines.",
+                lambda: sum(o.line.num_inside for o in loaded),
+            ),
+            (
+                "classifiers_loaded",
+                "Classifiers whose engines are kept.",
+                lambda: sum(1 for _ in loaded),
+            ),
+            (
+                "engine_restarts",
+                "Restarts of engines that ended.",
+                lambda: sum(o.num_restarts for o in loaded),
+            ),
+            ("ready", "1 if a clip would be answered now.", lambda: float(self.is_ready)),
+        ):
+            metrics.watch(name, text, read)
 
     # --- shift
 

@@ -214,6 +214,18 @@ def test_the_shift_of_a_version_is_watched(site: Site) -> None:
     assert "shift.acknowledged" in rows.text
 
 
+def test_queue_and_engines_are_in_the_metrics(site: Site) -> None:
+    site.post({"video": {"path": site.clip()}})
+    lines = dict(
+        line.rsplit(" ", 1)
+        for line in site.http.get("/metrics").text.splitlines()
+        if line.startswith("deepintuit_") and "{" not in line
+    )
+    assert float(lines["deepintuit_clips_answered"]) >= 1
+    assert (lines["deepintuit_ready"], lines["deepintuit_queue_waiting"]) == ("1.0", "0.0")
+    assert float(lines["deepintuit_classifiers_loaded"]) >= 1
+
+
 def until(condition: Any) -> None:
     deadline = time.monotonic() + 10
     while not condition():
