@@ -120,9 +120,12 @@ class AsyncClient:
         """Make a version the champion."""
         return await self._send(calls.promote(version, reason, expected_champion))
 
-    async def roll_back(self, *, reason: str = "") -> dict[str, Any]:
-        """Make the previous champion the champion again."""
-        return await self._send(calls.roll_back(reason))
+    async def roll_back(
+        self, *, reason: str = "", expected_champion: int | None = None
+    ) -> dict[str, Any]:
+        """Make the previous champion the champion again; unless another than ``expected_champion``
+        is champion now."""
+        return await self._send(calls.roll_back(reason, expected_champion))
 
     async def fit(self, source: str, **settings: Any) -> Fit:
         """Begin a fit to an archive; settings as in ``POST /v1/fits``."""

@@ -117,7 +117,7 @@ def decisions(
     """``GET /v1/decisions``: a page, and the cursor of the next one."""
 
     def parse(values: Any) -> tuple[list[Decision], str | None]:
-        rows = [Decision.from_json(row) for row in values["data"]]
+        rows = [Decision.from_json(row) for row in values["decisions"]]
         return rows, values.get("next_cursor")
 
     cursors = {} if cursor is None else {"cursor": cursor}
@@ -136,7 +136,9 @@ def explain(
 
 def classifiers() -> Call[list[Classifier]]:
     """``GET /v1/classifiers``."""
-    return _get("/v1/classifiers", lambda values: [Classifier.from_json(o) for o in values["data"]])
+    return _get(
+        "/v1/classifiers", lambda values: [Classifier.from_json(o) for o in values["classifiers"]]
+    )
 
 
 def classifier(ref: str | int) -> Call[Classifier]:
@@ -150,9 +152,10 @@ def promote(version: int, reason: str, expected_champion: int | None) -> Call[di
     return _post(f"/v1/classifiers/{_segment(version)}/promote", dict, body)
 
 
-def roll_back(reason: str) -> Call[dict[str, Any]]:
+def roll_back(reason: str, expected_champion: int | None) -> Call[dict[str, Any]]:
     """``POST /v1/aliases/champion/rollback``."""
-    return _post("/v1/aliases/champion/rollback", dict, {"reason": reason})
+    body = {"reason": reason, "expected_champion": expected_champion}
+    return _post("/v1/aliases/champion/rollback", dict, body)
 
 
 def fit(settings: Mapping[str, Any]) -> Call[Fit]:
@@ -179,7 +182,7 @@ def lease_reviews(num: int, seconds: int) -> Call[list[Review]]:
     """``POST /v1/reviews/lease``."""
     return _post(
         "/v1/reviews/lease",
-        lambda values: [Review.from_json(row) for row in values["data"]],
+        lambda values: [Review.from_json(row) for row in values["reviews"]],
         {"n": num, "seconds": seconds},
     )
 

@@ -14,7 +14,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from calibrate.service.classification import Classification
+from calibrate.service.batches import files, journal
+from calibrate.service.batches.batches import Batches
+from calibrate.service.batches.files import BatchFiles
+from calibrate.service.classification import BatchLines, Classification
 from calibrate.service.config import ServiceConfig
 from calibrate.service.decisions import decisions
 from calibrate.service.decisions.decisions import Decisions
@@ -47,6 +50,8 @@ _SCHEMAS = (
     decisions.SCHEMA,
     reviews.SCHEMA,
     job.SCHEMA,
+    files.SCHEMA,
+    journal.SCHEMA,
 )
 
 
@@ -80,6 +85,7 @@ class Service:
     reviews: Reviews
     decisions: Decisions
     classification: Classification
+    batches: Batches
     traces: TraceBrowser
     metrics: Metrics
     draining: bool = False
@@ -91,6 +97,7 @@ class Service:
         """Begin what takes long or goes on by itself; ``not_ready`` says when it is up."""
         await self.serving.start()
         await self.jobs.start()
+        await self.batches.start()
 
     def not_ready(self) -> list[str]:
         """Reasons for which a new clip would not be answered now; none: it is ready."""
@@ -101,6 +108,7 @@ class Service:
 
     async def drain(self) -> None:
         """Wait until all is answered that was accepted, beside requests."""
+        await self.batches.pause()
         await self.serving.drain()
 
 
@@ -132,6 +140,14 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     await queue.start()  # before the first upload: it keeps the clips of what waits
     decided = Decisions(database, log, rules, queue, audit_share=config.audit_share)
     stack.push_async_callback(decided.close)
+    classification = Classification(intake, serving, decided)
+    batches = Batches(
+        database,
+        BatchFiles(database, config.state / "batches", max_bytes=config.max_batch_file_bytes),
+        BatchLines(classification, decided),
+        in_flight=config.max_in_flight + config.max_queue // 4,
+    )
+    stack.push_async_callback(batches.close)
     jobs = Jobs(database, log, registered, config, parts.fit_command)
     stack.push_async_callback(jobs.close)
     return Service(
@@ -149,7 +165,8 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
         policies=rules,
         reviews=queue,
         decisions=decided,
-        classification=Classification(intake, serving, decided),
+        classification=classification,
+        batches=batches,
         traces=parts.traces,
         metrics=metrics,
     )

@@ -74,7 +74,7 @@ class Batches:
         self._places = asyncio.Semaphore(in_flight)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopped: set[str] = set()
-        self._paused = False
+        self._pausing = asyncio.Event()
 
     async def start(self) -> None:
         """Go on with the batches that an earlier process left."""
@@ -87,7 +87,7 @@ class Batches:
     ) -> BatchRecord:
         """A new batch over an uploaded file. Raises Problem 404, 400, or 503 while the service
         ends."""
-        if self._paused:
+        if self._pausing.is_set():
             raise Problem(503, "draining", "the service ends", headers={"Retry-After": "5"})
         file = await self._database.run(lambda: self.files.get(file_id, caller))
         if file.purpose != "batch":
@@ -124,12 +124,12 @@ class Batches:
     async def pause(self) -> None:
         """Take up no more lines, and wait for those that are being asked; the next start goes
         on."""
-        self._paused = True
+        self._pausing.set()
         await asyncio.gather(*self._tasks.values())
 
     async def close(self) -> None:
         """End at once; lines that are being asked are asked again by the next start."""
-        self._paused = True
+        self._pausing.set()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -143,10 +143,10 @@ class Batches:
 
     async def _run(self, batch: BatchRecord, resumed: bool) -> None:
         """Run a batch to its end, or until the service pauses. A full disk is waited for."""
-        while not self._paused:
+        while not self._pausing.is_set():
             try:
                 await self._ask_lines(batch, resumed)
-                if not self._paused:
+                if not self._pausing.is_set():
                     await self._end(batch)
                     self._stopped.discard(batch.id)
                 return
@@ -160,11 +160,17 @@ class Batches:
             except (OSError, sqlite3.Error) as error:
                 _log.warning("batch %s waits %.0f s: %s", batch.id, _DISK_S, error)
                 resumed = True
-                await asyncio.sleep(_DISK_S)
+                await self._sleep(_DISK_S)
 
     def _goes_on(self, batch: BatchRecord) -> bool:
         expired = time.time() >= batch.expires_at
-        return not (self._paused or expired or batch.id in self._stopped)
+        return not (self._pausing.is_set() or expired or batch.id in self._stopped)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than until the service pauses."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._pausing.wait()
 
     async def _ask_lines(self, batch: BatchRecord, resumed: bool) -> None:
         """Ask all lines that have no answer, as long as the batch goes on."""
@@ -210,7 +216,7 @@ class Batches:
             except Problem as problem:
                 if problem.status not in (429, 503):
                     return _answer(line, request_id, problem.status, problem.as_json())
-                await asyncio.sleep(_retry_after(problem, self._retry_s))
+                await self._sleep(_retry_after(problem, self._retry_s))
             except sqlite3.OperationalError:
                 raise  # the disk is full, say: the batch waits
             except Exception:  # noqa: BLE001  a bug of ours ends one line, not the batch

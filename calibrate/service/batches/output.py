@@ -43,8 +43,9 @@ def write_errors(
 
 
 def request_id_of(batch_id: str, line: int) -> str:
-    """Id of a line's request, the same after a restart: its decision is found by it."""
-    return f"{batch_id}-{line}"
+    """Id of a line's request, the same after a restart: its decision is found by it. A client's own
+    (X-Request-ID) has no colon."""
+    return f"{batch_id}:{line}"
 
 
 def _row(answer: LineAnswer) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from calibrate.service.http.openapi import describe
 from calibrate.service.http.replays import Replays
 from calibrate.service.routes import (
     audit,
+    batches,
     classifiers,
     classify,
     decisions,
+    files,
     fits,
     frames,
     health,
@@ -25,9 +27,11 @@ from calibrate.service.service import Service
 
 _ROUTERS = (
     audit.router,
+    batches.router,
     classifiers.router,
     classify.router,
     decisions.router,
+    files.router,
     fits.router,
     frames.router,
     health.router,

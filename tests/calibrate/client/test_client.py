@@ -297,8 +297,8 @@ def test_a_batch_of_local_files_is_refused_with_what_to_do_instead():
 
 def test_pages_of_decisions_are_read_to_the_last(waits: list[float]):
     pages = (
-        httpx.Response(200, json={"data": [DECISION, DECISION], "next_cursor": "7"}),
-        httpx.Response(200, json={"data": [DECISION], "next_cursor": None}),
+        httpx.Response(200, json={"decisions": [DECISION, DECISION], "next_cursor": "7"}),
+        httpx.Response(200, json={"decisions": [DECISION], "next_cursor": None}),
     )
     with scripted(*pages) as (one, script):
         assert len(list(one.decisions(label="undo"))) == 3

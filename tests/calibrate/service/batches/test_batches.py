@@ -205,6 +205,21 @@ async def test_a_pause_answers_what_was_asked_and_the_next_start_goes_on(
     assert sorted(classifier.asked) == sorted(f"clip-{n}.mp4" for n in range(40))
 
 
+async def test_a_pause_does_not_wait_for_lines_that_are_to_be_asked_later(
+    tmp_path: Path, database: Database, classifier: ScriptedLines
+):
+    for name in ("clip-0.mp4", "clip-1.mp4"):
+        late = Problem(503, "engine-unavailable", "restarts", headers={"Retry-After": "30"})
+        classifier.problems[name] = [late] * 9
+    async with running(tmp_path, classifier, database) as batches:
+        batch = await begin(batches, lines(2))
+        while len(classifier.asked) < 2:
+            await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            await batches.pause()
+        assert (await batches.get(batch.id, ANN)).as_json()["status"] == "in_progress"
+
+
 async def test_an_input_that_was_damaged_since_fails_the_batch_with_the_fault(
     tmp_path: Path, database: Database, classifier: ScriptedLines
 ):
