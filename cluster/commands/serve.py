@@ -14,6 +14,7 @@ from wire.errors import ConfigError
 if TYPE_CHECKING:
     from calibrate.service.config import ServiceConfig
     from calibrate.service.service import Parts
+    from cluster.serving.parts import RayCluster
     from cluster.serving.target import Target
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -43,9 +44,24 @@ def _serve(options: argparse.Namespace) -> int:
             f"listening on {config.host}: tokens and clips cross the network as plain text; put a "
             "proxy with TLS in front"
         )
-    parts = service_parts(machine, range(count_gpus() if machine.num_gpus else 0), config)
+    gpus = range(count_gpus() if machine.num_gpus else 0)
+    cluster = _cluster(options)
+    places = machine.in_flight * (cluster.most if cluster else 1)
+    config = config.model_copy(update={"max_in_flight": places})
+    parts = service_parts(machine, gpus, config, cluster)
     asyncio.run(_run(config, parts, target))
     return 0
+
+
+def _cluster(options: argparse.Namespace) -> "RayCluster | None":
+    """The cluster that ``--ray`` names; None: this machine alone."""
+    from cluster.serving.parts import RayCluster
+
+    if options.ray is None:
+        if options.replicas is not None:
+            raise ConfigError("--replicas are on a Ray cluster; give --ray, too")
+        return None
+    return RayCluster.of(options.ray, options.replicas or "1")
 
 
 async def _run(config: "ServiceConfig", parts: "Parts", target: "Target") -> None:
@@ -190,6 +206,19 @@ def _add_machine(command: Any) -> None:
         metavar="URL",
         help="ask this vLLM server in place of engines in this machine (several: again); its "
         "API key: DEEPINTUIT_ENGINE_KEY",
+    )
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run classifiers as replicas on this Ray cluster; without an address that of "
+        "RAY_ADDRESS, or a local Ray",
+    )
+    command.add_argument(
+        "--replicas",
+        metavar="N or A-B",
+        help="of each classifier on the cluster; between A and B as the load wants; default: 1",
     )
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
     command.add_argument(

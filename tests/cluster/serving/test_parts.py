@@ -5,7 +5,7 @@ import pytest
 from calibrate.service.config import ServiceConfig
 from cluster.classify.machine import Machine
 from cluster.serving.backend import ProcessBackend
-from cluster.serving.parts import service_parts
+from cluster.serving.parts import RayCluster, service_parts
 from wire.errors import ConfigError
 
 
@@ -26,3 +26,14 @@ def test_fits_that_leave_too_few_gpus_are_refused(
     config = ServiceConfig(state=tmp_path, fit_gpus=fit_gpus)
     with pytest.raises(ConfigError, match=words):
         service_parts(Machine(num_gpus=2), range(3), config)
+
+
+def test_replicas_are_a_number_or_two(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert RayCluster.of("", "2") == RayCluster(address=None, least=2, most=2)
+    assert RayCluster.of("head:6379", "1-4") == RayCluster(address="head:6379", least=1, most=4)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert RayCluster.of("", "1").address == "auto"
+    for wrong in ("0", "4-1", "many", "1-"):
+        with pytest.raises(ConfigError, match=f"--replicas {wrong}: expected a number"):
+            RayCluster.of("", wrong)
