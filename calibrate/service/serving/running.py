@@ -19,6 +19,7 @@ from typing import Literal
 from calibrate.decision import Evidence
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClassifierBackend, ClipToClassify, OpenClassifier
+from calibrate.service.serving.deadly import DeadlyClips
 from calibrate.service.serving.line import Line
 from calibrate.service.serving.restarts import RestartPolicy, Restarts
 from wire.errors import DeepIntuitError, GenerationError, WorkerDied
@@ -60,7 +61,7 @@ class RunningClassifier:
         self.num_restarts = 0
         self._policy, self._restarts = policy, Restarts(policy)
         self._silent_s, self._heard_at = silent_s, time.monotonic()
-        self._alone = asyncio.Lock()
+        self._alone, self._deadly = asyncio.Lock(), DeadlyClips()
         self._opened: asyncio.Future[OpenClassifier] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
         self._down_until = 0.0
@@ -75,8 +76,16 @@ class RunningClassifier:
         self._keeper = asyncio.create_task(self._keep_opening(None), name="open-classifier")
 
     async def ask(self, clip: ClipToClassify, view: str | None = None) -> Evidence | Failure:
-        """Evidence about a clip, or the failure in its place. Raises Problem 503."""
+        """Evidence about a clip, or the failure in its place. Raises Problem 503; 422 for a clip
+        that engines have ended with."""
         self.used_at = time.monotonic()
+        if seconds := self._deadly.seconds_left(clip.path):
+            raise Problem(
+                422,
+                "clip-ends-engines",
+                f"engines ended {1 + _AGAIN} times while they answered this clip; it is not asked "
+                f"again for {seconds:.0f} s. Send others; the log of the classifier says why",
+            )
         for _ in range(_AGAIN):
             try:
                 return await self._once(clip, view)
@@ -86,6 +95,7 @@ class RunningClassifier:
             try:
                 return await self._once(clip, view)
             except (GenerationError, WorkerDied) as error:
+                self._deadly.add(clip.path)
                 raise unavailable(
                     f"the engines ended {1 + _AGAIN} times while they answered this clip, the last "
                     f"time when it was asked alone ({error}); if others are answered, it is the "

@@ -33,9 +33,16 @@ class Bench:
         return ClipToClassify(id=path.name, path=path)
 
     async def ready(self) -> None:
-        async with asyncio.timeout(5):
-            while not self.serving.is_ready:
-                await asyncio.sleep(0.005)
+        await self.until(lambda: self.serving.is_ready)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    async def asked(self, num: int) -> None:
+        """Until the engines have been asked about so many clips."""
+        await self.until(lambda: len(self.backend.asked) >= num)
 
 
 Open = Callable[..., Any]
