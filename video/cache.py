@@ -45,6 +45,8 @@ mirrors of display matrices, which stream is the video, times of raw and of join
 _RECENT_CLIPS = 16
 _RECENT_BYTES = 512 * 2**20
 _PROCESSING_S = 60.0
+_KNOWN_HASHES = 2**18
+"""Files whose content's hash is remembered: about 100 MB."""
 
 
 class Processor(Protocol):
@@ -260,4 +262,6 @@ class _ContentHashes:
         if seen not in self._known:
             with path.open("rb") as file:
                 self._known[seen] = hashlib.file_digest(file, "sha256").hexdigest()
+            while len(self._known) > _KNOWN_HASHES:  # a service meets ever new files
+                self._known.pop(next(iter(self._known)), None)
         return self._known[seen]

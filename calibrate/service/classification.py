@@ -118,13 +118,17 @@ class Classification:
             columns=settings.columns,
             text=settings.text,
         )
-        answered = await self._serving.classify(
-            asked,
-            classifier=str(settings.classifier),
-            view=settings.control,
-            caller=caller.token_id,
-            background=background,
-        )
+        try:
+            answered = await self._serving.classify(
+                asked,
+                classifier=str(settings.classifier),
+                view=settings.control,
+                caller=caller.token_id,
+                background=background,
+            )
+        except Problem as problem:
+            raise clip.named(problem) from problem
+        clip.refuse_changed(answered.evidence.video_hash)
         return await self._decisions.decide(
             answered,
             clip,

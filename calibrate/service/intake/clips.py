@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from calibrate.service.config import ServiceConfig
 from calibrate.service.intake.downloads import Downloads, Resolve, resolve
@@ -63,6 +63,29 @@ class AdmittedClip:
     facts: ClipFacts
     keeper: object = field(repr=False, compare=False)
     """Keeps its file as it is."""
+
+    def refuse_changed(self, video_hash: str) -> None:
+        """Refuse a clip of which a decoder read other bytes than were let in: ``video_hash`` is of
+        what it read (none: not known). Raises Problem 409."""
+        if video_hash and video_hash != self.video_hash:
+            raise Problem(
+                409, "clip-changed", f"{self.name} was written to while it was read; ask again"
+            )
+
+    def named(self, problem: Problem) -> Problem:
+        """A problem with this clip, under the name that the client gave it."""
+        return Problem(
+            problem.status,
+            problem.slug,
+            self._named(problem.detail),
+            headers=problem.headers,
+            extra=self._named(problem.extra),
+        )
+
+    def _named(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._named(one) for key, one in value.items()}
+        return value.replace(str(self.path), self.name) if isinstance(value, str) else value
 
 
 class Intake:

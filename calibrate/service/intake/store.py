@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -67,7 +68,8 @@ class ClipStore:
             self._sizes.move_to_end(video_hash)
             path = self._place(video_hash)
             try:
-                os.utime(path)
+                # decoders know a file again by its time of change, which stays
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             except FileNotFoundError:  # removed by hand
                 self._bytes -= self._sizes.pop(video_hash)
                 return None
@@ -212,5 +214,5 @@ def _write_all(file: FileIO, data: bytes) -> None:
 def _kept(folder: Path) -> Iterator[tuple[str, int]]:
     files = [path for path in folder.glob("[0-9a-f][0-9a-f]/*") if _HASH.fullmatch(path.name)]
     statuses = [(path.name, path.stat()) for path in files]
-    for name, status in sorted(statuses, key=lambda pair: pair[1].st_mtime_ns):
+    for name, status in sorted(statuses, key=lambda pair: pair[1].st_atime_ns):
         yield name, status.st_size

@@ -5,17 +5,21 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from calibrate.service.intake.clips import AdmittedClip, Intake
 from calibrate.service.intake.store import ClipStore
 from calibrate.service.problems import Problem
+from calibrate.service.service import Service
 from cluster.serving.inspector import PoolInspector
-from tests.calibrate.service.running import make_config
-from tests.cluster.serving.hostile import hostile_uploads
+from tests.calibrate.service.fakes import ScriptedBackend, publish_tiny
+from tests.calibrate.service.running import make_config, make_parts, running
+from tests.cluster.serving.hostile import NAMES, Upload, hostile_uploads
 from tests.video.conftest import write_clip
 from tests.video.openings import openings
 from video.config import VideoConfig
@@ -78,6 +82,55 @@ async def test_every_hostile_upload_is_refused_or_a_clip_and_opens_no_other_file
     left = {path for path in config.state.rglob("*") if path.is_file()}
     assert left == {one.path for one in admitted} | {incoming / "canary.mp4"}
     await asyncio.to_thread(_decode, {one.path for one in admitted})
+
+
+@pytest.mark.slow
+def test_hostile_uploads_over_http_are_answered_or_refused_and_the_service_goes_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "made").mkdir()
+    uploads = hostile_uploads(tmp_path / "made", canary="canary.mp4", url="http://127.0.0.1:9/a")
+    config = make_config(tmp_path, max_pixels=1920 * 1080, max_frames=10_000, max_seconds=600)
+    inspector = PoolInspector(
+        max_frames=config.max_frames, max_pixels=config.max_pixels, timeout_s=_DEADLINE_S
+    )
+    parts = make_parts(backend=ScriptedBackend(), inspector=inspector)
+
+    def prepare(service: Service) -> None:
+        published = publish_tiny(tmp_path / "published")
+        service.registry.register(published.path, source="a test", by="a test")
+        service.registry.promote(1, by="a test", expected_champion=None, reason="")
+
+    with running(config, parts, prepare) as service:
+        headers = service.headers("classify")
+
+        def send(upload: Upload) -> httpx.Response:
+            name, data = upload
+            body = _form(name, data)
+            return httpx.post(
+                f"{service.url}/v1/classify",
+                content=body,
+                headers=headers | {"Content-Type": "multipart/form-data; boundary=b"},
+                timeout=60,
+            )
+
+        assert send(("first.mp4", uploads[-1][1])).status_code == 200
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(send, uploads))
+        assert send(("last.mp4", uploads[-1][1])).status_code == 200
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) <= {200, 400, 413, 415, 422}, statuses
+    assert statuses[200] >= len(NAMES) / 2
+    for answer in answers:
+        assert str(tmp_path) not in answer.text
+        if answer.status_code != 200:
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+def _form(name: str, data: bytes) -> bytes:
+    """A form as a hostile client writes it: the name is not escaped."""
+    head = f'--b\r\nContent-Disposition: form-data; name="video"; filename="{name}"\r\n\r\n'
+    return head.encode(errors="surrogatepass") + data + b"\r\n--b--\r\n"
 
 
 def _decode(paths: set[Path]) -> None:

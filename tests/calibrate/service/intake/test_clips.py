@@ -276,3 +276,22 @@ async def test_a_damaged_clip_is_named_as_the_client_named_it(
     monkeypatch.setattr(inspector, "inspect", damaged)
     problem = await refusal(make().from_upload(stream(b"clip1"), "a/cat.mp4"))
     assert (problem.status, problem.detail) == (422, "cannot decode cat.mp4: it is cut")
+
+
+async def test_a_clip_of_which_other_bytes_were_read_is_refused(make: Make) -> None:
+    clip = await make().from_upload(stream(b"clip1"), "a.mp4")
+    clip.refuse_changed(clip.video_hash)
+    clip.refuse_changed("")
+    with pytest.raises(Problem) as caught:
+        clip.refuse_changed("0" * 64)
+    assert (caught.value.status, caught.value.slug) == (409, "clip-changed")
+
+
+async def test_a_problem_with_a_clip_does_not_tell_where_it_lies(make: Make) -> None:
+    clip = await make().from_upload(stream(b"clip1"), "a.mp4")
+    reason = f"cannot decode {clip.path}: no frame in it"
+    problem = clip.named(
+        Problem(422, "clip-failed", f"no answer: {reason}", extra={"failure": {"reason": reason}})
+    )
+    assert problem.detail == "no answer: cannot decode a.mp4: no frame in it"
+    assert problem.extra == {"failure": {"reason": "cannot decode a.mp4: no frame in it"}}

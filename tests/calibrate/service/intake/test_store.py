@@ -121,6 +121,16 @@ def test_a_restart_takes_clips_up_in_the_order_of_their_use_and_drops_halves(
     assert len(files(tmp_path)) == 2
 
 
+def test_a_use_of_a_clip_does_not_change_its_time_of_change(tmp_path: Path) -> None:
+    store = ClipStore(tmp_path, 100)
+    name = put(store, b"some bytes")
+    path = tmp_path / name[:2] / name
+    os.utime(path, (1_000, 1_000))
+    assert store.path_of(name) is not None
+    assert path.stat().st_mtime == 1_000
+    assert path.stat().st_atime > 1_000
+
+
 def test_a_clip_that_was_removed_by_hand_is_not_kept(tmp_path: Path) -> None:
     store = ClipStore(tmp_path, 100)
     name = put(store, b"some bytes")

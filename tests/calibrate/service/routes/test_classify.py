@@ -1,10 +1,12 @@
 """POST /v1/classify against a real server with a scripted backend: uploads, paths, many at once,
 refusals, clients that hang up."""
 
+import hashlib
 import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -193,6 +195,31 @@ def test_a_client_that_hangs_up_takes_no_engine_time(site: Site) -> None:
     until(lambda: site.backend.opened[0].running == 0)
     assert site.backend.opened[0].num_cancelled == before + 1
     assert site.running.service.serving.status()["waiting"] == 0
+
+
+def test_a_file_that_changes_while_it_waits_is_refused_and_one_that_is_replaced_is_not_seen(
+    site: Site,
+) -> None:
+    """Both places are taken, so that the clips wait between the check of their file and its use."""
+    for name in ("1", "2"):
+        site.clip(f"slow: {name}", f"slow{name}.mp4")
+    written, replaced = site.clip("before", "written.mp4"), site.clip("before", "replaced.mp4")
+    with ThreadPoolExecutor(4) as threads:
+
+        def ask(path: str) -> Future[httpx.Response]:
+            return threads.submit(site.post, {"video": {"path": path}})
+
+        slow = [ask(f"slow{name}.mp4") for name in ("1", "2")]
+        until(lambda: site.backend.opened[0].running == 2)
+        waiting = [ask(path) for path in (written, replaced)]
+        until(lambda: site.running.service.serving.status()["waiting"] == 2)
+        Path(written).write_text("after")
+        site.clip("other", "other.mp4")
+        (site.root / "other.mp4").rename(replaced)
+        changed, same = (one.result() for one in waiting)
+        assert [one.result().status_code for one in slow] == [200, 200]
+    assert (changed.status_code, changed.json()["title"]) == (409, "Clip changed")
+    assert same.json()["clip"]["video_hash"] == hashlib.sha256(b"before").hexdigest()
 
 
 def test_the_shift_of_a_version_is_watched(site: Site) -> None:
