@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,38 @@ def test_a_fit_of_its_archive_is_the_classifier_that_it_published_to_the_bit(
     assert {"calibration.json", "policy/model.safetensors"} <= fitted.files.keys()
     assert fitted.provenance.archive.versions == {"0.4": 5}
     assert not list(out.parent.glob("fitted.*"))
+
+
+@pytest.mark.slow
+def test_a_fit_job_whose_service_is_killed_goes_on_to_the_classifier_of_one_that_was_not(
+    finished: Path, ray_session: None, tmp_path: Path
+):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    around = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, str(ROOT / "tests/end_to_end/fit_host.py"), tmp_path, finished]
+    host, end = subprocess.Popen(words, cwd=ROOT, env=around), time.monotonic() + 200
+    while not list(tmp_path.glob("state/fits/*/out.work/checkpoints/calibrated/step-*")):
+        assert host.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    host.kill()
+    host.wait()
+    assert not list(tmp_path.glob("state/fits/*/out")), "killed while it trained"
+    done = subprocess.run(
+        words, cwd=ROOT, env=around, capture_output=True, text=True, timeout=300, check=False
+    )
+    logs = {file: file.read_text() for file in tmp_path.glob("state/fits/*/log.txt")}
+    assert done.returncode == 0, done.stderr[-2000:] + str(logs)[-2000:]
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["states"] == [["succeeded", None]] * 2, str(logs)[-3000:]
+    assert facts["starts"] == [1, 2], "the newest first"
+    going_on = [log for log in logs.values() if "calibrated: going on from checkpoint step-" in log]
+    assert len(going_on) == 1
+    assert facts["versions"] == [[1], [1]], "equal to the bit: the same hash, the same version"
+    assert facts["aliases"] == {"challenger": 1}
+    assert not list(tmp_path.glob("state/fits/*/out*"))
 
 
 def _owner(group: TraceGroup) -> str:

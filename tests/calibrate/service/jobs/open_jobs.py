@@ -53,7 +53,7 @@ async def open_jobs(tmp_path: Path, **settings: Any) -> AsyncIterator[Opened]:
     state.mkdir(exist_ok=True)
     command = settings.pop("command", SCRIPTED)
     times = {"stop_s": settings.pop("stop_s", 5.0), "retry_s": settings.pop("retry_s", 0.05)}
-    config = ServiceConfig(state=state, roots=(tmp_path,), **settings)
+    config = ServiceConfig(**{"state": state, "roots": (tmp_path,), **settings})
     schemas = [audit.SCHEMA, registry.SCHEMA, job.SCHEMA]
     database = Database.open(state / "service.sqlite", schemas)
     log = Audit(database)

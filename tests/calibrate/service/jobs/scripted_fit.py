@@ -29,6 +29,8 @@ PARTS: dict[str, Any] = {
     "candidates": 0,
 }
 
+asked = threading.Event()
+
 
 def tell(**values: Any) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
@@ -56,7 +58,7 @@ def fit(script: dict[str, Any], source: Path, out: Path, number: int) -> None:
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     while done < script["steps"]:
         tell(kind="phase", phase="training", done=done, total=script["steps"])
-        time.sleep(script["step_s"])
+        pause(script["step_s"])
         died = work / "died"
         if done == script["dies_at"] and (script["dies_always"] or not died.exists()):
             died.touch()
@@ -87,7 +89,7 @@ def main() -> None:
     (source / "spec.json").write_text(json.dumps({**spec, "pid": os.getpid()}))
     (source / "environment.json").write_text(json.dumps(dict(os.environ)))
     threading.Thread(target=end_with_service, daemon=True).start()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if script["is_deaf"] else end)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if script["is_deaf"] else ask_to_end)
     if script["has_child"]:
         child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=sys.stderr)
         (source / "child").write_text(str(child.pid))
@@ -101,11 +103,18 @@ def main() -> None:
             fit(script, source, candidate, number)
         tell(kind="published", name=candidate.name, path=str(candidate))
     while not (source / "ended").exists():
-        time.sleep(0.02)
+        pause(0.02)
 
 
-def end(*_: object) -> None:
-    sys.exit(130)
+def ask_to_end(*_: object) -> None:
+    asked.set()
+
+
+def pause(seconds: float) -> None:
+    """Between two steps: here it ends in order, if it was asked to."""
+    time.sleep(seconds)
+    if asked.is_set():
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Jobs with real processes, a real database and registry; what the processes do is scripted."""
 
 import asyncio
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import psutil
@@ -265,3 +267,23 @@ async def test_each_step_of_a_job_is_in_the_audit_log(tmp_path: Path):
             "fit.submitted",
             "fit.failed",
         ]
+
+
+async def test_a_full_disk_fails_the_job_whole_and_a_later_fit_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = make_source(tmp_path)
+    async with open_jobs(tmp_path) as opened:
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "copyfile", full)
+            first = await opened.jobs.submit(new_fit(source), CALLER)
+            first = await opened.end_of(first.id)
+        assert (first.state, first.error) == ("failed", "DiskFull")
+        assert "is full" in str(first.detail)
+        assert await is_clean(opened.state, first.id), "what it took is free again"
+        assert not list((opened.state / "classifiers").iterdir())
+        second = await opened.jobs.submit(new_fit(source), CALLER)
+        assert (await opened.end_of(second.id)).state == "succeeded"
