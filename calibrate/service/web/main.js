@@ -32,7 +32,7 @@ addEventListener("hashchange", () => {
   if (token.get() !== had) drawShell();
   go();
 });
-document.documentElement.dataset.ready = "";
+addEventListener("pageshow", (event) => event.persisted && go()); // back from the browser's cache
 if (token.get()) {
   drawShell();
   go();

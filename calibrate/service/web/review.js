@@ -15,14 +15,14 @@ const HIDE = "deepintuit-review-blind";
 export function reviewView({ root, signal }) {
   const body = h("div", {});
   const count = h("span", { class: "soft small num" });
-  const view = { body, count, signal, queue: [], pending: null, skipped: new Set(), done: 0, item: null, note: null };
+  const view = { body, count, signal, queue: [], pending: null, skipped: new Set(), answered: new Set(), done: 0, item: null, note: null };
   fill(
     root,
     head("Review", "Clips that no policy decides alone. Your answer is kept as a label.", count, h("button", { class: "button quiet small", onclick: keys }, h("kbd", {}, "?"), "Keys")),
     body,
   );
   document.addEventListener("keydown", (event) => onKey(event, view), { signal });
-  addEventListener("pagehide", () => flush(view, { keepalive: true }), { signal });
+  addEventListener("pagehide", () => leave(view), { signal });
   signal.addEventListener("abort", () => leave(view));
   next(view);
   showStats(view);
@@ -45,17 +45,17 @@ async function next(view) {
   show(view, item);
 }
 
-// The next ones that are neither skipped nor about to be sent, which this person still holds.
+// The next ones that are neither skipped nor answered, which this person may still hold.
 async function lease(view) {
-  const n = Math.min(100, AHEAD + view.skipped.size + (view.pending ? 1 : 0));
+  const n = Math.min(100, AHEAD + view.skipped.size + view.answered.size);
   const { reviews } = await send("POST", "/v1/reviews/lease", { n, seconds: LEASE_S }, { signal: view.signal });
   const [again, items] = [reviews.filter((one) => view.skipped.has(one.id)), reviews.filter((one) => !view.skipped.has(one.id))];
   again.forEach((one) => release(one));
-  return items.filter((one) => one.id !== view.pending?.item.id).slice(0, AHEAD);
+  return items.filter((one) => !view.answered.has(one.id)).slice(0, AHEAD);
 }
 
 function empty(view) {
-  const done = view.done + (view.pending ? 1 : 0);
+  const { done } = view;
   const skipped = view.skipped.size;
   return state(
     "check",
@@ -134,6 +134,8 @@ function answer(view, label) {
   const pending = { item, label, note, close };
   pending.timer = setTimeout(() => view.pending === pending && flush(view), UNDO_S * 1000);
   view.pending = pending;
+  view.answered.add(item.id);
+  view.done += 1;
   next(view);
 }
 
@@ -143,6 +145,8 @@ function undo(view) {
   clearTimeout(timer);
   close();
   view.pending = null;
+  view.answered.delete(item.id);
+  view.done -= 1;
   if (view.item) view.queue.unshift(view.item);
   show(view, item);
   view.note.value = note;
@@ -157,9 +161,11 @@ async function flush(view, options = {}) {
   pending.close();
   try {
     await send("POST", `/v1/reviews/${encodeURIComponent(pending.item.id)}/complete`, { label: pending.label, note: pending.note }, options);
-    view.done += 1;
+    view.answered.delete(pending.item.id);
     if (!view.signal.aborted) showStats(view);
   } catch (error) {
+    view.answered.delete(pending.item.id);
+    view.done -= 1;
     toast(`${pending.item.decision.clip?.name ?? pending.item.id} was not saved: ${error.message}`, { seconds: 12 });
   }
 }
