@@ -5,9 +5,10 @@
     @router.get("/{decision_id}", responses=problems(404))
     async def one(decision_id: str, service: ServiceDep, caller: MayRead) -> dict[str, Any]: ...
 
-The gate (``http/gate.py``) has checked the token before a byte of the body is read; here it is
-asked what the token may do. Problems that any route may answer with (400, 401, 403, 413, 422, 429,
-500, 503) need no line.
+Dependencies are coroutines: FastAPI runs others in threads, three hops a request. The gate
+(``http/gate.py``) has checked the token before a byte of the body is read; here it is asked what
+the token may do. Problems that any route may answer with (400, 401, 403, 413, 422, 429, 500, 503)
+need no line.
 """
 
 from typing import Annotated, Any
@@ -21,13 +22,13 @@ from calibrate.service.service import Service
 PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """The service that the application serves."""
     service: Service = request.app.state.service
     return service
 
 
-def request_id_of(request: Request) -> str:
+async def request_id_of(request: Request) -> str:
     """Id of the request, as its answer's X-Request-ID has it."""
     request_id: str = request.state.request_id
     return request_id
@@ -39,7 +40,7 @@ class Needs:
     def __init__(self, scope: Scope) -> None:
         self.scope: Scope = scope
 
-    def __call__(self, request: Request) -> Caller:
+    async def __call__(self, request: Request) -> Caller:
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
             raise Problem(401, "token-needed", "this needs a token: Authorization: Bearer TOKEN")
