@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     teller = Teller(_own_stdout())
     threading.Thread(target=_end_with_service, name="service", daemon=True).start()
     keep_to(spec.cores)
+    _die_first()
     interrupts.listen()
     try:
         with progress_listener(teller.progress):
@@ -218,6 +219,12 @@ def _failure(error: Exception, out: Path) -> Failed:
         detail=str(cause) if foreseen else f"{type(cause).__name__}: {cause}",
         is_final=isinstance(cause, UserError),
     )
+
+
+def _die_first() -> None:
+    """Where memory runs out, the kernel ends the fit, and not what answers."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _own_stdout() -> TextIO:

@@ -13,10 +13,13 @@ import pytest
 
 from calibrate.service.jobs.fit_spec import Failed, FitSpec, Phase, Published, read_message
 from cluster.driver.progress import Progress
+from cluster.fitting import open_watcher
 from cluster.fitting.watch import CandidateFit
 from cluster.serving import fit_process
 from cluster.serving.fit_process import PlacedFitter, Teller, fit_place
-from wire.errors import DataError, DiskFull, WorkerDied
+from tests.cluster.fitting.scripted_runs import ScriptedRun
+from tests.cluster.session_fakes import make_config
+from wire.errors import ConfigError, DataError, DiskFull, UserError, WorkerDied
 from wire.types import PolicyVersion
 
 
@@ -33,6 +36,10 @@ def make_spec(tmp_path: Path, **values: object) -> Path:
     file = tmp_path / "spec.json"
     file.write_text(spec.model_dump_json())
     return file
+
+
+def spec_in(file: Path) -> FitSpec:
+    return FitSpec.model_validate_json(file.read_bytes())
 
 
 def start(spec: Path) -> "subprocess.Popen[bytes]":
@@ -89,6 +96,55 @@ async def test_a_watcher_s_fit_holds_a_place_and_says_so(tmp_path: Path):
     assert await PlacedFitter(fit, [tmp_path / "place"], Teller(out))(order) == "policy"
     phases = [json.loads(line)["phase"] for line in out.getvalue().splitlines()]
     assert phases == ["fitting version 0.41", "watching"]
+
+
+class PublishingFitter:
+    """In place of RunCandidateFitter: publishes a folder at once."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    async def __call__(self, order: CandidateFit) -> str:
+        order.out.mkdir()
+        return "policy"
+
+
+def told(out: io.StringIO) -> list[Phase | Published | Failed | None]:
+    return [read_message(line.encode()) for line in out.getvalue().splitlines()]
+
+
+def test_a_watcher_tells_of_each_candidate_and_of_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(open_watcher, "RunCandidateFitter", PublishingFitter)
+    run = ScriptedRun(tmp_path / "run")
+    run.validate(0, 4)
+    run.finish()
+    spec = spec_in(make_spec(tmp_path, source=run.path, watch=True))
+    fit_process._watch(spec, Teller(out := io.StringIO()))
+    version = str(run.version(0))
+    published = Published(name=version, path=str(tmp_path / "out/candidates" / version))
+    words = [f"fitting version {version}", "watching"]
+    assert told(out) == [Phase(phase="watching"), *(Phase(phase=one) for one in words), published]
+    fit_process._watch(spec, Teller(again := io.StringIO()))
+    assert told(again) == [Phase(phase="watching"), published]
+
+
+def test_the_end_of_a_run_that_did_not_finish_is_the_watcher_s_failure(tmp_path: Path):
+    run = ScriptedRun(tmp_path / "run")
+    run.die()
+    spec = spec_in(make_spec(tmp_path, source=run.path, watch=True))
+    with pytest.raises(UserError, match="resume it, and post this fit again to go on"):
+        fit_process._watch(spec, Teller(io.StringIO()))
+
+
+def test_a_recipe_that_takes_gpus_needs_some_for_fits(tmp_path: Path):
+    spec = spec_in(make_spec(tmp_path))
+    config = make_config(learner={"num_gpus": 1})
+    with pytest.raises(ConfigError, match="start it with --fit-gpus"):
+        fit_process._refuse_gpus(config, spec)
+    fit_process._refuse_gpus(config, spec.model_copy(update={"gpus": (0,)}))
+    fit_process._refuse_gpus(make_config(), spec)
 
 
 def test_progress_is_told_at_begin_and_end_and_not_for_every_part():
