@@ -104,6 +104,12 @@ def test_a_fit_that_failed_says_why(client: httpx.Client, tmp_path: Path):
     assert fit["error"] == {"kind": "DataError", "detail": "the archive has no traces for train"}
 
 
+def test_text_that_is_no_text_is_refused(client: httpx.Client):
+    body = '{"source": "x", "settings": ["calibrate.a=\\ud800"]}'
+    answer = client.post("/v1/fits", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
 def test_fits_need_their_scope_and_an_unknown_one_is_a_404(service: Running, client: httpx.Client):
     reader = service.headers("read")
     assert client.post("/v1/fits", json={"source": "x"}, headers=reader).status_code == 403
