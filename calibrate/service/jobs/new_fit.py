@@ -16,7 +16,10 @@ from calibrate.service.problems import Problem
 from wire.config import Config
 
 _LONGEST = 4_096
-_SETTING = re.compile(r"(?:(?:calibrate|learner)(?:\.[a-z][a-z0-9_]*)+|seed)=[^\x00-\x1f\ud800-\udfff]*")
+_SETTING = re.compile(
+    r"(?:(?:calibrate|learner)(?:\.[a-z][a-z0-9_]*)+|seed)="
+    r"[^\x00-\x1f\ud800-\udfff]*"  # no text in UTF-8 has the latter
+)
 _VERSIONS = r"\d{1,9}\.\d{1,9}(-\d{1,9}\.\d{1,9})?"
 _Name = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]+$")
 _Path = Field(default=None, min_length=1, max_length=_LONGEST)
