@@ -18,6 +18,7 @@ from calibrate.service.jobs.fit_spec import Failed, FitSpec, Phase, Published
 from calibrate.service.jobs.job import Job, State
 from calibrate.service.jobs.process import FitProcess
 from calibrate.service.jobs.shares import fit_environment
+from wire.disk import naming_full_disk
 from wire.errors import DeepIntuitError
 from wire.whole_file import write_json
 
@@ -81,8 +82,6 @@ class JobRun:
 
     async def run(self) -> Outcome:
         """Until it has succeeded, failed, or was asked to end."""
-        self._place.folder.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(write_json, self._place.folder / SPEC_FILE, self._spec())
         deaths = 0
         while self._ending is None:
             began = time.monotonic()
@@ -114,6 +113,7 @@ class JobRun:
                 path = str(self._place.out)
                 await self._keeper.published(Published(name="classifier", path=path))
                 return None
+            await asyncio.to_thread(self._write_spec)
             return await self._one_process()
         except DeepIntuitError as error:
             return Failed(error=type(error).__name__, detail=str(error), is_final=True)
@@ -158,7 +158,7 @@ class JobRun:
         except TimeoutError:
             return
 
-    def _spec(self) -> dict[str, Any]:
+    def _write_spec(self) -> None:
         fit, place = self.job.fit, self._place
         spec = FitSpec(
             source=Path(self.job.source),
@@ -176,8 +176,8 @@ class JobRun:
             gpus=place.gpus,
             places=place.locks,
         )
-        values: dict[str, Any] = spec.model_dump(mode="json")
-        return values
+        with naming_full_disk(place.folder):
+            write_json(place.folder / SPEC_FILE, spec.model_dump(mode="json"))
 
 
 def _last_words(log: Path) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ class Jobs:
             pass
         await asyncio.gather(*(run.ask_to_end("paused") for run in [*self._runs.values()]))
         while self._tasks:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def submit(self, fit: NewFit, caller: Caller) -> Job:
         """Queue a fit. Raises Problem 403, 404, 422 for what cannot be fitted, 429 if too many
@@ -232,7 +233,10 @@ class Jobs:
         except Exception as error:
             log.exception("job %s", run.job.id)
             outcome = Outcome(state="failed", error=type(error).__name__, detail=str(error))
-        await self._database.run(partial(self._end, run.job, outcome, run.progress))
+        try:
+            await self._database.run(partial(self._end, run.job, outcome, run.progress))
+        except (OSError, sqlite3.Error):  # the next start of the service takes the job up again
+            log.exception("the end of job %s cannot be kept", run.job.id)
         del self._runs[run.job.id]
         await self._fill()
 
