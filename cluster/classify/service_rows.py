@@ -38,6 +38,8 @@ _ACTIONS: dict[str, Literal["auto", "review", "pass"]] = {
     "review": "review",
     "pass": "pass",
 }
+_SHOWN_HASH = 12
+"""Digits of a hash in a row, as in those of engines here."""
 _NO_VERSIONS = Versions(policy="", classifier="", calibrator="")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -161,7 +163,7 @@ def _decided(sample: Sample, decision: Decision) -> Row:
         frames=decision.frames,
         versions=Versions(
             policy=versions.policy,
-            classifier=versions.classifier_hash,
+            classifier=versions.classifier_hash[:_SHOWN_HASH],
             calibrator=versions.calibrator,
         ),
         seconds=float(decision.raw.get("seconds", {}).get("total", 0.0)),
