@@ -190,7 +190,9 @@ def _listener(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends at once (TCP_NODELAY) only where it sees that this is TCP; else an answer
+        # waits 40 ms for an acknowledgement
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise ConfigError(
             f"--host {host}: {error.strerror}; give an address of this machine"

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
+from calibrate.service.http.server import _listener
 from tests.calibrate.service.running import DEADLINE_S, make_config, running
 from wire.errors import ConfigError
 
@@ -69,3 +70,19 @@ def test_what_is_no_head_or_a_too_long_one_or_never_ends_is_a_problem_too(
             answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == status
+
+
+async def test_an_answer_is_sent_at_once() -> None:
+    """With Nagle's algorithm its second part waits for an acknowledgement, 40 ms."""
+    listener = _listener("127.0.0.1", 0)
+    no_delay: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = writer.get_extra_info("socket")
+        no_delay.set_result(line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async with await asyncio.start_server(connected, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await no_delay
+        writer.close()
