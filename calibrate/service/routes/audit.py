@@ -19,7 +19,7 @@ class AuditPage(BaseModel):
     """Page of the audit log, from the newest row on."""
 
     rows: list[AuditRow]
-    next_cursor: int | None
+    next_cursor: str | None
     """Give it as ``cursor`` for the next page; none: this is the last."""
 
 
@@ -50,7 +50,7 @@ async def page(
         )
     )
     more = len(rows) > limit
-    return AuditPage(rows=rows[:limit], next_cursor=rows[limit - 1].id if more else None)
+    return AuditPage(rows=rows[:limit], next_cursor=str(rows[limit - 1].id) if more else None)
 
 
 @router.get("/verify")

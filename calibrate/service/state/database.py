@@ -37,6 +37,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._open: list[sqlite3.Connection] = []
         self._writer = self._connect()
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -83,9 +84,10 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
-        """Wait for calls that go on, and close the file."""
+        """Wait for calls that go on, and close the file: in every thread that has read it."""
         self._pool.shutdown(wait=True)
-        self._writer.close()
+        for connection in self._open:
+            connection.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -94,6 +96,7 @@ class Database:
         connection.row_factory = sqlite3.Row
         for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {setting}")
+        self._open.append(connection)
         return connection
 
     def _migrate(self, schema: Schema) -> None:

@@ -82,3 +82,15 @@ async def test_readers_go_on_beside_a_writer_and_writers_take_turns(tmp_path: Pa
     await asyncio.gather(writing, second)
     assert texts(database) == ["slow", "fast"]
     database.close()
+
+
+async def test_closing_closes_the_file_in_every_thread_that_has_read_it(tmp_path: Path):
+    """Else its log is not taken into the file, and a fork has the file open."""
+    database = Database.open(tmp_path / "s.sqlite", [NOTES])
+    with database.write() as connection:
+        connection.execute("INSERT INTO notes VALUES ('kept')")
+    assert texts(database) == ["kept"]
+    assert await database.run(lambda: texts(database)) == ["kept"]
+    assert (tmp_path / "s.sqlite-wal").exists()
+    database.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["s.sqlite"]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from calibrate.classifier import load_classifier
 from calibrate.service.state.audit import Audit, AuditRow
 from calibrate.service.state.database import Database
 from tests.calibrate.classifiers import make_description, publish
@@ -22,6 +21,7 @@ from tests.calibrate.service.state.killed_writer import (
     open_registry,
     write_until_killed,
 )
+from tests.calibrate.service.state.wholeness import check_aliases, check_folders
 
 KILLS = 100
 LONGEST_S = 0.25
@@ -46,7 +46,9 @@ def test_a_hundred_kills_lose_nothing_that_was_answered_and_leave_one_champion(t
     assert seen["while it opened"] > 0, seen
     assert seen["with a folder half made"] > 0, seen
     assert len(known.answered) > 5 * KILLS
-    check_folders(state)
+    database = open_database(state)
+    check_folders(open_registry(state, database), state / "classifiers")
+    database.close()
 
 
 @dataclass
@@ -113,20 +115,6 @@ def tag_of(row: AuditRow) -> str:
     return row.actor if row.action.startswith("challenger") else row.subject
 
 
-def check_aliases(database: Database, rows: list[AuditRow]) -> None:
-    """Aliases are those that the newest row of a move tells of; each move begins where the one
-    before it ended."""
-    with database.read() as connection:
-        aliases = {
-            row["name"]: row["version"] for row in connection.execute("SELECT * FROM aliases")
-        }
-    moves = [row.detail for row in reversed(rows) if "after" in row.detail]
-    ends = [{}, *(move["after"] for move in moves)]
-    assert aliases == ends[-1]
-    assert [move["before"] for move in moves] == ends[:-1]
-    assert all("champion" in end for end in ends[1:]), "exactly one champion, from the first on"
-
-
 def check_versions(state: Path, database: Database, known: Known) -> None:
     """Versions are those that were answered, 1 to n, each with a folder."""
     with database.read() as connection:
@@ -139,14 +127,3 @@ def check_versions(state: Path, database: Database, known: Known) -> None:
             assert hashes[answer["version"]] == answer["hash"]
     for version in hashes:
         assert (state / "classifiers" / str(version) / "classifier.json").is_file()
-
-
-def check_folders(state: Path) -> None:
-    """After a start every folder is a version, with all its bytes."""
-    database = open_database(state)
-    classifiers = open_registry(state, database)
-    names = {place.name for place in (state / "classifiers").iterdir()}
-    assert names == {str(one.version) for one in classifiers.list()}
-    for one in classifiers.list():
-        assert load_classifier(one.path).version == one.hash
-    database.close()
