@@ -167,12 +167,12 @@ async def measure(
 
 @contextmanager
 def service(
-    folder: Path, classifier: Classifier, videos: Path, cache: Path
+    folder: Path, classifier: Classifier, videos: Path, cache: Path, more: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, psutil.Process]]:
-    """URL, token and process of a service that is ready."""
+    """URL, token and process of a service that is ready. ``more``: further options."""
     command = [sys.executable, "-m", "cluster.cli", "serve", str(classifier.path), "--port", "0",
                "--state", str(folder / "state"), "--root", str(videos), "--cache-dir", str(cache),
-               "--device", "cpu"]  # fmt: skip
+               "--device", "cpu", *more]  # fmt: skip
     with (folder / "service.log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
