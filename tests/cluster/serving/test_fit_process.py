@@ -67,6 +67,24 @@ def test_a_place_without_traces_is_final_and_said_in_a_message(tmp_path: Path):
     assert b"Traceback" in log
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGTERM", "the end of its service"])
+def test_a_watcher_s_process_ends_when_asked_to_and_with_its_service(tmp_path: Path, how: str):
+    run = ScriptedRun(tmp_path / "run")  # goes on
+    with start(make_spec(tmp_path, source=run.path, watch=True)) as process:
+        assert process.stdout is not None
+        assert read_message(process.stdout.readline()) == Phase(phase="watching")
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) >= 10
+        assert os.sched_getaffinity(process.pid) == {max(os.sched_getaffinity(0))}
+        if how == "SIGTERM":
+            process.terminate()
+        else:
+            assert process.stdin is not None
+            process.stdin.close()
+        assert process.wait(30) == 130
+        assert process.stdout.read() == b""
+
+
 async def test_a_place_is_held_by_one_and_waited_for_by_others(tmp_path: Path):
     places, order = [tmp_path / "place"], []
 
