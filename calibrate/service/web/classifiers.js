@@ -75,7 +75,7 @@ async function rollBack(view) {
   const { champion, previous } = view.aliases;
   const values = await ask({ title: `Roll back to version ${previous}?`, text: `Version ${previous} answers again in place of version ${champion}.`, fields: [reasonField], confirm: "Roll back", danger: true });
   if (!values) return;
-  await change(view, "Rolling back", `Version ${previous} is champion again`, () => send("POST", "/v1/aliases/champion/rollback", { reason: values.reason }));
+  await change(view, "Rolling back", `Version ${previous} is champion again`, () => send("POST", "/v1/aliases/champion/rollback", { expected_champion: champion, reason: values.reason }));
 }
 
 const propose = (view, one) =>
