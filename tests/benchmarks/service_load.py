@@ -188,7 +188,7 @@ def served(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, str
     """A service that is ready, with its address and a token; ended as an operator does."""
     state = folder / "state"
     if options.scripted:
-        command = [sys.executable, "-m", "tests.benchmarks.scripted_service", str(folder)]
+        command = [sys.executable, "-m", "tests.calibrate.service.scripted_service", str(folder)]
         command += ["--delay-s", str(options.delay_s)]
     else:
         command = [sys.executable, "-m", "cluster.cli", "serve", str(options.classifier)]

@@ -1,6 +1,7 @@
-"""A service whose engine answers at once, for measuring the service itself.
+"""A service with a scripted engine in a process of its own: to be killed, or measured. (No test
+file.)
 
-    python -m tests.benchmarks.scripted_service FOLDER [--delay-s S] [--places N]
+    python -m tests.calibrate.service.scripted_service FOLDER [--delay-s S] [--places N]
 
 All of it is real but the engine and the reading of containers: HTTP, queue, files, decisions on
 disk. Prints its address with a token, as `deepintuit serve` does; SIGTERM ends it in order.
