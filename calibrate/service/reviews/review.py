@@ -56,15 +56,6 @@ class Review(Config):
     """In their order; empty until the review has ended."""
 
 
-class Waiting(Config):
-    """Reviews that wait."""
-
-    waiting: int
-    leased: int
-    oldest: str | None
-    """When the oldest of them was opened."""
-
-
 def review_of(
     connection: sqlite3.Connection, row: sqlite3.Row, *, until: float | None = None
 ) -> Review:

@@ -17,11 +17,11 @@ from calibrate.service.caller import Caller
 from calibrate.service.intake.store import ClipStore
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import NewReview
+from calibrate.service.reviews.agreement import ReviewStats, review_stats
 from calibrate.service.reviews.review import (
     Review,
     ReviewKind,
     ReviewState,
-    Waiting,
     answers_of,
     review_of,
     utc,
@@ -216,31 +216,24 @@ class Reviews:
         return reviews[:limit], (cursor or 0) + limit if more else None
 
     async def done(self) -> list[Review]:
-        """All reviews that ended, in the order in which they did."""
+        """All reviews that ended with a label, in the order in which they did."""
 
         def read() -> list[Review]:
             with self._database.read() as connection:
                 rows = connection.execute(
-                    "SELECT * FROM reviews WHERE state = 'done' ORDER BY completed_at, seq"
+                    "SELECT * FROM reviews WHERE state = 'done' AND outcome IS NOT NULL "
+                    "ORDER BY completed_at, seq"
                 ).fetchall()
                 return [review_of(connection, row) for row in rows]
 
         return await self._database.run(read)
 
-    async def waiting(self) -> Waiting:
-        """How many reviews wait, how many of them are leased, and since when the oldest waits."""
+    async def stats(self) -> ReviewStats:
+        """Figures of the reviews that wait and of those that have ended."""
 
-        def read() -> Waiting:
+        def read() -> ReviewStats:
             with self._database.read() as connection:
-                row = connection.execute(
-                    "SELECT COUNT(*) AS num, MIN(created_at) AS oldest FROM reviews "
-                    "WHERE state = 'open'"
-                ).fetchone()
-                (leased,) = connection.execute(
-                    "SELECT COUNT(DISTINCT review_id) FROM review_leases WHERE until > ?",
-                    (self._clock(),),
-                ).fetchone()
-            return Waiting(waiting=row["num"], leased=leased, oldest=row["oldest"])
+                return review_stats(connection, self._clock())
 
         return await self._database.run(read)
 

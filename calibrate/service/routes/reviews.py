@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from calibrate.service.decisions.decisions import StoredDecision
 from calibrate.service.decisions.record import DecisionRecord
 from calibrate.service.problems import Problem
-from calibrate.service.reviews.agreement import ReviewStats, review_stats
+from calibrate.service.reviews.agreement import ReviewStats
 from calibrate.service.reviews.labels import LabelledClip, label_rows
 from calibrate.service.reviews.review import Review, ReviewKind, ReviewState
 from calibrate.service.reviews.reviews import MAX_LEASE_S
@@ -104,8 +104,7 @@ async def lease(order: LeaseOrder, service: ServiceDep, caller: MayReview) -> Le
 @router.get("/stats")
 async def stats(service: ServiceDep, _caller: MayReview) -> ReviewStats:
     """Figures: how many wait, how often people overturn, how far two of them agree."""
-    done = await service.reviews.done()
-    return review_stats(done, await service.reviews.waiting())
+    return await service.reviews.stats()
 
 
 @router.get(
@@ -133,7 +132,7 @@ async def labels(
     ] = "cal",
 ) -> Response:
     """Labels that people gave: a manifest (JSON lines) that ``deepintuit`` reads, with weights."""
-    done = [one for one in await service.reviews.done() if one.outcome is not None]
+    done = await service.reviews.done()
     clips: dict[str, LabelledClip] = {}
     for start in range(0, len(done), _AT_ONCE):
         ids = [one.decision_id for one in done[start : start + _AT_ONCE]]

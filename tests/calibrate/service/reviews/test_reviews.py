@@ -188,7 +188,7 @@ async def test_pages_and_counts_tell_of_all_reviews(tmp_path: Path):
         assert end is None
         assert ids(await parts.reviews.done()) == ["r0"]
         assert (await parts.reviews.page("done", "audit", 9, None))[0] == []
-        waiting = await parts.reviews.waiting()
+        waiting = (await parts.reviews.stats()).queue
         assert (waiting.waiting, waiting.leased) == (4, 1)
         of_decision = await parts.reviews.of_decision("dec_r0")
         assert of_decision is not None
