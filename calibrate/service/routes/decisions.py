@@ -130,6 +130,7 @@ async def _asked_again(
         classifier=str(record.versions.classifier),
         view=view,
         caller=caller.token_id,
+        watched=False,
     )
     calibration = answered.classifier.calibration
     own = outcome_of(answered.evidence, calibration).decision

@@ -10,10 +10,11 @@ and a restart in between is of the same one. Decides nothing: ``decisions/`` doe
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from calibrate.decision import Evidence
 from calibrate.service.config import ServiceConfig
@@ -21,7 +22,7 @@ from calibrate.service.metrics import Metrics
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClassifierBackend, ClipToClassify
 from calibrate.service.serving.champion import CHAMPION, Champion
-from calibrate.service.serving.line import Admission, Retired, Waiting
+from calibrate.service.serving.line import Admission, Retired
 from calibrate.service.serving.loaded import LoadedClassifiers
 from calibrate.service.serving.restarts import RestartPolicy
 from calibrate.service.serving.running import RunningClassifier, unavailable
@@ -47,6 +48,13 @@ class Answered:
     queue_s: float = 0.0
     """From when it was accepted until it was handed to the engines."""
     engine_s: float = 0.0
+
+
+class _Place(NamedTuple):
+    """Place with a version's engines."""
+
+    registered: RegisteredClassifier
+    running: RunningClassifier
 
 
 class Serving:
@@ -121,10 +129,12 @@ class Serving:
         view: str | None = None,
         caller: str = "",
         background: bool = False,
+        watched: bool = True,
     ) -> Answered:
         """Evidence about a clip. ``classifier``: an alias or a number; ``view``: shuffled, blank or
         reversed frames, for a control beside it; ``caller``: callers take turns; ``background``:
-        others come first.
+        others come first; not ``watched``: the monitor of shift does not see the trace, as it is no
+        served one (a replay).
 
         Raises Problem: 422 for a clip that cannot be answered, 429 if too many wait, 503 if the
         engines cannot answer in time, 404 and 409 for a version that is not there or not loaded.
@@ -135,9 +145,9 @@ class Serving:
             self._accept(1)
             try:
                 async with asyncio.timeout(self._config.request_timeout_s):
-                    answered = await self._classify(
-                        clip, classifier, view, waiting, caller, background
-                    )
+                    async with self._place(classifier, caller, background) as place:
+                        waiting.over()
+                        answered = await self._answer(place, clip, view, start, watched)
             except TimeoutError as error:
                 limit = self._config.request_timeout_s
                 raise unavailable(
@@ -164,40 +174,26 @@ class Serving:
                 headers={"Retry-After": "10"},
             )
 
-    async def _classify(
-        self,
-        clip: ClipToClassify,
-        classifier: str,
-        view: str | None,
-        waiting: Waiting,
-        caller: str,
-        background: bool,
-    ) -> Answered:
-        start = time.monotonic()
+    @asynccontextmanager
+    async def _place(self, classifier: str, caller: str, background: bool) -> AsyncIterator[_Place]:
+        """A place with the engines of a version, which is settled now."""
         while True:
             registered, running = await self._champion.running(classifier)
-            try:
+            with suppress(Retired):
                 await running.line.enter(caller, background=background)
-            except Retired:
-                continue
-            try:
-                waiting.over()
-                queue_s = time.monotonic() - start
-                return await self._answer(registered, running, clip, view, queue_s)
-            finally:
-                running.line.leave()
+                break
+        try:
+            yield _Place(registered, running)
+        finally:
+            running.line.leave()
 
     async def _answer(
-        self,
-        registered: RegisteredClassifier,
-        running: RunningClassifier,
-        clip: ClipToClassify,
-        view: str | None,
-        queue_s: float,
+        self, place: _Place, clip: ClipToClassify, view: str | None, accepted: float, watched: bool
     ) -> Answered:
+        registered, running = place
         feed = await self._shift.of(registered.version, registered.path)
         start = time.monotonic()
-        questions = [_observed(running, clip, feed)]
+        questions = [_observed(running, clip, feed if watched else None)]
         if view is not None:
             questions.append(running.ask(clip, view))
         evidence, *controls = await _all(questions)
@@ -214,7 +210,7 @@ class Serving:
             evidence=evidence,
             control=controls[0] if controls else None,
             alarm=feed.alarm if feed is not None else None,
-            queue_s=queue_s,
+            queue_s=start - accepted,
             engine_s=time.monotonic() - start,
         )
 

@@ -22,6 +22,7 @@ from cluster.serving.worker_client import WorkerClient
 from wire.errors import ConfigError, DeadlineExceeded, GenerationError, WorkerDied
 from wire.types import Failure
 
+ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_worker.py")))
 
 
@@ -136,3 +137,33 @@ def _children() -> list[Any]:
     return [
         one for one in psutil.Process().children() if "scripted_worker" in " ".join(one.cmdline())
     ]
+
+
+async def test_a_service_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _SERVICE, str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert service.stdout is not None
+    worker = psutil.Process(int(await service.stdout.readline()))
+    assert worker.is_running()
+    os.kill(service.pid, signal.SIGKILL)
+    await service.wait()
+    async with asyncio.timeout(20):
+        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.05)
+
+
+_SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from tests.cluster.serving.test_worker_client import backend
+
+async def main():
+    client = await backend(Path(sys.argv[1])).open(Path(sys.argv[1]) / "7")
+    print(client.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""

@@ -318,8 +318,9 @@ async def test_the_monitor_is_fed_and_survives_a_restart(open_bench: Any) -> Non
         for number in range(5):
             await bench.serving.classify(bench.clip(f"clip {number}"), view="blank")
         await bench.serving.classify(bench.clip("unparsed:"))
+        await bench.serving.classify(bench.clip("clip 1"), watched=False)
         state = await (await feed_of(bench)).state()
-        assert state["num_served"] == 6, "views are not served traces"
+        assert state["num_served"] == 6, "views and replays are no served traces"
     async with open_bench() as bench:
         state = await (await feed_of(bench, "1")).state()
         assert state["num_served"] == 6
