@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_FAULTS = 50
+_WORDS = {
+    "Not Found": "there is nothing at this address; /openapi.json describes what there is",
+    "Method Not Allowed": "this address does not answer to this method; Allow has those it does",
+    "There was an error parsing the body": "the body cannot be read as its Content-Type says",
+}
+"""What Starlette and FastAPI say, in words that help."""
 _SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-type"}
 
 
@@ -81,7 +87,8 @@ def _refused(error: HTTPException) -> Problem:
     slug = _SLUGS.get(error.status_code)
     if slug is None:
         slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return Problem(error.status_code, slug, str(error.detail), headers=error.headers)
+    detail = _WORDS.get(str(error.detail), str(error.detail))
+    return Problem(error.status_code, slug, detail, headers=error.headers)
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:

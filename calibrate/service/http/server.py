@@ -7,6 +7,7 @@ second signal -> the process ends at once
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_S = 0.05
 _MAX_HEAD = 64 * 2**10
 _HEAD_S = 20.0
+_TALKATIVE = ("uvicorn.error", "python_multipart.multipart")
+"""Loggers that warn of whatever a client sends."""
 
 
 async def serve(
@@ -40,6 +43,8 @@ async def serve(
     ``readiness`` whenever it changes: with the reasons for which clips are not answered. Raises
     ConfigError if the address cannot be listened on, and what ``service.start`` raises."""
     service: Service = app.state.service
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     listener = _listener(service.config.host, service.config.port)
     server = _Server(
         uvicorn.Config(
@@ -171,7 +176,7 @@ async def _watch(service: Service, readiness: Callable[[list[str]], None]) -> No
     await service.start()
     reported: list[str] | None = None
     while True:
-        if (reasons := service.not_ready()) != reported:
+        if (reasons := service.not_ready()) != reported and not service.draining:
             readiness(reasons)
             reported = reasons
         await asyncio.sleep(_LOOK_S)

@@ -10,7 +10,9 @@ import pytest
 from fastapi import APIRouter
 
 from calibrate.service.http.server import _listener
-from tests.calibrate.service.running import DEADLINE_S, make_config, running
+from calibrate.service.service import Service
+from tests.calibrate.service.fakes import ScriptedBackend, publish_tiny
+from tests.calibrate.service.running import DEADLINE_S, make_config, make_parts, running
 from wire.errors import ConfigError
 
 
@@ -40,6 +42,34 @@ def test_a_stop_answers_what_was_accepted_and_refuses_what_comes_after(tmp_path:
         assert not accepted.done()
         go_on.set()
         assert accepted.result(DEADLINE_S).json() == "answered"
+
+
+def test_clips_in_the_line_and_in_the_engines_are_answered_before_a_stop(tmp_path: Path):
+    published = publish_tiny(tmp_path / "published").path
+
+    def prepare(service: Service) -> None:
+        service.registry.register(published, source="test", by="test")
+        service.registry.promote(1, by="test", expected_champion=None, reason="test")
+
+    backend = ScriptedBackend(delay_s=0.05)
+    config = make_config(tmp_path, max_in_flight=2)
+    with (
+        running(config, make_parts(backend=backend), prepare) as service,
+        httpx.Client(base_url=service.url, headers=service.headers()) as client,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        while client.get("/v1/health/ready").status_code != 200:
+            pass
+        clips = [{"video": b"clip %d" % number} for number in range(12)]
+        answers = [pool.submit(client.post, "/v1/classify", files=clip) for clip in clips]
+        while service.service.serving.status()["waiting"] < 5:
+            assert not all(answer.done() for answer in answers)
+        accepted = service.service.in_progress
+        service.stop()
+        statuses = [answer.result(DEADLINE_S).status_code for answer in answers]
+    assert statuses.count(200) >= accepted >= 5
+    assert set(statuses) <= {200, 503}
+    assert len(backend.asked) == statuses.count(200)
 
 
 def test_a_port_that_is_taken_is_the_users_to_mend(tmp_path: Path):
