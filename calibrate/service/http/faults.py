@@ -76,10 +76,11 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _methods(request: Request) -> list[str]:
-    """Methods of all routes that have the request's path."""
+    """Methods of all routes that have the request's path: as it is, or else with parameters."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
-    at_path = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in at_path for method in route.methods or ()})
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    exact = [route for route in matching if route.path == request.url.path]
+    return sorted({method for route in exact or matching for method in route.methods or ()})
 
 
 def _refused(error: HTTPException) -> Problem:

@@ -1,13 +1,13 @@
 """Routes of what people look at: frames that the model saw, and the clip itself."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 from starlette.responses import FileResponse
 
 from calibrate.service.decisions.decisions import DecisionFilter
 from calibrate.service.intake.clips import AdmittedClip
-from calibrate.service.intake.content_types import content_type_of
+from calibrate.service.intake.content_types import UNKNOWN, content_type_of
 from calibrate.service.problems import Problem
 from calibrate.service.routes.context import MayAdmin, MayRead, ServiceDep, problems
 from calibrate.service.service import Service
@@ -23,6 +23,7 @@ _ENDINGS = {
     "image/gif": ".gif",
 }
 """Of what a browser plays; the rest is to be saved."""
+_CONTENT: dict[str, Any] = {kind: {} for kind in (*_ENDINGS, UNKNOWN)}
 _PRIVATE = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
 
 
@@ -48,8 +49,11 @@ async def frame(decision_id: str, number: int, service: ServiceDep, _caller: May
     "/clips/{video_hash}",
     response_class=FileResponse,
     responses={
-        200: {"content": {"video/mp4": {}, "application/octet-stream": {}}},
-        206: {"description": "The part that Range asks for"},
+        200: {"content": _CONTENT},
+        206: {
+            "description": "The part that Range asks for",
+            "content": _CONTENT | {"multipart/byteranges": {}},
+        },
         416: {"description": "No such part"},
         **problems(404, 409),
     },
