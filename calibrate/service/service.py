@@ -150,6 +150,7 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     stack.push_async_callback(batches.close)
     jobs = Jobs(database, log, registered, config, parts.fit_command)
     stack.push_async_callback(jobs.close)
+    jobs.add_metrics(metrics)
     return Service(
         config=config,
         database=database,

@@ -27,6 +27,7 @@ from calibrate.service.jobs.job_run import LOG_FILE, SPEC_FILE, JobRun, Keeper, 
 from calibrate.service.jobs.new_fit import NewFit, allowed_path, refuse_mixed, source_path
 from calibrate.service.jobs.process import kill_fit
 from calibrate.service.jobs.shares import fit_cores
+from calibrate.service.metrics import Metrics
 from calibrate.service.problems import Problem
 from calibrate.service.state.audit import Audit, utc_now
 from calibrate.service.state.database import Database
@@ -65,6 +66,10 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._filling = asyncio.Lock()
         self._is_open = False
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Add the gauge of fits."""
+        metrics.watch("fits_running", "Fits that go on, standing ones too.", self._runs.__len__)
 
     async def start(self) -> None:
         """Go on with what an earlier service has left, and with what waits."""

@@ -69,6 +69,7 @@ def test_a_fit_is_cancelled_and_its_log_read(client: httpx.Client, tmp_path: Pat
     end = time.monotonic() + DEADLINE_S
     while len(steps_of(source)) < 4 and time.monotonic() < end:
         time.sleep(0.02)
+    assert "deepintuit_fits_running 1.0" in client.get("/metrics").text
     assert client.post(f"{location}/cancel").status_code == 200
     fit = ended(client, location)
     assert (fit["status"], fit["starts"], fit["classifiers"]) == ("cancelled", 2, [])
