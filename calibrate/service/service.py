@@ -143,7 +143,8 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     classification = Classification(intake, serving, decided)
     batches = Batches(
         database,
-        BatchFiles(database, config.state / "batches", max_bytes=config.max_batch_file_bytes),
+        log,
+        BatchFiles(database, log, config.state / "batches", max_bytes=config.max_batch_file_bytes),
         BatchLines(classification, decided),
         in_flight=config.max_in_flight + config.max_queue // 4,
     )

@@ -30,6 +30,7 @@ from calibrate.service.batches.lines import BadLine, BatchLine, numbered_lines, 
 from calibrate.service.batches.output import request_id_of, write_answers, write_errors
 from calibrate.service.caller import Caller
 from calibrate.service.problems import Problem
+from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database
 from wire.errors import root_causes
 
@@ -59,6 +60,7 @@ class Batches:
     def __init__(
         self,
         database: Database,
+        audit: Audit,
         files: BatchFiles,
         classifier: LineClassifier,
         *,
@@ -69,7 +71,7 @@ class Batches:
         refused line is asked again, where the refusal does not say."""
         self.files = files
         self._database, self._classifier, self._retry_s = database, classifier, retry_s
-        self._journal = BatchJournal(database)
+        self._journal = BatchJournal(database, audit)
         self._writer = AnswerWriter(database, self._journal)
         self._places = asyncio.Semaphore(in_flight)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -117,7 +119,7 @@ class Batches:
         """Cancel a batch: lines that are being asked are still answered, into its output. Raises
         Problem 404, 409 if it has ended."""
         batch = await self.get(batch_id, caller)
-        await self._database.run(lambda: self._journal.begin_cancel(batch.id))
+        await self._database.run(lambda: self._journal.begin_cancel(batch.id, caller.name))
         self._stopped.add(batch.id)
         return await self.get(batch_id, caller)
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from calibrate.service.batches.lines import check_lines
 from calibrate.service.caller import Caller
 from calibrate.service.problems import Problem
+from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database, Schema
 from wire.whole_file import sync_to_disk, whole_file
 
@@ -70,9 +71,10 @@ class FileRecord:
 class BatchFiles:
     """Keeps files in a folder, and their facts in the database."""
 
-    def __init__(self, database: Database, folder: Path, *, max_bytes: int) -> None:
+    def __init__(self, database: Database, audit: Audit, folder: Path, *, max_bytes: int) -> None:
         """``max_bytes``: of an uploaded file."""
-        self._database, self._folder, self._max_bytes = database, folder, max_bytes
+        self._database, self._audit = database, audit
+        self._folder, self._max_bytes = folder, max_bytes
         folder.mkdir(parents=True, exist_ok=True)
 
     def remove_left_over(self) -> None:
@@ -153,6 +155,8 @@ class BatchFiles:
                     409, "file-in-use", f"the batch {busy['id']} reads {file_id}; cancel it first"
                 )
             connection.execute("DELETE FROM batch_files WHERE id = ?", (record.id,))
+            detail = {"purpose": record.purpose, "lines": record.lines}
+            self._audit.append(connection, caller.name, "file.deleted", f"files/{file_id}", detail)
         self.path_of(record.id).unlink(missing_ok=True)
 
     def write_output(

@@ -17,6 +17,7 @@ from calibrate.service.batches.files import FileRecord, insert_file
 from calibrate.service.batches.lines import ENDPOINT
 from calibrate.service.caller import Caller, Scope
 from calibrate.service.problems import Problem
+from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database, Schema
 
 SCHEMA = Schema(
@@ -118,8 +119,8 @@ class BatchRecord:
 class BatchJournal:
     """Reads and writes batches in the database. Every method is a transaction of its own."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, audit: Audit) -> None:
+        self._database, self._audit = database, audit
 
     def insert(
         self,
@@ -151,6 +152,10 @@ class BatchJournal:
                     now + _WINDOW_S,
                     *new_ids,
                 ),
+            )
+            detail = {"file": file.id, "requests": file.lines}
+            self._audit.append(
+                connection, caller.name, "batch.created", f"batches/{batch_id}", detail
             )
         return self.get(batch_id)
 
@@ -242,7 +247,7 @@ class BatchJournal:
                     f"UPDATE batches SET {column} = {column} + 1 WHERE id = ?", (batch_id,)
                 )
 
-    def begin_cancel(self, batch_id: str) -> None:
+    def begin_cancel(self, batch_id: str, by: str) -> None:
         """Note that a batch is to be cancelled. Raises Problem 409 if it has ended."""
         with self._database.write() as connection:
             row = connection.execute("SELECT * FROM batches WHERE id = ?", (batch_id,)).fetchone()
@@ -255,6 +260,7 @@ class BatchJournal:
                     f"the batch {batch_id} is {row['status']}; only one in progress is cancelled",
                 )
             _set_status(connection, row, "cancelling")
+            self._audit.append(connection, by, "batch.cancelled", f"batches/{batch_id}", {})
 
     def begin_finalizing(self, batch_id: str) -> None:
         """Note that all lines of a batch have answers; one being cancelled stays so."""

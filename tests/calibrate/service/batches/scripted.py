@@ -16,6 +16,8 @@ from calibrate.service.batches.batches import Batches, LineClassifier
 from calibrate.service.batches.files import BatchFiles
 from calibrate.service.caller import Caller
 from calibrate.service.problems import Problem
+from calibrate.service.state import audit
+from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database, Schema
 
 DECISIONS = Schema("decided", ("CREATE TABLE decided (request_id TEXT, path TEXT);",))
@@ -67,7 +69,9 @@ class ScriptedLines:
 
 
 def open_database(folder: Path) -> Database:
-    return Database.open(folder / "s.sqlite", [files.SCHEMA, journal.SCHEMA, DECISIONS])
+    return Database.open(
+        folder / "s.sqlite", [audit.SCHEMA, files.SCHEMA, journal.SCHEMA, DECISIONS]
+    )
 
 
 @asynccontextmanager
@@ -75,8 +79,10 @@ async def running(
     folder: Path, classifier: LineClassifier, database: Database, in_flight: int = 4
 ) -> AsyncIterator[Batches]:
     """Batches over a folder's state, started; closed at once at the end, as by a second signal."""
-    kept = BatchFiles(database, folder / "files", max_bytes=10_000_000)
-    batches = Batches(database, kept, classifier, in_flight=in_flight, retry_s=0.01)
+    kept = BatchFiles(database, Audit(database), folder / "files", max_bytes=10_000_000)
+    batches = Batches(
+        database, Audit(database), kept, classifier, in_flight=in_flight, retry_s=0.01
+    )
     await batches.start()
     try:
         yield batches
@@ -98,7 +104,7 @@ async def _go_on(folder: Path) -> None:
     database = open_database(folder)
     classifier = ScriptedLines(database, seconds=0.002)
     async with running(folder, classifier, database):
-        while journal.BatchJournal(database).active():
+        while journal.BatchJournal(database, Audit(database)).active():
             await asyncio.sleep(0.01)
 
 

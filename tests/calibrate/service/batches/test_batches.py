@@ -13,6 +13,7 @@ import pytest
 from calibrate.service.batches.batches import Batches
 from calibrate.service.batches.journal import BatchRecord
 from calibrate.service.problems import Problem
+from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database
 from tests.calibrate.service.batches.line_files import ADMIN, ANN, BEN, line, lines, stream
 from tests.calibrate.service.batches.scripted import (
@@ -162,6 +163,8 @@ async def test_a_cancelled_batch_keeps_what_was_answered(
             await batches.cancel(batch.id, ANN)
     assert raised.value.status == 409
     assert len(classifier.asked) == 4
+    actions = [(row.actor, row.action) for row in Audit(database).page(limit=9)]
+    assert sorted(actions) == [("Ann", "batch.cancelled"), ("Ann", "batch.created")]
 
 
 async def test_requests_that_were_not_answered_in_time_are_named_as_expired(

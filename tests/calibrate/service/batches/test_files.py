@@ -5,20 +5,22 @@ import pytest
 from calibrate.service.batches import files, journal
 from calibrate.service.batches.files import BatchFiles, insert_file
 from calibrate.service.problems import Problem
+from calibrate.service.state import audit
+from calibrate.service.state.audit import Audit
 from calibrate.service.state.database import Database
 from tests.calibrate.service.batches.line_files import ADMIN, ANN, BEN, lines, stream
 
 
 @pytest.fixture
 def database(tmp_path: Path):
-    opened = Database.open(tmp_path / "s.sqlite", [files.SCHEMA, journal.SCHEMA])
+    opened = Database.open(tmp_path / "s.sqlite", [audit.SCHEMA, files.SCHEMA, journal.SCHEMA])
     yield opened
     opened.close()
 
 
 @pytest.fixture
 def kept(database: Database, tmp_path: Path) -> BatchFiles:
-    return BatchFiles(database, tmp_path / "files", max_bytes=10_000)
+    return BatchFiles(database, Audit(database), tmp_path / "files", max_bytes=10_000)
 
 
 async def test_an_uploaded_file_is_kept_byte_for_byte_under_a_plain_name(kept: BatchFiles):
@@ -79,13 +81,16 @@ async def test_a_start_removes_what_a_kill_left_and_nothing_else(kept: BatchFile
 
 async def test_a_file_that_a_batch_reads_is_not_deleted(kept: BatchFiles, database: Database):
     record = await kept.upload(stream(lines(1)), "b.jsonl", ANN)
-    batch = journal.BatchJournal(database).insert(record, ANN, None, ("file-o", "file-e"))
+    batches = journal.BatchJournal(database, Audit(database))
+    batch = batches.insert(record, ANN, None, ("file-o", "file-e"))
     with pytest.raises(Problem, match=batch.id) as raised:
         kept.delete(record.id, ANN)
     assert raised.value.status == 409
-    journal.BatchJournal(database).end(batch.id, "cancelled")
+    batches.end(batch.id, "cancelled")
     kept.delete(record.id, ANN)
     assert not kept.path_of(record.id).exists()
+    actions = [(row.actor, row.action) for row in Audit(database).page(limit=9)]
+    assert sorted(actions) == [("Ann", "batch.created"), ("Ann", "file.deleted")]
 
 
 async def test_an_output_written_again_after_a_kill_is_there_once(

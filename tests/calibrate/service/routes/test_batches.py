@@ -150,6 +150,7 @@ def test_a_cancelled_batch_keeps_its_answers_and_its_file_can_be_deleted(tmp_pat
         end = time.monotonic() + 30
         while (done := client.batches.retrieve(batch.id)).status == "cancelling":
             assert time.monotonic() < end
+            time.sleep(0.02)
         assert done.status == "cancelled"
         assert done.request_counts.completed < 200
         assert client.files.delete(batch.input_file_id).deleted
