@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from calibrate.service.problems import Problem
 
 _LONGEST_S = 60
+_RECENT_S = 60.0
 
 
 class Retired(Exception):
@@ -33,10 +34,13 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        """Answers per second; 0: not known yet."""
+        """Answers per second in the last minute; 0: not known."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > _RECENT_S:
+            self._times.popleft()
         if len(self._times) < 2:
             return 0.0
-        return len(self._times) / max(1e-3, time.monotonic() - self._times[0])
+        return len(self._times) / max(1e-3, now - self._times[0])
 
     def seconds_for(self, num: int) -> int:
         """Whole seconds until so many are answered, about."""

@@ -80,3 +80,5 @@ def test_the_time_to_wait_follows_from_the_measured_rate(
     assert rate.per_second == pytest.approx(1.1)
     assert rate.seconds_for(11) == 10
     assert rate.seconds_for(1000) == 60
+    now[0] = 3600.0
+    assert rate.seconds_for(1000) == 5, "what was an hour ago says nothing"
