@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
@@ -45,6 +46,8 @@ def problem_of(error: Exception) -> Problem:
             return _invalid(error.errors())
         case HTTPException():
             return _refused(error)
+        case ClientDisconnect():
+            return Problem(400, "cut-off", "the client went away before its request was whole")
         case DiskFull():
             return Problem(507, "disk-full", "a disk of the service is full; nothing was kept")
         case UserError():
