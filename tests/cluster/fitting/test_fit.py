@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from calibrate.classifier import Classifier, load_classifier
+from calibrate.thresholds.held_out import HeldOut
 from cluster.fitting.fit import FitOrder, fit_from_archive
 from cluster.fitting.source import FitRequest, fit_order
 from cluster.run_dir import RunDir
@@ -116,6 +117,9 @@ async def test_a_fit_of_a_run_s_archive_asks_the_learner_the_same_and_is_the_sam
     assert {r.responses[0].advantage for _, rows in steps for r in rows} != {1.0}
     assert fit.provenance.splits == stage.provenance.splits
     assert fit.calibration.num_samples == {"learned": 32, "held_out": 10, "val": 30, "test": 12}
+    scored = HeldOut.load(fit.path)
+    assert scored is not None
+    assert (len(scored.held_out), len(scored.val)) == (10, 30)
 
 
 async def test_a_fit_may_leave_the_test_clips_alone(
