@@ -36,9 +36,9 @@ class NewPolicy(Config):
     target: Target
     """``precision``: of the clips it fires at, at least ``goal`` have the label; ``miss_rate``: of
     the clips that have the label, at most ``goal`` are missed."""
-    goal: float = Field(gt=0, lt=1)
+    goal: float = Field(ge=0.0001, le=0.9999)
     """Least precision, or highest miss rate."""
-    confidence: float = Field(default=0.9, gt=0, lt=1)
+    confidence: float = Field(default=0.9, ge=0.5, le=0.9999)
     """Probability, over draws of the held-out clips, that the goal is kept."""
     action: PolicyAction
     """What is done where it fires."""

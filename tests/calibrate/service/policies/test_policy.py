@@ -57,6 +57,18 @@ def test_a_clip_that_cannot_be_read_is_never_decided_alone_and_never_missed():
     assert not outcome(active(action="review"), 1.0, usable=False).fires
 
 
+@pytest.mark.parametrize("target", ["precision", "miss_rate"])
+@pytest.mark.parametrize("goal", [0.0001, 0.9999])
+@pytest.mark.parametrize("confidence", [0.5, 0.9999])
+def test_the_most_extreme_targets_have_an_answer(target, goal, confidence):
+    for action in ("auto", "review"):
+        policy = active(target=target, goal=goal, confidence=confidence, action=action)
+        assert policy.threshold is not None
+        assert policy.threshold.num_needed >= 1
+        assert policy.explanation
+        assert 0 <= (policy.threshold.bound or 0) <= 1
+
+
 def test_a_target_that_is_not_attainable_never_fires_and_says_so():
     policy = active(goal=0.999)
     result = outcome(policy, 1.0)
@@ -78,6 +90,7 @@ def test_a_label_that_the_classifier_does_not_have_never_fires():
         {"id": ""},
         {"goal": 1.0},
         {"goal": 0.0},
+        {"goal": 5e-324},
         {"confidence": 1.0},
         {"goal": float("nan")},
         {"action": "delete"},
