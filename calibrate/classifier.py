@@ -23,7 +23,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from calibrate.calibration import Calibration
 from calibrate.card import model_card
@@ -33,6 +33,7 @@ from calibrate.classifier_files import (
     add_model,
     check_files,
     records_of,
+    weights_are_newer,
 )
 from calibrate.description import FORMAT, ClassifierDescription, Provenance
 from calibrate.metrics import Evaluation
@@ -119,10 +120,11 @@ class Classifier:
         return self.path / name if marked_by in self.files else None
 
 
-def load_classifier(path: Path, *, check_weights: bool = True) -> Classifier:
+def load_classifier(path: Path, *, check_weights: bool | Literal["if_newer"] = True) -> Classifier:
     """Load the classifier in a directory, or the one that the last finished calibration of a run
     published. Every file's bytes are compared with those published; ``check_weights``: those of
-    large weights, too, which reads all of them.
+    large weights, too, which reads all of them; ``if_newer``: where weights were written after
+    classifier.json, as a link's are that somebody changes in place.
 
     Raises DataError that says what is missing, changed, or of another format.
     """
@@ -138,7 +140,12 @@ def load_classifier(path: Path, *, check_weights: bool = True) -> Classifier:
             "`deepintuit fit` wrote, or a run with a finished calibration"
         )
     content = _read_description(file)
-    check_files(path, content.files, weights=check_weights)
+    weights = (
+        weights_are_newer(path, content.files, file)
+        if check_weights == "if_newer"
+        else check_weights
+    )
+    check_files(path, content.files, weights=weights)
     return Classifier(
         path=path,
         description=content.description,

@@ -117,6 +117,13 @@ def check_files(directory: Path, records: Mapping[str, FileRecord], *, weights: 
         )
 
 
+def weights_are_newer(directory: Path, records: Mapping[str, FileRecord], file: Path) -> bool:
+    """Whether weights were written after a file. Of weights that are not there it says nothing."""
+    limit = file.stat().st_mtime_ns
+    weights = [directory / name for name in records if is_weights(name)]
+    return any(one.is_file() and one.stat().st_mtime_ns > limit for one in weights)
+
+
 def _read(directory: Path, names: Sequence[str]) -> dict[str, FileRecord]:
     """Record of each file, a few read at the same time: hashing is slower than a disk."""
     with ThreadPoolExecutor(_READERS) as readers:

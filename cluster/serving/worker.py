@@ -180,7 +180,7 @@ def open_order(order: Mapping[str, Any]) -> AbstractAsyncContextManager[Answerer
         Machine(**{**values, "cache_dir": None, "servers": tuple(values["servers"])}),
         cache_dir=None if cache_dir is None else Path(cache_dir),
     )
-    classifier = load_classifier(Path(order["directory"]), check_weights=False)
+    classifier = load_classifier(Path(order["directory"]), check_weights="if_newer")
     return open_pipeline(classifier, machine)
 
 

@@ -4,7 +4,8 @@
 
 Weights are hard links where the disk is the same, else copies; the small files are copies. A link
 shares its bytes with the directory it came from: nothing of this project changes weights in place,
-and whoever does finds the classifier refused when it is next opened.
+and if somebody does, they are newer than classifier.json, so that their hashes are checked, and the
+classifier refused, when its engines are next started.
 """
 
 import errno

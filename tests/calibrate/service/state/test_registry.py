@@ -1,3 +1,4 @@
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -101,6 +102,24 @@ def test_weights_are_linked_and_small_files_copied(classifiers: Registry, publis
         assert (source / name).samefile(taken / name) is linked, name
     shutil.rmtree(source)
     load_classifier(taken)
+
+
+def test_weights_that_somebody_changes_in_place_are_found_before_their_next_use(
+    classifiers: Registry, published: Publish
+):
+    source = published()
+    (version,) = register(classifiers, source)
+    taken = classifiers.get(version).path
+    load_classifier(taken, check_weights="if_newer")
+    weights = source / "policy/model.safetensors"
+    written = (taken / "classifier.json").stat().st_mtime_ns + 1
+    weights.write_bytes(b"pol!cy")
+    os.utime(weights, ns=(written, written))
+    load_classifier(taken, check_weights=False)
+    with pytest.raises(DataError, match="other bytes"):
+        load_classifier(taken, check_weights="if_newer")
+    weights.write_bytes(b"policy")
+    load_classifier(taken, check_weights="if_newer")
 
 
 def test_weights_on_another_disk_are_copied(
