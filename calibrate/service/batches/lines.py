@@ -106,7 +106,8 @@ def parse_line(number: int, raw: bytes) -> BatchLine:
     try:
         text = raw.decode("utf-8-sig")
         values = json.loads(text, parse_constant=_no_constant)
-        json.dumps(values, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        if "\\u" in text:
+            json.dumps(values, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise BadLine(_fault(number, "invalid_json_line", f"no JSON: {error}")) from error
     if not isinstance(values, dict):
