@@ -14,8 +14,9 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,6 @@ from wire.errors import DeepIntuitError
 Source = Literal["upload", "path", "url"]
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
-Write = Callable[[bytes], Awaitable[None]]
 
 _THREADS = 8
 """They write, hash and sync; a disk does not do more at a time."""
@@ -122,17 +122,25 @@ class Intake:
     async def from_upload(self, stream: AsyncIterable[bytes], name: str) -> AdmittedClip:
         """Admit an upload, written to disk while it streams. Raises Problem 413 if it is too large
         or too long, 415 if it is no video, 422 if it is damaged, 507 if there is no room."""
-
-        async def read(write: Write) -> None:
+        with closing(self.receive()) as receiving:
             async for chunk in stream:
-                await write(chunk)
-
-        return await self._received(read, shown_name(name), "upload")
+                await receiving.write(chunk)
+            return await self.admit(receiving, name)
 
     async def from_url(self, url: str) -> AdmittedClip:
         """Admit what is at a URL of an allowed host. Raises Problem 403 for others, 422 if it
         cannot be fetched, and those of ``from_upload``."""
-        return await self._received(partial(self._downloads.fetch, url), shown_url(url), "url")
+        with closing(self.receive()) as receiving:
+            await self._downloads.fetch(url, receiving.write)
+            return await self._admit(receiving, shown_url(url), "url")
+
+    def receive(self) -> "Receiving":
+        """A clip that comes in chunk by chunk; ``admit`` it, and ``close`` it in any case."""
+        return Receiving(self._clips.incoming(), self._limits, self._threads)
+
+    async def admit(self, receiving: "Receiving", name: str) -> AdmittedClip:
+        """Admit an upload that was received. Raises as ``from_upload``."""
+        return await self._admit(receiving, shown_name(name), "upload")
 
     async def from_path(self, path: str) -> AdmittedClip:
         """Admit a file under an allowed root. Raises Problem 403 or 404, and those of
@@ -175,38 +183,10 @@ class Intake:
         """End its threads."""
         self._threads.shutdown(wait=True)
 
-    async def _received(
-        self,
-        read: Callable[[Write], Awaitable[None]],
-        name: str,
-        source: Source,
-    ) -> AdmittedClip:
-        with self._clips.incoming() as clip:
-            await self._write(read, clip)
-            facts = await self._checked(clip.path, clip.video_hash, name)
-            kept = await self._run(clip.keep)
-        return _admitted(kept, name, source, facts)
-
-    async def _write(
-        self,
-        read: Callable[[Write], Awaitable[None]],
-        clip: Incoming,
-    ) -> None:
-        buffer = bytearray()
-
-        async def write(chunk: bytes) -> None:
-            self._limits.check_bytes(clip.size + len(buffer) + len(chunk))
-            buffer.extend(chunk)
-            if len(buffer) >= _BUFFER:
-                await flush()
-
-        async def flush() -> None:
-            data = bytes(buffer)
-            buffer.clear()
-            await self._run(partial(clip.write, data))
-
-        await read(write)
-        await flush()
+    async def _admit(self, receiving: "Receiving", name: str, source: Source) -> AdmittedClip:
+        incoming = await receiving.whole()
+        facts = await self._checked(incoming.path, incoming.video_hash, name)
+        return _admitted(await self._run(incoming.keep), name, source, facts)
 
     async def _checked(self, path: Path, video_hash: str, name: str) -> ClipFacts:
         """Facts of a clip that is within the limits."""
@@ -241,6 +221,33 @@ class Intake:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+class Receiving:
+    """Clip that comes in: hashed and written to disk, a megabyte at a time."""
+
+    def __init__(self, incoming: Incoming, limits: ClipLimits, threads: ThreadPoolExecutor) -> None:
+        self._incoming, self._limits, self._threads = incoming, limits, threads
+        self._buffer = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes. Raises Problem 413 if they are too many, 507 if there is no room."""
+        self._limits.check_bytes(self._incoming.size + len(self._buffer) + len(chunk))
+        self._buffer += chunk
+        if len(self._buffer) >= _BUFFER:
+            await self.whole()
+
+    async def whole(self) -> Incoming:
+        """What came so far, on disk."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._incoming.write, data)
+        return self._incoming
+
+    def close(self) -> None:
+        """Delete what came, unless it was admitted."""
+        self._incoming.discard()
 
 
 def _admitted(kept: KeptClip, name: str, source: Source, facts: ClipFacts) -> AdmittedClip:

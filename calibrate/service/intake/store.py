@@ -16,7 +16,6 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -50,15 +49,9 @@ class ClipStore:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    @contextmanager
-    def incoming(self) -> "Iterator[Incoming]":
-        """A clip that is being received; unless it was kept, it is gone after the block."""
-        path = self.folder / _INCOMING / f"{next(self._numbers)}.partial"
-        clip = Incoming(self, path)
-        try:
-            yield clip
-        finally:
-            clip.discard()
+    def incoming(self) -> "Incoming":
+        """A clip that is being received; ``keep`` or ``discard`` it."""
+        return Incoming(self, self.folder / _INCOMING / f"{next(self._numbers)}.partial")
 
     def path_of(self, video_hash: str) -> Path | None:
         """File of a clip, which counts as used now; None if it is not kept."""

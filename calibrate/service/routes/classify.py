@@ -8,7 +8,7 @@ A client that hangs up before the answer takes no engine time any longer.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -24,6 +24,7 @@ from calibrate.service.classification import (
 )
 from calibrate.service.decisions.record import DecisionRecord
 from calibrate.service.problems import Problem
+from calibrate.service.routes.clip_form import UploadedClip, clip_form
 from calibrate.service.routes.context import MayClassify, RequestId, ServiceDep, problems
 from calibrate.service.service import Service
 from wire.config import Config
@@ -32,7 +33,6 @@ router = APIRouter(prefix="/v1", tags=["classify"])
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Config)
-_CHUNK = 2**20
 _FIELD_BYTES = 2**20
 _JSON_FIELDS = ("window", "columns")
 _MAX_SHOWN = 80
@@ -106,8 +106,12 @@ async def classify(
     service.serving.refuse_if_full()  # before the body is read
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with request.form(
-            max_files=MAX_INPUTS, max_fields=32, max_part_size=_FIELD_BYTES
+        async with clip_form(
+            request,
+            service.intake,
+            max_files=MAX_INPUTS,
+            max_fields=32,
+            max_field_bytes=_FIELD_BYTES,
         ) as form:
             asked = _of_form(form, service, caller, request_id)
             return _response(await _unless_gone(request, asked))
@@ -139,7 +143,7 @@ async def _of_json(
 async def _of_form(
     form: FormData, service: Service, caller: Caller, request_id: str
 ) -> DecisionRecord | ManyAnswers:
-    files = [one for one in form.getlist("video") if isinstance(one, UploadFile)]
+    files = [one for one in form.getlist("video") if isinstance(one, UploadedClip)]
     fields = [(name, value) for name, value in form.multi_items() if name != "video"]
     if not files or len(files) < len(form.getlist("video")):
         raise Problem(
@@ -151,7 +155,7 @@ async def _of_form(
     if settings.id is not None:
         raise Problem(422, "unusable-value", "an id is of one file; send them one by one with ids")
 
-    async def one(number: int, file: UploadFile) -> DecisionRecord | Problem:
+    async def one(number: int, file: UploadedClip) -> DecisionRecord | Problem:
         try:
             return await _of_file(file, settings, service, caller, f"{request_id}.{number}")
         except Problem as problem:
@@ -163,15 +167,14 @@ async def _of_form(
 
 
 async def _of_file(
-    file: UploadFile, settings: ClassifySettings, service: Service, caller: Caller, request_id: str
+    file: UploadedClip,
+    settings: ClassifySettings,
+    service: Service,
+    caller: Caller,
+    request_id: str,
 ) -> DecisionRecord:
-    clip = await service.intake.from_upload(_chunks(file), file.filename or "")
+    clip = await service.intake.admit(file.receiving, file.filename or "")
     return await service.classification.of_clip(clip, settings, caller, request_id)
-
-
-async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
-    while chunk := await file.read(_CHUNK):
-        yield chunk
 
 
 def _values(fields: list[tuple[str, UploadFile | str]]) -> Mapping[str, Any]:

@@ -3,16 +3,26 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from calibrate.service.intake.store import ClipStore
+from calibrate.service.intake.store import ClipStore, Incoming
 from calibrate.service.problems import Problem
 
 
+@contextlib.contextmanager
+def receiving(store: ClipStore) -> Iterator[Incoming]:
+    clip = store.incoming()
+    try:
+        yield clip
+    finally:
+        clip.discard()
+
+
 def put(store: ClipStore, data: bytes) -> str:
-    with store.incoming() as clip:
+    with receiving(store) as clip:
         clip.write(data[: len(data) // 2])
         clip.write(data[len(data) // 2 :])
         clip.keep()
@@ -40,7 +50,7 @@ def test_the_same_bytes_are_kept_once(tmp_path: Path) -> None:
 
 def test_two_receivers_of_the_same_bytes_leave_one_file_and_its_bytes(tmp_path: Path) -> None:
     store = ClipStore(tmp_path, 100)
-    with store.incoming() as one, store.incoming() as other:
+    with receiving(store) as one, receiving(store) as other:
         one.write(b"same")
         other.write(b"same")
         assert store.used_bytes == 8
@@ -51,7 +61,7 @@ def test_two_receivers_of_the_same_bytes_leave_one_file_and_its_bytes(tmp_path: 
 
 def test_what_is_not_kept_leaves_no_file_and_no_bytes(tmp_path: Path) -> None:
     store = ClipStore(tmp_path, 100)
-    with contextlib.suppress(ZeroDivisionError), store.incoming() as clip:
+    with contextlib.suppress(ZeroDivisionError), receiving(store) as clip:
         clip.write(b"half of a clip")
         raise ZeroDivisionError
     assert files(tmp_path) == []
@@ -60,7 +70,7 @@ def test_what_is_not_kept_leaves_no_file_and_no_bytes(tmp_path: Path) -> None:
 
 def test_a_write_after_the_request_has_ended_is_dropped(tmp_path: Path) -> None:
     store = ClipStore(tmp_path, 100)
-    with store.incoming() as clip:
+    with receiving(store) as clip:
         clip.write(b"abc")
     clip.write(b"from a thread that was on its way")
     assert files(tmp_path) == []
@@ -110,8 +120,7 @@ def test_a_restart_takes_clips_up_in_the_order_of_their_use_and_drops_halves(
     first, second = put(store, b"a" * 10), put(store, b"b" * 10)
     for name, moment in ((first, 2_000), (second, 1_000)):
         os.utime(tmp_path / name[:2] / name, (moment, moment))
-    half = store.incoming()
-    half.__enter__().write(b"killed in the middle")
+    store.incoming().write(b"killed in the middle")
 
     again = ClipStore(tmp_path, 25)
     assert again.used_bytes == 20
@@ -170,7 +179,7 @@ def test_a_name_that_is_no_hash_of_a_clip_leads_nowhere(tmp_path: Path, name: st
 
 def test_a_full_disk_is_a_typed_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ClipStore(tmp_path, 100)
-    with store.incoming() as clip:
+    with receiving(store) as clip:
         clip._file = full = open("/dev/full", "wb", buffering=0)  # noqa: PTH123, SIM115
         with full, pytest.raises(Problem, match="No space left") as caught:
             clip.write(b"x")
