@@ -62,6 +62,8 @@ CREATE INDEX decisions_of_clip ON decisions (video_hash);
 CREATE INDEX decisions_of_sample ON decisions (sample_id);
 CREATE INDEX decisions_of_request ON decisions (request_id);
 CREATE INDEX decisions_of_classifier ON decisions (classifier, seq);
+CREATE INDEX decisions_of_label ON decisions (label, seq);
+CREATE INDEX decisions_of_action ON decisions (decision, seq);
 CREATE TRIGGER decisions_never_change BEFORE UPDATE ON decisions
 BEGIN SELECT RAISE(ABORT, 'decisions are never changed'); END;
 CREATE TRIGGER decisions_never_go BEFORE DELETE ON decisions

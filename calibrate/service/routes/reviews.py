@@ -14,6 +14,7 @@ from calibrate.service.reviews.agreement import ReviewStats
 from calibrate.service.reviews.labels import LabelledClip, label_rows
 from calibrate.service.reviews.review import Review, ReviewKind, ReviewState
 from calibrate.service.reviews.reviews import MAX_LEASE_S
+from calibrate.service.reviews.risk import RiskWatch, watch_risk
 from calibrate.service.routes.context import MayReview, ServiceDep, problems
 from calibrate.service.service import Service
 from wire.config import Config
@@ -42,6 +43,12 @@ class LeasedReviews(Config):
     """Reviews that were leased to the caller, the most urgent first."""
 
     reviews: tuple[ReviewWithDecision, ...]
+
+
+class RiskWatches(Config):
+    """Risk of automatic decisions, by promise."""
+
+    risks: tuple[RiskWatch, ...]
 
 
 class LeaseOrder(Config):
@@ -105,6 +112,22 @@ async def lease(order: LeaseOrder, service: ServiceDep, caller: MayReview) -> Le
 async def stats(service: ServiceDep, _caller: MayReview) -> ReviewStats:
     """Figures: how many wait, how often people overturn, how far two of them agree."""
     return await service.reviews.stats()
+
+
+@router.get("/risk")
+async def risk(service: ServiceDep, _caller: MayReview) -> RiskWatches:
+    """Errors of automatic decisions, from audits that people answered, beside what each threshold
+    and each policy with a precision promised; with an alarm that may be looked at any time."""
+    audits = [one for one in await service.reviews.done() if one.kind == "audit"]
+    wrong: dict[tuple[str, int, int], list[bool]] = {}
+    for start in range(0, len(audits), _AT_ONCE):
+        some = audits[start : start + _AT_ONCE]
+        stored = await service.decisions.of([one.decision_id for one in some])
+        for review in some:
+            for promise in _promises(stored[review.decision_id].record):
+                wrong.setdefault(promise, []).append(review.overturned is True)
+    watches = [await _watch(service, promise, answers) for promise, answers in wrong.items()]
+    return RiskWatches(risks=tuple(one for one in watches if one is not None))
 
 
 @router.get(
@@ -186,6 +209,46 @@ async def complete(
 async def release(review_id: ReviewId, service: ServiceDep, caller: MayReview) -> Review:
     """Give a lease back, for somebody else."""
     return await service.reviews.release(review_id, caller)
+
+
+def _promises(record: DecisionRecord) -> list[tuple[str, int, int]]:
+    """What was promised of an automatic decision: by policies (id, version, classifier) that fired,
+    or by the classifier's own threshold (without an id)."""
+    classifier = record.versions.classifier
+    if record.decided_by == "threshold":
+        return [("", 0, classifier)]
+    return [
+        (one.id, one.version, classifier)
+        for one in record.policies
+        if one.fires and one.action != "review"
+    ]
+
+
+async def _watch(
+    service: Service, promise: tuple[str, int, int], wrong: list[bool]
+) -> RiskWatch | None:
+    """Watch of a promise; None for a policy that promised no precision."""
+    name, version, number = promise
+    classifier = await service.database.run(lambda: service.registry.get(number))
+    if not name:
+        threshold = classifier.calibration.thresholds[0]
+        return watch_risk(
+            wrong,
+            promise="threshold",
+            classifier=number,
+            max_error=threshold.max_error,
+            confidence=threshold.confidence,
+        )
+    (policy,) = await service.policies.at([(name, version)], classifier)
+    if policy.policy.target != "precision":
+        return None
+    return watch_risk(
+        wrong,
+        promise=f"policy {name}@{version}",
+        classifier=number,
+        max_error=1 - policy.policy.goal,
+        confidence=policy.policy.confidence,
+    )
 
 
 async def _clips(service: Service, stored: dict[str, StoredDecision]) -> dict[str, LabelledClip]:

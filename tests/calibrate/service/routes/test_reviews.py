@@ -7,6 +7,7 @@ import pytest
 
 from calibrate.service.decisions.record import DecisionRecord
 from rollout.manifest import read_manifest
+from tests.calibrate.service.deciding import make_held_out
 from tests.calibrate.service.routes.asking import Asking, asking
 from wire.labels import Label, LabelSet
 
@@ -72,6 +73,29 @@ def test_automatic_decisions_are_audited_and_counted_apart(api: Asking):
     assert reviewed["answered"] + audited["answered"] == len(
         api.ask("GET", "/v1/reviews?state=done&limit=500").json()["reviews"]
     )
+
+
+def test_the_risk_of_automatic_decisions_is_watched_by_promise(tmp_path: Path):
+    with asking(tmp_path, make_held_out(), audit_share=1.0) as api:
+        decided(api, "auto", 2)
+        policy = {"id": "p", "label": "abnormal", "target": "precision", "goal": 0.9}
+        policy |= {"action": "auto", "owner": "me"}
+        api.ask("POST", "/v1/policies", json=policy)
+        (by_policy,) = decided(api, "auto")
+        assert by_policy.decided_by == "policies"
+        num_wrong = 0
+        for one in lease(api, "ada", 99):
+            if one["kind"] == "audit":
+                other = next(
+                    name for name in one["decision"]["probabilities"] if name != one["label"]
+                )
+                complete(api, one["id"], "ada", label=other)
+                num_wrong += 1
+        risks = api.ask("GET", "/v1/reviews/risk", "review").json()["risks"]
+        assert [one["promise"] for one in risks] == ["threshold", "policy p@1"]
+        assert sum(one["wrong"] for one in risks) == num_wrong
+        assert (risks[1]["audited"], risks[1]["max_error"]) == (1, pytest.approx(0.1))
+        assert risks[1]["evidence"] > 1
 
 
 def test_two_answers_of_a_double_give_kappa(tmp_path: Path):
