@@ -92,6 +92,8 @@ def _by_service(options: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')} is of engines of this machine; {options.classifier} "
                 "has its own settings (deepintuit serve)"
             )
+    if options.in_flight is not None and options.in_flight < 1:
+        raise ConfigError(f"--in-flight {options.in_flight}: expected 1 or more requests")
     service = ClassifyingService.at(
         options.classifier, token_file=options.token_file, version=options.version, say=say
     )

@@ -1,7 +1,7 @@
 """Load on a running service: 200 clients for two minutes, then more clients than its queue holds.
 
     python -m tests.benchmarks.service_load CLASSIFIER_OR_RUN --videos DIR [--json FILE]
-        [--clients 200] [--seconds 120] [--excess 1.5] [--no-engine]
+        [--clients 200] [--seconds 120] [--excess 1.5] [--only service|pipeline]
     python -m tests.benchmarks.service_load --scripted [--delay-s S] [--json FILE]
 
 Starts `deepintuit serve` in a state directory of its own. Each client sends one clip after the
@@ -12,9 +12,9 @@ engines hold, for a tenth of the time, each of them waiting as Retry-After says.
 engine that answers 64 clips a second (after `--delay-s`); with 0 at once, so that the service
 itself is what is measured.
 
-Then the same clips, as many at a time, with the same classifier in `deepintuit classify`'s pipeline
-alone (`--no-engine` leaves it out). Prints one row per figure: name, value, unit, limit; ends with
-status 1 if a limit is missed.
+Then such clips with the same classifier in `deepintuit classify`'s pipeline alone. `--only` does
+one of both. Prints one row per figure: name, value, unit, limit; ends with status 1 if a limit is
+missed. Four minutes on two cores.
 """
 
 import argparse
@@ -42,6 +42,8 @@ _READY_S = 180
 _ADDRESS = re.compile(r"(http://127\.0\.0\.1:\d+)/#token=(\S+)")
 _BOX = 16
 _QUEUE = 256
+_IN_FLIGHT = 64
+_PIPELINE_CLIPS = 1000
 
 
 @dataclass
@@ -73,11 +75,12 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--excess", type=float, default=1.5)
-    parser.add_argument("--no-engine", action="store_true")
+    parser.add_argument("--only", choices=("service", "pipeline"))
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     if options.scripted == (options.classifier is not None):
         parser.error("give a classifier with --videos, or --scripted")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the service ends with this process
     with tempfile.TemporaryDirectory() as folder:
         return report(figures(Path(folder), options), options.json)
 
@@ -85,27 +88,31 @@ def main() -> int:
 def figures(folder: Path, options: argparse.Namespace) -> Iterator[Figure]:
     videos = [b"a clip"] if options.scripted else _contents(options.videos)
     numbers = itertools.count()
-    in_flight = 64
+    if options.only != "pipeline":
+        yield from of_service(folder, options, videos, numbers)
+    if options.only != "service" and not options.scripted:
+        alone = asyncio.run(pipeline_alone(folder, options.classifier, videos, numbers))
+        yield Figure("pipeline/clips_per_s", alone, "1/s")
+
+
+def of_service(
+    folder: Path, options: argparse.Namespace, videos: Sequence[bytes], numbers: Iterator[int]
+) -> Iterator[Figure]:
     with served(folder, options) as (url, token):
-        asyncio.run(load(url, token, videos, numbers, clients=8, seconds=3))
-        steady = asyncio.run(
-            load(url, token, videos, numbers, clients=options.clients, seconds=options.seconds)
-        )
+
+        def loaded(clients: int, seconds: float) -> Load:
+            return asyncio.run(load(url, token, videos, numbers, clients=clients, seconds=seconds))
+
+        loaded(8, 3)
+        steady = loaded(options.clients, options.seconds)
         yield from rows("steady", steady)
-        beyond = int((_QUEUE + in_flight) * options.excess)
-        excess = asyncio.run(
-            load(url, token, videos, numbers, clients=beyond, seconds=max(5, options.seconds / 10))
-        )
+        yield Figure("steady/refused", steady.statuses["429"], "requests", 0, "below")
+        beyond = int((_QUEUE + _IN_FLIGHT) * options.excess)
+        excess = loaded(beyond, max(5, options.seconds / 10))
         yield from rows("excess", excess)
         fills = not options.scripted or options.delay_s > 0  # else HTTP is slower than the engine
         yield Figure("excess/refused", excess.statuses["429"], "requests", 1 if fills else None)
         yield Figure("excess/no_retry_after", excess.missing_retry_after, "requests", 0, "below")
-        if not options.scripted:
-            yield Figure("steady/refused", steady.statuses["429"], "requests", 0, "below")
-    if not (options.scripted or options.no_engine):
-        alone = asyncio.run(pipeline_alone(folder, options, videos, numbers))
-        yield Figure("pipeline/clips_per_s", alone, "1/s")
-        yield Figure("steady/share_of_pipeline", steady.per_second / alone, "")
 
 
 def rows(name: str, outcome: Load) -> Iterator[Figure]:
@@ -228,7 +235,7 @@ def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> tuple[str, s
 
 
 async def pipeline_alone(
-    folder: Path, options: argparse.Namespace, videos: Sequence[bytes], numbers: Iterator[int]
+    folder: Path, directory: Path, videos: Sequence[bytes], numbers: Iterator[int]
 ) -> float:
     """Clips per second of the classifier's pipeline without HTTP, on clips that it has not seen."""
     from calibrate.classifier import load_classifier
@@ -238,9 +245,9 @@ async def pipeline_alone(
 
     clips = folder / "clips"
     clips.mkdir()
-    for number in itertools.islice(numbers, 1500):
+    for number in itertools.islice(numbers, _PIPELINE_CLIPS):
         (clips / f"{number:06}.mp4").write_bytes(numbered(videos[number % len(videos)], number))
-    classifier = load_classifier(options.classifier)
+    classifier = load_classifier(directory)
     inputs = ClipInputs([str(clips)], classifier.description.label_set)
     machine = machine_of(
         device="auto", num_gpus=1, gpu_memory=0.9, in_flight=None, cache_dir=folder / "cache"

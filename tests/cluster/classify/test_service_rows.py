@@ -158,6 +158,11 @@ def test_options_of_engines_here_are_refused_for_a_service(
     assert f"{option[0]} is of engines of this machine" in capsys.readouterr().err
 
 
+def test_no_request_at_a_time_is_refused(clips: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["classify", "http://127.0.0.1:9", str(clips), "--in-flight", "0"]) == 2
+    assert "expected 1 or more requests" in capsys.readouterr().err
+
+
 def test_options_of_a_service_are_refused_for_engines_here(
     clips: Path, capsys: pytest.CaptureFixture[str]
 ):
