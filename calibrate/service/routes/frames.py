@@ -3,11 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, MalformedRangeHeader, RangeNotSatisfiable
 
 from calibrate.service.decisions.decisions import DecisionFilter
 from calibrate.service.intake.clips import AdmittedClip
 from calibrate.service.intake.content_types import UNKNOWN, content_type_of
+from calibrate.service.intake.store import KeptClip
 from calibrate.service.problems import Problem
 from calibrate.service.routes.context import MayAdmin, MayRead, ServiceDep, problems
 from calibrate.service.service import Service
@@ -54,8 +55,7 @@ async def frame(decision_id: str, number: int, service: ServiceDep, _caller: May
             "description": "The part that Range asks for",
             "content": _CONTENT | {"multipart/byteranges": {}},
         },
-        416: {"description": "No such part"},
-        **problems(404, 409),
+        **problems(404, 409, 416),
     },
 )
 async def clip(video_hash: VideoHash, service: ServiceDep, _caller: MayRead) -> Response:
@@ -63,15 +63,36 @@ async def clip(video_hash: VideoHash, service: ServiceDep, _caller: MayRead) -> 
     there, if its bytes are still the same."""
     kept = service.clips.open(video_hash) or await _by_path(service, video_hash)
     kind = content_type_of(kept.path)
-    answer = FileResponse(
+    return _ClipResponse(
+        kept,
         kept.path,
         media_type=kind,
         filename=f"{video_hash[:16]}{_ENDINGS.get(kind, '.bin')}",
         content_disposition_type="inline" if kind in _ENDINGS else "attachment",
         headers=_PRIVATE | {"Content-Security-Policy": "sandbox; default-src 'none'"},
     )
-    answer.kept = kept  # type: ignore[attr-defined]  # its file stays until it is sent
-    return answer
+
+
+class _ClipResponse(FileResponse):
+    """Answer with a clip, whose file stays until it is sent."""
+
+    def __init__(self, kept: KeptClip | AdmittedClip, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._kept = kept
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []  # the whole clip, as RFC 9110 has it
+        except RangeNotSatisfiable as error:
+            raise Problem(
+                416,
+                "no-such-part",
+                f"the clip has {file_size} bytes",
+                headers={"Content-Range": f"bytes */{file_size}"},
+            ) from error
 
 
 async def _by_path(service: Service, video_hash: str) -> AdmittedClip:
