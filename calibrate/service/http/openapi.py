@@ -87,6 +87,8 @@ def _complete(operation: dict[str, Any], route: APIRoute, method: str) -> None:
         operation["security"] = [{"token": [scope]}]
         text = f"Needs a token with the scope `{scope}`."
         operation["description"] = f"{operation.get('description', '')}\n\n{text}".strip()
+    if method != "GET":
+        statuses.add(507)
     if method == "POST" and scope is not None:
         statuses.add(409)
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)

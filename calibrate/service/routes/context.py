@@ -88,4 +88,5 @@ _DESCRIPTIONS = {
     429: "Too many; Retry-After says when",
     500: "A fault of the service, with an error id that its log has",
     503: "Not now; Retry-After says when",
+    507: "A disk of the service is full; nothing was kept",
 }

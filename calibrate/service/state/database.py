@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from wire.disk import naming_full_disk
 from wire.errors import DataError
 
 T = TypeVar("T")
@@ -57,15 +58,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is on disk after the block, or, if it raises, none."""
-        with self._lock:
+        """A transaction: all of it is on disk after the block, or, if it raises, none. Raises
+        DiskFull if there is no room for it."""
+        with self._lock, naming_full_disk(self.path):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                if self._writer.in_transaction:  # a full disk ends it
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

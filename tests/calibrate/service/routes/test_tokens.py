@@ -67,3 +67,21 @@ def test_no_secret_is_kept_under_an_idempotency_key(tmp_path: Path):
             if file.is_file():
                 content = file.read_bytes()
                 assert not any(secret[20:].encode() in content for secret in secrets), file
+
+
+def test_a_full_disk_is_told_and_the_service_goes_on_when_there_is_room(tmp_path: Path):
+    with running(make_config(tmp_path)) as service, httpx.Client(base_url=service.url) as client:
+        headers, body = service.headers("admin"), {"name": "n" * 200, "scopes": ["read"]}
+        with service.service.database.write() as connection:  # SQLite then says that it is full
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        answers = [client.post("/v1/tokens", json=body, headers=headers) for _ in range(30)]
+        made = [answer for answer in answers if answer.status_code == 201]
+        full = [answer for answer in answers if answer.status_code == 507]
+        assert len(made) + len(full) == 30
+        assert full[0].json()["title"] == "Disk full"
+        assert len(client.get("/v1/tokens", headers=headers).json()["tokens"]) == 1 + len(made)
+        with service.service.database.write() as connection:
+            connection.execute("PRAGMA max_page_count = 1000000")
+        assert client.post("/v1/tokens", json=body, headers=headers).status_code == 201
+        assert client.get("/v1/audit/verify", headers=headers).json()["whole"]

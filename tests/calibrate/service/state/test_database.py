@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from calibrate.service.state.database import Database, Schema
-from wire.errors import DataError
+from wire.errors import DataError, DiskFull
 
 NOTES = Schema("notes", ("CREATE TABLE notes (text TEXT NOT NULL);",))
 LATER = Schema("notes", (*NOTES.versions, "ALTER TABLE notes ADD COLUMN author TEXT;"))
@@ -94,3 +94,16 @@ async def test_closing_closes_the_file_in_every_thread_that_has_read_it(tmp_path
     assert (tmp_path / "s.sqlite-wal").exists()
     database.close()
     assert [file.name for file in tmp_path.iterdir()] == ["s.sqlite"]
+
+
+def test_a_full_disk_is_named_and_the_next_transaction_goes_on(tmp_path: Path):
+    database = Database.open(tmp_path / "s.sqlite", [NOTES])
+    with database.write() as connection:
+        connection.execute("PRAGMA max_page_count = 20")  # SQLite then says that the disk is full
+        connection.execute("INSERT INTO notes VALUES ('kept')")
+    with pytest.raises(DiskFull), database.write() as connection:
+        connection.execute("INSERT INTO notes VALUES (?)", ("x" * 200_000,))
+    with database.write() as connection:
+        connection.execute("INSERT INTO notes VALUES ('after')")
+    assert texts(database) == ["kept", "after"]
+    database.close()
