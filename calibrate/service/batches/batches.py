@@ -127,7 +127,7 @@ class Batches:
         """Take up no more lines, and wait for those that are being asked; the next start goes
         on."""
         self._pausing.set()
-        await asyncio.gather(*self._tasks.values())
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def close(self) -> None:
         """End at once; lines that are being asked are asked again by the next start."""
@@ -141,7 +141,14 @@ class Batches:
             self._stopped.add(batch.id)
         task = asyncio.create_task(self._run(batch, resumed), name=batch.id)
         self._tasks[batch.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(batch.id, None))
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task.get_name()]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error(
+                "batch %s stands still until the next start", task.get_name(), exc_info=error
+            )
 
     async def _run(self, batch: BatchRecord, resumed: bool) -> None:
         """Run a batch to its end, or until the service pauses. A full disk is waited for."""

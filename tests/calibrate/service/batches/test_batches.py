@@ -237,6 +237,28 @@ async def test_an_input_that_was_damaged_since_fails_the_batch_with_the_fault(
         assert gone.as_json()["errors"]["data"][0]["code"] == "no_input_file"
 
 
+async def test_a_batch_that_ends_by_a_bug_is_in_the_log_and_the_next_start_goes_on(
+    tmp_path: Path,
+    database: Database,
+    classifier: ScriptedLines,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with running(tmp_path, classifier, database) as batches:
+        monkeypatch.setattr(batches.files, "write_output", broken)
+        batch = await begin(batches, lines(3))
+        while "a bug" not in caplog.text:
+            await asyncio.sleep(0.005)
+        await batches.pause()
+        assert batch.id in caplog.text
+    async with running(tmp_path, classifier, database) as batches:
+        assert (await ended(batches, batch)).completed == 3
+    assert len(classifier.asked) == 3
+
+
 async def test_an_output_is_no_input(tmp_path: Path, database: Database, classifier: ScriptedLines):
     async with running(tmp_path, classifier, database) as batches:
         done = await ended(batches, await begin(batches, lines(1)))
