@@ -38,6 +38,8 @@ Opener = Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Answerer]]
 _START_S = 1_800.0
 _TRIES = 3
 """Of a request whose replica was lost; Serve sends it to another one, or to the restarted one."""
+_DESCRIPTORS = Path("/proc")
+"""Names of open descriptors: on another node they may be another file."""
 _HEALTH_S = 2.0
 _OBJECT_STORE_MB = 512.0
 _BUSY_SHARE = 0.75
@@ -122,11 +124,14 @@ class ReplicaClient:
 
     async def _ask(self, method: Any, clip: ClipToClassify, asked: Any) -> Any:
         lost: Exception | None = None
+        content: bytes | None = None
+        if clip.path.is_relative_to(_DESCRIPTORS):
+            content = await asyncio.to_thread(clip.path.read_bytes)
         for _ in range(_TRIES):
             if self._is_closed:
                 raise WorkerDied(f"{self._name} was closed")
             try:
-                answer = await method.remote(clip, None, asked)
+                answer = await method.remote(clip, content, asked)
                 if answer is None:
                     content = await asyncio.to_thread(clip.path.read_bytes)
                     answer = await method.remote(clip, content, asked)

@@ -112,6 +112,10 @@ async def test_a_clip_that_the_node_has_not_goes_with_the_request(
     only_here = ClipToClassify(id="x", path=_OnlyHere(ours.path))
     answer = await opened.evidence(only_here)
     assert answer.trace == "3 ours None"
+    with ours.path.open() as file:
+        descriptor = Path(f"/proc/self/fd/{file.fileno()}")  # of the replica, another file or none
+        answer = await opened.evidence(ClipToClassify(id="x", path=descriptor))
+    assert answer.trace == "3 ours None"
 
 
 class _OnlyHere(type(Path())):  # type: ignore[misc]
