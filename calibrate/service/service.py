@@ -139,6 +139,8 @@ async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack
     queue = Reviews(database, log, clips, double_share=config.double_blind_share)
     await queue.start()  # before the first upload: it keeps the clips of what waits
     decided = Decisions(database, log, rules, queue, audit_share=config.audit_share)
+    decided.add_metrics(metrics)
+    queue.add_metrics(metrics)
     stack.push_async_callback(decided.close)
     classification = Classification(intake, serving, decided)
     batches = Batches(

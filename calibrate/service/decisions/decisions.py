@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client import Counter
+
 from calibrate.classifier import CALIBRATION_FILE
 from calibrate.decision import Evidence
 from calibrate.service.caller import Caller
@@ -31,6 +33,7 @@ from calibrate.service.decisions.record import (
     evidence_to_json,
 )
 from calibrate.service.intake.clips import AdmittedClip
+from calibrate.service.metrics import Metrics
 from calibrate.service.policies.policies import Policies
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import NewReview, ReviewQueue
@@ -139,8 +142,18 @@ class Decisions:
         self._policies, self._reviews = policies, reviews
         self._audit_share = audit_share
         self._calibrators: dict[int, str] = {}
+        self._made: Counter | None = None
         self._commit: GroupCommit[_Row] = GroupCommit(
             lambda rows: database.run(lambda: self._write(rows))
+        )
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Count decisions by what was decided, and by classifier."""
+        self._made = Counter(
+            "deepintuit_decisions",
+            "Decisions that are on disk.",
+            ("decision", "decided_by", "classifier"),
+            registry=metrics.registry,
         )
 
     @property
@@ -195,6 +208,9 @@ class Decisions:
         inputs = DecisionInputs(columns=dict(columns), text=text)
         evidence = evidence_to_json(answered.evidence)
         await self._commit.put(_Row(record, evidence, _inputs_json(inputs), self._review(record)))
+        if self._made is not None:
+            number = record.versions.classifier
+            self._made.labels(record.decision, record.decided_by, number).inc()
         return record
 
     async def get(self, decision_id: str) -> StoredDecision:

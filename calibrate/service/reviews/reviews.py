@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from calibrate.service.caller import Caller
 from calibrate.service.intake.store import ClipStore
+from calibrate.service.metrics import Metrics
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import NewReview
 from calibrate.service.reviews.agreement import ReviewStats, review_stats
@@ -106,6 +107,10 @@ class Reviews:
         self._database, self._audit, self._clips = database, audit, clips
         self._clock = clock
         self._double_share = double_share
+
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Show how many reviews wait."""
+        metrics.watch("reviews_waiting", "Reviews that wait for a person.", self._num_waiting)
 
     def open(self, connection: sqlite3.Connection, review: NewReview) -> None:
         """Add a review, in the transaction of its decision."""
@@ -236,6 +241,13 @@ class Reviews:
                 return review_stats(connection, self._clock())
 
         return await self._database.run(read)
+
+    def _num_waiting(self) -> float:
+        with self._database.read() as connection:
+            (num,) = connection.execute(
+                "SELECT COUNT(*) FROM reviews WHERE state = 'open'"
+            ).fetchone()
+        return float(num)
 
     def _lease(self, caller: Caller, count: int, seconds: float) -> list[Review]:
         now = self._clock()

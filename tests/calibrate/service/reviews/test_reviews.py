@@ -197,10 +197,13 @@ async def test_pages_and_counts_tell_of_all_reviews(tmp_path: Path):
 
 
 def _kept(parts: Deciding, content: bytes) -> str:
-    with parts.clips.incoming() as clip:
+    clip = parts.clips.incoming()
+    try:
         clip.write(content)
         clip.keep()
         return clip.video_hash
+    finally:
+        clip.discard()
 
 
 def _has_room_for_others(parts: Deciding) -> bool:

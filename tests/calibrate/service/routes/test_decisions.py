@@ -29,6 +29,19 @@ def test_a_decision_is_read_listed_and_found_again(api: Asking):
     assert [one["id"] for one in same["decisions"]] == [made[2].id]
 
 
+def test_metrics_count_decisions_and_what_waits(api: Asking):
+    made = [api.decide(f"clip {number}".encode()) for number in range(9)]
+    text = api.ask("GET", "/metrics", "read").text
+    counts = [
+        line
+        for line in text.splitlines()
+        if line.startswith("deepintuit_decisions_total") and 'classifier="1"' in line
+    ]
+    assert sum(float(line.split()[-1]) for line in counts) == 9
+    waiting = sum(one.decision == "review" for one in made)
+    assert f"deepintuit_reviews_waiting {waiting}.0" in text
+
+
 def test_an_explanation_recomputes_to_equal_probabilities(api: Asking):
     api.ask("POST", "/v1/policies", json=POLICY)
     for number in range(8):
