@@ -30,7 +30,7 @@ from calibrate.service.intake.roots import OpenedFile, Roots
 from calibrate.service.intake.store import ClipStore, Incoming, KeptClip
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClipFacts, ClipInspector
-from wire.errors import DeepIntuitError
+from wire.errors import DeepIntuitError, NoVideo
 
 Source = Literal["upload", "path", "url"]
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class Intake:
         )
         self._inspector, self._clips = inspector, clips
         self._timeout_s = config.request_timeout_s
-        self._roots = Roots(config.roots, config.state / _OPEN)
+        self._roots = Roots(config.roots, config.state / _OPEN, closed=config.state)
         self._downloads = Downloads(
             config.url_hosts,
             private_hosts=config.private_url_hosts,
@@ -149,7 +149,7 @@ class Intake:
         try:
             self._limits.check_bytes(file.size)
             video_hash = await self._run(partial(self._hash_of, file))
-            facts = await self._checked(file.alias, video_hash, path)
+            facts = await self._checked(file.alias, video_hash, path, "path")
             return AdmittedClip(
                 path=file.alias,
                 video_hash=video_hash,
@@ -176,7 +176,7 @@ class Intake:
             raise Problem(
                 410, "clip-gone", f"{name} is not kept any longer (clip_store_gb); send it again"
             )
-        facts = await self._checked(kept.path, video_hash, name)
+        facts = await self._checked(kept.path, video_hash, name, source)
         return _admitted(kept, name, source, facts)
 
     def close(self) -> None:
@@ -185,10 +185,10 @@ class Intake:
 
     async def _admit(self, receiving: "Receiving", name: str, source: Source) -> AdmittedClip:
         incoming = await receiving.whole()
-        facts = await self._checked(incoming.path, incoming.video_hash, name)
+        facts = await self._checked(incoming.path, incoming.video_hash, name, source)
         return _admitted(await self._run(incoming.keep), name, source, facts)
 
-    async def _checked(self, path: Path, video_hash: str, name: str) -> ClipFacts:
+    async def _checked(self, path: Path, video_hash: str, name: str, source: Source) -> ClipFacts:
         """Facts of a clip that is within the limits."""
         facts = self._facts.get(video_hash)
         if facts is None:
@@ -202,6 +202,11 @@ class Intake:
                     "too many other clips are being looked at; try again",
                     headers={"Retry-After": "10"},
                 ) from error
+            except NoVideo as error:
+                if source == "upload":
+                    raise refusal_of(error, path, name) from error
+                # the reason may quote a file that the client cannot read itself
+                raise Problem(415, "no-video", f"{name} is no video") from error
             except DeepIntuitError as error:
                 raise refusal_of(error, path, name) from error
             self._facts.put(video_hash, facts)

@@ -59,11 +59,13 @@ class OpenedFile:
 class Roots:
     """Allowed folders. Safe to call from threads."""
 
-    def __init__(self, folders: Sequence[Path], aliases: Path) -> None:
-        """``aliases``: a folder for names of open files, which is emptied. Raises ConfigError for a
-        root that is no folder, or is the system's."""
+    def __init__(self, folders: Sequence[Path], aliases: Path, *, closed: Path) -> None:
+        """``aliases``: a folder for names of open files, which is emptied; ``closed``: a folder of
+        which no file is opened, also below a root. Raises ConfigError for a root that is no folder,
+        or is the system's."""
         self._roots = [pair for folder in folders for pair in _both_names(folder)]
         self._aliases, self._numbers = aliases, itertools.count()
+        self._closed = closed.resolve()
         shutil.rmtree(aliases, ignore_errors=True)
         aliases.mkdir(parents=True)
         self._system = {path.stat().st_dev for path in _SYSTEM if path.is_dir()}
@@ -74,6 +76,8 @@ class Roots:
         Raises Problem 403 if it is outside of the roots or no regular file, 404 if there is none.
         """
         for root, parts in self._places(path):
+            if root.joinpath(*parts).is_relative_to(self._closed):  # no link is followed
+                raise _refused("the service's own files are no clips")
             try:
                 file = _walk(root, parts)
             except FileNotFoundError:

@@ -4,15 +4,21 @@ import asyncio
 import io
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from calibrate.service.intake.clips import Intake
+from calibrate.service.intake.store import ClipStore
 from calibrate.service.protocols import ClipFacts
 from cluster.serving.inspector import PoolInspector
-from tests.video.conftest import write_clip
+from tests.calibrate.service.running import make_config
+from tests.video.conftest import FakeProcessor, write_clip
+from video.cache import ClipStore as ClipCache
+from video.config import VideoConfig
 from wire.errors import ClipError, ClipTimedOut, NoVideo
 
 
@@ -83,3 +89,25 @@ async def test_frames_do_not_keep_containers_waiting(
     assert time.monotonic() - start < 5
     assert not frames.done()
     assert len(await frames) == 300
+
+
+async def test_engines_see_the_same_frames_of_an_upload_and_of_a_path(
+    inspector: PoolInspector, tmp_path: Path
+) -> None:
+    """Through the clip cache of a classifier, which gets other names for the same bytes."""
+    path = write_clip(tmp_path / "a.mp4", frames=20)
+    config = make_config(tmp_path, roots=(tmp_path,))
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield path.read_bytes()
+
+    store = ClipStore(config.state / "clips", 10**6)
+    with closing(Intake(config, inspector, store)) as intake:
+        admitted = [await intake.from_upload(stream(), "b"), await intake.from_path("a.mp4")]
+        cache = ClipCache(
+            tmp_path / "cache", FakeProcessor(tmp_path / "log"), VideoConfig(max_frames=8)
+        )
+        seen = [cache.get(str(clip.path)) for clip in admitted]
+    assert [clip.video_hash for clip in seen] == [clip.video_hash for clip in admitted]
+    assert seen[0].fingerprint == seen[1].fingerprint == cache.get(str(path)).fingerprint
+    assert cache.misses == 1

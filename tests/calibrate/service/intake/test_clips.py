@@ -222,6 +222,13 @@ async def test_a_file_of_a_path_is_closed_with_its_clip(
     await until(lambda: files(tmp_path) == [])
 
 
+async def test_what_a_file_says_is_not_told_to_who_cannot_read_it(make: Make, root: Path) -> None:
+    (root / ".env").write_bytes(b"PASSWORD=s3cret")
+    intake = make(roots=(root,))
+    problem = await refusal(intake.from_path(".env"))
+    assert (problem.status, problem.slug, problem.detail) == (415, "no-video", ".env is no video")
+
+
 async def test_a_url_is_fetched_into_the_store(make: Make, inspector: Inspector) -> None:
     async def answer(path: str, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nclip6")

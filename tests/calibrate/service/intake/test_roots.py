@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def roots(root: Path, tmp_path: Path) -> Roots:
-    return Roots([root], tmp_path / "aliases")
+    return Roots([root], tmp_path / "aliases", closed=tmp_path / "state")
 
 
 def refusal(roots: Roots, path: str | Path) -> tuple[int, str]:
@@ -141,13 +141,14 @@ def test_a_file_that_is_not_there_is_404(roots: Roots, root: Path) -> None:
 
 
 def test_without_roots_no_path_is_read(tmp_path: Path) -> None:
-    assert refusal(Roots([], tmp_path / "aliases"), "/etc/passwd") == (403, "path-refused")
+    roots = Roots([], tmp_path / "aliases", closed=tmp_path / "state")
+    assert refusal(roots, "/etc/passwd") == (403, "path-refused")
 
 
 def test_a_root_that_is_a_link_is_known_under_both_names(root: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(root)
-    roots = Roots([link], tmp_path / "aliases")
+    roots = Roots([link], tmp_path / "aliases", closed=tmp_path / "state")
     for base in (link, root):
         assert roots.open(str(base / "a/clip.mp4")).alias.read_bytes() == b"inside"
 
@@ -155,7 +156,7 @@ def test_a_root_that_is_a_link_is_known_under_both_names(root: Path, tmp_path: P
 @pytest.mark.parametrize("folder", ["/", "/proc", "/proc/self", "/dev", "/sys", "/none"])
 def test_a_root_of_the_systems_files_or_of_none_is_refused(tmp_path: Path, folder: str) -> None:
     with pytest.raises(ConfigError, match="allowed root"):
-        Roots([Path(folder)], tmp_path / "aliases")
+        Roots([Path(folder)], tmp_path / "aliases", closed=tmp_path / "state")
 
 
 def test_a_changed_file_has_another_identity(roots: Roots, root: Path) -> None:
@@ -169,5 +170,17 @@ def test_a_changed_file_has_another_identity(roots: Roots, root: Path) -> None:
 def test_aliases_of_a_killed_process_are_removed(root: Path, tmp_path: Path) -> None:
     (tmp_path / "aliases").mkdir()
     (tmp_path / "aliases/7.mp4").symlink_to("/proc/1/fd/0")
-    Roots([root], tmp_path / "aliases")
+    Roots([root], tmp_path / "aliases", closed=tmp_path / "state")
     assert list((tmp_path / "aliases").iterdir()) == []
+
+
+def test_the_services_own_files_are_no_clips_though_they_are_below_a_root(
+    root: Path, tmp_path: Path
+) -> None:
+    (root / "state").mkdir()
+    (root / "state/service.sqlite").write_bytes(b"x")
+    (root / "statement.mp4").write_bytes(b"x")
+    roots = Roots([root], root / "state/open", closed=root / "state")
+    for path in ("state/service.sqlite", root / "state/service.sqlite", "state"):
+        assert refusal(roots, path) == (403, "path-refused")
+    assert roots.open("statement.mp4")
