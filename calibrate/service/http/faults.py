@@ -20,6 +20,7 @@ from wire.errors import DeadlineExceeded, DiskFull, GenerationError, UserError, 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_SHAPED_AS_OPENAI = ("/v1/files", "/v1/batches")
 _MAX_FAULTS = 50
 _WORDS = {
     "Not Found": "there is nothing at this address; /openapi.json describes what there is",
@@ -32,7 +33,10 @@ _SLUGS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "u
 
 def respond(problem: Problem, instance: str | None) -> Response:
     """Response of a problem; ``instance``: the path that was asked for."""
-    body = json.dumps(problem.as_json(instance), allow_nan=False).encode()
+    values = problem.as_json(instance)
+    if instance is not None and instance.startswith(_SHAPED_AS_OPENAI):
+        values["message"] = problem.detail  # the one member that OpenAI's client shows
+    body = json.dumps(values, allow_nan=False).encode()
     return Response(body, problem.status, problem.headers, media_type=MEDIA_TYPE)
 
 

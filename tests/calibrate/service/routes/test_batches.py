@@ -46,6 +46,7 @@ def refused(kind: type[openai.APIStatusError], words: str) -> Iterator[None]:
     with pytest.raises(kind) as raised:
         yield
     assert words in raised.value.response.json()["detail"]
+    assert words in str(raised.value)
 
 
 def requests(*paths: Path) -> bytes:
