@@ -146,7 +146,13 @@ def page_service(
 
     config = make_config(
         folder,
-        **{"max_loaded": 2, "archives": {"demo": folder / "run"}, "audit_share": 0.0, **settings},
+        **{
+            "max_loaded": 2,
+            "archives": {"demo": folder / "run"},
+            "audit_share": 0.0,
+            "double_blind_share": 0.0,
+            **settings,
+        },
     )
     parts = make_parts(
         backend=PageBackend(delay_s),

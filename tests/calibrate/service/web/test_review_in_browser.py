@@ -25,8 +25,18 @@ def waiting(service: Running) -> Iterator[list[dict[str, Any]]]:
 
 def ended(service: Running) -> dict[str, Review]:
     """Reviews that have ended, by decision."""
-    reviews = asyncio.run_coroutine_threadsafe(service.service.reviews.done(), service.loop)
-    return {one.decision_id: one for one in reviews.result(10)}
+    page = service.service.reviews.page("done", None, 100, None)
+    reviews, _ = asyncio.run_coroutine_threadsafe(page, service.loop).result(10)
+    return {one.decision_id: one for one in reviews}
+
+
+def kept(opened: OpenedPage, service: Running, number: int) -> dict[str, Review]:
+    """Reviews that have ended, once there are so many: an answer is sent after a while."""
+    for _ in range(200):
+        if len(done := ended(service)) == number:
+            return done
+        opened.page.wait_for_timeout(50)
+    raise AssertionError(f"{len(ended(service))} reviews have ended, expected {number}")
 
 
 def clip(opened: OpenedPage, name: str) -> None:
@@ -52,8 +62,7 @@ def test_labels_are_given_by_keys_and_kept(
     page.keyboard.press("Escape")
     page.keyboard.press("x")
     page.wait_for_selector("text=All done: 4 reviewed")
-    page.wait_for_selector(".toast", state="detached")
-    done = ended(service)
+    done = kept(opened, service, 4)
     outcomes = [done[one["id"]].outcome for one in waiting]
     assert outcomes == ["abnormal", "normal", waiting[2]["label"], None]
     assert done[waiting[3]["id"]].answers[0].note == "1 too dark"
@@ -76,7 +85,7 @@ def test_an_answer_is_undone_before_it_is_sent(
     clip(opened, "1.mp4")
     opened.go("traces")  # leaving sends what was given, and gives the others back
     page.wait_for_selector(".trace-item")
-    assert [one.outcome for one in ended(service).values()] == ["normal"]
+    assert [one.outcome for one in kept(opened, service, 1).values()] == ["normal"]
     with httpx.Client(base_url=service.url, headers=service.headers()) as client:
         leased = client.post("/v1/reviews/lease", json={"n": 9}).json()["reviews"]
     assert [one["decision"]["clip"]["name"] for one in leased] == ["1.mp4", "2.mp4", "3.mp4"]
