@@ -205,11 +205,16 @@ def _differences(
         "prediction_set": (record.prediction_set, own.prediction_set),
         "decision": (record.decision, again.action),
         "reasons": ([o.code for o in record.reasons], [o.code for o in again.reasons]),
-        "policies": (record.policies, again.policies),
+        "policies": ([_facts(o) for o in record.policies], [_facts(o) for o in again.policies]),
     }
     return [
         f"{name}: {one!r}, recomputed {two!r}" for name, (one, two) in pairs.items() if one != two
     ]
+
+
+def _facts(outcome: PolicyOutcome) -> dict[str, object]:
+    """What a policy said, without its words, which another version of the program may change."""
+    return outcome.model_dump(exclude={"why"})
 
 
 def _bits(probabilities: Mapping[str, float]) -> dict[str, str]:

@@ -23,7 +23,7 @@ class ClipShown(Config):
 
     video_hash: str
     name: str
-    """As the client called it; no path of this machine."""
+    """As the client called it: an upload's file name, a path, a URL without its query."""
     source: Literal["upload", "path", "url"]
     window: tuple[float, float] | None = None
     """First second, and the one before which it ends; null: the whole video."""

@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import json
 import sqlite3
@@ -17,6 +18,7 @@ from tests.calibrate.service.deciding import (
     make_policy,
     together,
 )
+from wire.errors import DiskFull
 
 
 async def test_a_decision_is_whole_and_on_disk_when_it_is_answered(tmp_path: Path):
@@ -117,6 +119,25 @@ async def test_decisions_are_never_changed_and_never_removed(tmp_path: Path):
                 parts.database.write() as connection,
             ):
                 connection.execute(statement)
+
+
+async def test_a_full_disk_is_named_and_leaves_no_half_of_a_decision(tmp_path: Path):
+    with deciding(tmp_path, audit_share=1.0) as parts:
+        classifier = parts.classifier()
+        with parts.database.write() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        room = parts.database._writer
+        room.execute(f"PRAGMA max_page_count = {pages}")
+        long = make_evidence(0.95, trace="x" * 20_000)
+        results = await asyncio.gather(
+            *[parts.decide(classifier, long, f"{n}.mp4") for n in range(9)], return_exceptions=True
+        )
+        assert {type(one) for one in results} == {DiskFull}
+        room.execute("PRAGMA max_page_count = 100000")
+        record = await parts.decide(classifier, long)
+        stored, _ = await parts.decisions.page(DecisionFilter(), 9, None)
+        waiting, _ = await parts.reviews.page("open", None, 9, None)
+        assert (stored, [one.decision_id for one in waiting]) == ([record], [record.id])
 
 
 async def test_pages_hold_every_decision_once_newest_first(tmp_path: Path):
