@@ -4,7 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,7 +41,8 @@ def test_a_file_below_a_root_is_opened_and_its_alias_leads_to_it(roots: Roots, r
     file = roots.open(str(root / "a/clip.mp4"))
     assert file.alias.suffix == ".mp4"
     assert file.alias.read_bytes() == b"inside"
-    assert roots.open("a/clip.mp4").alias.read_bytes() == b"inside"
+    again = roots.open("a/clip.mp4")
+    assert again.alias.read_bytes() == b"inside"
 
 
 def test_another_process_reads_the_checked_file_though_another_took_its_place(
@@ -184,3 +189,35 @@ def test_the_services_own_files_are_no_clips_though_they_are_below_a_root(
     for path in ("state/service.sqlite", root / "state/service.sqlite", "state"):
         assert refusal(roots, path) == (403, "path-refused")
     assert roots.open("statement.mp4")
+
+
+def test_a_folder_that_becomes_a_link_at_any_moment_leads_nowhere_else(
+    roots: Roots, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/clip.mp4").write_bytes(b"outside")
+    (root / "link").symlink_to(tmp_path / "outside")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for old, new in (("a", "kept"), ("link", "a"), ("a", "link"), ("kept", "a")):
+                (root / old).rename(root / new)
+
+    read: Counter[bytes | int] = Counter()
+    with ThreadPoolExecutor(1) as threads:
+        swapping = threads.submit(swap)
+        try:
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                try:
+                    file = roots.open("a/clip.mp4")
+                    read[file.alias.read_bytes()] += 1
+                except Problem as problem:
+                    read[problem.status] += 1
+        finally:
+            stop.set()
+        swapping.result()
+    assert set(read) <= {b"inside", 403, 404}
+    assert read[b"inside"] > 0
+    assert read[403] > 0
