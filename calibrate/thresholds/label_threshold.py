@@ -10,7 +10,7 @@ draws of the held-out clips, and for new clips drawn like them, the target is ke
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -47,7 +47,7 @@ class LabelThreshold:
     num_held_out: int
     """Held-out clips."""
     num_fired: int
-    """Held-out clips at or above the value; without one, at the nearest that was tested."""
+    """Held-out clips at or above the value; without one, at the threshold that was tested."""
     num_counted: int
     """Clips that the rate is of: those fired at (precision), those with the label (miss rate)."""
     num_wrong: int
@@ -87,8 +87,8 @@ class LabelThreshold:
                 f"{self.num_held_out} held-out clips ({counted})"
             )
         return (
-            f"{self.promise}: not attainable with these {self.num_held_out} held-out clips (the "
-            f"nearest: {counted}); it takes {self.num_needed} "
+            f"{self.promise}: not attainable with these {self.num_held_out} held-out clips "
+            f"(tested: {counted}); it takes {self.num_needed} "
             + ("sure clips" if self.target == "precision" else "clips with the label")
             + " without an error, more with some"
         )
@@ -157,7 +157,19 @@ def derive_threshold(
     if len(scored.val) and len(scores):
         start = choose_start(*scores_of(scored.val), 1 - goal, confidence, len(scores))
     fitted = fit_threshold(scores, has_label, 1 - goal, confidence, start=start)
-    return _precision(label, fitted, goal)
+    threshold = _precision(label, fitted, goal)
+    if start is None or threshold.attainable:
+        return threshold
+    fired = scores >= start  # where the test stopped
+    num, wrong = int(fired.sum()), int((fired & ~has_label).sum())
+    (bound,) = upper_bounds(np.array([wrong]), np.array([num]), 1 - confidence)
+    return replace(
+        threshold,
+        num_fired=num,
+        num_counted=num,
+        num_wrong=wrong,
+        bound=1 - float(bound) if num else None,
+    )
 
 
 def _precision(label: str, fitted: Threshold, goal: float) -> LabelThreshold:

@@ -65,6 +65,17 @@ def test_too_few_clips_make_a_target_not_attainable_and_say_what_it_takes():
     assert "sure clips" in precise.explanation
 
 
+def test_what_is_not_attainable_shows_a_bound_that_misses_the_goal():
+    """By chance the threshold that val clips chose has too few held-out clips."""
+    draw, num_missed = np.random.default_rng(5), 0
+    for _ in range(40):
+        threshold = derive(drawn(draw, 400), drawn(draw, 400), goal=0.97)
+        if threshold.value is None:
+            num_missed += 1
+            assert threshold.bound is None or threshold.bound < 0.97
+    assert num_missed
+
+
 @pytest.mark.parametrize("target", ["precision", "miss_rate"])
 def test_without_a_clip_nothing_is_attainable(target):
     threshold = derive(NOTHING, target=target)

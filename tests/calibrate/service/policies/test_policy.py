@@ -57,6 +57,23 @@ def test_a_clip_that_cannot_be_read_is_never_decided_alone_and_never_missed():
     assert not outcome(active(action="review"), 1.0, usable=False).fires
 
 
+@pytest.mark.parametrize(
+    ("target", "goal"), [("precision", 0.8), ("precision", 0.9), ("miss_rate", 0.3)]
+)
+@pytest.mark.parametrize("action", ["auto", "pass", "review"])
+@pytest.mark.parametrize("label", NAMES)
+def test_it_fires_at_the_held_out_clips_that_its_promise_was_made_of(target, goal, action, label):
+    policy = active(target=target, goal=goal, action=action, label=label)
+    assert policy.threshold is not None
+    assert policy.threshold.attainable
+    part, place = make_held_out().held_out, NAMES.index(label)
+    fires = np.array([policy.outcome(row, True, NAMES).fires for row in part.probabilities])
+    has_label = part.truth == place
+    wrong = fires & ~has_label if target == "precision" else ~fires & has_label
+    assert fires.sum() == policy.threshold.num_fired
+    assert wrong.sum() == policy.threshold.num_wrong
+
+
 @pytest.mark.parametrize("target", ["precision", "miss_rate"])
 @pytest.mark.parametrize("goal", [0.0001, 0.9999])
 @pytest.mark.parametrize("confidence", [0.5, 0.9999])
