@@ -1,7 +1,6 @@
-"""Host of two fits with the same order, until both have ended: what the service is to them. (No
-test file.)
+"""Host of a fit job until it has ended: what the service is to it. (No test file.)
 
-python fit_host.py FOLDER RUN    -> a line of JSON about them
+python fit_host.py FOLDER RUN    -> a line of JSON about the job
 """
 
 import asyncio
@@ -12,21 +11,20 @@ from pathlib import Path
 from cluster.serving.parts import FIT_COMMAND
 from tests.calibrate.service.jobs.open_jobs import CALLER, new_fit, open_jobs
 
-ORDER = ("calibrate.epochs=4", "calibrate.batch_size=4")
-
 
 async def main(folder: Path, run: Path) -> None:
+    # as many compute threads as the run's own calibration had
     async with open_jobs(folder, command=FIT_COMMAND, fit_cpus=1, roots=(run,)) as opened:
-        jobs = await opened.jobs.page(limit=2)
-        while len(jobs) < 2:
-            jobs = [await opened.jobs.submit(new_fit(run, settings=ORDER), CALLER), *jobs]
-        while not all(job.has_ended for job in jobs):
+        jobs = await opened.jobs.page(limit=1)
+        job = jobs[0] if jobs else await opened.jobs.submit(new_fit(run), CALLER)
+        while not job.has_ended:
             await asyncio.sleep(0.1)
-            jobs = await opened.jobs.page(limit=2)
+            job = await opened.jobs.get(job.id)
         facts = {
-            "states": [(job.state, job.detail) for job in jobs],
-            "starts": [job.starts for job in jobs],
-            "versions": [[one.version for one in job.classifiers] for job in jobs],
+            "state": job.state,
+            "detail": job.detail,
+            "starts": job.starts,
+            "hashes": [one.hash for one in opened.registry.list()],
             "aliases": opened.registry.aliases(),
         }
     sys.stdout.write(json.dumps(facts) + "\n")
