@@ -115,13 +115,14 @@ async def register(
     """Register a published classifier: all its bytes are checked, which takes as long as reading
     its weights. It answers to its number at once; promote it to make it the champion."""
     directory = _published(given.path, service.config.roots)
-    before = {one.version for one in await service.database.run(service.registry.list)}
-    try:
-        taken = await asyncio.to_thread(
-            service.registry.register, directory, source=given.path, by=caller.name
-        )
-    except OSError as error:
-        raise _unreadable(given.path, error) from error
+    async with service.registry.turn:
+        before = {one.version for one in await service.database.run(service.registry.list)}
+        try:
+            taken = await asyncio.to_thread(
+                service.registry.register, directory, source=given.path, by=caller.name
+            )
+        except OSError as error:
+            raise _unreadable(given.path, error) from error
     response.headers["Location"] = f"/v1/classifiers/{taken.version}"
     response.status_code = 200 if taken.version in before else 201
     return _summary(taken, whole=True)

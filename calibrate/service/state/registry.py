@@ -10,6 +10,7 @@ before a change or after it; ``Registry(...)`` removes half-made folders. One pr
 have the registry of a state directory open.
 """
 
+import asyncio
 import json
 import shutil
 import sqlite3
@@ -81,6 +82,8 @@ class Registry:
     def __init__(self, database: Database, audit: Audit, folder: Path) -> None:
         self._database, self._audit, self._folder = database, audit, folder
         self._registering = threading.Lock()
+        self.turn = asyncio.Lock()
+        """For coroutines that register in a thread: who waits for another holds none."""
         self._loaded: dict[int, RegisteredClassifier] = {}
         folder.mkdir(parents=True, exist_ok=True)
         remove_unregistered(folder, {one.version for one in self.list()})
@@ -120,21 +123,21 @@ class Registry:
                 )
         else:
             version = _number(text)
-        if version not in self._loaded:
-            with self._database.read() as connection:
-                row = connection.execute(
-                    "SELECT * FROM classifiers WHERE version = ?", (version,)
-                ).fetchone()
-            if row is None:
-                raise _no_such(text)
-            self._loaded[version] = self._registered(row)
-        return self._loaded[version]
+        if version in self._loaded:
+            return self._loaded[version]
+        with self._database.read() as connection:
+            row = connection.execute(
+                "SELECT * FROM classifiers WHERE version = ?", (version,)
+            ).fetchone()
+        if row is None:
+            raise _no_such(text)
+        return self._known(row)
 
     def list(self) -> tuple[RegisteredClassifier, ...]:
         """All versions, from the first on."""
         with self._database.read() as connection:
             rows = connection.execute("SELECT * FROM classifiers ORDER BY version").fetchall()
-        return tuple(self._loaded.setdefault(row["version"], self._registered(row)) for row in rows)
+        return tuple(self._known(row) for row in rows)
 
     def aliases(self) -> dict[str, int]:
         """Version of each alias that is set."""
@@ -251,16 +254,18 @@ class Registry:
             {**detail, "before": before, "after": after},
         )
 
-    def _registered(self, row: sqlite3.Row) -> RegisteredClassifier:
-        values = dict(row)
-        return RegisteredClassifier(
-            **{
-                **values,
-                "path": self._folder / str(values["version"]),
-                "label_names": tuple(json.loads(values["label_names"])),
-                "figures": json.loads(values["figures"]),
+    def _known(self, row: sqlite3.Row) -> RegisteredClassifier:
+        """The one object of a version, so that its calibration is read once."""
+        version = row["version"]
+        if version not in self._loaded:
+            values = {
+                **dict(row),
+                "path": self._folder / str(version),
+                "label_names": tuple(json.loads(row["label_names"])),
+                "figures": json.loads(row["figures"]),
             }
-        )
+            self._loaded.setdefault(version, RegisteredClassifier(**values))
+        return self._loaded[version]
 
 
 def _aliases(connection: sqlite3.Connection) -> dict[str, int]:

@@ -31,7 +31,7 @@ from tests.calibrate.service.running import make_config
 from tests.calibrate.service.state.wholeness import check_aliases, check_folders
 
 KILLS = 100
-LONGEST_S = 1.0
+LONGEST_S = 0.6
 OPENS_S = 0.3
 SCHEMAS = (audit.SCHEMA, tokens.SCHEMA, registry.SCHEMA, job.SCHEMA)
 

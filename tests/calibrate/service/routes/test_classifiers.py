@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,24 @@ def test_a_published_directory_is_registered_once(api: Api):
     assert (again.status_code, again.json()) == (200, made.json())
     assert api.ask("GET", "/v1/classifiers/1", "read").json() == made.json()
     assert api.ask("POST", "/v1/classifiers", "read", json={"path": path}).status_code == 403
+
+
+def test_many_who_register_at_once_get_one_version_and_hold_up_nobody(api: Api):
+    path, headers = api.publish("first"), api.service.headers()
+    with ThreadPoolExecutor(24) as pool:
+        answers = [
+            pool.submit(
+                httpx.post,
+                f"{api.service.url}/v1/classifiers",
+                json={"path": path},
+                headers=headers,
+                timeout=60,
+            )
+            for _ in range(24)
+        ]
+        assert api.client.get("/v1/health/live", timeout=10).status_code == 200
+        statuses = sorted(one.result().status_code for one in answers)
+    assert statuses == [200] * 23 + [201]
 
 
 def test_a_run_stands_for_the_classifier_that_it_published(api: Api):
