@@ -82,6 +82,7 @@ def test_a_mistake_is_named_before_anything_starts(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_first_start_shows_a_token_once_and_sigterm_ends_it_with_status_0(tmp_path: Path):
     state = new_state(tmp_path)
     with serving(str(state)) as process:
