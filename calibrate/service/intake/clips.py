@@ -116,6 +116,8 @@ class Intake:
             resolver=resolver,
         )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
+        # of their own: a disk that does not answer holds up no upload
+        self._path_threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="clip-paths")
         self._facts = _Recent[str, ClipFacts]()
         self._hashes = _Recent[tuple[int, ...], str]()
 
@@ -145,10 +147,10 @@ class Intake:
     async def from_path(self, path: str) -> AdmittedClip:
         """Admit a file under an allowed root. Raises Problem 403 or 404, and those of
         ``from_upload``."""
-        file = await self._run(partial(self._roots.open, path))
+        file = await self._of_disk(partial(self._roots.open, path), path)
         try:
             self._limits.check_bytes(file.size)
-            video_hash = await self._run(partial(self._hash_of, file))
+            video_hash = await self._of_disk(partial(self._hash_of, file), path)
             facts = await self._checked(file.alias, video_hash, path, "path")
             return AdmittedClip(
                 path=file.alias,
@@ -182,6 +184,7 @@ class Intake:
     def close(self) -> None:
         """End its threads."""
         self._threads.shutdown(wait=True)
+        self._path_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _admit(self, receiving: "Receiving", name: str, source: Source) -> AdmittedClip:
         incoming = await receiving.whole()
@@ -219,10 +222,23 @@ class Intake:
             return known
         with os.fdopen(file.descriptor, "rb", buffering=0, closefd=False) as bytes_of:
             value = hashlib.file_digest(bytes_of, "sha256").hexdigest()
-        os.lseek(file.descriptor, 0, os.SEEK_SET)
         if file.identity == before:
             self._hashes.put(before, value)
         return value
+
+    async def _of_disk(self, call: Callable[[], T], path: str) -> T:
+        """Result of a call about a path, whose disk may fail or not answer. Raises Problem 503."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await loop.run_in_executor(self._path_threads, call)
+        except OSError as error:  # TimeoutError is one
+            raise Problem(
+                503,
+                "clip-unreachable",
+                f"{path} cannot be read: {error.strerror or 'its disk does not answer'}",
+                headers={"Retry-After": "10"},
+            ) from error
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

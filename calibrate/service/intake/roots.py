@@ -26,6 +26,15 @@ _LONGEST = 4096
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 """Opens nothing: a device does not move, a pipe does not wait."""
 _READ = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+_NOT_FOLLOWED = "a part of its path is no folder, or a symbolic link, which is not followed"
+_NOT_READ = "this service may not read it"
+_REASONS = {
+    errno.ENOTDIR: _NOT_FOLLOWED,
+    errno.ELOOP: _NOT_FOLLOWED,
+    errno.EACCES: _NOT_READ,
+    errno.EPERM: _NOT_READ,
+    errno.ENAMETOOLONG: "a part of its path is longer than a name may be",
+}
 
 
 class OpenedFile:
@@ -73,7 +82,8 @@ class Roots:
     def open(self, path: str) -> OpenedFile:
         """Open a file that a client named, absolutely or below a root (the first that has it).
 
-        Raises Problem 403 if it is outside of the roots or no regular file, 404 if there is none.
+        Raises Problem 403 if it is outside of the roots or no regular file, 404 if there is none,
+        OSError if its disk fails.
         """
         for root, parts in self._places(path):
             if root.joinpath(*parts).is_relative_to(self._closed):  # no link is followed
@@ -83,7 +93,7 @@ class Roots:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise _refused(_why(error)) from error
+                raise _refusal_of(error) from error
             try:
                 return self._opened(file, PurePosixPath(path).suffix)
             finally:
@@ -116,7 +126,7 @@ class Roots:
         try:
             descriptor = os.open(f"/proc/self/fd/{file}", _READ)
         except OSError as error:
-            raise _refused(_why(error)) from error
+            raise _refusal_of(error) from error
         ending = suffix if suffix[1:].isalnum() and suffix.isascii() else ""
         opened = OpenedFile(descriptor, self._aliases / f"{next(self._numbers)}{ending}")
         opened.alias.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
@@ -164,12 +174,10 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a file of the system")
 
 
-def _why(error: OSError) -> str:
-    if error.errno == errno.ENOTDIR:
-        return "a part of its path is no folder, or a symbolic link, which is not followed"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "this service may not read it"
-    return f"it cannot be opened ({error.strerror})"
+def _refusal_of(error: OSError) -> Exception:
+    """The refusal that an error of the system means; a disk that fails is none."""
+    reason = _REASONS.get(error.errno or 0)
+    return error if reason is None else _refused(reason)
 
 
 def _refused(reason: str) -> Problem:

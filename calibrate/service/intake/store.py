@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -143,8 +144,9 @@ class Incoming:
     def __init__(self, store: ClipStore, path: Path) -> None:
         self.path, self.size = path, 0
         self._store, self._digest = store, hashlib.sha256()
-        self._file: FileIO | None = FileIO(path, "xb")
         self._lock = threading.Lock()
+        with _disk():
+            self._file: FileIO | None = FileIO(path, "xb")
 
     def write(self, data: bytes) -> None:
         """Append bytes. Raises Problem 507 if there is no room."""
@@ -154,12 +156,8 @@ class Incoming:
             self._store._claim(len(data))
             self.size += len(data)
             self._digest.update(data)
-            try:
+            with _disk():
                 _write_all(self._file, data)
-            except OSError as error:
-                raise Problem(
-                    507, "disk-full", f"the clip could not be written: {error.strerror}"
-                ) from error
 
     @property
     def video_hash(self) -> str:
@@ -167,8 +165,8 @@ class Incoming:
         return self._digest.hexdigest()
 
     def keep(self) -> "KeptClip":
-        """Put the clip under its hash; it is on the disk when this returns."""
-        with self._lock:
+        """Put the clip under its hash; it is on the disk when this returns. Raises Problem 507."""
+        with self._lock, _disk():
             self._close()
             kept = KeptClip(self._store, self.video_hash, self.path.name)
             self._store._keep(self.video_hash, self.path, self.size)
@@ -196,6 +194,17 @@ class KeptClip:
         self.video_hash, self.path = video_hash, store._place(video_hash)
         store.hold(video_hash, why)
         weakref.finalize(self, store.release, video_hash, why)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Errors of the disk as Problem 507."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(
+            507, "disk-full", f"the clip could not be written: {error.strerror}"
+        ) from error
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

@@ -1,7 +1,9 @@
 """Clips are admitted whole, with the hash of their bytes, or refused with nothing left behind."""
 
 import asyncio
+import errno
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from calibrate.service.intake.clips import AdmittedClip, Intake
+from calibrate.service.intake.roots import OpenedFile
 from calibrate.service.intake.store import ClipStore
 from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClipFacts
@@ -227,6 +230,28 @@ async def test_what_a_file_says_is_not_told_to_who_cannot_read_it(make: Make, ro
     intake = make(roots=(root,))
     problem = await refusal(intake.from_path(".env"))
     assert (problem.status, problem.slug, problem.detail) == (415, "no-video", ".env is no video")
+
+
+async def test_a_disk_that_fails_or_does_not_answer_is_503_and_holds_up_no_upload(
+    make: Make, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake, answers = make(roots=(root,), request_timeout_s=0.2), threading.Event()
+    fails: list[OSError] = [OSError(errno.EIO, "Input/output error")]
+
+    def open_file(path: str) -> OpenedFile:
+        if fails:
+            raise fails.pop()
+        answers.wait(30)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(intake._roots, "open", open_file)
+    problem = await refusal(intake.from_path("cat.mp4"))
+    assert (problem.status, problem.slug) == (503, "clip-unreachable")
+    assert problem.detail == "cat.mp4 cannot be read: Input/output error"
+    problems = await asyncio.gather(*[refusal(intake.from_path("cat.mp4")) for _ in range(20)])
+    assert {one.detail for one in problems} == {"cat.mp4 cannot be read: its disk does not answer"}
+    assert await intake.from_upload(stream(b"clip1"), "a.mp4")
+    answers.set()
 
 
 async def test_a_url_is_fetched_into_the_store(make: Make, inspector: Inspector) -> None:

@@ -1,5 +1,6 @@
 """A path leads to a regular file below a root, or is refused; no link is followed."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -221,3 +222,12 @@ def test_a_folder_that_becomes_a_link_at_any_moment_leads_nowhere_else(
     assert set(read) <= {b"inside", 403, 404}
     assert read[b"inside"] > 0
     assert read[403] > 0
+
+
+def test_a_disk_that_fails_is_no_refusal(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(OSError, match="Stale file handle"):
+        roots.open("a/clip.mp4")

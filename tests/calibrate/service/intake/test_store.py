@@ -1,6 +1,7 @@
 """The store keeps one file for each content, within its budget, and never drops what is held."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -184,3 +185,20 @@ def test_a_full_disk_is_a_typed_problem(tmp_path: Path, monkeypatch: pytest.Monk
         with full, pytest.raises(Problem, match="No space left") as caught:
             clip.write(b"x")
     assert (caught.value.status, caught.value.slug) == (507, "disk-full")
+
+
+def test_a_disk_that_fails_as_a_clip_is_kept_is_the_same_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = ClipStore(tmp_path, 100)
+    monkeypatch.setattr("calibrate.service.intake.store.sync_to_disk", full)
+    with receiving(store) as clip:
+        clip.write(b"some bytes")
+        with pytest.raises(Problem, match="No space left"):
+            clip.keep()
+    assert files(tmp_path) == []
+    assert (store.used_bytes, len(store)) == (0, 0)
+    assert store._holds == {}
