@@ -158,6 +158,9 @@ class WorkerClient:
             raise
         finally:
             self._waiting.pop(number, None)
+            future.cancel()
+            if not future.cancelled():
+                future.exception()  # seen, also where the write failed before
         if "error" in reply:
             raise ClipError(reply["error"])
         return reply

@@ -103,8 +103,7 @@ class Serving:
         if running is None:
             return "the champion is being changed"
         if running.state != "ready":
-            fault = f": {running.fault}" if running.fault else ""
-            return f"classifier {running.version} is {running.state}{fault}"
+            return f"classifier {running.version} is {running.state}"  # why: log and status
         return None
 
     async def drain(self) -> None:
