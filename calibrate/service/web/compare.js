@@ -22,7 +22,7 @@ const FIGURES = [
 
 export async function compareView({ root, params, signal }) {
   const body = h("div", {});
-  fill(root, head("Compare", "Two classifiers on the same test clips, and on a clip of yours."), body);
+  fill(root, head("Compare", "Figures of two classifiers side by side, and a clip of yours through both."), body);
   await loaded(body, () => classifiers(signal, { fresh: true }), (known) => (known.list.length === 0 ? noClassifiers() : comparison(known, params, signal)));
 }
 

@@ -12,8 +12,7 @@ export function decisionView(record, { file = null, signal } = {}) {
   return h(
     "article",
     { class: "decision stack", "aria-label": `Decision ${record.id}` },
-    h("div", { class: "decision-top" }, answerPanel(record), clipPanel(record, file, signal)),
-    rationale(record, signal),
+    h("div", { class: "decision-top" }, h("div", { class: "stack" }, answerPanel(record), rationale(record, signal)), clipPanel(record, file, signal)),
     versionsPanel(record, signal),
   );
 }
@@ -73,7 +72,7 @@ function clipPanel(record, file, signal) {
   const numbers = clip.frames ?? [];
   return h(
     "section",
-    { class: "panel" },
+    { class: "panel clip-panel" },
     h(
       "div",
       { class: "inner stack" },
@@ -89,9 +88,10 @@ function rationale(record, signal) {
   const control = h("div", {});
   if (record.control) fill(control, controlView(record, record.control));
   const text = record.trace ?? "";
-  return panel(
-    "The model's rationale",
-    null,
+  return h(
+    "section",
+    { class: "panel rationale" },
+    h("div", { class: "panel-head" }, h("h2", {}, "The model's rationale")),
     h(
       "div",
       { class: "inner stack" },
@@ -189,10 +189,8 @@ async function explain(record, options, place, button, signal) {
 }
 
 function explanation(explained) {
-  const sources = Object.entries(explained.sources).filter(([, one]) => one.weight !== 0);
   const facts = [
-    ["Probabilities", explained.formula],
-    ["Sources", sources.map(([name, one]) => `${name} x ${fixed(one.weight, 2)}`).join(" + ")],
+    ["Probabilities", `softmax over labels of ${explained.formula}`],
     ["Prediction set", explained.prediction_set],
     ["Threshold", explained.threshold],
     ...explained.policies.map((one) => [`Policy ${one.id}, version ${one.version}`, `${one.promise}. ${one.threshold}`]),
@@ -210,8 +208,7 @@ function explanation(explained) {
   );
 }
 
-const replayWords = (replay) =>
-  `The engine, asked again, answers ${replay.label}${replay.same_label ? " as well" : ""}${replay.same_trace ? ", with the same trace" : ", with another trace"}; the largest difference of a probability is ${Number(replay.largest_difference).toPrecision(2)}. ${replay.detail}`;
+const replayWords = (replay) => `${replay.same_label ? "The same answer" : `Another answer, ${replay.label}`}: ${replay.detail}.`;
 
 async function copy(record) {
   try {

@@ -88,6 +88,7 @@ function item(view, one) {
 }
 
 function reward(one) {
+  if (one.trace_index === null) return h("span", { class: "tag failed" }, "failed");
   if (one.failure_kind) return h("span", { class: "tag failed" }, one.failure_kind);
   if (one.reward === null || one.reward === undefined) return h("span", { class: "tag" }, "not scored");
   return h("span", { class: "tag num" }, fixed(one.reward, 2));
