@@ -98,6 +98,11 @@ class ServiceConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if wrong := [host for host in self.url_hosts if not host or set(host) & set("/@?# ")]:
+            raise ValueError(
+                f"url_hosts has {wrong[0]!r}; expected a host as media.example.org, or with a port "
+                "as media.example.org:8443"
+            )
         if unknown := [host for host in self.private_url_hosts if host not in self.url_hosts]:
             raise ValueError(
                 f"private_url_hosts has {unknown[0]!r}, which is not in url_hosts; add it there"

@@ -162,7 +162,7 @@ class RayServeBackend:
         self._timeout_s, self._opener = start_timeout_s, opener
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            remedy = "mend --ray or RAY_ADDRESS, or give --ray local"
+            remedy = "mend --ray or RAY_ADDRESS, or give --ray alone for a local Ray"
             connect_to(address, object_store_mb=_OBJECT_STORE_MB, debug=debug, remedy=remedy)
         serve.start(proxy_location="Disabled")
 

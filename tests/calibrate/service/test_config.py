@@ -19,3 +19,9 @@ def test_a_private_host_is_an_allowed_host():
 def test_a_stop_has_time_for_every_accepted_request():
     with pytest.raises(ValidationError, match="would drop accepted requests"):
         ServiceConfig(state=Path("s"), request_timeout_s=200)
+
+
+@pytest.mark.parametrize("host", ["http://media.example.org", "media.example.org/clips", "", "a@b"])
+def test_a_host_is_a_name_and_no_url(tmp_path: Path, host: str):
+    with pytest.raises(ValueError, match=r"expected a host as media\.example\.org"):
+        ServiceConfig(state=tmp_path, url_hosts=(host,))
