@@ -120,7 +120,11 @@ async def open_service(config: ServiceConfig, parts: Parts) -> AsyncIterator[Ser
         stack.enter_context(_only_service(config))
         stack.push_async_callback(parts.backend.close)
         stack.push_async_callback(parts.inspector.close)
-        yield await _open_parts(config, parts, stack)
+        service = await _open_parts(config, parts, stack)
+        service.metrics.watch(
+            "http_requests_in_progress", "Requests being answered.", lambda: service.in_progress
+        )
+        yield service
 
 
 async def _open_parts(config: ServiceConfig, parts: Parts, stack: AsyncExitStack) -> Service:

@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from calibrate.service.state.database import Database
 from cluster.cli import main
 
 DEADLINE_S = 60
+IN_PROGRESS = "deepintuit_http_requests_in_progress "
 
 
 def scopes_of(secret: str, state: Path) -> frozenset[str]:
@@ -101,3 +103,30 @@ def test_the_first_start_shows_a_token_once_and_sigterm_ends_it_with_status_0(tm
             assert f"another service uses {state}" in line_with(second, "error")
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_at_once_what_a_stop_would_wait_for(tmp_path: Path):
+    with serving(str(new_state(tmp_path))) as process:
+        address, _, secret = line_with(process, "open").removeprefix("open ").partition("/#token=")
+        host, port = address.removeprefix("http://").split(":")
+        head = (
+            f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secret}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 99\r\n\r\n--b\r\n"
+        )
+        with socket.create_connection((host, int(port)), DEADLINE_S) as upload:
+            upload.sendall(head.encode())
+            while accepted(address, secret) < 2:  # the upload, and this question
+                pass
+            process.send_signal(signal.SIGTERM)
+            line_with(process, "stopping")
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_S) == 130
+
+
+def accepted(address: str, secret: str) -> float:
+    """Requests in progress, as the metrics have them."""
+    text = httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {secret}"}).text
+    values = [line.split()[1] for line in text.splitlines() if line.startswith(IN_PROGRESS)]
+    return float(values[0])
