@@ -2,7 +2,7 @@
 of the same pipeline without any service.
 
     python -m tests.benchmarks.service [--json FILE] [--clips N] [--rounds N] [--classifier DIR
-                                        --videos DIR] [--only long]
+                                        --videos DIR] [--only front]
 
 Rounds take turns, each with other clips: N by ``Pipeline.classify_all`` in this process, then the
 same N by ``POST /v1/classify`` (a path each) to a real ``deepintuit serve``, as many at a time.
@@ -13,8 +13,9 @@ processor time of the service's own process for a request; ``latency`` that of o
 
 Without a classifier there are two. ``long``: traces of 400 tokens, as a reasoning model's are, by a
 tiny model without training that never ends one; it has the limit. ``short``: the demo's base model,
-whose traces of 7 tokens take its engine 5 ms. A request costs the same for both. Prints a row per
-figure: name, value, unit, limit. Ends with status 1 if a limit is missed. Four minutes, two cores.
+whose traces of 7 tokens take its engine 5 ms. A request costs the same for both. ``front`` is that
+cost alone: an engine that answers at once, in the service's process. Prints a row per figure: name,
+value, unit, limit. Ends with status 1 if a limit is missed. Four minutes on two cores.
 """
 
 import argparse
@@ -26,8 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ from calibrate.calibration import Calibration
 from calibrate.calibrator import Calibrator
 from calibrate.classifier import Classifier, load_classifier, publish_classifier
 from calibrate.description import AnswerSettings
+from calibrate.service.service import Service
 from cluster.classify.inputs import ClipInputs
 from cluster.classify.machine import Machine
 from cluster.classify.open import open_pipeline
@@ -47,8 +49,10 @@ from cluster.demo.make_model import make_demo_model
 from cluster.inputs.classifier_settings import describe
 from tests.benchmarks.figures import Figure, report
 from tests.calibrate.classifiers import make_provenance
+from tests.calibrate.service.fakes import ScriptedBackend, publish_tiny
+from tests.calibrate.service.running import make_config, make_parts, running
 from tests.tiny_models import write_tiny_model
-from wire.types import PolicyVersion, Sample
+from wire.types import PolicyVersion, Sample, Split
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT = 0.05
@@ -56,6 +60,7 @@ _LONG = 400
 _AT_A_TIME = 32
 _ALONE = 8
 _WARM_UP = 16
+_FRONT = 500
 _START_S = 240.0
 
 
@@ -63,7 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--clips", type=int, default=96)
-    parser.add_argument("--only", choices=("long", "short"))
+    parser.add_argument("--only", choices=("front", "long", "short"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--classifier", type=Path)
     parser.add_argument("--videos", type=Path)
@@ -78,12 +83,44 @@ def figures(folder: Path, options: argparse.Namespace) -> Iterator[Figure]:
         classifier = load_classifier(options.classifier)
         yield from asyncio.run(measure(folder, "given", classifier, options.videos, options))
         return
+    if options.only in (None, "front"):
+        yield from front(folder)
+    if options.only == "front":
+        return
     make_demo_data(folder / "data", train=40, traces=1, val=5, cal=5, test=(needed + 4) // 5 * 5)
     for name in ("long", "short"):
         if options.only in (None, name):
             classifier = publish_as(folder / name, folder / "data", long=name == "long")
             videos = folder / "data/clips/test"
             yield from asyncio.run(measure(folder / name, name, classifier, videos, options))
+
+
+def front(folder: Path) -> Iterator[Figure]:
+    """What a request costs beside the engine."""
+    published = publish_tiny(folder / "published").path
+    paths = [folder / "clips" / f"{number}.mp4" for number in range(_FRONT + _ALONE)]
+    (folder / "clips").mkdir()
+    for path in paths:
+        path.write_text(path.name)
+    samples = [Sample(id=one.name, video=str(one), label="", split=Split.TEST) for one in paths]
+
+    def prepare(service: Service) -> None:
+        service.registry.register(published, source="benchmark", by="benchmark")
+        service.registry.promote(1, by="benchmark", expected_champion=None, reason="")
+
+    rate = {"per_second": 1e6, "burst": 1_000_000}
+    config = make_config(folder, roots=(folder / "clips",), rate=rate)
+    with running(config, make_parts(backend=ScriptedBackend()), prepare) as service:
+        while service.service.not_ready():
+            time.sleep(0.01)
+        token = service.headers()["Authorization"].removeprefix("Bearer ")
+        seconds = asyncio.run(by_service(Clients(service.url, token), samples[:_FRONT]))
+        yield Figure("service/front/rate", _FRONT / seconds, "req/s")
+        alone = [
+            asyncio.run(by_service(Clients(service.url, token), [sample]))
+            for sample in samples[_FRONT:]
+        ]
+        yield Figure("service/front/latency", 1e3 * statistics.median(alone), "ms")
 
 
 def publish_as(folder: Path, data: Path, *, long: bool) -> Classifier:
@@ -131,7 +168,8 @@ async def measure(
     machine = Machine(cache_dir=cache, in_flight=_AT_A_TIME)
     alone, served, lone, lone_served = [], [], [], []
     with service(folder, classifier, videos, cache) as (url, token, process):
-        async with open_pipeline(classifier, machine) as pipeline, Clients(url, token) as http:
+        http = Clients(url, token)
+        async with open_pipeline(classifier, machine) as pipeline:
             await asyncio.gather(*[pipeline._answering.inputs.clip(one.video) for one in samples])
             warm_up = take(_WARM_UP)
             await by_pipeline(pipeline, warm_up)
@@ -203,13 +241,14 @@ async def by_pipeline(pipeline: Pipeline, samples: Sequence[Sample]) -> float:
 
 
 async def by_service(http: "Clients", samples: Sequence[Sample]) -> float:
-    start = time.perf_counter()
-    await asyncio.gather(*[http.classify(sample) for sample in samples])
-    return time.perf_counter() - start
+    async with http.connected(min(_AT_A_TIME, len(samples))):
+        start = time.perf_counter()
+        await asyncio.gather(*[http.classify(sample) for sample in samples])
+        return time.perf_counter() - start
 
 
 class Clients:
-    """Clients on connections that stay open; they take little of the processor, as ones on other
+    """Clients on connections of their own; they take little of the processor, as ones on other
     machines would."""
 
     def __init__(self, url: str, token: str) -> None:
@@ -217,13 +256,13 @@ class Clients:
         self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         self._free = asyncio.Queue()
 
-    async def __aenter__(self) -> "Clients":
-        for _ in range(_AT_A_TIME):
+    @asynccontextmanager
+    async def connected(self, count: int) -> AsyncIterator[None]:
+        """So many connections, for the block: the service closes those that are idle."""
+        for _ in range(count):
             place = self._address.hostname, self._address.port
             self._free.put_nowait(await asyncio.open_connection(*place))
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
+        yield
         while not self._free.empty():
             self._free.get_nowait()[1].close()
 
