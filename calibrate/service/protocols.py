@@ -154,3 +154,7 @@ class ReviewQueue(Protocol):
     def open(self, connection: sqlite3.Connection, review: NewReview) -> None:
         """Add a review, in the transaction of its decision."""
         ...
+
+    def opened(self, review: NewReview) -> None:
+        """Keep the clip of a review that is on disk."""
+        ...

@@ -294,6 +294,9 @@ class Decisions:
         with self._database.write() as connection:
             for row in rows:
                 self._insert(connection, row)
+        for row in rows:
+            if row.review is not None:
+                self._reviews.opened(row.review)
 
     def _insert(self, connection: sqlite3.Connection, row: _Row) -> None:
         record, text = row.record, row.record.model_dump_json()

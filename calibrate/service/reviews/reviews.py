@@ -134,6 +134,9 @@ class Reviews:
                 2 if double else 1,
             ),
         )
+
+    def opened(self, review: NewReview) -> None:
+        """Keep the clip of a review that is on disk."""
         self._clips.hold(review.video_hash, review.id)
 
     async def start(self) -> None:

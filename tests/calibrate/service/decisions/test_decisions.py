@@ -133,11 +133,13 @@ async def test_a_full_disk_is_named_and_leaves_no_half_of_a_decision(tmp_path: P
             *[parts.decide(classifier, long, f"{n}.mp4") for n in range(9)], return_exceptions=True
         )
         assert {type(one) for one in results} == {DiskFull}
+        assert not parts.clips._holds
         room.execute("PRAGMA max_page_count = 100000")
         record = await parts.decide(classifier, long)
         stored, _ = await parts.decisions.page(DecisionFilter(), 9, None)
         waiting, _ = await parts.reviews.page("open", None, 9, None)
         assert (stored, [one.decision_id for one in waiting]) == ([record], [record.id])
+        assert list(parts.clips._holds) == [record.clip.video_hash]
 
 
 async def test_pages_hold_every_decision_once_newest_first(tmp_path: Path):

@@ -25,8 +25,10 @@ def opened(parts: Deciding, review_id: str, *reasons: str, **changes) -> None:
         "weight": 1.0,
         "created_at": "2026-11-30T10:00:00.000Z",
     }
+    review = NewReview(**{**values, **changes})
     with parts.database.write() as connection:
-        parts.reviews.open(connection, NewReview(**{**values, **changes}))
+        parts.reviews.open(connection, review)
+    parts.reviews.opened(review)
 
 
 def ids(reviews: list[Review]) -> list[str]:
