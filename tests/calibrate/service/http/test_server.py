@@ -86,6 +86,9 @@ def test_a_port_that_is_taken_is_the_users_to_mend(tmp_path: Path):
         (b"no HTTP at all\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 66_000, 431),
         (b"GET / HTTP/1.1\r\nX: never", 408),
+        # two ideas of where the body ends, as for smuggling a request past a proxy
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     ],
 )
 def test_what_is_no_head_or_a_too_long_one_or_never_ends_is_a_problem_too(
