@@ -2,7 +2,7 @@
 
 import { get, query, send, sleep } from "./api.js";
 import { ask, fill, h, toast } from "./dom.js";
-import { aliasesOf, classifiers, failed, head, loaded, loading, panel, state } from "./parts.js";
+import { aliasesOf, classifiers, failed, head, loaded, loading, notice, panel, state } from "./parts.js";
 import { ago, percent, when, whole } from "./words.js";
 
 const FITS_EVERY_MS = 2000;
@@ -10,17 +10,33 @@ const GOES_ON = ["queued", "running", "paused"];
 
 export function classifiersView({ root, signal }) {
   const versions = h("div", {});
+  const shift = h("div", { role: "status" });
   const fits = h("div", {}, loading(3));
   const back = h("button", { class: "button", onclick: () => rollBack(view) }, "Roll back");
-  const view = { versions, fits, back, signal, aliases: {} };
+  const view = { versions, shift, fits, back, signal, aliases: {} };
   const begin = h("button", { class: "button main", onclick: () => startFit(view) }, "Start a fit");
   fill(
     root,
     head("Classifiers", "Versions never change; the aliases champion, challenger and previous move between them.", back, begin),
-    h("div", { class: "stack" }, panel("Versions", "the champion answers", versions), panel("Fits", "from archived traces", fits)),
+    h("div", { class: "stack" }, shift, panel("Versions", "the champion answers", versions), panel("Fits", "from archived traces", fits)),
   );
-  showVersions(view);
+  showVersions(view).then(() => showShift(view));
   watchFits(view);
+}
+
+// The champion's alarm, if its served traces are not drawn like those that it was calibrated on.
+async function showShift(view) {
+  if (!view.aliases.champion) return;
+  const shift = await get("/v1/classifiers/champion/shift", { signal: view.signal }).catch(() => ({ alarm: null }));
+  if (!shift.alarm) return void fill(view.shift);
+  const acknowledge = h("button", { class: "button small", onclick: () => acknowledgeShift(view, shift) }, "Acknowledge");
+  fill(view.shift, notice("warn", "alert", h("b", {}, `Shift of version ${shift.classifier}. `), shift.alarm, h("p", { class: "row apart" }, "Until it is acknowledged, every decision goes to a person.", acknowledge)));
+}
+
+async function acknowledgeShift(view, shift) {
+  const text = "Decisions may be automatic again, and a new test begins. Do it once somebody has looked at what changed.";
+  if (!(await ask({ title: `Acknowledge the shift of version ${shift.classifier}?`, text, confirm: "Acknowledge" }))) return;
+  await change(view, "Acknowledging", "Acknowledged: a new test begins", () => send("POST", `/v1/classifiers/${shift.classifier}/shift/acknowledge`));
 }
 
 function showVersions(view) {
@@ -91,7 +107,8 @@ async function change(view, doing, done, call) {
     close();
     toast(`${error.title}: ${error.message}`, { seconds: 12 });
   }
-  if (!view.signal.aborted) showVersions(view);
+  if (view.signal.aborted) return;
+  showVersions(view).then(() => showShift(view));
 }
 
 async function watchFits(view) {

@@ -137,7 +137,7 @@ def page_service(
 
     def prepare(service: Service) -> None:
         for number in range(1, classifiers + 1):
-            tiny = publish_tiny(folder / f"published-{number}", f"tiny-{number}")
+            tiny = publish_tiny(folder / f"published-{number}", f"tiny-{number}", reference=True)
             service.registry.register(tiny.path, source="a test", by="a test")
         if classifiers:
             service.registry.promote(1, by="a test", expected_champion=None, reason="first")

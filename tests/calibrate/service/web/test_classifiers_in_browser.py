@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.calibrate.service.running import Running
@@ -77,3 +78,18 @@ def test_a_fit_is_started_followed_and_its_fault_shown(opened: OpenedPage):
     page.keyboard.press("Enter")
     page.wait_for_selector(".toast.toast:has-text('403'), .toast:has-text('root')")
     opened.logged.clear()  # the browser logs a 4xx
+
+
+def test_a_shift_is_shown_until_it_is_acknowledged(opened: OpenedPage, service: Running):
+    with httpx.Client(base_url=service.url, headers=service.headers()) as client:
+        for number in range(40):
+            files = {"video": (f"{number}.mp4", b"unparsed: %d" % number)}
+            client.post("/v1/classify", files=files).raise_for_status()
+        assert client.get("/v1/classifiers/champion/shift").json()["alarm"]
+    page = opened.enter("classifiers")
+    page.wait_for_selector("text=Shift of version 1")
+    page.click(".notice >> text=Acknowledge")
+    page.click("dialog button.main")
+    page.wait_for_selector("text=a new test begins")
+    opened.count(".notice", 0)
+    assert service.service.audit.verify() is None
