@@ -5,7 +5,6 @@
 A request over HTTP, one of many in a body and a line of a batch are all answered here.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClipToClassify
 from calibrate.service.serving.champion import CHAMPION
 from calibrate.service.serving.serving import Serving
+from calibrate.service.serving.together import all_of
 from wire.config import Config
 
 MAX_INPUTS = 32
@@ -152,9 +152,7 @@ class Classification:
             except Problem as problem:
                 return problem
 
-        async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(one(*pair)) for pair in enumerate(requests)]
-        return [task.result() for task in asked]
+        return await all_of([one(*pair) for pair in enumerate(requests)])
 
 
 class BatchLines:

@@ -27,6 +27,7 @@ from calibrate.service.problems import Problem
 from calibrate.service.routes.clip_form import UploadedClip, clip_form
 from calibrate.service.routes.context import MayClassify, RequestId, ServiceDep, problems
 from calibrate.service.service import Service
+from calibrate.service.serving.together import all_of
 from wire.config import Config
 
 router = APIRouter(prefix="/v1", tags=["classify"])
@@ -161,9 +162,7 @@ async def _of_form(
         except Problem as problem:
             return problem
 
-    async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(one(*pair)) for pair in enumerate(files)]
-    return _many([task.result() for task in asked])
+    return _many(await all_of([one(*pair) for pair in enumerate(files)]))
 
 
 async def _of_file(

@@ -10,7 +10,7 @@ and a restart in between is of the same one. Decides nothing: ``decisions/`` doe
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from calibrate.service.serving.loaded import LoadedClassifiers
 from calibrate.service.serving.restarts import RestartPolicy
 from calibrate.service.serving.running import RunningClassifier, unavailable
 from calibrate.service.serving.shift import ShiftFeed, ShiftMonitors
+from calibrate.service.serving.together import all_of
 from calibrate.service.state.registered import RegisteredClassifier
 from calibrate.service.state.registry import Promotion, Registry
 from wire.types import Failure
@@ -195,7 +196,7 @@ class Serving:
         questions = [_observed(running, clip, feed if watched else None)]
         if view is not None:
             questions.append(running.ask(clip, view))
-        evidence, *controls = await _all(questions)
+        evidence, *controls = await all_of(questions)
         if isinstance(evidence, Failure):
             raise Problem(
                 422,
@@ -346,14 +347,3 @@ async def _observed(
     finally:
         feed.end(turn, evidence if isinstance(evidence, Evidence) else None)
     return evidence
-
-
-async def _all(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Answers to all; where one raises, the others are not asked further."""
-    tasks = [asyncio.create_task(one) for one in questions]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.calibrate.service.fakes import ScriptedBackend, publish_tiny
 from tests.calibrate.service.running import Running, make_config, make_parts, running
+from wire.errors import DiskFull
 
 
 class Site:
@@ -113,6 +114,18 @@ def test_many_in_one_request_have_a_decision_or_a_problem_each(site: Site) -> No
     files = [("video", (f"{k}.mp4", f"file {k}".encode())) for k in range(3)]
     results = site.http.post("/v1/classify", files=files).json()["results"]
     assert [one["clip"]["name"] for one in results] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
+def test_an_error_of_the_machine_among_many_is_that_of_the_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(path: str) -> Any:
+        raise DiskFull("no room left")
+
+    monkeypatch.setattr(site.running.service.intake, "from_path", full)
+    one = {"video": {"path": site.clip()}}
+    assert site.post(one).status_code == 507
+    assert site.post({"inputs": [one, one]}).status_code == 507
 
 
 def test_a_clip_that_fails_is_a_problem(site: Site) -> None:
