@@ -27,6 +27,9 @@ from wire.errors import ConfigError
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_S = 0.05
 _MAX_HEAD = 64 * 2**10
+_KEEP_ALIVE_S = 75
+"""Rest of a connection between requests. After uvicorn's 5 s the next request of a busy client
+could meet a connection that is being closed."""
 _HEAD_S = 20.0
 _TALKATIVE = ("uvicorn.error", "python_multipart.multipart")
 """Loggers that warn of whatever a client sends."""
@@ -57,6 +60,7 @@ async def serve(
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=5,
+            timeout_keep_alive=_KEEP_ALIVE_S,
         )
     )
     tasks = [

@@ -2,7 +2,9 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -119,3 +121,17 @@ async def test_an_answer_is_sent_at_once() -> None:
         _, writer = await asyncio.open_connection(*listener.getsockname())
         assert await no_delay
         writer.close()
+
+
+@pytest.mark.slow
+def test_a_connection_may_rest_for_longer_than_a_busy_client_pauses(tmp_path: Path):
+    with running(make_config(tmp_path)) as service:
+        connection = HTTPConnection(service.url.removeprefix("http://"), timeout=DEADLINE_S)
+        connection.connect()
+        connection.auto_open = 0  # a second connection would hide that the first was closed
+        for pause_s in (0, 6):
+            time.sleep(pause_s)
+            connection.request("GET", "/v1/health/live")
+            with connection.getresponse() as answer:
+                assert (answer.status, answer.read()) == (200, b'{"status":"live"}')
+        connection.close()
