@@ -39,7 +39,7 @@ _START_S = 1_800.0
 _TRIES = 3
 """Of a request whose replica was lost; Serve sends it to another one, or to the restarted one."""
 _DESCRIPTORS = Path("/proc")
-"""Names of open descriptors: on another node they may be another file."""
+"""Names of open descriptors, to which the links of intake point: on another node another file."""
 _HEALTH_S = 2.0
 _OBJECT_STORE_MB = 512.0
 _BUSY_SHARE = 0.75
@@ -125,7 +125,7 @@ class ReplicaClient:
     async def _ask(self, method: Any, clip: ClipToClassify, asked: Any) -> Any:
         lost: Exception | None = None
         content: bytes | None = None
-        if clip.path.is_relative_to(_DESCRIPTORS):
+        if clip.path.is_symlink() or clip.path.is_relative_to(_DESCRIPTORS):
             content = await asyncio.to_thread(clip.path.read_bytes)
         for _ in range(_TRIES):
             if self._is_closed:
