@@ -15,7 +15,7 @@ const HIDE = "deepintuit-review-blind";
 export function reviewView({ root, signal }) {
   const body = h("div", {});
   const count = h("span", { class: "soft small num" });
-  const view = { body, count, signal, queue: [], pending: null, skipped: new Set(), answered: new Set(), done: 0, item: null, note: null };
+  const view = { body, count, signal, queue: [], pending: null, skipped: new Set(), answered: new Set(), unsent: 0, done: 0, item: null, note: null };
   fill(
     root,
     head("Review", "Clips that no policy decides alone. Your answer is kept as a label.", count, h("button", { class: "button quiet small", onclick: keys }, h("kbd", {}, "?"), "Keys")),
@@ -47,7 +47,7 @@ async function next(view) {
 
 // The next ones that are neither skipped nor answered, which this person may still hold.
 async function lease(view) {
-  const n = Math.min(100, AHEAD + view.skipped.size + view.answered.size);
+  const n = Math.min(100, AHEAD + view.skipped.size + view.unsent);
   const { reviews } = await send("POST", "/v1/reviews/lease", { n, seconds: LEASE_S }, { signal: view.signal });
   const [again, items] = [reviews.filter((one) => view.skipped.has(one.id)), reviews.filter((one) => !view.skipped.has(one.id))];
   again.forEach((one) => release(one));
@@ -135,6 +135,7 @@ function answer(view, label) {
   pending.timer = setTimeout(() => view.pending === pending && flush(view), UNDO_S * 1000);
   view.pending = pending;
   view.answered.add(item.id);
+  view.unsent += 1;
   view.done += 1;
   next(view);
 }
@@ -146,6 +147,7 @@ function undo(view) {
   close();
   view.pending = null;
   view.answered.delete(item.id);
+  view.unsent -= 1;
   view.done -= 1;
   if (view.item) view.queue.unshift(view.item);
   show(view, item);
@@ -161,12 +163,13 @@ async function flush(view, options = {}) {
   pending.close();
   try {
     await send("POST", `/v1/reviews/${encodeURIComponent(pending.item.id)}/complete`, { label: pending.label, note: pending.note }, options);
-    view.answered.delete(pending.item.id);
     if (!view.signal.aborted) showStats(view);
   } catch (error) {
     view.answered.delete(pending.item.id);
     view.done -= 1;
     toast(`${pending.item.decision.clip?.name ?? pending.item.id} was not saved: ${error.message}`, { seconds: 12 });
+  } finally {
+    view.unsent -= 1;
   }
 }
 

@@ -128,16 +128,18 @@ def page_service(
     *,
     classifiers: int = 2,
     delay_s: float = 0.0,
+    watched: bool = True,
     inspector: ClipInspector | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """A service with classifiers, the first of which is champion, and an archive ``demo``."""
+    """A service with classifiers, the first of which is champion, and an archive ``demo``.
+    ``watched``: for shift, of which a few unparsed traces are one."""
     groups = [*make_groups(40), _hostile_group()]
     write_archive(folder / "run", groups)
 
     def prepare(service: Service) -> None:
         for number in range(1, classifiers + 1):
-            tiny = publish_tiny(folder / f"published-{number}", f"tiny-{number}", reference=True)
+            tiny = publish_tiny(folder / f"published-{number}", f"tiny-{number}", reference=watched)
             service.registry.register(tiny.path, source="a test", by="a test")
         if classifiers:
             service.registry.promote(1, by="a test", expected_champion=None, reason="first")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,10 +10,17 @@ import pytest
 
 from calibrate.service.reviews.review import Review
 from tests.calibrate.service.running import Running
-from tests.calibrate.service.web.pages import OpenedPage, open_page
+from tests.calibrate.service.web.pages import OpenedPage, open_page, page_service
 
 pytest.importorskip("playwright", reason="needs playwright, of requirements/dev.in")
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Running]:
+    """A service without an alarm of shift, which would change the queue's order."""
+    with page_service(tmp_path, watched=False) as service:
+        yield service
 
 
 @pytest.fixture
