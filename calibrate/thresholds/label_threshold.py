@@ -66,12 +66,7 @@ class LabelThreshold:
     @property
     def promise(self) -> str:
         """The target in words."""
-        goal = (
-            f"of the clips it fires at, at least {100 * self.goal:g}% are {self.label}"
-            if self.target == "precision"
-            else f"of the clips that are {self.label}, at most {100 * self.goal:g}% are missed"
-        )
-        return f"{goal}, with {100 * self.confidence:g}% confidence"
+        return promise_in_words(self.target, self.label, self.goal, self.confidence)
 
     @property
     def explanation(self) -> str:
@@ -92,6 +87,16 @@ class LabelThreshold:
             + ("sure clips" if self.target == "precision" else "clips with the label")
             + " without an error, more with some"
         )
+
+
+def promise_in_words(target: Target, label: str, goal: float, confidence: float) -> str:
+    """Target of a label in words."""
+    rate = (
+        f"of the clips it fires at, at least {100 * goal:g}% are {label}"
+        if target == "precision"
+        else f"of the clips that are {label}, at most {100 * goal:g}% are missed"
+    )
+    return f"{rate}, with {100 * confidence:g}% confidence"
 
 
 def label_scores(

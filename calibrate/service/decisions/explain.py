@@ -156,7 +156,7 @@ def explain(
                 id=one.policy.id,
                 version=one.policy.version,
                 owner=one.policy.owner,
-                promise=one.threshold.promise if one.threshold else one.policy.target,
+                promise=one.policy.promise,
                 threshold=one.explanation,
                 why=result.why,
             )

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from calibrate.thresholds.label_threshold import LabelThreshold, Target, label_scores
+from calibrate.thresholds.label_threshold import (
+    LabelThreshold,
+    Target,
+    label_scores,
+    promise_in_words,
+)
 from wire.config import Config
 
 PolicyAction = Literal["auto", "review", "pass"]
@@ -56,6 +61,11 @@ class Policy(NewPolicy):
     """Whether this version ended the policy."""
     created_at: str
     created_by: str
+
+    @property
+    def promise(self) -> str:
+        """Its target in words."""
+        return promise_in_words(self.target, self.label, self.goal, self.confidence)
 
     @property
     def alone(self) -> bool:

@@ -57,6 +57,7 @@ def test_an_explanation_recomputes_to_equal_probabilities(api: Asking):
         (policy,) = explained["policies"]
         assert (policy["id"], policy["version"], policy["owner"]) == ("take-down", 1, "safety team")
         assert "held-out clips" in policy["threshold"]
+        assert policy["promise"].startswith("of the clips it fires at, at least 90% are abnormal")
         assert explained["detected_by"] == "automated means"
         waits = record.decision == "review"
         assert explained["decided_by"] == (
