@@ -239,6 +239,7 @@ async def pipeline_alone(
 ) -> float:
     """Clips per second of the classifier's pipeline without HTTP, on clips that it has not seen."""
     from calibrate.classifier import load_classifier
+    from cluster.classify.engine_log import EngineLog
     from cluster.classify.inputs import ClipInputs
     from cluster.classify.machine import machine_of
     from cluster.classify.open import open_pipeline
@@ -253,7 +254,7 @@ async def pipeline_alone(
         device="auto", num_gpus=1, gpu_memory=0.9, in_flight=None, cache_dir=folder / "cache"
     )
     count, warm, start = 0, 64, 0.0
-    async with open_pipeline(classifier, machine) as pipeline:
+    async with open_pipeline(classifier, machine, log=EngineLog()) as pipeline:
         async for row in pipeline.classify_all(inputs):
             if row.failure is not None:
                 raise RuntimeError(f"{row.id}: {row.failure.reason}")
