@@ -51,15 +51,10 @@ class Champion:
     async def running(self, classifier: str) -> tuple[RegisteredClassifier, RunningClassifier]:
         """A version and its engines, which are loaded if need be. Raises Problem 404, 409, 503."""
         registered = await self.registered(classifier)
-        while True:
-            await self._gate.wait()
-            if classifier == CHAMPION and self.current is not None:
-                registered = self.current
-            if (running := self._loaded.get(registered.version)) is not None:
-                return registered, running
-            if classifier != CHAMPION or self.current is None:
-                return registered, await self._loaded.load(registered.version, registered.path)
-            await asyncio.sleep(0)  # it is being changed
+        await self._gate.wait()
+        if classifier == CHAMPION and self.current is not None:
+            registered = self.current
+        return registered, await self._loaded.load(registered.version, registered.path)
 
     async def promote(
         self, version: int, *, by: str, reason: str, expected_champion: int | None
@@ -96,10 +91,11 @@ class Champion:
             if expected is not None and expected != aliases.get(CHAMPION):
                 return await self._in_thread(commit)  # it refuses
             if old is None or self._loaded.max_loaded > 1 or new.version == old.version:
-                await self._loaded.load(new.version, new.path, waits_for_place=True)
-                promotion = await self._in_thread(commit)
-                self._set(new)
-                return promotion
+                with self._loaded.promoting(new.version):
+                    await self._loaded.load(new.version, new.path, waits_for_place=True)
+                    promotion = await self._in_thread(commit)
+                    self._set(new)
+                    return promotion
             return await self._exchange(old, new, commit)
 
     async def _exchange(

@@ -5,6 +5,7 @@ version -> loaded already | a free place | the place of the one that was not use
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from calibrate.service.problems import Problem
@@ -24,6 +25,7 @@ class LoadedClassifiers:
         self._loading = asyncio.Lock()
         self._loads: dict[int, asyncio.Task[RunningClassifier]] = {}
         self._pinned: int | None = None
+        self._promoted: int | None = None
 
     def __iter__(self) -> Iterator[RunningClassifier]:
         return iter(list(self._by_version.values()))
@@ -35,6 +37,15 @@ class LoadedClassifiers:
     def pin(self, version: int) -> None:
         """Keep this one, the champion, loaded; the one before it may go."""
         self._pinned = version
+
+    @contextmanager
+    def promoting(self, version: int) -> Iterator[None]:
+        """Keep this one, too, as long as the block goes on: it is to be the champion."""
+        self._promoted = version
+        try:
+            yield
+        finally:
+            self._promoted = None
 
     def begin(self, version: int, directory: Path) -> RunningClassifier:
         """A classifier that is being started, however often that takes; requests may wait for
@@ -94,7 +105,8 @@ class LoadedClassifiers:
 
     async def _make_room(self, version: int, waits_for_place: bool) -> None:
         while len(self._by_version) >= self.max_loaded:
-            others = [one for one in self if one.version != self._pinned]
+            stay = (self._pinned, self._promoted)
+            others = [one for one in self if one.version not in stay]
             idle = [one for one in others if not one.line.num_inside and not one.line.num_waiting]
             may_go = idle or (others if waits_for_place else [])
             if not may_go:

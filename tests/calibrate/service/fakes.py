@@ -160,6 +160,7 @@ class ScriptedBackend:
         self.asked: list[tuple[str, ClipToClassify, str | None]] = []
         self.seen: set[str] = set()
         self.most_open = 0
+        self.num_starts = 0
         self.is_closed = False
 
     @property
@@ -168,6 +169,7 @@ class ScriptedBackend:
         return [one for one in self.opened if not one.is_ended]
 
     async def open(self, directory: Path) -> ScriptedClassifier:
+        self.num_starts += 1
         await asyncio.sleep(self.open_s)
         if self.faults:
             raise self.faults.pop(0)

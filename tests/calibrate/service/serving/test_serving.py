@@ -298,6 +298,19 @@ async def test_a_version_that_does_not_start_is_not_promoted_and_the_old_one_ans
         assert namer(await bench.serving.classify(bench.clip())) == "first"
 
 
+async def test_a_version_that_is_being_promoted_makes_no_room_for_another(open_bench: Any) -> None:
+    async with open_bench(ScriptedBackend(open_s=0.02), max_loaded=2) as bench:
+        await bench.ready()
+        promotion = asyncio.create_task(bench.serving.promote(2, by="test"))
+        await bench.until(lambda: bench.backend.num_starts == 2)
+        other = asyncio.create_task(refusal(bench.serving.classify(bench.clip(), classifier="3")))
+        await promotion
+        async with asyncio.timeout(5):
+            assert namer(await bench.serving.classify(bench.clip())) == "second"
+        assert (await other).slug == "not-loaded"
+        assert namer(await bench.serving.classify(bench.clip(), classifier="3")) == "third"
+
+
 async def test_a_promotion_against_another_champion_loads_nothing(open_bench: Any) -> None:
     async with open_bench(max_loaded=2) as bench:
         await bench.ready()
