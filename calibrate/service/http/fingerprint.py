@@ -18,17 +18,10 @@ class Fingerprint:
         """Whether the body is no form although it says so: then the fingerprint is of no use."""
         if kind == b"multipart/form-data" and options.get(b"boundary"):
             self._head, self._data = hashlib.sha256(), hashlib.sha256()
-            self._parser = MultipartParser(
-                options[b"boundary"],
-                {
-                    "on_part_begin": self._begin,
-                    "on_header_field": self._add_head,
-                    "on_header_value": self._add_head,
-                    "on_header_end": lambda: self._head.update(b"\0"),
-                    "on_part_data": lambda data, start, end: self._data.update(data[start:end]),
-                    "on_part_end": self._end,
-                },
-            )
+            try:
+                self._parser = self._parser_of(options[b"boundary"])
+            except FormParserError:  # a boundary that is too long
+                self.broken = True
 
     def add(self, chunk: bytes) -> None:
         """Add the next bytes of the body."""
@@ -43,6 +36,19 @@ class Fingerprint:
     def hex(self) -> str:
         """The fingerprint of all that was added."""
         return self._whole.hexdigest()
+
+    def _parser_of(self, boundary: bytes) -> MultipartParser:
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._add_head,
+                "on_header_value": self._add_head,
+                "on_header_end": lambda: self._head.update(b"\0"),
+                "on_part_data": lambda data, start, end: self._data.update(data[start:end]),
+                "on_part_end": self._end,
+            },
+        )
 
     def _begin(self) -> None:
         self._head, self._data = hashlib.sha256(), hashlib.sha256()

@@ -43,3 +43,7 @@ def test_a_body_that_only_says_it_is_a_form_has_none():
     fingerprint = Fingerprint("multipart/form-data; boundary=b", b"")
     fingerprint.add(b"no form at all")
     assert fingerprint.broken
+
+
+def test_a_form_whose_boundary_is_too_long_has_none():
+    assert Fingerprint(f"multipart/form-data; boundary={'b' * 300}", b"").broken
