@@ -43,6 +43,7 @@ function dropZone(view) {
       h("span", { class: "drop-icon" }, icon("drop")),
       h("div", { class: "drop-words" }, h("p", { class: "drop-title" }, "Drop a video here"), h("p", { class: "soft small" }, "It goes to this service and nowhere else.")),
       input,
+      h("button", { class: "button quiet small drop-open", onclick: () => view.zone.classList.remove("compact") }, "Path, address, options"),
       h("button", { class: "button main", onclick: () => input.click() }, "Choose a file"),
     ),
     h(
@@ -179,7 +180,8 @@ function drawSession(view) {
 function show(view, job) {
   shown = job;
   drawSession(view);
-  view.zone.classList.toggle("compact", Boolean(job));
+  if (view.job !== job) view.zone.classList.toggle("compact", Boolean(job));
+  view.job = job;
   view.zone.querySelector(".drop-title").textContent = job ? "Drop another video" : "Drop a video here";
   if (!job) return void fill(view.stage, how(), recent(view.signal));
   if (job.status === "done") return void fill(view.stage, decisionView(job.record, { file: job.file, signal: view.signal }));

@@ -3,7 +3,7 @@
 import { ask } from "./classify.js";
 import { get } from "./api.js";
 import { fill, h, icon } from "./dom.js";
-import { actionTag, bars, classifiers, failed, head, loaded, notice, panel, state, trace } from "./parts.js";
+import { actionTag, bars, classifiers, failed, head, loaded, notice, otherAnswer, panel, state, trace } from "./parts.js";
 import { fixed, percent, seconds, whole } from "./words.js";
 
 const FIGURES = [
@@ -123,6 +123,7 @@ const answerCell = (name, record) =>
     { class: "stack" },
     h("div", { class: "row apart" }, h("h2", { class: "anywhere" }, `${name}: ${record.label}`), actionTag(record.decision)),
     bars(record.probabilities, { set: record.prediction_set }),
+    otherAnswer(record),
     trace(record.trace ?? ""),
     h("p", { class: "small faint num" }, `Version ${record.versions?.classifier}, ${seconds(record.seconds?.total)} `, h("a", { href: `#/decisions/${encodeURIComponent(record.id)}` }, "Open")),
   );

@@ -3,7 +3,7 @@
 
 import { get, query } from "./api.js";
 import { fill, h, icon, toast } from "./dom.js";
-import { actionTag, bars, frames, notice, panel, player, trace } from "./parts.js";
+import { actionTag, bars, frames, notice, otherAnswer, panel, player, trace } from "./parts.js";
 import { fixed, percent, seconds, when } from "./words.js";
 
 const WORDS = { auto: "sure enough to need no person", review: "a person decides", pass: "by a policy, without an answer" };
@@ -96,6 +96,7 @@ function rationale(record, signal) {
       "div",
       { class: "inner stack" },
       h("p", { class: "caveat" }, icon("info"), "What the model wrote before it answered. It reads like a reason, and need not be the cause of the answer: the control below asks the same about frames that show less."),
+      otherAnswer(record),
       text ? trace(text) : h("p", { class: "soft" }, "There is no trace."),
       votes(record),
       control,
@@ -104,8 +105,12 @@ function rationale(record, signal) {
   );
 }
 
-const votes = (record) =>
-  record.votes && h("p", { class: "small soft" }, "Sampled answers: ", Object.entries(record.votes).map(([label, count]) => `${label} ${count}`).join(", "));
+function votes(record) {
+  if (!record.votes) return null;
+  const counts = Object.entries(record.votes).filter(([, count]) => count > 0).sort((a, b) => b[1] - a[1]);
+  const words = counts.map(([label, count]) => `${label} ${count}`).join(", ") || "none that can be read";
+  return h("p", { class: "small soft anywhere" }, `Sampled answers: ${words}`);
+}
 
 function controlButtons(record, place, signal) {
   const row = h("div", { class: "row" }, h("span", { class: "small soft" }, "Control:"));

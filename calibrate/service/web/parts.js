@@ -101,7 +101,7 @@ function legend(rows, set, other, ticks, names) {
     "div",
     { class: "legend" },
     some && h("span", {}, h("i"), "in the prediction set"),
-    rows.some(([label]) => !set.includes(label)) && h("span", {}, h("i", { class: "outside" }), "outside of it"),
+    rows.some(([label]) => !set.includes(label)) && h("span", {}, h("i", { class: "outside" }), "outside of the prediction set"),
     other && h("span", {}, h("i", { class: "other" }), names[1]),
     Object.keys(ticks).length > 0 && h("span", {}, h("i", { class: "tick" }), "threshold of a policy"),
   );
@@ -118,6 +118,15 @@ export function trace(text) {
   return h("div", { class: "trace", tabindex: "0", role: "region", "aria-label": "Text of the trace" }, shown);
 }
 
+// That the trace ends with another answer than the classifier's label; null where it does not.
+export function otherAnswer(record) {
+  const answer = /<answer>([\s\S]*?)<\/answer>/.exec(record.trace ?? "")?.[1].trim();
+  if (!answer || plain(answer) === plain(record.label)) return null;
+  const words = `The trace answers ${answer}, the classifier ${record.label}: its label follows from the calibrated probabilities, not from the trace's last words.`;
+  return notice("warn", "alert", h("span", { class: "anywhere" }, words));
+}
+
+const plain = (text) => text.normalize("NFC").toLowerCase().split(/\s+/).join(" ");
 const mark = (text) => h("span", { class: "mark" }, text);
 
 // Frames of a decision, asked for a few at a time, and shown larger when pressed.

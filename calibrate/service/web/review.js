@@ -4,7 +4,7 @@
 
 import { get, send } from "./api.js";
 import { fill, h, icon, say, toast } from "./dom.js";
-import { bars, failed, frames, head, loading, notice, player, state, trace } from "./parts.js";
+import { bars, failed, frames, head, loading, notice, otherAnswer, player, state, trace } from "./parts.js";
 import { percent } from "./words.js";
 
 const AHEAD = 3;
@@ -84,7 +84,7 @@ function show(view, item) {
         "div",
         { class: "stack" },
         h("section", { class: "panel" }, h("div", { class: "inner stack" }, (view.player = player({ hash: record.clip?.video_hash, signal, auto: true })), h("p", { class: "cut soft small", title: record.clip?.name }, record.clip?.name), (record.clip?.frames ?? []).length > 0 && frames(record.id, record.clip.frames, signal))),
-        h("section", { class: "panel review-trace" }, h("div", { class: "panel-head" }, h("h2", {}, "The model's rationale")), h("div", { class: "inner" }, blind ? hidden(view) : trace(record.trace ?? ""))),
+        h("section", { class: "panel review-trace" }, h("div", { class: "panel-head" }, h("h2", {}, "The model's rationale")), h("div", { class: "inner" }, blind ? hidden(view) : h("div", { class: "stack" }, otherAnswer(record), trace(record.trace ?? "")))),
       ),
       h("div", { class: "stack review-side" }, h("section", { class: "panel" }, h("div", { class: "inner stack" }, why(item), choicesOf(view, labels, record, blind), view.note)), h("section", { class: "panel" }, h("div", { class: "panel-head" }, h("h2", {}, "The model's answer"), h("button", { class: "button quiet small push", onclick: () => toggleBlind(view) }, h("kbd", {}, "M"), blind ? "Show" : "Hide")), h("div", { class: "inner" }, blind ? hidden(view) : bars(record.probabilities ?? {}, { set: record.prediction_set ?? [] })))),
     ),

@@ -23,9 +23,12 @@ BROKEN = Failure(kind=FailureKind.REWARD, culprit="mine.py:score", reason="KeyEr
 GONE = Failure(kind=FailureKind.DECODE, culprit="clips/7.mp4", reason="moov atom not found")
 
 
-def write_clip(path: Path, seed: int = 0, num_frames: int = 6) -> Path:
-    """A clip of 32x24 pixels at 4 frames per second."""
-    frames = np.random.default_rng(seed).integers(0, 255, (num_frames, 24, 32, 3), np.uint8)
+def write_clip(
+    path: Path, seed: int = 0, num_frames: int = 6, *, width: int = 32, height: int = 24
+) -> Path:
+    """A clip of few pixels at 4 frames per second."""
+    shape = (num_frames, height, width, 3)
+    frames = np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
     with path.open("wb") as file:
         write_mp4(file, iter(frames), Fraction(4))
     return path

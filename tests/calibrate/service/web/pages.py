@@ -34,6 +34,8 @@ HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
     "<svg onload=window.hacked=3> \u2028 ${alert(1)} <!-- <think>"
 )
+LONG_WORD = "Donaudampfschifffahrtsgesellschaft" * 4
+CONTRARY = f"<think>It stops.</think> <answer>{LONG_WORD}</answer>"
 HOSTILE_NAME = "<img src=x onerror=window.hacked=4>.mp4"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ARGS = [
@@ -88,8 +90,8 @@ class OpenedPage:
         return [url for url in self.asked if not url.startswith(own)]
 
 
-class _HostileClassifier:
-    """A scripted classifier whose traces are markup."""
+class _PageClassifier:
+    """A scripted classifier, some of whose traces are markup, or answer otherwise than it does."""
 
     def __init__(self, scripted: ScriptedClassifier) -> None:
         self._scripted = scripted
@@ -97,19 +99,25 @@ class _HostileClassifier:
 
     async def evidence(self, clip: ClipToClassify, view: str | None = None) -> Evidence | Failure:
         evidence = await self._scripted.evidence(clip, view)
-        if isinstance(evidence, Failure) or b"hostile" not in clip.path.read_bytes():
+        if isinstance(evidence, Failure):
             return evidence
-        return replace(evidence, trace=HOSTILE)
+        content = clip.path.read_bytes()
+        if b"contrary" in content:
+            return replace(
+                evidence, trace=CONTRARY, votes={"normal": 1, "abnormal": 0, LONG_WORD: 3}
+            )
+        return replace(evidence, trace=HOSTILE) if b"hostile" in content else evidence
 
 
 class PageBackend:
-    """Backend of scripted classifiers; a clip with the word hostile has a hostile trace."""
+    """Backend of scripted classifiers; of a clip with the word hostile or contrary,
+    the trace is so."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self._scripted = ScriptedBackend(delay_s=delay_s)
 
-    async def open(self, directory: Path) -> _HostileClassifier:
-        return _HostileClassifier(await self._scripted.open(directory))
+    async def open(self, directory: Path) -> _PageClassifier:
+        return _PageClassifier(await self._scripted.open(directory))
 
     async def close(self) -> None:
         await self._scripted.close()

@@ -11,6 +11,7 @@ from tests.calibrate.service.running import Running
 from tests.calibrate.service.web.pages import (
     HOSTILE,
     HOSTILE_NAME,
+    LONG_WORD,
     OpenedPage,
     open_page,
     page_service,
@@ -40,6 +41,12 @@ def newest(service: Running) -> dict[str, Any]:
     with service.service.database.read() as connection:
         row = connection.execute("SELECT record FROM decisions ORDER BY seq DESC").fetchone()
     return dict(json.loads(row["record"]))
+
+
+def newest_after(opened: OpenedPage, service: Running, name: str) -> dict[str, Any]:
+    """The newest decision, once the page shows that of a clip."""
+    opened.page.wait_for_selector(f".decision:has-text('{name}')")
+    return newest(service)
 
 
 def test_a_dropped_video_shows_its_decision_whole(opened: OpenedPage, service: Running):
@@ -97,6 +104,55 @@ def test_a_real_clip_plays_and_its_frames_are_decoded(browser: Any, tmp_path: Pa
             True,
         ]
         assert opened.logged == []
+
+
+def test_a_portrait_clip_is_shown_whole(browser: Any, tmp_path: Path):
+    clip = write_clip(tmp_path / "portrait.mp4", num_frames=24, width=32, height=64)
+    inspector = PoolInspector(max_frames=100, max_pixels=10_000_000, workers=1)
+    with (
+        page_service(tmp_path, inspector=inspector) as service,
+        open_page(browser, service) as opened,
+    ):
+        page = opened.enter("classify")
+        page.set_input_files("input[type=file]", clip)
+        opened.count(".decision .frame img", 3)
+        page.wait_for_selector("video")
+        box, video = (page.locator(one).bounding_box() for one in (".player", "video"))
+        assert box["height"] == video["height"] < box["width"] == video["width"]
+        page.click(".frame >> nth=0")
+        for selector in ("video", ".frame img", "dialog img"):
+            fit = page.eval_on_selector(selector, "one => getComputedStyle(one).objectFit")
+            assert fit == "contain", selector
+
+
+def test_a_trace_that_answers_otherwise_than_the_classifier_says_so(browser: Any, tmp_path: Path):
+    with (
+        page_service(tmp_path) as service,
+        open_page(browser, service, width=390) as opened,
+    ):
+        page = opened.enter("classify")
+        drop(opened, "a.mp4", "a clip")
+        page.wait_for_selector(".decision:has-text('a.mp4')")
+        assert page.locator("text=The trace answers").count() == 0
+        drop(opened, "b.mp4", "unparsed: contrary")
+        label = newest_after(opened, service, "b.mp4")["label"]
+        page.wait_for_selector(f"text=The trace answers {LONG_WORD}, the classifier {label}")
+        page.wait_for_selector(f"text=Sampled answers: {LONG_WORD} 3, normal 1")
+        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(wider) == 0
+        opened.go("review")
+        page.wait_for_selector(".review-trace:has-text('The trace answers')")
+
+
+def test_options_can_be_changed_after_the_first_clip(opened: OpenedPage, service: Running):
+    page = opened.enter("classify")
+    drop(opened, "a.mp4", "one")
+    page.wait_for_selector(".decision:has-text('a.mp4')")
+    page.click("text=Path, address, options")
+    page.click("summary:has-text('Options')")
+    page.select_option("[name=classifier]", "challenger")
+    drop(opened, "b.mp4", "two")
+    assert newest_after(opened, service, "b.mp4")["versions"]["classifier"] == 2
 
 
 def test_a_decision_is_recomputed_and_asked_with_shuffled_frames(opened: OpenedPage):
