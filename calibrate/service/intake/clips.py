@@ -181,6 +181,13 @@ class Intake:
         facts = await self._checked(kept.path, video_hash, name, source)
         return _admitted(kept, name, source, facts)
 
+    async def place_of(self, *, video_hash: str, source: Source, name: str) -> Path | None:
+        """Absolute path of the clip of an earlier decision; None: it is gone, or has other bytes.
+        Raises Problem 503 if its disk fails."""
+        if source != "path":
+            return await self._run(partial(self._clips.path_of, video_hash))
+        return await self._of_disk(partial(self._unchanged, name, video_hash), name)
+
     def close(self) -> None:
         """End its threads."""
         self._threads.shutdown(wait=True)
@@ -225,6 +232,13 @@ class Intake:
         if file.identity == before:
             self._hashes.put(before, value)
         return value
+
+    def _unchanged(self, name: str, video_hash: str) -> Path | None:
+        try:
+            file = self._roots.open(name)
+        except Problem:  # it is not there any longer, or its root is closed
+            return None
+        return file.place if self._hash_of(file) == video_hash else None
 
     async def _of_disk(self, call: Callable[[], T], path: str) -> T:
         """Result of a call about a path, whose disk may fail or not answer. Raises Problem 503."""

@@ -64,6 +64,11 @@ class OpenedFile:
         """Bytes in it now."""
         return os.fstat(self.descriptor).st_size
 
+    @property
+    def place(self) -> Path:
+        """Absolute path of the file, wherever a client's name for it began."""
+        return Path(os.readlink(f"/proc/self/fd/{self.descriptor}"))  # noqa: PTH115  of a descriptor
+
 
 class Roots:
     """Allowed folders. Safe to call from threads."""

@@ -1,7 +1,6 @@
 """Routes of reviews: the queue, leases, answers, figures, labels back."""
 
 import json
-from pathlib import Path as FilePath
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Path, Query, Response
@@ -253,25 +252,18 @@ async def _watch(
 
 async def _clips(service: Service, stored: dict[str, StoredDecision]) -> dict[str, LabelledClip]:
     """Clips of decisions that are still there, by the decision's id."""
-
-    def find() -> dict[str, LabelledClip]:
-        clips = {}
-        for name, one in stored.items():
-            if (path := _path_of(service, one.record)) is not None:
-                clips[name] = LabelledClip(
-                    video=str(path),
-                    classifier=one.record.versions.classifier,
-                    window=one.record.clip.window,
-                    text=one.inputs.text,
-                    columns=one.inputs.columns,
-                )
-        return clips
-
-    return await service.database.run(find)
-
-
-def _path_of(service: Service, record: DecisionRecord) -> FilePath | None:
-    if record.clip.source != "path":
-        return service.clips.path_of(record.clip.video_hash)
-    path = FilePath(record.clip.name)
-    return path if path.is_file() else None
+    clips = {}
+    for name, one in stored.items():
+        shown = one.record.clip
+        path = await service.intake.place_of(
+            video_hash=shown.video_hash, source=shown.source, name=shown.name
+        )
+        if path is not None:
+            clips[name] = LabelledClip(
+                video=str(path),
+                classifier=one.record.versions.classifier,
+                window=shown.window,
+                text=one.inputs.text,
+                columns=one.inputs.columns,
+            )
+    return clips

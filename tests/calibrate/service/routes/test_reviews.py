@@ -134,6 +134,25 @@ def test_labels_come_back_as_a_manifest_that_is_read(api: Asking, tmp_path: Path
     assert api.ask("GET", "/v1/reviews/labels?split=test").status_code == 422
 
 
+def test_labels_of_clips_below_a_root_name_them_wherever_the_request_began(tmp_path: Path):
+    root = tmp_path / "clips"
+    root.mkdir()
+    for name in ("kept", "changed", "gone"):
+        (root / f"{name}.mp4").write_bytes(b"clip " + name.encode())
+    with asking(tmp_path, audit_share=1.0, roots=(root,)) as api:
+        for name in ("kept", "changed", "gone"):
+            body = {"video": {"path": f"{name}.mp4"}}
+            assert api.ask("POST", "/v1/classify", json=body).status_code == 200
+        for one in lease(api, "ada", 9):
+            complete(api, one["id"], "ada", label="normal")
+        (root / "changed.mp4").write_bytes(b"clip other")
+        (root / "gone.mp4").unlink()
+        answer = api.ask("GET", "/v1/reviews/labels", "review")
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert [row["video"] for row in rows] == [str(root / "kept.mp4")]
+    assert answer.headers["X-Labels-Without-Clip"] == "2"
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
