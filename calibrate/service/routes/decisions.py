@@ -1,5 +1,6 @@
 """Routes of decisions: read, list, explain, replay."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -12,10 +13,12 @@ from calibrate.service.decisions.explain import AUTOMATED, Explanation, explain,
 from calibrate.service.decisions.outcome import outcome_of
 from calibrate.service.decisions.record import DecisionRecord
 from calibrate.service.policies.policy import PolicyAction
+from calibrate.service.problems import Problem
 from calibrate.service.protocols import ClipToClassify
 from calibrate.service.reviews.review import Review
 from calibrate.service.routes.context import MayRead, ServiceDep, problems
 from calibrate.service.service import Service
+from calibrate.service.state.audit import utc_text
 from wire.config import Config
 
 router = APIRouter(prefix="/v1/decisions", tags=["decisions"])
@@ -50,8 +53,12 @@ async def every(
     classifier: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     video_hash: Annotated[Text | None, Query()] = None,
     sample_id: Annotated[Text | None, Query()] = None,
-    since: Annotated[Text | None, Query(description="UTC, ISO 8601: made then or later.")] = None,
-    until: Annotated[Text | None, Query(description="UTC, ISO 8601: made before.")] = None,
+    since: Annotated[
+        datetime | None, Query(description="Made then or later; UTC, unless it says otherwise.")
+    ] = None,
+    until: Annotated[
+        datetime | None, Query(description="Made before; UTC, unless it says otherwise.")
+    ] = None,
 ) -> DecisionPage:
     """Decisions that meet all conditions, newest first."""
     wanted = DecisionFilter(
@@ -60,11 +67,25 @@ async def every(
         classifier=classifier,
         video_hash=video_hash,
         sample_id=sample_id,
-        since=since,
-        until=until,
+        since=_utc(since),
+        until=_utc(until),
     )
     records, after = await service.decisions.page(wanted, limit, cursor)
     return DecisionPage(decisions=tuple(records), next_cursor=after)
+
+
+def _utc(at: datetime | None) -> str | None:
+    """A time as decisions have it."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    try:
+        return utc_text(at)
+    except OverflowError as error:  # the year 1 or 9999, in another zone
+        raise Problem(
+            422, "unusable-value", f"{at} has no time in UTC; give a later one"
+        ) from error
 
 
 @router.get("/{decision_id}", responses=problems(404))

@@ -167,7 +167,12 @@ class Audit:
 
 def utc_now() -> str:
     """The time in UTC, to the millisecond: 2026-11-30T10:30:00.123Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(datetime.now(UTC))
+
+
+def utc_text(at: datetime) -> str:
+    """A time as :func:`utc_now` writes it, so that texts compare as times do."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _LARGEST = 2**63 - 1  # of SQLite's integers

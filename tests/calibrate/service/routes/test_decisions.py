@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ def test_a_decision_is_read_listed_and_found_again(api: Asking):
     assert rest["next_cursor"] is None
     same = api.ask("GET", "/v1/decisions", params={"video_hash": made[2].clip.video_hash}).json()
     assert [one["id"] for one in same["decisions"]] == [made[2].id]
+
+
+def test_times_may_be_of_any_zone(api: Asking):
+    at = datetime.fromisoformat(api.decide().created_at)
+    zone = timezone(timedelta(hours=5))
+    for since, num in ((at, 1), (at + timedelta(seconds=1), 0), (at - timedelta(days=1), 1)):
+        for text in (since.astimezone(zone).isoformat(), since.replace(tzinfo=None).isoformat()):
+            answer = api.ask("GET", "/v1/decisions", params={"since": text})
+            assert len(answer.json()["decisions"]) == num, text
+            answer = api.ask("GET", "/v1/decisions", params={"until": text})
+            assert len(answer.json()["decisions"]) == 1 - num, text
+    for text in ("yesterday", "0001-01-01T00:00:00+05:00"):
+        assert api.ask("GET", "/v1/decisions", params={"since": text}).status_code == 422
 
 
 def test_metrics_count_decisions_and_what_waits(api: Asking):
