@@ -5,6 +5,7 @@
 The same for both clients; they differ in how they send and wait.
 """
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,12 @@ from calibrate.client.errors import NotAnswered, ProblemError
 from calibrate.client.retries import Retries
 from wire.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _SHOWN = 200
 _JITTER = 0.25
+_TOLD_AFTER = 2  # tries in silence
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -79,12 +83,15 @@ class Exchange(Generic[T]):
         wait = self._retries.wait_after_break_s(
             self._tries, self._waited_s, error, repeatable=self._call.is_repeatable
         )
+        reason = str(error) or type(error).__name__
         if wait is None:
-            reason = str(error) or type(error).__name__
             raise NotAnswered(
                 f"the service at {self._url} did not answer {self._call.method} "
                 f"{self._call.path}: {reason}; is it running there (deepintuit serve)?"
             ) from error
+        if self._tries == _TOLD_AFTER:
+            seconds = self._retries.seconds
+            log.warning("%s: no answer (%s); trying for %g s", self._url, reason, seconds)
         return self._noted(wait)
 
     def _noted(self, wait: float) -> float:

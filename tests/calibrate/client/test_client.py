@@ -154,12 +154,15 @@ def test_tries_end_with_the_time_for_them(waits: list[float]):
     assert len(script.requests) == 1
 
 
-def test_a_service_that_is_not_there_is_named_with_what_to_do(waits: list[float]):
+def test_a_service_that_is_not_there_is_named_with_what_to_do(
+    waits: list[float], caplog: pytest.LogCaptureFixture
+):
     broken = [httpx.ConnectError("refused")] * 20
     with scripted(*broken) as (one, _), pytest.raises(NotAnswered, match="service:8000") as raised:
         one.classifiers()
     assert "deepintuit serve" in str(raised.value)
     assert sum(waits) <= 120 * 1.25
+    assert caplog.messages == [f"{URL}: no answer (refused); trying for 120 s"]
 
 
 @pytest.mark.parametrize(
