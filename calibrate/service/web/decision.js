@@ -61,8 +61,8 @@ function policies(record) {
   const all = record.policies ?? [];
   if (all.length === 0) return null;
   const row = (one) => {
-    const threshold = Number.isFinite(one.threshold) ? `${fixed(one.probability)} against a threshold of ${fixed(one.threshold)}` : `${fixed(one.probability)}, no threshold is attainable`;
-    return h("li", {}, h("span", { class: "anywhere" }, h("b", {}, one.label), h("span", { class: "soft num" }, ` ${threshold}`)), actionTag(one.action), h("span", { class: "why soft small anywhere" }, one.why));
+    const threshold = Number.isFinite(one.threshold) ? `${fixed(one.probability)} against a threshold of ${fixed(one.threshold)}` : `${fixed(one.probability)}, it has no threshold`;
+    return h("li", {}, h("span", { class: "anywhere" }, h("b", {}, one.id), h("span", { class: "soft num" }, ` ${one.label} ${threshold}`)), one.fires ? actionTag(one.action) : h("span", { class: "tag" }, "does not fire"), h("span", { class: "why soft small anywhere" }, one.why));
   };
   return h("div", { class: "stack tight" }, h("h3", {}, "Policies"), h("ul", { class: "policies" }, all.map(row)));
 }

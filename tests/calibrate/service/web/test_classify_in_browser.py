@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from cluster.serving.inspector import PoolInspector
@@ -142,6 +143,22 @@ def test_a_trace_that_answers_otherwise_than_the_classifier_says_so(browser: Any
         assert page.evaluate(wider) == 0
         opened.go("review")
         page.wait_for_selector(".review-trace:has-text('The trace answers')")
+
+
+def test_a_policy_that_does_not_fire_is_not_shown_as_one_that_acts(
+    opened: OpenedPage, service: Running
+):
+    policy = {"id": "take-down", "label": "normal", "target": "precision", "goal": 0.9}
+    httpx.post(
+        f"{service.url}/v1/policies",
+        json=policy | {"action": "auto", "owner": "a test"},
+        headers=service.headers(),
+    ).raise_for_status()
+    page = opened.enter("classify")
+    drop(opened, "a.mp4", "a clip")
+    page.wait_for_selector(".policies:has-text('take-down')")
+    assert page.inner_text(".policies .tag") == "does not fire"
+    assert newest(service)["decision"] == "review"
 
 
 def test_options_can_be_changed_after_the_first_clip(opened: OpenedPage, service: Running):
