@@ -1,5 +1,6 @@
 """Faults as RFC 9457 problems: any error of a request becomes application/problem+json."""
 
+import errno
 import json
 import logging
 import secrets
@@ -52,7 +53,7 @@ def problem_of(error: Exception) -> Problem:
             return _refused(error)
         case ClientDisconnect():
             return Problem(400, "cut-off", "the client went away before its request was whole")
-        case DiskFull():
+        case DiskFull() | OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return Problem(507, "disk-full", "a disk of the service is full; nothing was kept")
         case UserError():
             return Problem(422, "unusable-value", str(error))

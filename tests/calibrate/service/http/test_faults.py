@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -31,3 +32,8 @@ def test_errors_of_the_parts_have_their_status():
     assert problem_of(DataError("no such column")).status == 422
     died = problem_of(WorkerDied("the engine ended"))
     assert (died.status, died.slug, died.headers["Retry-After"]) == (503, "engine-unavailable", "5")
+
+
+def test_a_full_disk_is_told_as_one_whatever_was_written():
+    assert problem_of(OSError(errno.ENOSPC, "No space left on device")).status == 507
+    assert problem_of(OSError(errno.EIO, "Input/output error")).status == 500
