@@ -129,9 +129,9 @@ class BatchFiles:
         with self._database.read() as connection:
             if after is not None:
                 row = connection.execute(
-                    "SELECT place FROM batch_files WHERE id = ?", (after,)
+                    "SELECT place, owner FROM batch_files WHERE id = ?", (after,)
                 ).fetchone()
-                if row is None:
+                if row is None or not _may_see(caller, row["owner"]):
                     raise Problem(404, "no-such-file", f"after: there is no file {after!r}")
                 place = row["place"]
             rows = connection.execute(

@@ -181,7 +181,8 @@ class BatchJournal:
         with self._database.read() as connection:
             if after is not None:
                 row = connection.execute(
-                    "SELECT place FROM batches WHERE id = ?", (after,)
+                    "SELECT place FROM batches WHERE id = ? AND (owner = ? OR ?)",
+                    (after, caller.token_id, caller.may("admin")),
                 ).fetchone()
                 if row is None:
                     raise Problem(404, "no-such-batch", f"after: there is no batch {after!r}")

@@ -279,6 +279,8 @@ async def test_pages_of_batches_are_the_callers_own(
         assert [batch.id for batch in first + rest] == ids[::-1]
         assert (more, end) == (True, False)
         assert await batches.page(BEN, after=None, limit=2) == ([], False)
+        with pytest.raises(Problem, match="there is no batch"):
+            await batches.page(BEN, after=first[-1].id, limit=2)
 
 
 async def test_kills_lose_no_line_and_double_none(tmp_path: Path):

@@ -69,6 +69,8 @@ async def test_pages_go_from_the_newest_to_the_oldest(kept: BatchFiles):
     assert kept.page(ANN, after=None, limit=3, purpose="batch_output") == ([], False)
     with pytest.raises(Problem, match="no file 'nothing'"):
         kept.page(ANN, after="nothing", limit=3, purpose=None)
+    with pytest.raises(Problem, match="there is no file"):
+        kept.page(BEN, after=first[-1].id, limit=3, purpose=None)
 
 
 async def test_a_start_removes_what_a_kill_left_and_nothing_else(kept: BatchFiles, tmp_path: Path):
