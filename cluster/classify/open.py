@@ -126,7 +126,10 @@ class _Opening:
         description, labels = self._description, self._description.label_set
         k = description.answers.num_votes if num_votes is None else num_votes
         if "vote" in self._sources and k < 1:
-            raise DataError("the classifier votes, with no number of traces; give one (--k)")
+            raise DataError(
+                "the classifier votes, and its directory does not say with how many traces; fit it "
+                "anew (deepintuit classify takes the number as --k)"
+            )
         await self._start_engines(ended)
         policy, *others = self._engines
         sources: dict[Source, LabelSource] = {}

@@ -43,7 +43,7 @@ function dropZone(view) {
       h("span", { class: "drop-icon" }, icon("drop")),
       h("div", { class: "drop-words" }, h("p", { class: "drop-title" }, "Drop a video here"), h("p", { class: "soft small" }, "It goes to this service and nowhere else.")),
       input,
-      h("button", { class: "button quiet small drop-open", onclick: () => view.zone.classList.remove("compact") }, "Path, address, options"),
+      h("button", { class: "button quiet small drop-open", onclick: () => view.zone.classList.remove("compact") }, "Path or options"),
       h("button", { class: "button main", onclick: () => input.click() }, "Choose a file"),
     ),
     h(

@@ -165,7 +165,7 @@ def test_options_can_be_changed_after_the_first_clip(opened: OpenedPage, service
     page = opened.enter("classify")
     drop(opened, "a.mp4", "one")
     page.wait_for_selector(".decision:has-text('a.mp4')")
-    page.click("text=Path, address, options")
+    page.click("text=Path or options")
     page.click("summary:has-text('Options')")
     page.select_option("[name=classifier]", "challenger")
     drop(opened, "b.mp4", "two")
