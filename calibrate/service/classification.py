@@ -8,7 +8,7 @@ A request over HTTP, one of many in a body and a line of a batch are all answere
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StrictInt, ValidationError, model_validator
 
 from calibrate.service.caller import Caller
 from calibrate.service.decisions.decisions import Decisions
@@ -43,7 +43,7 @@ class ClassifySettings(Config):
     """Texts that the classifier's prompts show of each clip, by column."""
     text: ShortText | None = None
     """Text of the clip, where prompts show one."""
-    classifier: Annotated[str, Field(min_length=1, max_length=32)] | int = CHAMPION
+    classifier: Annotated[str, Field(min_length=1, max_length=32)] | StrictInt = CHAMPION
     """A version's number, or an alias: champion, challenger, previous."""
     control: Control | None = None
     """Ask again about frames in another order, grey ones, or frames backwards, and compare."""

@@ -146,6 +146,7 @@ def test_a_clip_that_fails_is_a_problem(site: Site) -> None:
         ({"video": {"path": "a"}, "window": [2, 1]}, 422),
         ({"video": {"path": "a"}, "window": [0]}, 422),
         ({"video": {"path": "a"}, "control": "loud"}, 422),
+        ({"video": {"path": "a"}, "classifier": True}, 422),
         ({"video": {"path": "a"}, "id": ""}, 422),
         ({"video": {"path": "a"}, "id": "\ud800"}, 422),
         ({"video": {"path": "a\x00b"}}, 422),
