@@ -5,7 +5,7 @@ import { decisionView } from "./decision.js";
 import { decisionRows, decisionTable } from "./decisions.js";
 import { fill, h, icon, say } from "./dom.js";
 import { classifiers, failed, head, player } from "./parts.js";
-import { bytes, percent } from "./words.js";
+import { bytes, chance, percent } from "./words.js";
 
 const AT_ONCE = 2;
 const session = []; // clips of this tab, the newest first
@@ -132,7 +132,7 @@ async function run(job) {
   try {
     job.record = await ask(job, () => refresh(job));
     job.status = "done";
-    say(`${job.name}: ${job.record.label}, ${percent(job.record.confidence)}`);
+    say(`${job.name}: ${job.record.label}, ${chance(job.record.confidence)}`);
   } catch (error) {
     Object.assign(job, { status: "failed", error });
   }
@@ -172,7 +172,7 @@ function drawSession(view) {
       "button",
       { class: "session-item", role: "listitem", "aria-current": job === shown ? "true" : null, onclick: () => show(view, job) },
       h("span", { class: "cut" }, job.name),
-      job.record ? h("span", { class: "cut small soft" }, `${job.record.label} \u00b7 ${percent(job.record.confidence)}`) : h("span", { class: `small ${job.status === "failed" ? "bad" : "soft"}` }, words[job.status]),
+      job.record ? h("span", { class: "cut small soft" }, `${job.record.label} \u00b7 ${chance(job.record.confidence)}`) : h("span", { class: `small ${job.status === "failed" ? "bad" : "soft"}` }, words[job.status]),
     );
   fill(view.list, session.length > 1 && session.slice(0, 24).map(item));
 }

@@ -4,7 +4,7 @@
 import { get, query } from "./api.js";
 import { fill, h, icon, toast } from "./dom.js";
 import { actionTag, bars, frames, notice, otherAnswer, panel, player, trace } from "./parts.js";
-import { fixed, percent, seconds, when } from "./words.js";
+import { chance, fixed, seconds, when } from "./words.js";
 
 const WORDS = { auto: "sure enough to need no person", review: "a person decides", pass: "by a policy, without an answer" };
 
@@ -30,7 +30,7 @@ function answerPanel(record) {
         "div",
         { class: "answer-head" },
         h("div", {}, h("p", { class: "small faint" }, "Answer"), h("p", { class: "answer-label anywhere" }, record.label)),
-        h("div", { class: "answer-side" }, h("p", { class: "small faint" }, "Confidence"), h("p", { class: "answer-label num" }, percent(record.confidence))),
+        h("div", { class: "answer-side" }, h("p", { class: "small faint" }, "Confidence"), h("p", { class: "answer-label num" }, chance(record.confidence))),
       ),
       h("div", { class: "row" }, actionTag(record.decision), h("span", { class: "soft small" }, words), record.review_id && h("a", { href: "#/review", class: "small" }, "Open the review queue")),
       reasons(record),

@@ -4,7 +4,7 @@ import { get, query } from "./api.js";
 import { decisionView } from "./decision.js";
 import { add, fill, h, icon } from "./dom.js";
 import { actionTag, failed, head, loaded, loading, state } from "./parts.js";
-import { ago, percent, when } from "./words.js";
+import { ago, chance, when } from "./words.js";
 
 const PAGE = 30;
 
@@ -65,7 +65,7 @@ function row(one) {
     { class: "open", onclick: (event) => event.target.closest("a") || (location.hash = href) },
     h("td", {}, h("a", { class: "clip-name cut", href, title: one.clip?.name }, one.clip?.name ?? one.id)),
     h("td", { class: "anywhere" }, one.label),
-    h("td", { class: "right" }, percent(one.confidence)),
+    h("td", { class: "right" }, chance(one.confidence)),
     h("td", {}, actionTag(one.decision)),
     h("td", { class: "wide soft" }, `v${one.versions?.classifier ?? ""}`),
     h("td", { class: "right wide soft", title: when(one.created_at) }, ago(one.created_at)),

@@ -2,7 +2,7 @@
 
 import { blobUrl, get } from "./api.js";
 import { fill, h, icon } from "./dom.js";
-import { ACTIONS, fixed, percent } from "./words.js";
+import { ACTIONS, chance, fixed } from "./words.js";
 
 export function head(title, text, ...tools) {
   return h(
@@ -73,8 +73,8 @@ export function bars(probabilities, { set = [], other = null, ticks = {}, most =
   const rows = Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
   const row = ([label, value]) => {
     const inside = set.includes(label);
-    const words = `${label}: ${percent(value)}${inside ? ", in the prediction set" : ""}`;
-    const second = other ? `; ${names[1]} ${percent(other[label])}` : "";
+    const words = `${label}: ${chance(value)}${inside ? ", in the prediction set" : ""}`;
+    const second = other ? `; ${names[1]} ${chance(other[label])}` : "";
     return h(
       "li",
       { class: `bar ${inside ? "inside" : ""}` },
@@ -86,7 +86,7 @@ export function bars(probabilities, { set = [], other = null, ticks = {}, most =
         other && h("span", { class: "bar-fill other", "width-percent": 100 * (other[label] ?? 0) }),
         Number.isFinite(ticks[label]) && h("span", { class: "bar-tick", "left-percent": 100 * ticks[label], title: `threshold ${fixed(ticks[label])}` }),
       ),
-      h("span", { class: "bar-value" }, percent(value)),
+      h("span", { class: "bar-value" }, chance(value)),
     );
   };
   const list = h("ul", { class: `bars ${other ? "paired" : ""}` }, rows.slice(0, most).map(row));

@@ -1,6 +1,14 @@
 // Numbers, times and names as people read them.
 
 export const percent = (value, digits = 1) => (Number.isFinite(value) ? `${(100 * value).toFixed(digits)}%` : "none");
+
+// A probability; only what is certain reads as 0% or 100%.
+export function chance(value) {
+  const text = percent(value);
+  if (text === "100.0%" && value < 1) return "> 99.9%";
+  return text === "0.0%" && value > 0 ? "< 0.1%" : text;
+}
+
 export const fixed = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "none");
 export const whole = (value) => Number(value ?? 0).toLocaleString("en");
 

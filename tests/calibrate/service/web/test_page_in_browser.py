@@ -133,3 +133,12 @@ FAINT = """() => {
   }
   return faint;
 }"""
+
+
+def test_only_what_is_certain_reads_as_0_or_100_percent(opened: OpenedPage):
+    page = opened.enter("classify")
+    words = page.evaluate(
+        """import("/static/words.js").then(
+             ({ chance }) => [1, 0.99994, 0.5, 0.00004, 0, null].map(chance))"""
+    )
+    assert words == ["100.0%", "> 99.9%", "50.0%", "< 0.1%", "0.0%", "none"]
