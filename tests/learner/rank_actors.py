@@ -137,6 +137,7 @@ class TestRank:
 
         self._worker.engine.close()  # else what it frees would count
         self._worker._engine = None
+        gc.collect()  # garbage of tests before this one, and when the next of it is collected
         placed = _ends_before(deepspeed.runtime.engine.DeepSpeedEngine, "_configure_optimizer")
         with _copying_moves(), profile(profile_memory=True) as profiler, placed:
             self._worker.begin(str(model_dir), SGD)
