@@ -59,10 +59,6 @@ class OpenClassifier(Protocol):
         processes have ended."""
         ...
 
-    async def frames(self, clip: ClipToClassify, numbers: Sequence[int]) -> list[bytes]:
-        """Frames of a clip as the model saw them, as PNG. Raises ClipError."""
-        ...
-
     async def close(self) -> None:
         """End its processes; after it no call is answered."""
         ...

@@ -13,7 +13,7 @@ time, so that the engines batch them; their number bounds memory. Knows no engin
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -27,7 +27,6 @@ from calibrate.traces import is_parsed
 from cluster.classify.clip_memory import ClipMemory
 from cluster.classify.inputs import truth_of
 from cluster.classify.rows import Controlled, Row, Versions
-from cluster.classify.shown_frames import png_frames
 from cluster.classify.sources import AnsweredClip, LabelSource
 from cluster.classify.turns import Turns
 from rollout.engine import AnsweringEngine, Sampling
@@ -149,12 +148,6 @@ class Pipeline:
         except ClipError as error:
             return Failure(kind=FailureKind.DECODE, culprit=sample.video, reason=str(error))
         return (await self._asked(shown))[1]
-
-    async def frames(self, sample: Sample, numbers: Sequence[int]) -> list[bytes]:
-        """Frames of a clip as the model saw them, as PNG, by their numbers in the video. Raises
-        ClipError."""
-        clip = await self._answering.inputs.clip(sample.video)
-        return await asyncio.to_thread(png_frames, clip, numbers)
 
     @property
     def is_alive(self) -> bool:

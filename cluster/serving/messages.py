@@ -1,7 +1,7 @@
 """Messages between the service and the process of a loaded classifier: JSON behind its length.
 
     start   {directory, machine, cpus}                 -> {ready} or {refused}
-    ask     {id, ask: evidence | frames, clip, ...}    -> {id, evidence | failure | frames | error}
+    ask     {id, ask: evidence, clip, view}            -> {id, evidence | failure | error}
     leave   {id, ask: cancel}                          (nobody waits for the answer any more)
 
 JSON, not pickle: that process reads strangers' videos, and what it says must stay data. Every float

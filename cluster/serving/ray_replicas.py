@@ -11,7 +11,7 @@ all nodes share.
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,15 +74,6 @@ class _Replica:
         shown = View(view) if view is not None else None
         return await self._pipeline.evidence(sample_of(here), shown)
 
-    async def frames(
-        self, clip: ClipToClassify, content: bytes | None, numbers: Sequence[int]
-    ) -> list[bytes] | None:
-        """Frames as PNG; None as for evidence."""
-        here = await asyncio.to_thread(self._here, clip, content)
-        if here is None:
-            return None
-        return await self._pipeline.frames(sample_of(here), tuple(numbers))
-
     def check_health(self) -> None:
         """Raise if an engine's process has ended: Serve then starts another replica."""
         if not self._pipeline.is_alive:
@@ -109,20 +100,6 @@ class ReplicaClient:
     async def evidence(self, clip: ClipToClassify, view: str | None = None) -> Evidence | Failure:
         """Evidence about a clip or a view of it. Raises WorkerDied if replicas were lost again and
         again."""
-        answer: Evidence | Failure = await self._ask(self._handle.evidence, clip, view)
-        return answer
-
-    async def frames(self, clip: ClipToClassify, numbers: Sequence[int]) -> list[bytes]:
-        """Frames as the model saw them, as PNG. Raises ClipError, WorkerDied."""
-        frames: list[bytes] = await self._ask(self._handle.frames, clip, list(numbers))
-        return frames
-
-    async def close(self) -> None:
-        """End its replicas and their engines."""
-        self._is_closed = True
-        await run_in_daemon_thread(partial(serve.delete, self._name, _blocking=True))
-
-    async def _ask(self, method: Any, clip: ClipToClassify, asked: Any) -> Any:
         lost: Exception | None = None
         content: bytes | None = None
         if clip.path.is_symlink() or clip.path.is_relative_to(_DESCRIPTORS):
@@ -131,16 +108,22 @@ class ReplicaClient:
             if self._is_closed:
                 raise WorkerDied(f"{self._name} was closed")
             try:
-                answer = await method.remote(clip, content, asked)
+                answer = await self._handle.evidence.remote(clip, content, view)
                 if answer is None:
                     content = await asyncio.to_thread(clip.path.read_bytes)
-                    answer = await method.remote(clip, content, asked)
+                    answer = await self._handle.evidence.remote(clip, content, view)
             except (GenerationError, RayActorError, RayServeException) as error:
                 lost = error
                 await asyncio.sleep(_HEALTH_S)  # Serve sees by then that it is lost
             else:
-                return answer
+                evidence: Evidence | Failure = answer
+                return evidence
         raise WorkerDied(f"{_TRIES} replicas of {self._name} were lost: {lost}") from lost
+
+    async def close(self) -> None:
+        """End its replicas and their engines."""
+        self._is_closed = True
+        await run_in_daemon_thread(partial(serve.delete, self._name, _blocking=True))
 
 
 class RayServeBackend:

@@ -1,7 +1,7 @@
 """Worker: the process of a loaded classifier, with its engines below it.
 
     socket -> start message -> open_pipeline -> ready
-           -> evidence | frames | cancel, many at a time -> answers as they come
+           -> evidence | cancel, many at a time -> answers as they come
     engine's process ended, or the service's did -> this one ends, and all below it
 
 Started by worker_client.py, in a session of its own: a Ctrl-C in the service's terminal does not
@@ -9,7 +9,6 @@ reach it before the service has answered what it accepted.
 """
 
 import asyncio
-import base64
 import logging
 import os
 import signal
@@ -48,10 +47,6 @@ class Answerer(Protocol):
 
     async def evidence(self, sample: Sample, view: View | None = None) -> Evidence | Failure:
         """Evidence about a clip or a view of it. Raises GenerationError if an engine has ended."""
-        ...
-
-    async def frames(self, sample: Sample, numbers: tuple[int, ...]) -> list[bytes]:
-        """Frames as PNG. Raises ClipError."""
         ...
 
 
@@ -154,9 +149,6 @@ class _Worker:
 
     async def _values(self, message: Mapping[str, Any]) -> dict[str, Any]:
         clip = clip_of(message["clip"])
-        if message["ask"] == "frames":
-            frames = await self._pipeline.frames(sample_of(clip), tuple(message["numbers"]))
-            return {"frames": [base64.b64encode(one).decode() for one in frames]}
         try:
             sample = sample_of(clip)
         except ValueError as error:  # a window that holds no frame

@@ -5,7 +5,6 @@ process ended -> every call that waits raises WorkerDied with the last lines of 
 """
 
 import asyncio
-import base64
 import itertools
 import json
 import os
@@ -123,11 +122,6 @@ class WorkerClient:
     async def evidence(self, clip: ClipToClassify, view: str | None = None) -> Evidence | Failure:
         """Evidence about a clip or a view of it. Raises WorkerDied."""
         return answer_of(await self._ask("evidence", clip, view=view))
-
-    async def frames(self, clip: ClipToClassify, numbers: Sequence[int]) -> list[bytes]:
-        """Frames as the model saw them, as PNG. Raises ClipError, WorkerDied."""
-        reply = await self._ask("frames", clip, numbers=list(numbers))
-        return [base64.b64decode(one) for one in reply["frames"]]
 
     async def close(self) -> None:
         """End the process and its engines; if it has died, what is left below it."""

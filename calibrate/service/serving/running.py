@@ -103,15 +103,6 @@ class RunningClassifier:
                     self._policy.first_pause_s,
                 ) from error
 
-    async def frames(self, clip: ClipToClassify, numbers: tuple[int, ...]) -> list[bytes]:
-        """Frames of a clip as the model saw them, as PNG. Raises ClipError, Problem 503."""
-        opened = await self._open()
-        try:
-            return await opened.frames(clip, numbers)
-        except (GenerationError, WorkerDied) as error:
-            self._lost(opened, error)
-            raise unavailable(f"the engines ended: {error}", 1.0) from error
-
     async def close(self) -> None:
         """End the engines; those that still wait get Problem 503."""
         self.state = "closed"

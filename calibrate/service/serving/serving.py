@@ -214,13 +214,6 @@ class Serving:
             engine_s=time.monotonic() - start,
         )
 
-    async def frames(
-        self, clip: ClipToClassify, numbers: tuple[int, ...], *, classifier: str = CHAMPION
-    ) -> list[bytes]:
-        """Frames of a clip as a classifier's model sees them, as PNG. Raises ClipError, Problem."""
-        _, running = await self._champion.running(classifier)
-        return await running.frames(clip, numbers)
-
     # --- versions
 
     async def promote(

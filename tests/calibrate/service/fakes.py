@@ -39,7 +39,7 @@ from tests.calibrate.classifiers import (
     measured_evaluation,
     publish,
 )
-from wire.errors import ClipError, DeepIntuitError, WorkerDied
+from wire.errors import DeepIntuitError, WorkerDied
 from wire.types import Failure, FailureKind
 
 
@@ -94,11 +94,6 @@ class ScriptedClassifier:
             raise
         finally:
             self.running -= 1
-
-    async def frames(self, clip: ClipToClassify, numbers: Sequence[int]) -> list[bytes]:
-        if not clip.path.is_file():
-            raise ClipError(f"cannot read {clip.path}: there is no such file")
-        return [tiny_png(number % 256) for number in numbers]
 
     async def close(self) -> None:
         self._ended.set()

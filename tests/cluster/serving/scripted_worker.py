@@ -61,9 +61,6 @@ class ScriptedPipeline:
             video_hash="ab",
         )
 
-    async def frames(self, sample: Any, numbers: tuple[int, ...]) -> list[bytes]:
-        return [bytes([number]) * 3 for number in numbers]
-
 
 @asynccontextmanager
 async def opened(order: Mapping[str, Any]) -> AsyncIterator[ScriptedPipeline]:

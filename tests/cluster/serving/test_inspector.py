@@ -56,7 +56,7 @@ async def test_a_file_of_another_kind_is_told_from_a_damaged_video(
 
 
 async def test_a_container_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    inspector = PoolInspector(max_frames=1000, max_pixels=100_000, timeout_s=0.001)
+    inspector = PoolInspector(max_frames=1000, max_pixels=100_000, timeout_s=1e-9)
     try:
         with pytest.raises(ClipTimedOut, match="no result within"):
             await inspector.inspect(write_clip(tmp_path / "a.mp4", frames=200))

@@ -15,7 +15,7 @@ from calibrate.service.protocols import ClipToClassify
 from cluster.classify.machine import Machine
 from cluster.serving.machine import ServingMachine
 from video.address import Address, View
-from wire.errors import ClipError, ConfigError, GenerationError
+from wire.errors import ConfigError, GenerationError
 from wire.types import Failure, FailureKind, Sample
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -42,11 +42,6 @@ class Scripted:
             logprobs={"policy": (-0.5, float("nan"))},
             frames=(os.getpid(),),
         )
-
-    async def frames(self, sample: Sample, numbers: tuple[int, ...]) -> list[bytes]:
-        if 9 in numbers:
-            raise ClipError("the clip has no frame 9")
-        return [b"%d" % number for number in numbers]
 
 
 @asynccontextmanager
@@ -88,9 +83,6 @@ async def test_replicas_answer_typed_survive_deaths_and_end(
     first = {one.frames[0] for one in answers}
     assert len(first) == 2, "both replicas answer"
     assert isinstance(await opened.evidence(clip(tmp_path, "damaged")), Failure)
-    assert await opened.frames(some, [1, 2]) == [b"1", b"2"]
-    with pytest.raises(ClipError, match="no frame 9"):
-        await opened.frames(some, [9])
 
     others = [opened.evidence(some) for _ in range(10)]
     for fault in ("kill", "engine"):  # of one replica after the other; the clip itself stays so

@@ -28,7 +28,6 @@ from cluster.serving.backend import ProcessBackend
 from cluster.serving.machine import ServingMachine
 
 ROOT = Path(__file__).parents[3]
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +136,6 @@ async def test_answers_survive_kills_of_the_engine_and_of_its_process(
             assert not {worker, engine} & running()
         status = serving.status()["loaded"][0]
         assert (status["restarts"], status["state"]) == (2, "ready")
-        frames = await serving.frames(clips[0], before[0].evidence.frames[:2])
-        assert [frame[:8] for frame in frames] == [PNG, PNG]
         left = processes()
     assert not set(left) & running()
 

@@ -1,4 +1,5 @@
 import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -45,9 +46,9 @@ def test_an_upload_that_is_cut_off_is_the_clients_fault_and_leaves_nothing(
                 "some of it".encode()
             )
             while not service.service.in_progress:
-                pass
+                time.sleep(0.005)
         while service.service.in_progress:
-            pass
+            time.sleep(0.005)
         text = service.service.metrics.text().decode()
     assert f'method="POST",route="{path}",status="4' in text
     assert not caplog.records

@@ -17,6 +17,8 @@ from tests.calibrate.service.fakes import ScriptedBackend, publish_tiny
 from tests.calibrate.service.running import DEADLINE_S, make_config, make_parts, running
 from wire.errors import ConfigError
 
+_LOOK_S = 0.005
+
 
 def test_a_stop_answers_what_was_accepted_and_refuses_what_comes_after(tmp_path: Path):
     router, entered, go_on = APIRouter(), threading.Event(), threading.Event()
@@ -36,7 +38,7 @@ def test_a_stop_answers_what_was_accepted_and_refuses_what_comes_after(tmp_path:
         assert entered.wait(DEADLINE_S)
         service.stop()
         while "stopping" not in client.get("/v1/health/ready").json()["detail"]:
-            pass
+            time.sleep(_LOOK_S)
         refused = client.post("/v1/slow")
         assert (refused.status_code, refused.json()["type"][-8:]) == (503, "stopping")
         assert refused.headers["retry-after"] == "5"
@@ -57,15 +59,16 @@ def test_clips_in_the_line_and_in_the_engines_are_answered_before_a_stop(tmp_pat
     config = make_config(tmp_path, max_in_flight=2)
     with (
         running(config, make_parts(backend=backend), prepare) as service,
-        httpx.Client(base_url=service.url, headers=service.headers()) as client,
+        httpx.Client(base_url=service.url, headers=service.headers(), timeout=DEADLINE_S) as client,
         ThreadPoolExecutor(12) as pool,
     ):
         while client.get("/v1/health/ready").status_code != 200:
-            pass
+            time.sleep(_LOOK_S)
         clips = [{"video": b"clip %d" % number} for number in range(12)]
         answers = [pool.submit(client.post, "/v1/classify", files=clip) for clip in clips]
         while service.service.serving.status()["waiting"] < 5:
             assert not all(answer.done() for answer in answers)
+            time.sleep(_LOOK_S)  # a loop without would keep the service, in this process, waiting
         accepted = service.service.in_progress
         service.stop()
         statuses = [answer.result(DEADLINE_S).status_code for answer in answers]
