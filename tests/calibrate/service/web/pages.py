@@ -95,7 +95,7 @@ class _PageClassifier:
 
     def __init__(self, scripted: ScriptedClassifier) -> None:
         self._scripted = scripted
-        self.frames, self.close = scripted.frames, scripted.close
+        self.close = scripted.close
 
     async def evidence(self, clip: ClipToClassify, view: str | None = None) -> Evidence | Failure:
         evidence = await self._scripted.evidence(clip, view)
