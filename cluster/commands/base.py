@@ -16,6 +16,7 @@ from wire.printable import printable
 from wire.remote_path import place_of
 
 if TYPE_CHECKING:
+    from cluster.classify.machine import Machine
     from cluster.run_dir import RunDir
 
 GO_ON = ("study", "controls", "check", "import", "rescore", "fit")
@@ -178,3 +179,48 @@ def write_json_file(path: Path, value: Any) -> None:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}; give --json the path of a file"
         ) from error
+
+
+def add_engine_options(command: Any) -> None:
+    """Options of a classifier's engines and what they may take."""
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs if any"
+    )
+    command.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of an engine")
+    command.add_argument(
+        "--gpu-memory",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="of each GPU's memory, for all engines of a classifier; default: 0.9",
+    )
+    command.add_argument(
+        "--in-flight",
+        type=int,
+        metavar="N",
+        help="clips decoded or answered at a time, fewer where they take 4 GB; default: 256 on "
+        "GPUs, 64 on a CPU; asking a service: requests at a time, 16",
+    )
+    command.add_argument(
+        "--engine-url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="ask this vLLM server in place of engines in this machine (several: again); its "
+        "API key: DEEPINTUIT_ENGINE_KEY",
+    )
+    command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
+
+
+def engine_machine(options: argparse.Namespace) -> "Machine":
+    """The machine that these options describe. Raises ConfigError."""
+    from cluster.classify.machine import machine_of
+
+    return machine_of(
+        device=options.device,
+        num_gpus=options.gpus,
+        gpu_memory=options.gpu_memory,
+        in_flight=options.in_flight,
+        cache_dir=options.cache_dir,
+        servers=options.engine_url,
+    )

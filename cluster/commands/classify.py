@@ -15,7 +15,7 @@ from contextlib import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.commands.base import add_command, say
+from cluster.commands.base import add_command, add_engine_options, engine_machine, say
 from wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def _by_engines(options: argparse.Namespace) -> int:
     """Classify with engines of this machine."""
     from calibrate.classifier import load_classifier
     from cluster.classify.inputs import ClipInputs
-    from cluster.classify.machine import machine_of
     from cluster.inputs.classifier_settings import shown_columns
 
     if options.k is not None and options.k < 1:
@@ -66,14 +65,7 @@ def _by_engines(options: argparse.Namespace) -> int:
     classifier = load_classifier(Path(options.classifier))
     description = classifier.description
     clips = ClipInputs(options.clips, description.label_set, shown_columns(description))
-    machine = machine_of(
-        device=options.device,
-        num_gpus=options.gpus,
-        gpu_memory=options.gpu_memory,
-        in_flight=options.in_flight,
-        cache_dir=options.cache_dir,
-        servers=options.engine_url,
-    )
+    machine = engine_machine(options)
     return _write_all(
         options,
         clips,
@@ -239,40 +231,9 @@ def add(commands: Any) -> None:
         "compare",
     )
     command.add_argument("--k", type=int, metavar="N", help="traces of a vote")
-    _add_machine(command)
+    add_engine_options(command)
     _add_service(command)
     _add_shift(command)
-
-
-def _add_machine(command: Any) -> None:
-    """Options of the engines and what they may take."""
-    command.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs if any"
-    )
-    command.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of an engine")
-    command.add_argument(
-        "--gpu-memory",
-        type=float,
-        default=0.9,
-        metavar="SHARE",
-        help="of each GPU's memory, for all engines; default: 0.9",
-    )
-    command.add_argument(
-        "--in-flight",
-        type=int,
-        metavar="N",
-        help="clips decoded or answered at a time, fewer where they take 4 GB; default: 256 on "
-        "GPUs, 64 on a CPU; of a service: requests at a time, 16",
-    )
-    command.add_argument(
-        "--engine-url",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="ask this vLLM server in place of engines in this machine (several: again); its "
-        "API key: DEEPINTUIT_ENGINE_KEY",
-    )
-    command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
 
 
 def _add_service(command: Any) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.base import add_command, say
+from cluster.commands.base import add_command, add_engine_options, engine_machine, say
 from wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,17 +28,10 @@ def _serve(options: argparse.Namespace) -> int:
     config = service_config(target, options.config, _settings(options))
     if options.new_token is not None:
         return _new_token(config, options.new_token, options.scopes)
-    from cluster.classify.machine import count_gpus, machine_of
+    from cluster.classify.machine import count_gpus
     from cluster.serving.parts import service_parts
 
-    machine = machine_of(
-        device=options.device,
-        num_gpus=options.gpus,
-        gpu_memory=options.gpu_memory,
-        in_flight=options.in_flight,
-        cache_dir=options.cache_dir,
-        servers=options.engine_url,
-    )
+    machine = engine_machine(options)
     if config.host not in _LOOPBACK:
         say(
             f"listening on {config.host}: tokens and clips cross the network as plain text; put a "
@@ -182,31 +175,7 @@ def add(commands: Any) -> None:
 
 def _add_machine(command: Any) -> None:
     """Options that give cores and GPUs to serving and to fits."""
-    command.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: GPUs if any"
-    )
-    command.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of an engine")
-    command.add_argument(
-        "--gpu-memory",
-        type=float,
-        default=0.9,
-        metavar="SHARE",
-        help="of each GPU's memory, for all engines of a classifier; default: 0.9",
-    )
-    command.add_argument(
-        "--in-flight",
-        type=int,
-        metavar="N",
-        help="clips decoded or answered at a time; default: 256 on GPUs, 64 on a CPU",
-    )
-    command.add_argument(
-        "--engine-url",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="ask this vLLM server in place of engines in this machine (several: again); its "
-        "API key: DEEPINTUIT_ENGINE_KEY",
-    )
+    add_engine_options(command)
     command.add_argument(
         "--ray",
         nargs="?",
@@ -220,7 +189,6 @@ def _add_machine(command: Any) -> None:
         metavar="N or A-B",
         help="of each classifier on the cluster; between A and B as the load wants; default: 1",
     )
-    command.add_argument("--cache-dir", type=Path, metavar="DIR", help="keep processed clips there")
     command.add_argument(
         "--fit-cpus", type=int, metavar="N", help="cores for fits; default: half of them"
     )
