@@ -14,9 +14,9 @@ from typing import Any
 
 from cluster.config.arm_names import ARMS
 from cluster.config.controls import control_arms
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import RunConfig
 from cluster.config.resume_rules import ORDER, Change, StageProgress, changes_of
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.config.trainings import training_of
 from cluster.run_files import read_result, read_run_recipe, read_started_from
 from wire.config import flatten

@@ -41,7 +41,7 @@ async def run_stages(
     """Run the unfinished stages, and write the summary. Returns the summary.
 
     ``archived``: the groups for GRPO that were found in the archive before
-    (cluster/commands/resume_summary.py). Raises UserError for what the user can mend; what is
+    (cluster/commands/tables/resume.py). Raises UserError for what the user can mend; what is
     finished stays finished.
     """
     _refuse_stale(config, run_dir, _unfinished(run_dir, stages))

@@ -11,8 +11,8 @@ from typing import Any
 from calibrate.published import PublishedClassifier
 from cluster.config.chain import Chain, read_chain
 from cluster.config.controls import read_titles
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import Stage
 from cluster.config.trainings import training_of
 from rollout.prompts_config import DEFAULT_VERSION
 from wire.config import validate

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from calibrate.published import PublishedClassifier
 from cluster.config.arm_names import ARMS
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.driver.progress import console
 from cluster.driver.versions import package_versions
 from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of

@@ -19,8 +19,8 @@ from cluster.check import leaks, machine, overlap, prompt_texts, prompts, rememb
 from cluster.check.clips import ClipScans, clip_findings, remember_opened, scan_clips
 from cluster.check.control_tokens import control_token_findings
 from cluster.check.reward import reward_findings
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig, read_recipe
-from cluster.config.stage_kinds import SftStage
 from cluster.inputs.model_folder import with_cached_model
 from cluster.inputs.preflight import check_context, check_first_prompt, open_cache, open_model
 from cluster.inputs.quarantine import opened_clips

@@ -11,7 +11,7 @@ from wire.types import Purpose
 def _rescore(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cluster.commands.reward_tables import print_change
+    from cluster.commands.tables.reward import print_change
     from cluster.config.recipe import read_recipe
     from cluster.driver.interrupts import run_interruptibly
     from cluster.driver.progress import progress_bar

@@ -15,7 +15,7 @@ def _lint(options: argparse.Namespace) -> None:
     import asyncio
     from dataclasses import asdict
 
-    from cluster.commands.reward_tables import print_lint
+    from cluster.commands.tables.reward import print_lint
     from cluster.inputs.reward_subject import read_subject
     from reward.tools.lint import count, lint
     from wire.finding import Level
@@ -38,7 +38,7 @@ def _bench(options: argparse.Namespace) -> None:
     import asyncio
     from dataclasses import asdict
 
-    from cluster.commands.reward_tables import print_timings
+    from cluster.commands.tables.reward import print_timings
     from cluster.inputs.reward_subject import read_subject
     from cluster.run_files import read_label_names
     from reward.tools.bench import archived_groups, bench, made_up_groups

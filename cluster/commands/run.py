@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.config.recipe import read_recipe
 
     config = read_recipe(options.recipe, settings(options))
-    from cluster.commands.resume_summary import summarise_resume
+    from cluster.commands.tables.resume import summarise_resume
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
 

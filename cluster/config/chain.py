@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cluster.config.arm_names import ARMS
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.evaluate import EvaluateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import COLDSTART_TITLE, SftStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.migration.hint import hint
-from cluster.config.stage_kinds import (
-    COLDSTART_TITLE,
-    STAGE_KINDS,
-    CalibrateStage,
-    EvaluateStage,
-    GrpoStage,
-    SftStage,
-    Stage,
-)
+from cluster.config.stage_kinds import STAGE_KINDS
 from cluster.config.stages import (
     CalibrationConfig,
     ColdstartConfig,

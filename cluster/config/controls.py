@@ -16,13 +16,11 @@ from calibrate.config import CalibrateConfig
 from cluster.config.arm_names import ARMS, ArmName
 from cluster.config.chain import BASE, Chain
 from cluster.config.clip_selection import ClipSelection, faults_of
-from cluster.config.stage_kinds import (
-    CalibrateStage,
-    EvaluateStage,
-    GrpoStage,
-    SftStage,
-    Stage,
-)
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.evaluate import EvaluateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.stages import ColdstartConfig, GrpoConfig, TrainedConfig
 from cluster.config.validation import ValidateConfig
 from learner.config import OptimConfig

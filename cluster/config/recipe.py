@@ -9,9 +9,12 @@ from pydantic import Field, SerializeAsAny, model_validator
 from cluster.config.chain import Chain, deepintuit_chain, read_stage
 from cluster.config.controls import ControlsConfig
 from cluster.config.guards import GuardsConfig
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.logging import LoggingConfig
 from cluster.config.migration.hint import hint
-from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage, Stage
 from cluster.config.stages import (
     CalibrationConfig,
     ColdstartConfig,

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calibrate.config import CalibrateConfig
-from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage, Stage
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
+from cluster.config.kinds.stage import Stage
 from learner.config import OptimConfig
 
 

@@ -11,8 +11,8 @@ from calibrate.predictions import Prediction, iter_predictions
 from calibrate.splits import ClipParts
 from calibrate.traces import GroupFacts, TraceSet
 from cluster.config.controls import calibration_of, grpo_of
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.inputs.samples import SampleSplits
 from cluster.resume.attempts import first_own_attempt
 from cluster.session import Session

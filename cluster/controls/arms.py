@@ -13,8 +13,10 @@ from typing import Any
 
 from cluster.config.arm_names import ARMS, ArmName
 from cluster.config.controls import control_arms, own_step
+from cluster.config.kinds.evaluate import EvaluateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import EvaluateStage, GrpoStage, SftStage
 from cluster.controls import policy_arms as policy
 from cluster.controls import verdict_arms as verdict
 from cluster.controls.arm_inputs import archived_cost, cost

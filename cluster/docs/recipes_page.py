@@ -17,8 +17,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import STAGE_KINDS, Stage
+from cluster.config.stage_kinds import STAGE_KINDS
 from wire.config import Config
 
 _HEAD = """# Recipe reference

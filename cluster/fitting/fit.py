@@ -15,8 +15,8 @@ from calibrate.fit import FitTraces, fit_classifiers
 from calibrate.label_error_file import LABEL_ERRORS_FILE, write_label_errors
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.config.stages import KEEP_LAST
 from cluster.fitting.archived_traces import TraceQuery, find_traces
 from cluster.fitting.fit_work import KeptScores, fingerprint, fit_work

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.chain import BASE
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.migration.hint import hint
 from cluster.config.recipe import RunConfig, read_recipe
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.fitting.archived_traces import archive_groups
 from cluster.fitting.fit import FitOrder
 from cluster.inputs.from_run import model_of, weights_hash

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibrate.config import Method
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.fitting.fit import FitOrder, fit_from_traces
 from cluster.fitting.learner_session import open_learner
 from cluster.fitting.watch import CandidateFit

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.migration.hint import hint
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.fitting.watch_weights import WatchedStage
 from cluster.run_files import RECIPE_FILE, read_recipe_file, read_run_recipe
 from cluster.status.heartbeat import State

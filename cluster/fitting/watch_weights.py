@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.chain import BASE
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.fitting.watch_versions import MeasuredVersion
 from cluster.resume.loop_state import Ancestor, LoopState
 from cluster.run_files import read_history, read_result

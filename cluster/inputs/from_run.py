@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.config.chain import BASE, Chain
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage, SftStage, Stage
 from cluster.run_files import (
     RECIPE_FILE,
     STARTED_FROM_FILE,

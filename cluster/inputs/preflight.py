@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.inputs.model_folder import with_local_model
 from cluster.inputs.samples import SampleSplits, read_samples
 from cluster.inputs.scorer import try_functions

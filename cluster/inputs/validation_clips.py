@@ -6,8 +6,11 @@ samples of a split -> at most so many, each label with its share, the same ones 
 from collections.abc import Iterator, Sequence
 
 from cluster.config.clip_selection import ClipSelection
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage, Stage
 from cluster.config.validation import PREFIX
 from cluster.metrics.catalogue import METRICS, describe
 from rollout.manifest import select

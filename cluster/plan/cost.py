@@ -17,8 +17,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from cluster.config.chain import Chain, read_chain
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage, GrpoStage, SftStage
 from cluster.metrics.metrics_file import is_validation, read_rows
 from cluster.plan.types import Plan, StagePlan
 from cluster.run_files import read_recipe_file, read_result, result_figures

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.config.controls import calibration_of, grpo_of
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.inputs.model_folder import with_cached_model
 from cluster.inputs.samples import SampleSplits, check_stages
 from cluster.inputs.scorer import make_scorer

@@ -17,7 +17,8 @@ import numpy as np
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuracies
 from calibrate.predictions import Prediction
-from cluster.config.stage_kinds import CalibrateStage, label_of
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.stage import label_of
 from cluster.run_files import read_result, read_run_chain, read_run_titles, result_figures
 from wire.errors import DataError
 

@@ -25,7 +25,7 @@ from calibrate.predictions import Prediction
 from calibrate.published import PublishedClassifier
 from cluster.config.chain import Chain
 from cluster.config.controls import main_stages
-from cluster.config.stage_kinds import GrpoStage
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.report.archived import ArchiveIndex, index_archive
 from cluster.report.arms import (

@@ -17,8 +17,8 @@ from typing import Self
 
 from cluster.config.arm_names import ARMS
 from cluster.config.controls import own_step
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.resume.attempts import (
     describe_attempt,
     first_bitwise_equal_attempt,

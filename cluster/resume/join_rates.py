@@ -5,8 +5,9 @@ old recipe, new recipe, newest checkpoint -> rate of the last update before, of 
 
 from collections.abc import Iterator
 
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage, Stage
 from cluster.config.trainings import Training, training_of
 from cluster.resume_plan import newest_checkpoint
 from cluster.run_dir import RunDir

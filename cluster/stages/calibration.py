@@ -18,7 +18,7 @@ from calibrate.fit import CalibrationResult, fit_classifiers, write_traces
 from calibrate.label_error_file import LABEL_ERRORS_FILE, write_label_errors
 from calibrate.splits import ClipParts
 from calibrate.verdict import first_answers
-from cluster.config.stage_kinds import CalibrateStage
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.inputs import policies
 from cluster.session import Session
 from cluster.stages.classifier_output import FitInputs, publish

@@ -16,8 +16,8 @@ from calibrate.fit import CalibrationResult, FitTraces
 from calibrate.metrics import evaluate
 from calibrate.predictions import Prediction
 from calibrate.traces import TraceSet
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.inputs.classifier_settings import describe, provenance_of
 from learner.export import ADAPTER_FOLDER
 from rollout.render import Renderer

@@ -14,7 +14,7 @@ from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, write_predictions
 from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import AgreementCount, label_predictions, probabilities_from_logprobs
-from cluster.config.stage_kinds import EvaluateStage
+from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.metrics.catalogue import EVALUATION
 from cluster.metrics.learning_guards import one_text_warnings
 from cluster.session import Session

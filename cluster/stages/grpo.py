@@ -14,8 +14,8 @@ from typing import Any
 from cluster.actors.learner_group import LearnerGroup
 from cluster.buffer import GroupBuffer
 from cluster.config.guards import GuardsConfig
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.config.stages import GrpoConfig
 from cluster.driver.progress import Bar, console, progress_bar
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from cluster.config.stage_kinds import SftStage
+from cluster.config.kinds.sft import SftStage
 from cluster.driver.bounded import run_bounded
 from cluster.driver.progress import progress_bar
 from cluster.resume.archived_groups import group_id_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibrate.traces import VerdictExamples
-from cluster.config.stage_kinds import SftStage
+from cluster.config.kinds.sft import SftStage
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_labels, evaluate_policy, readable
 from cluster.stages.label_codes import LabelCodes

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cluster.config.stage_kinds import GrpoStage, Stage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.stage import Stage
 from cluster.config.trainings import training_of
 from cluster.driver.peak_memory import MemoryWatch
 from cluster.inputs.policies import note_policy

@@ -18,7 +18,8 @@ from calibrate.metrics import evaluate
 from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import label_predictions, probabilities_from_logprobs
 from calibrate.verdict import training_rows as verdict_examples
-from cluster.config.stage_kinds import GrpoStage, SftStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.validation import PREFIX, ValidateConfig
 from cluster.inputs.validation_clips import validation_clips
 from cluster.session import Session

@@ -15,8 +15,9 @@ from typing import Any
 from calibrate.metrics import evaluate, wilson_interval
 from calibrate.predictions import Prediction, read_predictions
 from cluster.config.controls import read_titles, titles
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import CalibrateStage, SftStage
 from cluster.config.stages import num_updates
 from cluster.run_files import RECIPE_FILE, read_result, read_run_recipe, result_figures
 from rollout.manifest import read_manifest, select

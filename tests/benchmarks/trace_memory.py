@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.config.stage_kinds import SftStage
+from cluster.config.kinds.sft import SftStage
 from cluster.controls.arms import arm_run
 from cluster.run import run_each
 from cluster.stages.evaluation import evaluate_policy

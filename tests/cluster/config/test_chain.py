@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config.chain import BASE, Chain, read_chain, read_stage
+from cluster.config.kinds.evaluate import EvaluateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import EvaluateStage, GrpoStage, SftStage
 from tests.cluster.session_fakes import make_config
 from video.address import View
 from wire.config import validate

@@ -16,7 +16,9 @@ from cluster.config.controls import (
     read_titles,
     titles,
 )
-from cluster.config.stage_kinds import EvaluateStage, GrpoStage, SftStage
+from cluster.config.kinds.evaluate import EvaluateStage
+from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.sft import SftStage
 from tests.cluster.session_fakes import make_config
 from wire.types import Split
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster.check.prompt_texts import text_findings
+from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig, read_recipe
-from cluster.config.stage_kinds import CalibrateStage, GrpoStage
 from cluster.plan.run_plan import make_plan
 from rollout.prompts_config import TASK_FIELDS, TRACE_FIELDS
 from wire.finding import Level

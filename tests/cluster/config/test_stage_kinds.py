@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from cluster.config.chain import read_stage
-from cluster.config.stage_kinds import STAGE_KINDS, ClipSelection, SftStage, Stage
+from cluster.config.clip_selection import ClipSelection
+from cluster.config.kinds.sft import SftStage
+from cluster.config.kinds.stage import Stage
+from cluster.config.stage_kinds import STAGE_KINDS
 from cluster.config.stage_work import StageWork
 from cluster.config.stages import num_updates
 from cluster.stages.stage_functions import STAGE_FNS

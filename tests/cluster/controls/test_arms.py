@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from calibrate.predictions import read_predictions
 from cluster.config.arm_names import ARMS, ArmName
 from cluster.config.controls import own_step
-from cluster.config.stage_kinds import SftStage
+from cluster.config.kinds.sft import SftStage
 from cluster.controls.arm_inputs import policy_answers, trained_clips
 from cluster.controls.arms import arm_run, check_arms, run_controls
 from cluster.inputs.samples import SampleSplits

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.fitting.watch_weights import WatchedStage
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState

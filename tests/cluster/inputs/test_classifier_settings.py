@@ -10,8 +10,8 @@ from calibrate.description import (
     Provenance,
     SplitFacts,
 )
+from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.recipe import read_recipe
-from cluster.config.stage_kinds import CalibrateStage
 from cluster.inputs.classifier_settings import (
     check_renderer,
     describe,

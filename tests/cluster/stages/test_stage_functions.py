@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from cluster.cli import main
+from cluster.config.clip_selection import ClipSelection, faults_of
 from cluster.config.controls import titles
+from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import STAGE_KINDS, ClipSelection, Stage, faults_of
+from cluster.config.stage_kinds import STAGE_KINDS
 from cluster.config.stage_work import StageWork
 from cluster.config.stages import num_updates
 from cluster.inputs.samples import SampleSplits, stage_faults

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.config.arm_names import ARMS
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stage_kinds import GrpoStage
 from cluster.driver.units import format_duration
 from cluster.resume.archived_groups import ReusableGroups, reusable_groups
 from cluster.resume.join_rates import rate_lines

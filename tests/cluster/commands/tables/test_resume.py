@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.resume_summary import summarise_resume
-from cluster.config.stage_kinds import GrpoStage
+from cluster.commands.tables.resume import summarise_resume
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.resume import archived_groups
 from cluster.resume.archived_groups import reusable_groups
 from cluster.resume.loop_state import LOOP_FILE, Ancestor, LoopState

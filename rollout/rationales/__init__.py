@@ -1,0 +1,1 @@
+"""Rationales: parsing and filtering of what a policy writes to explain a label."""
