@@ -3,6 +3,7 @@
 #
 #   make setup       DEEPINTUIT_DEVICE=cpu|cuda overrides what it finds; PYTHON=/path/to/python3.11
 #   make demo        all stages on the embedded data, into runs/demo; SEED=k goes to runs/demo-k
+#   make demo METHOD=rbft|lvlm-var|splitting   another of the seed methods, into runs/demo-METHOD
 #   make study       the demo under three seeds, with control arms, into docs/results.md; hours, and
 #                    goes on where it stopped; SEEDS="1 2 3 4 5"
 #   make test        what a change must pass; test-all adds the slow tests
@@ -14,7 +15,8 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
 SEEDS ?= 1 2 3
-RUN_DIR := runs/demo$(if $(SEED),-$(SEED))
+RUN_DIR := runs/demo$(if $(METHOD),-$(METHOD))$(if $(SEED),-$(SEED))
+RECIPE := recipes/demo$(if $(METHOD),-$(METHOD)).toml
 
 .PHONY: setup demo study test test-all test-cuda-lock lint format types docs lock clean
 
@@ -24,7 +26,7 @@ setup:
 demo: setup
 	test -f build/demo/data/manifest.jsonl || $(BIN)/deepintuit make-demo-data build/demo/data
 	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
-	$(BIN)/deepintuit run recipes/demo.toml --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
+	$(BIN)/deepintuit run $(RECIPE) --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
 
 # Paths in --set, like those in a recipe, start at the recipe's folder.
 study: setup

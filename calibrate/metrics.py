@@ -77,6 +77,14 @@ class Evaluation:
     label_names: tuple[str, ...]
     """Order of rows and columns."""
 
+    @property
+    def minority(self) -> str | None:
+        """The label that has the fewest of the clips, whose F1 stands beside the accuracy where
+        labels are skewed; None where several have as few."""
+        support = {name: one.support for name, one in self.per_label.items() if one.support}
+        fewest = [name for name, count in support.items() if count == min(support.values())]
+        return fewest[0] if len(fewest) == 1 else None
+
     def to_json(self) -> str:
         """Strict JSON (no NaN), with the fields by name."""
         return json.dumps(asdict(self), indent=2, allow_nan=False)

@@ -181,6 +181,17 @@ def write_json_file(path: Path, value: Any) -> None:
         ) from error
 
 
+def price(text: str) -> float:
+    """An amount of money on a command line."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected an amount such as 2.5")
+    return amount
+
+
 def add_engine_options(command: Any) -> None:
     """Options of a classifier's engines and what they may take."""
     command.add_argument(

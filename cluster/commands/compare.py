@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, write_json_file
+from cluster.commands.base import add_command, price, write_json_file
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -16,7 +16,7 @@ def _compare(options: argparse.Namespace) -> None:
     comparison = compare_runs(
         options.runs, stages=options.stage, against=options.against, only_shared=options.shared
     )
-    print_comparison(comparison)
+    print_comparison(comparison, options.price_per_hour)
     if options.json:
         write_json_file(options.json, asdict(comparison))
 
@@ -36,4 +36,10 @@ def add(commands: Any) -> None:
         "--against", metavar="NAME", help="test all of a run with this, not stage with stage"
     )
     compare.add_argument("--shared", action="store_true", help="only the clips that all share")
+    compare.add_argument(
+        "--price-per-hour",
+        type=price,
+        metavar="X",
+        help="of the machines that a run had: what 1,000 answers cost",
+    )
     compare.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, too")

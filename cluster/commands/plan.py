@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.base import add_command, add_from, add_recipe, settings, write_json_file
+from cluster.commands.base import (
+    add_command,
+    add_from,
+    add_recipe,
+    price,
+    settings,
+    write_json_file,
+)
 from wire.errors import ConfigError
 
 
@@ -59,20 +66,10 @@ def _nodes(text: str) -> tuple[int, int]:
 
 
 def _amount(text: str) -> float:
-    amount = _price(text)
+    amount = price(text)
     if not amount:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected more than 0")
     return amount
-
-
-def _price(text: str) -> float:
-    try:
-        price = float(text)
-    except ValueError:
-        price = -1.0
-    if not 0 <= price < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected an amount such as 2.5")
-    return price
 
 
 def add(commands: Any) -> None:
@@ -89,7 +86,7 @@ def add(commands: Any) -> None:
         help="a run directory: what its stages took, scaled by this plan's counts",
     )
     plan.add_argument(
-        "--price-per-gpu-hour", type=_price, metavar="X", help="with --measured: what it costs"
+        "--price-per-gpu-hour", type=price, metavar="X", help="with --measured: what it costs"
     )
     plan.add_argument(
         "--nodes",

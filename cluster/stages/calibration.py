@@ -9,7 +9,7 @@ The order of the work is in calibrate/fit.py, which knows no run: `deepintuit fi
 from the archive (cluster/fitting/).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from calibrate.classifier import FOLDER
@@ -20,6 +20,7 @@ from calibrate.splits import ClipParts
 from calibrate.verdict import first_answers
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.inputs import policies
+from cluster.metrics.inference_cost import TokenCount
 from cluster.session import Session
 from cluster.stages.classifier_output import FitInputs, publish
 from cluster.stages.evaluation import EvaluationWriter, taken_up
@@ -72,10 +73,30 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         "traces": asdict(fitted.report),
         "num_failed": fitted.evaluated.num_failed,
         "num_rollouts": clips.num_rollouts(config),
+        **await _inference(session, fitted, writer, verdict),
         **taken_up(writer),
         **(verdict.validated if verdict else {}),
         **await _leave(session, run, fitted, inputs),
     }
+
+
+async def _inference(
+    session: Session,
+    fitted: CalibrationResult,
+    writer: RunTraceWriter,
+    verdict: RunVerdictTrainer | None,
+) -> dict[str, Any]:
+    """Cost of a verdict: that of the trace, and of the pass that reads it; none without one."""
+    traces = fitted.evaluated
+    if verdict is None or verdict.asked is None or not traces.num_traces:
+        return {}
+    count = TokenCount(session.renderer.around_clip)
+    await run_in_daemon_thread(count.add_groups, traces.groups)
+    written = count.cost(traces.num_traces, None)
+    assert written is not None, "there are traces"
+    if (seconds := writer.evaluation_seconds) is not None:
+        written = replace(written, seconds=seconds / writer.num_evaluated)
+    return {"inference": asdict(written + verdict.asked)}
 
 
 def _note_policy(session: Session, policy: PolicyVersion, run: StageRun) -> None:

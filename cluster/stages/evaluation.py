@@ -5,6 +5,7 @@ samples -> label prompts -> learner, logprobs of the label codes -> Predictions 
 """
 
 import math
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from calibrate.traces import TraceSet, VerdictExamples
 from calibrate.verdict import AgreementCount, label_predictions, probabilities_from_logprobs
 from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.metrics.catalogue import EVALUATION
+from cluster.metrics.inference_cost import TokenCount
 from cluster.metrics.learning_guards import one_text_warnings
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
@@ -58,13 +60,15 @@ async def evaluate_policy(
     trained it, else it started from it. Returns a stage's part of done.json."""
     writer = RunTraceWriter.of(session, stage, trained=trained)
     traces = await writer.write_evaluation(samples, temperature)
-    predictions = policy_predictions(traces, session.config.label_set, session.renderer)
+    count = TokenCount(session.renderer.around_clip)
+    predictions = policy_predictions(traces, session.config.label_set, session.renderer, count)
     written = await EvaluationWriter.of(session).write(
         stage, predictions, session.engine_weights_step
     )
     result = {
         "evaluation": asdict(written.figures),
         "num_failed": traces.num_failed,
+        **inference(count, len(traces) - traces.num_failed, writer.evaluation_seconds),
         **taken_up(writer),
     }
     warnings = await run_in_daemon_thread(one_text_warnings, stage, traces.groups)
@@ -77,12 +81,24 @@ async def evaluate_labels(
     """Measure the policy in the learner, version ``step``, by the label that it gives without a
     trace: the most probable label code. Returns a stage's part of done.json."""
     asked = VerdictExamples(readable(samples, session.quarantine), None)
-    logprobs = await LabelCodes.of(session).logprobs(asked)
+    count, begun = TokenCount(session.renderer.around_clip), time.monotonic()
+    logprobs = await LabelCodes.of(session).logprobs(asked, count)
+    seconds = time.monotonic() - begun
     predictions = label_predictions(
         samples, asked, probabilities_from_logprobs(logprobs), session.config.label_set.names
     )
     written = await EvaluationWriter.of(session).write(stage, predictions, step)
-    return {"evaluation": asdict(written.figures), "num_failed": len(samples) - len(asked)}
+    return {
+        "evaluation": asdict(written.figures),
+        "num_failed": len(samples) - len(asked),
+        **inference(count, len(asked), seconds),
+    }
+
+
+def inference(count: TokenCount, num_clips: int, seconds: float | None) -> dict[str, Any]:
+    """Part of done.json about the cost of an answer; nothing without clips."""
+    cost = count.cost(num_clips, seconds)
+    return {} if cost is None else {"inference": asdict(cost)}
 
 
 def readable(samples: Sequence[Sample], quarantine: Container[str]) -> list[Sample]:
@@ -96,14 +112,16 @@ def taken_up(writer: RunTraceWriter) -> dict[str, int]:
 
 
 def policy_predictions(
-    traces: TraceSet, labels: LabelSet, renderer: Renderer
+    traces: TraceSet, labels: LabelSet, renderer: Renderer, count: TokenCount | None = None
 ) -> Iterator[Prediction]:
     """Predictions from the policy's written answers; unparsable or failed counts as wrong. Traces
     are read as the predictions are made.
 
     Confidence is the probability (at temperature 1) of the tokens inside the answer block.
+    ``count``: of the tokens that the answers took.
     """
-    groups = zip(traces.facts, traces.groups, strict=True)
+    read = traces.groups if count is None else count.counted(traces.groups)
+    groups = zip(traces.facts, read, strict=True)
     return (_prediction(facts.sample, group, labels, renderer) for facts, group in groups)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.traces import VerdictExample, VerdictExamples
+from cluster.metrics.inference_cost import TokenCount
 from cluster.session import Session
 from cluster.stages.spilled_rows import SpilledRows
 from learner.shared_prefix.rows import Response, Row, RowLogprobs, supervised_row
@@ -66,14 +67,20 @@ class LabelCodes:
         """Number of tokens of a label's code."""
         return len(self._codes[label])
 
-    async def logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
-        """[N, L]: logprob of each label's code under the learner's present weights.
+    async def logprobs(
+        self, examples: VerdictExamples, count: TokenCount | None = None
+    ) -> NDArray[np.float64]:
+        """[N, L]: logprob of each label's code under the learner's present weights. ``count``: of
+        the tokens that this takes.
 
         Raises DataError if a clip can no longer be read.
         """
         codes, parts = list(self._codes.values()), [np.empty((0, len(self._codes)))]
         async for block in self._prompted(examples):
             rows = [label_code_row(prompt, e.sample.video, codes) for e, prompt in block]
+            if count is not None:
+                for _, prompt in block:
+                    count.add(prompt, scored=sum(map(len, codes)))
             parts.append(await code_logprobs(self._learner, rows))
         return np.concatenate(parts)
 

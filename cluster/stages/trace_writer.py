@@ -3,6 +3,7 @@
 samples -> GroupWriter, some at a time, or the archive of an earlier attempt -> archive -> TraceSet
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
@@ -61,6 +62,10 @@ class RunTraceWriter:
         self._max_failure_frac, self._max_in_flight = max_failure_frac, max_in_flight
         self.num_taken_up = 0
         """Groups so far that an earlier attempt had written."""
+        self.evaluation_seconds: float | None = None
+        """Of the last ``write_evaluation``; None if some of its traces were taken up."""
+        self.num_evaluated = 0
+        """Clips of the last ``write_evaluation``."""
 
     @classmethod
     def of(cls, session: Session, name: str, *, trained: bool = False) -> Self:
@@ -94,7 +99,12 @@ class RunTraceWriter:
         temperature is given. Raises TooManyFailures."""
         temperature = self._evaluation_temperature if temperature is None else temperature
         title, purpose = f"evaluate {self._name}", Purpose.EVALUATION
-        return await self._write(samples, 1, temperature, purpose, "evaluate", title)
+        taken_up, begun = self.num_taken_up, time.monotonic()
+        traces = await self._write(samples, 1, temperature, purpose, "evaluate", title)
+        seconds = time.monotonic() - begun
+        self.num_evaluated = len(samples)
+        self.evaluation_seconds = seconds if self.num_taken_up == taken_up else None
+        return traces
 
     async def _write(
         self,

@@ -7,6 +7,7 @@ calibrate/ states what it needs as Protocols and knows no engine; they are imple
 """
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from calibrate.traces import TraceSet, VerdictExamples
 from cluster.config.trainings import verdict_optim
 from cluster.config.validation import ValidateConfig
 from cluster.driver.progress import console
+from cluster.metrics.inference_cost import InferenceCost, TokenCount
 from cluster.session import Session
 from cluster.stages.label_codes import (
     LabelCodes,
@@ -38,7 +40,7 @@ from learner.shared_prefix.rows import Row, supervised_row
 from rollout.render import Renderer
 from wire.daemon_thread import run_in_daemon_thread
 from wire.labels import LabelSet
-from wire.types import TraceGroup
+from wire.types import Prompt, TraceGroup
 
 _ROWS_AT_ONCE = 1024  # of a call to the learner
 
@@ -61,11 +63,15 @@ class RunVerdictTrainer:
         policy_dir: Path,
         spill: Path,
         lora: LoraConfig | None = None,
+        around_clip: Callable[[Prompt], Sequence[int]] | None = None,
     ) -> None:
         """``policy_dir``: the weights that training starts from; ``spill``: folder for rows;
-        ``lora``: of the verdict alone."""
+        ``lora``: of the verdict alone; ``around_clip``: a prompt's tokens but for its clip, where
+        the cost of an answer is to be known."""
         self._codes, self._trainer, self._policy_dir = codes, trainer, policy_dir
-        self._spill, self._lora = spill, lora
+        self._spill, self._lora, self._around_clip = spill, lora, around_clip
+        self.asked: InferenceCost | None = None
+        """Cost per clip of the last ``label_logprobs``, without the traces that it reads."""
 
     @classmethod
     def of(
@@ -80,7 +86,8 @@ class RunVerdictTrainer:
         """With the learner of a run, for a stage or arm of this name, from the weights in
         ``policy_dir``."""
         trainer = SupervisedTrainer.of(session, name, validate, validator)
-        return cls(LabelCodes.of(session), trainer, policy_dir, session.run_dir.path, lora)
+        codes, folder = LabelCodes.of(session), session.run_dir.path
+        return cls(codes, trainer, policy_dir, folder, lora, session.renderer.around_clip)
 
     @property
     def validated(self) -> dict[str, Any]:
@@ -107,7 +114,12 @@ class RunVerdictTrainer:
 
     async def label_logprobs(self, examples: VerdictExamples) -> NDArray[np.float64]:
         """[N, L]: logprob of each label's code under the learner's present weights."""
-        return await self._codes.logprobs(examples)
+        if self._around_clip is None:
+            return await self._codes.logprobs(examples)
+        count, begun = TokenCount(self._around_clip), time.monotonic()
+        logprobs = await self._codes.logprobs(examples, count)
+        self.asked = count.cost(len(examples), time.monotonic() - begun)
+        return logprobs
 
 
 def label_weights(examples: VerdictExamples) -> dict[str, float]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from calibrate.compare import Comparison, compare
 from calibrate.metrics import Evaluation, evaluate
 from calibrate.predictions import Prediction, read_predictions
+from cluster.metrics.inference_cost import InferenceCost
 from cluster.run_files import (
     prediction_files,
     read_classifiers,
     read_label_names,
+    read_result,
     read_run_chain,
 )
 from wire.errors import ConfigError, DataError
@@ -49,6 +51,8 @@ class ArmFigures:
     run: str
     name: str
     evaluation: Evaluation
+    inference: InferenceCost | None = None
+    """Cost of an answer; None where the run did not measure it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,11 @@ def compare_runs(
     pairs = [*_within(runs, stages_of, against), *_between(runs)]
     return RunComparison(
         only_shared=only_shared,
-        arms=tuple(_figures(arm, label_names) for arms in runs.values() for arm in arms.values()),
+        arms=tuple(
+            _figures(arm, label_names, _cost(path, arm))
+            for path in paths
+            for arm in runs[names[path]].values()
+        ),
         tests=tuple(_test(before, after) for before, after in pairs),
         classifiers=tuple(
             PublishedText(run=names[path], stage=stage, method=one.method, lines=tuple(one.lines()))
@@ -220,12 +228,16 @@ def _between(runs: Runs) -> Iterator[tuple[Arm, Arm]]:
         yield from ((reference[name], arm) for name, arm in arms.items() if name in reference)
 
 
-def _figures(arm: Arm, label_names: Sequence[str]) -> ArmFigures:
+def _cost(path: Path, arm: Arm) -> InferenceCost | None:
+    return InferenceCost.of_result(read_result(path, arm.name) or {})
+
+
+def _figures(arm: Arm, label_names: Sequence[str], cost: InferenceCost | None) -> ArmFigures:
     try:
         evaluation = evaluate(arm.predictions, label_names)
     except DataError as error:
         raise DataError(f"{arm}: {error}") from error
-    return ArmFigures(run=arm.run, name=arm.name, evaluation=evaluation)
+    return ArmFigures(run=arm.run, name=arm.name, evaluation=evaluation, inference=cost)
 
 
 def _test(before: Arm, after: Arm) -> PairedTest:

@@ -11,18 +11,27 @@ from cluster.driver.progress import console
 from cluster.study.compare import PairedTest, RunComparison
 
 
-def print_comparison(comparison: RunComparison) -> None:
-    """Print figures of the arms of runs, then the paired tests between them."""
+def print_comparison(comparison: RunComparison, price_per_hour: float | None = None) -> None:
+    """Print figures of the arms of runs and the cost of their answers, then the paired tests
+    between them. ``price_per_hour``: of the machines that a run had."""
     runs = list(dict.fromkeys(arm.run for arm in comparison.arms))
     many = len(runs) > 1
     title = ("all runs" if many else runs[0]) + (
         ", the clips that all share" if comparison.only_shared else ""
     )
-    table = _table(title, ("run", "stage") if many else ("stage",), _FIGURES)
+    minority = next(iter({arm.evaluation.minority for arm in comparison.arms}), None)
+    more = () if minority is None else (f"F1 {minority}",)
+    table = _table(title, ("run", "stage") if many else ("stage",), (*_FIGURES, *more))
     for arm in comparison.arms:
-        table.add_row(*_names(many, arm.run, arm.name), *_figures(arm.evaluation))
+        figures = _figures(arm.evaluation)
+        if minority is not None:
+            f1 = arm.evaluation.per_label[minority].f1
+            figures.append("" if f1 is None else f"{f1:.3f}")
+        table.add_row(*_names(many, arm.run, arm.name), *figures)
     console.print(table)
     console.print(f"top {COVERAGE:.0%}: accuracy on the most confident {COVERAGE:.0%} of the clips")
+    if any(arm.inference for arm in comparison.arms):
+        _print_costs(comparison, many, price_per_hour)
     if comparison.tests:
         _print_tests(comparison.tests, many)
     for one in comparison.classifiers:
@@ -30,6 +39,27 @@ def print_comparison(comparison: RunComparison) -> None:
         console.print(f"{name}: {one.method}", soft_wrap=True)
         for line in one.lines:
             console.print(f"- {line}", soft_wrap=True)
+
+
+def _print_costs(comparison: RunComparison, many: bool, price_per_hour: float | None) -> None:
+    price = () if price_per_hour is None else ("price of 1,000",)
+    heads = ("run", "stage") if many else ("stage",)
+    table = _table("an answer at inference, mean per clip", heads, (*_COSTS, *price))
+    for arm in comparison.arms:
+        if (cost := arm.inference) is None:
+            continue
+        cells = [
+            f"{cost.prompt_tokens:.1f}",
+            f"{cost.video_tokens:.1f}",
+            f"{cost.generated_tokens:.1f}",
+            "" if cost.seconds is None else f"{cost.seconds:.4f}",
+        ]
+        if price_per_hour is not None:
+            thousand = cost.price(price_per_hour)
+            cells.append("" if thousand is None else f"{thousand:.4f}")
+        table.add_row(*_names(many, arm.run, arm.name), *cells)
+    console.print(table)
+    console.print("seconds: of the whole measurement, by its clips, on the machine of the run")
 
 
 def _print_tests(tests: Sequence[PairedTest], many: bool) -> None:
@@ -46,6 +76,7 @@ def _print_tests(tests: Sequence[PairedTest], many: bool) -> None:
 
 
 _FIGURES = ("clips", "accuracy", "95% interval", "macro F1", "ECE", "Brier", f"top {COVERAGE:.0%}")
+_COSTS = ("prompt tokens", "of them video", "written tokens", "seconds")
 _DIFFERENCES = ("difference", "95% interval", "gained", "lost", "p")
 
 

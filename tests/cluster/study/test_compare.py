@@ -308,6 +308,42 @@ def test_the_tables_name_what_is_compared_and_load_no_engine(make_run: MakeRun) 
     assert any("-0.200" in line and line.endswith("0 2 0.500") for line in lines)
 
 
+def test_the_cost_of_an_answer_stands_beside_its_figures_where_a_run_measured_it(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run("one")
+    cost = {
+        "prompt_tokens": 96.25,
+        "video_tokens": 24.0,
+        "generated_tokens": 31.5,
+        "scored_tokens": 0.0,
+        "seconds": 0.018,
+    }
+    (path / "stages/grpo").mkdir(parents=True)
+    (path / "stages/grpo/done.json").write_text(json.dumps({"inference": cost}))
+    arms = {arm["name"]: arm for arm in found(tmp_path, path)["arms"]}
+    assert arms["grpo"]["inference"] == cost
+    assert arms["base"]["inference"] is None
+    capsys.readouterr()
+    assert main(["compare", str(path), "--price-per-hour", "2"]) == 0
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "grpo 96.2 24.0 31.5 0.0180 0.0100" in printed
+    assert not any(line.startswith("base 9") for line in printed)
+
+
+def test_the_rarest_label_has_its_f1_in_the_table(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run("one", {"base": 6, "grpo": 9}, clips=range(9))
+    assert main(["compare", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "F1 b" in printed
+    assert any(
+        line.split()[:1] == ["grpo"] and line.split()[-1] == "1.000"
+        for line in printed.splitlines()
+    )
+
+
 def test_published_classifiers_stand_under_the_tables(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
