@@ -142,7 +142,7 @@ def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str
     if "seconds" in result:
         row["seconds"] = round(result["seconds"], 1)
         row["num_failed"] = result.get("num_failed", 0)
-    for key in ("validation", "stopped_early"):
+    for key in ("validation", "stopped_early", "inference"):
         if key in result:
             row[key] = result[key]
     return row
@@ -151,7 +151,16 @@ def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str
 def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     """Print stages and control arms with intervals, baselines, memory, and result paths."""
     table = Table(title=f"{run_dir.name}: seed {summary['seed']}", box=box.SIMPLE)
-    columns = ("stage", "accuracy", "95% interval", "macro F1", "balanced", "ECE", "seconds")
+    columns = (
+        "stage",
+        "accuracy",
+        "95% interval",
+        "macro F1",
+        "balanced",
+        "ECE",
+        "tokens",
+        "seconds",
+    )
     for name in columns:
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for row in filter(None, (*summary["stages"], summary["head"], summary["classifier"])):
@@ -161,8 +170,10 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
             table.add_row(*_cells(row | {"name": f"{row['name']} ({row['split']})"}))
     majority = summary["baselines"]["majority"]
     if majority is not None:
-        table.add_row("majority label", f"{majority:.3f}", "", "", "", "", "")
+        table.add_row("majority label", f"{majority:.3f}", *[""] * (len(columns) - 2))
     console.print(table)
+    if any("inference" in row for row in summary["stages"]):
+        console.print("tokens: of an answer's prompts + written, per clip")
     for row in summary["stages"]:
         if outcome := validation_outcome(row):
             console.print(f"{row['name']}: {outcome}", soft_wrap=True)
@@ -179,4 +190,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     low, high = row["accuracy_ci"]
     figures = [f"{row[key]:.3f}" for key in ("macro_f1", "balanced_accuracy", "ece")]
     seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
-    return [row["name"], f"{row['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", *figures, seconds]
+    cost = row.get("inference")
+    tokens = f"{cost['prompt_tokens']:.0f}+{cost['generated_tokens']:.0f}" if cost else ""
+    interval = f"{low:.3f} - {high:.3f}"
+    return [row["name"], f"{row['accuracy']:.3f}", interval, *figures, tokens, seconds]

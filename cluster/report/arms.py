@@ -19,6 +19,7 @@ from calibrate.metrics import NUM_BINS, Evaluation, evaluate, selective_accuraci
 from calibrate.predictions import Prediction
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.stage import label_of
+from cluster.metrics.inference_cost import InferenceCost
 from cluster.run_files import read_result, read_run_chain, read_run_titles, result_figures
 from wire.errors import DataError
 
@@ -51,6 +52,8 @@ class ArmFigures:
     """False: the arm has predictions, but is still running or was stopped."""
     seconds: float | None
     num_failed: int
+    inference: InferenceCost | None
+    """Cost of an answer; None where the run did not measure it."""
     evaluation: Evaluation
     reliability: tuple[Bin, ...]
     """Empty where no answer has a confidence."""
@@ -186,6 +189,7 @@ def _figures(
         finished=result is not None,
         seconds=None if name in declared.heads else figures.get("seconds"),
         num_failed=figures.get("num_failed", 0),
+        inference=None if name in declared.heads else InferenceCost.of_result(figures),
         evaluation=evaluate(answers, label_names),
         reliability=_bins(confidence, right) if confidence.any() else (),
         coverage=_coverage(confidence, right) if confidence.any() else (),

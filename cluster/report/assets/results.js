@@ -7,20 +7,21 @@ export function results(data) {
     return section("results", "Results", null, el("p", { class: "empty" }, "No stage has been measured yet."));
   }
   return section("results", "Results",
-    "Figures come from the predictions. An answer that cannot be parsed is wrong. Intervals are 95% (Wilson).",
+    "Figures come from the predictions. An answer that cannot be parsed is wrong. Intervals are 95% (Wilson). Tokens: of an answer, prompts + written.",
     figures(data), tests(data));
 }
 
 function figures(data) {
   const names = [["Stage"], ["Clips", "num"], ["Accuracy", "num"], ["95% interval", "num"], ["", "span"], ["Macro F1", "num"],
-    ["Balanced", "num"], ["ECE", "num"], ["Brier", "num"], ["Surest 80%", "num"], ["Unparsed", "num"], ["Failed", "num"], ["Time", "num"]];
+    ["Balanced", "num"], ["ECE", "num"], ["Brier", "num"], ["Surest 80%", "num"], ["Unparsed", "num"], ["Failed", "num"],
+    ["Tokens", "num"], ["Time", "num"]];
   const stages = data.arms.filter((arm) => arm.is_stage);
   const rest = data.arms.filter((arm) => !arm.is_stage);
   const body = el("tbody", {}, stages.map((arm) => row(arm, data)));
   if (data.majority !== null) {
     body.append(el("tr", { class: "baseline" }, el("th", { scope: "row" }, "Majority label", el("small", {}, "most frequent train label, always")),
       el("td", {}), el("td", { class: "num" }, share(data.majority)), el("td", {}), bar(data.majority, data.majority, data.majority, "c8", data),
-      Array.from({ length: 8 }, () => el("td", {}))));
+      Array.from({ length: 9 }, () => el("td", {}))));
   }
   const more = rest.length > 0 && el("tbody", {},
     el("tr", { class: "group" }, el("th", { colspan: names.length, scope: "colgroup" }, "Head, published classifier and control arms")),
@@ -46,7 +47,12 @@ function row(arm, data) {
     cell(share(said.macro_f1)), cell(share(said.balanced_accuracy)),
     cell(arm.reliability.length ? share(said.ece) : "\u2013"), cell(share(said.brier)),
     cell(arm.reliability.length ? share(said.selective_accuracy) : "\u2013"),
-    cell(said.unparsed_frac ? share(said.unparsed_frac) : "0"), cell(arm.num_failed), cell(arm.seconds === null ? "\u2013" : duration(arm.seconds)));
+    cell(said.unparsed_frac ? share(said.unparsed_frac) : "0"), cell(arm.num_failed), cell(tokens(arm.inference)), cell(arm.seconds === null ? "\u2013" : duration(arm.seconds)));
+}
+
+/** Tokens per clip of an answer: those of its prompts, and those that are written. */
+function tokens(cost) {
+  return cost ? `${Math.round(cost.prompt_tokens)} + ${Math.round(cost.generated_tokens)}` : "\u2013";
 }
 
 function bar(value, low, high, name, data) {
