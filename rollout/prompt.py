@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rollout.message import Foreign, Message
+from rollout.message import Foreign, Message, Parts
 from rollout.prompt_template import Template, value_text
 from rollout.prompts_config import (
     DEFAULT_TEXTS,
     DEFAULT_VERSION,
     SIDE_FIELDS,
-    TASK_FIELDS,
     TEXT_NAMES,
     TRACE_FIELDS,
     PromptsConfig,
     TextName,
+    own_fields,
 )
 from wire.errors import DataError
 from wire.labels import LabelSet, reasoning_in
@@ -38,8 +38,17 @@ class VerdictPrompt:
     trace: str
 
 
-PromptKind = Literal["trace", "label"] | VerdictPrompt
-"""Kind of a prompt: it asks for a trace; for the label, given the video alone; or for a verdict."""
+@dataclass(frozen=True, slots=True)
+class RationalePrompt:
+    """Kind of prompt that asks for a rationale of the label: RB-FT (seeds.md 2)."""
+
+    hint: bool
+    """Whether it names the true label."""
+
+
+PromptKind = Literal["trace", "label", "caption"] | VerdictPrompt | RationalePrompt
+"""Kind of a prompt: it asks for a trace; for the label, given the video alone; for a verdict; for a
+rationale; or for a caption."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,10 @@ class Prompts:
                 return self.trace(sample)
             case "label":
                 return self.label(sample)
+            case "caption":
+                return self.caption(sample)
+            case RationalePrompt(hint):
+                return self.rationale(sample, hint=hint)
 
     def trace(self, sample: Sample) -> list[Message]:
         """Messages that ask for a reasoning trace and an answer."""
@@ -86,6 +99,16 @@ class Prompts:
         classifiers."""
         return self._turns("label", self._sample_values("label", sample))
 
+    def rationale(self, sample: Sample, *, hint: bool) -> list[Message]:
+        """Messages that ask for a rationale of the label; with ``hint`` they name the true one."""
+        values = self._sample_values("rationale", sample)
+        line = (*self._hint(sample), "\n") if hint else ""
+        return self._turns("rationale", values, hint=line)
+
+    def caption(self, sample: Sample) -> list[Message]:
+        """Messages that ask for a description of the clip."""
+        return self._turns("caption", self._sample_values("caption", sample))
+
     def bare(self) -> list[Message]:
         """Messages that ask for a trace and know nothing of a sample: its fields are empty."""
         return self._turns("trace", dict.fromkeys((*self.columns, *SIDE_FIELDS), ""))
@@ -97,6 +120,9 @@ class Prompts:
 
     def version(self, kind: PromptKind) -> str:
         """Version of the wording of a kind of prompt: the same text has the same version."""
+        if isinstance(kind, RationalePrompt):
+            hint = f"+hint-{self.versions['hint']}" if kind.hint else ""
+            return self.versions["rationale"] + hint
         return self.versions["verdict" if isinstance(kind, VerdictPrompt) else kind]
 
     @cached_property
@@ -113,15 +139,12 @@ class Prompts:
     @cached_property
     def columns(self) -> Mapping[str, tuple[TextName, ...]]:
         """Columns of the manifest that are shown, each with the texts that name it."""
-        own = (*TASK_FIELDS, *TRACE_FIELDS)
-        names = dict.fromkeys(
-            field for template in self.templates.values() for field in template.fields
-        )
-        return {
-            field: tuple(n for n in TEXT_NAMES if field in self.templates[n].fields)
-            for field in names
-            if field not in own
-        }
+        shown: dict[str, tuple[TextName, ...]] = {}
+        for name, template in self.templates.items():
+            for field in template.fields:
+                if field not in own_fields(name):
+                    shown[field] = (*shown.get(field, ()), name)
+        return shown
 
     @property
     def user_texts(self) -> tuple[TextName, ...]:
@@ -141,9 +164,16 @@ class Prompts:
         shown = self.texts.system, getattr(self.texts, name), self._task_values
         return stable_hash(*shown)[:_HASH_LENGTH]
 
-    def _turns(self, name: TextName, values: Mapping[str, str]) -> list[Message]:
+    def _hint(self, sample: Sample) -> Parts:
+        values = {**self._task_values, **self._sample_values("hint", sample)}
+        return self.templates["hint"].fill({**values, "label": Foreign(sample.label, of="labels")})
+
+    def _turns(
+        self, name: TextName, values: Mapping[str, str], **of_text_alone: str | Parts
+    ) -> list[Message]:
         values = {**self._task_values, **values}
-        user = Message("user", self.templates[name].fill(values), has_video=True)
+        parts = self.templates[name].fill({**values, **of_text_alone})
+        user = Message("user", parts, has_video=True)
         if not self.texts.system:
             return [user]
         return [Message("system", self.templates["system"].fill(values)), user]

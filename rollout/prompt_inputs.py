@@ -10,7 +10,7 @@ the same to the token.
 import asyncio
 from collections.abc import Sequence
 
-from rollout.prompt import PromptKind, Prompts
+from rollout.prompt import PromptKind, Prompts, VerdictPrompt
 from rollout.render import PromptTooLong, Renderer
 from video.cache import ClipStore
 from video.processor import ProcessedClip
@@ -39,7 +39,7 @@ class PromptInputs:
         """The prompt of this kind about a sample whose clip is at hand."""
         messages, version = self._prompts.ask(ask, sample), self._prompts.version(ask)
         # labels are asked of the learner, whose rows the engine's limit does not bind
-        bounded = ask == "trace"
+        bounded = ask != "label" and not isinstance(ask, VerdictPrompt)
         try:
             return self.renderer.prompt(messages, clip, version=version, bounded=bounded)
         except PromptTooLong as error:

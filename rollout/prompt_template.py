@@ -58,9 +58,13 @@ class Template:
         """Names of the fields, each once, in their order."""
         return tuple(dict.fromkeys(name for _, name in self.parts if name))
 
-    def fill(self, values: Mapping[str, str]) -> Parts:
-        """Parts of the text with every field's value; a value that is Foreign stays so."""
-        filled = [p for text, name in self.parts for p in (text, values[name] if name else "")]
+    def fill(self, values: Mapping[str, str | Parts]) -> Parts:
+        """Parts of the text with every field's value, which may have parts itself; a value that is
+        Foreign stays so."""
+        filled: list[str] = []
+        for text, name in self.parts:
+            value = values[name] if name else ""
+            filled += (text, value) if isinstance(value, str) else (text, *value)
         return tuple(part for part in filled if part)
 
 

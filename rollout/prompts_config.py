@@ -1,7 +1,8 @@
 """Texts that the model is shown: the ``[prompts]`` of a recipe, with DeepIntuit's as defaults.
 
 Wording follows DeepIntuit's prompts (role, label definitions, required shape of the output;
-seeds.md 1.3), shortened. Change ``DEFAULT_VERSION`` with any default text below.
+seeds.md 1.3), shortened; that of rationales RB-FT's (seeds.md 2.2). Change ``DEFAULT_VERSION`` with
+any default text below.
 """
 
 from typing import Literal, get_args
@@ -33,7 +34,20 @@ Labels:
 {definitions}
 {side_text}Write one label and nothing else."""
 
-TextName = Literal["system", "trace", "verdict", "label"]
+_RATIONALE = """Explain which label fits the video.
+Labels:
+{definitions}
+{side_text}{hint}Name what is seen in the video that decides between the labels, and how it \
+leads to one of them. Then end with one line of this form, and nothing after it:
+Classification: the label"""
+
+_HINT = """The label of this video is {label}; explain it from the video alone, as if nobody had \
+named it to you."""
+
+_CAPTION = """Describe the video: who and what is in it, where, and what happens, in its order.
+{side_text}Write the description and nothing else."""
+
+TextName = Literal["system", "trace", "verdict", "label", "rationale", "hint", "caption"]
 """Name of a text of ``[prompts]``."""
 TEXT_NAMES: tuple[TextName, ...] = get_args(TextName)
 
@@ -43,6 +57,11 @@ TASK_FIELDS = ("labels", "definitions", *SIDE_FIELDS)
 """Fields of every text."""
 TRACE_FIELDS = ("reasoning", "conclusion")
 """Fields of the verdict's text: parts of the trace that is reviewed."""
+
+ONLY_IN: dict[str, TextName] = {"hint": "rationale", "label": "hint"}
+"""Fields that one text alone has."""
+UNASKED: tuple[TextName, ...] = ("system", "hint")
+"""Texts that are no prompt of their own, but part of others."""
 
 _TELLS = "it would show the model the answer"
 _REFUSED = {
@@ -75,6 +94,13 @@ class PromptsConfig(Config):
     ``{conclusion}``."""
     label: str = _LABEL
     """Asks for the label alone, given the video: label-only stages and arms."""
+    rationale: str = _RATIONALE
+    """Asks for a rationale of the label: stages that write rationales, and learn from them. Also
+    has ``{hint}``: ``prompts.hint`` as a line where the label is given, else nothing."""
+    hint: str = _HINT
+    """Names the label in a rationale's prompt; the only text that has ``{label}``."""
+    caption: str = _CAPTION
+    """Asks for a description of the clip, without labels: captions instead of rationales."""
 
     @field_validator(*TEXT_NAMES)
     @classmethod
@@ -93,12 +119,13 @@ DEFAULT_TEXTS = PromptsConfig()
 
 def own_fields(name: str) -> tuple[str, ...]:
     """Fields of a text that are no columns of the manifest."""
-    return (*TASK_FIELDS, *TRACE_FIELDS) if name == "verdict" else TASK_FIELDS
+    special = (field for field, owner in ONLY_IN.items() if owner == name)
+    return (*TASK_FIELDS, *special, *(TRACE_FIELDS if name == "verdict" else ()))
 
 
 def refuse_field(name: str, field: str) -> None:
     """Raise ValueError for a field that no manifest makes right in this text."""
-    if field in _REFUSED:
+    if field in _REFUSED and field not in own_fields(name):
         raise ValueError(f"{{{field}}} is not shown: {_REFUSED[field]}")
     if field in TRACE_FIELDS and name != "verdict":
         raise ValueError(f"{{{field}}} is of a verdict's prompt, prompts.verdict, alone")

@@ -35,6 +35,8 @@ class Purpose(StrEnum):
     """One near-greedy trace, to be scored."""
     VALIDATION = "validation"
     """The same while a stage trains, of a val clip; of all versions of the policy."""
+    RATIONALE = "rationale"
+    """A rationale of the label, or a caption, to be learned from; judged by no reward."""
 
 
 class FinishReason(StrEnum):

@@ -11,6 +11,7 @@ from cluster.config.controls import ControlsConfig
 from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.logging import LoggingConfig
@@ -20,6 +21,7 @@ from cluster.config.stages import (
     ColdstartConfig,
     EvaluateConfig,
     GrpoConfig,
+    RationalesConfig,
 )
 from cluster.config.validation import ValidateConfig, refuse_unused, with_inherited
 from learner.config import (
@@ -92,6 +94,7 @@ class RunConfig(Config):
     """How weights travel from the learner to the engines."""
     parity: ParityConfig = ParityConfig()
     coldstart: ColdstartConfig = ColdstartConfig()
+    rationales: RationalesConfig = RationalesConfig()
     grpo: GrpoConfig = GrpoConfig()
     calibrate: CalibrationConfig = CalibrationConfig()
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
@@ -290,6 +293,18 @@ class RunConfig(Config):
         }
         if self.rollout.share_embeddings and (reason := next(filter(reasons.get, reasons), None)):
             raise ValueError(f"rollout.share_embeddings=true cannot be: {reason}; or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _rationales_fit(self) -> Self:
+        longest = self.rollout.max_response_length
+        for stage in self.chain:
+            if isinstance(stage, RationalesStage) and (stage.max_length or 0) > longest:
+                raise ValueError(
+                    f"stages.{stage.name}.max_length={stage.max_length} is more than the engines "
+                    f"write, rollout.max_response_length={longest}; lower the first or raise the "
+                    "second"
+                )
         return self
 
     @model_validator(mode="after")

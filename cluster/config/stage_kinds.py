@@ -1,6 +1,6 @@
 """Kinds of stages that ``[[stages]]`` may name.
 
-    [[stages]] -> EvaluateStage | SftStage | GrpoStage | CalibrateStage -> Chain (chain.py)
+    [[stages]] -> EvaluateStage | RationalesStage | SftStage | ... -> Chain (chain.py)
 
 A kind is declared once, in a module of kinds/; cluster/stages/stage_functions.py says how it runs.
 A control arm is a stage off the main line (controls.py).

@@ -1,5 +1,6 @@
-"""Settings of the stages by kind: cold start, GRPO, evaluation."""
+"""Settings of the stages by kind: cold start, rationales, GRPO, evaluation."""
 
+import re
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -7,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from calibrate.config import CalibrateConfig
 from cluster.config.validation import PREFIX, Mode, ValidatedConfig, mode_of
 from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
+from rollout.rationales.leak import LEAK_PATTERNS
 from wire.config import Config
 from wire.types import Split
 
@@ -41,6 +43,53 @@ class ColdstartConfig(TrainedConfig, ValidatedConfig):
     """Updates between checkpoints; none: one after each epoch."""
     optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
     """DeepIntuit: 2e-5, linear decay."""
+
+
+class RationaleFilters(Config):
+    """Which rationales are not kept. Each is counted whether it is on or off; an empty text is
+    never kept."""
+
+    contradiction: bool = True
+    """Not those that end with another label than the clip's."""
+    parse: bool = True
+    """Not those that end with no label (captions name none, and are not asked to)."""
+    leak: bool = True
+    """Not those that speak of the label that they were given (``leak_patterns``)."""
+    truncated: bool = True
+    """Not those that the token limit cut."""
+    duplicate: bool = True
+    """Each text of a clip once."""
+
+
+class RationalesConfig(Config):
+    """Rationales: a policy explains the labels of clips, for an ``sft`` stage to learn from (RB-FT,
+    arXiv 2511.15923)."""
+
+    num_rationales: int = Field(default=1, ge=1, le=64)
+    """Rationales per clip (RB-FT: 1)."""
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    """Sampling temperature."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Most tokens of one; not set: ``rollout.max_response_length``, which it may not exceed."""
+    filters: RationaleFilters = RationaleFilters()
+    """Which ones are not kept."""
+    closing: str = Field(default="Classification", min_length=1, pattern=r"^[^\n:]*$")
+    """Word before the colon of the line that names the label, as the prompt asks for it; an
+    ``<answer>`` block is read, too."""
+    leak_patterns: tuple[str, ...] = LEAK_PATTERNS
+    """Regular expressions of phrases that speak of the given label; case is ignored."""
+    min_kept_frac: float = Field(default=0.1, ge=0, le=1)
+    """Share of the rationales that must be kept; with fewer the run ends."""
+
+    @field_validator("leak_patterns")
+    @classmethod
+    def _are_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
 
 
 class FilterGroupsConfig(Config):

@@ -8,7 +8,7 @@ Weights that a stage starts from are an export, which nothing changes while the 
 last checkpoint: what its writer, and attempts that went on from it, served as the last version.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,13 @@ def same_weights(
     since = first_own_attempt(run_dir.path, name)
     if trained:
         since = max(since, _writer_of_checkpoint(run_dir.checkpoints(name), now.attempt))
-    wording = dict(config.prompt_set.versions)
+    wording = config.prompt_set.versions
     return SameWeights(
         now=now,
         attempts=frozenset(
             number
             for number, attempt in read_attempts(run_dir.path).items()
-            if since <= number < now.attempt and attempt.prompts == wording
+            if since <= number < now.attempt and _asked_alike(attempt.prompts, wording)
         ),
         renumbered=renumbered(run_dir, now.attempt, _step_in_recipes(config, name, now.step)),
     )
@@ -90,6 +90,12 @@ def find_written(
             and not group.num_failures
         }
     )
+
+
+def _asked_alike(earlier: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether the texts that an earlier attempt knew are worded now as then; later programs know
+    further ones."""
+    return bool(earlier) and earlier.items() <= now.items()
 
 
 def _writer_of_checkpoint(folder: Path, now: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rollout.message import Foreign, Message
-from rollout.prompt import Prompts, VerdictPrompt, trace_target
+from rollout.prompt import PromptKind, Prompts, RationalePrompt, VerdictPrompt, trace_target
 from rollout.prompts_config import PromptsConfig
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
@@ -19,6 +19,7 @@ ASKS: dict[str, Callable[[Prompts, Sample], list[Message]]] = {
     "trace": lambda prompts, sample: prompts.trace(sample),
     "verdict": lambda prompts, sample: prompts.verdict(sample, TRACE),
     "label": lambda prompts, sample: prompts.label(sample),
+    "rationale": lambda prompts, sample: prompts.rationale(sample, hint=True),
 }
 KINDS = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 
@@ -92,9 +93,69 @@ def test_a_text_of_the_recipe_replaces_its_kind_and_no_other() -> None:
 
 
 def test_every_kind_is_asked_by_its_name() -> None:
-    prompts = make_prompts(trace="T", verdict="V {reasoning}", label="L")
-    kinds = ("trace", VerdictPrompt(TRACE), "label")
-    assert [prompts.ask(kind, SAMPLE)[0].text for kind in kinds] == ["T", "V she slips", "L"]
+    texts = {"trace": "T", "verdict": "V {reasoning}", "label": "L", "caption": "C"}
+    prompts = make_prompts(**texts, rationale="R {hint}!", hint="It is {label}.")
+    kinds: tuple[PromptKind, ...] = ("trace", VerdictPrompt(TRACE), "label", "caption")
+    asked = [prompts.ask(kind, SAMPLE)[0].text for kind in kinds]
+    assert asked == ["T", "V she slips", "L", "C"]
+    told, untold = (prompts.ask(RationalePrompt(hint), SAMPLE)[0].text for hint in (True, False))
+    assert (told, untold) == ("R It is fall.\n!", "R !")
+
+
+# --- rationales and captions
+
+
+def test_a_rationale_is_asked_for_with_the_true_label_only_where_there_is_to_be_a_hint() -> None:
+    (told,), (untold,) = (Prompts(LABELS).rationale(SAMPLE, hint=hint) for hint in (True, False))
+    (line,) = set(told.text.splitlines()) - set(untold.text.splitlines())
+    assert "fall" in line
+    assert untold.text == told.text.replace(line + "\n", "")
+    assert untold == Prompts(LABELS).rationale(replace(SAMPLE, label="walk"), hint=False)[0]
+
+
+def test_a_caption_is_asked_for_without_any_label() -> None:
+    (message,) = make_prompts().caption(make_sample("at night"))
+    assert message.has_video
+    assert "at night" in message.text
+    assert not any(name in message.text for name in LABELS.names)
+
+
+def test_the_label_of_a_hint_is_foreign_and_its_words_are_ours() -> None:
+    prompts = make_prompts(rationale="A {hint}Z", hint="it is {label}, {title}")
+    (message,) = prompts.rationale(make_sample(title="x"), hint=True)
+    assert message.parts == ("A ", "it is ", "fall", ", ", "x", "\n", "Z")
+    foreign = [part for part in message.parts if isinstance(part, Foreign)]
+    assert [(part, part.of) for part in foreign] == [("fall", "labels"), ("x", "sample")]
+
+
+def test_a_column_of_the_hint_is_asked_of_a_sample_only_where_there_is_one() -> None:
+    prompts = make_prompts(hint="{label}: {reason}")
+    assert prompts.columns == {"reason": ("hint",)}
+    assert prompts.rationale(SAMPLE, hint=False)
+    with pytest.raises(DataError, match="'reason'"):
+        prompts.rationale(SAMPLE, hint=True)
+
+
+def test_a_column_called_hint_is_a_column_in_other_texts() -> None:
+    prompts = make_prompts(trace="Which? {hint}")
+    assert prompts.columns == {"hint": ("trace",)}
+    assert prompts.trace(make_sample(hint="dark"))[0].text == "Which? dark"
+    assert "dark" not in prompts.rationale(make_sample(hint="dark"), hint=False)[0].text
+    system, _ = make_prompts(system="{hint}").rationale(make_sample(hint="dark"), hint=True)
+    assert system.text == "dark"
+
+
+def test_the_version_of_a_rationales_prompt_says_whether_there_is_a_hint_and_which() -> None:
+    def versions(**texts: str) -> tuple[str, str]:
+        prompts = make_prompts(**texts)
+        told, untold = (prompts.version(RationalePrompt(hint)) for hint in (True, False))
+        return told, untold
+
+    assert versions() == ("1+hint-1", "1")
+    other_hint, other_text = versions(hint="It is {label}."), versions(rationale="Why? {hint}")
+    assert other_hint[1] == "1"
+    assert other_hint[0] not in ("1", "1+hint-1")
+    assert len({*other_hint, *other_text, "1+hint-1"}) == 5
 
 
 @KINDS
@@ -146,7 +207,8 @@ def test_a_bare_prompt_knows_nothing_of_a_sample() -> None:
 
 
 def test_the_default_texts_have_the_version_that_older_archives_hold() -> None:
-    assert Prompts(LABELS).versions == {"trace": "1", "verdict": "1", "label": "1"}
+    texts = ("trace", "verdict", "label", "rationale", "hint", "caption")
+    assert Prompts(LABELS).versions == dict.fromkeys(texts, "1")
     again = PromptsConfig()
     assert make_prompts(trace=again.trace + "\n").version("trace") == "1"
 

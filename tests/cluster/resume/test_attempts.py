@@ -33,7 +33,8 @@ def test_an_attempt_says_which_wording_its_prompts_had(tmp_path: Path):
     for number, prompts in enumerate(({}, texts)):
         note_attempt(tmp_path, describe_attempt(make_config(prompts=prompts), number))
     first, second = (json.loads(line)["prompts"] for line in (tmp_path / "attempts.jsonl").open())
-    assert first == {"trace": "1", "verdict": "1", "label": "1"}
+    assert first == dict.fromkeys(first, "1")
+    assert {"trace", "verdict", "label", "rationale"} <= set(first)
     assert second == {**first, "trace": make_config(prompts=texts).prompt_set.version("trace")}
 
 

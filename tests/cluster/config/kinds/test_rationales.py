@@ -1,0 +1,47 @@
+import pytest
+
+from cluster.config.kinds.rationales import RationalesStage
+from rollout.config import RolloutConfig
+from tests.cluster.session_fakes import make_samples
+from wire.config import validate
+from wire.errors import ConfigError
+
+
+def make(**settings: object) -> RationalesStage:
+    return validate(RationalesStage, {"name": "why", **settings}, "stages.why")
+
+
+def test_captions_are_never_told_the_label():
+    assert make().names_label
+    assert not make(hint=False).names_label
+    assert not make(task="caption").names_label
+    assert make(task="caption").describe() == "captions that the policy writes"
+
+
+def test_it_writes_k_rationales_of_each_of_its_clips_and_trains_nothing():
+    work = make(num_rationales=3).work(make_samples(), RolloutConfig(group_size=8))
+    assert (work.clips, work.groups, work.rollouts, work.updates) == (8, 8, 24, 0)
+    assert make().work(None, RolloutConfig()).rollouts is None
+    assert not make().leaves_policy
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"leak_patterns": ["("]}, "is no regular expression"),
+        ({"closing": "Label:"}, "closing"),
+        ({"num_rationales": 0}, "num_rationales"),
+        ({"task": "captoin"}, "task"),
+        ({"filters": {"leek": True}}, "leek"),
+        ({"min_kept_frac": 1.5}, "min_kept_frac"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        make(**settings)
+
+
+def test_a_split_without_clips_is_a_fault_of_the_data():
+    train_only = [sample for sample in make_samples() if sample.split == "train"]
+    (fault,) = make(clips={"splits": ["cal"]}).data_faults(train_only)
+    assert "split='cal'" in str(fault)
