@@ -24,6 +24,7 @@ setup:
 	@$(PYTHON) requirements/setup.py
 
 demo: setup
+	@test -f $(RECIPE) || { echo "METHOD=$(METHOD): expected rbft, lvlm-var or splitting, or none for DeepIntuit"; exit 2; }
 	test -f build/demo/data/manifest.jsonl || $(BIN)/deepintuit make-demo-data build/demo/data
 	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
 	$(BIN)/deepintuit run $(RECIPE) --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
