@@ -26,9 +26,13 @@ _SCHEMA = pa.schema(
         pa.field("confidence", pa.float64(), nullable=False),
         pa.field("probabilities", pa.list_(pa.float64())),
         pa.field("trace", pa.string()),
+        pa.field("num_named", pa.int64()),
+        pa.field("num_supported", pa.int64()),
     ],
     metadata={"deepintuit_predictions": "1"},
 )
+_NUM_FIRST_COLUMNS = 6  # those of files from before explanations were checked
+_SCHEMAS = (_SCHEMA, pa.schema(list(_SCHEMA)[:_NUM_FIRST_COLUMNS]))
 # Softmax in half precision, as an engine may return it, sums to one only so far.
 _SUM_TOLERANCE = 1e-3
 _AT_ONCE = 4096  # predictions of a row group, whose traces are in memory at a time
@@ -55,6 +59,10 @@ class Prediction:
     """One per label of the set, in its order (sorted names); None: the method gives none."""
     trace: str | None
     """The trace that the classifier was shown, or wrote."""
+    num_named: int | None = None
+    """Events that its explanation names; None: no narrative to compare with."""
+    num_supported: int | None = None
+    """Of these, the events that the clip's action narrative tells."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.confidence <= 1.0:
@@ -151,7 +159,7 @@ def iter_predictions(path: Path) -> Iterator[Prediction]:
     """``read_predictions``, some at a time, for a file that memory would not hold."""
     try:
         with pq.ParquetFile(path) as file:  # read_table would import pandas
-            if not file.schema_arrow.equals(_SCHEMA):
+            if not any(file.schema_arrow.equals(schema) for schema in _SCHEMAS):
                 names = file.schema_arrow.names
                 raise DataError(
                     f"{path} has the columns {names}, expected predictions: {_SCHEMA.names}"

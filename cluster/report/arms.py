@@ -59,6 +59,8 @@ class ArmFigures:
     """Empty where no answer has a confidence."""
     coverage: tuple[tuple[float, float], ...]
     """(share of the clips that is answered, accuracy on those), the surest first."""
+    explanations: Mapping[str, Any] | None
+    """Figures of the explanations written beside the labels; None: none were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +195,7 @@ def _figures(
         evaluation=evaluate(answers, label_names),
         reliability=_bins(confidence, right) if confidence.any() else (),
         coverage=_coverage(confidence, right) if confidence.any() else (),
+        explanations=figures.get("explanations"),
     )
 
 

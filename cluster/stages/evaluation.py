@@ -2,6 +2,7 @@
 
 samples -> GroupWriter (temperature 0.01) -> Predictions -> Evaluation
 samples -> label prompts -> learner, logprobs of the label codes -> Predictions -> Evaluation
+samples -> both: the class by its code, the trace as its explanation  -> Predictions -> Evaluation
 """
 
 import math
@@ -21,6 +22,7 @@ from cluster.metrics.inference_cost import TokenCount
 from cluster.metrics.learning_guards import one_text_warnings
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
+from cluster.stages.measurements.explanations import Explanations
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import FigureLog, RunTraceWriter
 from learner.config import OptimConfig
@@ -43,6 +45,8 @@ async def run_evaluation(session: Session, run: StageRun) -> dict[str, Any]:
     if stage.answer == "label":
         await session.start_training(run.start.model_dir, OptimConfig())
         result = await evaluate_labels(session, stage.name, samples, run.start.step)
+    elif stage.answer == "explained":
+        result = await evaluate_explained(session, run, samples)
     else:
         result = await evaluate_policy(session, stage.name, samples, stage.temperature)
     return {"split": stage.split, **result}
@@ -99,6 +103,35 @@ def inference(count: TokenCount, num_clips: int, seconds: float | None) -> dict[
     """Part of done.json about the cost of an answer; nothing without clips."""
     cost = count.cost(num_clips, seconds)
     return {} if cost is None else {"inference": asdict(cost)}
+
+
+async def evaluate_explained(
+    session: Session, run: StageRun, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """Measure the policy by the label that it gives without a trace, and check the trace that it
+    writes as an explanation. Returns a stage's part of done.json."""
+    stage = run.of(EvaluateStage)
+    writer = RunTraceWriter.of(session, stage.name)
+    traces = await writer.write_evaluation(samples, stage.temperature)
+    await session.start_training(run.start.model_dir, OptimConfig())
+    asked = VerdictExamples(readable(samples, session.quarantine), None)
+    count, begun = TokenCount(session.renderer.around_clip), time.monotonic()
+    logprobs = await LabelCodes.of(session).logprobs(asked, count)
+    seconds = time.monotonic() - begun
+    names = session.config.label_set.names
+    classes = label_predictions(samples, asked, probabilities_from_logprobs(logprobs), names)
+    explanations = Explanations(samples, (), None)
+    written = await EvaluationWriter.of(session).write(
+        stage.name, explanations.of(classes, count.counted(traces.groups)), run.start.step
+    )
+    wrote = writer.evaluation_seconds
+    return {
+        "evaluation": asdict(written.figures),
+        "num_failed": traces.num_failed,
+        "explanations": {"agreement": written.agreement, **explanations.figures()},
+        **inference(count, len(asked), None if wrote is None else wrote + seconds),
+        **taken_up(writer),
+    }
 
 
 def readable(samples: Sequence[Sample], quarantine: Container[str]) -> list[Sample]:

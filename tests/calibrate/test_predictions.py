@@ -44,6 +44,15 @@ def test_predictions_survive_the_file(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["predictions.parquet"]
 
 
+def test_counts_of_named_events_survive_and_files_from_before_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_predictions(path, [make_prediction(num_named=3, num_supported=2), make_prediction()])
+    assert [p.num_supported for p in read_predictions(path)] == [2, None]
+    older = pq.read_table(path).drop_columns(["num_named", "num_supported"])
+    pq.write_table(older.replace_schema_metadata(None), path)
+    assert read_predictions(path) == [make_prediction(), make_prediction()]
+
+
 def test_an_empty_list_survives_too(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.parquet", [])
     assert read_predictions(tmp_path / "p.parquet") == []

@@ -10,6 +10,13 @@ from video.address import View
 from wire.errors import UserError
 from wire.types import Sample
 
+Answer = Literal["trace", "label", "explained"]
+_ASKED: dict[Answer, str] = {
+    "trace": "the answer it writes",
+    "label": "the label asked directly",
+    "explained": "the label asked directly, and an explanation",
+}
+
 
 class EvaluateStage(Stage, EvaluateConfig):
     """Measures a policy: the answer that it writes after reasoning, or the label asked directly."""
@@ -17,27 +24,27 @@ class EvaluateStage(Stage, EvaluateConfig):
     command: ClassVar[str] = "evaluate"
     section: ClassVar[str] = "evaluate"
     kind: Literal["evaluate"] = "evaluate"
-    answer: Literal["trace", "label"] = "trace"
+    answer: Answer = "trace"
     """``trace``: the answer at the end of a written trace; ``label``: the label asked directly,
-    scored over all labels, without a trace."""
+    scored over all labels, without a trace; ``explained``: the label so asked, and beside it a
+    written trace, checked for agreement with the label and with the clip's narrative."""
     view: View | None = None
     """What is shown instead of the clips; not set: the clips."""
 
     @property
     def loads_engines(self) -> bool:
-        """Labels are scored by the learner."""
-        return not self.asks_labels
+        """Labels are scored by the learner, texts are written by the engines."""
+        return self.answer != "label"
 
     @property
     def asks_labels(self) -> bool:
-        """Instead of a trace."""
-        return self.answer == "label"
+        """Instead of a trace, or beside it."""
+        return self.answer != "trace"
 
     def describe(self) -> str:
         """Its settings in words."""
-        asked = "the answer it writes" if self.answer == "trace" else "the label asked directly"
         shown = f", {self.view.value} clips" if self.view else ""
-        return f"{asked} on {self.split.value}{shown}"
+        return f"{_ASKED[self.answer]} on {self.split.value}{shown}"
 
     def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
         """It measures on its split."""

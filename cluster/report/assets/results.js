@@ -8,7 +8,24 @@ export function results(data) {
   }
   return section("results", "Results",
     "Figures come from the predictions. An answer that cannot be parsed is wrong. Intervals are 95% (Wilson). Tokens: of an answer, prompts + written.",
-    figures(data), tests(data));
+    figures(data), explanations(data), tests(data));
+}
+
+function explanations(data) {
+  const arms = data.arms.filter((arm) => arm.explanations);
+  if (!arms.length) return null;
+  const names = ["Stage", "Written", "Agree with the label", "Named events in the narrative", "In another clip's", "Narrative named", "Name no event"];
+  return el("div", {},
+    el("h3", {}, "Do explanations agree with label and narrative?"),
+    el("p", { class: "note" }, "The label is scored, the explanation is written beside it. Events are counted in its reasoning; another clip's narrative shows "
+      + "what agreement comes without reading one's own."),
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Explanations" }, el("table", { class: "figures" },
+      el("thead", {}, el("tr", {}, names.map((name, at) => el("th", { scope: "col", class: at ? "num" : null }, name)))),
+      el("tbody", {}, arms.map(({ name, explanations: of }) => {
+        const shares = [of.agreement, of.supported_frac, of.elsewhere_frac, of.coverage].map((value) => share(value));
+        const cells = [count(of.num_written), ...shares, of.num_unnamed ?? "\u2013"];
+        return el("tr", {}, el("th", { scope: "row" }, stageTitle(name)), cells.map((value) => el("td", { class: "num" }, value)));
+      })))));
 }
 
 function figures(data) {

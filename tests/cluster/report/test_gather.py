@@ -83,6 +83,14 @@ def test_an_arm_on_other_clips_is_not_tested_against_the_stages(tmp_path: Path) 
     assert "coldstart_val" not in [test.before for test in report.tests]
 
 
+def test_explanations_beside_labels_are_gathered_where_they_were_asked_for(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r")
+    write_arm(run, "calibrated", explanations={"agreement": 0.9, "supported_frac": 0.8})
+    arms = {arm.name: arm.explanations for arm in gather(run.path, max_clips=0).arms}
+    assert arms["calibrated"] == {"agreement": 0.9, "supported_frac": 0.8}
+    assert arms["grpo"] is None
+
+
 def test_reliability_bins_hold_every_clip_and_their_gaps_make_the_ece(tmp_path: Path) -> None:
     report = gather(write_run(tmp_path / "r").path, max_clips=0)
     arms = {arm.name: arm for arm in report.arms}
