@@ -10,6 +10,10 @@ from wire.config import Config
 Method = Literal["verdict", "head"]
 """A classifier that is trained on traces."""
 
+HeadFeatures = Literal["trace", "video"]
+"""Hidden state that the head reads: after video and trace, or after the label prompt, without a
+trace."""
+
 
 class CalibrateConfig(Config):
     """Stage 2 (DeepIntuit): k traces per clip from the refined policy, then verdict and head; then
@@ -17,6 +21,10 @@ class CalibrateConfig(Config):
 
     methods: tuple[Method, ...] = Field(default=("verdict", "head"), min_length=1)
     """``verdict``: the VLM fine-tuned to emit the label; ``head``: linear, over hidden states."""
+    head_features: HeadFeatures = "trace"
+    """Hidden state that the head reads: ``trace``, at the last token of the trace; ``video``, at
+    that of the label prompt, which holds no trace. A category can be split in a head over ``video``
+    alone: a trace names the coarse label, and hides its sub-classes."""
     split: Literal["cal", "train"] = "cal"
     """Clips to calibrate on. The policy knows the labels of ``train``: traces there flatter it."""
     holdout_frac: float = Field(default=0.25, ge=0, lt=1)
@@ -73,6 +81,11 @@ class CalibrateConfig(Config):
                     f"candidates has {name!r}, which methods = {list(self.methods)} does not fit; "
                     "add it there, or take it out of candidates"
                 )
+        if self.head_features == "video" and "head" not in self.methods:
+            raise ValueError(
+                f"head_features = 'video' is of the head, which methods = {list(self.methods)} "
+                "does not fit; add 'head' to methods, or leave head_features out"
+            )
         return self
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from calibrate.calibrator import Source
+from calibrate.config import HeadFeatures
 from wire.config import Config
 from wire.labels import Label, LabelSet
 
@@ -67,7 +68,12 @@ class ClassifierDescription(Config):
     sources: tuple[Source, ...] = Field(min_length=1)
     """What is read of a clip; several are pooled."""
     labels: tuple[Label, ...] = Field(min_length=2)
-    """With their definitions, as the prompts show them."""
+    """What it tells apart, with definitions."""
+    shown_labels: tuple[Label, ...] = ()
+    """What its prompts show, where that is something else: a split head tells apart more labels
+    than its prompts name, and reads the hidden states that it was fitted to."""
+    head_features: HeadFeatures = "trace"
+    """Hidden state that the head reads."""
     label_codes: dict[str, tuple[int, ...]]
     """Label -> tokens that the verdict writes for it; empty without a verdict."""
     prompts: dict[str, PromptText]
@@ -86,6 +92,11 @@ class ClassifierDescription(Config):
     def label_set(self) -> LabelSet:
         """The labels, in the order of probabilities."""
         return LabelSet(labels=self.labels)
+
+    @property
+    def shown_label_set(self) -> LabelSet:
+        """The labels that prompts show and traces answer."""
+        return LabelSet(labels=self.shown_labels or self.labels)
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -276,7 +276,7 @@ async def _fit_head(
     names: tuple[str, ...],
     features: FeatureReader,
 ) -> tuple[Head, LabelErrors | None]:
-    """A linear classifier over the policy's hidden state after video and trace, and the label
+    """A linear classifier over the policy's hidden state (``config.head_features``), and the label
     errors of the clips that it learned from, where they are to be ranked."""
     read = await features.features(traces)
     labels, ids = zip(*((one.label, one.id) for one in learned.samples), strict=True)

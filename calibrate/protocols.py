@@ -88,6 +88,7 @@ class FeatureReader(Protocol):
     """Reads the policy's hidden states; the learner is behind it."""
 
     async def features(self, traces: TraceSet) -> NDArray[np.float32]:
-        """[N, H]: hidden state after video and trace, one row per trace in the groups' order, as
+        """[N, H]: hidden state after video and trace, or after the video alone
+        (``head_features``), one row per trace in the groups' order, as
         ``training_rows`` lists them."""
         ...

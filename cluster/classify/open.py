@@ -123,7 +123,7 @@ class _Opening:
 
     async def answering(self, num_votes: int | None, ended: AsyncExitStack) -> Answering:
         """All started; ``ended`` ends it."""
-        description, labels = self._description, self._description.label_set
+        description, labels = self._description, self._description.shown_label_set
         k = description.answers.num_votes if num_votes is None else num_votes
         if "vote" in self._sources and k < 1:
             raise DataError(
@@ -181,6 +181,8 @@ class _Opening:
             self._classifier.policy_dir,
             self._settings.rollout.dtype,
             "cuda" if self._machine.num_gpus else "cpu",
+            features=self._description.head_features,
+            inputs=self._inputs,
         )
         ended.callback(head.close)
         return head

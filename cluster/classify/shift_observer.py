@@ -102,7 +102,7 @@ def watch_for_shift(
             say(f"acknowledged: {monitor.alarm or 'there was no alarm of shift'}")
             if monitor.alarm is not None:
                 monitor.acknowledge()
-        labels = classifier.description.label_set
+        labels = classifier.description.shown_label_set
         observer = ShiftObserver(monitor, directory, labels, classifier.calibration)
         with whole_file(directory / _CLASSIFIER_FILE) as partial:
             partial.write_text(classifier.version)

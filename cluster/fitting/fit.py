@@ -123,8 +123,9 @@ async def _fit(
     stage, labels = order.stage, order.config.label_set
     verdict = _verdict(session, order, traces, work, metrics) if stage.asks_labels else None
     load = partial(session.start_training, order.model, OptimConfig())
+    prompts = session if stage.head_features == "video" else None
     reader = KeptScores(
-        RunPolicyReader(session.learner, load, session.renderer, labels, work), work
+        RunPolicyReader(session.learner, load, session.renderer, labels, work, prompts), work
     )
     fitted = await fit_classifiers(
         traces,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.calibrator import Source
+from calibrate.config import HeadFeatures
 from calibrate.description import (
     AnswerSettings,
     ArchiveFacts,
@@ -65,15 +66,17 @@ def describe(
     sources: Sequence[Source],
     policy: PolicyVersion,
     answers: AnswerSettings,
+    head_features: HeadFeatures = "trace",
 ) -> ClassifierDescription:
     """Describe a classifier that was fitted with a recipe; ``codes``: what its tokenizer writes for
-    each label, empty without a verdict."""
+    each label, empty without a verdict; ``head_features``: what its head reads, if it has one."""
     prompts = config.prompt_set
     return ClassifierDescription(
         name=name,
         sources=tuple(sources),
         labels=config.labels,
         label_codes=dict(codes),
+        head_features=head_features,
         prompts={
             text: PromptText.of(getattr(config.prompts, text), prompts.versions.get(text, ""))
             for text in TEXT_NAMES
@@ -128,7 +131,7 @@ def settings_of(
     texts = {name: prompt.text for name, prompt in description.prompts.items()}
     return ClassifierSettings(
         prompts=Prompts(
-            description.label_set,
+            description.shown_label_set,
             validate(PromptsConfig, texts, f"{source}, prompts"),
             description.use_side_text,
         ),
@@ -143,6 +146,8 @@ def shown_columns(description: ClassifierDescription) -> dict[str, tuple[TextNam
     """Columns of a manifest without which the classifier cannot ask, each with the texts that show
     it; the id, which every clip has, is not among them."""
     asked = {"system", "trace", *({"verdict"} & set(description.sources))}
+    if "head" in description.sources and description.head_features == "video":
+        asked.add("label")
     shown = {
         column: tuple(name for name in names if name in asked)
         for column, names in settings_of(description).prompts.columns.items()

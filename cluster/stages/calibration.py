@@ -50,7 +50,7 @@ async def run_calibration(session: Session, run: StageRun) -> dict[str, Any]:
         verdict = RunVerdictTrainer.of(
             session, run.name, start, config.validated, validator, config.lora
         )
-    reader = RunPolicyReader.of(session, run.start.model_dir)
+    reader = RunPolicyReader.of(session, run.start.model_dir, config.head_features)
     fitted = await fit_classifiers(
         traces,
         config=config,

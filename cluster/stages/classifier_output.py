@@ -82,6 +82,7 @@ def publish(
                 num_votes=stage.num_traces if "vote" in sources else 0,
                 vote_temperature=stage.temperature,
             ),
+            head_features=stage.head_features if "head" in sources else "trace",
         ),
         calibration=result.calibration,
         provenance=_provenance(inputs),

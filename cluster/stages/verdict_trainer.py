@@ -1,7 +1,8 @@
 """Verdict trainer and reader of the policy on a learner, for calibration and for control arms.
 
     examples -> RunVerdictTrainer -> label logprobs
-    groups   -> RunPolicyReader   -> label logprobs of the policy's own answer, hidden states
+    groups   -> RunPolicyReader   -> label logprobs of the policy's own answer, hidden states: after
+                                     the trace, or after the label prompt
 
 calibrate/ states what it needs as Protocols and knows no engine; they are implemented here.
 """
@@ -19,7 +20,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.config import CalibrateConfig
+from calibrate.config import CalibrateConfig, HeadFeatures
 from calibrate.protocols import ValidationCurve
 from calibrate.traces import TraceSet, VerdictExamples
 from cluster.config.trainings import verdict_optim
@@ -29,18 +30,21 @@ from cluster.metrics.inference_cost import InferenceCost, TokenCount
 from cluster.session import Session
 from cluster.stages.label_codes import (
     LabelCodes,
+    LabelPrompts,
     ScoringLearner,
     code_logprobs,
     label_code_row,
 )
+from cluster.stages.spilled_rows import SpilledRows
 from cluster.stages.supervised import SupervisedTrainer
 from cluster.stages.validation import Validator
 from learner.config import LoraConfig, OptimConfig
-from learner.shared_prefix.rows import Row, supervised_row
+from learner.shared_prefix.rows import Row, prompt_end_row, supervised_row
 from rollout.render import Renderer
 from wire.daemon_thread import run_in_daemon_thread
+from wire.errors import DataError
 from wire.labels import LabelSet
-from wire.types import Prompt, TraceGroup
+from wire.types import Failure, Prompt, TraceGroup
 
 _ROWS_AT_ONCE = 1024  # of a call to the learner
 
@@ -139,18 +143,28 @@ class RunPolicyReader:
         renderer: Renderer,
         labels: LabelSet,
         spill: Path,
+        prompts: LabelPrompts | None = None,
     ) -> None:
-        """``spill``: folder for hidden states, which lie on disk."""
+        """``spill``: folder for hidden states, which lie on disk; ``prompts``: those of a head that
+        reads the video alone; None: it reads traces."""
         self._learner, self._load_policy, self._spill = learner, load_policy, spill
+        self._prompts = prompts
         self._renderer, self._labels = renderer, labels
         self._has_policy = False
 
     @classmethod
-    def of(cls, session: Session, policy_dir: Path) -> Self:
-        """With the learner of a run, and the weights in ``policy_dir``."""
+    def of(cls, session: Session, policy_dir: Path, features: HeadFeatures = "trace") -> Self:
+        """With the learner of a run, and the weights in ``policy_dir``; ``features``: what its
+        hidden states are of."""
         load = partial(session.start_training, policy_dir, OptimConfig())
-        labels = session.config.label_set
-        return cls(session.learner, load, session.renderer, labels, session.run_dir.path)
+        return cls(
+            session.learner,
+            load,
+            session.renderer,
+            session.config.label_set,
+            session.run_dir.path,
+            session if features == "video" else None,
+        )
 
     async def label_logprobs(self, traces: TraceSet) -> NDArray[np.float64]:
         """[G, L]: logprob of each label as the answer after the reasoning of each group's first
@@ -189,17 +203,41 @@ class RunPolicyReader:
             self._has_policy = True
 
     async def features(self, traces: TraceSet) -> NDArray[np.float32]:
-        """[N, H]: hidden state after video and trace, one row per trace; mapped from a file."""
+        """[N, H], one row per trace: hidden state after video and trace, or after video and label
+        prompt, read once for all traces of a clip; mapped from a file."""
         await self._ensure_policy()
+        if self._prompts is not None:
+            return await self._features_of_videos(traces, self._prompts)
         console.print(f"head: hidden states of {traces.num_traces} traces")
+        return await self._read(_trace_rows(traces.groups), [1] * traces.num_traces)
+
+    async def _features_of_videos(
+        self, traces: TraceSet, prompts: LabelPrompts
+    ) -> NDArray[np.float32]:
+        counts = [len(facts.answers) for facts in traces.facts]
+        samples = [s for s, count in zip(traces.samples, counts, strict=True) if count]
+        console.print(f"head: hidden states of {len(samples)} clips")
+        with SpilledRows(self._spill) as rows:
+            for start in range(0, len(samples), _ROWS_AT_ONCE):
+                block = samples[start : start + _ROWS_AT_ONCE]
+                asked = await prompts.label_prompts(block)
+                for sample, prompt in zip(block, asked, strict=True):
+                    if isinstance(prompt, Failure):
+                        raise DataError(f"no label can be asked for {sample.id}: {prompt.reason}")
+                    rows.append(prompt_end_row(prompt, sample.video))
+            return await self._read(iter(rows), [count for count in counts if count])
+
+    async def _read(self, rows: Iterable[Row], counts: Sequence[int]) -> NDArray[np.float32]:
+        """Hidden states of rows, each as often as its count says; mapped from a file."""
         # without a name: it is gone with the array, or with the process
         with tempfile.TemporaryFile(dir=self._spill, prefix="features-") as file:
-            width = 0
-            async for block in self._learner.feature_blocks(_trace_rows(traces.groups)):
-                file.write(np.ascontiguousarray(block, np.float32).tobytes())
-                width = block.shape[1]
+            width = at = 0
+            async for block in self._learner.feature_blocks(rows):
+                every = np.repeat(block, counts[at : at + len(block)], axis=0)
+                file.write(np.ascontiguousarray(every, np.float32).tobytes())
+                at, width = at + len(block), block.shape[1]
             file.flush()
-            return np.memmap(file, np.float32, "r", shape=(traces.num_traces, width))
+            return np.memmap(file, np.float32, "r", shape=(sum(counts), width))
 
 
 def _trace_rows(groups: Sequence[TraceGroup]) -> Iterator[Row]:

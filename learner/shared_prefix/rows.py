@@ -118,6 +118,12 @@ def supervised_row(prompt: Prompt, video: str, target: Sequence[int], weight: fl
     return Row(prompt=prompt, video=video, responses=(response,))
 
 
+def prompt_end_row(prompt: Prompt, video: str) -> Row:
+    """A row whose hidden state is read at the prompt's last token: nothing is answered to it."""
+    begun = replace(prompt, token_ids=TokenIds(prompt.token_ids[:-1]))
+    return supervised_row(begun, video, prompt.token_ids[-1:])
+
+
 def one_row_per_response(row: Row) -> list[Row]:
     """Split a row into one per response: the naive layout, which repeats the prompt."""
     return [replace(row, responses=(response,)) for response in row.responses]

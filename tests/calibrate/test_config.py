@@ -24,6 +24,7 @@ def test_defaults_are_deepintuits() -> None:
         {"num_traces": 0},
         {"temperature": 0},
         {"warmup_frac": 1.0},
+        {"methods": ["verdict"], "head_features": "video"},
         {"lr": 1e-5},
     ],
 )

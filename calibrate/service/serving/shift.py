@@ -37,7 +37,8 @@ class ShiftFeed:
     def __init__(self, classifier: Classifier, directory: Path, thread: ThreadPoolExecutor) -> None:
         self._directory, self._thread = directory, thread
         self._monitor = _load(classifier, directory)
-        self._labels, self._calibration = classifier.description.label_set, classifier.calibration
+        self._labels = classifier.description.shown_label_set
+        self._calibration = classifier.calibration
         self._next = self._first = 0
         self._ended: dict[int, Evidence | None] = {}
         self.alarm = self._monitor.alarm

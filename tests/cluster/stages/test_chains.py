@@ -2,9 +2,12 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from calibrate.predictions import read_predictions
@@ -16,12 +19,14 @@ from cluster.run_dir import RunDir
 from cluster.run_files import prediction_files
 from cluster.stages.policy_versions import model_before
 from learner.config import LoraConfig
+from learner.shared_prefix.rows import Row
 from tests.cluster.session_fakes import make_config
 from tests.cluster.stages.chain_fakes import (
     BASE_WEIGHTS,
     CALIBRATE,
     CHAIN,
     Attempt,
+    ChainLearner,
     groups_of,
     names_of_versions,
     result,
@@ -29,7 +34,7 @@ from tests.cluster.stages.chain_fakes import (
 )
 from wire.config import apply_override
 from wire.errors import ConfigError
-from wire.types import Purpose, Split
+from wire.types import Purpose, Split, stable_seed
 
 NAMES = tuple(stage["name"] for stage in CHAIN)
 LABEL_UPDATES = 3 * 4  # epochs, batches of 2 of 8 clips
@@ -48,6 +53,18 @@ async def whole(path: Path) -> tuple[RunDir, Attempt]:
     config = recipe()
     run_dir = open_new(path, config)
     return run_dir, await run_chain(run_dir, config)
+
+
+class VideoLearner(ChainLearner):
+    """Keeps the rows whose hidden states a head reads."""
+
+    read: ClassVar[list[Row]] = []
+
+    async def feature_blocks(self, rows: Iterable[Row]) -> AsyncIterator[np.ndarray]:
+        kept = list(rows)
+        VideoLearner.read += kept
+        async for block in super().feature_blocks(kept):
+            yield block
 
 
 # --- from start to end
@@ -71,6 +88,18 @@ async def test_every_stage_leaves_its_result(tmp_path: Path):
     own = result(run_dir, "own")
     assert own["cost"]["num_rollouts"] == NUM_STEPS * GROUPS_PER_STEP * GROUP_SIZE
     assert 0 < own["num_kept"] <= own["cost"]["num_rollouts"]
+
+
+async def test_a_head_over_the_video_alone_reads_each_clip_once_and_no_trace(tmp_path: Path):
+    stages = [CHAIN[0], {"name": "video", "kind": "calibrate", "head_features": "video"}]
+    config = recipe(stages=stages, calibrate={**CALIBRATE, "methods": ["head"]})
+    VideoLearner.read.clear()
+    await run_chain(open_new(tmp_path, config), config, make_learner=VideoLearner)
+    for row in VideoLearner.read:
+        shown = [*row.prompt.token_ids, *row.responses[0].token_ids]
+        assert shown == [1, stable_seed(row.video, "label"), 2], "the label prompt, and no trace"
+    per_part = Counter(row.video for row in VideoLearner.read)
+    assert set(per_part.values()) == {1}, "once, however many traces it has"
 
 
 async def test_a_verdict_is_lora_while_all_else_trains_whole(tmp_path: Path):

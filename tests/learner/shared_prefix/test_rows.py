@@ -14,6 +14,7 @@ from learner.shared_prefix.rows import (
     as_filler,
     assign_to_ranks,
     grpo_rows,
+    prompt_end_row,
     split_rows,
     supervised_row,
 )
@@ -134,3 +135,11 @@ def test_a_group_is_split_into_the_fewest_rows_that_fit(lengths: list[list[int]]
             assert part.num_tokens <= max_tokens or len(part.responses) == 1
             if following:
                 assert part.num_tokens + len(following.responses[0].token_ids) > max_tokens
+
+
+def test_a_row_that_ends_with_its_prompt_holds_the_prompts_tokens_and_no_answer():
+    prompt = make_prompt()
+    row = prompt_end_row(prompt, "clip.mp4")
+    (response,) = row.responses
+    assert (*row.prompt.token_ids, *response.token_ids) == tuple(prompt.token_ids)
+    assert (len(response.token_ids), row.num_tokens) == (1, len(prompt.token_ids))
