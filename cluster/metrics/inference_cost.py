@@ -26,7 +26,7 @@ class InferenceCost:
     prompt_tokens: float
     """Of all prompts about a clip, its video tokens among them."""
     video_tokens: float
-    """Of these, tokens that stand for the clip's pixels or embeddings."""
+    """Of these, tokens that stand for the clip, the two that enclose it among them."""
     generated_tokens: float
     """Written one after another: what an answer takes time for."""
     scored_tokens: float
