@@ -123,6 +123,7 @@ class Renderer:
             window_start_s=None if clip.window is None else clip.window.start_s,
             window_end_s=None if clip.window is None else clip.window.end_s,
             frame_indices=clip.frame_indices,
+            semantic_tokenizer=clip.semantic_tokenizer,
         )
 
     def size(self, messages: Sequence[Message], video: int) -> PromptSize:

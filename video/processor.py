@@ -67,6 +67,13 @@ class ProcessedClip:
     pixel_scale: PixelScale | None = None
     """How the pixels were normalised, so that a cache may keep the bytes they came from; None: not
     known."""
+    semantic_tokenizer: str = ""
+    """Version of the semantic tokenizer whose narrative is shown in place of the video: there are
+    no pixels then, and ``placeholder_ids`` are the narrative's; empty: the video is shown."""
+    embeddings: Pixels | None = None
+    """[V, H]: what takes the place of the tower's features, one row per video token of
+    ``placeholder_ids``, in the space of the language model's input; None: the tower runs on the
+    pixels, or there is no video token."""
 
 
 def fingerprint_of(

@@ -97,8 +97,8 @@ class Sample:
 
     id: str
     video: str
-    """Absolute path, or a path that every node can open; ``#t=START,END`` and ``#view=...`` at
-    its end show a part or a view of it (video/address.py)."""
+    """Absolute path, or a path that every node can open; ``#t=START,END``, ``#view=...`` and
+    ``#tokens=...`` at its end show a part, a view or a narrative of it (video/address.py)."""
     label: str
     split: Split
     trace: str | None = None
@@ -135,6 +135,9 @@ class Prompt:
     frame_indices: tuple[int, ...] = ()
     """Number in the video of each frame that was shown, in the order shown; empty where it was not
     recorded."""
+    semantic_tokenizer: str = ""
+    """Version of the semantic tokenizer whose narrative was shown in place of the video's tokens;
+    empty: the video was shown."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", TokenIds(self.token_ids))

@@ -31,6 +31,8 @@ MEANINGS = {
     "it",
     "window_end_s": "end of that part, in seconds; null for all of it",
     "frame_indices": "numbers of the frames that the model was shown; null without a prompt",
+    "semantic_tokenizer": "version of the semantic tokenizer whose narrative was shown in place of "
+    "the video's tokens; null: the video was shown",
     "group_failures": "failures of the whole group: kind, culprit, reason",
     "trace_index": "number of the trace in its group, from 0; null: the group has no traces",
     "token_ids": "token ids of the answer, as they were sampled",

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from cluster.config.arm_names import ARMS
 from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.clip_input import ClipInputConfig
 from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import COLDSTART_TITLE, SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.migration.hint import hint
@@ -59,9 +61,11 @@ class Chain:
     """The stages of a run in their order, what each starts from, and the versions it makes."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
-        """Raises ValueError if a name stands twice, or a stage cannot start from what it names."""
+        """Raises ValueError if a name stands twice, a stage cannot start from what it names, or
+        there is no tokenizer for its input."""
         self._stages: dict[str, Stage] = {}
         self._parents: dict[str, str] = {}
+        self._tokenizers: dict[str, str] = {}
         self._steps: dict[str, tuple[int, int]] = {BASE: (0, 0)}
         self.last_version_step = 0
         """The highest version step of the chain."""
@@ -75,6 +79,14 @@ class Chain:
         goes_on = stage.num_versions > 1 and 0 < start == newest
         first = start if goes_on or not stage.num_versions else newest + 1
         last = first + max(0, stage.num_versions - 1)
+        if (tokenizer := self._tokenizer_of(stage)) is not None:
+            self._tokenizers[stage.name] = tokenizer
+        if isinstance(stage, CalibrateStage) and parent in self._tokenizers:
+            raise ValueError(
+                f"stages.{stage.name} is a calibrate stage, which shows clips as videos, from "
+                f'{parent}, whose input is "tokens"; start it from a stage with input = "video", '
+                f"or measure {parent} with a stage of kind evaluate"
+            )
         self._stages[stage.name], self._parents[stage.name] = stage, parent
         if stage.name != BASE:
             self._steps[stage.name] = (first, last)
@@ -113,6 +125,21 @@ class Chain:
         advice = nearest(stage.from_, [BASE, *leaving], "earlier stages that leave a policy")
         raise ValueError(f"stages.{stage.name}.from = {stage.from_!r}; {advice}")
 
+    def _tokenizer_of(self, stage: Stage) -> str | None:
+        """The earlier stage whose tokenizer makes a stage's input; None: it sees videos."""
+        if not isinstance(stage, ClipInputConfig) or stage.input == "video":
+            return None
+        earlier = [s.name for s in self if isinstance(s, SemanticTokensStage)]
+        if not earlier:
+            raise ValueError(
+                f'stages.{stage.name}.input = "tokens", and no stage of kind "semantic_tokens" '
+                "stands before it; add one"
+            )
+        if stage.tokens is None or stage.tokens in earlier:
+            return stage.tokens or earlier[-1]
+        advice = nearest(stage.tokens, earlier, "earlier stages of kind semantic_tokens")
+        raise ValueError(f"stages.{stage.name}.tokens = {stage.tokens!r}; {advice}")
+
     def __iter__(self) -> Iterator[Stage]:
         return iter(self._stages.values())
 
@@ -139,6 +166,10 @@ class Chain:
         """The stage whose policy a stage starts from, or ``BASE``."""
         return self._parents[name]
 
+    def tokenizer(self, name: str) -> str | None:
+        """The stage whose tokenizer makes a stage's input; None: it sees videos."""
+        return self._tokenizers.get(name)
+
     def candidates(self, name: str) -> tuple[str, ...]:
         """What a stage may start from, best first: the one that it names, or else the earlier
         stages that leave a policy, the last first, then ``BASE``."""
@@ -148,12 +179,14 @@ class Chain:
         return (*(one for one in reversed(before) if self[one].leaves_policy), BASE)
 
     def dependents(self, name: str) -> tuple[str, ...]:
-        """The stages whose weights come from those of a stage, in their order."""
-        policies = {name} if self[name].leaves_policy else set()
+        """The stages whose weights or input come from a stage, in their order."""
+        makes_input = isinstance(self[name], SemanticTokensStage)
+        changed = {name} if self[name].leaves_policy or makes_input else set()
         for stage in self:
-            if self._parents[stage.name] in policies:
-                policies.add(stage.name)
-        return tuple(stage.name for stage in self if stage.name in policies - {name})
+            parent, tokenizer = self._parents[stage.name], self._tokenizers.get(stage.name)
+            if changed & {parent, tokenizer}:
+                changed.add(stage.name)
+        return tuple(stage.name for stage in self if stage.name in changed - {name})
 
     def first_step(self, name: str) -> int:
         """Version step of the first weights that a stage serves."""

@@ -12,6 +12,7 @@ from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.rationales import RationalesStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensSettings
 from cluster.config.kinds.sft import SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.logging import LoggingConfig
@@ -99,6 +100,7 @@ class RunConfig(Config):
     calibrate: CalibrationConfig = CalibrationConfig()
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
     evaluate: EvaluateConfig = EvaluateConfig()
+    semantic_tokens: SemanticTokensSettings = SemanticTokensSettings()
     guards: GuardsConfig = GuardsConfig()
     """When a training that learns nothing ends."""
     stages: tuple[SerializeAsAny[Stage], ...] = ()
@@ -346,7 +348,14 @@ class RunConfig(Config):
         return self
 
 
-_PATH_KEYS = ("model", "data.manifest", "data.media_root", "video.cache_dir")
+_PATH_KEYS = (
+    "model",
+    "data.manifest",
+    "data.media_root",
+    "video.cache_dir",
+    "semantic_tokens.tokenizer",
+    "stages.tokenizer",
+)
 _HUB_KEYS = ("model",)
 _TEXT_KEYS = (*(f"prompts.{name}" for name in TEXT_NAMES), "labels.definition")
 

@@ -9,6 +9,7 @@ A control arm is a stage off the main line (controls.py).
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.kinds.stage import Stage
 
@@ -17,5 +18,6 @@ STAGE_KINDS: dict[str, type[Stage]] = {
     "sft": SftStage,
     "grpo": GrpoStage,
     "calibrate": CalibrateStage,
+    "semantic_tokens": SemanticTokensStage,
 }
 """Kinds that ``[[stages]]`` may name."""

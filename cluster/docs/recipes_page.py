@@ -153,8 +153,10 @@ def _stage_tables(name: str, use: str) -> Iterator[Table]:
 
 def _own_keys(model: type[Stage]) -> list[str]:
     """Keys that a kind of stage has beside those of every stage and of its section."""
-    fields = model.model_fields
-    return [name for name in model.__annotations__ if name in fields.keys() - Stage.model_fields]
+    section = RunConfig.model_fields.get(model.section)
+    of_section = _models(section.annotation)[0].model_fields if section else {}
+    own = model.model_fields.keys() - (of_section.keys() - model.__annotations__)
+    return [name for name in model.model_fields if name in own - Stage.model_fields.keys()]
 
 
 def _section_of(model: type[Config]) -> str | None:

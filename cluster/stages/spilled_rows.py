@@ -103,6 +103,7 @@ def _record(row: Row) -> tuple[bytes, int]:
     head = json.dumps(
         [
             *(row.video, prompt.clip_key, prompt.fingerprint, prompt.version),
+            prompt.semantic_tokenizer,
             [len(one) for one in arrays],
             weights,
         ]
@@ -115,14 +116,18 @@ def _record(row: Row) -> tuple[bytes, int]:
 def _row(record: bytes, size: int) -> Row:
     data = pa.decompress(record, decompressed_size=size, codec=_CODEC, asbytes=True)
     at = 4 + int.from_bytes(data[:4], "little")
-    video, clip_key, fingerprint, version, lengths, weights = json.loads(data[4:at])
+    video, clip_key, fingerprint, version, tokenizer, lengths, weights = json.loads(data[4:at])
     arrays = []
     for length in lengths:
         arrays.append(TokenIds.of_bytes(data[at : at + 4 * length]))
         at += 4 * length
     return Row(
         prompt=Prompt(
-            token_ids=arrays[0], clip_key=clip_key, fingerprint=fingerprint, version=version
+            token_ids=arrays[0],
+            clip_key=clip_key,
+            fingerprint=fingerprint,
+            version=version,
+            semantic_tokenizer=tokenizer,
         ),
         video=video,
         responses=tuple(

@@ -10,6 +10,7 @@ from cluster.stages.calibration import run_calibration
 from cluster.stages.evaluation import run_evaluation
 from cluster.stages.grpo import run_grpo_stage
 from cluster.stages.policy_versions import model_before
+from cluster.stages.semantic_tokens import run_semantic_tokens
 from cluster.stages.sft import run_sft
 from cluster.stages.stage import StageFn, StageRun
 
@@ -18,6 +19,7 @@ STAGE_FNS: dict[str, StageFn] = {
     "sft": run_sft,
     "grpo": run_grpo_stage,
     "calibrate": run_calibration,
+    "semantic_tokens": run_semantic_tokens,
 }
 """Kind -> the function that runs it."""
 

@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video.address import Address, View, Window, with_view
+from video.address import Address, View, Window, with_tokens, with_view
 from wire.errors import ClipError
+from wire.types import Sample, Split
 
 seconds = st.floats(0, 1e6, allow_nan=False)
 
@@ -17,12 +19,28 @@ def windows(draw: st.DrawFn) -> Window:
     return Window(start, end)
 
 
-@given(st.none() | windows(), st.none() | st.sampled_from(View))
+VERSION = "3f9c0a7b51de"
+
+
+@given(st.none() | windows(), st.none() | st.sampled_from(View), st.none() | st.just(VERSION))
 def test_an_address_is_taken_apart_as_it_was_put_together(
-    window: Window | None, view: View | None
+    window: Window | None, view: View | None, tokens: str | None
 ) -> None:
-    address = Address(path=Path("clips/a.mp4"), window=window, view=view)
-    assert Address.parse(str(address)) == address
+    address = Address(path=Path("clips/a.mp4"), window=window, view=view, tokens=tokens)
+    if view is not None and view.needs_tokens and tokens is None:
+        with pytest.raises(ClipError, match="known: blank, shuffled, reversed; leave"):
+            Address.parse(str(address))
+    else:
+        assert Address.parse(str(address)) == address
+
+
+def test_a_sample_is_shown_as_a_narrative_in_its_window_and_view():
+    shown = with_tokens("a.mp4#t=1,2&view=reversed", VERSION)
+    assert shown == f"a.mp4#t=1,2&tokens={VERSION}&view=reversed"
+    assert with_tokens(shown, None) == "a.mp4#t=1,2&view=reversed"
+    sample = Sample(id="a", video="a.mp4", label="x", split=Split.TRAIN)
+    assert with_tokens(sample, VERSION) == replace(sample, video=f"a.mp4#tokens={VERSION}")
+    assert with_view(f"a.mp4#tokens={VERSION}", View.DROPPED).endswith(f"{VERSION}&view=dropped")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +74,13 @@ def test_what_an_address_says(text: str, window: Window | None, view: View | Non
         ("t=", "no time in it"),
         ("t=1,2,3", "could not convert"),
         ("t=1&t=2", "a part twice"),
-        ("t=1&view=grey", "known: blank, shuffled, reversed"),
+        ("t=1&view=grey", "known: blank, shuffled, reversed; leave"),
+        ("view=dropped", "known: blank, shuffled, reversed; leave"),
+        (
+            "tokens=3f9c0a7b51de&view=grey",
+            "known of a narrative: blank, .*, dropped, random; leave",
+        ),
+        ("tokens=latest", "tokenizer 'latest'; expected a version of 12 hex digits"),
     ],
 )
 def test_a_window_that_is_none_is_a_clip_error(fragment: str, words: str) -> None:

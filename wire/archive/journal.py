@@ -24,15 +24,16 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from wire.archive.trace_rows import (
-    GROUP_SCHEMA,
     SCHEMA_VERSION,
     TRACE_SCHEMA,
     Packed,
     check_version,
+    group_schema,
     joined,
     packed,
     split_up,
     upgraded,
+    upgraded_group,
 )
 from wire.errors import ArchiveError
 from wire.types import TraceGroup
@@ -243,7 +244,7 @@ def _decoded(path: Path) -> Iterator[tuple[int, list[tuple[Packed, int]]]]:
     frame ends. Raises ArchiveError."""
     for version, end, payload in _frames(path):
         try:
-            parts = [_older_part(payload)] if version < SCHEMA_VERSION else list(_parts(payload))
+            parts = [_older_part(payload)] if version < 3 else list(_parts(payload, version))
         except (OSError, struct.error, pa.ArrowException) as error:
             offset = end - len(payload) - _FRAME_HEADER.size
             raise ArchiveError(
@@ -252,15 +253,15 @@ def _decoded(path: Path) -> Iterator[tuple[int, list[tuple[Packed, int]]]]:
         yield end, parts
 
 
-def _parts(payload: bytes) -> Iterator[tuple[Packed, int]]:
-    at = 0
+def _parts(payload: bytes, version: int) -> Iterator[tuple[Packed, int]]:
+    at, schema = 0, group_schema(version)
     while at < len(payload):
         group, traces, size = _RECORD_HEADER.unpack_from(payload, at)
         at += _RECORD_HEADER.size
         data = pa.decompress(payload[at : at + size], group + traces, _CODEC)
         at += size
         part = Packed(
-            pa.ipc.read_record_batch(data.slice(0, group), GROUP_SCHEMA),
+            upgraded_group(pa.ipc.read_record_batch(data.slice(0, group), schema)),
             pa.ipc.read_record_batch(data.slice(group), TRACE_SCHEMA),
         )
         yield part, group * part.traces.num_rows + traces

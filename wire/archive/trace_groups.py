@@ -135,6 +135,7 @@ def _group(
             window_start_s=row["window_start_s"],
             window_end_s=row["window_end_s"],
             frame_indices=() if frames is None else tuple(frames),
+            semantic_tokenizer=row["semantic_tokenizer"] or "",
         ),
         traces=own,
         failures=tuple(

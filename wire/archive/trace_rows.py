@@ -21,7 +21,7 @@ from wire.errors import ArchiveError
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Score, Trace, TraceGroup
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _FAILURE = pa.struct(
     [("kind", pa.string()), ("culprit", pa.string()), ("reason", pa.string())],
@@ -47,6 +47,7 @@ _GROUP_FIELDS = [
     ("window_start_s", pa.float64()),
     ("window_end_s", pa.float64()),
     ("frame_indices", pa.list_(pa.int32())),
+    ("semantic_tokenizer", pa.string()),
     ("group_failures", pa.list_(_FAILURE)),
 ]
 _TRACE_FIELDS = [
@@ -78,7 +79,8 @@ GROUP_SCHEMA, TRACE_SCHEMA = pa.schema(_GROUP_FIELDS), pa.schema(_TRACE_FIELDS)
 
 ARRAYS = ("prompt_token_ids", "frame_indices", "token_ids", "logprobs")
 """Columns of numbers that never become Python's."""
-_SINCE_3 = {"video_hash", "window_start_s", "window_end_s", "frame_indices"}
+_SINCE_4 = {"semantic_tokenizer"}
+_SINCE_3 = _SINCE_4 | {"video_hash", "window_start_s", "window_end_s", "frame_indices"}
 _BEFORE_3 = {"logprobs": pa.list_(pa.float64())}  # of float32
 
 
@@ -90,7 +92,8 @@ def _schema_before_3(lacking: set[str]) -> pa.Schema:
 SCHEMAS: Mapping[int, pa.Schema] = {
     1: _schema_before_3(_SINCE_3 | {"logprobs_temperature"}),
     2: _schema_before_3(_SINCE_3),
-    3: FILE_SCHEMA,
+    3: pa.schema([field for field in FILE_SCHEMA if field.name not in _SINCE_4]),
+    4: FILE_SCHEMA,
 }
 """The schema of the Parquet files of each version that can be read."""
 
@@ -184,6 +187,19 @@ def upgraded(table: pa.Table, columns: Iterable[str] = tuple(SCHEMA.names)) -> p
     return pa.table({name: _upgraded(table, name) for name in columns})
 
 
+def group_schema(version: int) -> pa.Schema:
+    """The schema of a group's own columns in journals of a version since 3."""
+    lacking = _SINCE_4 if version < 4 else set()
+    return pa.schema([field for field in GROUP_SCHEMA if field.name not in lacking])
+
+
+def upgraded_group(row: pa.RecordBatch) -> pa.RecordBatch:
+    """A group's own columns in a journal of any version since 3, as GROUP_SCHEMA has them."""
+    if row.schema.equals(GROUP_SCHEMA):
+        return row
+    return _record_batch(upgraded(pa.Table.from_batches([row]), GROUP_SCHEMA.names))
+
+
 def check_version(path: Path, version: int) -> None:
     """Raise ArchiveError unless ``version``, that of the file at ``path``, is read here."""
     if version not in SCHEMAS:
@@ -259,6 +275,7 @@ def _group_row(group: TraceGroup) -> dict[str, Any]:
             "video_hash": prompt.video_hash or None,
             "window_start_s": prompt.window_start_s,
             "window_end_s": prompt.window_end_s,
+            "semantic_tokenizer": prompt.semantic_tokenizer or None,
         }
     return row
 

@@ -1,7 +1,9 @@
 """Stages that fit classifiers to the policy's own traces."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
 
 from calibrate.splits import ClipParts
 from cluster.config.clip_selection import ClipSelection, faults_of
@@ -19,6 +21,17 @@ class CalibrateStage(Stage, CalibrationConfig):
     command: ClassVar[str] = "calibrate"
     section: ClassVar[str] = "calibrate"
     kind: Literal["calibrate"] = "calibrate"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sees_videos(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("input", "video") != "video":
+            raise ValueError(
+                f"input = {values['input']!r}, and a calibrate stage shows clips as videos, as the "
+                "published classifier will be asked about them; measure a policy that reads "
+                "narratives with a stage of kind evaluate"
+            )
+        return values
 
     @property
     def head_name(self) -> str:

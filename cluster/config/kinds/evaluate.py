@@ -1,9 +1,12 @@
 """Stages that measure a policy."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from cluster.config.clip_selection import ClipSelection, faults_of
+from cluster.config.kinds.clip_input import ClipInputConfig
 from cluster.config.kinds.stage import Stage
 from cluster.config.stages import EvaluateConfig
 from video.address import View
@@ -18,7 +21,7 @@ _ASKED: dict[Answer, str] = {
 }
 
 
-class EvaluateStage(Stage, EvaluateConfig):
+class EvaluateStage(Stage, EvaluateConfig, ClipInputConfig):
     """Measures a policy: the answer that it writes after reasoning, or the label asked directly."""
 
     command: ClassVar[str] = "evaluate"
@@ -29,7 +32,17 @@ class EvaluateStage(Stage, EvaluateConfig):
     scored over all labels, without a trace; ``explained``: the label so asked, and beside it a
     written trace, checked for agreement with the label and with the clip's narrative."""
     view: View | None = None
-    """What is shown instead of the clips; not set: the clips."""
+    """What is shown instead of the clips; not set: the clips. ``dropped`` and ``random`` are of
+    narratives alone (``input = "tokens"``)."""
+
+    @model_validator(mode="after")
+    def _view_is_of_input(self) -> Self:
+        if self.view is not None and self.view.needs_tokens and self.input != "tokens":
+            raise ValueError(
+                f'view = {self.view.value!r} is of narratives, for input = "tokens"; the input is '
+                'the video: use "blank", "shuffled" or "reversed", or set input'
+            )
+        return self
 
     @property
     def loads_engines(self) -> bool:
@@ -44,7 +57,7 @@ class EvaluateStage(Stage, EvaluateConfig):
     def describe(self) -> str:
         """Its settings in words."""
         shown = f", {self.view.value} clips" if self.view else ""
-        return f"{_ASKED[self.answer]} on {self.split.value}{shown}"
+        return f"{_ASKED[self.answer]} on {self.split.value}{shown}{self.in_words}"
 
     def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
         """It measures on its split."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from cluster.config.clip_selection import ClipSelection, faults_of
+from cluster.config.kinds.clip_input import ClipInputConfig
 from cluster.config.kinds.stage import Stage
 from cluster.config.stage_work import StageWork
 from cluster.config.stages import GrpoConfig
@@ -13,7 +14,7 @@ from wire.errors import UserError
 from wire.types import Sample
 
 
-class GrpoStage(Stage, GrpoConfig):
+class GrpoStage(Stage, GrpoConfig, ClipInputConfig):
     """GRPO on groups of traces that the rollout workers write."""
 
     command: ClassVar[str] = "grpo"
@@ -41,7 +42,7 @@ class GrpoStage(Stage, GrpoConfig):
     def describe(self) -> str:
         """Its settings in words."""
         other = "" if self.clips == ClipSelection() else f" on clips with {self.clips}"
-        return f"GRPO{other}, the answer it writes"
+        return f"GRPO{other}, the answer it writes{self.in_words}"
 
     def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
         """Clips to ask about."""

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cluster.config.clip_selection import ClipSelection, error_of, faults_of
+from cluster.config.kinds.clip_input import ClipInputConfig
 from cluster.config.kinds.stage import Stage, updates_of
 from cluster.config.stage_work import StageWork
 from cluster.config.stages import KEEP_LAST, ColdstartConfig
@@ -17,7 +18,7 @@ from wire.types import Sample, Split
 COLDSTART_TITLE = "stage 1: supervised on the teacher's traces"
 
 
-class SftStage(Stage, ColdstartConfig):
+class SftStage(Stage, ColdstartConfig, ClipInputConfig):
     """Supervised fine-tuning: on teacher traces, on labels, or on the policy's own right traces."""
 
     command: ClassVar[str] = "coldstart"
@@ -79,7 +80,7 @@ class SftStage(Stage, ColdstartConfig):
             "labels": "on labels alone",
             "own": "on its own traces with full reward",
         }
-        return f"supervised {on[self.data]}"
+        return f"supervised {on[self.data]}{self.in_words}"
 
     def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
         """Clips, and traces to learn from where it learns from a teacher."""

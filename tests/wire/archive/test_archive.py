@@ -151,6 +151,7 @@ prompts = st.builds(
     window_start_s=st.none() | numbers,
     window_end_s=st.none() | numbers,
     frame_indices=st.lists(counts, max_size=4).map(tuple),
+    semantic_tokenizer=st.sampled_from(["", "3f9c0a7b51de"]),
 )
 samples = st.builds(
     Sample,
@@ -656,7 +657,7 @@ def test_an_archive_of_an_older_version_is_read_with_null_for_what_it_lacks(
     assert not is_current(path)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_journal_of_an_older_version_is_read_and_goes_on_as_a_new_one(
     tmp_path: Path, version: int
 ) -> None:
@@ -674,6 +675,14 @@ def test_a_journal_of_an_older_version_is_read_and_goes_on_as_a_new_one(
         archive.compact(step=4)
     assert list(read_groups(tmp_path)) == [old, tempered()]
     assert all(map(is_current, parquet_files(tmp_path)))
+
+
+def test_files_of_version_3_lack_the_semantic_tokenizer_alone(tmp_path: Path) -> None:
+    groups = [make_group("g0"), make_empty_group("g1")]
+    write_older_parquet(tmp_path / "traces" / "attempt=000-step=000001.parquet", 3, *groups)
+    write_older_journal(tmp_path / "journal-1.bin", 3, make_group("g2"))
+    assert list(read_groups(tmp_path)) == [*groups, make_group("g2")]
+    assert read_table(tmp_path)["semantic_tokenizer"].null_count == 5
 
 
 def test_files_of_all_versions_make_one_archive(tmp_path: Path) -> None:
@@ -717,7 +726,7 @@ def test_a_newer_parquet_schema_is_refused_with_advice(tmp_path: Path, parquet: 
     table = pq.read_table(parquet)
     newer = {b"deepintuit.trace_schema": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), parquet)
-    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 4, .* reads version 3"):
+    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 5, .* reads version 4"):
         ids(tmp_path)
 
 
@@ -727,7 +736,7 @@ def test_a_newer_journal_is_refused_with_advice(tmp_path: Path) -> None:
         file.seek(8)
         file.write((SCHEMA_VERSION + 1).to_bytes(4, "little"))
     for call in (lambda: ids(tmp_path), lambda: Archive(tmp_path, 0), lambda: Archive(tmp_path, 1)):
-        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 4.*update"):
+        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 5.*update"):
             call()
     assert journal.exists()
 

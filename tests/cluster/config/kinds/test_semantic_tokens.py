@@ -1,0 +1,100 @@
+"""Stages that learn a tokenizer, and stages whose input it makes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.config.chain import Chain, read_stage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
+from rollout.config import RolloutConfig
+from tests.cluster.session_fakes import make_config, make_samples
+from wire.errors import ConfigError
+
+SAMPLES = make_samples()  # 8 train, 2 val, 5 cal, 4 test
+VST = {"name": "vst", "kind": "semantic_tokens"}
+
+
+def chain_of(*stages: dict[str, Any]) -> Chain:
+    return make_config(stages=list(stages)).chain
+
+
+def sft(**settings: Any) -> dict[str, Any]:
+    return {"name": "taught", "kind": "sft", "data": "labels", **settings}
+
+
+def faults(**settings: Any) -> list[str]:
+    return [str(fault) for fault in read_stage({**VST, **settings}, {}).data_faults(SAMPLES)]
+
+
+def test_the_last_tokenizer_before_a_stage_makes_its_input():
+    chain = chain_of(VST, {**VST, "name": "fine"}, sft(input="tokens"), {**VST, "name": "late"})
+    assert chain.tokenizer("taught") == "fine"
+    assert (
+        chain_of(VST, {**VST, "name": "fine"}, sft(input="tokens", tokens="vst")).tokenizer(
+            "taught"
+        )
+        == "vst"
+    )
+    assert chain_of(VST, sft()).tokenizer("taught") is None
+
+
+def test_what_reads_narratives_depends_on_the_tokenizer_and_what_comes_from_that_too():
+    other = {"name": "other", "kind": "sft", "data": "labels", "from": "base"}
+    chain = chain_of(
+        VST, sft(input="tokens"), {"name": "g", "kind": "grpo", "input": "tokens"}, other
+    )
+    assert chain.dependents("vst") == ("taught", "g")
+    assert chain.dependents("g") == ()
+    assert chain.parent("taught") == "base", "a tokenizer leaves no policy"
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ([sft(input="tokens")], 'no stage of kind "semantic_tokens" stands before it; add one'),
+        ([VST, sft(input="tokens", tokens="vts")], "tokens = 'vts'; did you mean 'vst'"),
+        ([VST, sft(tokens="vst")], "the input is the video; set input"),
+        ([sft(input="pixels")], "'video' or 'tokens'"),
+        ([VST, {"name": "v", "kind": "calibrate", "input": "tokens"}], "shows clips as videos, as"),
+        (
+            [VST, sft(input="tokens"), {"name": "v", "kind": "calibrate"}],
+            'from taught, whose input is "tokens"; start it from a stage with input = "video"',
+        ),
+        (
+            [VST, {"name": "e", "kind": "evaluate", "view": "dropped"}],
+            'use "blank", "shuffled" or "reversed", or set input',
+        ),
+        ([{**VST, "texts": "captions"}], r"stages.vst: texts"),
+        ([{**VST, "attributes": ["a hand", "a hand"]}], "'a hand' twice"),
+        ([{**VST, "attributes": []}], r"stages.vst: attributes"),
+    ],
+)
+def test_a_mistake_is_refused_when_the_recipe_is_read(
+    stages: list[dict[str, Any]], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        chain_of(*stages)
+
+
+def test_the_section_gives_a_tokenizer_what_it_does_not_set():
+    stage = read_stage({**VST, "num_codes": 9}, {"semantic_tokens": {"num_codes": 4, "dim": 8}})
+    assert isinstance(stage, SemanticTokensStage)
+    assert (stage.num_codes, stage.dim, stage.render) == (9, 8, "text")
+
+
+def test_texts_that_no_clip_has_are_missed_before_a_start():
+    assert faults() == []
+    without = [replace(sample, trace=None) for sample in SAMPLES]
+    (fault,) = read_stage({**VST, "texts": "trace"}, {}).data_faults(without)
+    assert "no sample with split='train' has a trace" in str(fault)
+    (fault,) = faults(texts="column:caption")
+    assert "no sample with split='train' has a column 'caption'" in fault
+    assert faults(texts="column:caption", semantic_weight=0) == [], "nothing reads them"
+    assert faults(texts="column:caption", tokenizer="/a") == [], "it is finished"
+
+
+def test_its_work_is_a_look_at_the_clips():
+    work = read_stage({**VST, "epochs": 7}, {}).work(SAMPLES, RolloutConfig())
+    assert (work.clips, work.epochs, work.rollouts, work.updates) == (8, 7, 0, 0)
+    assert not read_stage(VST, {}).leaves_policy
