@@ -5,10 +5,12 @@ checkpoint, saved by any ranks -> export_checkpoint -> write_model   (one proces
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,8 @@ from learner.model.policy import Policy
 from learner.model.trained_parts import freeze, frozen_parts
 from wire.disk import naming_full_disk
 from wire.errors import ConfigError
+from wire.types import stable_hash
+from wire.weight_digest import DigestRecorder
 
 ADAPTER_FOLDER = "adapter"
 """Folder beside an exported model: the LoRA adapter, which adds to the stage's starting model."""
@@ -57,6 +61,48 @@ def gather_weights(engine: DeepSpeedEngine, kind: WeightKind) -> dict[str, torch
         if writes:
             weights[name] = tensor.to("cpu", copy=True).contiguous()
     return weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFacts:
+    """Size of an adapter and of the model that it adds to, and what proves that the model stays."""
+
+    num_trained: int
+    """Numbers of the adapter."""
+    num_frozen: int
+    """Numbers of the model."""
+    base_digest: str
+    """Digest of the model's weights as the learner holds them: the same before and after a training
+    that changes the adapter alone."""
+
+
+@runtime_checkable
+class HeldWeights(Protocol):
+    """Weights that an engine holds, by their kind; DeepSpeedEngine implements it."""
+
+    def weight_shapes(self, kind: WeightKind) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and whole shapes."""
+        ...
+
+    def full_parameters(self, *, kind: WeightKind) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and whole values; all ranks iterate, in step."""
+        ...
+
+
+def adapter_facts(engine: HeldWeights) -> AdapterFacts:
+    """Facts of an engine's adapter. All ranks call; rank 0's digest counts."""
+    recorder = DigestRecorder()
+    for _ in recorder.of(engine.full_parameters(kind="base")):
+        pass
+    return AdapterFacts(
+        num_trained=_numbers(engine, "adapter"),
+        num_frozen=_numbers(engine, "base"),
+        base_digest=stable_hash(*sorted(recorder.digests.items()))[:16],
+    )
+
+
+def _numbers(engine: HeldWeights, kind: WeightKind) -> int:
+    return sum(math.prod(shape) for _, shape in engine.weight_shapes(kind))
 
 
 def write_model(

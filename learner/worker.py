@@ -20,7 +20,14 @@ import torch.distributed as dist
 from learner import checkpoint
 from learner.config import GrpoLossConfig, LearnerConfig, LoraConfig, OptimConfig, TransferConfig
 from learner.engine import DeepSpeedEngine, FrozenEngine, join_ranks
-from learner.export import ADAPTER_FOLDER, EngineWeights, gather_weights, write_model
+from learner.export import (
+    ADAPTER_FOLDER,
+    AdapterFacts,
+    EngineWeights,
+    adapter_facts,
+    gather_weights,
+    write_model,
+)
 from learner.memory_preflight import preflight_of
 from learner.micro_batches import Batches
 from learner.model.embedding_store import EmbeddingStore
@@ -284,6 +291,11 @@ class LearnerWorker:
             return None
         config = adapter_config(self.engine.policy.vlm, self._config.lora, self._model_dir)
         return AdapterFiles.of(config, gather_weights(self.engine, "adapter"))
+
+    def adapter_facts(self) -> AdapterFacts | None:
+        """Size of the adapter, and the digest of the model that it adds to; None in full training.
+        All ranks call."""
+        return adapter_facts(self.engine) if self._config.lora is not None else None
 
     @property
     def engine(self) -> DeepSpeedEngine:

@@ -51,6 +51,7 @@ class LearnerActor:
     save = worker_method(LearnerWorker.save)
     load = worker_method(LearnerWorker.load)
     export = worker_method(LearnerWorker.export)
+    adapter_facts = worker_method(LearnerWorker.adapter_facts)
     prepare = worker_method(LearnerWorker.prepare)
 
     def __init__(self, config: RunConfig, rank: int) -> None:

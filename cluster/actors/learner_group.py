@@ -16,6 +16,7 @@ from cluster.actors.rank_calls import RankCalls
 from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
+from learner.export import AdapterFacts
 from learner.shared_prefix.largest_batch import LargestBatch
 from learner.shared_prefix.near_clips import move_near_clips
 from learner.shared_prefix.rows import (
@@ -175,6 +176,11 @@ class LearnerGroup:
     async def export(self, directory: str) -> None:
         """Write the weights as a Hugging Face directory."""
         await self._ranks.all("export", directory)
+
+    async def adapter_facts(self) -> AdapterFacts | None:
+        """Size of the adapter, and the digest of the model that it adds to; None in full
+        training."""
+        return (await self._ranks.all("adapter_facts"))[0]  # type: ignore[no-any-return]
 
     def stop(self) -> None:
         """End all ranks."""

@@ -234,10 +234,15 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _verdicts_fit(self) -> Self:
+    def _stage_adapters_fit(self) -> Self:
         for stage in self.chain:
             if isinstance(stage, CalibrateStage):
                 self.learner.refuse_adapted_tower(stage.lora, f"{stage.name}.lora")
+            if isinstance(stage, SftStage) and stage.lora and self.learner.lora:
+                raise ValueError(
+                    f"{stage.name}.lora beside learner.lora, whose rank the engines were started "
+                    "for; leave one of them out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,9 @@ class ColdstartConfig(TrainedConfig, ValidatedConfig):
     """Updates between checkpoints; none: one after each epoch."""
     optim: OptimConfig = OptimConfig(learning_rate=2e-5, decay="linear")
     """DeepIntuit: 2e-5, linear decay."""
+    lora: LoraConfig | None = None
+    """Train additions of low rank instead of the weights, in this stage alone; none: as
+    ``learner.lora``. Engines get the model with them added in."""
 
 
 class RationaleFilters(Config):

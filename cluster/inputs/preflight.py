@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
 from cluster.inputs.model_folder import with_local_model
 from cluster.inputs.samples import SampleSplits, read_samples
@@ -40,8 +41,9 @@ def open_model(config: RunConfig) -> Renderer:
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
     family_of(config.model)
-    of_verdicts = [stage.lora for stage in config.chain if isinstance(stage, CalibrateStage)]
-    for lora in filter(None, dict.fromkeys((config.learner.lora, *of_verdicts))):
+    with_own = (stage for stage in config.chain if isinstance(stage, CalibrateStage | SftStage))
+    adapters = (config.learner.lora, *(stage.lora for stage in with_own))
+    for lora in filter(None, dict.fromkeys(adapters)):
         from learner.model.lora import check_targets  # torch: only where it is needed
         from learner.model.trained_parts import frozen_parts
 

@@ -45,6 +45,7 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
             batch_size=stage.batch_size,
             optim=stage.optim,
             save_every=stage.save_every,
+            lora=stage.lora,
         )
     if run.exports:
         await session.learner.export(str(session.run_dir.model(stage.name)))
@@ -57,7 +58,8 @@ async def run_sft(session: Session, run: StageRun) -> dict[str, Any]:
         temperature = session.config.evaluate.temperature
         measured = await evaluate_policy(session, stage.name, samples, temperature, trained=True)
     cost = examples.cost | {"num_updates": num_updates}
-    return {"split": split, **measured, **examples.figures, **trainer.validated, "cost": cost}
+    trained = trainer.validated | trainer.adapted
+    return {"split": split, **measured, **examples.figures, **trained, "cost": cost}
 
 
 async def _examples(session: Session, run: StageRun) -> Examples:

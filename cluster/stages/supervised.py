@@ -23,6 +23,7 @@ from cluster.session import Session
 from cluster.stages.spilled_rows import longest_of
 from cluster.stages.validation import Validation, Validator, restored_by
 from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
+from learner.export import AdapterFacts
 from learner.shared_prefix.rows import Row
 from learner.worker import Objective
 from rollout.sampler import epoch_order
@@ -61,6 +62,11 @@ class UpdatingLearner(Protocol):
         """Let the clips of the next update be made ready. Returns at once."""
         ...
 
+    async def adapter_facts(self) -> AdapterFacts | None:
+        """Size of the adapter, and the digest of the model that it adds to; None in full
+        training."""
+        ...
+
 
 class SupervisedTrainer:
     """Fine-tunes a model on rows, for a stage or arm of this name; the result stays in the
@@ -92,6 +98,8 @@ class SupervisedTrainer:
         """What done.json says of the validations, after the training."""
         self.curve: ValidationCurve | None = None
         """Their values of ``validate.metric``, after the training; None: not validated."""
+        self.adapted: dict[str, Any] = {}
+        """What done.json says of the adapter, after the training; nothing in full training."""
 
     @classmethod
     def of(
@@ -132,6 +140,7 @@ class SupervisedTrainer:
         alone. Returns the number of updates: fewer, if validation has stopped it early."""
         begin = partial(self._run.start_training, model_dir, optim, lora=lora)
         await begin()
+        before = await self._learner.adapter_facts()
         num_steps = num_updates(len(rows), epochs, batch_size)
         batches_per_epoch = num_steps // epochs
         state = await self._checkpoints.resume()
@@ -173,6 +182,7 @@ class SupervisedTrainer:
                         replace(state, learning=guards.state, validations=validation.done)
                     )
         guards.refuse({}, is_last=True)
+        self.adapted = _adapted(before, await self._learner.adapter_facts())
         left = await validation.restore_best(done, self._checkpoints, begin)
         self.validated, self.curve = validation.result(done, left), _curve(validation)
         return done
@@ -201,6 +211,27 @@ class _Batches:
         epoch, number = divmod(step, self._per_epoch)
         order = self._order_of(epoch)
         return [self._rows[i] for i in order[number * self._size : (number + 1) * self._size]]
+
+
+def _adapted(before: AdapterFacts | None, after: AdapterFacts | None) -> dict[str, Any]:
+    """Part of done.json about an adapter: its share of all numbers, and digests of the model that
+    it adds to, before and after. Raises RuntimeError if that has changed."""
+    if before is None or after is None:
+        return {}
+    if before.base_digest != after.base_digest:
+        raise RuntimeError(
+            f"the training of an adapter has changed the model itself: digest {before.base_digest} "
+            f"before, {after.base_digest} after; this is a fault of ours, please report it"
+        )
+    return {
+        "lora": {
+            "num_trained": after.num_trained,
+            "num_frozen": after.num_frozen,
+            "trained_frac": after.num_trained / (after.num_trained + after.num_frozen),
+            "base_digest_before": before.base_digest,
+            "base_digest_after": after.base_digest,
+        }
+    }
 
 
 def _curve(validation: Validation) -> ValidationCurve | None:

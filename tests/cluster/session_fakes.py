@@ -194,6 +194,9 @@ class FakeLearner:
     async def tower(self) -> str | None:
         return "tower"
 
+    async def adapter_facts(self) -> None:
+        return None
+
     def prepare(self, rows: Sequence[Row]) -> None:
         self.prepared.append([row.video for row in rows])
 

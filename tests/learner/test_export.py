@@ -15,7 +15,7 @@ from learner import checkpoint
 from learner import checkpoint_fragments as fragments
 from learner.config import LearnerConfig, LoraConfig, OptimConfig
 from learner.engine import LORA_FILE
-from learner.export import export_checkpoint
+from learner.export import AdapterFacts, adapter_facts, export_checkpoint
 from learner.model.lora import adapt, weight_parts
 from learner.model.policy import Policy
 from learner.model.trained_parts import freeze, frozen_parts
@@ -79,6 +79,35 @@ def test_a_checkpoint_is_exported_with_its_trained_and_its_frozen_weights(
     for part in weight_parts(policy.vlm, "merged"):
         expected = part.make().to(getattr(torch, dtype))
         torch.testing.assert_close(found[part.name].detach(), expected, rtol=gap, atol=gap / 10)
+
+
+@pytest.mark.parametrize(
+    "lora", [LoraConfig(rank=2), LoraConfig(rank=4, target_modules=("v_proj",))]
+)
+def test_facts_of_an_adapter_count_its_numbers_and_notice_a_change_of_the_model(
+    one_rank: None, model_dir: Path, lora: LoraConfig
+):
+    policy = Policy.load(model_dir, "float32")
+    whole = sum(p.numel() for p in policy.vlm.parameters())
+    adapt(policy.vlm, lora, frozen_parts(LearnerConfig(lora=lora)))
+
+    def facts() -> AdapterFacts:
+        parts = {kind: weight_parts(policy.vlm, kind) for kind in ("base", "adapter")}
+        engine: Any = SimpleNamespace(
+            full_parameters=lambda kind: ((part.name, part.make()) for part in parts[kind]),
+            weight_shapes=lambda kind: [(p.name, p.parameters[0].shape) for p in parts[kind]],
+        )
+        return adapter_facts(engine)
+
+    before = facts()
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    assert before.num_trained == sum(p.numel() for p in trained)
+    assert before.num_frozen == whole
+    for parameter in trained:
+        parameter.data += 1
+    assert facts() == before
+    next(p for p in policy.parameters() if not p.requires_grad).data.flatten()[0] += 1
+    assert facts().base_digest != before.base_digest
 
 
 def test_a_damaged_checkpoint_is_not_exported(one_rank: None, model_dir: Path, tmp_path: Path):

@@ -99,6 +99,10 @@ def test_defaults_are_deepintuits():
             {"calibrate": {"lora": {}}, "learner": {"freeze_vision_tower": False}},
             r"set calibrated\.lora\.handoff = 'merged'",
         ),
+        (
+            {"coldstart": {"lora": {}}, "learner": {"lora": {}}},
+            r"coldstart\.lora beside learner\.lora",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_a_remedy(changes: dict[str, Any], message: str):

@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 from cluster.run_dir import RunDir
+from learner.config import LoraConfig
+from learner.export import AdapterFacts
 from learner.shared_prefix.largest_batch import LargestBatch
 from tests.cluster.session_fakes import FakeLearner, make_config, make_samples, open_fakes, run_one
 from tests.cluster.stages.chain_fakes import ChainLearner, Killed
@@ -58,3 +60,57 @@ async def test_nothing_is_tried_where_nothing_is_left_to_train(tmp_path: Path):
     await attempt(tmp_path, updates=UPDATES, resume=False)
     learner, tried = await attempt(tmp_path, updates=UPDATES, resume=True)
     assert (learner.steps, tried) == ([], 0)
+
+
+LORA = LoraConfig(rank=4)
+
+
+class AdaptedLearner(ChainLearner):
+    """Says an adapter's facts where it trains one; ``digests``: of the base, call by call."""
+
+    digests = ("same", "same")
+
+    async def adapter_facts(self) -> AdapterFacts | None:  # type: ignore[override]
+        if self.loras[-1] is None:
+            return None
+        self.asked = getattr(self, "asked", 0) + 1
+        digest = self.digests[self.asked - 1]
+        return AdapterFacts(num_trained=10, num_frozen=990, base_digest=digest)
+
+
+class SpoiledLearner(AdaptedLearner):
+    digests = ("before", "after")
+
+
+async def adapted(path: Path, make_learner: type[ChainLearner], **coldstart: Any) -> dict[str, Any]:
+    values = {"epochs": 1, "batch_size": 4, **coldstart}
+    config = make_config(coldstart=values)
+    run_dir = RunDir.open(path / "run", config, resume=False, overwrite=False)
+    with open_fakes(
+        config, run_dir, make_samples(), ("base-model", 0), make_learner=make_learner
+    ) as (session, _, _, _):
+        done = await run_one(session, "coldstart")
+        run_dir.close()
+        return done
+
+
+async def test_a_stage_that_trains_an_adapter_says_its_share_and_that_the_base_stayed(
+    tmp_path: Path,
+):
+    done = await adapted(tmp_path, AdaptedLearner, lora=LORA.model_dump())
+    assert done["lora"] == {
+        "num_trained": 10,
+        "num_frozen": 990,
+        "trained_frac": 0.01,
+        "base_digest_before": "same",
+        "base_digest_after": "same",
+    }
+
+
+async def test_full_training_says_nothing_of_an_adapter(tmp_path: Path):
+    assert "lora" not in await adapted(tmp_path, AdaptedLearner)
+
+
+async def test_an_adapter_whose_base_has_changed_ends_the_run(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="changed the model itself"):
+        await adapted(tmp_path, SpoiledLearner, lora=LORA.model_dump())

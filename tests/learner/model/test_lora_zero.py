@@ -70,7 +70,10 @@ def test_every_stage_trains_the_adapter_alone_as_plain_torch_does(
     base, start = pair.all("pieces", "base")[0], scores(pair, "ref_logprobs")
     assert np.array_equal(scores(pair, "logprobs"), start)
     assert np.abs(start - plain["before"]).max() < 1e-5
+    facts = pair.all("call", "adapter_facts")[0]
     pair.train(*RATES)
+    assert pair.all("call", "adapter_facts")[0] == facts
+    assert facts.num_trained < facts.num_frozen / 4
     assert np.array_equal(scores(pair, "ref_logprobs"), start)
     trained = scores(pair, "logprobs")
     assert np.abs(trained - plain["after"]).max() < 1e-4
