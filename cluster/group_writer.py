@@ -10,6 +10,7 @@ from dataclasses import replace
 from cluster.actors.rollout_pool import RolloutPool
 from reward.scorer import Scorer
 from rollout.engine import Sampling
+from rollout.prompt import PromptKind
 from rollout.worker import Rollout
 from video.address import View, with_view
 from video.quarantine import Quarantine
@@ -28,6 +29,14 @@ from wire.types import (
 
 _APPENDS = ThreadPoolExecutor(32, thread_name_prefix="append-group")
 """Groups that may share a write to the disk; an event loop's own threads are few, and others'."""
+
+
+_NOT_JUDGED = Failure(
+    kind=FailureKind.NOT_APPLICABLE,
+    culprit="reward",
+    reason="no reward judges rationales and captions",
+)
+"""Outcome of each text that no reward judges: it has none, rather than one of zero."""
 
 
 class GroupWriter:
@@ -54,10 +63,12 @@ class GroupWriter:
         purpose: Purpose,
         group_id: str,
         upcoming: Sample | None = None,
+        ask: PromptKind = "trace",
     ) -> TraceGroup:
-        """Write one clip's group. A bad clip or request makes a group of failures, archived too.
-        ``upcoming``: a sample that follows soon; its clip is prepared meanwhile. Raises
-        TooManyFailures once there are more bad clips than the recipe allows."""
+        """Write one clip's group, of answers to the prompt that ``ask`` says. A bad clip or request
+        makes a group of failures, archived too. ``upcoming``: a sample that follows soon; its clip
+        is prepared meanwhile. Raises TooManyFailures once there are more bad clips than the recipe
+        allows."""
         rollout = self._refused(sample)
         ahead = self._worth_preparing(upcoming)
         if rollout is None and purpose is Purpose.TRAIN and self._scorer.wants_shuffled(sample):
@@ -66,9 +77,11 @@ class GroupWriter:
             # not counted: the counts are those of the training that goes on meanwhile
             rollout = await self._rollouts.answer(sample, sampling, ahead)
         elif rollout is None:
-            rollout = await self._ask(sample, sampling, ahead)
+            rollout = await self._ask(sample, sampling, ahead, ask)
         outcomes: Sequence[Score | Failure] = ()
-        if rollout.completions:
+        if rollout.completions and purpose is Purpose.RATIONALE:
+            outcomes = (_NOT_JUDGED,) * len(rollout.completions)
+        elif rollout.completions:
             prompt = self._prompt_text(sample)
             outcomes = await self._scorer.score(sample, rollout.completions, prompt)
         for failure in rollout.failures:
@@ -80,9 +93,13 @@ class GroupWriter:
         return group
 
     async def _ask(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        upcoming: str | None = None,
+        ask: PromptKind = "trace",
     ) -> Rollout:
-        rollout = await self._rollouts.answer(sample, sampling, upcoming)
+        rollout = await self._rollouts.answer(sample, sampling, upcoming, ask)
         if rollout.prompt is not None:
             self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
             self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens

@@ -60,16 +60,20 @@ class RolloutWorker:
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prepare-clips")
 
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        upcoming: str | None = None,
+        ask: PromptKind = "trace",
     ) -> Rollout:
-        """Write ``sampling.n`` traces about a sample's clip. ``upcoming``: a clip that will be
-        asked for soon; it is made ready meanwhile.
+        """Write ``sampling.n`` answers about a sample's clip to the prompt that ``ask`` says.
+        ``upcoming``: a clip that will be asked for soon; it is made ready meanwhile.
 
         A bad clip, prompt or request is a Failure. Raises GenerationError only if the engine's
         process has ended: then this worker is of no more use.
         """
         version = self._version  # of before: what an update overtakes counts as the older
-        model_input = await self._inputs.of(sample, "trace")
+        model_input = await self._inputs.of(sample, ask)
         if upcoming is not None:
             self._ahead.submit(self._clips.prepare, upcoming)
         if isinstance(model_input, Failure):

@@ -164,18 +164,23 @@ class RolloutPool:
         return [name for name in names if alive[name]]
 
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        upcoming: str | None = None,
+        ask: PromptKind = "trace",
     ) -> Rollout:
-        """Write traces with a worker in service (:func:`choose_worker`), or in a deterministic run
-        with the worker of ``sampling.turn``; if that is lost meanwhile, with another. ``upcoming``:
-        the clip of a sample that follows soon, prepared meanwhile: by that worker, or on several
-        nodes at the clip's home. Raises GenerationError if no worker is left."""
+        """Answer the prompt that ``ask`` says with a worker in service (:func:`choose_worker`), or
+        in a deterministic run with the worker of ``sampling.turn``; if that is lost meanwhile, with
+        another. ``upcoming``: the clip of a sample that follows soon, prepared meanwhile: by that
+        worker, or on several nodes at the clip's home. Raises GenerationError if no worker is
+        left."""
         turn = sampling.turn if self._config.deterministic else None
         if upcoming is not None and self._prepare is not None:
             self._prepare(upcoming)
             upcoming = None
         rollout: Rollout = await self._ask(
-            sample.video, lambda actor: actor.answer.remote(sample, sampling, upcoming), turn
+            sample.video, lambda actor: actor.answer.remote(sample, sampling, upcoming, ask), turn
         )
         return rollout
 

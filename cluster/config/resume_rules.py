@@ -110,6 +110,14 @@ LENGTH = Rule(
 )
 """Length of a training."""
 
+JUDGED = Rule(
+    settings="`filters`, `closing`, `leak_patterns`, `min_kept_frac` of a stage that writes "
+    "rationales",
+    pattern=r"(?:rationales|stages\.\w+)\.(?:filters\.\w+|closing|leak_patterns|min_kept_frac)",
+    text="until the stage has finished: the texts that are there are judged anew",
+)
+"""What a stage keeps of the texts that it wrote."""
+
 RATES = Rule(
     settings="`learning_rate`, `merger_learning_rate`, `vision_learning_rate`, `warmup_steps`, "
     "`warmup_frac`, `decay`, `min_lr_frac`, `weight_decay`, `betas`, `grad_clip` of a stage's "
@@ -253,6 +261,8 @@ def _judge(
             return "", rule.text
     if re.fullmatch(LENGTH.pattern, change.name):
         return _judge_length(change, stage, progress)
+    if re.fullmatch(JUDGED.pattern, change.name):
+        return _judge_filter(stage, progress)
     if re.fullmatch(RATES.pattern, change.name):
         return _judge_rate(stage, progress, new)
     rule = next(rule for rule in REFUSED if re.fullmatch(rule.pattern, change.name))
@@ -279,6 +289,12 @@ def _judge_length(change: Change, stage: str, progress: StageProgress) -> tuple[
             "",
         )
     return "", f"from step {step + 1} of {stage}" if step else f"from the start of {stage}"
+
+
+def _judge_filter(stage: str, progress: StageProgress) -> tuple[str, str]:
+    if stage and progress.length is not None:
+        return f"{stage} has finished, and later stages may have learned from what it kept", ""
+    return "", f"{stage} judges its texts anew" if stage else "at once"
 
 
 def _judge_rate(stage: str, progress: StageProgress, new: Mapping[str, Any]) -> tuple[str, str]:
@@ -332,7 +348,7 @@ def _named(change: Change) -> str:
 
 def documented() -> Iterator[tuple[str, str, str]]:
     """Rows of the documentation: settings, whether they may change, and when or why not."""
-    for rule in (LENGTH, RATES, *FREE):
+    for rule in (LENGTH, RATES, JUDGED, *FREE):
         yield rule.settings, "yes", rule.text
     for rule in REFUSED:
         yield rule.settings, "no", rule.text

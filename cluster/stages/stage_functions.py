@@ -10,12 +10,14 @@ from cluster.stages.calibration import run_calibration
 from cluster.stages.evaluation import run_evaluation
 from cluster.stages.grpo import run_grpo_stage
 from cluster.stages.policy_versions import model_before
+from cluster.stages.rationales import run_rationales
 from cluster.stages.semantic_tokens import run_semantic_tokens
 from cluster.stages.sft import run_sft
 from cluster.stages.stage import StageFn, StageRun
 
 STAGE_FNS: dict[str, StageFn] = {
     "evaluate": run_evaluation,
+    "rationales": run_rationales,
     "sft": run_sft,
     "grpo": run_grpo_stage,
     "calibrate": run_calibration,

@@ -1,4 +1,5 @@
-"""Trace writer: the policy's own traces from a run's engines, for evaluation and calibration.
+"""Trace writer: the policy's own texts from a run's engines: traces to evaluate and calibrate with,
+rationales.
 
 samples -> GroupWriter, some at a time, or the archive of an earlier attempt -> archive -> TraceSet
 """
@@ -17,6 +18,7 @@ from cluster.session import Session
 from cluster.stages.failure_limits import FailureCount
 from cluster.stages.training_groups import OneGroupWriter, groups_in_flight
 from rollout.engine import Sampling
+from rollout.prompt import PromptKind
 from wire.archive.archive import Archive
 from wire.archive.group_reader import GroupsOnDisk, read_newest
 from wire.daemon_thread import run_in_daemon_thread
@@ -106,6 +108,20 @@ class RunTraceWriter:
         self.evaluation_seconds = seconds if self.num_taken_up == taken_up else None
         return traces
 
+    async def write_rationales(
+        self,
+        samples: Sequence[Sample],
+        k: int,
+        temperature: float,
+        *,
+        ask: PromptKind,
+        max_tokens: int | None,
+    ) -> TraceSet:
+        """Write ``k`` rationales or captions per sample, as ``ask`` says, which no reward judges;
+        ``max_tokens``: of each, where not as many as of a trace. Raises TooManyFailures."""
+        purpose, title = Purpose.RATIONALE, f"{self._name}: {len(samples) * k} texts"
+        return await self._write(samples, k, temperature, purpose, purpose, title, ask, max_tokens)
+
     async def _write(
         self,
         samples: Sequence[Sample],
@@ -114,6 +130,8 @@ class RunTraceWriter:
         purpose: Purpose,
         seed_name: str,
         title: str,
+        ask: PromptKind = "trace",
+        max_tokens: int | None = None,
     ) -> TraceSet:
         ids = [f"{self._name}/{purpose}/{sample.id}" for sample in samples]
         archived = await self._find_written(ids, k, purpose)
@@ -129,11 +147,11 @@ class RunTraceWriter:
                 sampling = Sampling(
                     n=k,
                     temperature=temperature,
-                    max_tokens=self._max_tokens,
+                    max_tokens=max_tokens or self._max_tokens,
                     seed=stable_seed(seed_name, self._seed, sample.id),
                     turn=number,
                 )
-                group = await self._writer.write(sample, sampling, purpose, ids[number])
+                group = await self._writer.write(sample, sampling, purpose, ids[number], ask=ask)
                 num_written += 1
                 if num_written % _GROUPS_PER_FILE == 0:
                     await self._compact()

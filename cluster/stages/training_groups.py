@@ -6,6 +6,7 @@ from cluster.config.recipe import RunConfig
 from cluster.resume.archived_groups import ArchivedGroups, group_id_of
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
+from rollout.prompt import PromptKind
 from wire.types import Purpose, Sample, TraceGroup, stable_seed
 
 
@@ -19,6 +20,7 @@ class OneGroupWriter(Protocol):
         purpose: Purpose,
         group_id: str,
         upcoming: Sample | None = None,
+        ask: PromptKind = "trace",
     ) -> TraceGroup:
         """Write and archive a group."""
         ...

@@ -67,7 +67,7 @@ class Engines(FakeEngines):
         return Prompt(token_ids=ids, clip_key=sample.video, fingerprint="f" * 64)
 
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None, ask: Any = "trace"
     ) -> Rollout:
         completions = tuple(self._complete(sample, index) for index in range(sampling.n))
         prompt = await self.prompt(sample, "trace")

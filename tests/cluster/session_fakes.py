@@ -112,12 +112,16 @@ class FakeEngines:
         return Prompt(token_ids=ids, clip_key=sample.video, fingerprint="f")
 
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        upcoming: str | None = None,
+        ask: PromptKind = "trace",
     ) -> Rollout:
         self.wrote.append((self.weights, sample.video))
         self.samplings.append(sampling)
         completions = tuple(self._complete(sample, index) for index in range(sampling.n))
-        prompt = await self.prompt(sample, "trace")
+        prompt = await self.prompt(sample, ask)
         return Rollout(
             prompt=prompt,
             completions=completions,

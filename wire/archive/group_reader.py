@@ -23,10 +23,11 @@ from wire.archive.parquet_files import name_of, row_groups, scan
 from wire.archive.trace_groups import groups_in
 from wire.archive.trace_rows import SCHEMA, group_starts
 from wire.errors import ArchiveError
-from wire.types import PolicyVersion, TraceGroup
+from wire.types import FailureKind, PolicyVersion, TraceGroup
 
 _HELD_BYTES = 64 << 20  # rows in memory
 _LOOKUPS = 5  # a compaction may go on between a look-up and the reading
+_NO_FAULT = (None, FailureKind.NOT_APPLICABLE.value)
 _INDEX = ["group_id", "attempt", "step", "group_failures", "trace_index", "failure_kind"]
 
 
@@ -44,7 +45,7 @@ class Indexed(NamedTuple):
     version: PolicyVersion
     num_traces: int
     num_failures: int
-    """Of the group and of its single traces."""
+    """Of the group and of its single traces, but those that no reward judges."""
     place: Place
 
 
@@ -166,7 +167,7 @@ def _indexed(rows: pa.Table, place: Place) -> Iterator[Indexed]:
             held = Indexed(group_id, version, 0, len(failures), place)
         held = held._replace(
             num_traces=held.num_traces + (trace_index is not None),
-            num_failures=held.num_failures + (failure is not None),
+            num_failures=held.num_failures + (failure not in _NO_FAULT),
         )
     if held is not None:
         yield held

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from wire.archive.parquet_files import identity, row_groups
 from wire.archive.trace_rows import SCHEMA
 from wire.remote_path import arrow_source
+from wire.types import FailureKind
 from wire.whole_file import whole_file
 
 _STORED = (
@@ -64,7 +65,8 @@ class Count:
     groups: int
     traces: int
     failed: int
-    """Traces whose scoring failed, and groups without a trace."""
+    """Traces whose scoring failed, and groups without a trace. Those that no reward judges have not
+    failed."""
     tokens: int
     """Sampled ones."""
     scored: int
@@ -127,7 +129,9 @@ def index_rows(traces: Path) -> pa.Table:
 
 def count_rows(rows: pa.Table) -> list[Count]:
     """Counts of rows of INDEX_SCHEMA, by attempt, purpose, split and label."""
-    failed = pc.or_(rows["failure_kind"].is_valid(), rows["trace_index"].is_null())
+    kinds = pc.fill_null(rows["failure_kind"], FailureKind.NOT_APPLICABLE.value)
+    at_fault = pc.not_equal(kinds, FailureKind.NOT_APPLICABLE.value)
+    failed = pc.or_(at_fault, rows["trace_index"].is_null())
     first = pc.equal(pc.fill_null(rows["trace_index"], 0), 0)
     table = rows.select([*COUNTED, "step", "trace_index", "reward", "num_tokens"])
     table = table.append_column("failed", pc.cast(failed, pa.int64()))

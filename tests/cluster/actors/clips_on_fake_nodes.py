@@ -57,7 +57,9 @@ class ScriptedEngine:
     def __init__(self, config: RunConfig, name: str) -> None:
         self._clips = open_store(config, name.replace("rollout-", "engine "))
 
-    async def answer(self, sample: Sample, sampling: Sampling, upcoming: str | None) -> Prompt:
+    async def answer(
+        self, sample: Sample, sampling: Sampling, upcoming: str | None, ask: Any
+    ) -> Prompt:
         clip = await asyncio.to_thread(self._clips.get, sample.video)
         await asyncio.sleep(WORK_S)
         return Prompt(token_ids=[1] * 40, clip_key=clip.clip_key, fingerprint=clip.fingerprint)

@@ -79,7 +79,7 @@ class Engines(FakeEngines):
     """What they write depends on weights, clip and place; how long it takes, on nothing."""
 
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None, ask: Any = "trace"
     ) -> Rollout:
         version, weights = self.version, self.weights
         for _ in range(WORLD.random.randrange(12)):

@@ -61,10 +61,10 @@ class Seen:
 
 class Engines(FakeEngines):
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None, ask: Any = "trace"
     ) -> Rollout:
         Seen.look()
-        return await super().answer(sample, sampling, upcoming)
+        return await super().answer(sample, sampling, upcoming, ask)
 
 
 class Learner(ChainLearner):

@@ -40,8 +40,10 @@ class ReadingEngines(FakeEngines):
 
     with_text = False
 
-    async def answer(self, sample: Sample, sampling: Any, upcoming: str | None = None) -> Rollout:
-        rollout = await super().answer(sample, sampling, upcoming)
+    async def answer(
+        self, sample: Sample, sampling: Any, upcoming: str | None = None, ask: Any = "trace"
+    ) -> Rollout:
+        rollout = await super().answer(sample, sampling, upcoming, ask)
         return replace(rollout, prompt=self.ask(self._renderer, sample))
 
     def ask(self, renderer: Renderer, sample: Sample) -> Prompt:

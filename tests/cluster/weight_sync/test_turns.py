@@ -55,12 +55,12 @@ class Engines(FakeEngines):
         self.note("serve")
 
     async def answer(
-        self, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self, sample: Sample, sampling: Sampling, upcoming: str | None = None, ask: Any = "trace"
     ) -> Rollout:
         assert self.in_service, "asked while asleep"
         self.running += 1
         self.note("write" if sampling.n > 1 else "measure")
-        rollout = await super().answer(sample, sampling, upcoming)
+        rollout = await super().answer(sample, sampling, upcoming, ask)
         self.running -= 1
         return rollout
 
