@@ -219,6 +219,21 @@ def validation_outcome(result: Mapping[str, Any]) -> str:
     return f"{words}; left the weights of step {left}{kept}"
 
 
+def rationales_outcome(result: Mapping[str, Any]) -> str:
+    """What came of a stage's rationales, in words, from its done.json; empty without any."""
+    if not (written := result.get("rationales")):
+        return ""
+    why = [
+        f"{one['num_dropped']} {reason}"
+        for reason, one in written["filters"].items()
+        if one["num_dropped"]
+    ]
+    return (
+        f"{written['num_kept']} of {written['num_written']} {written['task']}s kept, of "
+        f"{written['num_clips_kept']} clips" + (f"; not kept: {', '.join(why)}" if why else "")
+    )
+
+
 def prompt_versions(results: Iterable[Mapping[str, Any]]) -> str:
     """Versions of the recipe's own prompts that stages asked with, from their done.json; empty
     where all texts were DeepIntuit's."""

@@ -18,6 +18,7 @@ from cluster.driver.versions import package_versions
 from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.run_dir import RunDir
 from cluster.run_files import (
+    rationales_outcome,
     read_history,
     read_started_from,
     result_figures,
@@ -36,7 +37,7 @@ def summarise_run(
     results = {name: run_dir.result(name) for name in config.chain.names}
     finished = {stage: result for stage, result in results.items() if result is not None}
     figures = {stage: result_figures(result) for stage, result in finished.items()}
-    last = next(reversed(figures.values()), None)
+    last = next(filter(None, reversed(figures.values())), None)
     calibrations = [stage for stage in config.chain if isinstance(stage, CalibrateStage)]
     calibrated: dict[str, Any] = {}
     head = "head"
@@ -130,8 +131,18 @@ def _control_row(arm: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": name,
+    row: dict[str, Any] = {"name": name, **(_measured(figures) if figures else {})}
+    if "seconds" in result:
+        row["seconds"] = round(result["seconds"], 1)
+        row["num_failed"] = result.get("num_failed", 0)
+    for key in ("validation", "stopped_early", "inference", "rationales"):
+        if key in result:
+            row[key] = result[key]
+    return row
+
+
+def _measured(figures: dict[str, Any]) -> dict[str, Any]:
+    row = {
         "accuracy": figures["accuracy"],
         "accuracy_ci": [figures["accuracy_low"], figures["accuracy_high"]],
     }
@@ -139,12 +150,6 @@ def _row(name: str, figures: dict[str, Any], result: dict[str, Any]) -> dict[str
         row[key] = figures[key]
     for key in ("selective_accuracy", "aurc"):
         row[key] = figures.get(key)  # none in runs of earlier versions, which are still summarised
-    if "seconds" in result:
-        row["seconds"] = round(result["seconds"], 1)
-        row["num_failed"] = result.get("num_failed", 0)
-    for key in ("validation", "stopped_early", "inference"):
-        if key in result:
-            row[key] = result[key]
     return row
 
 
@@ -175,7 +180,7 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     if any("inference" in row for row in summary["stages"]):
         console.print("tokens: of an answer's prompts + written, per clip")
     for row in summary["stages"]:
-        if outcome := validation_outcome(row):
+        if outcome := validation_outcome(row) or rationales_outcome(row):
             console.print(f"{row['name']}: {outcome}", soft_wrap=True)
     if classifier := summary["classifier"]:
         lines = [
@@ -187,6 +192,8 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    if "accuracy" not in row:  # the stage measures nothing
+        return [row["name"], *[""] * 6, f"{row['seconds']:.0f}"]
     low, high = row["accuracy_ci"]
     figures = [f"{row[key]:.3f}" for key in ("macro_f1", "balanced_accuracy", "ece")]
     seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""

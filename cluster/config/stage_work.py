@@ -19,6 +19,8 @@ class StageWork:
     """Prompts that the engines answer to learn from."""
     rollouts: int | None = 0
     """Traces that they write to these prompts."""
+    max_length: int | None = None
+    """Most tokens of one; None: ``rollout.max_response_length``."""
     examples: int | None = 0
     """Traces or labels that the learner learns from, each counted once."""
     updates: int | None = 0

@@ -316,6 +316,23 @@ METRICS: tuple[Metric, ...] = (
                 ("unparsed_frac", "share", "answers that name no label"),
             )
         ),
+        *(
+            (f"<stage>/{name}", unit, "rationale", meaning)
+            for name, unit, meaning in (
+                ("kept_frac", "share", "rationales or captions that no filter drops"),
+                ("answered_frac", "share", "those that end with a label"),
+                ("right_frac", "share", "those that end with the clip's label"),
+                ("other_named_frac", "share",
+                 "those whose reasoning names other labels, and never the clip's"),
+                ("mean_words", "words", "length of their reasoning"),
+                ("empty_frac", "share", "texts without reasoning"),
+                ("truncated_frac", "share", "texts cut at the stage's max_length"),
+                ("leak_frac", "share", "texts that speak of the label that they were given"),
+                ("parse_frac", "share", "texts that end with no label"),
+                ("contradiction_frac", "share", "texts that end with another label"),
+                ("duplicate_frac", "share", "texts that an earlier one of the same clip has"),
+            )
+        ),
         ("<stage>/num_taken_up", "groups", "stage",
          "groups of earlier attempts that it has taken from the archive; none: not written"),
     ),

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from cluster.config.chain import Chain, read_chain
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
 from cluster.metrics.metrics_file import is_validation, read_rows
@@ -159,6 +160,9 @@ def _taken(run: _Run, name: str) -> list[_Taken] | None:
         return _taken_by_grpo(run, stage, result)
     if isinstance(stage, CalibrateStage):
         return _with_validations(run, name, _taken_by_calibration(run, stage, result))
+    if isinstance(stage, RationalesStage):
+        written = result["rationales"]["num_written"]
+        return [_Taken("rationales", "texts", result["seconds"], written)]
     return [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
 
 
@@ -288,8 +292,8 @@ def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
     clips = None if plan.measurement is None else plan.measurement.clips
     if unit == "clips":
         return clips
-    if unit == "traces":
-        return stage.examples
+    if unit in ("traces", "texts"):
+        return stage.examples if unit == "traces" else stage.rollouts
     if unit == "validated clips":
         return stage.validated
     if unit == "traces + clips":

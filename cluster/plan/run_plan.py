@@ -217,7 +217,7 @@ def _measurement(config: RunConfig, clips: int) -> Measurement:
 def _stage(config: RunConfig, stage: Stage, samples: Sequence[Sample] | None) -> StagePlan:
     """A stage that answers ``groups`` prompts with ``rollouts`` traces and learns from examples."""
     rollout, work = config.rollout, stage.work(samples, config.rollout)
-    prompts, responses = rollout.max_prompt_length, rollout.max_response_length
+    prompts, responses = rollout.max_prompt_length, work.max_length or rollout.max_response_length
     validated = None
     if samples is not None and work.validations is not None:
         clips = len(select(samples, stage.validated.split))

@@ -6,12 +6,14 @@ kept for a later stage to learn from. RB-FT (arXiv 2511.15923; seeds.md 2).
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from calibrate.traces import TraceSet
 from cluster.config.kinds.rationales import RationalesStage
 from cluster.driver.progress import console
 from cluster.metrics.catalogue import EVALUATION
+from cluster.run_files import rationales_outcome
 from cluster.session import Session
 from cluster.stages.rationale_file import rationale_file, write_rationales
 from cluster.stages.stage import StageRun
@@ -42,10 +44,11 @@ async def run_rationales(session: Session, run: StageRun) -> dict[str, Any]:
     counts = judge.counts
     figures = {f"{stage.name}/{name}": value for name, value in logged(counts).items()}
     session.metrics.write(EVALUATION, session.engine_weights_step, figures)
-    console.print(f"{stage.name}: {summary_of(counts)}")
-    _refuse_few(counts, stage, str(path))
+    result = {"rationales": {"task": stage.task, "hint": stage.names_label, **counts.figures()}}
+    console.print(f"{stage.name}: {rationales_outcome(result)}", soft_wrap=True)
+    _refuse_few(counts, stage, rationales_outcome(result), path)
     return {
-        "rationales": {"task": stage.task, "hint": stage.names_label, **counts.figures()},
+        **result,
         "num_failed": traces.num_failed,
         "cost": {
             "num_rollouts": counts.num_written,
@@ -80,13 +83,6 @@ def logged(counts: FilterCounts) -> dict[str, float]:
     return shares | {name: figures[name] for name in names}
 
 
-def summary_of(counts: FilterCounts) -> str:
-    """Counts in a line: how many are kept, and why the others are not."""
-    dropped = [f"{counts.dropped[r]} {r.value}" for r in Dropped if counts.dropped[r]]
-    why = f"; not kept: {', '.join(dropped)}" if dropped else ""
-    return f"{counts.num_kept} of {counts.num_written} kept, of {len(counts.kept_clips)} clips{why}"
-
-
 def _judged(judge: Judge, traces: TraceSet) -> Iterator[Rationale]:
     """Rationales in the order of the clips; groups are read as they are asked for."""
     for facts, group in zip(traces.facts, traces.groups, strict=True):
@@ -95,12 +91,12 @@ def _judged(judge: Judge, traces: TraceSet) -> Iterator[Rationale]:
         yield from judge.judge(facts.sample, written, group.group_id)
 
 
-def _refuse_few(counts: FilterCounts, stage: RationalesStage, path: str) -> None:
+def _refuse_few(counts: FilterCounts, stage: RationalesStage, outcome: str, path: Path) -> None:
     if counts.num_kept and counts.kept_frac >= stage.min_kept_frac:
         return
     raise DataError(
-        f"stage {stage.name}: {summary_of(counts)}; expected a share of "
-        f"stages.{stage.name}.min_kept_frac = {stage.min_kept_frac:g} at least, and one. Read "
-        f"{path}, then change the filters or min_kept_frac and resume (nothing is written anew), "
-        "or change prompts.rationale in a new run"
+        f"stage {stage.name}: {outcome}; expected one or more, and a share of at least "
+        f"stages.{stage.name}.min_kept_frac = {stage.min_kept_frac:g}. Read {path}, then change "
+        "the filters or min_kept_frac and resume (nothing is written anew), or change the texts of "
+        "[prompts] in a new run"
     )

@@ -34,6 +34,7 @@ from cluster.run_files import (
     going_on,
     is_locked,
     is_shorter,
+    rationales_outcome,
     read_history,
     read_recipe_values,
     read_result,
@@ -281,7 +282,7 @@ def _finished(path: Path, chain: Chain) -> Iterator[Finished]:
                 name=name,
                 accuracy=result_figures(result).get("accuracy"),
                 seconds=result.get("seconds", 0.0),
-                outcome=validation_outcome(result),
+                outcome=validation_outcome(result) or rationales_outcome(result),
             )
 
 

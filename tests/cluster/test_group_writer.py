@@ -6,10 +6,12 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rollout.engine import Sampling
+from rollout.prompt import RationalePrompt
 from rollout.worker import Rollout
 from tests.cluster.session_fakes import (
     FakeEngines,
@@ -98,9 +100,13 @@ async def test_shuffled_traces_that_cannot_be_written_are_a_failure_of_the_group
     answer = FakeEngines.answer
 
     async def fails(
-        self: FakeEngines, sample: Sample, sampling: Sampling, upcoming: str | None = None
+        self: FakeEngines,
+        sample: Sample,
+        sampling: Sampling,
+        upcoming: str | None = None,
+        *ask: Any,
     ) -> Rollout:
-        rollout = await answer(self, sample, sampling, upcoming)
+        rollout = await answer(self, sample, sampling, upcoming, *ask)
         if is_shuffled(sample):
             return replace(rollout, prompt=None, completions=(), failures=(broken,))
         return rollout
@@ -138,3 +144,19 @@ async def test_groups_that_are_written_at_once_share_a_write_to_the_disk(
     assert len(synced) == 2
     found = read_groups(tmp_path / "run" / "archive")
     assert sorted(group.group_id for group in found) == sorted(one.group_id for one in groups)
+
+
+async def test_rationales_are_judged_by_no_reward_and_asked_for_as_the_caller_says(tmp_path: Path):
+    config = make_config(reward={"terms": TERMS})
+    run_dir = make_run_dir(tmp_path, config)
+    sample, ask = make_samples()[0], RationalePrompt(hint=True)
+    with open_fakes(config, run_dir, [sample], ("base", 0)) as (session, engines, *_):
+        group = await session.writer.write(sample, SAMPLING, Purpose.RATIONALE, "g", ask=ask)
+        await session.scorer.close()
+    assert engines.asked == [ask]
+    assert len(engines.wrote) == 1, "no second group on shuffled frames"
+    assert [trace.reward for trace in group.traces] == [None] * 4
+    kinds = {t.outcome.kind for t in group.traces if isinstance(t.outcome, Failure)}
+    assert kinds == {FailureKind.NOT_APPLICABLE}
+    (archived,) = read_groups(run_dir.archive, Purpose.RATIONALE)
+    assert archived == group

@@ -9,7 +9,7 @@ import pytest
 
 from rollout.engine import Answer, Generation, Sampling
 from rollout.lora import Adapter
-from rollout.prompt import PromptKind, Prompts, VerdictPrompt
+from rollout.prompt import PromptKind, Prompts, RationalePrompt, VerdictPrompt
 from rollout.prompts_config import PromptsConfig
 from rollout.render import Renderer
 from rollout.worker import RolloutWorker
@@ -308,6 +308,9 @@ async def test_side_text_is_shown_only_if_the_recipe_says_so(
             "Review",
             "slips\nConclusion: fall\nWrite one label and nothing else.",
         ),
+        (RationalePrompt(hint=True), "The label of this video is fall", "the label"),
+        (RationalePrompt(hint=False), "Explain which label", "Classification: the label"),
+        ("caption", "Describe the video", "Write the description and nothing else."),
     ],
 )
 async def test_the_prompt_asks_for_what_it_is_told_to(
@@ -317,6 +320,19 @@ async def test_the_prompt_asks_for_what_it_is_told_to(
     text = renderer.text(prompt.token_ids).partition("<|im_end|>")[0]
     assert start in text
     assert text.endswith(end)
+
+
+@pytest.mark.parametrize("ask", [RationalePrompt(hint=True), "caption"])
+async def test_answers_are_written_to_the_prompt_that_is_asked(
+    engine: ScriptedEngine, tokenizer: Any, ask: PromptKind
+) -> None:
+    worker = make_worker(engine, Renderer(tokenizer, 1000))
+    rollout = await worker.answer(SAMPLE, SAMPLING, ask=ask)
+    assert rollout.prompt == await worker.prompt(SAMPLE, ask)
+    assert rollout.prompt.version == Prompts(LABELS).version(ask)
+    assert len(rollout.completions) == SAMPLING.n
+    short = await make_worker(engine, Renderer(tokenizer, 20)).answer(SAMPLE, SAMPLING, ask=ask)
+    assert [failure.kind for failure in short.failures] == [FailureKind.PROMPT]
 
 
 @pytest.mark.parametrize("ask", ["label", VerdictPrompt(TRACE)])

@@ -36,8 +36,8 @@ class RationalesStage(Stage, RationalesConfig):
         """Its settings in words."""
         if self.task == "caption":
             return "captions that the policy writes"
-        told = "with the label as a hint" if self.hint else "without a hint"
-        return f"rationales that the policy writes, {told}"
+        how = "with the label as a hint" if self.hint else "without a hint"
+        return f"rationales that the policy writes, {how}"
 
     def data_faults(self, samples: Sequence[Sample]) -> Iterator[UserError]:
         """Clips to write about."""
@@ -48,4 +48,9 @@ class RationalesStage(Stage, RationalesConfig):
         if samples is None:
             return StageWork(clips=None, groups=None, rollouts=None)
         clips = len(self.clips.of(samples))
-        return StageWork(clips=clips, groups=clips, rollouts=clips * self.num_rationales)
+        return StageWork(
+            clips=clips,
+            groups=clips,
+            rollouts=clips * self.num_rationales,
+            max_length=self.max_length,
+        )

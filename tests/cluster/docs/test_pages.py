@@ -117,7 +117,7 @@ def test_a_kind_of_stage_shows_its_own_keys_and_names_the_section_of_the_others(
         assert f"every key of `[{model.section}]`" in text
         assert "| `name` |" not in text
     assert "| `from` | text | not set |" in shown["`[[stages]]`"]
-    assert '| `kind` | `"evaluate"` or `"sft"` or ' in shown["`[[stages]]`"]
+    assert '| `kind` | `"evaluate"` or `"rationales"` or ' in shown["`[[stages]]`"]
     taught = shown['`[[stages]]` with `kind = "sft"`']
     assert "| `epochs` | integer, at least 1 | `coldstart.epochs` |" in taught
     assert "| `batch_size` |" not in taught

@@ -9,9 +9,11 @@ from cluster.metrics.catalogue import METRICS, describe, pool, verl_names
 from cluster.metrics.learning_guards import FAULTS
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.grpo import train_grpo
+from cluster.stages.rationales import logged
 from learner.config import GrpoLossConfig
 from learner.objective.loss import LossInputs, grpo_loss, supervised_loss
 from learner.shared_prefix.rows import StepCounts
+from rollout.rationales.judge import FilterCounts
 from tests.cluster.session_fakes import (
     FIRST_STEP,
     NAMES,
@@ -49,6 +51,8 @@ OF_MASKED = {"reward/not_applicable_frac", "reward/mine/failed_frac"}
 # Only where a training learns nothing (cluster/metrics/learning_guards.py).
 OF_FAULTS = {f.count for f in FAULTS} | {f.streak for f in FAULTS}
 OF_FAULTS |= {f"learning/num_{f.unit}" for f in FAULTS}
+# Of stages that write rationales (cluster/stages/rationales.py).
+OF_RATIONALES = {f"why/{name}" for name in logged(FilterCounts(()))}
 ON_GPU = {"perf/max_memory_allocated_gb", "perf/max_memory_reserved_gb"}
 
 
@@ -111,6 +115,7 @@ async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
     assert ("eval", "grpo/accuracy") in written
     unknown = [(stage, name) for stage, name in written if describe(name, stage) is None]
     assert not unknown
+    assert None not in {describe(name, "eval") for name in OF_RATIONALES}
     assert not [
         name
         for name in names_of_losses() | OF_WORKER | OF_TRANSFER | OF_FAULTS
@@ -126,6 +131,7 @@ async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
     }
     brier = describe("base/brier", "eval")  # of classifiers that give probabilities
     taken_up = describe("base/num_taken_up", "eval")  # of stages that a kill interrupted
+    found |= {describe(name, "eval") for name in OF_RATIONALES}
     assert [m.name for m in METRICS if m not in found | {brier, taken_up}] == []
 
 

@@ -77,7 +77,7 @@ async def test_every_stage_leaves_its_result(tmp_path: Path):
     for name in NAMES:
         left = result(run_dir, name)
         assert (left["seconds"] >= 0, left["peak_memory_gb"], left["num_failed"]) == (True, 0.0, 0)
-        assert left["prompt_versions"] == {"trace": "1", "verdict": "1", "label": "1"}
+        assert left["prompt_versions"] == dict(recipe().prompt_set.versions)
         assert len(read_predictions(run_dir.predictions(name))) == (2 if name == "asked" else 4)
         has_model = name not in ("unseen", "asked")
         assert (run_dir.model(name) / "weights").exists() == has_model

@@ -111,7 +111,7 @@ async def test_captions_are_all_kept_that_are_whole_and_different(tmp_path: Path
 
 async def test_it_writes_with_the_policy_that_it_starts_from(tmp_path: Path):
     labels = {"name": "labels", "kind": "sft", "data": "labels", "epochs": 1}
-    run_dir, one = await attempt(
+    _, one = await attempt(
         tmp_path,
         recipe(labels, {**STAGE, "from": "labels"}, {**STAGE, "name": "b", "from": "base"}),
     )
@@ -137,7 +137,9 @@ async def test_a_stage_that_was_killed_writes_no_text_twice(tmp_path: Path, mome
 
 async def test_too_few_kept_end_the_run_and_the_texts_stay(tmp_path: Path):
     config = recipe({**STAGE, "min_kept_frac": 0.6})
-    with pytest.raises(DataError, match=r"12 of 24 kept.*not kept: 12 parse.*min_kept_frac = 0\.6"):
+    with pytest.raises(
+        DataError, match=r"12 of 24 rationales kept.*not kept: 12 parse.*min_kept_frac = 0\.6"
+    ):
         await attempt(tmp_path, config)
     run = tmp_path / "run"
     assert len(read_rationales(run, "why")) == 24
@@ -148,7 +150,7 @@ async def test_none_kept_ends_the_run_whatever_the_share(tmp_path: Path):
     def parrot(weights: str, sample: Sample, index: int) -> str:
         return "Classification: " + sample.label
 
-    with pytest.raises(DataError, match=r"0 of 24 kept, of 0 clips; not kept: 24 empty"):
+    with pytest.raises(DataError, match=r"0 of 24 rationales kept, of 0 clips; not kept: 24 empty"):
         await attempt(tmp_path, recipe({**STAGE, "min_kept_frac": 0}), write=parrot)
 
 

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from tests.groups import UNREADABLE, make_group, make_trace
 from wire.archive import group_reader, parquet_files
 from wire.archive.archive import Archive
 from wire.archive.group_reader import GroupReader, index_groups
+from wire.archive.index import summarise
 from wire.errors import ArchiveError
-from wire.types import PolicyVersion
+from wire.types import Failure, FailureKind, PolicyVersion
 
 NUM = 150
 
@@ -37,6 +39,17 @@ def test_the_index_says_who_wrote_a_group_and_what_is_in_it(tmp_path: Path) -> N
     assert {group.version for group in groups} == {PolicyVersion(attempt=0, step=3)}
     assert {(g.num_traces, g.num_failures) for g in groups if g.group_id[-2:] != "/7"} == {(2, 1)}
     assert (groups[7].num_traces, groups[7].num_failures) == (0, len([UNREADABLE]))
+
+
+def test_traces_that_no_reward_judges_have_not_failed(tmp_path: Path) -> None:
+    not_judged = Failure(kind=FailureKind.NOT_APPLICABLE, culprit="reward", reason="none")
+    traces = [replace(make_trace(), outcome=not_judged), make_trace(None)]
+    with Archive(tmp_path, 0) as archive:
+        archive.append(make_group(*traces, group_id="a/0"))
+        archive.compact(0)
+    (group,) = index_groups(tmp_path, "a/")
+    assert (group.num_traces, group.num_failures) == (2, 1)
+    assert [one.failed for one in summarise(tmp_path).counts] == [1]
 
 
 def test_a_group_is_read_as_it_was_written_whichever_comes_first(tmp_path: Path) -> None:
