@@ -19,6 +19,10 @@ SPLIT = {"A": ["push", "drop"], "B": ["pull", "lift"]}
 NUM_TRAIN, NUM_VAL = 2, 3
 
 
+def fine_labels() -> list[str]:
+    return [label for labels in SCHEME.values() for label in labels]
+
+
 def clip_names(label: str, split: str) -> list[str]:
     count = NUM_TRAIN if split == "train" else NUM_VAL
     return [f"{split}-{label.replace(' ', '_')}-{number}.mp4" for number in range(count)]
