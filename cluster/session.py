@@ -183,14 +183,14 @@ class Session:
         return [pair async for block in self.prompt_blocks(samples) for pair in block]
 
     async def prompt_blocks(
-        self, samples: Sequence[Sample]
+        self, samples: Sequence[Sample], ask: PromptKind = "trace"
     ) -> AsyncIterator[list[tuple[Sample, Prompt]]]:
-        """Blocks of :meth:`prompts`, for samples whose prompts need not be in memory all at
-        once."""
+        """Blocks of :meth:`prompts`, of another kind where ``ask`` says so, for samples whose
+        prompts need not be in memory all at once."""
         num_usable = 0
         for start in range(0, len(samples), _PROMPTS_AT_ONCE):
             part = samples[start : start + _PROMPTS_AT_ONCE]
-            prompts = await self._ask([(sample, "trace") for sample in part])
+            prompts = await self._ask([(sample, ask) for sample in part])
             usable = []
             for sample, prompt in zip(part, prompts, strict=True):
                 if isinstance(prompt, Prompt):

@@ -163,7 +163,7 @@ class _Check:
     def _with_trace(self) -> list[Sample]:
         """Samples that the cold start would learn from, if it is to run."""
         stages = [self.config.chain[name] for name in self.stages]
-        taught = [s for s in stages if isinstance(s, SftStage) and s.data == "teacher"]
+        taught = [s for s in stages if isinstance(s, SftStage) and s.learns_traces]
         clips = [sample for s in taught for sample in self.samples if s.clips.fits(sample)]
         return list({sample.id: sample for sample in clips if sample.trace}.values())
 

@@ -11,8 +11,9 @@ from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.clip_input import ClipInputConfig
 from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.kinds.semantic_tokens import SemanticTokensStage
-from cluster.config.kinds.sft import COLDSTART_TITLE, SftStage
+from cluster.config.kinds.sft import COLDSTART_TITLE, MANIFEST, SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.migration.hint import hint
 from cluster.config.stage_kinds import STAGE_KINDS
@@ -23,6 +24,7 @@ from cluster.config.stages import (
     GrpoConfig,
 )
 from cluster.config.validation import with_inherited
+from rollout.prompt import PromptKind, RationalePrompt
 from wire.config import merge, validate
 from wire.errors import ConfigError
 from wire.nearest import nearest
@@ -38,8 +40,20 @@ _RESERVED = ("head", "eval")
 """Names that a run directory and its metrics use for something else."""
 
 
-def read_stage(values: Mapping[str, Any], sections: Mapping[str, Any]) -> Stage:
-    """A stage of ``[[stages]]``. What it does not set is taken from the section of its kind.
+def read_stages(values: Sequence[Any], sections: Mapping[str, Any]) -> list[Any]:
+    """Stages of ``[[stages]]``, in their order; what is no table stays as it is."""
+    stages: list[Any] = []
+    for value in values:
+        one = read_stage(value, sections, stages) if isinstance(value, dict) else value
+        stages.append(one)
+    return stages
+
+
+def read_stage(
+    values: Mapping[str, Any], sections: Mapping[str, Any], earlier: Sequence[Any] = ()
+) -> Stage:
+    """A stage of ``[[stages]]``. What it does not set is taken from the section of its kind, and
+    from the stages before it.
 
     Raises ConfigError that names every mistake, a wrong kind with the nearest one.
     """
@@ -54,7 +68,18 @@ def read_stage(values: Mapping[str, Any], sections: Mapping[str, Any]) -> Stage:
     if kind == "sft" and settings.get("data") == "own" and settings.get("num_groups") is None:
         grpo = validate(GrpoConfig, sections.get("grpo", {}), "grpo")
         settings["num_groups"] = grpo.num_steps * grpo.groups_per_step
+    if kind == "sft" and settings.get("data") == "rationales":
+        _choose_rationales(settings, [s for s in earlier if isinstance(s, RationalesStage)])
     return validate(stage, settings, f"stages.{name}", hint)
+
+
+def _choose_rationales(settings: dict[str, Any], earlier: Sequence[RationalesStage]) -> None:
+    """Fill in which rationales a stage learns, and how many of each clip."""
+    if settings.get("rationales") is None and earlier:
+        settings["rationales"] = earlier[-1].name
+    source = next((s for s in earlier if s.name == settings.get("rationales")), None)
+    if settings.get("num_rationales") is None and source is not None:
+        settings["num_rationales"] = source.num_rationales
 
 
 class Chain:
@@ -74,6 +99,7 @@ class Chain:
 
     def _add(self, stage: Stage) -> None:
         self._refuse_taken(stage)
+        self._refuse_other_rationales(stage)
         parent = self._parent_of(stage)
         start, newest = self._steps[parent][1], self.last_version_step
         goes_on = stage.num_versions > 1 and 0 < start == newest
@@ -110,6 +136,35 @@ class Chain:
                     name, taken[also] = also, f"the {what} of {stage.name}"
         if name in taken:
             raise ValueError(f"the stage name {name!r} is taken by {taken[name]}; choose another")
+
+    def _refuse_other_rationales(self, stage: Stage) -> None:
+        """Raise ValueError if a stage is to learn rationales that no stage before it writes."""
+        if not isinstance(stage, SftStage) or stage.data != "rationales":
+            return
+        written = [s.name for s in self if isinstance(s, RationalesStage)]
+        where = f"stages.{stage.name}"
+        if stage.rationales is None:
+            raise ValueError(
+                f"{where} learns rationales, and no stage before it writes any; put one of kind "
+                f"'rationales' before it, or set rationales = {MANIFEST!r}: the manifest's traces"
+            )
+        if stage.rationales not in (MANIFEST, *written):
+            advice = nearest(stage.rationales, [*written, MANIFEST], "earlier rationales stages")
+            raise ValueError(f"{where}.rationales = {stage.rationales!r}; {advice}")
+        if stage.hint == "keep" and self.rationale_kind(stage) == "caption":
+            raise ValueError(
+                f"{where}.hint = 'keep', but {stage.rationales} writes captions, whose prompt has "
+                "no hint; leave hint out"
+            )
+
+    def rationale_kind(self, stage: SftStage) -> PromptKind:
+        """The kind of prompt under which a stage learns rationales."""
+        if stage.as_trace:
+            return "trace"
+        source = self.get(stage.rationales or "", None)
+        if isinstance(source, RationalesStage) and source.task == "caption":
+            return "caption"
+        return RationalePrompt(hint=stage.hint == "keep")
 
     def _parent_of(self, stage: Stage) -> str:
         leaving = [name for name, earlier in self._stages.items() if earlier.leaves_policy]
@@ -179,12 +234,11 @@ class Chain:
         return (*(one for one in reversed(before) if self[one].leaves_policy), BASE)
 
     def dependents(self, name: str) -> tuple[str, ...]:
-        """The stages whose weights or input come from a stage, in their order."""
-        makes_input = isinstance(self[name], SemanticTokensStage)
-        changed = {name} if self[name].leaves_policy or makes_input else set()
+        """The stages whose weights, input or rationales come from a stage, in their order."""
+        changed = {name}
         for stage in self:
-            parent, tokenizer = self._parents[stage.name], self._tokenizers.get(stage.name)
-            if changed & {parent, tokenizer}:
+            source = stage.rationales if isinstance(stage, SftStage) else None
+            if changed & {self._parents[stage.name], self._tokenizers.get(stage.name), source}:
                 changed.add(stage.name)
         return tuple(stage.name for stage in self if stage.name in changed - {name})
 
@@ -231,7 +285,7 @@ def read_chain(recipe: Mapping[str, Any]) -> Chain:
     try:
         recipe = with_inherited(dict(recipe))
         if stages := recipe.get("stages"):
-            return Chain([read_stage(stage, recipe) for stage in stages])
+            return Chain(read_stages(stages, recipe))
         return Chain(
             deepintuit_chain(
                 validate(EvaluateConfig, recipe.get("evaluate", {}), "evaluate"),

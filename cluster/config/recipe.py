@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from cluster.config.chain import Chain, deepintuit_chain, read_stage
+from cluster.config.chain import Chain, deepintuit_chain, read_stages
 from cluster.config.controls import ControlsConfig
 from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
@@ -173,11 +173,7 @@ class RunConfig(Config):
         values = with_inherited(values)
         if not isinstance(values.get("stages"), list | tuple):
             return values
-        stages = [
-            read_stage(stage, values) if isinstance(stage, dict) else stage
-            for stage in values["stages"]
-        ]
-        return {**values, "stages": stages}
+        return {**values, "stages": read_stages(values["stages"], values)}
 
     @model_validator(mode="after")
     def _chain_holds(self) -> Self:

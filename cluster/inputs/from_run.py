@@ -210,7 +210,7 @@ def _trained_clips(config: RunConfig, stage: str) -> Iterator[Sample]:
     the run that its model came from."""
     samples = read_manifest(config.data.manifest, config.label_set, config.data.media_root)
     for one in _ancestry(config.chain, stage):
-        if isinstance(one, SftStage) and one.data == "teacher":
+        if isinstance(one, SftStage) and one.learns_traces and not one.with_labels:
             yield from (sample for sample in one.clips.of(samples) if sample.trace)
         elif isinstance(one, SftStage | GrpoStage):
             yield from one.clips.of(samples)

@@ -31,8 +31,9 @@ class PolicyNote:
     weights_sha256: str
 
 
-def note_policy(archive: Path, version: PolicyVersion, stage: str, model: Path) -> None:
-    """Note that a version names a model's weights, once. Reads all of the weights."""
+def note_policy(archive: Path, version: PolicyVersion, stage: str, model: Path) -> str:
+    """Note that a version names a model's weights, once. Reads all of the weights; returns their
+    hash."""
     note = PolicyNote(version=str(version), stage=stage, weights_sha256=weights_hash(model))
     if note not in list(read_policies(archive)):
         archive.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,7 @@ def note_policy(archive: Path, version: PolicyVersion, stage: str, model: Path) 
             if file.tell() and file.seek(-1, 2) >= 0 and file.read() != b"\n":
                 file.write(b"\n")  # after a line that a crash has cut
             file.write((json.dumps(asdict(note)) + "\n").encode())
+    return note.weights_sha256
 
 
 def read_policies(archive: Path) -> Iterator[PolicyNote]:

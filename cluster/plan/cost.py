@@ -191,7 +191,8 @@ def _taken_by_sft(run: _Run, stage: SftStage, result: Row) -> list[_Taken] | Non
             _Taken("training", "traces x epochs", per_stage, written * stage.epochs),
             _Taken("rollouts, measuring", "traces + clips", rest, written + measured),
         ]
-    examples = int(result.get("num_traces") or result.get("num_labels") or 0) * stage.epochs
+    counts = (result.get(f"num_{what}") or 0 for what in ("traces", "labels", "rationales"))
+    examples = int(sum(counts)) * stage.epochs
     return [
         _Taken("training", "traces x epochs", per_stage, examples),
         _Taken("measuring", "clips", rest, _evaluated(result)),

@@ -66,7 +66,7 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
         await session.ensure_engine_weights(run.start.model_dir, run.start.step)
     result = await run.run(session, run)
     if run.exports and run.stage.leaves_policy:
-        await run_in_daemon_thread(
+        result["weights_sha256"] = await run_in_daemon_thread(
             note_policy,
             session.run_dir.archive,
             session.version(run.last_step),

@@ -162,7 +162,7 @@ async def sft_validator(session: Session, run: StageRun) -> Validator | None:
     if not stage.validation.is_on:
         return None
     samples = _clips(session, stage.validation)
-    if stage.data == "labels":
+    if stage.asks_labels:
 
         async def asked() -> VerdictExamples:
             return VerdictExamples(readable(samples, session.quarantine), None)

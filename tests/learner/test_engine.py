@@ -79,6 +79,35 @@ def test_a_rank_of_text_alone_keeps_zero_3_in_step_and_the_tower_learns(
     assert found[3] == pytest.approx(found[0], rel=1e-5)
 
 
+def test_each_part_moves_as_far_as_its_own_rate_in_one_training_after_another(
+    pair: Ranks, model_dir: Path
+):
+    """Stages I and II of RB-FT in one learner, each with rates of its own: plain gradient descent
+    from the same weights moves a part in proportion to its rate."""
+    plain = OptimConfig(kind="sgd", learning_rate=1e-2, weight_decay=0.0, grad_clip=0.0)
+    stages = [
+        plain.model_copy(update={"merger_learning_rate": 1e-1, "vision_learning_rate": 2e-2}),
+        plain.model_copy(update={"learning_rate": 1e-1, "vision_learning_rate": 2e-2}),
+    ]
+    hands = [clip_rows("qwen2_5_vl", 2), clip_rows("qwen2_5_vl", 2)]
+    moved = []
+    for optim in [plain, *stages]:
+        pair.start(model_dir, optim, zero_stage=2, **TRAINS_ALL)
+        before = pair.all("weights")[0]
+        losses(pair, hands, [optim.learning_rate])
+        after = pair.all("weights")[0]
+        far = dict.fromkeys(Part, 0.0)
+        for name, old in before.items():
+            far[part_of(name)] += float(np.abs(after[name] - old).sum())
+        moved.append(far)
+    alike, *others = moved
+    assert all(distance > 0 for distance in alike.values())
+    for far, rates in zip(others, [(1, 10, 2), (10, 10, 2)], strict=True):
+        times = dict(zip((Part.LANGUAGE_MODEL, Part.MERGER, Part.VISION_TOWER), rates, strict=True))
+        for part, rate in times.items():
+            assert far[part] == pytest.approx(rate * alike[part], rel=0.02), part
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
 def test_all_stages_and_offloads_give_the_same_loss_over_20_steps(

@@ -11,6 +11,7 @@ from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
+from rollout.prompt import RationalePrompt
 from tests.cluster.session_fakes import make_config
 from video.address import View
 from wire.config import validate
@@ -27,6 +28,10 @@ CUSTOM: list[dict[str, Any]] = [
     {"name": "unseen", "kind": "evaluate", "view": "blank"},
     {"name": "asked", "kind": "evaluate", "answer": "label", "from": "labels", "split": "val"},
 ]
+
+WRITES = {"name": "writes", "kind": "rationales", "num_rationales": 3}
+LEARNS = {"kind": "sft", "data": "rationales"}
+FROM_MANIFEST = {**LEARNS, "rationales": "manifest"}
 
 
 def chain_of(*stages: dict[str, Any], **changes: Any) -> Chain:
@@ -154,6 +159,38 @@ def test_one_key_of_a_stages_optimiser_keeps_the_others_of_its_section():
     assert stage.optim.weight_decay == 0.1
 
 
+def test_rationales_are_those_of_the_last_stage_before_that_writes_them():
+    captions = {"name": "captions", "kind": "rationales", "task": "caption"}
+    chain = chain_of(
+        *(WRITES, {"name": "a", **LEARNS}, captions, {"name": "b", **LEARNS}),
+        {"name": "c", **LEARNS, "rationales": "writes", "hint": "keep", "num_rationales": 2},
+        {"name": "d", **LEARNS, "rationales": "writes", "as_trace": True},
+        {"name": "e", **FROM_MANIFEST},
+    )
+    stages = [stage for stage in chain if isinstance(stage, SftStage)]
+    assert [(s.rationales, s.num_rationales) for s in stages] == [
+        *(("writes", 3), ("captions", 1), ("writes", 2), ("writes", 3), ("manifest", None))
+    ]
+    assert [chain.rationale_kind(stage) for stage in stages] == [
+        *(RationalePrompt(hint=False), "caption", RationalePrompt(hint=True), "trace"),
+        RationalePrompt(hint=False),
+    ]
+    assert [stage.asks_labels for stage in stages] == [True, True, True, False, True]
+    values = make_config(stages=[WRITES, {"name": "a", **LEARNS}]).model_dump(mode="json")
+    assert list(validate(RunConfig, values, "run.json").chain) == list(read_chain(values))
+
+
+def test_what_learns_rationales_is_done_anew_when_their_policy_is():
+    first = {"name": "first", "kind": "sft", "data": "labels"}
+    learns = {"name": "learns", **LEARNS, "from": "base"}
+    after = {"name": "after", "kind": "sft", "data": "labels"}
+    beside = {"name": "beside", "kind": "sft", "data": "labels", "from": "base"}
+    chain = chain_of(first, WRITES, learns, after, beside)
+    assert chain.dependents("first") == ("writes", "learns", "after")
+    assert chain.dependents("writes") == ("learns", "after")
+    assert chain.dependents("learns") == ("after",)
+
+
 def test_a_chain_survives_the_run_directory():
     config = make_config(stages=CUSTOM)
     values = config.model_dump(mode="json")
@@ -237,6 +274,33 @@ def test_an_older_recipe_without_cold_start_is_read_without_it():
         (
             [{"name": "a", "kind": "sft", "data": "labels", "class_balanced": True}],
             """class_balanced is for data = "own", not 'labels'; leave it out""",
+        ),
+        (
+            [{"name": "a", "kind": "sft", "data": "labels", "hint": "keep"}],
+            """hint is for data = "rationales", not 'labels'; leave it out""",
+        ),
+        (
+            [{"name": "a", "kind": "sft", "data": "rationales"}],
+            "stages.a learns rationales, and no stage before it writes any; put one of kind",
+        ),
+        (
+            [WRITES, {"name": "a", "kind": "sft", "data": "rationales", "rationales": "wrote"}],
+            r"stages\.a\.rationales = 'wrote'; did you mean 'writes'",
+        ),
+        (
+            [
+                WRITES | {"task": "caption"},
+                {"name": "a", "kind": "sft", "data": "rationales", "hint": "keep"},
+            ],
+            r"stages\.a\.hint = 'keep', but writes writes captions, whose prompt has no hint",
+        ),
+        (
+            [{"name": "a", "kind": "sft", **FROM_MANIFEST, "as_trace": True}],
+            'rationales = "manifest" are traces already; set data = "teacher"',
+        ),
+        (
+            [WRITES, {"name": "a", "kind": "sft", **LEARNS, "as_trace": True, "hint": "keep"}],
+            "as_trace = true learns them in the prompt of traces, and hint = 'keep' is for that of",
         ),
         (
             [{"name": "a", "kind": "grpo", "num_stpes": 3}],

@@ -10,6 +10,8 @@ import pytest
 from cluster.check.prompt_texts import text_findings
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.rationales import RationalesStage
+from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.plan.run_plan import make_plan
 from rollout.prompts_config import TASK_FIELDS, TRACE_FIELDS
@@ -33,6 +35,29 @@ CHAINS = {
 }
 """Recipe -> its stages, each with what it starts from."""
 
+_ARMS = {"rbft": "hinted", "kept": "hinted", "nohint": "unhinted", "caption": "captions"}
+_WRITES = dict.fromkeys(("hinted", "unhinted", "captions"), "base")
+RBFT_CHAINS = {
+    "demo-rbft": {
+        **dict.fromkeys(("base", "labels", "rationales", "stage1"), "base"),
+        "rbft": "stage1",
+    },
+    "demo-rbft-arms": {
+        **dict.fromkeys(("labels", "labels_equal", "mixed", *_WRITES), "base"),
+        **{f"{arm}1": "base" for arm in (*_ARMS, "teacher")},
+        **{arm: f"{arm}1" for arm in (*_ARMS, "teacher")},
+    },
+    "demo-rbft-grpo": {
+        **{"rationales": "base", "coldstart": "base"},
+        **{"grpo": "coldstart", "calibrated": "grpo"},
+    },
+    "rbft-smarthome-7b": {
+        **dict.fromkeys(("base", "labels", "rationales", "stage1"), "base"),
+        "rbft": "stage1",
+    },
+}
+"""RB-FT's, the same."""
+
 
 @pytest.fixture(params=["smarthome-7b", "smarthome-7b-text"])
 def paper(request: pytest.FixtureRequest) -> RunConfig:
@@ -43,7 +68,8 @@ def paper(request: pytest.FixtureRequest) -> RunConfig:
 def test_every_recipe_we_ship_plans(recipe: Path):
     config = read_recipe(recipe, [])
     plan = make_plan(config, config.chain.names)
-    assert [stage.name for stage in plan.stages] == list(CHAINS.get(recipe.stem, STAGES))
+    expected = (CHAINS | RBFT_CHAINS).get(recipe.stem, STAGES)
+    assert sorted(stage.name for stage in plan.stages) == sorted(expected)
     has_grpo = "grpo" in config.chain
     assert (plan.step is not None) == has_grpo
     assert plan.step is None or plan.step.updates == config.grpo.updates_per_step
@@ -201,3 +227,85 @@ def test_the_example_of_the_page_on_prompts_is_a_recipe(tmp_path: Path):
     assert "- drink: drink: {labels} {definitions}" in message.text, "a definition has no fields"
     every = set(re.findall(r"^\| `\{(\w+)\}`", page, re.MULTILINE)) - {"NAME"}
     assert every | {"conclusion"} == {*TASK_FIELDS, *TRACE_FIELDS}
+
+
+# --- RB-FT
+
+
+@pytest.mark.parametrize("name", RBFT_CHAINS)
+def test_a_chain_of_rb_ft_starts_each_stage_where_its_comment_says(name: str):
+    chain = read_recipe(FOLDER / f"{name}.toml", []).chain
+    assert {stage: chain.parent(stage) for stage in chain.names} == RBFT_CHAINS[name]
+
+
+def test_rb_ft_on_smarthome_has_the_values_of_seeds_2_3():
+    config = read_recipe(FOLDER / "rbft-smarthome-7b.toml", [])
+    one, two, control = (config.chain[name] for name in ("stage1", "rbft", "labels"))
+    writes = config.chain["rationales"]
+    assert isinstance(one, SftStage)
+    assert isinstance(two, SftStage)
+    assert isinstance(control, SftStage)
+    assert isinstance(writes, RationalesStage)
+    rates = [
+        (s.optim.learning_rate, s.optim.merger_learning_rate, s.optim.vision_learning_rate)
+        for s in (one, two)
+    ]
+    assert rates == [(1e-6, 1e-5, 2e-6), (1e-5, 1e-5, 2e-6)]
+    for stage in (one, two):
+        assert (stage.epochs, stage.batch_size) == (3, 8)
+        optim = stage.optim
+        assert (optim.decay, optim.warmup_frac, optim.weight_decay) == ("cosine", 0.03, 0.1)
+        assert (optim.kind, optim.grad_clip) == ("adamw", 1.0)
+    learner, video = config.learner, config.video
+    assert not any((learner.freeze_vision_tower, learner.merger_frozen, learner.lora))
+    assert (learner.zero_stage, learner.offload, learner.dtype) == (2, "optimizer", "bfloat16")
+    assert (video.fps, video.max_pixels) == (1.0, 360 * 420)
+    assert (one.hint, one.rationales, writes.hint) == ("keep", "rationales", True)
+    assert (writes.num_rationales, set(writes.filters.model_dump().values())) == (1, {False})
+    same = {"name": "rbft", "from_": "stage1", "title": two.title}
+    assert control.model_copy(update=same) == two, "the control has the same data, epochs and rates"
+    asked = config.prompt_set.rationale(SAMPLE, hint=True)[-1].text
+    assert asked.rstrip().endswith("Classification: CLASS")
+    assert "normal" in asked.partition("Say why")[0]
+    bare = config.prompt_set.rationale(SAMPLE, hint=False)[-1].text
+    assert "normal" not in bare.partition("Say why")[0]
+    label = config.prompt_set.label(SAMPLE)[-1].text
+    assert "Classification" not in label
+    for context in ("children", "pets", "wild animals", "access", "household"):
+        assert context in label
+
+
+def test_rb_ft_on_the_papers_clips_has_as_many_updates_as_its_control(tmp_path: Path):
+    (tmp_path / "clip.mp4").touch()
+    rows = [
+        {"id": str(i), "video": "clip.mp4", "label": "normal", "split": split, "trace": "t"}
+        for i, split in enumerate(["train"] * 778 + ["test"] * 196)
+    ]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name, given = "rbft-smarthome-7b", [f"data.manifest={manifest}"]
+    config = read_recipe(FOLDER / f"{name}.toml", given)
+    _, *stages = make_plan(config, config.chain.names).stages
+    assert [stage.updates for stage in stages] == [294, 0, 294, 294], "98 updates an epoch"
+    assert [stage.rollouts for stage in stages] == [0, 778, 0, 0]
+    theirs = read_recipe(FOLDER / f"{name}.toml", [*given, "stages.stage1.rationales=manifest"])
+    assert theirs.chain["stage1"].work(None, theirs.rollout).rollouts == 0
+
+
+def test_the_demos_controls_have_as_many_updates_as_rb_ft(tmp_path: Path):
+    demo = read_recipe(FOLDER / "demo-rbft.toml", [])
+    arms = read_recipe(FOLDER / "demo-rbft-arms.toml", [])
+    clips = [replace(SAMPLE, id=str(i), label="undo") for i in range(600)]
+    updates = {
+        stage.name: stage.work(clips, config.rollout).updates
+        for config in (demo, arms)
+        for stage in config.chain
+        if stage.leaves_policy and not (isinstance(stage, SftStage) and stage.learns_traces)
+    }
+    assert updates["labels_equal"] == updates["rbft1"] + updates["rbft"] == 209
+    assert demo.chain["labels"].work(clips, demo.rollout).updates == 209
+    assert demo.chain["rbft"].work(clips, demo.rollout).updates == updates["labels"] == 152
+    for arm in ("kept", "nohint", "caption"):
+        assert (updates[f"{arm}1"], updates[arm]) == (updates["rbft1"], updates["rbft"])
+    asked = demo.prompt_set.rationale(replace(SAMPLE, label="undo"), hint=True)[-1].text
+    assert "The label of this video is undo" in asked
