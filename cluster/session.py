@@ -25,6 +25,7 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stages import KEEP_LAST
 from cluster.driver.progress import console
 from cluster.group_writer import GroupWriter
+from cluster.inputs.narration import narration_of
 from cluster.inputs.preflight import check
 from cluster.inputs.quarantine import open_quarantine
 from cluster.inputs.samples import SampleSplits
@@ -46,6 +47,7 @@ from rollout.prompt import PromptKind, VerdictPrompt
 from rollout.render import Renderer
 from video.address import Address
 from video.quarantine import Quarantine
+from video.semantic_tokens.description import TokenizerDescription
 from wire.archive.archive import Archive, next_attempt
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
@@ -81,7 +83,9 @@ class Session:
     ) -> None:
         """``step``: version step of the weights in the engines."""
         config, scorer = resources.config, resources.scorer
-        self.config, self.run_dir, self.data = config, resources.run_dir, resources.data
+        self.config, self.run_dir, self._videos = config, resources.run_dir, resources.data
+        self.data = self._videos
+        """Samples as the present stage shows their clips."""
         self.renderer, self.attempt = resources.renderer, resources.attempt
         self.rollouts, self.learner = rollouts, learner
         self.decoded_clips = DecodedClips(rollouts.cache_counts)
@@ -102,6 +106,17 @@ class Session:
         if self.engine_weights_step != step:
             await self.start_training(model_dir, OptimConfig())
             await self.publish(step)
+
+    async def show(self, tokenizer: str | None) -> None:
+        """Show clips as narratives of a finished stage's tokenizer from now on; None: as videos."""
+        if tokenizer is None:
+            self.data = self._videos
+            return
+        narration = narration_of(self.config, self.run_dir.path, tokenizer)
+        await self.learner.use_tokens(narration)
+        await self.rollouts.use_tokens(narration)
+        version = TokenizerDescription.read(narration.folder).version
+        self.data = self._videos.shown_as(version)
 
     def version(self, step: int) -> PolicyVersion:
         """Policy version of a step in this attempt; differs from the versions of earlier
@@ -220,7 +235,8 @@ class Session:
 
     async def _make_weight_sync(self) -> WeightSync | AdapterSync:
         config = self.config
-        sample, prompt = (await self.prompts(self.data.of(Split.TRAIN)[:8]))[0]
+        # always of a video: the engines' towers are proven, too
+        sample, prompt = (await self.prompts(self._videos.of(Split.TRAIN)[:8]))[0]
         precisions = config.rollout.dtype, config.learner.dtype
         noise_factor = config.parity.noise_limit(*precisions)
         longest = config.rollout.max_response_length

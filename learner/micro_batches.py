@@ -5,6 +5,7 @@ rows -> micro-batches, with fillers up to the busiest rank's number
      -> TrainBatch
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -22,6 +23,8 @@ from learner.shared_prefix.rows import Row, as_filler, one_row_per_response
 from video.cache import ClipStore
 from video.positions import PositionRule
 from video.processor import ProcessedClip
+from video.semantic_tokens.segment_encoder import pool_segments
+from video.semantic_tokens.segment_file import Segments
 
 _BATCHES_PER_LOOK = 32  # micro-batches whose clips the tower looks at, and memory holds, at once
 
@@ -53,7 +56,8 @@ class Batches:
         if self._ahead is None:
             return
         for row in rows:
-            if row.prompt.clip_key and not self._is_ready(row):
+            is_video = row.prompt.clip_key and not row.prompt.semantic_tokenizer
+            if is_video and not self._is_ready(row):
                 self._ahead.submit(row.video)
 
     def _is_ready(self, row: Row) -> bool:
@@ -96,6 +100,28 @@ class Batches:
             for part in parts:
                 yield self._engine.to_device(self._batch(part))
 
+    def segments(self, rows: Sequence[Row], spatial: int, steps: int) -> list[Segments]:
+        """Segments ``[T, S, H]`` of each row's clip, from the features of the frozen tower."""
+        assert self._seen is not None, "only a frozen tower with an embedding cache has segments"
+        parts = list(micro_batches(rows, self._config.max_tokens_per_batch))
+        blocks = [
+            list(itertools.chain.from_iterable(parts[start : start + _BATCHES_PER_LOOK]))
+            for start in range(0, len(parts), _BATCHES_PER_LOOK)
+        ]
+        blocks += [[]] * (max_over_ranks(len(blocks)) - len(blocks))
+        segments: list[Segments] = []
+        for block in blocks:
+            self._seen.fill(block)
+            segments += [self._segments_of(self._seen, row, spatial, steps) for row in block]
+        return segments
+
+    def _segments_of(self, seen: EmbeddingCache, row: Row, spatial: int, steps: int) -> Segments:
+        t, h, w = seen.clip_of(row).grid_thw
+        side = self._rule.merge_size
+        grid = t, h // side, w // side
+        pooled: Segments = pool_segments(seen.seen_of(row).embeds, grid, spatial, steps).numpy()
+        return pooled
+
     def _batch(self, rows: Sequence[Row]) -> TrainBatch:
         if self._seen is None:
             return make_batch(rows, self._clip, self._rule)
@@ -123,6 +149,7 @@ class Batches:
             clip_of=self._clip,
             max_over_ranks=max_over_ranks,
             tokens_per_call=0 if alone else TOKENS_PER_CALL,
+            dtype=getattr(torch, self._config.dtype),
         )
 
     def hit_rate(self) -> dict[str, float]:

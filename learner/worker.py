@@ -47,6 +47,7 @@ from learner.shared_prefix.row_layout import RowLayout
 from learner.shared_prefix.rows import Row, StepCounts
 from video.cache import ClipStore
 from video.positions import PositionRule
+from video.semantic_tokens.segment_file import Segments
 from wire.adapters import AdapterFiles
 from wire.token_arrays import Logprobs
 from wire.weight_digest import DigestRecorder
@@ -203,6 +204,11 @@ class LearnerWorker:
         parts = [self.engine.features(batch).cpu() for batch in self._in_stage.in_step(rows)]
         features: npt.NDArray[np.float32] = torch.cat(parts)[: len(rows)].numpy()
         return features
+
+    def segments(self, rows: Sequence[Row], spatial: int, steps: int) -> list[Segments]:
+        """Segments ``[T, S, H]`` of the clip of each of this rank's rows: the frozen tower's
+        features, a few temporal patches each, averaged into ``spatial**2`` places."""
+        return self._in_stage.segments(rows, spatial, steps)
 
     def connect(self, transfer: TransferConfig, client: Any, address: str) -> None:
         """Connect to the rollout engines through ``client`` (vLLM's weight-sync protocol)."""

@@ -132,7 +132,7 @@ class Renderer:
         foreign = [part for m in messages for part in m.parts if isinstance(part, Foreign)]
         tokens = {"labels": 0, "sample": 0}
         for part in foreign:
-            tokens[part.of] += len(self._plain_ids(part))
+            tokens[part.of] += len(self.plain_ids(part))
         return PromptSize(
             total=self.num_text_tokens(messages) + video,
             video=video,
@@ -167,7 +167,7 @@ class Renderer:
     def target(self, text: str) -> tuple[int, ...]:
         """Token ids of an assistant turn, and its end. Tags of a trace may be tokens; no other
         token steers, and control tokens at the end of the text are left out."""
-        return (*self._plain_ids(self.control_tokens.without_end(text)), self.end_of_turn)
+        return (*self.plain_ids(self.control_tokens.without_end(text)), self.end_of_turn)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text of token ids with special tokens kept (tags may be special), a final end of turn
@@ -183,7 +183,7 @@ class Renderer:
 
         Raises ConfigError for a label that does not decode back to itself.
         """
-        codes = {name: self._plain_ids(name) for name in labels.names}
+        codes = {name: self.plain_ids(name) for name in labels.names}
         for name, code in codes.items():
             if labels.find(self._decode(code)) != name:
                 raise ConfigError(
@@ -264,7 +264,7 @@ class Renderer:
     ) -> tuple[Code, dict[str, Code]]:
         """Tokens that all answers begin with, and those of each that follow, to the label's end."""
         turns = {
-            name: (*self._plain_ids(begun + name + tail + _END_OF_ANSWER), self.end_of_turn)
+            name: (*self.plain_ids(begun + name + tail + _END_OF_ANSWER), self.end_of_turn)
             for name in names
         }
         ended = {name: self._until(turn, begun + name) for name, turn in turns.items()}
@@ -282,12 +282,12 @@ class Renderer:
         return token_ids[: next(reached, len(token_ids))]
 
     def _begins_another(self, name: str, lead: str, names: tuple[str, ...]) -> bool:
-        return self._codes_after(lead, names)[name] != self._plain_ids(lead + name)
+        return self._codes_after(lead, names)[name] != self.plain_ids(lead + name)
 
     def _codes_of(self, lead: str, names: tuple[str, ...]) -> dict[str, Code]:
         """Tokens of each label after ``lead`` in an answer block."""
-        codes = {name: self._plain_ids(lead + name) for name in names}
-        return tell_apart(codes, lambda name: self._plain_ids(lead + name + _END_OF_ANSWER))
+        codes = {name: self.plain_ids(lead + name) for name in names}
+        return tell_apart(codes, lambda name: self.plain_ids(lead + name + _END_OF_ANSWER))
 
     def _answer(self, token_ids: Sequence[int]) -> "_Answer | None":
         """The first answer block; None without one."""
@@ -356,7 +356,7 @@ class Renderer:
         begun = shown.rstrip()
         return begun.removesuffix("<think>") if begun.endswith("<think>") else shown
 
-    def _plain_ids(self, text: str) -> Code:
+    def plain_ids(self, text: str) -> Code:
         """Token ids of a text, of which none steers."""
         return self._ids(self.control_tokens.cut(text))
 

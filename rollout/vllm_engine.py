@@ -148,8 +148,9 @@ class VllmEngine:
         continued: Sequence[Sequence[int]] | None = None,
     ) -> list[Any]:
         """Run a group with the embeddings of its clip, if they are shared and there; else keep
-        those that the tower makes."""
-        shared = self.embeddings
+        those that the tower makes. A narrative needs no tower."""
+        needs_tower = clip.embeddings is None and self._rule.is_video(prompt.token_ids).any()
+        shared = self.embeddings if needs_tower else None
         seen = await asyncio.to_thread(shared.find, prompt) if shared else None
         outputs = await self._run(
             *(prompt.token_ids, clip, params, adapter), embeddings=seen, continued=continued

@@ -37,9 +37,9 @@ class View(StrEnum):
     REVERSED = "reversed"
     """The last frame first."""
     DROPPED = "dropped"
-    """Half of the segments left out; of a narrative alone, as the next one."""
+    """Half of the actions left out; of a narrative alone, as the next one."""
     RANDOM = "random"
-    """As many segments, each with a code by chance."""
+    """The same durations, with actions by chance."""
 
     @property
     def needs_tokens(self) -> bool:

@@ -111,7 +111,7 @@ class ClipStore:
     def key_of(self, address: str | Path) -> str:
         """The clip key. Raises ClipError if the file cannot be read, or there is no such
         window or view."""
-        source = Address.parse(address)
+        source = _video_at(address)
         return self._key(source, self._content.of(source.path))
 
     def get(self, address: str | Path) -> ProcessedClip:
@@ -119,7 +119,7 @@ class ClipStore:
 
         Raises ClipError if the file cannot be decoded, or there is no such window or view.
         """
-        source = Address.parse(address)
+        source = _video_at(address)
         content_hash = self._content.of(source.path)
         key = self._key(source, content_hash)
         return self._find(key) or self._make_once(key, source, content_hash)
@@ -142,6 +142,12 @@ class ClipStore:
         Raises ParityError if the fingerprint differs from the rollout's.
         """
         clip = self._find(clip_key) or self.get(address)
+        return self._checked(clip, clip_key, address, fingerprint)
+
+    def _checked(
+        self, clip: ProcessedClip, clip_key: str, address: str | Path, fingerprint: str
+    ) -> ProcessedClip:
+        """A clip that is the one the rollout saw. Raises ParityError."""
         if clip.fingerprint != fingerprint:
             raise ParityError(
                 f"clip {address} ({clip_key}) differs from what the rollout saw: fingerprint here "
@@ -218,6 +224,17 @@ class ClipStore:
             self._reasons.add(not_by_decord or "")
         if is_new:
             _log.info("PyAV decodes %s, the first of its kind: %s", source.path, not_by_decord)
+
+
+def _video_at(address: str | Path) -> Address:
+    """An address of a video. Raises ClipError for that of a narrative."""
+    source = Address.parse(address)
+    if source.tokens is not None:
+        raise ClipError(
+            f"{address} asks for a narrative, and clips are shown as videos here; leave "
+            f"tokens={source.tokens} away"
+        )
+    return source
 
 
 class _Recent:

@@ -31,6 +31,8 @@ class PositionRule:
     video_token_id: int
     merge_size: int
     tokens_per_second: float
+    num_deepstack: int = 0
+    """Layers of the text model that take features of the tower, too (Qwen3-VL)."""
 
     def __post_init__(self) -> None:
         family_named(self.model_type)
@@ -47,6 +49,7 @@ class PositionRule:
             video_token_id=int(config.get("video_token_id", -1)),
             merge_size=int(vision.get("spatial_merge_size", 2)),
             tokens_per_second=float(vision.get("tokens_per_second", family.tokens_per_second)),
+            num_deepstack=len(vision.get("deepstack_visual_indexes", ())),
         )
 
     @property

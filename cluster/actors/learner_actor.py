@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from cluster.actors.embeddings_of_node import open_store
 from cluster.actors.engine_calls import EngineSet
@@ -13,9 +14,10 @@ from learner.ranks.clips_ahead import ClipsAhead
 from learner.ranks.determinism import be_repeatable, seed_all
 from learner.ranks.rendezvous import open_rendezvous
 from learner.worker import LearnerWorker
-from video.cache import ClipStore
+from rollout.render import Renderer
 from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
+from video.semantic_tokens.narrated_clips import NarratedClips, Narration
 from wire.types import PolicyVersion, stable_seed
 from wire.weight_digest import DigestRecorder
 
@@ -46,6 +48,7 @@ class LearnerActor:
     logprobs = worker_method(LearnerWorker.logprobs)
     ref_logprobs = worker_method(LearnerWorker.ref_logprobs)
     features = worker_method(LearnerWorker.features)
+    segments = worker_method(LearnerWorker.segments)
     tower = worker_method(LearnerWorker.tower)
     rest = worker_method(LearnerWorker.rest)
     save = worker_method(LearnerWorker.save)
@@ -57,18 +60,24 @@ class LearnerActor:
     def __init__(self, config: RunConfig, rank: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
         folder = cache_folder(config.video)
-        clips = ClipStore(folder, ClipProcessor(config.model), config.video)
+        clips = NarratedClips(folder, ClipProcessor(config.model), config.video)
         embeddings = open_store(config, folder) if config.learner.embedding_cache else None
         # one decoder stays free for the clip that is needed now
         ahead = ClipsAhead(clips, max(1, config.video.decode_workers - 1))
         self.worker = LearnerWorker(config.learner, config.grpo.loss, clips, embeddings, ahead)
-        self._ahead = ahead
+        self._clips, self._ahead = clips, ahead
         self._rank, self._config = rank, config
         self._client: UpdateClient | None = None
 
     def prepare_clip(self, video: str) -> None:
         """Let the clip at an address be made ready on this node. Returns at once."""
         self._ahead.submit(video)
+
+    def use_tokens(self, narration: Narration) -> None:
+        """Train on narratives of a tokenizer from now on."""
+        config = self._config
+        renderer = Renderer.load(Path(config.model), config.rollout.max_prompt_length)
+        self._clips.use(narration, renderer.plain_ids)
 
     def open_rendezvous(self) -> tuple[str, int]:
         """Where the other ranks find this one: its node and a port."""

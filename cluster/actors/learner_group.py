@@ -29,6 +29,8 @@ from learner.shared_prefix.rows import (
     without_tokens,
 )
 from learner.worker import Objective
+from video.semantic_tokens.narrated_clips import Narration
+from video.semantic_tokens.segment_file import Segments
 from wire.token_arrays import Logprobs
 from wire.types import PolicyVersion
 
@@ -152,6 +154,18 @@ class LearnerGroup:
         """Blocks of :meth:`features`, for rows that need not be in memory all at once."""
         async for block in self._ranks.in_blocks("features", rows):
             yield np.stack(block)
+
+    async def segment_blocks(
+        self, rows: Iterable[Row], spatial: int, steps: int
+    ) -> AsyncIterator[list[Segments]]:
+        """Blocks of segments ``[T, S, H]`` of the rows' clips, in the order of ``rows``
+        (learner/worker.py)."""
+        async for block in self._ranks.in_blocks("segments", rows, spatial, steps):
+            yield block
+
+    async def use_tokens(self, narration: Narration) -> None:
+        """Let all ranks know a tokenizer whose narratives are to be trained on."""
+        await self._ranks.all("use_tokens", narration)
 
     async def _scored(self, verb: str, rows: Iterable[Row]) -> list[list[Logprobs]]:
         blocks = self._ranks.in_blocks(verb, rows)

@@ -52,16 +52,18 @@ class RankCalls:
         """Call a method of rank 0."""
         return (await self._gather(verb, [getattr(self._actors[0], verb).remote()]))[0]
 
-    async def in_blocks(self, verb: str, rows: Iterable[Row]) -> AsyncIterator[list[Any]]:
+    async def in_blocks(
+        self, verb: str, rows: Iterable[Row], *rest: Any
+    ) -> AsyncIterator[list[Any]]:
         """Call a method with rows, one block after another: each call has the deadline for itself,
         and rows are taken from an iterator as they are needed. Yields the values of a block,
-        one for each row, in their order."""
+        one for each row, in their order. ``rest``: further values of every call."""
         for block in micro_batches(rows, self._block_tokens):
             edges = [len(block) * rank // len(self) for rank in range(len(self) + 1)]
             numbers = self._place([block[a:b] for a, b in itertools.pairwise(edges)])
             hands = [[block[number] for number in part] for part in numbers]
             # a rank without rows computes one whose value is thrown away, as all take part
-            values = await self.each(verb, [hand or block[:1] for hand in hands])
+            values = await self.each(verb, [hand or block[:1] for hand in hands], *rest)
             paired = (
                 zip(part, own, strict=False) for part, own in zip(numbers, values, strict=True)
             )

@@ -13,9 +13,9 @@ from rollout.lora import AdapterSlots
 from rollout.render import Renderer
 from rollout.vllm_engine import VllmEngine
 from rollout.worker import RolloutWorker
-from video.cache import ClipStore
 from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
+from video.semantic_tokens.narrated_clips import NarratedClips, Narration
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
 from wire.types import PolicyVersion, stable_seed
@@ -37,7 +37,8 @@ class RolloutActor:
         self._config, self._name = config, name
         self._engine: VllmEngine | None = None
         self._worker: RolloutWorker | None = None
-        self._clips: ClipStore | None = None
+        self._clips: NarratedClips | None = None
+        self._renderer: Renderer | None = None
         self._held: dict[int, SharedBuffer] = {}
         self._holding = ThreadPoolExecutor(2, thread_name_prefix="hold-weights")
 
@@ -51,8 +52,8 @@ class RolloutActor:
         """Start the engine with a model's weights, and the worker on it."""
         config, folder = self._config, Path(model_dir)
         renderer = Renderer.load(folder, config.rollout.max_prompt_length)
-        clips = ClipStore(cache_folder(config.video), ClipProcessor(folder), config.video)
-        self._clips = clips
+        clips = NarratedClips(cache_folder(config.video), ClipProcessor(folder), config.video)
+        self._clips, self._renderer = clips, renderer
         blocked = renderer.blocked_tokens()
         engine = await VllmEngine.start(
             folder,
@@ -80,6 +81,12 @@ class RolloutActor:
         config = self._config
         folder, model = cache_folder(config.video), Path(config.model)
         self._engine.embeddings = EmbeddingsOfNode.open(config, folder, tower, model)
+
+    def use_tokens(self, narration: Narration) -> None:
+        """Show narratives of a tokenizer from now on."""
+        assert self._clips is not None, "start() comes first"
+        assert self._renderer is not None, "it comes with the clips"
+        self._clips.use(narration, self._renderer.plain_ids)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clip cache hits and misses, and clips decoded by each decoder, since the start."""

@@ -33,6 +33,7 @@ from cluster.config.recipe import RunConfig
 from rollout.engine import Sampling, WeightDigests
 from rollout.prompt import PromptKind
 from rollout.worker import Rollout
+from video.semantic_tokens.narrated_clips import Narration
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError, WorkerDied
 from wire.types import Failure, PolicyVersion, Prompt, Sample
 
@@ -124,6 +125,11 @@ class RolloutPool:
         """Let engines share embeddings of clips with the learner, whose name for its vision tower
         this is."""
         calls = [self._actors[name].share_embeddings.remote(tower) for name in self.names]
+        await asyncio.gather(*[ignore_dead(call) for call in calls])
+
+    async def use_tokens(self, narration: Narration) -> None:
+        """Let all workers know a tokenizer whose narratives are to be shown."""
+        calls = [self._actors[name].use_tokens.remote(narration) for name in self.names]
         await asyncio.gather(*[ignore_dead(call) for call in calls])
 
     async def sleep(self) -> None:

@@ -107,6 +107,7 @@ class Chain:
         last = first + max(0, stage.num_versions - 1)
         if (tokenizer := self._tokenizer_of(stage)) is not None:
             self._tokenizers[stage.name] = tokenizer
+        self._refuse_unread_texts(stage)
         if isinstance(stage, CalibrateStage) and parent in self._tokenizers:
             raise ValueError(
                 f"stages.{stage.name} is a calibrate stage, which shows clips as videos, from "
@@ -194,6 +195,20 @@ class Chain:
             return stage.tokens or earlier[-1]
         advice = nearest(stage.tokens, earlier, "earlier stages of kind semantic_tokens")
         raise ValueError(f"stages.{stage.name}.tokens = {stage.tokens!r}; {advice}")
+
+    def _refuse_unread_texts(self, stage: Stage) -> None:
+        """Raise ValueError if a tokenizer is to read texts that no earlier stage writes."""
+        if not isinstance(stage, SemanticTokensStage):
+            return
+        kind, _, name = stage.texts.partition(":")
+        earlier = [s.name for s in self if s.kind == "rationales"]
+        if kind == "stage" and name not in earlier:
+            advice = (
+                nearest(name, earlier, "earlier stages of kind rationales")
+                if earlier
+                else "no stage of kind rationales stands before it; add one"
+            )
+            raise ValueError(f"stages.{stage.name}.texts = {stage.texts!r}; {advice}")
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self._stages.values())

@@ -12,7 +12,7 @@ from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.rationales import RationalesStage
-from cluster.config.kinds.semantic_tokens import SemanticTokensSettings
+from cluster.config.kinds.semantic_tokens import SemanticTokensSettings, SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.logging import LoggingConfig
@@ -308,6 +308,18 @@ class RunConfig(Config):
                     f"write, rollout.max_response_length={longest}; lower the first or raise the "
                     "second"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        learner = self.learner
+        stage = next((s.name for s in self.chain if isinstance(s, SemanticTokensStage)), None)
+        if stage is not None and not (learner.vision_frozen and learner.embedding_cache):
+            raise ValueError(
+                f"stages.{stage} learns from features of a tower that stays as it is; set "
+                "learner.freeze_vision_tower, freeze_merger and embedding_cache to true, or leave "
+                "the stage out"
+            )
         return self
 
     @model_validator(mode="after")

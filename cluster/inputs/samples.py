@@ -7,6 +7,7 @@ from cluster.config.clip_selection import ClipSelection, faults_of
 from cluster.config.recipe import RunConfig
 from cluster.inputs.validation_clips import validation_faults
 from rollout.manifest import read_manifest, select
+from video.address import with_tokens
 from wire.errors import DataError, UserError
 from wire.types import Sample, Split
 
@@ -23,6 +24,10 @@ class SampleSplits:
         if not samples:
             raise DataError(f"the manifest has no samples with split={split.value!r}; add some")
         return samples
+
+    def shown_as(self, tokens: str) -> "SampleSplits":
+        """The same samples, their clips as narratives of this version of a tokenizer."""
+        return SampleSplits(samples=[with_tokens(sample, tokens) for sample in self.samples])
 
 
 def check_stages(config: RunConfig, data: SampleSplits, names: Sequence[str]) -> None:

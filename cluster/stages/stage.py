@@ -62,6 +62,7 @@ StageFn = Callable[[Session, StageRun], Awaitable[dict[str, Any]]]
 async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> None:
     """Run a stage to its end. Its done.json is written last: an interrupted stage has none."""
     before = time.monotonic()
+    await session.show(session.config.chain.tokenizer(run.name))
     if run.stage.loads_engines:
         await session.ensure_engine_weights(run.start.model_dir, run.start.step)
     result = await run.run(session, run)

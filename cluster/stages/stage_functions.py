@@ -4,6 +4,7 @@ A new kind is a class in cluster/config/stage_kinds.py, a file in this folder an
 """
 
 from cluster.config.recipe import RunConfig
+from cluster.inputs.narration import refuse_unread
 from cluster.resume.archived_groups import ReusableGroups
 from cluster.run_dir import RunDir
 from cluster.stages.calibration import run_calibration
@@ -32,6 +33,7 @@ def stage_run(
     """A stage of the chain, ready to run. Raises ConfigError if it has nothing to start from."""
     chain = config.chain
     stage = chain[name]
+    refuse_unread(config, run_dir.path, name)
     return StageRun(
         stage=stage,
         run=STAGE_FNS[stage.kind],

@@ -1,6 +1,7 @@
 """Embedding cache of a frozen vision tower: the features of a clip are computed once.
 
     rows -> keys -> found in the store, or looked at, several clips per call -> SeenClips
+    rows of narratives as embeddings -> what their clips bring                -> SeenClips
 
 A key names everything that an entry depends on: the clip's content, window, view, sampling and
 processor (its clip key), its pixels (its fingerprint), the tower's weights, configuration and
@@ -65,25 +66,30 @@ class EmbeddingCache:
         clip_of: Callable[[Row], ProcessedClip],
         max_over_ranks: Callable[[int], int],
         tokens_per_call: int = TOKENS_PER_CALL,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """``look``: runs the tower. ``blank``: the clip of a call that a rank makes only to keep
         step. ``clip_of`` loads a row's pixels and raises ParityError if they are not those of its
-        fingerprint. ``max_over_ranks``: the largest of all ranks' numbers."""
+        fingerprint. ``max_over_ranks``: the largest of all ranks' numbers. ``dtype``: precision of
+        the tower's features."""
         self._store, self._tower, self._rule = store, tower, rule
         self._look, self._blank, self._clip_of = look, blank, clip_of
         self._max_over_ranks = max_over_ranks
-        self._tokens_per_call = tokens_per_call
+        self._tokens_per_call, self._dtype = tokens_per_call, dtype
         self._held: dict[str, SeenClip] = {}
         self._wanted: set[str] = set()
         self._looked_at: set[str] = set()
 
     def fill(self, rows: Sequence[Row]) -> None:
         """Load or compute the features of the rows' clips, and hold them until the next call."""
-        clips = {self._key(row): row for row in rows if row.prompt.clip_key}
+        shown = [row for row in rows if self._num_tokens(row)]
+        clips = {self._key(row): row for row in shown if not row.prompt.semantic_tokenizer}
         self._held = {key: seen for key, row in clips.items() if (seen := self._find(key, row))}
         missing = {key: row for key, row in clips.items() if key not in self._held}
         self._wanted |= clips.keys()
         self._looked_at |= missing.keys()
+        brought = {self._key(row): row for row in shown if row.prompt.semantic_tokenizer}
+        self._held |= {key: self._brought(row) for key, row in brought.items()}
         calls = list(self._calls(missing))
         # before the first call: under ZeRO-3 a call is collective
         most = self._max_over_ranks(len(calls))
@@ -125,6 +131,7 @@ class EmbeddingCache:
             clip_of=clip_of,
             max_over_ranks=self._max_over_ranks,
             tokens_per_call=self._tokens_per_call,
+            dtype=self._dtype,
         )
 
     def take_counts(self) -> dict[str, float]:
@@ -140,6 +147,18 @@ class EmbeddingCache:
     def _find(self, key: str, row: Row) -> SeenClip | None:
         seen = self._store.get(key)
         return seen if seen is not None and seen.num_tokens == self._num_tokens(row) else None
+
+    def _brought(self, row: Row) -> SeenClip:
+        """Features that a narrative's clip brings; none for inner layers."""
+        clip = self._clip_of(row)
+        assert clip.embeddings is not None, "video tokens, and neither pixels nor embeddings"
+        embeds = torch.from_numpy(clip.embeddings).to(self._dtype)
+        return SeenClip(
+            key=self._key(row),
+            features=ClipFeatures(embeds, (torch.zeros_like(embeds),) * self._rule.num_deepstack),
+            grid_thw=clip.grid_thw,
+            seconds_per_grid=clip.seconds_per_grid,
+        )
 
     def _num_tokens(self, row: Row) -> int:
         return int(self._rule.is_video(row.prompt.token_ids).sum())

@@ -97,11 +97,12 @@ def make_batch(
 
     ``clip_of`` loads a row's clip and raises ParityError if it is not what the rollout saw.
     ``seen_of`` gives what the vision tower makes of it, where that is known already; then the batch
-    holds no pixels. Both are called once per distinct clip, and never for a row of text alone.
+    holds no pixels. Both are called once per distinct clip, and never for a row without video
+    tokens, as those of narratives in text are.
     """
     first_of: dict[str, Row] = {}
     for row in rows:
-        if row.prompt.clip_key:
+        if rule.is_video(row.prompt.token_ids).any():
             first_of.setdefault(row.prompt.clip_key, row)
     clips = {key: clip_of(row) for key, row in first_of.items()}
     pixels = [clip.pixel_values[: 0 if seen_of else None] for clip in clips.values()]
@@ -140,8 +141,7 @@ def make_batch(
 def _positions(row: Row, clips: dict[str, ProcessedClip], rule: PositionRule) -> Positions:
     """Position ids of a prompt and its responses, int64 [3, L]."""
     ids = row.prompt.token_ids
-    if row.prompt.clip_key:
-        clip = clips[row.prompt.clip_key]
+    if (clip := clips.get(row.prompt.clip_key)) is not None:
         prompt = rule.of_prompt(ids, clip.grid_thw, clip.seconds_per_grid)
     else:
         prompt = rule.of_text(ids)
@@ -157,7 +157,7 @@ def _patches(
     spans = dict(
         zip(clips, itertools.pairwise(itertools.accumulate(sizes, initial=0)), strict=True)
     )
-    keys = [row.prompt.clip_key for row in rows if row.prompt.clip_key]
+    keys = [row.prompt.clip_key for row in rows if row.prompt.clip_key in clips]
     return torch.tensor([patch for key in keys for patch in range(*spans[key])], dtype=torch.long)
 
 

@@ -5,6 +5,9 @@ media id) and never runs a processor of its own, so what it sees is what the lea
 
     first request of a group: the clip, which the engine core keeps under its hash
     the others:               the hash alone
+
+A narrative as text (video/semantic_tokens) has no video token: its requests are of text alone. One
+as embeddings brings what the tower would make of pixels.
 """
 
 from collections.abc import Sequence
@@ -47,8 +50,13 @@ def vllm_requests(
     of its pixels. ``salt``: separates their entries in the prefix cache from those of other
     requests."""
     import torch
-    from vllm.inputs.engine import mm_input
+    from vllm.inputs.engine import mm_input, tokens_input
     from vllm.multimodal.inputs import PlaceholderRange
+
+    if not rule.is_video(token_ids).any():
+        return [tokens_input([*token_ids, *more], cache_salt=salt) for more in continued]
+    if clip.embeddings is not None:
+        embeddings = _own_embeddings(clip, rule, config)
 
     start, length = rule.video_span(token_ids)
     is_embed = torch.from_numpy(rule.is_video(token_ids[start : start + length]))
@@ -67,6 +75,15 @@ def vllm_requests(
         )
         for items, more in zip(clips, continued, strict=True)
     ]
+
+
+def _own_embeddings(clip: ProcessedClip, rule: PositionRule, config: RolloutConfig) -> "Tensor":
+    """Embeddings that a clip brings, [V, width] in the precision of the tower, and where the family
+    adds features to inner layers, zeros for these."""
+    import torch
+
+    own = torch.from_numpy(clip.embeddings).to(getattr(torch, config.dtype))
+    return torch.nn.functional.pad(own, (0, rule.num_deepstack * own.shape[1]))
 
 
 def encoded_clip(clip: ProcessedClip, dtype: str) -> str:

@@ -29,6 +29,7 @@ from rollout.prompt import PromptKind
 from rollout.render import Renderer
 from rollout.worker import Rollout
 from video.quarantine import Quarantine
+from video.semantic_tokens.narrated_clips import Narration
 from wire.archive.archive import Archive, next_attempt
 from wire.config import validate
 from wire.errors import CheckpointDamaged
@@ -74,6 +75,7 @@ class FakeEngines:
         self.asked: list[PromptKind] = []
         self.write: Write = right
         self._renderer = renderer
+        self.narrations: list[Narration] = []
 
     def load(self, version: PolicyVersion, weights: str) -> None:
         self.version, self.weights = version, weights
@@ -84,6 +86,9 @@ class FakeEngines:
 
     async def share_embeddings(self, tower: str) -> None:
         pass
+
+    async def use_tokens(self, narration: Narration) -> None:
+        self.narrations.append(narration)
 
     async def sleep(self) -> None:
         self.take_all_out_of_service()
@@ -164,6 +169,7 @@ class FakeLearner:
         """Clips that were to be made ready, of each call."""
         self.referred: list[Row] = []
         """Those that the reference model was asked about."""
+        self.narrations: list[Narration] = []
         self._engines = engines
 
     async def begin(
@@ -197,6 +203,9 @@ class FakeLearner:
 
     async def tower(self) -> str | None:
         return "tower"
+
+    async def use_tokens(self, narration: Narration) -> None:
+        self.narrations.append(narration)
 
     async def adapter_facts(self) -> None:
         return None

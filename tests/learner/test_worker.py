@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,13 +14,16 @@ import torch.distributed as dist
 from learner.config import GrpoLossConfig, LearnerConfig
 from learner.engine import DeepSpeedEngine
 from learner.micro_batches import Batches
+from learner.model.embedding_cache import EmbeddingCache
+from learner.model.embedding_store import EmbeddingStore
 from learner.model.policy import Policy
 from learner.ranks.clips_ahead import ClipsAhead
 from learner.shared_prefix.batch import TrainBatch
+from learner.shared_prefix.clip_features import ClipFeatures, Pixels
 from learner.shared_prefix.layout import Span
 from learner.shared_prefix.rows import StepCounts, without_tokens
 from learner.worker import LearnerWorker
-from tests.learner.builders import RandomClips, make_row
+from tests.learner.builders import RandomClips, make_clip, make_row
 from video.cache import ClipStore
 from video.positions import PositionRule
 
@@ -157,3 +162,33 @@ def test_clips_that_are_not_ready_are_made_ready_while_others_train(model_dir: P
     assert clips.done.acquire(timeout=10)
     clips.missing = set()
     assert worker.train_step(ROWS, COUNTS, "grpo", 1.0)["timing_s/wait_clips"] == 0
+
+
+def test_segments_are_the_towers_features_pooled_and_every_clip_is_looked_at_once(model_dir: Path):
+    worker, engine = start(model_dir, max_tokens_per_batch=40)
+    rows = [replace(make_row(i, (1,)), responses=()) for i in (0, 1, 0, 2)]
+    looks: list[int] = []
+
+    @torch.no_grad()
+    def look(pixels: Pixels) -> ClipFeatures:
+        looks.append(len(pixels.grid_thw))
+        return engine.policy.look(pixels.values, pixels.grid_thw)
+
+    worker._batches._seen = EmbeddingCache(
+        EmbeddingStore(None, 0, recent_bytes=2**20),
+        "tower",
+        worker._rule,
+        look=look,
+        blank=engine.policy.blank_clip((1, 2, 2)),
+        clip_of=lambda row: make_clip(int(row.prompt.clip_key)),
+        max_over_ranks=lambda number: number,
+    )
+    segments = worker.segments(rows, 1, 2)
+    assert sum(looks) == 3
+    assert [one.shape for one in segments] == [(1, 1, engine.policy.vlm.lm_head.in_features)] * 4
+    for row, one in zip(rows, segments, strict=True):
+        clip = make_clip(int(row.prompt.clip_key))
+        pixels, grid = torch.from_numpy(clip.pixel_values), torch.tensor([clip.grid_thw])
+        with torch.no_grad():
+            features = engine.policy.look(pixels, grid).embeds
+        np.testing.assert_allclose(one[0, 0], features.mean(0).numpy(), rtol=1e-4, atol=1e-6)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -391,3 +392,32 @@ def test_a_tower_that_trains_in_any_part_is_said_to(case: Case, part: str):
     last = list(getattr(case.policy.tower, part).parameters())[-1]
     last.requires_grad_(True)
     assert case.policy.trains_tower
+
+
+# --- narratives as embeddings
+
+
+def test_embeddings_that_a_narrative_brings_take_the_place_of_the_towers(case: Case) -> None:
+    """With the tower's own features as embeddings the scores are those of the pixels."""
+    cache = case.cache(EmbeddingStore(None, 0, recent_bytes=2**20))
+    video = make_row(0, (3, 2), model_type=case.rule.model_type)
+    cache.fill([video])
+    seen = cache.seen_of(video)
+    prompt = replace(video.prompt, clip_key="told", semantic_tokenizer="3f9c0a7b51de")
+    told = replace(video, prompt=prompt)
+    clip = replace(
+        case.load(video),
+        pixel_values=np.zeros((0, 1), np.float32),
+        embeddings=seen.embeds.numpy(),
+    )
+    case.calls.clear()
+    own = case.cache(EmbeddingStore(None, 0, recent_bytes=2**20), clip_of=lambda row: clip)
+    batch = case.cached([told], own)
+    assert case.calls == [], "no tower has run"
+    assert own.take_counts() == {"wanted": 0, "looked_at": 0}
+    assert batch.seen is not None
+    assert len(batch.seen.deepstack) == case.rule.num_deepstack == len(seen.deepstack)
+    assert not any(layer.any() for layer in batch.seen.deepstack)
+    if not seen.deepstack:  # what goes to inner layers a narrative does not bring
+        logp, plain = case.scores(batch)[0], case.scores(case.cached([video], cache))[0]
+        torch.testing.assert_close(logp, plain)

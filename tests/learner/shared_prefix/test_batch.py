@@ -11,6 +11,7 @@ from learner.shared_prefix.rows import Response, Row, as_filler
 from tests.learner.builders import VIDEO_TOKEN, RandomClips, make_clip, make_row
 from video.positions import PositionRule
 from wire.token_arrays import TokenIds
+from wire.types import Prompt
 
 RULE = PositionRule("qwen2_5_vl", VIDEO_TOKEN, merge_size=2, tokens_per_second=2)
 CLIPS = RandomClips()
@@ -124,3 +125,16 @@ def test_micro_batches_are_filled_before_the_next_begins():
     rows = [make_row(seed, (length,)) for seed, length in enumerate((3, 3, 9, 3, 3))]
     size = rows[0].num_tokens
     assert [len(part) for part in micro_batches(rows, 2 * size)] == [2, 1, 2]
+
+
+def test_a_narrative_in_text_is_a_row_of_text_whatever_stands_beside_it():
+    prompt = Prompt(
+        token_ids=(50, 51, 52), clip_key="n", fingerprint="f", semantic_tokenizer="3f9c0a7b51de"
+    )
+    told = replace(make_row(0, (3,)), prompt=prompt, video="0.mp4#tokens=3f9c0a7b51de")
+    alone, beside = batch_of(told), batch_of(make_row(1, (2,)), told)
+    assert alone.patch_at.numel() == 0
+    assert alone.grid_thw.shape == (0, 3)
+    assert alone.position_ids[:, 0].tolist() == [list(range(6))] * 3
+    assert torch.equal(beside.position_ids[..., -6:], alone.position_ids)
+    assert beside.patch_at.tolist() == list(range(8))

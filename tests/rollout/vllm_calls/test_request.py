@@ -1,5 +1,6 @@
 """What a group sends, by vLLM's own encoder, decoder and receiver's cache."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,3 +102,43 @@ def test_the_core_has_room_for_the_largest_clip_of_every_family():
     for patch in (14, 16):  # Qwen2-VL and Qwen2.5-VL; Qwen3-VL
         largest = 26_000 * 4 * (3 * 2 * patch * patch) * 2
         assert receiver_cache_gb(config) * 2**30 > 1.05 * largest
+
+
+def narrated(embeddings: np.ndarray[Any, Any] | None) -> ProcessedClip:
+    return ProcessedClip(
+        pixel_values=np.zeros((0, 1), np.float32),
+        grid_thw=(0, 0, 0) if embeddings is None else (len(embeddings), 2, 2),
+        seconds_per_grid=1.0,
+        placeholder_ids=(),
+        fingerprint="f" * 64,
+        clip_key="c",
+        semantic_tokenizer="3f9c0a7b51de",
+        embeddings=embeddings,
+    )
+
+
+def test_a_narrative_in_text_is_a_request_of_text_alone(rule: PositionRule):
+    requests = vllm_requests(
+        [5, 9, 6], narrated(None), rule, RolloutConfig(), continued=[(), (4,)], salt="a"
+    )
+    assert requests == [
+        {"type": "token", "prompt_token_ids": [5, 9, 6], "cache_salt": "a"},
+        {"type": "token", "prompt_token_ids": [5, 9, 6, 4], "cache_salt": "a"},
+    ]
+
+
+@pytest.mark.parametrize(("model_type", "num_inner"), [("qwen2_5_vl", 0), ("qwen3_vl", 1)])
+def test_embeddings_of_a_narrative_go_to_the_engine_in_place_of_pixels(
+    tmp_path: Path, model_type: str, num_inner: int
+):
+    rule = PositionRule.load(write_tiny_model(tmp_path, model_type))
+    assert (rule.num_deepstack > 0) == bool(num_inner)
+    rows = np.arange(24, dtype=np.float32).reshape(3, 8)
+    tokens = [5, 3, *[rule.video_token_id] * 3, 6]
+    (request,) = vllm_requests(tokens, narrated(rows), rule, RolloutConfig(dtype="float32"))
+    item = request["mm_kwargs"]["video"][0].get_data()
+    assert item["video_embeds"].shape == (3, 8 * (1 + rule.num_deepstack))
+    assert torch.equal(item["video_embeds"][:, :8], torch.from_numpy(rows))
+    assert not item["video_embeds"][:, 8:].any()
+    assert item["video_grid_thw"].tolist() == [3, 2, 2]
+    assert request["mm_hashes"] == {"video": ["f" * 64]}
