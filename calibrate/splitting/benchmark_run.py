@@ -44,7 +44,7 @@ def run_benchmark(
     check_weights(side, weights)
     check_texts(side, texts)
     methods, left_out = chosen_methods(weights, config)
-    bench = _Benchmark(side, weights, texts, _Remembering(encoder), config)
+    bench = _Benchmark(side, weights, texts, _Remembering(encoder, side, texts), config)
     scores: dict[SplitMethod, dict[int, list[SplitScore]]] = {method: {} for method in methods}
     for target in side.targets:
         of_target = bench.target(target)
@@ -279,20 +279,15 @@ class _TargetRun:
 
 
 class _Remembering:
-    """An encoder that encodes each text once."""
+    """An encoder that has encoded every text of a side, in one go: a target alone has few."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder
-        self._vectors: dict[str, Floats] = {}
-
-    @property
-    def name(self) -> str:
-        return self._encoder.name
+    def __init__(self, encoder: TextEncoder, side: Side, texts: LabelTexts) -> None:
+        self.name = encoder.name
+        labels = [label for group in side.groups.values() for label in group]
+        every = list(dict.fromkeys((*side.groups, *labels, *texts.modifiers.values())))
+        self._vectors = dict(zip(every, encoder.encode(every), strict=True))
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        if new:
-            self._vectors.update(zip(new, self._encoder.encode(new), strict=True))
         return np.stack([self._vectors[text] for text in texts])
 
 

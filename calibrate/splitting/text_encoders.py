@@ -189,12 +189,15 @@ def _load(directory: Path, class_name: str) -> tuple[Any, Any]:
 def _quiet_loading() -> Iterator[None]:
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _encode(

@@ -158,7 +158,7 @@ def _measured(
         )
     with progress_bar("targets", len(side.targets)) as bar:
         report = run_benchmark(
-            side, weights, texts, encoder, config, lambda name: bar.advance(note=name)
+            side, weights, texts, encoder, config, lambda name: bar.advance(note=name[:40])
         )
     _print_table(
         f"{100 * report.base_accuracy:.1f} % of val clips right before any edit, "
