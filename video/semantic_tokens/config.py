@@ -23,7 +23,7 @@ class SemanticTokensConfig(Config):
     spatial: int = Field(default=2, ge=1, le=16)
     """The patches of a segment are averaged into spatial x spatial places. With 1 a code cannot
     tell where something happens."""
-    dim: int = Field(default=64, ge=2, le=4096)
+    dim: int = Field(default=32, ge=2, le=4096)
     """Width of the space in which segments are quantised."""
     hidden: int = Field(default=256, ge=2, le=16_384)
     """Width of the encoder's inner layer, and of the decoder's."""
@@ -34,7 +34,7 @@ class SemanticTokensConfig(Config):
     """Weight of the commitment loss, which keeps segments near their codes."""
     reconstruction_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight of the loss that recovers the tower's features from codes."""
-    temporal_weight: float = Field(default=0.1, ge=0, le=100)
+    temporal_weight: float = Field(default=0.5, ge=0, le=100)
     """Weight of the loss against needless switches between neighbouring segments; 0: off."""
     semantic_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight of the loss between segments and the attributes that their clip's text mentions; 0:
@@ -56,8 +56,6 @@ class SemanticTokensConfig(Config):
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of encoder, decoder and projections; the codebook follows running
     means."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the initial weights, the first codes, the order of clips and the restarts."""
 
     @field_validator("context")
     @classmethod

@@ -2,7 +2,7 @@
 
     segments [T, S, H] -> encoder -> nearest code -> codes (T numbers)
                                                   -> names (texts)  or  embeddings [K, H]
-                                  -> decoder -> soft [T, H]  (not quantised)
+                       -> soft [T, H]  (not quantised)
 
 Two files, ``tokenizer.json`` and ``tokenizer.safetensors``, in a folder that is whole or absent.
 Codes are computed in float64, clip by clip: the order of a sum, which the number of threads
@@ -103,17 +103,14 @@ class SemanticTokenizer:
         of another size."""
         return tuple(self._network.codebook.nearest(self._vectors(segments)).tolist())
 
-    @torch.no_grad()
     def soft(self, segments: Tensor) -> Tensor:
         """Unquantised counterpart of a clip's embeddings: ``[T, S, H] -> [T, H]``, float32.
 
-        The same path as through the codebook, without it: what the decoder makes of each segment's
-        own vector, averaged over places.
+        An embedding is the mean, over all segments with its code, of what this is of one: the mean
+        of a segment's features over its places. Between the two lies nothing but the codebook.
         """
-        standardised = self._network.decoder(self._vectors(segments))
-        features: Tensor = self._network.encoder.restore(standardised)
-        places, width = self.description.places, self.description.width
-        return features.view(-1, places, width).mean(1).float()
+        check_segments(segments, self.description.places, self.description.width)
+        return segments.detach().cpu().float().mean(1)
 
     def _vectors(self, segments: Tensor) -> Tensor:
         check_segments(segments, self.description.places, self.description.width)

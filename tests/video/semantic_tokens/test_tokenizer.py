@@ -52,11 +52,12 @@ def test_the_version_is_of_the_content():
     assert all(len(version) == 12 and int(version, 16) >= 0 for version in versions)
 
 
-def test_unquantised_embeddings_are_one_per_segment_of_the_language_models_width():
-    soft = tokenizer().soft(segments(7))
-    assert soft.shape == (7, WIDTH)
+def test_unquantised_embeddings_are_each_segments_own_mean_over_places():
+    soft = tokenizer().soft(segments(7).bfloat16())
     assert soft.dtype is torch.float32
-    assert len(soft.unique(dim=0)) == 7
+    assert torch.equal(soft, segments(7).bfloat16().float().mean(1))
+    with pytest.raises(DataError, match=r"expects at least one of \[4, 6\]"):
+        tokenizer().soft(torch.zeros(2, PLACES, WIDTH + 1))
 
 
 def test_bfloat16_features_are_taken():
