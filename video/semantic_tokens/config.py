@@ -57,6 +57,9 @@ class SemanticTokensConfig(Config):
     """Peak learning rate of encoder, decoder and projections; the codebook follows running
     means."""
 
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights, the first codes, the order of clips and the restarts."""
+
     @field_validator("context")
     @classmethod
     def _odd(cls, context: int) -> int:
