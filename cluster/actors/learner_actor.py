@@ -17,6 +17,7 @@ from learner.worker import LearnerWorker
 from rollout.render import Renderer
 from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
+from video.semantic_tokens.embedding_narrator import narrator_maker
 from video.semantic_tokens.narrated_clips import NarratedClips, Narration
 from wire.types import PolicyVersion, stable_seed
 from wire.weight_digest import DigestRecorder
@@ -77,7 +78,8 @@ class LearnerActor:
         """Train on narratives of a tokenizer from now on."""
         config = self._config
         renderer = Renderer.load(Path(config.model), config.rollout.max_prompt_length)
-        self._clips.use(narration, renderer.plain_ids)
+        narrator_of = narrator_maker(narration, Path(config.model))
+        self._clips.use(narration, renderer.plain_ids, narrator_of)
 
     def open_rendezvous(self) -> tuple[str, int]:
         """Where the other ranks find this one: its node and a port."""

@@ -15,6 +15,7 @@ from rollout.vllm_engine import VllmEngine
 from rollout.worker import RolloutWorker
 from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
+from video.semantic_tokens.embedding_narrator import narrator_maker
 from video.semantic_tokens.narrated_clips import NarratedClips, Narration
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
@@ -86,7 +87,8 @@ class RolloutActor:
         """Show narratives of a tokenizer from now on."""
         assert self._clips is not None, "start() comes first"
         assert self._renderer is not None, "it comes with the clips"
-        self._clips.use(narration, self._renderer.plain_ids)
+        narrator_of = narrator_maker(narration, Path(self._config.model))
+        self._clips.use(narration, self._renderer.plain_ids, narrator_of)
 
     async def cache_counts(self) -> dict[str, int]:
         """Clip cache hits and misses, and clips decoded by each decoder, since the start."""

@@ -12,7 +12,7 @@ from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.rationales import RationalesStage
-from cluster.config.kinds.semantic_tokens import SemanticTokensSettings, SemanticTokensStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensSettings
 from cluster.config.kinds.sft import SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.logging import LoggingConfig
@@ -313,7 +313,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _tokens_fit(self) -> Self:
         learner = self.learner
-        stage = next((s.name for s in self.chain if isinstance(s, SemanticTokensStage)), None)
+        stage = next((s.name for s in self.chain if s.reads_features), None)
         if stage is not None and not (learner.vision_frozen and learner.embedding_cache):
             raise ValueError(
                 f"stages.{stage} learns from features of a tower that stays as it is; set "

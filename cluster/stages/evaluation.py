@@ -23,6 +23,8 @@ from cluster.metrics.learning_guards import one_text_warnings
 from cluster.session import Session
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.measurements.explanations import Explanations
+from cluster.stages.measurements.narrated_events import NarratedEvents
+from cluster.stages.measurements.pooled_features import PooledFeatures
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import FigureLog, RunTraceWriter
 from learner.config import OptimConfig
@@ -45,6 +47,8 @@ async def run_evaluation(session: Session, run: StageRun) -> dict[str, Any]:
     if stage.answer == "label":
         await session.start_training(run.start.model_dir, OptimConfig())
         result = await evaluate_labels(session, stage.name, samples, run.start.step)
+    elif stage.answer == "pooled":
+        result = await evaluate_pooled(session, run, samples)
     elif stage.answer == "explained":
         result = await evaluate_explained(session, run, samples)
     else:
@@ -105,6 +109,20 @@ def inference(count: TokenCount, num_clips: int, seconds: float | None) -> dict[
     return {} if cost is None else {"inference": asdict(cost)}
 
 
+async def evaluate_pooled(
+    session: Session, run: StageRun, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """Measure a linear head on the tower's features of the train clips. Returns a stage's part of
+    done.json."""
+    await session.start_training(run.start.model_dir, OptimConfig())
+    pooled = PooledFeatures(session, session.learner)
+    names = session.config.label_set.names
+    predictions = await pooled.predictions(session.data.of(Split.TRAIN), samples, names)
+    written = await EvaluationWriter.of(session).write(run.name, predictions, run.start.step)
+    failed = sum(one.predicted is None for one in predictions)
+    return {"evaluation": asdict(written.figures), "num_failed": failed}
+
+
 async def evaluate_explained(
     session: Session, run: StageRun, samples: Sequence[Sample]
 ) -> dict[str, Any]:
@@ -120,7 +138,12 @@ async def evaluate_explained(
     seconds = time.monotonic() - begun
     names = session.config.label_set.names
     classes = label_predictions(samples, asked, probabilities_from_logprobs(logprobs), names)
-    explanations = Explanations(samples, (), None)
+    events = await run_in_daemon_thread(NarratedEvents.of, session, stage.name)
+    explanations = (
+        Explanations(samples, events.names, events.told_of)
+        if events
+        else Explanations(samples, (), None)
+    )
     written = await EvaluationWriter.of(session).write(
         stage.name, explanations.of(classes, count.counted(traces.groups)), run.start.step
     )

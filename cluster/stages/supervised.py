@@ -145,14 +145,7 @@ class SupervisedTrainer:
         batches_per_epoch = num_steps // epochs
         state = await self._checkpoints.resume()
         done = began = state.step
-        validation = Validation(
-            self._name,
-            self._validate,
-            self._validator,
-            self._metrics,
-            last_step=num_steps,
-            done=state.validations,
-        )
+        validation = self._validation(num_steps, state)
         guards = LearningGuards(self._name, self._limits, state.learning, num_updates=num_steps)
         batches = _Batches(rows, batch_size, self._seed)
         if done < num_steps:
@@ -186,6 +179,16 @@ class SupervisedTrainer:
         left = await validation.restore_best(done, self._checkpoints, begin)
         self.validated, self.curve = validation.result(done, left), _curve(validation)
         return done
+
+    def _validation(self, last_step: int, state: LoopState) -> Validation:
+        return Validation(
+            self._name,
+            self._validate,
+            self._validator,
+            self._metrics,
+            last_step=last_step,
+            done=state.validations,
+        )
 
     async def _preflight(self, rows: Sequence[Row], batch_size: int) -> None:
         longest = longest_of(rows)

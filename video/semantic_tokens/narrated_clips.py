@@ -165,15 +165,20 @@ class NarratedClips(ClipStore):
             return super().load(clip_key, address, fingerprint)
         return self._checked(self._narrated(source), clip_key, address, fingerprint)
 
-    def _narrated(self, source: Address) -> ProcessedClip:
-        assert source.tokens is not None, "asked for narratives alone"
+    def narrative(self, address: str | Path) -> Runs:
+        """The narrative at an address, under its view. Raises ClipError."""
+        source = Address.parse(address)
         tokens, video_key = self._tokens_of(source), self._video_key(source)
         try:
             codes = tokens.codes.codes(video_key)
         except DataError as error:
             raise ClipError(f"cannot narrate {source.path}: {error}") from error
-        narrative = _viewed(source.view, runs(codes), tokens.codes.num_codes, video_key)
-        shown = tokens.narrator.show(narrative, video_key)
+        return _viewed(source.view, runs(codes), tokens.codes.num_codes, video_key)
+
+    def _narrated(self, source: Address) -> ProcessedClip:
+        assert source.tokens is not None, "asked for narratives alone"
+        tokens, video_key = self._tokens_of(source), self._video_key(source)
+        shown = tokens.narrator.show(self.narrative(str(source)), video_key)
         pixels = np.zeros((0, 1), np.float32)
         seen = pixels if shown.embeddings is None else shown.embeddings
         return ProcessedClip(

@@ -13,11 +13,12 @@ from video.address import View
 from wire.errors import UserError
 from wire.types import Sample
 
-Answer = Literal["trace", "label", "explained"]
+Answer = Literal["trace", "label", "explained", "pooled"]
 _ASKED: dict[Answer, str] = {
     "trace": "the answer it writes",
     "label": "the label asked directly",
     "explained": "the label asked directly, and an explanation",
+    "pooled": "a linear head on the vision tower's mean features",
 }
 
 
@@ -30,7 +31,9 @@ class EvaluateStage(Stage, EvaluateConfig, ClipInputConfig):
     answer: Answer = "trace"
     """``trace``: the answer at the end of a written trace; ``label``: the label asked directly,
     scored over all labels, without a trace; ``explained``: the label so asked, and beside it a
-    written trace, checked for agreement with the label and with the clip's narrative."""
+    written trace, checked for agreement with the label and with the clip's narrative; ``pooled``:
+    no language model, a linear head on the frozen tower's features, averaged over a clip and fitted
+    to the train clips (a baseline)."""
     view: View | None = None
     """What is shown instead of the clips; not set: the clips. ``dropped`` and ``random`` are of
     narratives alone (``input = "tokens"``)."""
@@ -44,15 +47,28 @@ class EvaluateStage(Stage, EvaluateConfig, ClipInputConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pooled_are_features(self) -> Self:
+        if self.answer == "pooled" and self.input != "video":
+            raise ValueError(
+                'answer = "pooled" reads features of videos; leave input = "tokens" out'
+            )
+        return self
+
     @property
     def loads_engines(self) -> bool:
         """Labels are scored by the learner, texts are written by the engines."""
-        return self.answer != "label"
+        return self.answer in ("trace", "explained")
 
     @property
     def asks_labels(self) -> bool:
         """Instead of a trace, or beside it."""
-        return self.answer != "trace"
+        return self.answer in ("label", "explained")
+
+    @property
+    def reads_features(self) -> bool:
+        """A linear head on features does."""
+        return self.answer == "pooled"
 
     def describe(self) -> str:
         """Its settings in words."""

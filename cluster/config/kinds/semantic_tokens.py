@@ -61,6 +61,11 @@ class SemanticTokensStage(Stage, SemanticTokensSettings):
         """The learner's vision tower sees the clips."""
         return False
 
+    @property
+    def reads_features(self) -> bool:
+        """Codes are made of them."""
+        return True
+
     def describe(self) -> str:
         """Its settings in words."""
         if self.tokenizer is not None:

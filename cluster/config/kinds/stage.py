@@ -73,6 +73,11 @@ class Stage(Config):
         return False
 
     @property
+    def reads_features(self) -> bool:
+        """Whether it reads the features of a vision tower, which then has to stay as it is."""
+        return False
+
+    @property
     def kept_checkpoints(self) -> int:
         """Checkpoints that it keeps at once."""
         return 0

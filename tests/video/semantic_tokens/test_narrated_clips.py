@@ -13,7 +13,7 @@ from video.cache import ClipStore
 from video.config import VideoConfig
 from video.semantic_tokens.codes_file import write_codes
 from video.semantic_tokens.narrated_clips import NarratedClips, Narration, Shown
-from video.semantic_tokens.narrative import Runs
+from video.semantic_tokens.narrative import Run, Runs
 from wire.errors import ClipError, DataError, ParityError
 
 CONFIG = VideoConfig(max_frames=8)
@@ -69,6 +69,11 @@ def test_a_clip_is_shown_as_the_text_of_its_codes_and_is_not_decoded(
     assert narrative.semantic_tokenizer == tokenizer().version
     assert narrative.embeddings is None
     assert (clips.hits, clips.misses, clips.decoded.total()) == (0, 0, 0)
+
+
+def test_the_narrative_itself_is_given_under_its_view(clips: NarratedClips, address: str) -> None:
+    assert clips.narrative(address) == (Run(3, 3), Run(7, 1), Run(1, 1))
+    assert clips.narrative(with_view(address, View.REVERSED))[0] == Run(1, 1)
 
 
 def test_the_same_clip_elsewhere_is_the_same_narrative(

@@ -113,6 +113,7 @@ async def test_the_class_is_scored_and_the_explanation_written(tmp_path: Path):
     config = make_config(stages=stages)
     run_dir = RunDir.open(tmp_path / "run", config, resume=False, overwrite=False)
     attempt = await run_chain(run_dir, config, write=right)
+    run_dir.close()
     done = result(run_dir, "told")
     predictions = read_predictions(run_dir.predictions("told"))
     assert len(predictions) == 4
