@@ -139,11 +139,13 @@ def _rationale_texts(session: Session, stage: SftStage) -> dict[str, list[str]]:
     if stage.rationales == MANIFEST:
         taught = stage.taught(session.data.samples)
         return {sample.id: [trace_target(sample)] for sample in taught}
-    source = session.config.chain[str(stage.rationales)]
+    source, labels = session.config.chain[str(stage.rationales)], session.config.label_set
     assert isinstance(source, RationalesStage), "the chain refuses another"
     texts: dict[str, list[str]] = {}
     for one in read_rationales(session.run_dir.path, source.name):
         if one.kept:
-            trace = trace_of(one.text, one.label, source.closing) if stage.as_trace else one.text
-            texts.setdefault(one.id, []).append(trace)
+            text = one.text
+            if stage.as_trace:
+                text = trace_of(text, one.label, labels, source.closing)
+            texts.setdefault(one.id, []).append(text)
     return {clip: some[: stage.num_rationales] for clip, some in texts.items()}

@@ -14,7 +14,9 @@ from calibrate.predictions import read_predictions
 from cluster.cli import main
 from cluster.config.recipe import read_recipe
 from cluster.demo.clips import make_demo_data
+from cluster.demo.events import events_in
 from cluster.demo.make_model import make_demo_model
+from cluster.stages.rationale_file import read_rationales
 from tests.end_to_end.runs import ROOT, TINY, metrics, run, summary
 from wire.archive.archive import read_groups
 from wire.types import Purpose
@@ -40,12 +42,18 @@ SIZES = {
     "grpo-without-coldstart": ("stages.grpo.num_steps=1",),
     "rejection-then-grpo": ("stages.rft.num_groups=4", "stages.grpo.num_steps=1"),
     "two-grpo": ("stages.grpo.num_steps=1", "stages.grpo_cal.num_steps=3"),
+    "demo-rbft": (
+        *("stages.labels.epochs=2", "stages.stage1.epochs=1", "stages.rbft.epochs=1"),
+        "stages.stage1.optim={learning_rate=1e-3, merger_learning_rate=1e-2}",
+        "learner.freeze_merger=false",
+    ),
 }
 NUM_UPDATES = {
     "label-only": {"labels": 2},
     "grpo-without-coldstart": {"grpo": 1},
     "rejection-then-grpo": {"coldstart": 4, "grpo": 1},
     "two-grpo": {"coldstart": 4, "grpo": 1, "grpo_cal": 3},
+    "demo-rbft": {"labels": 8, "stage1": 4, "rbft": 4},
 }
 """Lines of metrics.jsonl: a step of GRPO has one."""
 
@@ -77,9 +85,11 @@ def check_finished(folder: Path, name: str, out: Path, capsys: pytest.CaptureFix
     chain = read_recipe(folder / f"{name}.toml", list(SIZES[name])).chain
     rows = {row["name"]: row for row in summary(out)["stages"]}
     assert tuple(rows) == chain.names
-    for row in rows.values():
-        assert (row["num_samples"], row["num_failed"]) == (NUM_TEST, 0)
+    assert all(row["num_failed"] == 0 for row in rows.values())
     for stage in chain:
+        if stage.kind == "rationales":
+            continue
+        assert rows[stage.name]["num_samples"] == NUM_TEST
         assert len(read_predictions(out / f"predictions/{stage.name}.parquet")) == NUM_TEST
         model = out / "stages" / stage.name / "model/model.safetensors"
         assert model.exists() == (stage.leaves_policy or stage.kind == "calibrate")
@@ -128,10 +138,39 @@ def test_a_recipe_with_a_chain_of_its_own_runs(
     assert trained == {stage: expected[stage] for stage in trained}
     if name == OWN_WORDS:
         check_own_words(folder, out)
+    if name == "demo-rbft":
+        check_rationales(out)
     if name == "label-only":
         assert not list(read_groups(out / "archive")), "it writes no trace"
         blank = read_predictions(out / "predictions/labels_blank.parquet")
         assert len({prediction.probabilities for prediction in blank}) == 1, "all look the same"
+
+
+def check_rationales(out: Path) -> None:
+    """The base wrote of every train clip; stage II goes on from stage I, each part at its rate; and
+    the answer costs what label-only SFT's costs."""
+    written = read_rationales(out, "rationales")
+    assert len(written) == NUM_TRAIN
+    assert all(one.kept for one in written)
+    assert all(events_in(one.text) for one in written), "what the demo's base model can say"
+    groups = list(read_groups(out / "archive"))
+    assert {group.purpose for group in groups} == {Purpose.RATIONALE}
+    assert {group.policy_version.step for group in groups} == {0}
+    done = {
+        name: json.loads((out / f"stages/{name}/done.json").read_text())
+        for name in ("labels", "stage1", "rbft")
+    }
+    assert done["rbft"]["started_from"]["weights_sha256"] == done["stage1"]["weights_sha256"]
+    assert done["labels"]["started_from"] == done["stage1"]["started_from"]
+    assert done["labels"]["cost"]["num_updates"] == sum(
+        done[name]["cost"]["num_updates"] for name in ("stage1", "rbft")
+    )
+    costs = [{**done[name]["inference"], "seconds": None} for name in ("labels", "rbft")]
+    assert costs[0] == costs[1]
+    assert costs[0]["generated_tokens"] == 0
+    for row in metrics(out, "stage1"):
+        assert row["learning_rate/merger"] == pytest.approx(10 * row["learning_rate"])
+    assert all(row["learning_rate/merger"] == row["learning_rate"] for row in metrics(out, "rbft"))
 
 
 def check_own_words(folder: Path, out: Path) -> None:

@@ -17,15 +17,16 @@ LABELS = LabelSet(labels=(Label(name="normal"), Label(name="abnormal")))
         "<think>A dog barks.</think><answer>normal</answer>",
         "A dog barks. <answer>normal</answer>",
         "A dog barks.</think>",
+        "A dog <answer>barks.",
     ],
 )
 def test_a_rationale_becomes_the_reasoning_of_a_trace_with_the_clips_label(rationale: str):
-    trace = trace_of(rationale, "abnormal", "Classification")
+    trace = trace_of(rationale, "abnormal", LABELS, "Classification")
     assert trace == "<think>A dog barks.</think><answer>abnormal</answer>"
     assert (LABELS.answer_in(trace), reasoning_in(trace)) == ("abnormal", "A dog barks.")
 
 
 def test_only_the_last_line_that_names_a_label_goes():
     text = "Classification: hard.\nA dog barks.\nVerdict: normal"
-    trace = trace_of(text, "normal", "Verdict")
+    trace = trace_of(text, "normal", LABELS, "Verdict")
     assert reasoning_in(trace) == "Classification: hard.\nA dog barks."
