@@ -7,16 +7,18 @@ The base head's logits are computed once. A target's methods see its train clips
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.splitting.alignment import Aligner, fit_alignment
+from calibrate.splitting.benchmark import Clips as ClipNames
 from calibrate.splitting.benchmark import Side, Target
 from calibrate.splitting.benchmark_config import SplitBenchmarkConfig, SplitMethod
 from calibrate.splitting.benchmark_report import BenchmarkReport, MethodResult
-from calibrate.splitting.benchmark_weights import BenchmarkWeights
+from calibrate.splitting.benchmark_weights import BenchmarkWeights, ClipFeatures
 from calibrate.splitting.dictionary import Dictionary, Grouping, SubClass, build_dictionary
 from calibrate.splitting.edit import SplitHead, linear_logits, softmax, split_head
 from calibrate.splitting.label_texts import LabelTexts
@@ -43,8 +45,9 @@ def run_benchmark(
     without a phrase."""
     check_weights(side, weights)
     check_texts(side, texts)
-    methods, left_out = chosen_methods(weights, config)
-    bench = _Benchmark(side, weights, texts, _Remembering(encoder, side, texts), config)
+    remembering = _Remembering(encoder, side, texts)
+    methods, left_out = chosen_methods(weights, config, remembering.width)
+    bench = _Benchmark(side, weights, texts, remembering, config)
     scores: dict[SplitMethod, dict[int, list[SplitScore]]] = {method: {} for method in methods}
     for target in side.targets:
         of_target = bench.target(target)
@@ -99,19 +102,26 @@ def check_texts(side: Side, texts: LabelTexts) -> None:
 
 
 def chosen_methods(
-    weights: BenchmarkWeights, config: SplitBenchmarkConfig
+    weights: BenchmarkWeights, config: SplitBenchmarkConfig, text_width: int | None = None
 ) -> tuple[list[SplitMethod], dict[str, str]]:
-    """Methods to run, and those that are left out with the reason. Raises ConfigError if one that
-    was asked for cannot run."""
+    """Methods to run, and those that are left out with the reason. ``text_width``: of the text
+    encoder's vectors, if it is known yet. Raises ConfigError if one that was asked for cannot
+    run."""
     left_out = {}
+    vlm_width = text_width if weights.vlm is None else weights.vlm.values.shape[2]
     for method in config.methods or SplitMethod:
         if method.needs_train_clips and weights.train is None:
             left_out[method] = "the weights file has no train_features"
         elif method is SplitMethod.VLM and weights.vlm is None:
             left_out[method] = "the weights file has no vlm_features"
+        elif method is SplitMethod.VLM and text_width not in (None, vlm_width):
+            left_out[method] = (
+                f"vlm_features have width {vlm_width}, the text encoder {text_width}: they are not "
+                "of one model"
+            )
     if config.methods and left_out:
         method, reason = next(iter(left_out.items()))
-        raise ConfigError(f"method {method.value!r}: {reason}; write them, or leave it out")
+        raise ConfigError(f"method {method.value!r}: {reason}; mend that, or leave it out")
     methods = [method for method in config.methods or SplitMethod if method not in left_out]
     return methods, {method.value: reason for method, reason in left_out.items()}
 
@@ -127,13 +137,14 @@ class _Benchmark:
         encoder: TextEncoder,
         config: SplitBenchmarkConfig,
     ) -> None:
-        self.side, self.weights, self.texts = side, weights, texts
+        self.side, self.texts = side, texts
         self.encoder, self.config = encoder, config
         self.weight = weights.weight.astype(np.float32)
         self.bias = weights.bias.astype(np.float32)
         self.val = weights.val.rows(side.val.names)
         self.num_crops = self.val.shape[1]
-        self.train = self._train_rows()
+        self.train = _rows(weights.train, side.train, [t.train for t in side.targets])
+        self.vlm = _rows(weights.vlm, side.val, [t.equivalent for t in side.targets])
         self.dictionary: Dictionary = build_dictionary(
             self.weight, side.labels, Grouping(groups=side.kept), texts.modifiers
         )
@@ -174,15 +185,6 @@ class _Benchmark:
             truth=truth,
             logits=self.base_logits[places].reshape(-1, len(self.bias)),
         )
-
-    def _train_rows(self) -> "tuple[dict[int, int], Floats] | None":
-        """Features of the targets' train clips [M, C, D], and the row of each place."""
-        if self.weights.train is None:
-            return None
-        places = np.unique(np.concatenate([target.train for target in self.side.targets]))
-        names = [self.side.train.names[place] for place in places]
-        rows = self.weights.train.rows(names)
-        return {int(place): row for row, place in enumerate(places)}, rows
 
 
 class _TargetRun:
@@ -254,8 +256,7 @@ class _TargetRun:
     def _train_clips(self, chosen: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
         """Features and sub-classes of train clips, a row per crop."""
         assert self._bench.train is not None, "checked by chosen_methods"
-        row_of, rows = self._bench.train
-        values = rows[[row_of[int(place)] for place in self._target.train[chosen]]]
+        values = self._bench.train.at(self._target.train[chosen])
         truth = np.repeat(self._target.train_labels[chosen], values.shape[1])
         return values.reshape(-1, values.shape[2]), truth
 
@@ -272,10 +273,33 @@ class _TargetRun:
 
     def _score_vlm(self) -> SplitScore:
         bench = self._bench
-        assert bench.weights.vlm is not None, "checked by chosen_methods"
-        names = [bench.side.val.names[place] for place in self._target.equivalent]
-        clips = bench.weights.vlm.rows(names)[:, 0]
+        assert bench.vlm is not None, "checked by chosen_methods"
+        clips = bench.vlm.at(self._target.equivalent)[:, 0]
         return score_baseline(self._evaluation, clips, bench.encoder.encode(self._target.fine))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Features of some clips of a file, found by their places in it."""
+
+    places: NDArray[np.int64]
+    """[M], ascending."""
+    values: Floats
+    """[M, C, D]"""
+
+    def at(self, places: NDArray[np.int64]) -> Floats:
+        values: Floats = self.values[np.searchsorted(self.places, places)]
+        return values
+
+
+def _rows(
+    features: ClipFeatures | None, clips: ClipNames, used: Sequence[NDArray[np.int64]]
+) -> _Rows | None:
+    """Features of the clips at the places that are used; None where there are no features."""
+    if features is None:
+        return None
+    places = np.unique(np.concatenate(used))
+    return _Rows(places, features.rows([clips.names[place] for place in places]))
 
 
 class _Remembering:
@@ -285,7 +309,9 @@ class _Remembering:
         self.name = encoder.name
         labels = [label for group in side.groups.values() for label in group]
         every = list(dict.fromkeys((*side.groups, *labels, *texts.modifiers.values())))
-        self._vectors = dict(zip(every, encoder.encode(every), strict=True))
+        vectors = encoder.encode(every)
+        self.width = vectors.shape[1]
+        self._vectors = dict(zip(every, vectors, strict=True))
 
     def encode(self, texts: Sequence[str]) -> Floats:
         return np.stack([self._vectors[text] for text in texts])

@@ -87,6 +87,15 @@ def test_vlm_baseline_chooses_the_nearest_sub_class_and_keeps_every_other_answer
     assert (result.summary.generality, result.summary.locality) == (1.0, 1.0)
 
 
+def test_vlm_embeddings_of_another_model_than_the_texts_are_refused(side: Side, texts: LabelTexts):
+    weights = weights_of(side)
+    vlm = ClipFeatures(names=weights.val.names, values=weights.val.values[:, :1])
+    weights = replace(weights, vlm=vlm)
+    with pytest.raises(ConfigError, match="vlm_features have width 48, the text encoder 64"):
+        report_of(side, texts, "vlm", weights=weights)
+    assert "not of one model" in report_of(side, texts, weights=weights).left_out["vlm"]
+
+
 def test_crops_of_a_clip_are_averaged(side: Side, texts: LabelTexts):
     weights = weights_of(side)
     spoiled = weights.val.values.copy()
