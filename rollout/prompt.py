@@ -17,6 +17,7 @@ from rollout.prompt_template import Template, value_text
 from rollout.prompts_config import (
     DEFAULT_TEXTS,
     DEFAULT_VERSION,
+    OF_EVERY_RUN,
     SIDE_FIELDS,
     TEXT_NAMES,
     TRACE_FIELDS,
@@ -119,10 +120,13 @@ class Prompts:
         return self._turns("verdict", dict.fromkeys(fields, ""))
 
     def version(self, kind: PromptKind) -> str:
-        """Version of the wording of a kind of prompt: the same text has the same version."""
+        """Version of the wording of a kind of prompt: the same text has the same version. Those of
+        rationales and captions name their kind, as they stand among those of traces."""
         if isinstance(kind, RationalePrompt):
             hint = f"+hint-{self.versions['hint']}" if kind.hint else ""
-            return self.versions["rationale"] + hint
+            return f"rationale-{self.versions['rationale']}{hint}"
+        if kind == "caption":
+            return f"caption-{self.versions['caption']}"
         return self.versions["verdict" if isinstance(kind, VerdictPrompt) else kind]
 
     @cached_property
@@ -154,8 +158,10 @@ class Prompts:
 
     @property
     def shows_side_text(self) -> bool:
-        """Whether any prompt shows a sample's ``text``."""
-        shown = (field for template in self.templates.values() for field in template.fields)
+        """Whether any prompt shows a sample's ``text``; of those that few chains have, the recipe's
+        own."""
+        names = {*OF_EVERY_RUN, *self.user_texts}
+        shown = (field for name in names for field in self.templates[name].fields)
         return self.use_side_text and not set(SIDE_FIELDS).isdisjoint(shown)
 
     def _version(self, name: TextName) -> str:

@@ -58,6 +58,8 @@ TASK_FIELDS = ("labels", "definitions", *SIDE_FIELDS)
 TRACE_FIELDS = ("reasoning", "conclusion")
 """Fields of the verdict's text: parts of the trace that is reviewed."""
 
+OF_EVERY_RUN: tuple[TextName, ...] = ("system", "trace", "verdict", "label")
+"""Texts that stages of any chain may ask with; the others are of stages that few chains have."""
 ONLY_IN: dict[str, TextName] = {"hint": "rationale", "label": "hint"}
 """Fields that one text alone has."""
 UNASKED: tuple[TextName, ...] = ("system", "hint")

@@ -13,7 +13,8 @@ MEANINGS = {
     "attempt": "attempt of the policy version that the group was asked of; a resume raises it",
     "step": "step of that version: updates of the policy",
     "purpose": "why it was written: train (for an update of GRPO), calibration, evaluation (one "
-    "near-greedy trace), validation (the same while a stage trains)",
+    "near-greedy trace), validation (the same while a stage trains), "
+    "rationale (a rationale or a caption, which no reward judges)",
     "sample_id": "id of the clip in the manifest",
     "video": "path or URI of the video; the video itself is never in the archive",
     "label": "true label of the clip",
@@ -42,7 +43,7 @@ MEANINGS = {
     "completion_attempt": "attempt of the version that wrote this answer; differs from `attempt` "
     "if weights were changed meanwhile",
     "completion_step": "step of that version",
-    "reward": "total reward; null where scoring failed: masked, not zero",
+    "reward": "total reward; null where scoring failed, or no reward judges: masked, not zero",
     "reward_parts": "value of each term of the reward that applied, before weighting; a map in "
     "SQL, JSON and filters",
     "failure_kind": "kind of the scoring's failure: decode, disk, prompt, generation, reward, "

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from cluster.config.recipe import RunConfig
 from rollout.control_tokens import ControlTokens
 from rollout.message import TAGS, Foreign
+from rollout.prompt import PromptKind, RationalePrompt, VerdictPrompt
 from wire.finding import Area, Finding, warning
 from wire.types import Sample
 
@@ -45,7 +46,11 @@ def _sample_text(config: RunConfig, sample: Sample) -> str:
     prompts = config.prompt_set
     if not (prompts.columns or prompts.shows_side_text):
         return ""
-    asked = *prompts.trace(sample), *prompts.label(sample), *prompts.verdict(sample, "")
+    kinds: tuple[PromptKind, ...] = (
+        *("trace", "label", VerdictPrompt("")),
+        *(RationalePrompt(hint=True), "caption"),
+    )
+    asked = [message for kind in kinds for message in prompts.ask(kind, sample)]
     parts = [part for message in asked for part in message.parts]
     own = (part for part in parts if isinstance(part, Foreign) and part.of == "sample")
     return "\n".join(dict.fromkeys(own))

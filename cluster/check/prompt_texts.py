@@ -6,11 +6,21 @@ from collections.abc import Iterator, Sequence
 
 from rollout.prompt import Prompts
 from rollout.prompt_columns import column_faults
-from rollout.prompts_config import SIDE_FIELDS, TASK_FIELDS, TRACE_FIELDS, TextName
+from rollout.prompts_config import (
+    OF_EVERY_RUN,
+    ONLY_IN,
+    SIDE_FIELDS,
+    TASK_FIELDS,
+    TRACE_FIELDS,
+    UNASKED,
+    TextName,
+)
 from wire.finding import Area, Finding, from_error, ok, warning
 from wire.types import Sample
 
 _TAGS = ("<think>", "<answer>")
+_NO_LABELS = (*UNASKED, "caption", "rationale")
+"""Texts that need not list the labels; that of rationales depends on its stage (rationales.py)."""
 _DOUBLED = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -22,7 +32,7 @@ def text_findings(prompts: Prompts, samples: Sequence[Sample]) -> list[Finding]:
     findings = [from_error(Area.PROMPTS, fault) for fault in column_faults(prompts, samples)]
     findings += [
         *_without_tags(prompts, names),
-        *(f for name in names if name != "system" for f in _without_labels(prompts, name)),
+        *(f for name in names if name not in _NO_LABELS for f in _without_labels(prompts, name)),
         *_without_definitions(prompts),
         *_without_trace(prompts, names),
         *_without_side_text(prompts, names, samples),
@@ -60,7 +70,8 @@ def _without_labels(prompts: Prompts, name: TextName) -> Iterator[Finding]:
 
 def _without_definitions(prompts: Prompts) -> Iterator[Finding]:
     defined = [label.name for label in prompts.labels.labels if label.definition]
-    shown = {field for template in prompts.templates.values() for field in template.fields}
+    templates = (prompts.templates[name] for name in OF_EVERY_RUN)
+    shown = {field for template in templates for field in template.fields}
     if defined and "definitions" not in shown:
         what = f"{len(defined)} labels have a definition, and no prompt shows it"
         yield warning(Area.PROMPTS, what, "put {definitions} into the texts", defined)
@@ -82,13 +93,15 @@ def _without_side_text(
         return
     system = prompts.templates["system"].fields
     for name in names:
-        if name != "system" and {*prompts.templates[name].fields, *system}.isdisjoint(SIDE_FIELDS):
+        if name not in UNASKED and {*prompts.templates[name].fields, *system}.isdisjoint(
+            SIDE_FIELDS
+        ):
             what = f"data.use_side_text = true, and prompts.{name} has no place for the text"
             yield warning(Area.PROMPTS, what, "put {text} into it, if it is to be shown there")
 
 
 def _doubled_fields(prompts: Prompts, names: Sequence[TextName]) -> Iterator[Finding]:
-    known = {*TASK_FIELDS, *TRACE_FIELDS}
+    known = {*TASK_FIELDS, *TRACE_FIELDS, *ONLY_IN}
     for name in names:
         doubled = set(_DOUBLED.findall(getattr(prompts.texts, name))) & known
         for field in sorted(doubled):

@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from cluster.check import leaks, machine, overlap, prompt_texts, prompts, remembered, rows
+from cluster.check import (
+    leaks,
+    machine,
+    overlap,
+    prompt_texts,
+    prompts,
+    rationales,
+    remembered,
+    rows,
+)
 from cluster.check.clips import ClipScans, clip_findings, remember_opened, scan_clips
 from cluster.check.control_tokens import control_token_findings
 from cluster.check.reward import reward_findings
@@ -154,6 +163,7 @@ class _Check:
             *overlap.content_findings(samples, self.scans),
             *leaks.leak_findings(config.prompt_set, samples),
             *prompt_texts.text_findings(config.prompt_set, samples),
+            *rationales.rationale_findings(config, self.stages),
             *leaks.hint_findings(with_trace),
             *leaks.source_findings(config, samples),
         ]
@@ -220,7 +230,11 @@ class _Check:
                 check_first_prompt(config, samples, renderer)
         findings += prompts.prompt_findings(config, samples, self.scans, lengths, refusals)
         contents = overlap.by_content(samples, self.scans)
-        return sum(lengths.video_tokens(clip) or 0 for clip in contents.values())
+        video_tokens = [lengths.video_tokens(clip) or 0 for clip in contents.values()]
+        findings += rationales.length_findings(
+            *(config, self.stages, samples, renderer.num_text_tokens, max(video_tokens, default=0))
+        )
+        return sum(video_tokens)
 
     def _reward(self) -> None:
         samples = [] if self._lacks_columns else self.samples

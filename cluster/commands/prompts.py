@@ -11,19 +11,22 @@ from wire.printable import printable
 if TYPE_CHECKING:
     from cluster.inputs.shown_prompt import PromptTokens, ShownPrompt
 
-_KINDS = ("trace", "verdict", "label")
+_KINDS = ("trace", "verdict", "label", "rationale", "caption")
+
+_NO_TRACE = "no teacher's trace"
+_WRITTEN = ("rationale", "caption")
 
 
 def _prompts(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from cluster.config.recipe import read_recipe
-    from cluster.inputs.shown_prompt import KINDS, choose_sample, shown_prompts
+    from cluster.inputs.shown_prompt import choose_sample, kinds_asked, shown_prompts
     from wire.strict_json import to_json
 
     config = read_recipe(options.recipe, options.set)
     sample = choose_sample(config, options.sample)
-    kinds = [options.kind] if options.kind else KINDS
+    kinds = [options.kind] if options.kind else kinds_asked(config)
     shown = shown_prompts(config, sample, kinds, with_tokens=options.tokens)
     if options.json:
         turns = [[{**asdict(turn), "text": turn.text} for turn in one.turns] for one in shown]
@@ -48,7 +51,8 @@ def _lines(prompt: "ShownPrompt") -> Iterator[str]:
             yield f"[clip {prompt.video}]"
         yield turn.text
     if prompt.target is None:
-        yield "--- assistant: no teacher's trace"
+        own = prompt.kind in _WRITTEN
+        yield f"--- assistant: {'what the policy writes' if own else _NO_TRACE}"
     else:
         yield "--- assistant, as training teaches it"
         yield prompt.target
@@ -79,7 +83,9 @@ def add(commands: Any) -> None:
         metavar="ID",
         help="default: the first with a teacher's trace, or else the first",
     )
-    prompts.add_argument("--kind", choices=_KINDS, help="default: all")
+    prompts.add_argument(
+        "--kind", choices=_KINDS, help="default: those that the recipe's stages ask with"
+    )
     prompts.add_argument(
         "--tokens", action="store_true", help="count tokens, too: loads the model's tokenizer"
     )

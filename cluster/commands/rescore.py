@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--purpose",
-        choices=[purpose.value for purpose in Purpose],
+        choices=[purpose.value for purpose in Purpose if purpose is not Purpose.RATIONALE],
         help="only these groups; default: all",
     )
     command.add_argument(

@@ -34,7 +34,7 @@ from learner.config import (
 from reward.config import RewardConfig
 from rollout.config import RolloutConfig
 from rollout.prompt import Prompts
-from rollout.prompts_config import SIDE_FIELDS, TEXT_NAMES, PromptsConfig
+from rollout.prompts_config import ONLY_IN, SIDE_FIELDS, TEXT_NAMES, PromptsConfig
 from video.config import VideoConfig
 from wire.config import Config, load_recipe
 from wire.errors import ConfigError
@@ -300,7 +300,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _rationales_fit(self) -> Self:
-        longest = self.rollout.max_response_length
+        longest, texts = self.rollout.max_response_length, self.prompt_set.templates
         for stage in self.chain:
             if isinstance(stage, RationalesStage) and (stage.max_length or 0) > longest:
                 raise ValueError(
@@ -308,6 +308,14 @@ class RunConfig(Config):
                     f"write, rollout.max_response_length={longest}; lower the first or raise the "
                     "second"
                 )
+            if not isinstance(stage, RationalesStage) or not stage.names_label:
+                continue
+            for field, name in ONLY_IN.items():
+                if field not in texts[name].fields:
+                    raise ValueError(
+                        f"stages.{stage.name}.hint=true names the label in its prompt, but "
+                        f"prompts.{name} has no {{{field}}}; put it there, or set hint=false"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.kinds.calibrate import CalibrateStage
+from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
 from cluster.inputs.model_folder import with_local_model
@@ -111,7 +112,12 @@ def check_first_prompt(config: RunConfig, samples: Sequence[Sample], renderer: R
         return
     folder = cache_folder(config.video)
     clips = ClipStore(folder, ClipProcessor(config.model), config.video)
-    asked = [(config.prompt_set.trace(sample), sample.id) for sample in samples]
+    writing = [stage.ask for stage in config.chain if isinstance(stage, RationalesStage)]
+    asked = [
+        (config.prompt_set.ask(kind, sample), sample.id)
+        for kind in dict.fromkeys(("trace", *writing))
+        for sample in samples
+    ]
     messages, longest = max(asked, key=lambda pair: sum(len(turn.text) for turn in pair[0]))
     for sample in samples[:_TRIED]:
         try:

@@ -7,19 +7,19 @@ model's tokenizer and processor -> PromptTokens
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.recipe import RunConfig
 from cluster.inputs.samples import read_samples
 from rollout.message import Message
-from rollout.prompt import PromptKind, VerdictPrompt
+from rollout.prompt import PromptKind, RationalePrompt, VerdictPrompt
 from rollout.prompt_columns import check_columns
 from wire.errors import ClipError, ConfigError, DataError
 from wire.nearest import nearest
 from wire.types import Sample
 
-KindName = Literal["trace", "verdict", "label"]
-KINDS: tuple[KindName, ...] = get_args(KindName)
+KindName = Literal["trace", "verdict", "label", "rationale", "caption"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class ShownPrompt:
     video: str
     turns: tuple[Message, ...]
     target: str | None
-    """What training teaches the assistant to write; None: the sample has no teacher's trace."""
+    """What training teaches the assistant to write; None: the manifest does not say."""
     reviewed: str
     """Whose trace a verdict's prompt shows; empty for other kinds."""
     tokens: PromptTokens | None
@@ -83,7 +83,7 @@ def shown_prompts(
     prompts = config.prompt_set
     shown = []
     for name in kinds:
-        ask: PromptKind = name if name != "verdict" else VerdictPrompt(_trace(config, sample))
+        ask = _asks(config, name, sample)
         reviewed = "the teacher's trace" if sample.trace else "a made-up trace"
         shown.append(
             ShownPrompt(
@@ -94,7 +94,7 @@ def shown_prompts(
                 split=sample.split.value,
                 video=sample.video,
                 turns=tuple(prompts.ask(ask, sample)),
-                target=sample.trace if name == "trace" else sample.label,
+                target=_target(name, sample),
                 reviewed=reviewed if name == "verdict" else "",
                 tokens=None,
             )
@@ -102,10 +102,32 @@ def shown_prompts(
     return _with_tokens(config, sample, shown) if with_tokens else shown
 
 
+def kinds_asked(config: RunConfig) -> tuple[KindName, ...]:
+    """Kinds of prompts that a recipe's stages and arms may ask with."""
+    written = {stage.task for stage in config.chain if isinstance(stage, RationalesStage)}
+    writing: tuple[KindName, ...] = ("rationale", "caption")
+    return ("trace", "verdict", "label", *(name for name in writing if name in written))
+
+
+def _asks(config: RunConfig, name: KindName, sample: Sample) -> PromptKind:
+    """The kind of prompt of a name; of rationales as the first stage asks for them that does."""
+    if name == "verdict":
+        return VerdictPrompt(_trace(config, sample))
+    if name != "rationale":
+        return name
+    stages = (stage for stage in config.chain if isinstance(stage, RationalesStage))
+    return next((s.ask for s in stages if s.task == "rationale"), RationalePrompt(hint=True))
+
+
 def _trace(config: RunConfig, sample: Sample) -> str:
     if sample.trace:
         return sample.trace
     return f"<think>What the policy wrote.</think><answer>{config.label_set.names[0]}</answer>"
+
+
+def _target(name: KindName, sample: Sample) -> str | None:
+    written = {"trace": sample.trace, "verdict": sample.label, "label": sample.label}
+    return written.get(name)
 
 
 def _with_tokens(

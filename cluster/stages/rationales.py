@@ -18,7 +18,6 @@ from cluster.session import Session
 from cluster.stages.rationale_file import rationale_file, write_rationales
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
-from rollout.prompt import PromptKind, RationalePrompt
 from rollout.rationales.judge import FilterCounts, Judge, Written
 from rollout.rationales.rationale import Dropped, Rationale
 from wire.daemon_thread import run_in_daemon_thread
@@ -35,7 +34,7 @@ async def run_rationales(session: Session, run: StageRun) -> dict[str, Any]:
         stage.clips.of(session.data.samples),
         stage.num_rationales,
         stage.temperature,
-        ask=ask_of(stage),
+        ask=stage.ask,
         max_tokens=stage.max_length,
     )
     judge = judge_of(stage, session.config.label_set)
@@ -56,11 +55,6 @@ async def run_rationales(session: Session, run: StageRun) -> dict[str, Any]:
         },
         **({"num_taken_up": writer.num_taken_up} if writer.num_taken_up else {}),
     }
-
-
-def ask_of(stage: RationalesStage) -> PromptKind:
-    """The kind of prompt that a stage asks with."""
-    return "caption" if stage.task == "caption" else RationalePrompt(hint=stage.hint)
 
 
 def judge_of(stage: RationalesStage, labels: LabelSet) -> Judge:

@@ -188,6 +188,8 @@ def _numbered(archive: Path, purpose: Purpose | None) -> Iterator[tuple[Key, Tra
     """Groups, each with a key of its own."""
     seen: Counter[tuple[int, int, str]] = Counter()
     for group in read_groups(archive, purpose):
+        if group.purpose is Purpose.RATIONALE:
+            continue  # no reward judges it
         version = group.policy_version
         alike = (version.attempt, version.step, group.group_id)
         yield (*alike, seen[alike]), group
@@ -199,6 +201,7 @@ def _survey(archive: Path, labels: LabelSet, purpose: Purpose | None) -> tuple[f
     that the recipe lacks."""
     table = read_table(archive, ["label", "sample_extra", "trace_index", "purpose"])
     table = table.filter(pc.equal(table["trace_index"], 0))
+    table = table.filter(pc.not_equal(table["purpose"], Purpose.RATIONALE.value))
     if purpose is not None:
         table = table.filter(pc.equal(table["purpose"], purpose.value))
     if not table.num_rows:

@@ -151,11 +151,11 @@ def test_the_version_of_a_rationales_prompt_says_whether_there_is_a_hint_and_whi
         told, untold = (prompts.version(RationalePrompt(hint)) for hint in (True, False))
         return told, untold
 
-    assert versions() == ("1+hint-1", "1")
+    assert versions() == ("rationale-1+hint-1", "rationale-1")
     other_hint, other_text = versions(hint="It is {label}."), versions(rationale="Why? {hint}")
-    assert other_hint[1] == "1"
-    assert other_hint[0] not in ("1", "1+hint-1")
-    assert len({*other_hint, *other_text, "1+hint-1"}) == 5
+    assert other_hint[1] == "rationale-1"
+    assert len({*versions(), *other_hint, *other_text}) == 5
+    assert make_prompts().version("caption") == "caption-1"
 
 
 @KINDS

@@ -8,6 +8,7 @@ from cluster.config.kinds.stage import Stage
 from cluster.config.stage_work import StageWork
 from cluster.config.stages import RationalesConfig
 from rollout.config import RolloutConfig
+from rollout.prompt import PromptKind, RationalePrompt
 from wire.errors import UserError
 from wire.types import Sample
 
@@ -26,6 +27,11 @@ class RationalesStage(Stage, RationalesConfig):
     of captions never does."""
     clips: ClipSelection = ClipSelection()
     """The clips to write about."""
+
+    @property
+    def ask(self) -> PromptKind:
+        """The kind of prompt that it asks with."""
+        return "caption" if self.task == "caption" else RationalePrompt(hint=self.hint)
 
     @property
     def names_label(self) -> bool:

@@ -14,7 +14,7 @@ from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.plan.run_plan import make_plan
-from rollout.prompts_config import TASK_FIELDS, TRACE_FIELDS
+from rollout.prompts_config import ONLY_IN, TASK_FIELDS, TEXT_NAMES, TRACE_FIELDS
 from wire.finding import Level
 from wire.types import Sample, Split
 
@@ -216,17 +216,17 @@ def test_the_example_of_the_page_on_prompts_is_a_recipe(tmp_path: Path):
     page = (FOLDER.parent / "docs/prompts.md").read_text()
     example = page.partition("```toml\n")[2].partition("```")[0]
     (tmp_path / "prompts").mkdir()
-    for name in ("trace", "verdict", "drink"):
+    for name in ("trace", "verdict", "rationale", "drink"):
         (tmp_path / f"prompts/{name}.txt").write_text(f"{name}: {{labels}} {{definitions}}")
     rest = '[data]\nmanifest = "m.jsonl"\n'
     (tmp_path / "r.toml").write_text(f'model = "m"\n{example}\n{rest}')
     config = read_recipe(tmp_path / "r.toml", [])
-    assert config.prompt_set.user_texts == ("system", "trace", "verdict", "label")
+    assert config.prompt_set.user_texts == TEXT_NAMES
     assert config.labels[0].definition == "drink: {labels} {definitions}"
     (_, message) = config.prompt_set.trace(SAMPLE)
     assert "- drink: drink: {labels} {definitions}" in message.text, "a definition has no fields"
     every = set(re.findall(r"^\| `\{(\w+)\}`", page, re.MULTILINE)) - {"NAME"}
-    assert every | {"conclusion"} == {*TASK_FIELDS, *TRACE_FIELDS}
+    assert every | {"conclusion"} == {*TASK_FIELDS, *TRACE_FIELDS, *ONLY_IN}
 
 
 # --- RB-FT

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from cluster.cli import main
-from cluster.config.recipe import read_recipe
-from cluster.inputs.shown_prompt import choose_sample, shown_prompts
+from cluster.config.recipe import RunConfig, read_recipe
+from cluster.inputs.shown_prompt import choose_sample, kinds_asked, shown_prompts
+from wire.config import validate
 from wire.errors import DataError
 
 Write = Callable[..., Path]
@@ -109,3 +110,20 @@ def test_a_prompt_that_no_run_would_take_is_refused(
     path = recipe(change)
     assert main(["prompts", str(path), "--set", f"prompts.trace={text}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_rationales_are_shown_as_the_recipes_stage_asks_for_them(recipe: Write):
+    config = read_recipe(recipe(), [])
+    assert kinds_asked(config) == ("trace", "verdict", "label")
+    stages = [
+        {"name": "why", "kind": "rationales", "hint": False},
+        {"name": "shown", "kind": "rationales", "task": "caption"},
+    ]
+    values = {**config.model_dump(mode="json", by_alias=True), "stages": stages}
+    without = validate(RunConfig, values, "recipe")
+    assert kinds_asked(without) == ("trace", "verdict", "label", "rationale", "caption")
+    sample = choose_sample(config, None)
+    for one, version in ((config, "rationale-1+hint-1"), (without, "rationale-1")):
+        (shown,) = shown_prompts(one, sample, ("rationale",), with_tokens=False)
+        assert (shown.version, shown.target) == (version, None)
+        assert (f"is {sample.label}" in shown.turns[-1].text) == (one is config)

@@ -173,6 +173,14 @@ def test_only_groups_of_one_purpose_are_judged_if_asked_to(tmp_path: Path):
     assert changed(tmp_path, run, "--recipe", recipe)["num_groups"] == 3
 
 
+def test_rationales_are_not_judged(tmp_path: Path):
+    purposes = [Purpose.TRAIN, Purpose.RATIONALE, Purpose.RATIONALE]
+    groups = [make_group(k, [("a", 1.0)], purpose=purpose) for k, purpose in enumerate(purposes)]
+    run = make_run(tmp_path, groups)
+    recipe = write_recipe(tmp_path, ACCURACY)
+    assert changed(tmp_path, run, "--recipe", recipe)["num_groups"] == 1
+
+
 async def test_failures_end_it_and_are_asked_again_by_the_next_call(tmp_path: Path):
     run = run_of(tmp_path, count=40)
     flag = tmp_path / "mended"

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 
 from cluster.config.kinds.rationales import RationalesStage
 from rollout.config import RolloutConfig
-from tests.cluster.session_fakes import make_samples
+from tests.cluster.session_fakes import make_config, make_samples
 from wire.config import validate
 from wire.errors import ConfigError
 
@@ -45,3 +47,33 @@ def test_a_split_without_clips_is_a_fault_of_the_data():
     train_only = [sample for sample in make_samples() if sample.split == "train"]
     (fault,) = make(clips={"splits": ["cal"]}).data_faults(train_only)
     assert "split='cal'" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_length": 99999}, r"stages.why.max_length=99999 is more than the engines write"),
+        ({"prompts": {"rationale": "Why?"}}, r"prompts.rationale has no {hint}"),
+        ({"prompts": {"hint": "It is known."}}, r"prompts.hint has no {label}"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: str):
+    prompts = changes.get("prompts", {})
+    stage = {"name": "why", "kind": "rationales"} | {
+        key: value for key, value in changes.items() if key != "prompts"
+    }
+    with pytest.raises(ConfigError, match=message):
+        make_config(stages=[stage], prompts=prompts)
+    assert make_config(stages=[{"name": "why", "kind": "rationales", "hint": False}],
+                       prompts=prompts)  # fmt: skip
+
+
+def test_the_section_gives_what_the_stage_does_not_set():
+    stages = [{"name": "why", "kind": "rationales", "filters": {"leak": False}}]
+    section = {"num_rationales": 4, "filters": {"duplicate": False}}
+    (stage,) = make_config(stages=stages, rationales=section).chain
+    assert isinstance(stage, RationalesStage)
+    assert stage.num_rationales == 4
+    assert (stage.filters.leak, stage.filters.duplicate, stage.filters.parse) == (
+        *(False, False, True),
+    )
