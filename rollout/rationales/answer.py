@@ -2,7 +2,9 @@
 
     text -> <answer> block, or else the last line "Classification: LABEL" -> label, reasoning
 
-Strict: what is not clearly one label is none (seeds.md 2.2 counts such lines in RB-FT's data).
+Strict: what is not clearly one label is none. An earlier such line counts, too: of RB-FT's released
+rationales, which all end with a line that names the true label, some say before it that the clip
+has another.
 """
 
 import re
@@ -19,12 +21,14 @@ class Concluded:
 
     Example:
         conclude("He slips.\\n**Classification:** Fall.", labels, "Classification")
-        == Concluded(reasoning="He slips.", answer="fall")
+        == Concluded(reasoning="He slips.", answer="fall", named=frozenset({"fall"}))
     """
 
     reasoning: str
     """The text without what names the answer; without outer space and think tags."""
     answer: str | None
+    named: frozenset[str] = frozenset()
+    """All labels that such lines name, the answer's included."""
 
 
 def conclude(text: str, labels: LabelSet, closing: str) -> Concluded:
@@ -32,16 +36,21 @@ def conclude(text: str, labels: LabelSet, closing: str) -> Concluded:
     colon of its last line."""
     block = first_block(text, "answer")
     if block is not None:
-        return Concluded(
-            _plain(text.replace(f"<answer>{block}</answer>", "", 1)), labels.find(block)
-        )
+        rest = text.replace(f"<answer>{block}</answer>", "", 1)
+        answer = labels.find(block)
+        return Concluded(_plain(rest), answer, frozenset({answer} if answer else ()))
     lines = text.splitlines()
-    for number in reversed(range(len(lines))):
-        before, colon, name = lines[number].partition(":")
-        if colon and _same(before, closing):
-            rest = "\n".join(lines[:number] + lines[number + 1 :])
-            return Concluded(_plain(rest), labels.find(name.strip(_MARKUP)))
-    return Concluded(_plain(text), None)
+    closings = {
+        number: labels.find(name.strip(_MARKUP))
+        for number, (before, colon, name) in enumerate(line.partition(":") for line in lines)
+        if colon and _same(before, closing)
+    }
+    if not closings:
+        return Concluded(_plain(text), None)
+    last = max(closings)
+    rest = "\n".join(lines[:last] + lines[last + 1 :])
+    named = frozenset(name for name in closings.values() if name is not None)
+    return Concluded(_plain(rest), closings[last], named)
 
 
 def _same(word: str, closing: str) -> bool:

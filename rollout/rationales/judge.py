@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollout.rationales.answer import conclude
+from rollout.rationales.answer import Concluded, conclude
 from rollout.rationales.leak import LEAK_PATTERNS, leak_in
 from rollout.rationales.rationale import Dropped, Rationale
 from wire.labels import LabelSet, plain
@@ -133,16 +133,16 @@ class Judge:
     ) -> tuple[str | None, set[Dropped]]:
         """The answer of a rationale, and all reasons that hold for it; counts them."""
         counts, label = self.counts, self._labels.find(sample.label)
-        reasoning, answer = one.text.strip(), None
+        concluded = Concluded(one.text.strip(), None)
         if self._asks_label:
             concluded = conclude(one.text, self._labels, self._closing)
-            reasoning, answer = concluded.reasoning, concluded.answer
+        reasoning, answer = concluded.reasoning, concluded.answer
         holding = {
             Dropped.EMPTY: not reasoning,
             Dropped.TRUNCATED: one.is_truncated,
             Dropped.LEAK: leak_in(one.text, self._leak_patterns) is not None,
             Dropped.PARSE: self._asks_label and answer is None,
-            Dropped.CONTRADICTION: answer is not None and answer != label,
+            Dropped.CONTRADICTION: any(name != label for name in concluded.named),
             Dropped.DUPLICATE: plain(one.text) in kept,
         }
         reasons = {reason for reason, holds in holding.items() if holds}

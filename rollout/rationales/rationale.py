@@ -21,7 +21,7 @@ class Dropped(StrEnum):
     PARSE = "parse"
     """Names no label at its end, though it was asked to."""
     CONTRADICTION = "contradiction"
-    """Names another label than the clip's."""
+    """Names another label than the clip's, at its end or in a closing line before that."""
     DUPLICATE = "duplicate"
     """An earlier one of the same clip, which is kept, has the same text."""
 

@@ -20,7 +20,7 @@ LABELS = LabelSet(labels=tuple(Label(name=name) for name in ("normal", "abnormal
 def test_the_label_of_the_closing_line_is_the_answer_and_the_rest_the_reasoning(line: str) -> None:
     text = f"He climbs in.\nNobody is at home.\n\n{line}"
     assert conclude(text, LABELS, "Classification") == Concluded(
-        "He climbs in.\nNobody is at home.", "abnormal"
+        "He climbs in.\nNobody is at home.", "abnormal", frozenset({"abnormal"})
     )
 
 
@@ -45,11 +45,14 @@ def test_the_last_closing_line_counts() -> None:
     concluded = conclude(text, LABELS, "classification")
     assert concluded.answer == "abnormal"
     assert concluded.reasoning == "Classification: normal\nBut then he breaks in."
+    assert concluded.named == {"normal", "abnormal"}
 
 
 def test_an_answer_block_is_read_too_and_goes_first() -> None:
     text = "<think>He drinks.</think><answer> Drink  Beer </answer>"
-    assert conclude(text, LABELS, "Classification") == Concluded("He drinks.", "drink beer")
+    assert conclude(text, LABELS, "Classification") == Concluded(
+        "He drinks.", "drink beer", frozenset({"drink beer"})
+    )
     both = f"{text}\nClassification: normal"
     assert conclude(both, LABELS, "Classification").answer == "drink beer"
     assert conclude("<answer>drink</answer>", LABELS, "Classification").answer is None
@@ -57,6 +60,6 @@ def test_an_answer_block_is_read_too_and_goes_first() -> None:
 
 def test_the_recipes_own_closing_word_is_read() -> None:
     assert conclude("Er trinkt.\nEtikett: normal", LABELS, "Etikett") == Concluded(
-        "Er trinkt.", "normal"
+        "Er trinkt.", "normal", frozenset({"normal"})
     )
     assert conclude("Er trinkt.\nEtikett: normal", LABELS, "Classification").answer is None

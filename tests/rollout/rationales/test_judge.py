@@ -35,6 +35,8 @@ def reason(text: str, *, truncated: bool = False, filters: Collection[Dropped] =
     [
         (GOOD, ""),
         ("He slips.\nClassification: walk", "contradiction"),
+        ("He slips.\n**Classification: walk**\n\nClassification: fall", "contradiction"),
+        ("He slips.\nClassification:\n\nClassification: fall", ""),
         ("He slips and that is a fall.", "parse"),
         ("The given label fits, he slips.\nClassification: fall", "leak"),
         (" \n", "empty"),
