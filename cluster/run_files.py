@@ -234,6 +234,27 @@ def rationales_outcome(result: Mapping[str, Any]) -> str:
     )
 
 
+def tokenizer_outcome(result: Mapping[str, Any]) -> str:
+    """What came of a stage's semantic tokenizer, in words, from its done.json; empty without
+    one."""
+    if not (tokenizer := result.get("tokenizer")):
+        return ""
+    words = f"tokenizer {tokenizer['version']}, {result['num_clips']} clips have codes"
+    if not (figures := result.get("figures")):
+        return f"{words}; it was not fitted here"
+    return (
+        f"{words}; of the clips it learned from: {figures['codes_used']:.0f} codes used, "
+        f"perplexity {figures['perplexity']:.1f}, switch rate {figures['switch_rate']:.2f}, a run "
+        f"of {figures['mean_run_length']:.1f} segments"
+    )
+
+
+def stage_outcome(result: Mapping[str, Any]) -> str:
+    """What came of a stage beside its measurement, in words, from its done.json; often empty."""
+    outcomes = (validation_outcome, rationales_outcome, tokenizer_outcome)
+    return next(filter(None, (outcome(result) for outcome in outcomes)), "")
+
+
 def prompt_versions(results: Iterable[Mapping[str, Any]]) -> str:
     """Versions of the recipe's own prompts that stages asked with, from their done.json; empty
     where all texts were DeepIntuit's."""

@@ -18,11 +18,10 @@ from cluster.driver.versions import package_versions
 from cluster.metrics.metrics_file import current_rows, read_rows, warnings_of
 from cluster.run_dir import RunDir
 from cluster.run_files import (
-    rationales_outcome,
     read_history,
     read_started_from,
     result_figures,
-    validation_outcome,
+    stage_outcome,
 )
 from wire.errors import root_causes
 
@@ -180,7 +179,7 @@ def print_summary(summary: dict[str, Any], run_dir: Path) -> None:
     if any("inference" in row for row in summary["stages"]):
         console.print("tokens: of an answer's prompts + written, per clip")
     for row in summary["stages"]:
-        if outcome := validation_outcome(row) or rationales_outcome(row):
+        if outcome := stage_outcome(row):
             console.print(f"{row['name']}: {outcome}", soft_wrap=True)
     if classifier := summary["classifier"]:
         lines = [

@@ -55,14 +55,16 @@ class Quarantine:
         )
 
     def __contains__(self, video: object) -> bool:
-        return video in self._reasons
+        return video in self._reasons or (
+            isinstance(video, str) and _video_of(video) in self._reasons
+        )
 
     def __len__(self) -> int:
         return len(self._reasons)
 
     def reason(self, video: str) -> str:
         """Why a clip is left out. Raises KeyError if it is not."""
-        return self._reasons[video]
+        return self._reasons[video if video in self._reasons else _video_of(video)]
 
     def _reload(self) -> dict[str, str]:
         if not self._path.exists():
@@ -83,9 +85,16 @@ class Quarantine:
         return reasons
 
 
+def _video_of(video: str) -> str:
+    """The video of a narrative, which is left out with it; any other address as it is."""
+    if "tokens=" not in video or (source := Address.parse(video)).tokens is None:
+        return video
+    return str(replace(source, view=None, tokens=None))
+
+
 def _clip_of(video: str) -> str:
-    """The clip of an address: all views of a clip are one clip."""
+    """The clip of an address: all views of a clip, and its narratives, are one clip."""
     try:
-        return str(replace(Address.parse(video), view=None))
+        return str(replace(Address.parse(video), view=None, tokens=None))
     except ClipError:
         return video

@@ -20,6 +20,7 @@ from cluster.config.chain import Chain, read_chain
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.rationales import RationalesStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
 from cluster.metrics.metrics_file import is_validation, read_rows
@@ -163,6 +164,8 @@ def _taken(run: _Run, name: str) -> list[_Taken] | None:
     if isinstance(stage, RationalesStage):
         written = result["rationales"]["num_written"]
         return [_Taken("rationales", "texts", result["seconds"], written)]
+    if isinstance(stage, SemanticTokensStage):
+        return [_Taken("tokenizing", "learned clips", result["seconds"], result["num_learned"])]
     return [_Taken("measuring", "clips", result["seconds"], _evaluated(result))]
 
 
@@ -293,6 +296,8 @@ def _planned(stage: StagePlan, unit: str, plan: Plan) -> int | None:
     clips = None if plan.measurement is None else plan.measurement.clips
     if unit == "clips":
         return clips
+    if unit == "learned clips":
+        return stage.clips
     if unit in ("traces", "texts"):
         return stage.examples if unit == "traces" else stage.rollouts
     if unit == "validated clips":

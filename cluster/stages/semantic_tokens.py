@@ -20,8 +20,9 @@ import torch
 
 from calibrate.splitting.text_encoders import PolicyEmbeddings
 from cluster.config.kinds.semantic_tokens import SemanticTokensStage
-from cluster.driver.progress import progress_bar
+from cluster.driver.progress import console, progress_bar
 from cluster.inputs.narration import codes_path, tokenizer_folder
+from cluster.run_files import tokenizer_outcome
 from cluster.session import Session
 from cluster.stages.rationale_file import read_rationales
 from cluster.stages.stage import StageRun
@@ -78,18 +79,19 @@ async def run_semantic_tokens(session: Session, run: StageRun) -> dict[str, Any]
     if stage.render == "embeddings" and not config.quantise:
         await run_in_daemon_thread(_write_soft, soft_path(codes), tokenizer, clips.segments)
     path.unlink()
-    held_out = {sample.id for sample in session.data.samples} - {
-        sample.id for sample in stage.clips.of(session.data.samples)
-    }
-    others = [clips.keys[id_] for id_ in sorted(held_out & clips.keys.keys())]
-    return {
+    learned = {sample.id for sample in stage.clips.of(session.data.samples)} & clips.keys.keys()
+    others = [clips.keys[id_] for id_ in sorted(clips.keys.keys() - learned)]
+    result = {
         "tokenizer": {"version": tokenizer.version, "tower": tokenizer.tower},
         "figures": figures,
         "others": narrative_figures(CodesFile.read(codes), others),
         "num_clips": len(clips.keys),
+        "num_learned": len(learned) if finished is None else 0,
         "num_failed": len(session.data.samples) - len(clips.keys),
         "length": stage.epochs,
     }
+    console.print(f"{stage.name}: {tokenizer_outcome(result)}", soft_wrap=True)
+    return result
 
 
 def settings_of(stage: SemanticTokensStage) -> SemanticTokensConfig:

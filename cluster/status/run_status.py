@@ -34,7 +34,6 @@ from cluster.run_files import (
     going_on,
     is_locked,
     is_shorter,
-    rationales_outcome,
     read_history,
     read_recipe_values,
     read_result,
@@ -42,7 +41,7 @@ from cluster.run_files import (
     read_started_from,
     recipe_fault,
     result_figures,
-    validation_outcome,
+    stage_outcome,
 )
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
 from reward.hacking_alerts import standing
@@ -282,7 +281,7 @@ def _finished(path: Path, chain: Chain) -> Iterator[Finished]:
                 name=name,
                 accuracy=result_figures(result).get("accuracy"),
                 seconds=result.get("seconds", 0.0),
-                outcome=validation_outcome(result) or rationales_outcome(result),
+                outcome=stage_outcome(result),
             )
 
 

@@ -63,3 +63,14 @@ def test_none_may_be_allowed_and_all_may_be(tmp_path: Path) -> None:
     with pytest.raises(TooManyFailures):
         strict.refuse_too_many()
     Quarantine(tmp_path / "a.jsonl").refuse_too_many()
+
+
+def test_a_narrative_is_left_out_with_its_video_and_counts_as_the_same_clip(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "q.jsonl", max_clips=1)
+    quarantine.add("a.mp4#t=1,2", "a", "cut")
+    for view in ("", "&view=dropped"):
+        assert f"a.mp4#t=1,2&tokens=3f9c0a7b51de{view}" in quarantine
+        assert quarantine.reason(f"a.mp4#t=1,2&tokens=3f9c0a7b51de{view}") == "cut"
+    assert "a.mp4#tokens=3f9c0a7b51de" not in quarantine
+    quarantine.add("a.mp4#t=1,2&tokens=000000000000", "a", "no codes")
+    quarantine.refuse_too_many()

@@ -12,6 +12,7 @@ import pytest
 from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.inputs.narration import codes_path, tokenizer_folder
 from cluster.run_dir import RunDir
+from cluster.run_files import stage_outcome
 from cluster.stages.rationale_file import rationale_file, write_rationales
 from cluster.stages.semantic_tokens import texts_of
 from learner.shared_prefix.rows import Row
@@ -77,7 +78,9 @@ def test_all_clips_get_codes_and_only_train_clips_are_learned_from(tmp_path: Pat
     assert len(codes.codes("/clips/test-0.mp4")) == len(segments("/clips/test-0.mp4"))
     assert done["figures"]["num_clips"] == 8, "of train"
     assert done["others"]["num_clips"] == done["num_clips"] - 8 == 11
-    assert done["num_failed"] == 0
+    assert (done["num_learned"], done["num_failed"]) == (8, 0)
+    assert f"tokenizer {made.version}, 19 clips have codes" in stage_outcome(done)
+    assert "perplexity" in stage_outcome(done)
     assert set(made.names) <= set(NAMES)
     assert {path.name for path in codes.path.parent.iterdir()} == {"tokenizer", "codes.jsonl"}
 
@@ -98,6 +101,8 @@ def test_a_finished_tokenizer_is_taken_and_its_codes_are_the_same(tmp_path: Path
     again, second = run(tmp_path / "b", tokenizer=str(folder))
     assert again["tokenizer"] == done["tokenizer"]
     assert again["figures"] == {}
+    assert again["num_learned"] == 0
+    assert stage_outcome(again).endswith("it was not fitted here")
     paths = [codes_path(each.path, "vst") for each in (first, second)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
