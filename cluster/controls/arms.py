@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from cluster.config.arm_names import ARMS, ArmName
-from cluster.config.controls import control_arms, own_step
+from cluster.config.controls import control_arms, main_stages, own_step
 from cluster.config.kinds.evaluate import EvaluateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.sft import SftStage
@@ -42,10 +42,24 @@ async def run_controls(
 
     Raises UserError for mistakes that the user can mend; finished arms stay finished.
     """
+    _refuse_narratives(config)
     wanted = [arm for arm in ARMS if arm in config.controls.arms]
     _check_stages(config, run_dir, [arm for arm in wanted if run_dir.result(arm) is None])
     check_data = partial(check_arms, config)
     return await run_all(config, run_dir, wanted, arm_run, check_data, debug=debug)
+
+
+def _refuse_narratives(config: RunConfig) -> None:
+    """Raise ConfigError if arms, which show videos, would stand beside a stage that reads
+    narratives."""
+    main = main_stages(config.chain)
+    for name in (main.coldstart, main.grpo):
+        if config.chain.tokenizer(name) is not None:
+            raise ConfigError(
+                f"control arms show clips as videos, and stage {name} reads narratives "
+                '(input = "tokens"); measure its policy with stages of kind evaluate, such as '
+                'view = "shuffled", "dropped" or "random"'
+            )
 
 
 def arm_run(config: RunConfig, run_dir: RunDir, name: ArmName) -> StageRun:

@@ -1,5 +1,6 @@
 """The control arms' logic; engines and learner are fakes, all else is real."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -393,3 +394,13 @@ def test_an_arm_needs_the_clips_that_it_works_on(split: str, arm: ArmName):
 def test_an_unknown_arm_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="policy_probability"):
         make_config(controls={"arms": ["votes"]})
+
+
+def test_arms_are_refused_beside_stages_that_read_narratives(tmp_path: Path):
+    stages = [
+        {"name": "vst", "kind": "semantic_tokens"},
+        {"name": "grpo", "kind": "grpo", "input": "tokens"},
+    ]
+    config = make_config(stages=stages)
+    with pytest.raises(ConfigError, match=r"stage grpo reads narratives .* kind evaluate, such as"):
+        asyncio.run(run_controls(config, make_run_dir(tmp_path, config)))
