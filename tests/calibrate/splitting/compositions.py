@@ -2,7 +2,7 @@
 
     group g, modifier m -> label "g m", row = base[g] + modifier[m] + noise
     coarse label of g   -> row = mean of the rows that its labels would have
-    clip of a label     -> feature = its noiseless row + noise
+    clip of a label     -> feature = 8 * (its row + what all clips share + noise)
 
 Texts are sums of word vectors, so that equal modifiers have near texts.
 """
@@ -40,7 +40,7 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class Compositions:
-    """A head, its groups, and the true rows of all labels."""
+    """A head, its groups, and the rows of all fine labels, those of split groups among them."""
 
     names: tuple[str, ...]
     weight: Floats
@@ -50,7 +50,12 @@ class Compositions:
     truth: dict[str, Floats]
     targets: tuple[str, ...]
     """Coarse labels of the head."""
-    width: int
+    common: Floats
+    """[D] what all clips share."""
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
 
     @property
     def dictionary(self) -> Dictionary:
@@ -70,10 +75,11 @@ class Compositions:
         )
 
     def clips(self, labels: Sequence[str], per_label: int, noise: float, seed: int) -> Floats:
-        """Features [len(labels) * per_label, D], a label's clips in a row."""
+        """Features [len(labels) * per_label, D], a label's clips one after another; ``noise``:
+        its length beside that of a base."""
         draw = np.random.default_rng(seed)
         rows = np.repeat(np.stack([self.truth[label] for label in labels]), per_label, axis=0)
-        return rows + noise * draw.normal(size=rows.shape) / np.sqrt(self.width)
+        return 8 * (self.common + rows + noise * draw.normal(size=rows.shape) / np.sqrt(self.width))
 
     def evaluation(self, target: str, per_label: int, noise: float, seed: int) -> Evaluation:
         """Clips of the target's parts, and of all other labels (of other coarse ones, of the
@@ -109,36 +115,64 @@ def compositions(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Compositions:
-    """Groups that each have all modifiers; ``noise``: length of a row's noise, where base and
-    modifier have length 1."""
+    """Groups that each have all of the modifiers."""
+    phrases = [f"mod{number}" for number in range(num_modifiers)]
+    return composed(
+        [phrases] * num_split, [phrases] * num_kept, singletons, width=width, noise=noise, seed=seed
+    )
+
+
+def composed(
+    split: Sequence[Sequence[str]],
+    kept: Sequence[Sequence[str]],
+    singletons: int,
+    *,
+    width: int,
+    noise: float,
+    seed: int,
+    modifier: float = 1.0,
+    common: float = 0.0,
+) -> Compositions:
+    """Groups with given modifier phrases, those of ``split`` known by their coarse labels alone.
+    The vector of a phrase is that of its words, of length ``modifier``, and ``noise`` that of a
+    row's own share, where a base has length 1; ``common``: of what all clips share."""
     draw = np.random.default_rng(seed)
 
     def units(count: int) -> Floats:
         return draw.normal(size=(count, width)) / np.sqrt(width)
 
-    groups = {
-        f"group{g}": [f"group{g} mod{m}" for m in range(num_modifiers)]
-        for g in range(num_split + num_kept)
+    phrases = {
+        f"group{g} {phrase}": phrase for g, own in enumerate([*split, *kept]) for phrase in own
     }
-    groups |= {f"alone{s}": [f"alone{s}"] for s in range(singletons)}
-    bases, modifiers = units(num_split + num_kept), units(num_modifiers)
+    words = sorted({word for phrase in phrases.values() for word in phrase.split()})
+    share = dict(zip(words, units(len(words)), strict=True))
+    base = dict(
+        zip(
+            (f"group{g}" for g in range(len(split) + len(kept))),
+            units(len(split) + len(kept)),
+            strict=True,
+        )
+    )
     truth = {
-        f"group{g} mod{m}": bases[g] + modifiers[m]
-        for g in range(num_split + num_kept)
-        for m in range(num_modifiers)
+        label: base[label.split()[0]]
+        + modifier * sum(share[word] for word in phrase.split()) / np.sqrt(len(phrase.split()))
+        + noise * units(1)[0]
+        for label, phrase in phrases.items()
     }
     truth |= dict(zip((f"alone{s}" for s in range(singletons)), 2 * units(singletons), strict=True))
-    noisy = {label: row + noise * units(1)[0] for label, row in truth.items()}
-    targets = tuple(f"group{g}" for g in range(num_split))
-    rows = {name: np.mean([noisy[label] for label in groups[name]], axis=0) for name in targets}
-    rows |= {label: row for label, row in noisy.items() if label.split()[0] not in targets}
+    groups: dict[str, list[str]] = {}
+    for label in truth:
+        groups.setdefault(label.split()[0], []).append(label)
+    targets = tuple(f"group{g}" for g in range(len(split)))
+    rows = {name: np.mean([truth[label] for label in groups[name]], axis=0) for name in targets}
+    rows |= {label: row for label, row in truth.items() if label.split()[0] not in targets}
     return Compositions(
         names=tuple(rows),
-        weight=np.stack(list(rows.values())) * 8,
+        weight=np.stack(list(rows.values())),
         bias=0.1 * draw.normal(size=len(rows)),
         grouping=Grouping(groups={name: tuple(labels) for name, labels in groups.items()}),
-        phrases={label: label.split()[-1] for label in truth if " " in label},
+        phrases=phrases,
         truth=truth,
         targets=targets,
-        width=width,
+        common=common * units(1)[0],
     )
