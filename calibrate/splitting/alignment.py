@@ -91,7 +91,9 @@ def fit_alignment(
     width = config.hidden or targets.shape[1]
     sizes = ((width, inputs.shape[1]), (targets.shape[1], width))
     layers = [tensor for rows, columns in sizes for tensor in _linear(rows, columns, draw)]
-    optimizer = torch.optim.AdamW(layers, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        layers, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.max_epochs)
     stop: EmaStop[list[torch.Tensor]] = EmaStop(
         decay=config.ema_decay, patience=config.patience, min_gain=config.min_gain

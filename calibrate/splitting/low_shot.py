@@ -83,7 +83,7 @@ def fine_tune(
     for tensor in trained:
         tensor.requires_grad_()
     optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, weight_decay=config.weight_decay
+        trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.max_epochs)
     stop: EmaStop[list[torch.Tensor]] = EmaStop(
