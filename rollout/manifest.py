@@ -116,7 +116,12 @@ def unreadable_clips(
     known: dict[str, Address] = {}
     for video in dict.fromkeys(sample.video for sample in samples):
         try:
-            known[video] = Address.parse(video)
+            known[video] = address = Address.parse(video)
+            if address.tokens is not None:
+                raise ClipError(
+                    f"{video} asks for a narrative, and a manifest names videos; leave "
+                    f'tokens={address.tokens} away: a stage shows narratives by input = "tokens"'
+                )
         except ClipError as error:
             errors[video] = str(error)
     shown = list(dict.fromkeys(replace(address, view=None) for address in known.values()))

@@ -154,8 +154,13 @@ def _indexed(table: pa.Table, place: Place) -> Iterator[ArchivedGroup]:
 
 
 def _own(groups: list[ArchivedGroup]) -> list[ArchivedGroup]:
-    """Groups of stages, about the clips as they are: no control arm, no blank or shuffled view."""
-    return [g for g in groups if g.owner not in ARMS and Address.parse(g.sample.video).view is None]
+    """Groups of stages, about the clips as they are: no control arm, no view, no narrative."""
+    return [g for g in groups if g.owner not in ARMS and _is_video(g.sample.video)]
+
+
+def _is_video(video: str) -> bool:
+    address = Address.parse(video)
+    return address.view is None and address.tokens is None
 
 
 def _answers(groups: list[ArchivedGroup], query: TraceQuery) -> dict[str, ArchivedGroup]:

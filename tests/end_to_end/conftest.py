@@ -52,12 +52,13 @@ class Rollouts:
         from rollout.render import Renderer
         from rollout.vllm_engine import VllmEngine
         from rollout.worker import RolloutWorker
-        from video.cache import ClipStore
         from video.processor import ClipProcessor
+        from video.semantic_tokens.narrated_clips import NarratedClips
 
         config = ENGINE.model_copy(update=settings)
         renderer = Renderer.load(model_dir, config.max_prompt_length)
-        clips = ClipStore(cache_dir, ClipProcessor(model_dir), VideoConfig())
+        self.clips = clips = NarratedClips(cache_dir, ClipProcessor(model_dir), VideoConfig())
+        self.renderer = renderer
         blocked = renderer.blocked_tokens()
         self.engine = await VllmEngine.start(model_dir, config, blocked, "object_store")
         version = PolicyVersion(attempt=0, step=0)
@@ -93,6 +94,12 @@ class Rollouts:
         self.engine.embeddings = (
             EmbeddingsOfNode(EmbeddingStore(folder, 2**30), "tower", 128) if folder else None
         )
+
+    async def key_of(self, video: str) -> str:
+        return self.clips.key_of(video)
+
+    async def use_tokens(self, narration: Any) -> None:
+        self.clips.use(narration, self.renderer.plain_ids)
 
     async def logprobs(self, video: str, prompt: Prompt, response: Sequence[int]) -> list[float]:
         return await self.worker.logprobs(video, prompt, response)
@@ -303,6 +310,22 @@ class Stage:
         )
         learner = self.get(self.learner.logprobs.remote(rows_of([sample], [second])))
         return max(between, _gap([[c.logprobs for c in second.completions]], learner))
+
+    def narrated(self, samples: Sequence[Sample], folder: Path) -> list[Sample]:
+        """The samples as narratives of a tokenizer of random codes, which the engine knows."""
+        from tests.video.semantic_tokens.builders import tokenizer
+        from video.address import with_tokens
+        from video.semantic_tokens.codes_file import write_codes
+        from video.semantic_tokens.narrated_clips import Narration
+
+        made = tokenizer()
+        made.save(folder / "tokenizer")
+        keys = [self.get(self.rollouts.key_of.remote(sample.video)) for sample in samples]
+        codes = [(key, (n % 8, n % 8, 3, 5)) for n, key in enumerate(keys)]
+        write_codes(folder / "codes.jsonl", made.version, 8, codes)
+        narration = Narration(folder=folder / "tokenizer", codes=folder / "codes.jsonl")
+        self.get(self.rollouts.use_tokens.remote(narration))
+        return [with_tokens(sample, made.version) for sample in samples]
 
     def train(self) -> None:
         """Move the learner away from the engine: one large step towards answers read backwards."""

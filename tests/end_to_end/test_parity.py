@@ -106,6 +106,20 @@ def test_embeddings_in_place_of_pixels_give_the_same_logprobs(stage: Any, tmp_pa
     assert stage.embeddings_agree(stage.samples[4], tmp_path) < EXACT
 
 
+def test_narratives_in_text_agree_beside_videos(stage: Any, tmp_path: Path) -> None:
+    stage.publish()
+    videos = stage.samples[:3]
+    told = stage.narrated(videos, tmp_path)
+    rollouts = stage.answer(told, n=2)
+    lengths = [len(r.prompt.token_ids) for r in stage.answer(videos, n=1)]
+    assert all(
+        r.prompt.semantic_tokenizer and len(r.prompt.token_ids) < length
+        for r, length in zip(rollouts, lengths, strict=True)
+    )
+    assert stage.gap([*told, *videos]) < EXACT
+    assert stage.probe(told[0], rollouts[0].prompt, rollouts[0].completions) < EXACT
+
+
 def test_an_update_while_groups_are_being_written_disturbs_none(stage: Any, moved: Any) -> None:
     from rollout.engine import Sampling
 

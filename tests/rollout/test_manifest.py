@@ -282,6 +282,14 @@ def test_unreadable_clips_are_found_by_their_address(folder: Path) -> None:
     assert "no frame in the time window 5 s" in found[samples[2].video]
 
 
+def test_a_manifest_names_videos_and_no_narratives(folder: Path) -> None:
+    write_clip(folder / "clips" / "good.mp4")
+    row = make_row(id="s", video="clips/good.mp4#tokens=3f9c0a7b51de")
+    samples = read_manifest(write_json(folder, row), LABELS)
+    (fault,) = unreadable_clips(samples, VideoConfig()).values()
+    assert "a manifest names videos; leave tokens=3f9c0a7b51de away" in fault
+
+
 def test_importing_it_is_light() -> None:
     heavy = "{'torch', 'transformers', 'decord', 'av', 'pyarrow', 'vllm', 'pandas'}"
     script = f"import sys, rollout.manifest; assert not {heavy} & set(sys.modules)"

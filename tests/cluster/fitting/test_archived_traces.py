@@ -1,5 +1,6 @@
 """Traces of an archive for a fit, from a real archive."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from calibrate.fit import FitTraces
 from calibrate.splits import held_out_ids
 from cluster.fitting.archived_traces import TraceQuery, find_traces
 from tests.groups import make_completion, make_group, make_sample
+from video.address import with_tokens
 from wire.archive.archive import Archive
 from wire.errors import DataError
 from wire.labels import Label, LabelSet
@@ -81,11 +83,13 @@ def test_the_traces_of_a_stage_are_taken_as_it_used_them(tmp_path: Path):
     config = CalibrateConfig()
     held_out = held_out_of(config)
     assert len(held_out) == 4
+    told = with_tokens(replace(TEST[1], id="told"), "3f9c0a7b51de")
     others = [
         group(TEST[0], "grpo", Purpose.EVALUATION, text="another stage's"),
         group(TEST[0], "vote", Purpose.EVALUATION, 5),
         group(CAL[0], "verdict_train_traces", Purpose.CALIBRATION, 3),
         group(VAL[0], "grpo", Purpose.VALIDATION, version=BEFORE),
+        group(told, "c", Purpose.EVALUATION, text="a narrative's"),
     ]
     archive = archived(tmp_path, *others, *stage_groups(held_out))
     traces = find_traces(archive, query(), config, LABELS)
