@@ -11,6 +11,7 @@ from cluster.check.prompt_texts import text_findings
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.kinds.rationales import RationalesStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig, read_recipe
 from cluster.plan.run_plan import make_plan
@@ -57,6 +58,23 @@ RBFT_CHAINS = {
     },
 }
 """RB-FT's, the same."""
+_CONTROLS = ("narrative_shuffled", "narrative_dropped", "narrative_random")
+_ABLATIONS = ("embedded", "no_quantisation", "no_temporal", "no_semantic", "no_lora", "video")
+_TOKENIZERS = ("", "_embedded", "_soft", "_without_temporal", "_without_semantic")
+LVLM_VAR_CHAINS = {
+    "demo-lvlm-var": {
+        **{"tokens": "base", "explains": "base", "labels": "explains"},
+        **dict.fromkeys(("lvlm_var", *_CONTROLS), "labels"),
+    },
+    "demo-lvlm-var-ablations": dict.fromkeys(
+        ("labels", "pooled", *_ABLATIONS, *(f"tokens{name}" for name in _TOKENIZERS)), "base"
+    ),
+    "demo-lvlm-var-grpo": {
+        **dict.fromkeys(("tokens", "told", "seen"), "base"),
+        **{"grpo": "told", "grpo_video": "seen"},
+    },
+}
+"""LVLM-VAR's, the same, but that a tokenizer starts from what stands before it."""
 
 
 @pytest.fixture(params=["smarthome-7b", "smarthome-7b-text"])
@@ -68,7 +86,7 @@ def paper(request: pytest.FixtureRequest) -> RunConfig:
 def test_every_recipe_we_ship_plans(recipe: Path):
     config = read_recipe(recipe, [])
     plan = make_plan(config, config.chain.names)
-    expected = (CHAINS | RBFT_CHAINS).get(recipe.stem, STAGES)
+    expected = (CHAINS | RBFT_CHAINS | LVLM_VAR_CHAINS).get(recipe.stem, STAGES)
     assert sorted(stage.name for stage in plan.stages) == sorted(expected)
     has_grpo = "grpo" in config.chain
     assert (plan.step is not None) == has_grpo
@@ -309,3 +327,29 @@ def test_the_demos_controls_have_as_many_updates_as_rb_ft(tmp_path: Path):
         assert (updates[f"{arm}1"], updates[arm]) == (updates["rbft1"], updates["rbft"])
     asked = demo.prompt_set.rationale(replace(SAMPLE, label="undo"), hint=True)[-1].text
     assert "The label of this video is undo" in asked
+
+
+@pytest.mark.parametrize("name", LVLM_VAR_CHAINS)
+def test_a_chain_of_lvlm_var_starts_each_policy_where_it_says(name: str):
+    chain = read_recipe(FOLDER / f"{name}.toml", []).chain
+    policies = [stage.name for stage in chain if not isinstance(stage, SemanticTokensStage)]
+    found = {stage: chain.parent(stage) for stage in policies}
+    assert found == {stage: LVLM_VAR_CHAINS[name][stage] for stage in policies}
+
+
+def test_every_training_of_lvlm_var_is_lora_but_the_ablation_without():
+    demo = read_recipe(FOLDER / "demo-lvlm-var.toml", [])
+    assert demo.learner.lora is not None
+    chain = read_recipe(FOLDER / "demo-lvlm-var-ablations.toml", []).chain
+    trainings = [stage for stage in chain if isinstance(stage, SftStage)]
+    assert [stage.name for stage in trainings if stage.lora is None] == ["no_lora"]
+    shown = {stage.name: chain.tokenizer(stage.name) for stage in trainings}
+    assert shown == {
+        "labels": "tokens",
+        "embedded": "tokens_embedded",
+        "no_quantisation": "tokens_soft",
+        "no_temporal": "tokens_without_temporal",
+        "no_semantic": "tokens_without_semantic",
+        "no_lora": "tokens",
+        "video": None,
+    }
