@@ -174,17 +174,7 @@ def texts_of(
             if one.kept:
                 written[one.id].append(one.text)
         return {id_: tuple(texts) for id_, texts in written.items()}
-    if kind == "column":
-        return {sample.id: _column_texts(sample.extra.get(name)) for sample in samples}
-    if kind == "trace":
-        return {sample.id: (sample.trace,) for sample in samples if sample.trace}
-    return {sample.id: (sample.label,) for sample in samples}
-
-
-def _column_texts(value: Any) -> tuple[str, ...]:
-    """Texts in a column of the manifest: one, or a list of them."""
-    values = value if isinstance(value, list) else [value]
-    return tuple(str(one) for one in values if one is not None)
+    return {sample.id: stage.texts_of(sample) for sample in samples}
 
 
 def _write_soft(path: Path, tokenizer: SemanticTokenizer, segments: SegmentFile) -> None:

@@ -15,6 +15,7 @@ from cluster.config.kinds.stage import Stage
 from cluster.config.stage_work import StageWork
 from rollout.config import RolloutConfig
 from video.semantic_tokens.config import SemanticTokensConfig, Style
+from video.semantic_tokens.mentions import mentions
 from wire.errors import DataError, UserError
 from wire.types import Sample
 
@@ -78,18 +79,34 @@ class SemanticTokensStage(Stage, SemanticTokensSettings):
         yield from faults
         if faults or self.tokenizer is not None or not self.semantic_weight:
             return
-        kind, _, column = self.texts.partition(":")
+        if self.texts.startswith("stage:"):
+            return
         clips = self.clips.of(samples)
-        if kind == "trace" and not any(sample.trace for sample in clips):
-            yield DataError(
-                f'stage {self.name} reads texts = "trace", and no sample with {self.clips} has a '
-                'trace; add a "trace" column, or set texts to another source'
-            )
-        if kind == "column" and not any(sample.extra.get(column) for sample in clips):
+        attributes = self.attributes or sorted({sample.label for sample in clips})
+        texts = [self.texts_of(sample) for sample in clips]
+        if not any(texts):
             yield DataError(
                 f"stage {self.name} reads texts = {self.texts!r}, and no sample with {self.clips} "
-                f"has a column {column!r}; add it to the manifest, or name another"
+                "has any; add them to the manifest, or set texts to another source"
             )
+        elif not any(mentions(own, attributes) for own in texts):
+            yield DataError(
+                f"stage {self.name}: no text of a sample with {self.clips} mentions any of "
+                f"{', '.join(map(repr, attributes[:5]))}, so codes cannot be named; set attributes "
+                "to phrases that occur in the texts, or semantic_weight = 0"
+            )
+
+    def texts_of(self, sample: Sample) -> tuple[str, ...]:
+        """Texts that the manifest has of a clip, where ``texts`` names it; none for a clip
+        without."""
+        kind, _, column = self.texts.partition(":")
+        if kind == "column":
+            value = sample.extra.get(column)
+            values = value if isinstance(value, list) else [value]
+            return tuple(str(one) for one in values if one not in (None, ""))
+        if kind == "trace":
+            return (sample.trace,) if sample.trace else ()
+        return (sample.label,) if kind == "labels" else ()
 
     def work(self, samples: Sequence[Sample] | None, rollout: RolloutConfig) -> StageWork:
         """Nothing of the policy trains; all clips are looked at once."""

@@ -136,7 +136,7 @@ def test_texts_come_from_labels_traces_columns_and_captions(tmp_path: Path):
     )
     bare = replace(first, trace=None, extra={})
     assert texts("labels", [first]) == {first.id: (first.label,)}
-    assert texts("trace", [first, replace(bare, id="x")]) == {first.id: (first.trace,)}
+    assert texts("trace", [first, replace(bare, id="x")]) == {first.id: (first.trace,), "x": ()}
     assert texts("column:said", [first, second, replace(bare, id="x")]) == {
         first.id: ("it goes left",),
         second.id: ("up", "down"),

@@ -83,15 +83,19 @@ def test_the_section_gives_a_tokenizer_what_it_does_not_set():
     assert (stage.num_codes, stage.dim, stage.render) == (9, 8, "text")
 
 
-def test_texts_that_no_clip_has_are_missed_before_a_start():
+def test_texts_that_no_clip_has_or_that_mention_nothing_are_missed_before_a_start():
     assert faults() == []
+    assert faults(texts="trace", attributes=["undo", "never"]) == []
     without = [replace(sample, trace=None) for sample in SAMPLES]
     (fault,) = read_stage({**VST, "texts": "trace"}, {}).data_faults(without)
-    assert "no sample with split='train' has a trace" in str(fault)
+    assert "texts = 'trace', and no sample with split='train' has any" in str(fault)
     (fault,) = faults(texts="column:caption")
-    assert "no sample with split='train' has a column 'caption'" in fault
+    assert "texts = 'column:caption', and no sample with split='train' has any" in fault
+    (fault,) = faults(attributes=["a hand waves"])
+    assert "mentions any of 'a hand waves', so codes cannot be named" in fault
     assert faults(texts="column:caption", semantic_weight=0) == [], "nothing reads them"
     assert faults(texts="column:caption", tokenizer="/a") == [], "it is finished"
+    assert faults(texts="stage:captions") == [], "that stage has not run"
 
 
 def test_its_work_is_a_look_at_the_clips():
