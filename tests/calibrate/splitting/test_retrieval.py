@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,22 @@ def test_unseen_compositions_are_recovered():
         assert score.generality > 0.95
         assert score.locality is not None
         assert score.locality > 0.95
+
+
+def test_generality_degrades_smoothly_as_rows_are_less_compositional():
+    curve = []
+    for noise in (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0):
+        world = compositions(noise=noise, num_split=6, seed=3)
+        scores = [
+            world.evaluation(target, 10, 0.3, 1).score(
+                world.split(
+                    target, retrieve(world.parts(target), world.dictionary, ENCODER).vectors
+                )
+            )
+            for target in world.targets
+        ]
+        curve.append(np.mean([score.generality for score in scores]))
+    assert curve[0] == 1
+    assert all(after <= before + 0.02 for before, after in pairwise(curve))
+    assert all(before - after < 0.35 for before, after in pairwise(curve))
+    assert curve[-1] < 0.4
