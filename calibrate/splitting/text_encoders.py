@@ -10,6 +10,7 @@ Vectors are as the model gives them. Retrieval normalises for its cosine; alignm
 the authors' code. Nothing is downloaded.
 """
 
+import hashlib
 import importlib.util
 import json
 import tempfile
@@ -118,7 +119,7 @@ class SentenceEncoder:
     states, pooled over the tokens of a text."""
 
     def __init__(self, directory: Path, name: str, batch_size: int) -> None:
-        self.name = name
+        self.name = f"{name}@{_version(directory)}"
         self._pooling = _pooling(directory)
         self._model, self._tokenizer = _load(directory, "AutoModel")
         self._batch_size = batch_size
@@ -139,7 +140,7 @@ class ClipTextEncoder:
     """CLIP's text tower with its projection, not normalised: the paper's text encoder."""
 
     def __init__(self, directory: Path, name: str, batch_size: int) -> None:
-        self.name = name
+        self.name = f"{name}@{_version(directory)}"
         self._model, self._tokenizer = _load(directory, "CLIPTextModelWithProjection")
         self._batch_size = batch_size
 
@@ -150,6 +151,16 @@ class ClipTextEncoder:
     def _vectors(self, inputs: Any) -> Any:
         inputs.pop("token_type_ids", None)
         return self._model(**inputs).text_embeds
+
+
+def _version(directory: Path) -> str:
+    """Hash of a model's weights, as provenance keeps it: 8 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for pattern in ("*.safetensors", "*.bin"):
+        for path in sorted(directory.glob(pattern)):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]
 
 
 def _load(directory: Path, class_name: str) -> tuple[Any, Any]:

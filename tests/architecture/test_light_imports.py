@@ -53,6 +53,8 @@ for command in json.loads(sys.argv[1]):
         "calibrate.calibration",
         "calibrate.decision",
         "calibrate.shift.monitor",
+        "calibrate.splitting.benchmark_run",
+        "calibrate.splitting.text_encoders",
         "cluster.classify.inputs",
         "cluster.classify.open",
         "cluster.classify.pipeline",

@@ -226,6 +226,18 @@ def test_a_directory_that_lacks_tensors_is_refused(sentence_model: Path, tmp_pat
         opened(copy)
 
 
+def test_an_encoders_name_changes_with_its_weights(sentence_model: Path, tmp_path: Path):
+    copy = tmp_path / sentence_model.name
+    shutil.copytree(sentence_model, copy)
+    name = opened(copy).name
+    assert name.startswith(f"sentence:{sentence_model.name}@")
+    assert name == opened(sentence_model).name
+    tensors = load_file(copy / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert opened(copy).name != name
+
+
 def test_an_empty_text_is_refused(sentence_model: Path):
     with pytest.raises(DataError, match="none empty"):
         opened(sentence_model).encode(["up", " "])
