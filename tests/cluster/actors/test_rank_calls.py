@@ -33,10 +33,10 @@ class Rank:
     async def _features(self, rows: list[Row]) -> Any:
         return np.array([[number] for number in await self._logprobs(rows)])
 
-    async def _logprobs(self, rows: list[Row]) -> list[int]:
+    async def _logprobs(self, rows: list[Row], plus: int = 0) -> list[int]:
         await asyncio.sleep(self._seconds)
         self.calls.append(rows)
-        return [ROWS.index(row) for row in rows]
+        return [ROWS.index(row) + plus for row in rows]
 
 
 def calls_of(*ranks: Rank, timeout_s: float = 5.0) -> RankCalls:
@@ -51,6 +51,8 @@ async def test_values_of_blocks_come_in_the_order_of_the_rows(num_rows: int):
     blocks = calls_of(*ranks).in_blocks("features", ROWS[:num_rows])
     values = np.concatenate([np.stack(block) async for block in blocks])
     assert values[:, 0].tolist() == list(range(num_rows))
+    blocks = calls_of(*ranks).in_blocks("logprobs", ROWS[:num_rows], 7)
+    assert [value async for block in blocks for value in block] == list(range(7, 7 + num_rows))
 
 
 async def test_rows_go_to_ranks_near_their_clips_and_their_values_come_back_in_order():

@@ -74,6 +74,14 @@ def test_steps_with_the_cache_are_those_without_to_the_bit(
     assert same(again, expected)
     assert [step["cache/embedding_hit_rate"] for step in metrics[0]] == [1.0] * 3
 
+    pair.start(model_dir, ADAMW, embeddings=tmp_path / "cold", **config)
+    segments = pair.each("call", [("segments", hand, 1, 1) for hand in hands])
+    assert [[one.shape[:2] for one in part] for part in segments] == [[(2, 1)] * 5, [(2, 1)]]
+    pair.start(model_dir, ADAMW, embeddings=folder, **config)
+    known = pair.each("call", [("segments", hand, 1, 1) for hand in hands])
+    for one, other in zip([*segments[0], *segments[1]], [*known[0], *known[1]], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
     logprobs = pair.each("call", [("logprobs", hand) for hand in hands])
     pair.start(model_dir, ADAMW, embeddings=folder, freeze_vision_tower=False, **config)
     _, metrics = train(pair, hands, 1)
