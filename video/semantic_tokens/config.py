@@ -34,7 +34,7 @@ class SemanticTokensConfig(Config):
     """Weight of the commitment loss, which keeps segments near their codes."""
     reconstruction_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight of the loss that recovers the tower's features from codes."""
-    temporal_weight: float = Field(default=0.5, ge=0, le=100)
+    temporal_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight of the loss against needless switches between neighbouring segments; 0: off."""
     semantic_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight of the loss between segments and the attributes that their clip's text mentions; 0:
