@@ -147,7 +147,7 @@ def _validations(status: RunStatus) -> Iterator[tuple[str, str]]:
         yield "last validation", f"{last.stage} step {last.step}: {', '.join(known)}"
     for stage in status.finished:
         if stage.outcome:
-            yield f"validated {stage.name}", stage.outcome
+            yield f"outcome of {stage.name}", stage.outcome
 
 
 def _number(value: float | None, digits: int = 4) -> str:
