@@ -6,7 +6,8 @@
     g(x) = W2 gelu(W1 x + b1) + b2;   loss: mean squared error;   row of s = w_c + g(modifier of s)
 
 No clip is looked at. Training stops by an average of the training cosine, and the best weights are
-taken. Embeddings enter as they are, not normalised.
+taken. Embeddings enter as they are, not normalised; rows are brought to one size for the training
+and back (ours), because a head with a strong penalty has rows too small for its learning rate.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from calibrate.splitting.protocols import TextEncoder
 
 if TYPE_CHECKING:
     import torch
+
+
+_ROOT_MEAN_SQUARE = 0.1  # of a vector's values in training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,8 @@ def fit_alignment(
     config = config or AlignmentConfig()
     pairs = training_pairs(dictionary)
     inputs = _aligned(encoder.encode(pairs.texts))
-    targets = _aligned(pairs.vectors)
+    scale = float(np.sqrt(np.square(pairs.vectors).mean())) / _ROOT_MEAN_SQUARE or 1.0
+    targets = _aligned(pairs.vectors / scale)
     draw = torch.Generator().manual_seed(seed)
     width = config.hidden or targets.shape[1]
     sizes = ((width, inputs.shape[1]), (targets.shape[1], width))
@@ -110,8 +115,9 @@ def fit_alignment(
         if stop.ends(cosines[-1], lambda: [layer.detach().clone() for layer in layers]):
             break
     assert stop.best is not None, "there is at least one epoch"
+    w1, b1, w2, b2 = (layer.numpy() for layer in stop.best)
     return Aligner(
-        layers=tuple(layer.numpy() for layer in stop.best),
+        layers=(w1, b1, w2 * np.float32(scale), b2 * np.float32(scale)),
         cosine=cosines[stop.best_epoch - 1],
         cosines=tuple(cosines),
         best_epoch=stop.best_epoch,

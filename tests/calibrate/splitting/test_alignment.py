@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,13 @@ def test_unseen_compositions_are_recovered():
         assert score.generality > 0.95
         assert score.locality is not None
         assert score.locality > 0.95
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e4])
+def test_the_size_of_a_heads_rows_does_not_matter(size: float):
+    """A head with a strong penalty has rows far below the learning rate."""
+    other = replace(WORLD, weight=WORLD.weight * size)
+    aligner = fit_alignment(other.dictionary, ENCODER, seed=0)
+    assert aligner.cosine == pytest.approx(ALIGNER.cosine, abs=0.01)
+    scaled = vectors(other, "group0", aligner) / size
+    np.testing.assert_allclose(scaled, vectors(WORLD, "group0", ALIGNER), atol=0.02)
