@@ -78,6 +78,19 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_random_state_alone(
     assert fit(clips, seed=1, epochs=1).tokenizer.version != fit(clips, epochs=1).tokenizer.version
 
 
+def test_a_small_network_has_the_same_bits_on_any_number_of_threads(clips: Clips):
+    before = torch.get_num_threads()
+    versions = set()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            versions.add(fit(clips, epochs=2).tokenizer.version)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(versions) == 1
+
+
 def test_a_saved_tokenizer_gives_the_codes_of_the_fitted_one(
     clips: Clips, fitted: Fitted, tmp_path: Path
 ):
