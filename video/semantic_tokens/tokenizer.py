@@ -118,13 +118,14 @@ class SemanticTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the two files to a folder, which appears whole, by rename. Raises DiskFull."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with naming_full_disk(partial):
-            save_file(self._tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+            # save_file would make a file that no other user may read
+            (partial / WEIGHTS_NAME).write_bytes(save(self._tensors, metadata={"format": "pt"}))
             write_json(partial / DESCRIPTION_NAME, self.description.to_json())
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

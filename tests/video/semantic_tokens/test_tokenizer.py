@@ -42,6 +42,8 @@ def test_a_tokenizer_is_read_as_it_was_saved(tmp_path: Path):
     assert torch.equal(two.embeddings, one.embeddings)
     assert two.codes(segments()) == one.codes(segments())
     assert torch.equal(two.soft(segments()), one.soft(segments()))
+    modes = {path.stat().st_mode for path in (tmp_path / "tokenizer").iterdir()}
+    assert len(modes) == 1  # whoever may read the names may read the weights
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [DESCRIPTION_NAME, WEIGHTS_NAME]
 
 
