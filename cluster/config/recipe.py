@@ -324,7 +324,7 @@ class RunConfig(Config):
         stage = next((s.name for s in self.chain if s.reads_features), None)
         if stage is not None and not (learner.vision_frozen and learner.embedding_cache):
             raise ValueError(
-                f"stages.{stage} learns from features of a tower that stays as it is; set "
+                f"stages.{stage} reads features of a tower that stays as it is; set "
                 "learner.freeze_vision_tower, freeze_merger and embedding_cache to true, or leave "
                 "the stage out"
             )
