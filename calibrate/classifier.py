@@ -9,6 +9,7 @@
         evaluation.json    figures on the test clips, label by label
         held_out.json      probabilities and labels of clips that nothing learned from
         reference.*        features of the traces that it was fitted to, for the test of shift
+        split/             of an edited one: what was split, and the files of the one before
         provenance.json    where it comes from
         README.md          model card
     load_classifier(OUT or RUN) -> Classifier
@@ -20,6 +21,8 @@ depends on them, and their bytes are not recorded. Loads no engine and no torch.
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +50,7 @@ CALIBRATION_FILE = "calibration.json"
 EVALUATION_FILE = "evaluation.json"
 PROVENANCE_FILE = "provenance.json"
 CARD_FILE = "README.md"
+SPLIT_FOLDER = "split"
 M = TypeVar("M", bound=Config)
 _EXPLAIN = (DESCRIPTION_FILE, PROVENANCE_FILE, CARD_FILE)
 FOLDER = "classifier"
@@ -114,7 +118,7 @@ class Classifier:
     @cached_property
     def provenance(self) -> Provenance:
         """Where it comes from. Raises DataError if provenance.json cannot be read."""
-        return _read(Provenance, self.path / PROVENANCE_FILE)
+        return read_part(Provenance, self.path / PROVENANCE_FILE)
 
     def _folder(self, name: str, marked_by: str) -> Path | None:
         return self.path / name if marked_by in self.files else None
@@ -188,6 +192,7 @@ def publish_classifier(
     head: SavesFiles | None = None,
     reference: SavesFiles | None = None,
     held_out: SavesFiles | None = None,
+    split: SavesFiles | None = None,
     copy: bool = False,
     replace: bool = False,
 ) -> Classifier:
@@ -195,12 +200,39 @@ def publish_classifier(
 
     ``evaluation``: of its predictions of the test clips. ``verdict_dir``: whole weights;
     ``adapter_dir``: LoRA on the policy. ``held_out``: what thresholds of policies are derived
-    from. ``copy``: no hard links into the run. ``replace``: what is
-    at ``out`` may go, as when a stage is run again.
+    from. ``split``: how it was made of another one. ``copy``: no hard links into the run.
+    ``replace``: what is at ``out`` may go, as when a stage is run again.
 
     Raises DataError if ``out`` is taken or a model is none, DiskFull; then nothing is left.
     """
     _refuse_parts(description, calibration, verdict_dir, adapter_dir, head)
+    with whole_directory(out, replace=replace) as partial:
+        add_model(policy_dir, partial / "policy", copy=copy)
+        if verdict_dir is not None:
+            add_model(verdict_dir, partial / "verdict", copy=copy)
+        if adapter_dir is not None:
+            add_adapter(adapter_dir, partial / "verdict" / "adapter", copy=copy)
+        parts = ((head, "head"), (reference, "."), (held_out, "."), (split, SPLIT_FOLDER))
+        for part, folder in parts:
+            if part is not None:
+                part.save(partial / folder)
+        write_json(partial / CALIBRATION_FILE, calibration.to_json())
+        if evaluation is not None:
+            write_json(partial / EVALUATION_FILE, asdict(evaluation))
+        write_json(partial / PROVENANCE_FILE, provenance.model_dump(mode="json"))
+        card = model_card(description, calibration, provenance, evaluation)
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        content = _ClassifierFile(
+            format=FORMAT, description=description, files=records_of(partial, _EXPLAIN)
+        )
+        write_json(partial / DESCRIPTION_FILE, content.model_dump(mode="json"))
+    return load_classifier(out, check_weights=False)
+
+
+@contextmanager
+def whole_directory(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, beside ``out``, that takes its name after the block, or is gone after an
+    error. ``replace``: what is at ``out`` may go. Raises DataError if it is taken, DiskFull."""
     if not replace and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already; give another directory, or remove it first")
     partial = out.with_name(out.name + ".partial")
@@ -208,24 +240,7 @@ def publish_classifier(
     try:
         with naming_full_disk(partial):
             partial.mkdir(parents=True)
-            add_model(policy_dir, partial / "policy", copy=copy)
-            if verdict_dir is not None:
-                add_model(verdict_dir, partial / "verdict", copy=copy)
-            if adapter_dir is not None:
-                add_adapter(adapter_dir, partial / "verdict" / "adapter", copy=copy)
-            for part, folder in ((head, "head"), (reference, "."), (held_out, ".")):
-                if part is not None:
-                    part.save(partial / folder)
-            write_json(partial / CALIBRATION_FILE, calibration.to_json())
-            if evaluation is not None:
-                write_json(partial / EVALUATION_FILE, asdict(evaluation))
-            write_json(partial / PROVENANCE_FILE, provenance.model_dump(mode="json"))
-            card = model_card(description, calibration, provenance, evaluation)
-            (partial / CARD_FILE).write_text(card, encoding="utf-8")
-            content = _ClassifierFile(
-                format=FORMAT, description=description, files=records_of(partial, _EXPLAIN)
-            )
-            write_json(partial / DESCRIPTION_FILE, content.model_dump(mode="json"))
+            yield partial
             if replace:
                 shutil.rmtree(out, ignore_errors=True)
             partial.rename(out)
@@ -233,7 +248,6 @@ def publish_classifier(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return load_classifier(out, check_weights=False)
 
 
 def _refuse_parts(
@@ -269,10 +283,11 @@ def _read_description(file: Path) -> _ClassifierFile:
             f"{file} has the format {written!r}, expected {FORMAT}: another version of this "
             "program published it; use that version, or publish the classifier anew"
         )
-    return _read(_ClassifierFile, file)
+    return read_part(_ClassifierFile, file)
 
 
-def _read(model: type[M], file: Path) -> M:
+def read_part(model: type[M], file: Path) -> M:
+    """Read a JSON file of a classifier's directory. Raises DataError."""
     try:
         return validate(model, json.loads(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError, ConfigError) as error:

@@ -132,10 +132,12 @@ def _read(directory: Path, names: Sequence[str]) -> dict[str, FileRecord]:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a run left this model or adapter (RUN/stages/NAME/model), or a fit that removes its
-    folder at its end (OUT.work/model)."""
+    """Whether nothing changes this model or adapter in place: a run left it
+    (RUN/stages/NAME/model), or a fit that removes its folder at its end (OUT.work/model), or it was
+    published."""
     parent = folder.resolve().parent
-    return parent.parent.name == "stages" or parent.name.endswith(".work")
+    published = (parent / "classifier.json").is_file()
+    return published or parent.parent.name == "stages" or parent.name.endswith(".work")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from cluster.commands import (
     reward,
     run,
     serve,
+    split,
     status,
     study,
 )
@@ -55,6 +56,7 @@ _COMMANDS = (
     fit,
     classify,
     serve,
+    split,
     demo,
 )
 

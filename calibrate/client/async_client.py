@@ -7,7 +7,7 @@ async with AsyncClient("http://127.0.0.1:8000", token) as client:
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -113,6 +113,14 @@ class AsyncClient:
     async def classifier(self, ref: str | int = "champion") -> Classifier:
         """A registered classifier, by version or alias."""
         return await self._send(calls.classifier(ref))
+
+    async def split(
+        self, label: str, into: Sequence[str], *, ref: str | int = "champion", **settings: Any
+    ) -> Classifier:
+        """Split a label of a classifier into several: a new version, which nothing promotes;
+        settings as in ``POST /v1/classifiers/{ref}/split``. ProblemError ``phrases-proposed`` has
+        phrases to look at, unless ``accept_proposed=True``."""
+        return await self._send(calls.split(ref, label, into, settings))
 
     async def promote(
         self, version: int, *, reason: str = "", expected_champion: int | None = None

@@ -146,6 +146,14 @@ def classifier(ref: str | int) -> Call[Classifier]:
     return _get(f"/v1/classifiers/{_segment(ref)}", Classifier.from_json)
 
 
+def split(
+    ref: str | int, label: str, into: Sequence[str], settings: Mapping[str, Any]
+) -> Call[Classifier]:
+    """``POST /v1/classifiers/{ref}/split``."""
+    body = {"label": label, "into": list(into), **settings}
+    return _post(f"/v1/classifiers/{_segment(ref)}/split", Classifier.from_json, body)
+
+
 def promote(version: int, reason: str, expected_champion: int | None) -> Call[dict[str, Any]]:
     """``POST /v1/classifiers/{version}/promote``."""
     body = {"reason": reason, "expected_champion": expected_champion}

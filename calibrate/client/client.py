@@ -10,7 +10,7 @@ that a clip is decided once. Safe to use from threads. async_client.py is the sa
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -116,6 +116,14 @@ class Client:
     def classifier(self, ref: str | int = "champion") -> Classifier:
         """A registered classifier, by version or alias."""
         return self._send(calls.classifier(ref))
+
+    def split(
+        self, label: str, into: Sequence[str], *, ref: str | int = "champion", **settings: Any
+    ) -> Classifier:
+        """Split a label of a classifier into several: a new version, which nothing promotes;
+        settings as in ``POST /v1/classifiers/{ref}/split``. ProblemError ``phrases-proposed`` has
+        phrases to look at, unless ``accept_proposed=True``."""
+        return self._send(calls.split(ref, label, into, settings))
 
     def promote(
         self, version: int, *, reason: str = "", expected_champion: int | None = None

@@ -59,6 +59,19 @@ class HiddenStates:
             states: Any = self._policy(batch.to(self._device), features=True)
         return np.asarray(states.float().cpu().numpy())
 
+    def looks(self, clips: Sequence["ProcessedClip"]) -> NDArray[np.float32]:
+        """[N, E]: mean of the vision tower's features of each clip, in the language model's input
+        space."""
+        import torch
+
+        means = []
+        for clip in clips:
+            pixels = torch.from_numpy(clip.pixel_values).to(self._device)
+            grid = torch.tensor([clip.grid_thw], device=self._device)
+            with torch.no_grad():
+                means.append(self._policy.look(pixels, grid).embeds.float().mean(0).cpu().numpy())
+        return np.stack(means)
+
 
 def row_after_trace(answered: AnsweredClip) -> "Row":
     """Row of video, trace prompt and trace."""

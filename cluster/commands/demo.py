@@ -1,4 +1,4 @@
-"""The command demo: writes the embedded clips and base model."""
+"""The commands of the demo: write the embedded clips and base model."""
 
 import argparse
 from pathlib import Path
@@ -23,6 +23,12 @@ def _make_demo_data(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.out} holds a data set already; give another directory")
     sizes = {name: size for name in _SIZES if (size := getattr(options, name)) is not None}
     say(f"wrote {make_demo_data(options.out, seed=options.seed, **sizes)}")
+
+
+def _make_demo_pairs(options: argparse.Namespace) -> None:
+    from cluster.demo.pairs import write_pairs
+
+    say(f"wrote {write_pairs(options.data, options.out)}")
 
 
 def _make_demo_model(options: argparse.Namespace) -> None:
@@ -50,6 +56,10 @@ def add(commands: Any) -> None:
     data.add_argument("--seed", type=int, default=0)
     for name, text in _SIZES.items():
         data.add_argument(f"--{name}", type=_size, metavar="N", help=text)
+    text = "write manifests over the embedded clips for category splitting"
+    pairs = add_command(commands, "make-demo-pairs", text, _make_demo_pairs)
+    pairs.add_argument("data", type=Path, metavar="DATA", help="what make-demo-data wrote")
+    pairs.add_argument("out", type=Path, metavar="OUT", help="the folder to write them to")
     text = "write the embedded base model"
     model = add_command(commands, "make-demo-model", text, _make_demo_model)
     model.add_argument("out", type=Path)

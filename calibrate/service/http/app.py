@@ -20,6 +20,7 @@ from calibrate.service.routes import (
     policies,
     reviews,
     shift,
+    splits,
     tokens,
     traces,
 )
@@ -39,6 +40,7 @@ _ROUTERS = (
     policies.router,
     reviews.router,
     shift.router,
+    splits.router,
     tokens.router,
     traces.router,
 )

@@ -14,7 +14,9 @@ import asyncio
 import json
 import shutil
 import sqlite3
+import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,16 @@ class Registry:
                 shutil.rmtree(taken.path)
                 raise
         return self.get(version)
+
+    def register_made(
+        self, make: Callable[[Path], object], *, source: str, by: str
+    ) -> RegisteredClassifier:
+        """Register a classifier that ``make`` publishes as the folder that it is given, which goes
+        afterwards. Raises what it raises, and as ``register``."""
+        with tempfile.TemporaryDirectory(dir=self._folder.parent, prefix="made-") as made:
+            out = Path(made) / "classifier"
+            make(out)
+            return self.register(out, source=source, by=by)
 
     def get(self, ref: str | int) -> RegisteredClassifier:
         """Classifier of a version's number or an alias. Raises Problem 404."""

@@ -1,0 +1,1 @@
+"""`deepintuit split`: one label of a published classifier becomes several."""
