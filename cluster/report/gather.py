@@ -43,6 +43,7 @@ from cluster.report.curves import StageCurves, read_curves
 from cluster.report.groups import GroupRecord, group_records
 from cluster.report.hacking import StageGuards, guard_records
 from cluster.report.left_out import Quarantined, failure_of, read_quarantined
+from cluster.report.rationales import RationaleRecord, rationale_records
 from cluster.report.sizes import manifest_sizes
 from cluster.run_files import (
     describe_source,
@@ -122,6 +123,8 @@ class Report:
     majority: float | None
     curves: tuple[StageCurves, ...]
     guards: tuple[StageGuards, ...]
+    rationales: tuple[RationaleRecord, ...]
+    """Of stages that wrote rationales or captions."""
     classifiers: dict[str, PublishedClassifier]
     """Stage -> what it published."""
     clips: tuple[ClipRecord, ...]
@@ -200,6 +203,9 @@ def gather(path: Path, max_clips: int) -> Report:
         majority=majority(path, files.arms),
         curves=tuple(files.curves),
         guards=traces.guards,
+        rationales=notes.attempt(
+            "rationales.jsonl", lambda: rationale_records(path, files.chain), ()
+        ),
         classifiers=notes.attempt(
             "classifier", lambda: read_classifiers(path), dict[str, PublishedClassifier]()
         ),

@@ -15,11 +15,11 @@ from cluster.driver.progress import console
 from cluster.metrics.catalogue import EVALUATION
 from cluster.run_files import rationales_outcome
 from cluster.session import Session
-from cluster.stages.rationale_file import rationale_file, write_rationales
 from cluster.stages.stage import StageRun
 from cluster.stages.trace_writer import RunTraceWriter
 from rollout.rationales.judge import FilterCounts, Judge, Written
 from rollout.rationales.rationale import Dropped, Rationale
+from rollout.rationales.rationale_file import rationale_file, write_rationales
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 from wire.labels import LabelSet

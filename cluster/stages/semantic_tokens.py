@@ -24,11 +24,11 @@ from cluster.driver.progress import console, progress_bar
 from cluster.inputs.narration import codes_path, tokenizer_folder
 from cluster.run_files import tokenizer_outcome
 from cluster.session import Session
-from cluster.stages.rationale_file import read_rationales
 from cluster.stages.stage import StageRun
 from learner.config import OptimConfig
 from learner.semantic_tokens.fit import Fitted, fit_tokenizer
 from learner.shared_prefix.rows import Row
+from rollout.rationales.rationale_file import read_rationales
 from video.semantic_tokens.codes_file import CodesFile, write_codes
 from video.semantic_tokens.config import SemanticTokensConfig
 from video.semantic_tokens.embedding_narrator import soft_path

@@ -16,7 +16,6 @@ from cluster.session import Session
 from cluster.stages.evaluation import evaluate_labels, evaluate_policy, readable
 from cluster.stages.label_codes import LabelCodes
 from cluster.stages.own_traces import write_own_traces
-from cluster.stages.rationale_file import rationale_file, read_rationales
 from cluster.stages.spilled_rows import SpilledRows
 from cluster.stages.stage import StageRun
 from cluster.stages.supervised import SupervisedTrainer
@@ -24,6 +23,7 @@ from cluster.stages.validators import sft_validator
 from learner.shared_prefix.rows import supervised_row
 from rollout.prompt import trace_target
 from rollout.rationales.as_trace import trace_of
+from rollout.rationales.rationale_file import rationale_file, read_rationales
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 

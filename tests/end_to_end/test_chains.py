@@ -16,7 +16,7 @@ from cluster.config.recipe import read_recipe
 from cluster.demo.clips import make_demo_data
 from cluster.demo.events import events_in
 from cluster.demo.make_model import make_demo_model
-from cluster.stages.rationale_file import read_rationales
+from rollout.rationales.rationale_file import read_rationales
 from tests.end_to_end.runs import ROOT, TINY, metrics, run, summary
 from wire.archive.archive import read_groups
 from wire.types import Purpose

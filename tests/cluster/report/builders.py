@@ -3,13 +3,18 @@
 import json
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibrate.predictions import Prediction, write_predictions
+from cluster.config.recipe import RunConfig
 from cluster.run_dir import RunDir
+from rollout.rationales.judge import Judge, Written
+from rollout.rationales.rationale import Dropped
+from rollout.rationales.rationale_file import rationale_file, write_rationales
 from tests.calibrate.classifiers import measured_calibration, published_result
 from tests.cluster.study.study_runs import NAMES, make_run, write_arm
 from tests.groups import make_completion, make_sample
@@ -17,6 +22,7 @@ from tests.groups import make_group as group_of
 from video.encode import write_mp4
 from wire.archive.archive import Archive
 from wire.types import Failure, FailureKind, PolicyVersion, Purpose, Score, Trace, TraceGroup
+from wire.whole_file import write_json
 
 FIRST = PolicyVersion(attempt=0, step=1)
 BROKEN = Failure(kind=FailureKind.REWARD, culprit="mine.py:score", reason="KeyError: 'x'")
@@ -177,3 +183,23 @@ def write_run(path: Path, hostile: str | None = None) -> RunDir:
         + "\n"
     )
     return run
+
+
+def write_rationale_stage(path: Path, config: RunConfig) -> dict[str, Any]:
+    """A finished stage why of the run in ``path``, of six rationales, four of them kept. Returns
+    its figures."""
+    judge = Judge(config.label_set, list(Dropped), asks_label=True, closing="Classification")
+    closings = ("Classification: ",) * 4 + ("",) * 2
+    rationales = [
+        one
+        for closing, label in zip(closings, cycle(config.label_set.names), strict=False)
+        for one in judge.judge(
+            make_sample(label),
+            [Written(f"It </script> goes up.\n{closing}{label}", is_truncated=False)],
+            "why/rationale/s",
+        )
+    ]
+    write_rationales(rationale_file(path, "why"), rationales)
+    figures = {"task": "rationale", "hint": True, **judge.counts.figures()}
+    write_json(path / "stages" / "why" / "done.json", {"rationales": figures, "seconds": 1.0})
+    return figures

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from cluster.report.write import write_report
+from cluster.run_dir import RunDir
 from tests.calibrate.classifiers import measured_calibration
 from tests.cluster.report.builders import (
     make_group,
     make_trace,
     write_groups,
     write_metrics,
+    write_rationale_stage,
     write_run,
 )
 from tests.cluster.report.guard_run import write_guarded_run
+from tests.cluster.session_fakes import make_config
 from tests.cluster.study.study_runs import make_run
 
 pytest.importorskip("playwright", reason="needs playwright, of requirements/dev.in")
@@ -437,3 +440,19 @@ def test_guards_say_what_they_saw_and_show_hostile_traces_as_text(
 
 def test_a_run_without_guards_has_no_section_of_them(opened: Opened, report: Path) -> None:
     assert opened.go(report).locator("#guards").count() == 0
+
+
+def test_rationales_are_shown_with_their_filters_and_read_as_text(
+    opened: Opened, tmp_path: Path
+) -> None:
+    config = make_config(stages=[{"name": "why", "kind": "rationales"}])
+    RunDir.open(tmp_path / "run", config, resume=False, overwrite=False).close()
+    write_rationale_stage(tmp_path / "run", config)
+    page = opened.go(write_report(tmp_path / "run").path)
+    row = page.inner_text("#rationales [aria-label='Table of rationales'] tbody tr")
+    assert "4 (0.667)" in row
+    assert "with the label as a hint" in row
+    page.click("text=why: 5 to read")
+    assert "It </script> goes up." in page.inner_text("#rationales details")
+    assert "no: parse" in page.inner_text("#rationales details")
+    assert opened.said == []

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.config.recipe import RunConfig
 from cluster.run_dir import RunDir
-from cluster.stages.rationale_file import rationale_file, read_rationales
 from rollout.prompt import RationalePrompt
+from rollout.rationales.rationale_file import rationale_file, read_rationales
 from tests.cluster.session_fakes import make_config, make_samples
 from tests.cluster.stages.chain_fakes import Attempt, Killed, groups_of, result, run_chain
 from wire.archive.archive import read_groups

@@ -13,10 +13,10 @@ from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.inputs.narration import codes_path, tokenizer_folder
 from cluster.run_dir import RunDir
 from cluster.run_files import stage_outcome
-from cluster.stages.rationale_file import rationale_file, write_rationales
 from cluster.stages.semantic_tokens import texts_of
 from learner.shared_prefix.rows import Row
 from rollout.rationales.rationale import Rationale
+from rollout.rationales.rationale_file import rationale_file, write_rationales
 from tests.cluster.session_fakes import (
     NAMES,
     TOKENIZER,

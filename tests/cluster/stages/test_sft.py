@@ -12,9 +12,9 @@ from cluster.config.recipe import RunConfig
 from cluster.inputs.from_run import weights_hash
 from cluster.inputs.policies import read_policies
 from cluster.run_dir import RunDir
-from cluster.stages.rationale_file import read_rationales
 from learner.shared_prefix.rows import Row
 from rollout.prompt import RationalePrompt
+from rollout.rationales.rationale_file import read_rationales
 from tests.cluster.session_fakes import NAMES, TEACHER, load_renderer, make_config, make_samples
 from tests.cluster.stages.chain_fakes import Attempt, result, run_chain
 from wire.errors import DataError

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stages.rationale_file import rationale_file, read_rationales, write_rationales
 from rollout.rationales.rationale import Dropped, Rationale
+from rollout.rationales.rationale_file import rationale_file, read_rationales, write_rationales
 from wire.errors import DataError
 
 ONE = Rationale(

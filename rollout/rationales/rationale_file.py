@@ -4,7 +4,7 @@ Rationales -> stages/NAME/rationales.jsonl -> read_rationales -> what a later st
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -33,16 +33,20 @@ def write_rationales(path: Path, rationales: Iterable[Rationale]) -> None:
 def read_rationales(run_dir: Path, stage: str) -> list[Rationale]:
     """The rationales that a finished stage of the run in ``run_dir`` wrote, kept or not, in the
     order of its clips. Raises DataError if they are not there or cannot be read."""
+    return list(iter_rationales(run_dir, stage))
+
+
+def iter_rationales(run_dir: Path, stage: str) -> Iterator[Rationale]:
+    """:func:`read_rationales`, one after another."""
     path = rationale_file(run_dir, stage)
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            yield from map(_ADAPTER.validate_json, file)
     except OSError as error:
         raise DataError(
             f"cannot read the rationales of stage {stage} in {path} ({error.strerror}); run that "
             "stage first"
         ) from error
-    try:
-        return [_ADAPTER.validate_json(line) for line in lines]
     except ValidationError as error:
         raise DataError(
             f"{path} holds a line that is no rationale with {', '.join(_NAMES)} "
