@@ -149,8 +149,9 @@ class VllmEngine:
     ) -> list[Any]:
         """Run a group with the embeddings of its clip, if they are shared and there; else keep
         those that the tower makes. A narrative needs no tower."""
-        needs_tower = clip.embeddings is None and self._rule.is_video(prompt.token_ids).any()
-        shared = self.embeddings if needs_tower else None
+        shared = self.embeddings
+        if shared and not self._needs_tower(prompt, clip):
+            shared = None
         seen = await asyncio.to_thread(shared.find, prompt) if shared else None
         outputs = await self._run(
             *(prompt.token_ids, clip, params, adapter), embeddings=seen, continued=continued
@@ -161,6 +162,9 @@ class VllmEngine:
                 if error is not None:  # the answers are good
                     log.warning("the embeddings of %s are not kept: %s", prompt.clip_key, error)
         return outputs
+
+    def _needs_tower(self, prompt: Prompt, clip: ProcessedClip) -> bool:
+        return clip.embeddings is None and bool(self._rule.is_video(prompt.token_ids).any())
 
     async def _keep_embeddings(
         self, shared: SharedEmbeddings, prompt: Prompt, clip: ProcessedClip

@@ -5,12 +5,14 @@ import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
 from rollout.vllm_calls.arguments import logprobs_mode
 from rollout.vllm_engine import VllmEngine
+from video.positions import PositionRule
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.token_arrays import TokenIds
 from wire.types import Prompt
@@ -177,6 +179,50 @@ async def test_sleep_is_nothing_on_a_cpu() -> None:
     await engine.sleep()
     await update(engine)
     assert not [call for call in llm.calls if "wake" in call or "sleep" in call]
+
+
+# --- narratives
+
+
+class Shared:
+    """Embeddings of clips, of which none is there."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def find(self, prompt: Prompt) -> None:
+        self.asked.append(prompt.clip_key)
+
+    def keep(self, prompt: Prompt, clip: Any, embeddings: Any) -> None:
+        raise AssertionError("the stand-in's tower has made nothing")
+
+
+class NoTower:
+    """vLLM's client, whose tower has seen no clip."""
+
+    async def collective_rpc(self, method: str, args: Any) -> list[None]:
+        return [None]
+
+
+@pytest.mark.slow  # imports vLLM
+async def test_embeddings_are_shared_of_videos_and_not_of_narratives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rule = PositionRule("qwen2_5_vl", 7, merge_size=2, tokens_per_second=2)
+    engine = VllmEngine(NoTower(), RolloutConfig(), rule, [])  # type: ignore[arg-type]
+    monkeypatch.setattr(engine, "_run", Completions().run)
+    engine.embeddings = shared = Shared()
+    sampling = Sampling(n=1, temperature=1.0, max_tokens=9, seed=0)
+    rows = np.zeros((1, 4), np.float32)
+    for key, ids, embeddings in (
+        ("video", (1, 7), None),
+        ("text", (1, 2), None),
+        ("v", (7,), rows),
+    ):
+        prompt = Prompt(token_ids=TokenIds(ids), clip_key=key, fingerprint="")
+        clip: Any = SimpleNamespace(embeddings=embeddings, fingerprint="")
+        await engine.generate(prompt, clip, sampling)
+    assert shared.asked == ["video"]
 
 
 # --- logprobs at a sampling temperature
