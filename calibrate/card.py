@@ -312,7 +312,8 @@ def _limits(description: ClassifierDescription, provenance: Provenance) -> str:
         "Probabilities were calibrated for these weights, prompts and settings; with others they "
         "mean nothing. The directory is checked as it is loaded.",
     ]
-    if "verdict" in description.sources or "head" in description.sources:
+    reads_trace = "head" in description.sources and description.head_features == "trace"
+    if "verdict" in description.sources or reads_trace:
         lines.append("It reads traces of this policy; those of another are not what it learned.")
     if foreign:
         lines.append(f"**It was fitted to traces of another policy:** {foreign}.")

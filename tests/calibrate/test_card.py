@@ -166,3 +166,15 @@ def test_a_source_of_no_weight_is_not_shown_as_read():
     policy = make_description(sources=("policy",))
     text = card(with_weights(policy=0.5, verdict=0.0), description=policy)
     assert "scaled by a temperature of 2," in text
+
+
+def test_only_a_head_that_reads_traces_is_bound_to_those_of_its_policy():
+    said_of = {
+        features: card(
+            with_weights(head=1.0),
+            description=make_description(sources=("head",), label_codes={}, head_features=features),
+        )
+        for features in ("trace", "video")
+    }
+    assert "It reads traces of this policy" in said_of["trace"]
+    assert "It reads traces of this policy" not in said_of["video"]

@@ -7,6 +7,7 @@ from calibrate.description import (
     AnswerSettings,
     ArchiveFacts,
     ClassifierDescription,
+    PromptText,
     Provenance,
     SplitFacts,
 )
@@ -17,9 +18,11 @@ from cluster.inputs.classifier_settings import (
     describe,
     provenance_of,
     settings_of,
+    shown_columns,
 )
 from rollout.render import Renderer
 from wire.errors import ConfigError, DataError
+from wire.labels import Label
 from wire.types import PolicyVersion
 
 
@@ -92,3 +95,27 @@ def test_provenance_has_the_settings_and_no_path(recipe: Callable[..., Path], de
     assert provenance.packages["torch"]
     assert str(demo) not in provenance.model_dump_json()
     assert provenance == Provenance.model_validate_json(provenance.model_dump_json())
+
+
+def test_prompts_show_the_labels_that_a_head_was_fitted_to_whatever_it_tells_apart_now(described):
+    before, _ = described
+    split = before.model_copy(
+        update={
+            "labels": (*before.labels, Label(name="new part")),
+            "shown_labels": before.labels,
+        }
+    )
+    assert "new part" in split.label_names
+    assert settings_of(split).prompts.labels.names == before.label_names
+
+
+def test_a_head_over_the_video_alone_needs_the_columns_of_the_label_prompt(described):
+    before, _ = described
+    text = PromptText.of("Name it. {camera}", "x")
+    values = {"prompts": {**before.prompts, "label": text}, "sources": ("head",)}
+    trace, video = (
+        before.model_copy(update={**values, "head_features": features})
+        for features in ("trace", "video")
+    )
+    assert "camera" not in shown_columns(trace)
+    assert shown_columns(video)["camera"] == ("label",)
