@@ -45,7 +45,7 @@ SIZES = {
     "demo-rbft": (
         *("stages.labels.epochs=2", "stages.stage1.epochs=1", "stages.rbft.epochs=1"),
         "stages.stage1.optim={learning_rate=1e-3, merger_learning_rate=1e-2}",
-        "learner.freeze_merger=false",
+        *("learner.freeze_merger=false", "rationales.temperature=0.01"),
     ),
 }
 NUM_UPDATES = {
