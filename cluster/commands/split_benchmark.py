@@ -24,6 +24,7 @@ def add_benchmark(split: Any) -> None:
         description="count a side of SSv2-Split or FineGym-Split, and measure a weights file on it",
     )
     _add_arguments(command)
+    split.epilog = f"{split.prog} {_WORD} DIR --side A: the public benchmarks (--help has more)"
     parse_split = split.parse_known_args
 
     def parse_known_args(arguments: Any = None, namespace: Any = None) -> Any:

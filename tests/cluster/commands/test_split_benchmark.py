@@ -7,8 +7,8 @@ import pytest
 
 from calibrate.splitting.benchmark import read_side
 from calibrate.splitting.benchmark_weights import write_weights
-from cluster.commands.base import add_command
-from cluster.commands.split_benchmark import add_benchmark
+from cluster.cli import main
+from cluster.commands import split
 from tests.calibrate.splitting.layouts import write_layout
 from tests.calibrate.splitting.synthetic_weights import weights_of
 from wire.errors import ConfigError, DataError
@@ -17,9 +17,7 @@ from wire.errors import ConfigError, DataError
 def run(*arguments: str) -> None:
     parser = argparse.ArgumentParser(prog="deepintuit")
     commands = parser.add_subparsers(dest="command", required=True)
-    split = add_command(commands, "split", "split a label", lambda options: None)
-    split.add_argument("classifier")
-    add_benchmark(split)
+    split.add(commands)
     options = parser.parse_args(["split", *arguments])
     options.act(options)
 
@@ -41,7 +39,20 @@ def test_a_data_set_is_counted_without_weights(
 
 
 def test_another_word_is_an_argument_of_split_itself():
-    run("runs/demo/classifier")
+    with pytest.raises(ConfigError, match="split needs OUT"):
+        run("runs/demo/classifier")
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["split", "benchmark", str(tmp_path), "--side", "A"]) == 2
+    assert "has no group_scheme.json; expected SSv2-Split" in capsys.readouterr().err
+
+
+def test_help_of_split_names_the_benchmark(capsys: pytest.CaptureFixture[str]):
+    for arguments, text in ((["split"], "split benchmark DIR"), (["split", "benchmark"], "--side")):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--help"])
+        assert text in capsys.readouterr().out
 
 
 def test_a_weights_file_is_measured_on_all_targets(
