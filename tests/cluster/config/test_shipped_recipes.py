@@ -14,6 +14,7 @@ from cluster.config.kinds.rationales import RationalesStage
 from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig, read_recipe
+from cluster.demo.pairs import base_labels
 from cluster.plan.run_plan import make_plan
 from rollout.prompts_config import ONLY_IN, TASK_FIELDS, TEXT_NAMES, TRACE_FIELDS
 from wire.finding import Level
@@ -38,6 +39,7 @@ CHAINS = {
 
 _ARMS = {"rbft": "hinted", "kept": "hinted", "nohint": "unhinted", "caption": "captions"}
 _WRITES = dict.fromkeys(("hinted", "unhinted", "captions"), "base")
+SPLITTING_CHAIN = {"demo-splitting": {"calibrated": "base"}}
 RBFT_CHAINS = {
     "demo-rbft": {
         **dict.fromkeys(("base", "labels", "rationales", "stage1"), "base"),
@@ -86,7 +88,8 @@ def paper(request: pytest.FixtureRequest) -> RunConfig:
 def test_every_recipe_we_ship_plans(recipe: Path):
     config = read_recipe(recipe, [])
     plan = make_plan(config, config.chain.names)
-    expected = (CHAINS | RBFT_CHAINS | LVLM_VAR_CHAINS).get(recipe.stem, STAGES)
+    chains = CHAINS | RBFT_CHAINS | LVLM_VAR_CHAINS | SPLITTING_CHAIN
+    expected = chains.get(recipe.stem, STAGES)
     assert sorted(stage.name for stage in plan.stages) == sorted(expected)
     has_grpo = "grpo" in config.chain
     assert (plan.step is not None) == has_grpo
@@ -353,3 +356,11 @@ def test_every_training_of_lvlm_var_is_lora_but_the_ablation_without():
         "no_lora": "tokens",
         "video": None,
     }
+
+
+def test_the_splitting_demo_fits_a_head_that_can_be_split_to_the_labels_of_its_manifest():
+    config = read_recipe(FOLDER / "demo-splitting.toml", [])
+    (stage,) = config.chain
+    assert isinstance(stage, CalibrateStage)
+    assert (stage.sources, stage.head_features) == (("head",), "video")
+    assert config.label_set.names == tuple(sorted(base_labels()))
