@@ -18,7 +18,7 @@ SEEDS ?= 1 2 3
 RUN_DIR := runs/demo$(if $(METHOD),-$(METHOD))$(if $(SEED),-$(SEED))
 RECIPE := recipes/demo$(if $(METHOD),-$(METHOD)).toml
 
-.PHONY: setup demo study test test-all test-cuda-lock lint format types docs lock clean
+.PHONY: setup demo split-demo study test test-all test-cuda-lock lint format types docs lock clean
 
 setup:
 	@$(PYTHON) requirements/setup.py
@@ -27,7 +27,18 @@ demo: setup
 	@test -f $(RECIPE) || { echo "METHOD=$(METHOD): expected rbft, lvlm-var or splitting, or none for DeepIntuit"; exit 2; }
 	test -f build/demo/data/manifest.jsonl || $(BIN)/deepintuit make-demo-data build/demo/data
 	test -f build/demo/model/config.json || $(BIN)/deepintuit make-demo-model build/demo/model
+	@test "$(METHOD)" != splitting || test -f build/demo/splitting/manifest.jsonl || \
+	  $(BIN)/deepintuit make-demo-pairs build/demo/data build/demo/splitting
 	$(BIN)/deepintuit run $(RECIPE) --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
+	@test "$(METHOD)" != splitting || $(MAKE) --no-print-directory split-demo
+
+# What METHOD=splitting does after its run: the label "left" becomes six, and a clip gets one of them.
+PARTS := $(foreach last,left right up down grow shrink,"left then $(last)")
+split-demo:
+	rm -rf $(RUN_DIR).split
+	$(BIN)/deepintuit split $(RUN_DIR) $(RUN_DIR).split --label left --into $(PARTS) --yes --bias fine \
+	  --measure build/demo/splitting/measure.jsonl --shots build/demo/splitting/shots.jsonl
+	$(BIN)/deepintuit classify $(RUN_DIR).split build/demo/data/clips/test/test-0-00013.mp4
 
 # Paths in --set, like those in a recipe, start at the recipe's folder.
 study: setup
