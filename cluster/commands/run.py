@@ -16,6 +16,7 @@ from cluster.commands.base import (
 
 _HELP = {
     "run": "all stages: base, cold start, GRPO, calibration",
+    "rationales": "write rationales of labelled clips, and keep what passes the filters",
     "coldstart": "stage 1: supervised fine-tuning on teacher traces",
     "grpo": "stage 2: GRPO, from the run directory's cold start or else from the recipe's model",
     "calibrate": "stage 3: verdict and head, on traces of the run directory's policy",

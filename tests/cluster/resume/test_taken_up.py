@@ -169,6 +169,16 @@ async def test_traces_that_answer_other_prompts_are_not_taken_up(tmp_path: Path)
     assert len(second.engines.wrote) == NUM_CALIBRATION + NUM_TEST
 
 
+async def test_an_attempt_that_knew_fewer_texts_asked_with_those_as_now(tmp_path: Path):
+    run_dir, _ = await attempt(tmp_path, recipe(), resume=False, updates=20)
+    file = run_dir.path / "attempts.jsonl"
+    record = json.loads(file.read_text())
+    known = {name: record["prompts"][name] for name in ("trace", "verdict", "label")}
+    file.write_text(json.dumps({**record, "prompts": known}) + "\n")
+    _, second = await attempt(tmp_path, recipe(), resume=True)
+    assert len(second.engines.wrote) == NUM_TEST, "of the last stage alone"
+
+
 async def test_a_vote_of_another_number_of_traces_is_written_anew(tmp_path: Path):
     for votes, expected in ((3, 12), (3, 0), (4, 12)):
         config = make_config(controls={"num_votes": votes})
