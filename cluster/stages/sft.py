@@ -93,13 +93,29 @@ async def _examples(session: Session, run: StageRun) -> Examples:
     if stage.data == "rationales":
         rows, figures = await _rationale_rows(session, stage)
         return Examples(rows=rows, figures=figures, cost=nothing_written)
-    rows = SpilledRows(session.run_dir.path)
+    rows, figures = await _trace_rows(session, stage)
+    return Examples(rows=rows, figures=figures, cost=nothing_written)
+
+
+async def _trace_rows(session: Session, stage: SftStage) -> tuple[SpilledRows, dict[str, int]]:
+    """A row per teacher's trace, and one per label where the stage learns those as well; and their
+    counts."""
+    rows = await _first_rows(session, stage)
+    num_labels = len(rows)
     async for block in session.prompt_blocks(stage.taught(session.data.samples)):
         rows.extend(
             supervised_row(prompt, sample.video, session.renderer.target(trace_target(sample)))
             for sample, prompt in block
         )
-    return Examples(rows=rows, figures={"num_traces": len(rows)}, cost=nothing_written)
+    counts = {"num_traces": len(rows) - num_labels}
+    return rows, counts | ({"num_labels": num_labels} if stage.with_labels else {})
+
+
+async def _first_rows(session: Session, stage: SftStage) -> SpilledRows:
+    """Rows of labels where a stage learns them beside texts, else none yet."""
+    if stage.with_labels:
+        return await _label_rows(session, stage)
+    return SpilledRows(session.run_dir.path)
 
 
 async def _label_rows(session: Session, stage: SftStage) -> SpilledRows:
@@ -120,10 +136,7 @@ async def _rationale_rows(session: Session, stage: SftStage) -> tuple[SpilledRow
             f"see {rationale_file(session.run_dir.path, str(stage.rationales))} for the reasons, "
             "change its prompt or its filters, or the clips"
         )
-    if stage.with_labels:
-        rows = await _label_rows(session, stage)
-    else:
-        rows = SpilledRows(session.run_dir.path)
+    rows = await _first_rows(session, stage)
     num_labels = len(rows)
     async for block in session.prompt_blocks(clips, session.config.chain.rationale_kind(stage)):
         for sample, prompt in block:

@@ -21,7 +21,7 @@ MANIFEST = "manifest"
 
 _SETTINGS_OF = {
     "own": ("num_groups", "class_balanced"),
-    "rationales": ("rationales", "hint", "num_rationales", "with_labels", "as_trace"),
+    "rationales": ("rationales", "hint", "num_rationales", "as_trace"),
 }
 """Settings that hold for one kind of data alone."""
 
@@ -48,8 +48,9 @@ class SftStage(Stage, ColdstartConfig, ClipInputConfig):
     num_rationales: int | None = Field(default=None, ge=1)
     """Rationales learned of each clip, the first that were kept; not set: all."""
     with_labels: bool = False
-    """Learn the label of every clip in the same run, each as one more example: both stages of RB-FT
-    in one."""
+    """Learn the label of every clip in the same run, each as one more example, and be measured by
+    it: with rationales both stages of RB-FT in one; with the teacher's traces one policy that gives
+    the label when asked for it, and an explanation when asked for a trace."""
     as_trace: bool = False
     """Learn each rationale as the reasoning of a trace that ends with the clip's label, asked and
     measured as traces are: a cold start for GRPO without a teacher."""
@@ -73,6 +74,15 @@ class SftStage(Stage, ColdstartConfig, ClipInputConfig):
                 raise ValueError(
                     f'{given[0]} is for data = "{data}", not {self.data!r}; leave it out'
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_texts_beside_labels(self) -> Self:
+        if self.with_labels and self.data not in ("teacher", "rationales"):
+            raise ValueError(
+                f'with_labels adds labels to data = "teacher" or "rationales", not to '
+                f"{self.data!r}; leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -100,7 +110,9 @@ class SftStage(Stage, ColdstartConfig, ClipInputConfig):
     @property
     def asks_labels(self) -> bool:
         """Where it is taught labels, now or by a later stage."""
-        return self.data == "labels" or (self.data == "rationales" and not self.as_trace)
+        if self.data == "rationales":
+            return not self.as_trace
+        return self.data == "labels" or self.with_labels
 
     @property
     def learns_traces(self) -> bool:
@@ -125,7 +137,8 @@ class SftStage(Stage, ColdstartConfig, ClipInputConfig):
             "own": "on its own traces with full reward",
         }
         if self.data != "rationales":
-            return f"supervised {on[self.data]}{self.in_words}"
+            also = " and on labels" if self.with_labels else ""
+            return f"supervised {on[self.data]}{also}{self.in_words}"
         of = "the teacher's rationales" if self.rationales == MANIFEST else f"{self.rationales}"
         also = ", the label told" if self.hint == "keep" else ""
         also += " as traces" if self.as_trace else " and on labels" if self.with_labels else ""
@@ -160,7 +173,7 @@ class SftStage(Stage, ColdstartConfig, ClipInputConfig):
         learns_from = self.taught if self.learns_traces else self.clips.of
         clips = None if samples is None else len(learns_from(samples))
         examples = rollouts if self.data == "own" else clips
-        if self.data == "rationales" and samples is not None and clips is not None:
+        if self.data in ("teacher", "rationales") and samples is not None and clips is not None:
             written = 1 if self.learns_traces else self.num_rationales or 1  # read_stage knows
             labels = len(self.clips.of(samples)) if self.with_labels else 0
             examples = clips * written + labels

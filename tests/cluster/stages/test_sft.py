@@ -105,6 +105,21 @@ async def test_both_stages_in_one_learn_rationales_and_labels(tmp_path: Path):
     assert config.chain["stage1"].work(SAMPLES, config.rollout).examples == 8 * K + 8
 
 
+async def test_a_teachers_traces_and_labels_are_learned_in_one_and_measured_by_the_label(
+    tmp_path: Path,
+):
+    taught = {"name": "both", "kind": "sft", "with_labels": True}
+    run_dir, attempt, config = await run(tmp_path, taught)
+    rows = attempt.learner.steps
+    learned = {(row.video, row.prompt.token_ids[1]) for _, batch in rows for row in batch}
+    clips = [sample.video for sample in of_train()]
+    assert learned == {(clip, prompt_id(clip, ask)) for clip in clips for ask in ("trace", "label")}
+    left = result(run_dir, "both")
+    assert (left["num_traces"], left["num_labels"]) == (8, 8)
+    assert config.chain["both"].asks_labels
+    assert config.chain["both"].work(SAMPLES, config.rollout).examples == 16
+
+
 async def test_a_teachers_rationales_are_the_traces_of_the_manifest(tmp_path: Path):
     _, attempt, _ = await run(tmp_path, {**STAGE1, "rationales": "manifest"})
     rows = rows_of(attempt, 0, 4)
