@@ -347,7 +347,7 @@ def test_threads_that_want_views_of_one_clip_make_each_once(
     make_clip: MakeClip, new_store: Callable[[], ClipStore], fake: Any
 ) -> None:
     path, store = make_clip(), new_store()
-    addresses = [str(path), *[with_view(str(path), view) for view in View]]
+    addresses = [str(path), *[with_view(str(path), view) for view in View if not view.needs_tokens]]
     with ThreadPoolExecutor(16) as pool:
         clips = list(pool.map(store.get, addresses * 4))
     assert fake.calls == len(addresses)

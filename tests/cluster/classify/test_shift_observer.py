@@ -63,7 +63,7 @@ def classifier(tmp_path: Path, renderer: Renderer) -> Any:
     return SimpleNamespace(
         path=folder,
         version="v1",
-        description=SimpleNamespace(label_set=LABELS),
+        description=SimpleNamespace(shown_label_set=LABELS),
         calibration=calibration({"verdict": 1.0}, 0.1),
     )
 

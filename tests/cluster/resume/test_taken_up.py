@@ -85,6 +85,7 @@ def results_of(run_dir: RunDir) -> dict[str, Any]:
     for name in ("own", "verdict", "unseen"):
         done = result(run_dir, name)
         left[name] = {k: v for k, v in done.items() if k not in ("seconds", "num_taken_up")}
+        left[name]["inference"] = done["inference"] | {"seconds": None}
     for name in ("version", "policy_version"):  # which attempt it was that served the policy
         del left["verdict"]["classifier"][name]
     for file in sorted(run_dir.path.glob("predictions/*.parquet")):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rollout.config import RolloutConfig
@@ -157,14 +158,15 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("rollout.vllm_engine.vllm_requests", requests)
 
     def make(llm: Llm, **config: Any) -> VllmEngine:
-        rule: Any = None
+        rule: Any = SimpleNamespace(is_video=lambda ids: np.asarray(ids) == VIDEO)
         return VllmEngine(llm, RolloutConfig(**config), rule, [9])
 
     return make
 
 
-CLIP: Any = SimpleNamespace(fingerprint="a")
-PROMPT = Prompt(token_ids=(1, 2), clip_key="c", fingerprint="f")
+VIDEO = 2
+CLIP: Any = SimpleNamespace(fingerprint="a", embeddings=None)
+PROMPT = Prompt(token_ids=(1, VIDEO), clip_key="c", fingerprint="f")
 
 
 async def test_answers_have_seeds_of_their_own_or_none(engine: Any):
