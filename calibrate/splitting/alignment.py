@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_ROOT_MEAN_SQUARE = 0.1  # of a vector's values in training
+_ROOT_MEAN_SQUARE = 0.5  # of a vector's values in training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@
 A row is base + modifier + a share of its own (`noise`); a modifier phrase has two words out of 8
 and 6, so that most phrases of sub-classes occur in the dictionary, always with another base, and
 the rest does not. A clip is its label's row, a vector that all clips share, and noise. The lengths
-of these were chosen by hand, for SSv2's sizes, as those of six trials whose generality of MA was
-nearest to the paper's: limits hold for orders. The vision-language baseline has embeddings as noisy
+of these were chosen by hand, for SSv2's sizes, as those of six trials whose figures were nearest
+to the paper's: limits hold for orders alone. The vision-language baseline has embeddings as noisy
 as it takes to be right as often as CLIP in the paper: its place is an assumption, not a result.
 
 A seed draws the classifier, the clips, and whatever a method draws. docs/splitting.md has the
