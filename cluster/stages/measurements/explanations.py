@@ -12,6 +12,7 @@ from typing import Any
 
 from calibrate.predictions import Prediction
 from video.semantic_tokens.explanation import EventNames, Support, support_figures
+from wire.errors import ClipError
 from wire.labels import reasoning_in
 from wire.types import Sample, TraceGroup
 
@@ -67,7 +68,16 @@ class Explanations:
         # the answer names a label, which may be an event's name, too
         reasoning = reasoning_in(text) or ""
         own = self._names.support(reasoning, self._narrated(self._samples[number]))
-        other = self._samples[(number + 1) % len(self._samples)]
         self._own.append(own)
-        self._elsewhere.append(self._names.support(reasoning, self._narrated(other)))
+        for events in self._told_elsewhere(number, self._narrated):
+            self._elsewhere.append(self._names.support(reasoning, events))
         return replace(prediction, num_named=own.num_named, num_supported=own.num_supported)
+
+    def _told_elsewhere(self, number: int, narrated: NarratedEvents) -> Iterator[Sequence[str]]:
+        """Events of the next clip that has a narrative; none where no other clip has one."""
+        for step in range(1, len(self._samples)):
+            try:
+                yield narrated(self._samples[(number + step) % len(self._samples)])
+            except ClipError:  # a clip that cannot be read has none
+                continue
+            return

@@ -10,6 +10,7 @@ from cluster.run_dir import RunDir
 from cluster.stages.measurements.explanations import Explanations
 from tests.cluster.session_fakes import NAMES, make_config, right
 from tests.cluster.stages.chain_fakes import result, run_chain
+from wire.errors import ClipError
 from wire.types import (
     Completion,
     Failure,
@@ -93,6 +94,26 @@ def test_events_named_in_the_reasoning_are_looked_for_in_the_clips_own_narrative
     assert figures["elsewhere_frac"] == pytest.approx(1 / 2)
     assert figures["coverage"] == pytest.approx(1 / 3)
     assert figures["num_unnamed"] == 1
+
+
+def test_a_clip_that_cannot_be_read_is_not_the_other_clip_of_any_explanation():
+    def narrated(one: Sample) -> Sequence[str]:
+        if one.id == "2":
+            raise ClipError("2.mp4 has no codes")
+        return TOLD[one.id]
+
+    groups = [group("1", "<think>up</think>"), group("2"), group("3", "<think>grow</think>")]
+    explanations = Explanations([one.sample for one in groups], ("left", "grow", "up"), narrated)
+    first, _, third = explanations.of(classes("1", "2", "3"), groups)
+    assert (first.num_supported, third.num_supported) == (0, 0)
+    assert explanations.figures()["elsewhere_frac"] == 1, "up is told of 3, grow of 1"
+
+
+def test_the_only_clip_is_compared_with_no_other():
+    groups = [group("1", "<think>left</think>")]
+    explanations = checked(groups)
+    list(explanations.of(classes("1"), groups))
+    assert explanations.figures()["elsewhere_frac"] is None
 
 
 def test_of_clips_that_are_shown_as_video_only_the_explanations_are_counted():
