@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.rationales import RationalesStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.recipe import RunConfig
 from cluster.inputs.model_folder import with_local_model
@@ -27,6 +28,7 @@ from video.config import VideoConfig
 from video.disk_cache.location import cache_folder
 from video.families import family_of
 from video.processor import ClipProcessor
+from video.semantic_tokens.embedding_narrator import VideoTokens
 from wire.errors import ClipError, ConfigError, DataError
 from wire.types import Sample
 
@@ -42,6 +44,8 @@ def open_model(config: RunConfig) -> Renderer:
             f"there is no model directory {config.model}; give 'model' as the path of one"
         )
     family_of(config.model)
+    if any(isinstance(s, SemanticTokensStage) and s.render == "embeddings" for s in config.chain):
+        VideoTokens.load(config.model)
     with_own = (stage for stage in config.chain if isinstance(stage, CalibrateStage | SftStage))
     adapters = (config.learner.lora, *(stage.lora for stage in with_own))
     for lora in filter(None, dict.fromkeys(adapters)):

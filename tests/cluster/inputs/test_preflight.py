@@ -52,6 +52,17 @@ def test_labels_must_survive_the_tokenizer_only_where_a_model_is_asked_for_them(
         open_model(read_recipe(recipe(), head[:1]))
 
 
+def test_a_model_that_cannot_be_shown_embeddings_is_refused_before_a_tokenizer_is_learned(
+    recipe: Callable[..., Path], tmp_path: Path
+):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    path = recipe()
+    path.write_text(f'{path.read_text()}\n[[stages]]\nname = "vst"\nkind = "semantic_tokens"\n')
+    config = read_recipe(path, [f"model={tmp_path}", "stages.vst.render=embeddings"])
+    with pytest.raises(ConfigError, match=r'a qwen3_vl model has .* use render = "text"'):
+        open_model(config)
+
+
 def test_a_prompt_that_no_row_can_fill_is_refused_before_the_model_is_looked_at(
     recipe: Callable[..., Path], tmp_path: Path
 ):
