@@ -25,6 +25,7 @@ from cluster.config.stages import (
 )
 from cluster.config.validation import with_inherited
 from rollout.prompt import PromptKind, RationalePrompt
+from video.address import View
 from wire.config import merge, validate
 from wire.errors import ConfigError
 from wire.nearest import nearest
@@ -131,6 +132,8 @@ class Chain:
         name = stage.name
         if stage.leaves_policy:
             taken[BASE] = "the recipe's model"
+        if isinstance(stage, RationalesStage):
+            taken[MANIFEST] = "the manifest's traces"
         if isinstance(stage, CalibrateStage):
             for what, also in zip(("head", "classifier"), stage.also_predicted, strict=True):
                 if also in self:
@@ -192,17 +195,30 @@ class Chain:
                 "stands before it; add one"
             )
         if stage.tokens is None or stage.tokens in earlier:
-            return stage.tokens or earlier[-1]
+            tokenizer = stage.tokens or earlier[-1]
+            self._refuse_view_of_vectors(stage, tokenizer)
+            return tokenizer
         advice = nearest(stage.tokens, earlier, "earlier stages of kind semantic_tokens")
         raise ValueError(f"stages.{stage.name}.tokens = {stage.tokens!r}; {advice}")
+
+    def _refuse_view_of_vectors(self, stage: Stage, tokenizer: str) -> None:
+        """Raise ValueError if a stage would change codes where none are shown."""
+        made_by = self[tokenizer]
+        if not isinstance(stage, EvaluateStage) or not isinstance(made_by, SemanticTokensStage):
+            return
+        if stage.view not in (None, View.BLANK) and made_by.shows_vectors:
+            raise ValueError(
+                f"stages.{stage.name}.view = {stage.view.value!r} changes codes, and {tokenizer} "
+                "shows none (quantise = false); use view = 'blank', or measure it on a tokenizer "
+                "that quantises"
+            )
 
     def _refuse_unread_texts(self, stage: Stage) -> None:
         """Raise ValueError if a tokenizer is to read texts that no earlier stage writes."""
         if not isinstance(stage, SemanticTokensStage):
             return
-        kind, _, name = stage.texts.partition(":")
-        earlier = [s.name for s in self if s.kind == "rationales"]
-        if kind == "stage" and name not in earlier:
+        name, earlier = stage.texts_stage, [s.name for s in self if s.kind == "rationales"]
+        if name is not None and name not in earlier:
             advice = (
                 nearest(name, earlier, "earlier stages of kind rationales")
                 if earlier
@@ -252,7 +268,7 @@ class Chain:
         """The stages whose weights, input or rationales come from a stage, in their order."""
         changed = {name}
         for stage in self:
-            source = stage.rationales if isinstance(stage, SftStage) else None
+            source = _texts_from(stage)
             if changed & {self._parents[stage.name], self._tokenizers.get(stage.name), source}:
                 changed.add(stage.name)
         return tuple(stage.name for stage in self if stage.name in changed - {name})
@@ -269,6 +285,13 @@ class Chain:
     def last_step(self, name: str) -> int:
         """Version step of the policy that a stage leaves; 0 for ``BASE``."""
         return self._steps[name][1]
+
+
+def _texts_from(stage: Stage) -> str | None:
+    """The stage whose texts a stage learns from, as far as it names one."""
+    if isinstance(stage, SftStage):
+        return stage.rationales
+    return stage.texts_stage if isinstance(stage, SemanticTokensStage) else None
 
 
 def deepintuit_chain(

@@ -1,12 +1,15 @@
 """Selection of the samples that a stage works on: by split, and by the manifest's columns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from pydantic import Field
 
 from wire.config import Config
 from wire.errors import DataError, UserError
 from wire.types import Sample, Split
+
+T = TypeVar("T")
 
 
 class ClipSelection(Config):
@@ -46,11 +49,9 @@ def faults_of(clips: ClipSelection, samples: Sequence[Sample]) -> Iterator[UserE
         yield from error_of(clips.model_copy(update={"splits": (split,)}).of, samples)
 
 
-def error_of(
-    find: Callable[[Sequence[Sample]], object], samples: Sequence[Sample]
-) -> Iterator[UserError]:
-    """The error that a search for samples raises, if it raises one."""
+def error_of(find: Callable[[T], object], of: T) -> Iterator[UserError]:
+    """The error that a search, for samples or a file, raises, if it raises one."""
     try:
-        find(samples)
+        find(of)
     except UserError as error:
         yield error

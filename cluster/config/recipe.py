@@ -308,13 +308,15 @@ class RunConfig(Config):
                     f"write, rollout.max_response_length={longest}; lower the first or raise the "
                     "second"
                 )
-            if not isinstance(stage, RationalesStage) or not stage.names_label:
+            if not isinstance(stage, RationalesStage | SftStage) or not stage.names_label:
                 continue
+            writes = isinstance(stage, RationalesStage)
+            given, instead = ("true", "false") if writes else ("'keep'", "'remove'")
             for field, name in ONLY_IN.items():
                 if field not in texts[name].fields:
                     raise ValueError(
-                        f"stages.{stage.name}.hint=true names the label in its prompt, but "
-                        f"prompts.{name} has no {{{field}}}; put it there, or set hint=false"
+                        f"stages.{stage.name}.hint={given} names the label in its prompt, but "
+                        f"prompts.{name} has no {{{field}}}; put it there, or set hint={instead}"
                     )
         return self
 

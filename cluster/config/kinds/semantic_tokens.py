@@ -10,11 +10,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster.config.clip_selection import ClipSelection, faults_of
+from cluster.config.clip_selection import ClipSelection, error_of, faults_of
 from cluster.config.kinds.stage import Stage
 from cluster.config.stage_work import StageWork
 from rollout.config import RolloutConfig
 from video.semantic_tokens.config import SemanticTokensConfig, Style
+from video.semantic_tokens.description import TokenizerDescription
 from video.semantic_tokens.mentions import mentions
 from wire.errors import DataError, UserError
 from wire.types import Sample
@@ -67,6 +68,17 @@ class SemanticTokensStage(Stage, SemanticTokensSettings):
         """Codes are made of them."""
         return True
 
+    @property
+    def shows_vectors(self) -> bool:
+        """Whether its narratives are the segments' own vectors, not codes: an ablation."""
+        return self.render == "embeddings" and not self.quantise
+
+    @property
+    def texts_stage(self) -> str | None:
+        """The stage whose texts it reads; None: those of the manifest, or none."""
+        kind, _, name = self.texts.partition(":")
+        return name if kind == "stage" and self.tokenizer is None else None
+
     def describe(self) -> str:
         """Its settings in words."""
         if self.tokenizer is not None:
@@ -77,9 +89,10 @@ class SemanticTokensStage(Stage, SemanticTokensSettings):
         """Clips, and the texts that it reads of them."""
         faults = list(faults_of(self.clips, samples))
         yield from faults
-        if faults or self.tokenizer is not None or not self.semantic_weight:
+        if self.tokenizer is not None:
+            yield from error_of(TokenizerDescription.read, self.tokenizer)
             return
-        if self.texts.startswith("stage:"):
+        if faults or not self.semantic_weight or self.texts_stage is not None:
             return
         clips = self.clips.of(samples)
         attributes = self.attributes or sorted({sample.label for sample in clips})

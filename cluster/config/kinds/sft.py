@@ -120,6 +120,11 @@ class SftStage(Stage, ColdstartConfig, ClipInputConfig):
         return self.data == "teacher" or self.rationales == MANIFEST
 
     @property
+    def names_label(self) -> bool:
+        """Whether its prompts name the true label."""
+        return self.hint == "keep"
+
+    @property
     def num_versions(self) -> int:
         """The one that it ends with."""
         return 1

@@ -295,6 +295,10 @@ def test_an_older_recipe_without_cold_start_is_read_without_it():
             r"stages\.a\.hint = 'keep', but writes writes captions, whose prompt has no hint",
         ),
         (
+            [{"name": "manifest", "kind": "rationales"}],
+            "the stage name 'manifest' is taken by the manifest's traces; choose another",
+        ),
+        (
             [{"name": "a", "kind": "sft", **FROM_MANIFEST, "as_trace": True}],
             'rationales = "manifest" are traces already; set data = "teacher"',
         ),

@@ -68,6 +68,18 @@ def test_a_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: st
                        prompts=prompts)  # fmt: skip
 
 
+@pytest.mark.parametrize("source", ["manifest", None])
+def test_a_label_that_the_prompt_cannot_tell_is_refused_where_it_is_to_be_told_in_training(
+    source: str | None,
+):
+    writes = {"name": "why", "kind": "rationales", "hint": False}
+    learns = {"name": "learns", "kind": "sft", "data": "rationales", "rationales": source}
+    prompts = {"rationale": "Why?"}
+    with pytest.raises(ConfigError, match=r"learns.hint='keep' names .* or set hint='remove'"):
+        make_config(stages=[writes, learns | {"hint": "keep"}], prompts=prompts)
+    assert make_config(stages=[writes, learns], prompts=prompts)
+
+
 def test_the_section_gives_what_the_stage_does_not_set():
     stages = [{"name": "why", "kind": "rationales", "filters": {"leak": False}}]
     section = {"num_rationales": 4, "filters": {"duplicate": False}}

@@ -49,6 +49,24 @@ def test_what_reads_narratives_depends_on_the_tokenizer_and_what_comes_from_that
     assert chain.parent("taught") == "base", "a tokenizer leaves no policy"
 
 
+def test_vectors_in_place_of_codes_have_the_blank_view_alone_and_codes_all_of_them():
+    for tokens, view in (
+        ({"quantise": False, "render": "embeddings"}, "blank"),
+        ({"quantise": False}, "random"),
+        ({"render": "embeddings"}, "random"),
+    ):
+        measured = {"name": "e", "kind": "evaluate", "input": "tokens", "view": view}
+        assert chain_of({**VST, **tokens}, measured).tokenizer("e") == "vst"
+
+
+def test_a_tokenizer_is_learned_anew_when_the_texts_that_it_reads_are_written_anew():
+    first = {"name": "first", "kind": "sft", "data": "labels"}
+    captions = {"name": "captions", "kind": "rationales", "task": "caption"}
+    reads = {**VST, "texts": "stage:captions", "from": "base"}
+    chain = chain_of(first, captions, reads, sft(input="tokens", **{"from": "base"}))
+    assert chain.dependents("first") == ("captions", "vst", "taught")
+
+
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
@@ -64,6 +82,13 @@ def test_what_reads_narratives_depends_on_the_tokenizer_and_what_comes_from_that
         (
             [VST, {"name": "e", "kind": "evaluate", "view": "dropped"}],
             'use "blank", "shuffled" or "reversed", or set input',
+        ),
+        (
+            [
+                {**VST, "quantise": False, "render": "embeddings"},
+                {"name": "e", "kind": "evaluate", "input": "tokens", "view": "shuffled"},
+            ],
+            r"stages.e.view = 'shuffled' changes codes, and vst shows none",
         ),
         ([{**VST, "texts": "captions"}], r"stages.vst: texts"),
         ([{**VST, "attributes": ["a hand", "a hand"]}], "'a hand' twice"),
@@ -94,7 +119,8 @@ def test_texts_that_no_clip_has_or_that_mention_nothing_are_missed_before_a_star
     (fault,) = faults(attributes=["a hand waves"])
     assert "mentions any of 'a hand waves', so codes cannot be named" in fault
     assert faults(texts="column:caption", semantic_weight=0) == [], "nothing reads them"
-    assert faults(texts="column:caption", tokenizer="/a") == [], "it is finished"
+    (fault,) = faults(texts="column:caption", tokenizer="/a")
+    assert "no tokenizer in /a" in fault, "its texts are not read"
     assert faults(texts="stage:captions") == [], "that stage has not run"
 
 
