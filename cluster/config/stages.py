@@ -76,7 +76,7 @@ class RationalesConfig(Config):
     """Most tokens of one; not set: ``rollout.max_response_length``, which it may not exceed."""
     filters: RationaleFilters = RationaleFilters()
     """Which ones are not kept."""
-    closing: str = Field(default="Classification", min_length=1, pattern=r"^[^\n:]*$")
+    closing: str = Field(default="Classification", min_length=1, pattern=r"^[^\n:]*\w[^\n:]*$")
     """Word before the colon of the line that names the label, as the prompt asks for it; an
     ``<answer>`` block is read, too."""
     leak_patterns: tuple[str, ...] = LEAK_PATTERNS
@@ -92,6 +92,8 @@ class RationalesConfig(Config):
                 re.compile(pattern)
             except re.error as error:
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            if re.search(pattern, ""):
+                raise ValueError(f"{pattern!r} fits every text; write the phrase that it looks for")
         return patterns
 
 

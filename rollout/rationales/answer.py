@@ -54,7 +54,7 @@ def conclude(text: str, labels: LabelSet, closing: str) -> Concluded:
 
 
 def _same(word: str, closing: str) -> bool:
-    return word.strip(_MARKUP).casefold() == closing.strip().casefold()
+    return word.strip(_MARKUP).casefold() == closing.strip(_MARKUP).casefold()
 
 
 def _plain(text: str) -> str:

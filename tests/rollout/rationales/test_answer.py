@@ -63,3 +63,4 @@ def test_the_recipes_own_closing_word_is_read() -> None:
         "Er trinkt.", "normal", frozenset({"normal"})
     )
     assert conclude("Er trinkt.\nEtikett: normal", LABELS, "Classification").answer is None
+    assert conclude("He drinks.\n**Label:** normal", LABELS, "**Label**").answer == "normal"

@@ -31,7 +31,9 @@ def test_it_writes_k_rationales_of_each_of_its_clips_and_trains_nothing():
     ("settings", "message"),
     [
         ({"leak_patterns": ["("]}, "is no regular expression"),
+        ({"leak_patterns": ["told|"]}, r"'told\|' fits every text"),
         ({"closing": "Label:"}, "closing"),
+        ({"closing": "**"}, "closing"),
         ({"num_rationales": 0}, "num_rationales"),
         ({"task": "captoin"}, "task"),
         ({"filters": {"leek": True}}, "leek"),
