@@ -256,6 +256,13 @@ class Chain:
         """The stage whose tokenizer makes a stage's input; None: it sees videos."""
         return self._tokenizers.get(name)
 
+    def texts(self, name: str) -> str | None:
+        """The stage whose rationales or captions a stage learns from; None: of no stage."""
+        stage = self[name]
+        if isinstance(stage, SftStage):
+            return None if stage.rationales == MANIFEST else stage.rationales
+        return stage.texts_stage if isinstance(stage, SemanticTokensStage) else None
+
     def candidates(self, name: str) -> tuple[str, ...]:
         """What a stage may start from, best first: the one that it names, or else the earlier
         stages that leave a policy, the last first, then ``BASE``."""
@@ -268,8 +275,8 @@ class Chain:
         """The stages whose weights, input or rationales come from a stage, in their order."""
         changed = {name}
         for stage in self:
-            source = _texts_from(stage)
-            if changed & {self._parents[stage.name], self._tokenizers.get(stage.name), source}:
+            texts = self.texts(stage.name)
+            if changed & {self._parents[stage.name], self._tokenizers.get(stage.name), texts}:
                 changed.add(stage.name)
         return tuple(stage.name for stage in self if stage.name in changed - {name})
 
@@ -285,13 +292,6 @@ class Chain:
     def last_step(self, name: str) -> int:
         """Version step of the policy that a stage leaves; 0 for ``BASE``."""
         return self._steps[name][1]
-
-
-def _texts_from(stage: Stage) -> str | None:
-    """The stage whose texts a stage learns from, as far as it names one."""
-    if isinstance(stage, SftStage):
-        return stage.rationales
-    return stage.texts_stage if isinstance(stage, SemanticTokensStage) else None
 
 
 def deepintuit_chain(

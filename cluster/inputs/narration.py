@@ -35,10 +35,12 @@ def narration_of(config: RunConfig, run_dir: Path, stage: str) -> Narration:
 
 
 def refuse_unread(config: RunConfig, run_dir: Path, stage: str) -> None:
-    """Raise ConfigError if a stage is about to show narratives whose tokenizer has not finished."""
-    tokenizer = config.chain.tokenizer(stage)
-    if tokenizer is not None and read_result(run_dir, tokenizer) is None:
-        raise ConfigError(
-            f"stage {stage} reads narratives of {tokenizer}, which has not finished in {run_dir}; "
-            "give `run`, which runs both in their order"
-        )
+    """Raise ConfigError if a stage is about to show narratives, or learn texts, of a stage that has
+    not finished."""
+    chain = config.chain
+    for what, source in (("narratives", chain.tokenizer(stage)), ("texts", chain.texts(stage))):
+        if source is not None and read_result(run_dir, source) is None:
+            raise ConfigError(
+                f"stage {stage} reads {what} of {source}, which has not finished in {run_dir}; "
+                "give `run`, which runs both in their order"
+            )

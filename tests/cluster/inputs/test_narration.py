@@ -30,3 +30,19 @@ def test_a_stage_that_reads_narratives_waits_for_its_tokenizer(tmp_path: Path):
         refuse_unread(config, run_dir.path, "taught")
     run_dir.finish("vst", {})
     refuse_unread(config, run_dir.path, "taught")
+
+
+def test_a_stage_that_learns_texts_waits_for_what_writes_them(tmp_path: Path):
+    captions = {"name": "captions", "kind": "rationales", "task": "caption"}
+    learns = {"name": "learns", "kind": "sft", "data": "rationales", "from": "base"}
+    teacher = learns | {"name": "teacher", "rationales": "manifest"}
+    reads = {"name": "vst", "kind": "semantic_tokens", "texts": "stage:captions", "from": "base"}
+    config = make_config(stages=[captions, learns, teacher, reads])
+    run_dir = make_run_dir(tmp_path, config)
+    refuse_unread(config, run_dir.path, "teacher")
+    for name in ("learns", "vst"):
+        with pytest.raises(ConfigError, match=f"{name} reads texts of captions, which has not"):
+            refuse_unread(config, run_dir.path, name)
+    run_dir.finish("captions", {})
+    for name in ("learns", "vst"):
+        refuse_unread(config, run_dir.path, name)
