@@ -139,7 +139,7 @@ async def rollout(model_dir: Path, video_token: int, rounds: int) -> list[Figure
     finally:
         engine.stop()
     rates = {key: 1 / statistics.median(values) for key, values in seconds.items()}
-    return figures("rollout", rates, "tokens/s", {"long": 1.5})
+    return figures("rollout", rates, "tokens/s", {"long": 1.0})
 
 
 def learner(model_dir: Path, video_token: int, folder: Path, rounds: int) -> list[Figure]:
@@ -171,7 +171,7 @@ def learner(model_dir: Path, video_token: int, folder: Path, rounds: int) -> lis
                     seconds.setdefault((size, side), []).append(time.perf_counter() - start)
         say(f"learner round {number}")
     rates = {key: 1 / statistics.median(values) for key, values in seconds.items()}
-    return figures("learner", rates, "steps/s", {"long": 1.2})
+    return figures("learner", rates, "steps/s", {"long": 1.0})
 
 
 def row(prompt: Prompt) -> Row:
