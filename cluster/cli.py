@@ -29,6 +29,7 @@ from cluster.commands import (
     run,
     serve,
     split,
+    split_benchmark,
     status,
     study,
 )
@@ -57,6 +58,7 @@ _COMMANDS = (
     classify,
     serve,
     split,
+    split_benchmark,
     demo,
 )
 

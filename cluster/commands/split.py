@@ -12,7 +12,6 @@ from cluster.commands.base import (
     say,
     write_json_file,
 )
-from cluster.commands.split_benchmark import add_benchmark
 from wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -201,4 +200,3 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write record and figures there")
     add_engine_options(command)
-    add_benchmark(command)

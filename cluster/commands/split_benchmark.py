@@ -1,11 +1,11 @@
-"""The command ``split benchmark``: SSv2-Split or FineGym-Split counted, a head measured on it."""
+"""The command split-benchmark: SSv2-Split or FineGym-Split counted, a head measured on it."""
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.base import say, write_json_file
+from cluster.commands.base import add_command, say, write_json_file
 from wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,31 +13,11 @@ if TYPE_CHECKING:
     from calibrate.splitting.benchmark_config import SplitBenchmarkConfig
     from calibrate.splitting.label_texts import LabelTexts
 
-_WORD = "benchmark"
 
-
-def add_benchmark(split: Any) -> None:
-    """Register ``split benchmark`` on the parser of ``split``: where that word comes first, the
-    others are its arguments."""
-    command = type(split)(
-        prog=f"{split.prog} {_WORD}",
-        description="count a side of SSv2-Split or FineGym-Split, and measure a weights file on it",
-    )
-    _add_arguments(command)
-    split.epilog = f"{split.prog} {_WORD} DIR --side A: the public benchmarks (--help has more)"
-    parse_split = split.parse_known_args
-
-    def parse_known_args(arguments: Any = None, namespace: Any = None) -> Any:
-        if arguments and arguments[0] == _WORD:
-            return command.parse_known_args(arguments[1:], namespace)
-        return parse_split(arguments, namespace)
-
-    split.parse_known_args = parse_known_args
-
-
-def _add_arguments(command: Any) -> None:
-    command.set_defaults(act=_benchmark)
-    command.add_argument("--debug", action="store_true", help="tracebacks")
+def add(commands: Any) -> None:
+    """Register on the parser's sub-commands."""
+    text = "count a side of SSv2-Split or FineGym-Split, and measure a weights file on it"
+    command = add_command(commands, "split-benchmark", text, _benchmark)
     command.add_argument(
         "dataset", type=Path, metavar="DIR", help="SSv2-Split or FineGym-Split, as published"
     )
@@ -117,7 +97,7 @@ def _config(options: argparse.Namespace) -> "SplitBenchmarkConfig":
     for name in ("methods", "seeds"):
         if given := getattr(options, name):
             values[name] = given
-    return validate(SplitBenchmarkConfig, values, source="split benchmark")
+    return validate(SplitBenchmarkConfig, values, source="split-benchmark")
 
 
 def _texts(side: "Side", options: argparse.Namespace) -> "LabelTexts":

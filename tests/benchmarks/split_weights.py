@@ -1,4 +1,4 @@
-"""Synthetic weights file for SSv2-Split or FineGym-Split, for ``deepintuit split benchmark``.
+"""Synthetic weights file for SSv2-Split or FineGym-Split, for ``deepintuit split-benchmark``.
 
     python -m tests.benchmarks.split_weights DIR SIDE OUT.safetensors [--noise 5] [--crops 2]
 

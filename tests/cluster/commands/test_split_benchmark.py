@@ -8,7 +8,7 @@ import pytest
 from calibrate.splitting.benchmark import read_side
 from calibrate.splitting.benchmark_weights import write_weights
 from cluster.cli import main
-from cluster.commands import split
+from cluster.commands import split_benchmark
 from tests.calibrate.splitting.layouts import write_layout
 from tests.calibrate.splitting.synthetic_weights import weights_of
 from wire.errors import ConfigError, DataError
@@ -17,8 +17,8 @@ from wire.errors import ConfigError, DataError
 def run(*arguments: str) -> None:
     parser = argparse.ArgumentParser(prog="deepintuit")
     commands = parser.add_subparsers(dest="command", required=True)
-    split.add(commands)
-    options = parser.parse_args(["split", *arguments])
+    split_benchmark.add(commands)
+    options = parser.parse_args(["split-benchmark", *arguments])
     options.act(options)
 
 
@@ -30,7 +30,7 @@ def dataset(tmp_path: Path) -> Path:
 def test_a_data_set_is_counted_without_weights(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    run("benchmark", str(dataset), "--side", "A", "--json", str(tmp_path / "out.json"))
+    run(str(dataset), "--side", "A", "--json", str(tmp_path / "out.json"))
     printed = capsys.readouterr()
     assert "SSv2-Split, side A" in printed.out
     assert "not the published data set: targets: 2, published 27" in printed.err
@@ -38,21 +38,9 @@ def test_a_data_set_is_counted_without_weights(
     assert figures["counts"]["new_labels"] == 5
 
 
-def test_another_word_is_an_argument_of_split_itself():
-    with pytest.raises(ConfigError, match="split needs OUT"):
-        run("runs/demo/classifier")
-
-
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["split", "benchmark", str(tmp_path), "--side", "A"]) == 2
+    assert main(["split-benchmark", str(tmp_path), "--side", "A"]) == 2
     assert "has no group_scheme.json; expected SSv2-Split" in capsys.readouterr().err
-
-
-def test_help_of_split_names_the_benchmark(capsys: pytest.CaptureFixture[str]):
-    for arguments, text in ((["split"], "split benchmark DIR"), (["split", "benchmark"], "--side")):
-        with pytest.raises(SystemExit):
-            main([*arguments, "--help"])
-        assert text in capsys.readouterr().out
 
 
 def test_a_weights_file_is_measured_on_all_targets(
@@ -60,7 +48,7 @@ def test_a_weights_file_is_measured_on_all_targets(
 ):
     weights = tmp_path / "weights.safetensors"
     write_weights(weights, weights_of(read_side(dataset, "A")))
-    run("benchmark", str(dataset), "--side", "A", "--weights", str(weights),
+    run(str(dataset), "--side", "A", "--weights", str(weights),
         "--encoder", str(demo / "model"), "--methods", "retrieval", "alignment",
         "--seeds", "0", "--set", "alignment.max_epochs=3",
         "--json", str(tmp_path / "out.json"))  # fmt: skip
@@ -75,10 +63,10 @@ def test_a_weights_file_is_measured_on_all_targets(
 
 def test_phrases_are_written_for_reading_and_read_again(dataset: Path, tmp_path: Path):
     texts, again = tmp_path / "texts.toml", tmp_path / "again.toml"
-    run("benchmark", str(dataset), "--side", "A", "--write-modifiers", str(texts))
+    run(str(dataset), "--side", "A", "--write-modifiers", str(texts))
     assert tomllib.loads(texts.read_text())["modifiers"]["push left"] == "left"
     texts.write_text(texts.read_text().replace('"push left" = "left"', '"push left" = "west"'))
-    run("benchmark", str(dataset), "--side", "A", "--modifiers", str(texts),
+    run(str(dataset), "--side", "A", "--modifiers", str(texts),
         "--write-modifiers", str(again))  # fmt: skip
     assert tomllib.loads(again.read_text())["modifiers"]["push left"] == "west"
 
@@ -87,7 +75,7 @@ def test_a_phrase_of_no_label_is_refused(dataset: Path, tmp_path: Path):
     texts = tmp_path / "texts.toml"
     texts.write_text('[modifiers]\n"push lefft" = "left"\n')
     with pytest.raises(DataError, match="'push lefft', which is no label here; did you mean"):
-        run("benchmark", str(dataset), "--side", "A", "--modifiers", str(texts))
+        run(str(dataset), "--side", "A", "--modifiers", str(texts))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +88,7 @@ def test_a_phrase_of_no_label_is_refused(dataset: Path, tmp_path: Path):
 )
 def test_a_wrong_setting_is_named_before_any_file_is_read(arguments: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
-        run("benchmark", "no-data-set", "--side", "A", *arguments)
+        run("no-data-set", "--side", "A", *arguments)
 
 
 def test_weights_of_another_side_are_refused_before_texts_are_encoded(
@@ -109,5 +97,5 @@ def test_weights_of_another_side_are_refused_before_texts_are_encoded(
     weights = tmp_path / "weights.safetensors"
     write_weights(weights, weights_of(read_side(dataset, "B")))
     with pytest.raises(DataError, match="give the weights of this side"):
-        run("benchmark", str(dataset), "--side", "A", "--weights", str(weights),
+        run(str(dataset), "--side", "A", "--weights", str(weights),
             "--encoder", "no-encoder")  # fmt: skip
