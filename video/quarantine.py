@@ -30,10 +30,10 @@ class Quarantine:
         self._reasons = self._reload()
 
     def add(self, video: str, sample_id: str, reason: str) -> bool:
-        """Leave a clip out from now on. Returns False if it already was."""
+        """Leave a clip out from now on. Returns False if it already was, or its video for it."""
         line = json.dumps({"video": video, "sample_id": sample_id, "reason": reason}) + "\n"
         with self._lock:
-            if video in self._reasons:
+            if video in self:
                 return False
             with self._path.open("ab") as file:
                 file.write(line.encode())

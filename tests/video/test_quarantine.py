@@ -72,5 +72,8 @@ def test_a_narrative_is_left_out_with_its_video_and_counts_as_the_same_clip(tmp_
         assert f"a.mp4#t=1,2&tokens=3f9c0a7b51de{view}" in quarantine
         assert quarantine.reason(f"a.mp4#t=1,2&tokens=3f9c0a7b51de{view}") == "cut"
     assert "a.mp4#tokens=3f9c0a7b51de" not in quarantine
-    quarantine.add("a.mp4#t=1,2&tokens=000000000000", "a", "no codes")
+    assert not quarantine.add("a.mp4#t=1,2&tokens=000000000000", "a", "cut")
     quarantine.refuse_too_many()
+    assert len(quarantine) == len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+    assert quarantine.add("b.mp4#tokens=000000000000", "b", "no codes"), "its video can be read"
+    assert "b.mp4" not in quarantine
