@@ -18,9 +18,11 @@ from pathlib import Path
 
 from cluster.config.chain import BASE, Chain
 from cluster.config.kinds.grpo import GrpoStage
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.kinds.sft import SftStage
 from cluster.config.kinds.stage import Stage
 from cluster.config.recipe import RunConfig
+from cluster.inputs.narration import tokenizer_folder
 from cluster.run_files import (
     RECIPE_FILE,
     STARTED_FROM_FILE,
@@ -178,6 +180,12 @@ def start_warnings(config: RunConfig, samples: Sequence[Sample]) -> list[str]:
     lines = []
     if names := sorted(set(_differences(config, other))):
         lines.append(f"{start}, which had another {', '.join(names)}: it learned with the other")
+    if (read := _tokenizer_of(other, source)) and read not in _tokenizers_of(config):
+        lines.append(
+            f"{start}, which learned from narratives of the tokenizer {read}: videos, and the "
+            "codes of another one, are new to it; show it the same (tokenizer = that folder, of a "
+            "stage of kind semantic_tokens)"
+        )
     return [*lines, *_leaks(start, other, source.stage, samples)]
 
 
@@ -188,6 +196,25 @@ def _differences(config: RunConfig, other: RunConfig) -> Iterator[str]:
         compared = any(name == key or name.startswith(f"{key}.") for key in _COMPARED)
         if compared and not name.startswith(_NOT_COMPARED) and here.get(name) != there.get(name):
             yield name
+
+
+def _tokenizer_of(other: RunConfig, source: Source) -> Path | None:
+    """Folder of the tokenizer whose narratives another run's stage learned from; None: videos."""
+    stage = other.chain.tokenizer(source.stage)
+    if stage is None:
+        return None
+    return _finished_tokenizer(other, stage) or tokenizer_folder(Path(source.run).resolve(), stage)
+
+
+def _tokenizers_of(config: RunConfig) -> list[Path]:
+    read = {config.chain.tokenizer(stage) for stage in config.chain.names} - {None}
+    return [folder for stage in read if (folder := _finished_tokenizer(config, str(stage)))]
+
+
+def _finished_tokenizer(config: RunConfig, stage: str) -> Path | None:
+    declared = config.chain[stage]
+    assert isinstance(declared, SemanticTokensStage), f"{stage} leaves no tokenizer"
+    return declared.tokenizer.resolve() if declared.tokenizer else None
 
 
 def _leaks(start: str, other: RunConfig, stage: str, samples: Sequence[Sample]) -> Iterator[str]:

@@ -213,6 +213,24 @@ def test_other_labels_and_pixels_are_named(other: Path, tmp_path: Path):
     )
 
 
+def test_a_model_that_read_narratives_is_to_be_shown_those_of_the_same_tokenizer(tmp_path: Path):
+    tokens = {"name": "vst", "kind": "semantic_tokens"}
+    told = {"name": "told", "kind": "sft", "data": "labels", "input": "tokens"}
+    old = write_manifest(tmp_path, "old data", {"train": ["o"], "test": ["p"]})
+    config = config_of(old, stages=[tokens, told])
+    RunDir.open(tmp_path / "a", config, resume=False, overwrite=False).close()
+    folder = tmp_path / "a/stages/vst/tokenizer"
+    manifest = write_manifest(tmp_path, "new data", {"train": ["n"], "test": ["m"]})
+
+    def warned(*stages: dict[str, Any]) -> list[str]:
+        return warnings_for(tmp_path / "a", manifest, "told", stages=list(stages))
+
+    for stages in ([told | {"input": "video"}], [tokens, told]):
+        (line,) = warned(*stages)
+        assert f"learned from narratives of the tokenizer {folder}: videos, and" in line
+    assert warned(tokens | {"tokenizer": str(folder)}, told) == []
+
+
 def test_a_source_whose_data_or_recipe_is_gone_is_said_to_be_unknown(other: Path, tmp_path: Path):
     manifest = write_manifest(tmp_path, "new data", {"train": ["n"], "test": ["m"]})
     shutil.rmtree(tmp_path / "other data")
