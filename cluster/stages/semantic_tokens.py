@@ -28,7 +28,7 @@ from cluster.stages.stage import StageRun
 from learner.config import OptimConfig
 from learner.semantic_tokens.fit import Fitted, fit_tokenizer
 from learner.shared_prefix.rows import Row
-from rollout.rationales.rationale_file import read_rationales
+from rollout.rationales.rationale_file import iter_rationales
 from video.semantic_tokens.codes_file import CodesFile, write_codes
 from video.semantic_tokens.config import SemanticTokensConfig
 from video.semantic_tokens.embedding_narrator import soft_path
@@ -170,7 +170,7 @@ def texts_of(
     kind, _, name = stage.texts.partition(":")
     if kind == "stage":
         written = defaultdict[str, list[str]](list)
-        for one in read_rationales(run_dir, name):
+        for one in iter_rationales(run_dir, name):
             if one.kept:
                 written[one.id].append(one.text)
         return {id_: tuple(texts) for id_, texts in written.items()}

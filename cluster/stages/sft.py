@@ -23,7 +23,7 @@ from cluster.stages.validators import sft_validator
 from learner.shared_prefix.rows import supervised_row
 from rollout.prompt import trace_target
 from rollout.rationales.as_trace import trace_of
-from rollout.rationales.rationale_file import rationale_file, read_rationales
+from rollout.rationales.rationale_file import iter_rationales, rationale_file
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DataError
 
@@ -155,7 +155,7 @@ def _rationale_texts(session: Session, stage: SftStage) -> dict[str, list[str]]:
     source, labels = session.config.chain[str(stage.rationales)], session.config.label_set
     assert isinstance(source, RationalesStage), "the chain refuses another"
     texts: dict[str, list[str]] = {}
-    for one in read_rationales(session.run_dir.path, source.name):
+    for one in iter_rationales(session.run_dir.path, source.name):
         if one.kept:
             text = one.text
             if stage.as_trace:
