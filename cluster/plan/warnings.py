@@ -6,6 +6,7 @@ To add a warning: a rule, and an entry in ``_RULES``.
 from collections.abc import Callable
 
 from cluster.config.controls import calibration_of, grpo_of
+from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
 from cluster.driver.units import format_bytes
 from cluster.plan.types import ClipCounts, ClipTokens, Memory
@@ -110,11 +111,17 @@ def _temporal_contrast(
     )
 
 
+def _has_grpo(config: RunConfig) -> bool:
+    """Whether a stage reads the settings of GRPO; sections give defaults to those that are
+    there."""
+    return any(isinstance(stage, GrpoStage) for stage in config.chain)
+
+
 def _fewer_clips_than_groups(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
     groups = grpo_of(config).groups_per_step
-    if clips is None or clips.train >= groups:
+    if not _has_grpo(config) or clips is None or clips.train >= groups:
         return None
     return (
         f"{clips.train} train clips are fewer than grpo.groups_per_step = {groups}: a step "
@@ -126,7 +133,7 @@ def _low_rate_for_lora(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
     rate = grpo_of(config).optim.learning_rate
-    if not config.learner.lora or rate >= _LORA_RATE:
+    if not _has_grpo(config) or not config.learner.lora or rate >= _LORA_RATE:
         return None
     return (
         f"learner.lora with grpo.optim.learning_rate = {rate:g}: "
@@ -138,7 +145,7 @@ def _dynamic_sampling(
     config: RunConfig, clips: ClipCounts | None, tokens: ClipTokens | None, memory: Memory | None
 ) -> str | None:
     filtering = grpo_of(config).filter_groups
-    if not filtering.enable:
+    if not _has_grpo(config) or not filtering.enable:
         return None
     return (
         "grpo.filter_groups.enable: groups without signal are asked again, which is not in "

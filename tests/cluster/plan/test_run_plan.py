@@ -198,6 +198,19 @@ def test_what_looks_wrong_is_a_warning(manifest: Path, settings: list[str], mess
     assert message in warning
 
 
+def test_a_chain_without_grpo_is_not_warned_of_its_settings(manifest: Path):
+    settings = (
+        "grpo.groups_per_step=601",
+        "learner.lora={rank=4}",
+        "grpo.optim.learning_rate=1e-6",
+        "grpo.filter_groups.enable=true",
+    )
+    assert len(planned(manifest, *settings).warnings) == 3
+    labels = "stages=[{name='labels', kind='sft', data='labels'}]"
+    given = f"data.manifest={manifest}", f"model={ROOT / 'cluster/demo/base'}", labels
+    assert make_plan(read_recipe(DEMO, [*settings, *given]), ["labels"]).warnings == ()
+
+
 def test_a_setting_at_its_limit_is_no_warning(manifest: Path):
     settings = ("grpo.groups_per_step=600", "rollout.max_prompt_length=98", "rollout.num_gpus=1")
     assert planned(manifest, *settings, "rollout.dtype=bfloat16").warnings == ()
