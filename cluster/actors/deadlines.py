@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from wire.errors import DeadlineExceeded, WorkerDied
 
 T = TypeVar("T")
 
 _GRACE_S = 10.0
+DIED = (RayActorError, OutOfMemoryError)
+"""Ray's errors of a call whose actor is gone; the second where Ray ended it for want of memory."""
 
 
 async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
@@ -20,8 +22,18 @@ async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
         return await asyncio.wait_for(call, timeout_s)
     except TimeoutError as error:
         raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from error
+    except OutOfMemoryError as error:
+        raise WorkerDied(
+            f"waited for {what}: Ray ended its process, the memory of its node being nearly full "
+            f"({_first_sentence(error)}); end other programs there, or lower "
+            "learner.max_tokens_per_batch or rollout.max_num_seqs; --resume goes on"
+        ) from error
     except RayActorError as error:
         raise WorkerDied(f"waited for {what}: its process died; --resume goes on") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split("; ")[0].splitlines()[0][:300]
 
 
 async def gather_or_raise(waits: Sequence[Awaitable[T]], grace_s: float = _GRACE_S) -> list[T]:
@@ -73,7 +85,7 @@ async def responds(call: Awaitable[bool]) -> bool:
         return await asyncio.wait_for(call, _GRACE_S)
     except TimeoutError:
         return True
-    except RayActorError:
+    except DIED:
         return False
 
 
@@ -81,5 +93,5 @@ async def ignore_dead(call: Awaitable[Any]) -> None:
     """Await a call that ends an actor; ignore that the actor is dead already, or slow."""
     try:
         await asyncio.wait_for(call, 30)
-    except (RayActorError, TimeoutError):
+    except (*DIED, TimeoutError):
         return

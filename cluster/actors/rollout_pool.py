@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
 
 from cluster.actors.bucket_client import BucketClient
 from cluster.actors.clip_homes import ClipHomes
 from cluster.actors.deadlines import (
+    DIED,
     Withdrawn,
     answer_unless,
     ignore_dead,
@@ -272,7 +272,7 @@ class RolloutPool:
                     return await answer_unless(self._withdrawn[name], ask(self._actors[name]))
                 except Withdrawn:
                     log.warning("%s keeps old weights; its request goes to another engine", name)
-                except (RayActorError, GenerationError) as error:
+                except (*DIED, GenerationError) as error:
                     log.warning("%s is lost: %s", name, error)
                     self._mark_lost(name)
                 finally:

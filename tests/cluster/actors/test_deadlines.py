@@ -2,6 +2,7 @@ import asyncio
 import time
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 
 from cluster.actors.deadlines import (
     Withdrawn,
@@ -23,6 +24,13 @@ async def after(seconds: float, outcome: object) -> object:
 async def test_a_wait_that_takes_too_long_names_whom_it_waited_for():
     with pytest.raises(DeadlineExceeded, match="waited 0 s for rank 1 to save"):
         await with_deadline(after(5, None), 0.01, "rank 1 to save")
+
+
+async def test_a_process_that_ray_ends_for_want_of_memory_is_a_worker_that_died_with_the_remedy():
+    full = OutOfMemoryError("Memory on the node was 21GB used / 23GB limit; Top 10 memory users: a")
+    with pytest.raises(WorkerDied, match=r"rank 0.*nearly full.*21GB used.*max_tokens_per_batch"):
+        await with_deadline(after(0, full), 5, "rank 0")
+    assert not await responds(after(0, full))
 
 
 async def test_the_results_come_in_order():
