@@ -168,7 +168,9 @@ def _read_arms(path: Path, run: str, stages: Sequence[str], against: str | None)
 
 def _no_such_arm(path: Path, name: str, known: Mapping[str, object]) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=1)
-    if name in read_run_chain(path):
+    if read_result(path, name) is not None:
+        advice = "that stage has finished, and measures nothing"
+    elif name in read_run_chain(path):
         advice = "it has not finished that stage"
     else:
         advice = f"did you mean {near[0]!r}?" if near else "nothing of that name was measured"

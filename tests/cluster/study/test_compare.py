@@ -260,6 +260,9 @@ def test_a_stage_that_has_not_finished_and_a_misspelt_one_are_told_apart(
     assert "only of base, coldstart: it has not finished that stage" in said
     assert "did you mean 'coldstart'" in refusal(capsys, run, "--stage", "coldstrat")
     assert "did you mean 'base'" in refusal(capsys, run, "--against", "bas")
+    (run / "stages/grpo").mkdir(parents=True)
+    (run / "stages/grpo/done.json").write_text("{}")
+    assert "measures nothing" in refusal(capsys, run, "--stage", "grpo")
 
 
 def test_a_run_given_twice_is_refused(
