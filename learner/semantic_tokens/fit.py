@@ -253,6 +253,10 @@ def _check(
             f"segments with {segments.places} places for spatial={config.spatial}; pool them with "
             "the same setting"
         )
+    if not len(segments):
+        raise DataError(
+            "no clip to learn a tokenizer from could be read; mend those that the quarantine names"
+        )
     if len(mentions) != len(segments):
         raise DataError(
             f"mentions of {len(mentions)} clips for the segments of {len(segments)}; give one "

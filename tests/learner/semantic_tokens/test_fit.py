@@ -174,3 +174,9 @@ def test_what_does_not_belong_together_is_refused(
             given["config"],
             seed=0,
         )
+
+
+def test_no_clips_to_learn_from_are_refused(clips: Clips):
+    none, settings = clips.segments.subset([]), config(semantic_weight=0.0)
+    with pytest.raises(DataError, match="no clip to learn a tokenizer from could be read"):
+        fit_tokenizer(none, [], EVENTS, torch.eye(5), settings, seed=0)
