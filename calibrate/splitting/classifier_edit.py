@@ -132,6 +132,14 @@ def split_classifier(
     )
 
 
+def refuse_inside(classifier: Classifier, out: Path) -> None:
+    """Raise DataError if ``out`` is inside the classifier's own directory."""
+    if classifier.path.resolve() in out.resolve().parents:
+        raise DataError(
+            f"{out} is inside {classifier.path}, whose files nothing changes; give an OUT elsewhere"
+        )
+
+
 def read_record(classifier: Classifier) -> SplitRecord:
     """How a classifier was split. Raises DataError if it was not."""
     file = classifier.path / SPLIT_FOLDER / _RECORD_FILE
@@ -149,6 +157,7 @@ def undo_split(classifier: Classifier, out: Path) -> Classifier:
     Raises DataError if it was not split, or ``out`` is taken; DiskFull.
     """
     record = read_record(classifier)
+    refuse_inside(classifier, out)
     with whole_directory(out) as partial:
         shutil.copytree(classifier.path / SPLIT_FOLDER / _BEFORE, partial, dirs_exist_ok=True)
         add_model(classifier.policy_dir, partial / "policy", copy=False)

@@ -206,18 +206,26 @@ def _rest(label: str, base: Sequence[str]) -> str:
 
 def _common(a: Sequence[str], b: Sequence[str]) -> list[str]:
     """Longest common subsequence of two lists of words."""
-    longest: list[list[list[str]]] = [[[] for _ in range(len(b) + 1)] for _ in range(len(a) + 1)]
+    lengths = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]  # of what a[i:] and b[j:] share
     for i in reversed(range(len(a))):
+        row, below = lengths[i], lengths[i + 1]
         for j in reversed(range(len(b))):
-            if a[i] == b[j]:
-                longest[i][j] = [a[i], *longest[i + 1][j + 1]]
-            else:
-                longest[i][j] = max(longest[i + 1][j], longest[i][j + 1], key=len)
-    return longest[0][0]
+            row[j] = 1 + below[j + 1] if a[i] == b[j] else max(below[j], row[j + 1])
+    common, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            common.append(a[i])
+            i, j = i + 1, j + 1
+        elif lengths[i + 1][j] >= lengths[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return common
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a TOML basic string is one of JSON's
+    """A TOML basic string: one of JSON's, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 def _parse(path: Path) -> Any:
@@ -226,7 +234,7 @@ def _parse(path: Path) -> Any:
         return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; {_EXPECTED}") from error
-    except ValueError as error:  # also of a text that is not UTF-8
+    except (ValueError, RecursionError) as error:  # also of a text that is not UTF-8
         raise DataError(f"{path} is no TOML or JSON: {error}; {_EXPECTED}") from error
 
 

@@ -157,7 +157,23 @@ def texts_of_split(
         types={name: kind for name, kind in given.types.items() if name in known},
     )
     texts.check(known)
-    return texts.completed()
+    texts = texts.completed()
+    _refuse_equal_phrases(texts, into)
+    return texts
+
+
+def _refuse_equal_phrases(texts: LabelTexts, into: Sequence[str]) -> None:
+    """Raise DataError for two parts with one phrase: their rows would be equal, and no clip would
+    ever get the second."""
+    part_of: dict[str, str] = {}
+    for part in into:
+        phrase = " ".join(texts.modifiers[part].split())
+        if phrase in part_of:
+            raise DataError(
+                f"{part_of[phrase]!r} and {part!r} have one phrase, {phrase!r}: nothing would tell "
+                "them apart; give each a phrase of its own"
+            )
+        part_of[phrase] = part
 
 
 def _only(

@@ -60,7 +60,7 @@ def _open_directory(directory: Path, config: TextEncoderConfig) -> TextEncoder:
             else f"expected {_CHOICES}"
         )
         raise ConfigError(f"encoder = {config.encoder!r} is no directory of a model; {remedy}")
-    about = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    about = _read_json(directory / "config.json")
     kind = str(about.get("model_type"))
     architecture = " ".join(about.get("architectures") or ())
     if kind in ("clip", "clip_text_model"):
@@ -70,6 +70,17 @@ def _open_directory(directory: Path, config: TextEncoderConfig) -> TextEncoder:
     if "text_config" in about or about.get("is_encoder_decoder"):
         raise ConfigError(f"encoder {directory} is a model of type {kind!r}; expected {_CHOICES}")
     return SentenceEncoder(directory, f"sentence:{directory.name}", config.batch_size)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A model's JSON file. Raises DataError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}; copy the model again") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds no table, but {str(values)[:80]}; copy the model again")
+    return values
 
 
 class PolicyEmbeddings:
@@ -88,7 +99,10 @@ class PolicyEmbeddings:
             raise DataError(f"{directory} has no tokenizer.json; give a model saved with it")
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises no narrower one
+            raise DataError(f"{path} cannot be read: {error}; copy the model again") from error
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """[N, E], float32, in the order of the texts. Raises DataError on an empty text."""
@@ -243,7 +257,7 @@ def _pooling(directory: Path) -> str:
     path = directory / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = _read_json(path)
     prefix = "pooling_mode_"
     modes = {key.removeprefix(prefix) for key, on in about.items() if on and prefix in key}
     if modes not in ({"mean_tokens"}, {"cls_token"}):

@@ -29,7 +29,7 @@ def _split(options: argparse.Namespace) -> None:
     texts = prepared.texts
     _show(prepared)
     if options.save_texts is not None:
-        options.save_texts.write_text(texts.to_toml(), encoding="utf-8")
+        _save(texts, options.save_texts)
         say(f"groups and phrases are in {options.save_texts}; edit it, and give it as --groups")
         return
     _confirm(texts, yes=options.yes)
@@ -39,6 +39,22 @@ def _split(options: argparse.Namespace) -> None:
     _tell(split, options.out)
     if options.json:
         write_json_file(options.json, _as_json(split))
+
+
+def _save(texts: "LabelTexts", path: Path) -> None:
+    """Write texts down. Raises ConfigError if the file is there, as it may have been edited, or
+    cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(texts.to_toml())
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{path} exists already; give --save-texts another file, or remove it first"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; give --save-texts the path of a file"
+        ) from error
 
 
 def _prepared(options: argparse.Namespace) -> "PreparedSplit":
@@ -115,6 +131,11 @@ def _undo(options: argparse.Namespace) -> None:
     from calibrate.classifier import load_classifier
     from calibrate.splitting.classifier_edit import read_record, undo_split
 
+    if options.out or options.label or options.into:
+        raise ConfigError(
+            "--undo OUT makes the classifier from before and splits nothing; give it alone, or "
+            "without it OUT, --label and --into"
+        )
     edited = load_classifier(options.classifier)
     label = read_record(edited).label
     before = undo_split(edited, options.undo)
@@ -145,6 +166,13 @@ def _as_json(split: "FinishedSplit") -> dict[str, Any]:
         "split": split.record.model_dump(mode="json"),
         "measured": None if measured is None else measured.as_json(),
     }
+
+
+def _seed(text: str) -> int:
+    """A seed on a command line: what random generators take."""
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to {2**31 - 1}")
+    return int(text)
 
 
 def add(commands: Any) -> None:
@@ -190,7 +218,7 @@ def add(commands: Any) -> None:
         metavar="policy|minilm|DIR",
         help="what makes vectors of texts; default: the policy's own embeddings",
     )
-    command.add_argument("--seed", type=int, default=0, help="of alignment and low-shot training")
+    command.add_argument("--seed", type=_seed, default=0, help="of alignment and low-shot training")
     command.add_argument(
         "--measure", type=Path, metavar="MANIFEST", help="clips with fine labels to measure on"
     )

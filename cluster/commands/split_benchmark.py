@@ -132,11 +132,14 @@ def _measured(
     from calibrate.splitting.encoder_config import TextEncoderConfig
     from calibrate.splitting.text_encoders import open_text_encoder
     from cluster.driver.progress import progress_bar
+    from wire.config import validate
 
     weights = read_weights(options.weights)
     check_weights(side, weights)
     chosen_methods(weights, config)
-    encoder = open_text_encoder(TextEncoderConfig(encoder=options.encoder), None)
+    encoder = open_text_encoder(
+        validate(TextEncoderConfig, {"encoder": options.encoder}, "--encoder"), None
+    )
     if texts.proposed:
         say(
             f"{len(texts.proposed)} modifier phrases are proposed from the labels' names, not read "

@@ -103,6 +103,15 @@ def measure(
     )
 
 
+def refuse_one_sided(num_own: int, num_others: int) -> None:
+    """Raise DataError unless there are clips of the parts and of other labels to measure on."""
+    if not num_own or not num_others:
+        raise DataError(
+            f"of {num_own + num_others} clips {num_own} are of the parts and {num_others} of other "
+            "labels; a split is measured on both: generality on the first, locality on the others"
+        )
+
+
 def _heads(
     splitting: Splitting, encoder: TextEncoder, shots: Shots | None
 ) -> Iterator[tuple[str, list[SplitHead]]]:
@@ -145,11 +154,7 @@ def _evaluation(splitting: Splitting, clips: LabelledClips) -> tuple[Evaluation,
     names, coarse = head.label_names, head.label_names.index(splitting.label)
     own = clips.of(splitting.into)
     others = clips.of([name for name in names if name != splitting.label])
-    if not len(own) or not len(others):
-        raise DataError(
-            f"of {len(clips)} clips {len(own)} are of the parts and {len(others)} of other labels; "
-            "a split is measured on both: generality on the first, locality on the others"
-        )
+    refuse_one_sided(len(own), len(others))
     column = {name: number for number, name in enumerate((*names, *splitting.into))}
 
     def with_columns(some: LabelledClips) -> Clips:

@@ -5,12 +5,17 @@ classifier, label, parts, texts -> checked, texts completed -> shown to the pers
     -> OUT published -> measured
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibrate.classifier import Classifier, load_classifier
-from calibrate.splitting.classifier_edit import SplitRecord, split_classifier, splittable_head
+from calibrate.splitting.classifier_edit import (
+    SplitRecord,
+    refuse_inside,
+    split_classifier,
+    splittable_head,
+)
 from calibrate.splitting.edit import SplitHead
 from calibrate.splitting.encoder_config import TextEncoderConfig
 from calibrate.splitting.label_texts import LabelTexts
@@ -19,7 +24,8 @@ from calibrate.splitting.splitter import Bias, Method, Shots, Splitting, texts_o
 from calibrate.splitting.text_encoders import open_text_encoder
 from cluster.classify.machine import Machine
 from cluster.splitting.clip_features import ClipReader, LabelledClips, read_samples
-from cluster.splitting.measure import Measured, measure
+from cluster.splitting.measure import Measured, measure, refuse_one_sided
+from wire.config import validate
 from wire.errors import DataError
 from wire.types import Sample
 
@@ -82,19 +88,15 @@ def prepare_split(order: SplitOrder) -> PreparedSplit:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already; give another OUT, or remove it first")
     classifier = load_classifier(order.classifier)
+    refuse_inside(classifier, out)
     head = splittable_head(classifier, order.label, order.into)
     names = head.label_names
     texts = texts_of_split(order.texts, names, order.label, order.into)
     splitting = Splitting(
         head=head, label=order.label, texts=texts, into=order.into, bias=order.bias
     )
-    shots: list[Sample] = []
-    if order.shots is not None:
-        shots = read_samples(order.shots, order.into)
-    measured: list[Sample] = []
-    if order.measure is not None:
-        kept = [name for name in names if name != order.label]
-        measured = read_samples(order.measure, (*kept, *order.into))
+    shots = _shots(order)
+    measured = _measured(order, names)
     both = {sample.video for sample in shots} & {sample.video for sample in measured}
     if both:
         raise DataError(
@@ -117,7 +119,8 @@ def run_split(
     DiskFull; then nothing is published."""
     order, classifier, splitting = prepared.order, prepared.classifier, prepared.splitting
     policy = classifier.policy_dir
-    encoder = open_text_encoder(TextEncoderConfig(encoder=order.encoder), policy)
+    config = validate(TextEncoderConfig, {"encoder": order.encoder}, "--encoder")
+    encoder = open_text_encoder(config, policy)
     shots, clips = _clips(prepared, say)
     edited, sources = splitting.zero_shot(order.method, encoder, seed=order.seed)
     learned: SplitHead | None = None
@@ -157,6 +160,32 @@ def record_of_split(
         seed=order.seed,
         sources=sources,
     )
+
+
+def _shots(order: SplitOrder) -> list[Sample]:
+    """Clips to learn from, of every part: the row of one without a clip would learn from the
+    others' that nothing is it."""
+    if order.shots is None:
+        return []
+    shots = read_samples(order.shots, order.into)
+    seen = {sample.label for sample in shots}
+    if lacking := [part for part in order.into if part not in seen]:
+        raise DataError(
+            f"{order.shots} has no clip of {lacking}; give one clip or more of each part, or leave "
+            "--shots out"
+        )
+    return shots
+
+
+def _measured(order: SplitOrder, names: Sequence[str]) -> list[Sample]:
+    """Clips to measure on, of parts and of other labels."""
+    if order.measure is None:
+        return []
+    kept = [name for name in names if name != order.label]
+    measured = read_samples(order.measure, (*kept, *order.into))
+    num_own = sum(sample.label in order.into for sample in measured)
+    refuse_one_sided(num_own, len(measured) - num_own)
+    return measured
 
 
 def _clips(

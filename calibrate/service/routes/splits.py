@@ -7,7 +7,7 @@ new version is registered, and answers to its number; nothing promotes it.
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +26,9 @@ from calibrate.splitting.text_encoders import open_text_encoder
 router = APIRouter(prefix="/v1/classifiers", tags=["classifiers"])
 
 _MOST = 1000  # labels
-_LONGEST = 500  # characters
+_LONGEST = 200  # characters
+
+Text = Annotated[str, Field(min_length=1, max_length=_LONGEST)]
 
 
 class ToSplit(BaseModel):
@@ -34,13 +36,13 @@ class ToSplit(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    label: str = Field(min_length=1, max_length=_LONGEST)
+    label: str = Field(min_length=1, max_length=500)
     """The label to split."""
-    into: list[str] = Field(min_length=2, max_length=_MOST)
+    into: list[Text] = Field(min_length=2, max_length=_MOST)
     """Its parts: labels that the classifier does not have."""
-    groups: dict[str, list[str]] = Field(default={}, max_length=_MOST)
+    groups: dict[Text, list[Text]] = Field(default={}, max_length=_MOST)
     """Groups of the other labels; not given: labels whose names begin alike."""
-    modifiers: dict[str, str] = Field(default={}, max_length=_MOST)
+    modifiers: dict[Text, Text] = Field(default={}, max_length=_MOST)
     """Label -> the phrase that tells it from the others of its group, of parts too."""
     accept_proposed: bool = False
     """Take phrases that are proposed from names where ``modifiers`` has none. Else they are

@@ -92,7 +92,9 @@ def test_a_file_of_phrases_alone_is_read(tmp_path: Path):
 
 
 def test_what_is_written_for_the_user_is_read_again(tmp_path: Path):
-    texts = LabelTexts(groups={'say "push"': PUSH, "hold \u00fc": ("hold \u00fc",)}).completed()
+    texts = LabelTexts(
+        groups={'say "push"': PUSH, "hold \u00fc": ("hold \u00fc", "hold \x7f")}
+    ).completed()
     path = tmp_path / "texts.toml"
     path.write_text(texts.to_toml(), encoding="utf-8")
     again = read_label_texts(path)
@@ -145,6 +147,7 @@ def test_a_phrase_of_an_unknown_label_names_the_nearest_one():
         ("a.toml", "groups = 3\n", "groups is no table"),
         ("a.toml", "[groups\n", "is no TOML or JSON"),
         ("a.json", "[]", "has list; expected"),
+        ("a.json", "[" * 100_000, "is no TOML or JSON"),
     ],
 )
 def test_a_file_of_another_form_is_refused(tmp_path: Path, name: str, text: str, message: str):

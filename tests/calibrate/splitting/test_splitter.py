@@ -71,6 +71,12 @@ def test_groups_of_labels_that_the_classifier_has_not_are_left_out() -> None:
     assert set(texts_of_split(given, NAMES, COARSE, PARTS).groups) == {"u", "left then"}
 
 
+def test_two_parts_with_one_phrase_are_refused_as_no_clip_would_tell_them_apart() -> None:
+    same = LabelTexts(modifiers={"left then up": "ends up", "left then grow": "ends  up"})
+    with pytest.raises(DataError, match=r"'left then grow' and 'left then up' have one phrase"):
+        texts_of_split(same, NAMES, COARSE, PARTS)
+
+
 def test_a_mistyped_label_of_a_group_is_named() -> None:
     given = LabelTexts(groups={"u": ("up then grow", "up then lefft")})
     with pytest.raises(DataError, match="did you mean 'up then left'"):

@@ -209,6 +209,20 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '"clip"'])
+def test_a_damaged_config_is_named(tmp_path: Path, text: str):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(DataError, match=r"config\.json"):
+        open_text_encoder(TextEncoderConfig(encoder=str(tmp_path)), None)
+
+
+def test_a_damaged_tokenizer_is_named(demo_model: Path, tmp_path: Path):
+    shutil.copytree(demo_model, tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer\.json cannot be read"):
+        open_text_encoder(TextEncoderConfig(), tmp_path / "model")
+
+
 def test_a_model_of_another_kind_is_refused(tmp_path: Path):
     about = {"model_type": "siglip", "architectures": ["SiglipModel"], "text_config": {}}
     (tmp_path / "config.json").write_text(json.dumps(about))

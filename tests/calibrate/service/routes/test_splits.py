@@ -95,6 +95,7 @@ def test_the_same_split_is_registered_once_and_keeps_its_record(api: Api, tmp_pa
         ),
         ({"encoder": "/etc"}, "encoder"),
         ({"into": ["one"]}, "into"),
+        ({"into": ["left " * 5000 + "up", "left " * 5000 + "down"]}, "200 characters"),
     ],
 )
 def test_what_cannot_be_split_is_a_problem_and_registers_nothing(
