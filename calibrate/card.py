@@ -13,20 +13,18 @@ from calibrate.calibrator import Source
 from calibrate.description import ClassifierDescription, Provenance
 from calibrate.metrics import Evaluation
 from calibrate.selection import Measure, Selection
+from calibrate.splitting.card import is_split, kept_temperature, split_section
 
 _READS: dict[Source, str] = {
     "policy": "the policy's own answer: the probability of each label at the end of its reasoning",
     "vote": "the vote: how often each label ends one of {votes} sampled traces",
     "verdict": "the verdict: a model that reads the clip and the policy's trace, and gives each "
     "label a probability",
-    "head": "the head: a linear classifier on the policy's hidden state after clip and trace",
+    "head": "the head: a linear classifier on the policy's hidden state after {head_reads}",
 }
 _NAMES: dict[Measure, str] = {
-    "nll": "NLL",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "brier": "Brier score",
-    "ece": "ECE",
+    **{"nll": "NLL", "accuracy": "accuracy", "macro_f1": "macro F1"},
+    **{"brier": "Brier score", "ece": "ECE"},
 }
 _CUT = 300  # characters of a definition in the table
 
@@ -42,7 +40,8 @@ def model_card(
         _front_matter(description, calibration, provenance),
         _title(description, provenance),
         _labels(description),
-        _method(description, calibration),
+        split_section(provenance.settings),
+        _method(description, calibration, split=is_split(provenance.settings)),
         _figures(calibration, evaluation),
         _sets(calibration),
         _automatic(calibration),
@@ -80,12 +79,12 @@ def _front_matter(
 
 def _title(description: ClassifierDescription, provenance: Provenance) -> str:
     num = len(description.label_names)
+    probabilities = f"{'' if is_split(provenance.settings) else 'calibrated '}probabilities"
     return (
         f"# {description.name}: a video classifier with {num} labels\n\n"
-        f"Says which of {num} labels fits a video clip, with calibrated probabilities, and "
-        "whether the decision can be left to it. Fitted by DeepIntuit "
-        f"{provenance.code.package} to traces of the reasoning policy "
-        f"{description.policy_version}."
+        f"Says which of {num} labels fits a video clip, with {probabilities}, and whether the "
+        f"decision can be left to it. Fitted by DeepIntuit {provenance.code.package} to traces of "
+        f"the reasoning policy {description.policy_version}."
     )
 
 
@@ -95,15 +94,18 @@ def _labels(description: ClassifierDescription) -> str:
     return "## What it classifies\n\n" + _table(("label", "definition"), rows)
 
 
-def _method(description: ClassifierDescription, calibration: Calibration) -> str:
+def _method(description: ClassifierDescription, calibration: Calibration, *, split: bool) -> str:
     frames = description.video.get("max_frames")
     shown = f" ({frames} frames at most)" if frames else ""
-    reads = [_READS[s].format(votes=description.answers.num_votes) for s in description.sources]
+    votes, alone = description.answers.num_votes, description.head_features == "video"
+    seen = "clip and label prompt, without a trace" if alone else "clip and trace"
+    reads = [_READS[one].format(votes=votes, head_reads=seen) for one in description.sources]
+    writes = "" if alone and description.sources == ("head",) else " and writes a reasoning trace"
     parts = [
         "## How it decides",
-        f"The policy watches the clip{shown} and writes a reasoning trace. The classifier reads\n\n"
+        f"The policy watches the clip{shown}{writes}. The classifier reads\n\n"
         + "\n".join(f"- {one}" for one in reads),
-        _formula(calibration),
+        kept_temperature(calibration.calibrator.temperature) if split else _formula(calibration),
     ]
     if selection := calibration.selection:
         parts += ["### Candidates", _candidates(selection)]
@@ -175,9 +177,7 @@ def _before(calibration: Calibration) -> str:
     calibrator = calibration.calibrator.without_temperature()
     before = "with a temperature of 1"
     if len(calibrator.sources) > 1:
-        before = (
-            f"the same pool without a temperature ({calibrator.formula}: weights that add up to 1)"
-        )
+        before = f"the same pool without a temperature ({calibrator.formula}: weights add up to 1)"
     return (
         f"Before calibration: {before}. After: as it is served. Calibration changes probabilities, "
         "not labels."
@@ -309,8 +309,8 @@ def _limits(description: ClassifierDescription, provenance: Provenance) -> str:
         "A trace is the model's rationale, not the cause of the decision.",
         "The promises of sets and thresholds hold on average over clips that are exchangeable with "
         "the held-out ones; not for each clip, and not for clips of another kind.",
-        "Probabilities were calibrated for these weights, prompts and settings; with others they "
-        "mean nothing. The directory is checked as it is loaded.",
+        "Probabilities are those of these weights, prompts and settings; with others they mean "
+        "nothing. The directory is checked as it is loaded.",
     ]
     reads_trace = "head" in description.sources and description.head_features == "trace"
     if "verdict" in description.sources or reads_trace:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from calibrate.classifier import SPLIT_FOLDER
 from calibrate.service.caller import Caller
 from calibrate.service.policies.policy import ActivePolicy, NewPolicy, Policy
 from calibrate.service.problems import Problem
@@ -201,11 +202,7 @@ def derived(policy: Policy, classifier: RegisteredClassifier) -> ActivePolicy:
     except DataError as error:
         return _without(policy, str(error))
     if scored is None:
-        return _without(
-            policy,
-            "the classifier was published without its held-out clips, by an earlier version of "
-            "this program; fit it anew",
-        )
+        return _without(policy, _no_clips(classifier))
     calibration = classifier.calibration
     threshold = derive_threshold(
         scored,
@@ -217,6 +214,18 @@ def derived(policy: Policy, classifier: RegisteredClassifier) -> ActivePolicy:
         alone=policy.alone,
     )
     return ActivePolicy(policy=policy, threshold=threshold)
+
+
+def _no_clips(classifier: RegisteredClassifier) -> str:
+    if (classifier.path / SPLIT_FOLDER).is_dir():
+        return (
+            "a label of the classifier was split, and no clip of its parts was held out; fit one "
+            "to labelled clips of the parts"
+        )
+    return (
+        "the classifier was published without its held-out clips, by an earlier version of this "
+        "program; fit it anew"
+    )
 
 
 def refuse_label(label: str, classifier: RegisteredClassifier) -> None:

@@ -129,6 +129,21 @@ def test_what_was_promised_of_the_label_is_not_promised_of_its_parts(tmp_path: P
     assert "not attainable" in (edited.path / "README.md").read_text()
 
 
+def test_the_card_of_a_split_promises_nothing_that_was_not_measured(tmp_path: Path) -> None:
+    parent = publish_head(tmp_path)
+    edited = split(parent, tmp_path / "edited")
+    text = (edited.path / "README.md").read_text()
+    assert f"`{COARSE}` was split into {', '.join(PARTS)} by retrieval" in text
+    assert parent.version[:12] in text
+    assert "no temperature was fitted" not in text, "the one of the classifier before is kept"
+    assert "with calibrated probabilities" not in text
+    assert "writes a reasoning trace" not in text, "a head over the video reads none"
+    assert "without a trace" in text
+    before = (parent.path / "README.md").read_text()
+    assert "## Split of a label" not in before
+    assert "with calibrated probabilities" in before
+
+
 def test_the_directory_says_how_it_was_made(tmp_path: Path) -> None:
     parent = publish_head(tmp_path)
     edited = split(parent, tmp_path / "edited")

@@ -125,3 +125,19 @@ def test_the_client_splits_and_shows_what_is_proposed(api: Api) -> None:
         assert problem.value.slug == "phrases-proposed"
         made = client.split(COARSE, PARTS, ref=version, method="retrieval", accept_proposed=True)
         assert made.version == version + 1
+
+
+def test_a_policy_of_a_split_classifier_says_why_it_has_no_threshold(api: Api) -> None:
+    made = api.split(api.register(), accept_proposed=True).json()["version"]
+    assert api.ask("POST", f"/v1/classifiers/{made}/promote", json={}).status_code == 200
+    policy = {
+        "id": "up",
+        "label": PARTS[-1],
+        "target": "precision",
+        "goal": 0.9,
+        "action": "auto",
+        "owner": "us",
+    }
+    shown = api.ask("POST", "/v1/policies", json=policy)
+    assert "no clip of its parts was held out" in shown.text
+    assert "earlier version" not in shown.text
