@@ -268,7 +268,7 @@ class _Check:
         bound = int(self.config.video.cache_max_gb * 2**30)
         cache = min(cache_bytes(shape, num_video_tokens), bound)
         cache -= machine.folder_bytes(self.cache_dir)
-        run = run_bytes(self.config, shape, self.stages)
+        run = run_bytes(self.config, shape, self.stages, len(self.samples))
         run -= machine.folder_bytes(run_dir)  # of a run that is to go on
         self.findings += machine.disk_findings(
             {self.cache_dir: max(0, cache), run_dir: max(0, run)}

@@ -4,9 +4,12 @@ the recipe and the model's sizes."""
 from collections.abc import Sequence
 
 from cluster.config.controls import grpo_of
+from cluster.config.kinds.semantic_tokens import SemanticTokensStage
 from cluster.config.recipe import RunConfig
 from cluster.plan.adapter_size import trained_adapter
 from cluster.plan.model_size import BYTES, ModelShape, rank_memory
+from video.config import VideoConfig
+from video.semantic_tokens.config import SemanticTokensConfig
 
 _PIXEL_BYTES = 1  # the cache keeps the bytes behind them (video/pixel_codes.py)
 _TOKEN_BYTES = 4 + 8 + 4
@@ -22,13 +25,28 @@ def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
     return weights + rank.optimizer_bytes * (config.learner.num_ranks if sharded else 1)
 
 
-def run_bytes(config: RunConfig, shape: ModelShape, stages: Sequence[str]) -> int:
+def run_bytes(
+    config: RunConfig, shape: ModelShape, stages: Sequence[str], num_clips: int = 0
+) -> int:
     """Bytes of models and checkpoints of a whole run: for each stage that trains a model, the
-    checkpoints kept at once (cluster/resume/checkpoints.py), and the one being written."""
+    checkpoints kept at once (cluster/resume/checkpoints.py), and the one being written; and of the
+    segments of ``num_clips`` clips, all of the manifest, while a tokenizer is fitted."""
     kept = [count for name in stages if (count := config.chain[name].kept_checkpoints)]
     model = BYTES[config.learner.dtype] * shape.num_parameters
     checkpoint = checkpoint_bytes(config, shape)
-    return sum(model + (count + 1) * checkpoint for count in kept)
+    segments = [
+        num_clips * segment_bytes(config.video, shape, stage)
+        for stage in map(config.chain.__getitem__, stages)
+        if isinstance(stage, SemanticTokensStage) and stage.tokenizer is None
+    ]
+    return sum(model + (count + 1) * checkpoint for count in kept) + max(segments, default=0)
+
+
+def segment_bytes(video: VideoConfig, shape: ModelShape, tokens: SemanticTokensConfig) -> int:
+    """Bytes of the longest clip's segments, [T, places, width] in float32."""
+    steps = -(-video.max_frames // shape.temporal_patch_size)
+    segments = -(-steps // tokens.segment_steps)
+    return segments * tokens.spatial**2 * shape.hidden_size * 4
 
 
 def archive_bytes(prompt_tokens: int, response_tokens: int) -> int:

@@ -92,7 +92,7 @@ def plan_of(
         step=_step(config),
         clip_tokens=tokens,
         memory=memory,
-        disk=_disk(config, shape, planned, tokens) if shape else None,
+        disk=_disk(config, shape, planned, tokens, len(samples or ())) if shape else None,
         fleet=on_fleet,
         notes=(*notes, *more),
         warnings=tuple(warnings_of(config, clips, tokens, memory)),
@@ -169,12 +169,13 @@ def _disk(
     shape: ModelShape,
     stages: Sequence[StagePlan],
     tokens: ClipTokens | None,
+    num_clips: int,
 ) -> Disk:
     clip = cache_bytes(shape, tokens.tokens) if tokens else None
     cache = int(config.video.cache_max_gb * 2**30)
     return Disk(
         checkpoint=checkpoint_bytes(config, shape),
-        run=run_bytes(config, shape, [stage.name for stage in stages]),
+        run=run_bytes(config, shape, [stage.name for stage in stages], num_clips),
         archive=archive_bytes(
             sum(stage.max_prompt_tokens or 0 for stage in stages),
             sum(stage.max_response_tokens or 0 for stage in stages),

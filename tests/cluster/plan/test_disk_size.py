@@ -28,6 +28,15 @@ def test_a_run_keeps_a_model_and_some_checkpoints_for_each_stage_that_trains():
     assert run_bytes(config, SHAPE, ["base"]) == 0
 
 
+def test_a_tokenizers_segments_are_on_disk_while_it_is_fitted():
+    config = read_recipe(RECIPE.with_name("demo-lvlm-var.toml"), [])
+    (name,) = [s.name for s in config.chain if s.kind == "semantic_tokens"]
+    segments = (config.video.max_frames // 2) * 4 * SHAPE.hidden_size * 4
+    assert run_bytes(config, SHAPE, [name], 50_000) == 50_000 * segments
+    done = read_recipe(RECIPE.with_name("demo-lvlm-var.toml"), [f"stages.{name}.tokenizer=/t"])
+    assert run_bytes(done, SHAPE, [name], 50_000) == 0
+
+
 def test_a_prompt_is_archived_once_for_its_group():
     assert archive_bytes(1000, 0) == 4000
     assert archive_bytes(0, 1000) == 16_000
