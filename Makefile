@@ -32,13 +32,13 @@ demo: setup
 	$(BIN)/deepintuit run $(RECIPE) --overwrite --run-dir $(RUN_DIR) $(if $(SEED),--set seed=$(SEED))
 	@test "$(METHOD)" != splitting || $(MAKE) --no-print-directory split-demo
 
-# What METHOD=splitting does after its run: the label "left" becomes six, and a clip gets one of them.
+# What METHOD=splitting does after its run: the label "left" becomes six, and clips of it get one of them.
 PARTS := $(foreach last,left right up down grow shrink,"left then $(last)")
 split-demo:
 	rm -rf $(RUN_DIR).split
 	$(BIN)/deepintuit split $(RUN_DIR) $(RUN_DIR).split --label left --into $(PARTS) --yes --bias fine \
 	  --measure build/demo/splitting/measure.jsonl --shots build/demo/splitting/shots.jsonl
-	$(BIN)/deepintuit classify $(RUN_DIR).split build/demo/data/clips/test/test-0-00013.mp4
+	$(BIN)/deepintuit classify $(RUN_DIR).split $(foreach n,13 41 49 52,build/demo/data/clips/test/test-0-000$(n).mp4)
 
 # Paths in --set, like those in a recipe, start at the recipe's folder.
 study: setup
