@@ -73,8 +73,8 @@ function tokens(cost) {
 }
 
 function bar(value, low, high, name, data) {
-  const x = (at) => 4 + at * 132;
-  return el("td", { class: "span" }, svg("svg", { viewBox: "0 0 140 18", width: 140, height: 18, "aria-hidden": "true", css: { "--at": `var(--${name})` } },
+  const x = (at) => 4 + at * 102;
+  return el("td", { class: "span" }, svg("svg", { viewBox: "0 0 110 18", width: 110, height: 18, "aria-hidden": "true", css: { "--at": `var(--${name})` } },
     svg("line", { x1: x(0), x2: x(1), y1: 9, y2: 9, class: "gridline" }),
     data.majority !== null && svg("line", { x1: x(data.majority), x2: x(data.majority), y1: 2, y2: 16, class: "reference" }),
     svg("line", { x1: x(low), x2: x(high), y1: 9, y2: 9, class: "interval thin" }),
