@@ -27,6 +27,7 @@ router = APIRouter(prefix="/v1/classifiers", tags=["classifiers"])
 
 _MOST = 1000  # labels
 _LONGEST = 200  # characters
+_SHOWN = 20  # parts that are named where the new version comes from
 
 Text = Annotated[str, Field(min_length=1, max_length=_LONGEST)]
 
@@ -69,7 +70,8 @@ async def split(
     def make(out: Path) -> None:
         _split(load_classifier(parent.path, check_weights="if_newer"), given, out)
 
-    source = f"split of version {parent.version}: {given.label!r} into {', '.join(given.into)}"
+    parts = ", ".join(given.into) if len(given.into) <= _SHOWN else f"{len(given.into)} labels"
+    source = f"split of version {parent.version}: {given.label!r} into {parts}"
     async with service.registry.turn:
         taken: RegisteredClassifier = await asyncio.to_thread(
             service.registry.register_made, make, source=source, by=caller.name

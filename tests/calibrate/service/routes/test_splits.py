@@ -127,6 +127,12 @@ def test_the_client_splits_and_shows_what_is_proposed(api: Api) -> None:
         assert made.version == version + 1
 
 
+def test_where_a_version_is_from_is_short_for_many_parts(api: Api) -> None:
+    parts = [f"left then {n}" for n in range(50)]
+    made = api.split(api.register(), accept_proposed=True, into=parts, method="argmax")
+    assert made.json()["source"] == f"split of version 1: {COARSE!r} into 50 labels"
+
+
 def test_a_policy_of_a_split_classifier_says_why_it_has_no_threshold(api: Api) -> None:
     made = api.split(api.register(), accept_proposed=True).json()["version"]
     assert api.ask("POST", f"/v1/classifiers/{made}/promote", json={}).status_code == 200
