@@ -100,10 +100,9 @@ def _method(description: ClassifierDescription, calibration: Calibration, *, spl
     votes, alone = description.answers.num_votes, description.head_features == "video"
     seen = "clip and label prompt, without a trace" if alone else "clip and trace"
     reads = [_READS[one].format(votes=votes, head_reads=seen) for one in description.sources]
-    writes = "" if alone and description.sources == ("head",) else " and writes a reasoning trace"
     parts = [
         "## How it decides",
-        f"The policy watches the clip{shown}{writes}. The classifier reads\n\n"
+        f"The policy watches the clip{shown} and writes a reasoning trace. The classifier reads\n\n"
         + "\n".join(f"- {one}" for one in reads),
         kept_temperature(calibration.calibrator.temperature) if split else _formula(calibration),
     ]

@@ -137,8 +137,7 @@ def test_the_card_of_a_split_promises_nothing_that_was_not_measured(tmp_path: Pa
     assert parent.version[:12] in text
     assert "no temperature was fitted" not in text, "the one of the classifier before is kept"
     assert "with calibrated probabilities" not in text
-    assert "writes a reasoning trace" not in text, "a head over the video reads none"
-    assert "without a trace" in text
+    assert "after clip and label prompt, without a trace" in text
     before = (parent.path / "README.md").read_text()
     assert "## Split of a label" not in before
     assert "with calibrated probabilities" in before
