@@ -194,7 +194,8 @@ class LearnerGroup:
     async def adapter_facts(self) -> AdapterFacts | None:
         """Size of the adapter, and the digest of the model that it adds to; None in full
         training."""
-        return (await self._ranks.all("adapter_facts"))[0]  # type: ignore[no-any-return]
+        facts: AdapterFacts | None = (await self._ranks.all("adapter_facts"))[0]
+        return facts
 
     def stop(self) -> None:
         """End all ranks."""

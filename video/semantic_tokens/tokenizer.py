@@ -86,11 +86,6 @@ class SemanticTokenizer:
         return self.description.names
 
     @property
-    def nearest_texts(self) -> tuple[tuple[str, ...], ...]:
-        """Per code: the texts nearest to it, the nearest first."""
-        return self.description.nearest
-
-    @property
     def embeddings(self) -> Tensor:
         """Embeddings ``[K, H]``, float32: per code the mean of the tower's features, over places
         and training segments, that have it; it lives where the tower's features live, in the

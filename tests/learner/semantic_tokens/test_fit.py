@@ -41,8 +41,8 @@ def test_codes_tell_events_apart_and_bear_their_names_though_no_segment_has_a_la
     assert purity(codes_of(clips, fitted), events) > 0.97
     assert named_rightly(clips, fitted) > 0.95
     assert fitted.figures["named_precision"] > 0.95 > 0.8 > fitted.figures["named_chance"]
-    assert fitted.tokenizer.nearest_texts[0][0] == fitted.tokenizer.names[0]
-    assert {len(texts) for texts in fitted.tokenizer.nearest_texts} == {3}
+    assert fitted.tokenizer.description.nearest[0][0] == fitted.tokenizer.names[0]
+    assert {len(texts) for texts in fitted.tokenizer.description.nearest} == {3}
 
 
 def test_without_the_semantic_term_the_names_mean_nothing(clips: Clips):

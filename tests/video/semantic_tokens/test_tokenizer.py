@@ -33,10 +33,10 @@ def test_a_tokenizer_is_read_as_it_was_saved(tmp_path: Path):
     one = tokenizer()
     one.save(tmp_path / "tokenizer")
     two = SemanticTokenizer.load(tmp_path / "tokenizer", tower="tower")
-    assert (two.version, two.names, two.nearest_texts) == (
+    assert (two.version, two.names, two.description.nearest) == (
         one.version,
         one.names,
-        one.nearest_texts,
+        one.description.nearest,
     )
     assert (two.tower, two.config) == (one.tower, one.config)
     assert torch.equal(two.embeddings, one.embeddings)
