@@ -132,6 +132,9 @@ class LearnerConfig(Config):
 
     num_ranks: int = Field(default=1, ge=1)
     """Data-parallel ranks."""
+    max_restarts: int = Field(default=5, ge=0)
+    """Times in a run that all ranks start anew from the last checkpoint because one died or did not
+    answer; then, and with 0 at once, such a rank ends the run."""
     num_cpus: float = Field(default=0.5, gt=0)
     """CPUs that each rank reserves in Ray."""
     num_gpus: float = Field(default=0.0, ge=0)

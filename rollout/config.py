@@ -1,8 +1,8 @@
 """Settings of rollout: sampling of traces, and the engine that writes them."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wire.config import Config
 
@@ -11,7 +11,13 @@ class RolloutConfig(Config):
     """Rollout workers: their number, engine and sampling."""
 
     num_workers: int = Field(default=1, ge=1)
-    """Rollout workers, each with an engine of its own."""
+    """Rollout workers at the start, each with an engine of its own."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Workers in service that a run needs to go on; none: 1. With fewer it waits
+    ``start_timeout_s`` for others, and then ends."""
+    max_workers: int | None = Field(default=None, ge=1)
+    """Workers at most; none: ``num_workers``. Up to so many, a run uses what room the cluster has,
+    also nodes that join later."""
     num_cpus: float = Field(default=0.5, gt=0)
     """CPUs that each worker reserves in Ray."""
     num_gpus: float = Field(default=0.0, ge=0)
@@ -53,6 +59,10 @@ class RolloutConfig(Config):
     """Run a frozen vision tower once per clip in the whole system: what an engine's tower made of a
     clip goes into the learner's embedding cache, and engines take it from there in place of the
     pixels. Logprobs then agree to rounding (1e-5 in float32), not to the bit."""
+    in_flight: Literal["wait", "keep", "restart"] = "keep"
+    """What an update does with traces that are being written (``grpo.max_staleness`` above 0):
+    waits until they are written, keeps them, so that they go on with the new weights and count as
+    written by the old ones, or has them written anew by the new weights."""
     sleep: bool = False
     """Put engines to sleep while GRPO updates the policy: the memory of an engine is then free for
     the learner rank that shares its GPU. It wakes for the new weights, and takes memory for keys
@@ -66,6 +76,24 @@ class RolloutConfig(Config):
     """A group that is not written by then is a generation failure."""
     update_timeout_s: float = Field(default=600.0, gt=0)
     """A step of a weight update (pause, one chunk, finish) that takes longer has failed."""
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        lowest, highest = self.min_workers or 1, self.max_workers or self.num_workers
+        if not lowest <= self.num_workers <= highest:
+            raise ValueError(
+                f"rollout.num_workers={self.num_workers} is not between min_workers={lowest} and "
+                f"max_workers={highest}; change one of them"
+            )
+        return self
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while a run goes on."""
+        return self.max_workers not in (None, self.num_workers) or self.min_workers not in (
+            None,
+            self.num_workers,
+        )
 
     @property
     def tempered(self) -> bool:

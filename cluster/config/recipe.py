@@ -8,6 +8,12 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from cluster.config.chain import Chain, deepintuit_chain, read_stages
 from cluster.config.controls import ControlsConfig
+from cluster.config.fleet import (
+    ClusterConfig,
+    FleetHealthConfig,
+    RolloutFailureConfig,
+    WatchdogConfig,
+)
 from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
 from cluster.config.kinds.grpo import GrpoStage
@@ -58,17 +64,6 @@ class DataConfig(Config):
     """Share of the clips that may be left out before the run ends with TooManyFailures."""
 
 
-class ClusterConfig(Config):
-    """Where the workers run."""
-
-    address: str | None = None
-    """Ray's address; none: the cluster this process belongs to, or else a local Ray of its own."""
-    start_timeout_s: float = Field(default=600.0, gt=0)
-    """Workers that are not up by then have failed."""
-    object_store_mb: float = Field(default=512.0, ge=100)
-    """Object store of a local Ray."""
-
-
 class RunConfig(Config):
     """A whole run."""
 
@@ -89,6 +84,9 @@ class RunConfig(Config):
     with its optimiser. False: only models stay, which take a fraction of the room."""
     video: VideoConfig = VideoConfig()
     rollout: RolloutConfig = RolloutConfig()
+    fleet_health: FleetHealthConfig = FleetHealthConfig()
+    rollout_failure: RolloutFailureConfig = RolloutFailureConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig = LearnerConfig()
     transfer: TransferConfig = ObjectStoreConfig()
@@ -280,6 +278,11 @@ class RunConfig(Config):
                 f"rollout.num_gpus={given:g} gives each engine GPUs that it would leave idle: it "
                 f"computes on rollout.tensor_parallel_size={wanted}; make them equal"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Self:
+        refuse_elastic_pairs(self.rollout, colocated=self.colocated)
         return self
 
     @model_validator(mode="after")

@@ -64,18 +64,19 @@ _OF_STAGE = r"(?:grpo|coldstart|calibrate|stages\.\w+)\."
 FREE = (
     Rule(
         settings="`cluster.*`, `logging.*`, `guards.*`, `controls.*`, `parity.*`, `deterministic`, "
-        "timeouts, `transfer.port`",
-        pattern=r"cluster\..*|logging(\..*)?|guards\..*|controls\..*|parity\..*|.*timeout_s|deterministic"
+        "`fleet_health.*`, `rollout_failure.*`, `watchdog.*`, timeouts, `transfer.port`",
+        pattern=r"(?:cluster|fleet_health|rollout_failure|watchdog)\..*|logging(\..*)?|guards\..*|controls\..*|parity\..*|.*timeout_s|deterministic"
         r"|transfer\.port",
         text="at once",
     ),
     Rule(
-        settings="`*.num_threads`, `*.num_cpus`, `rollout.num_workers`, `rollout.max_concurrency`, "
+        settings="`*.num_threads`, `*.num_cpus`, `rollout.num_workers`, `rollout.min_workers`, "
+        "`rollout.max_workers`, `rollout.in_flight`, `rollout.max_concurrency`, "
         "`rollout.max_num_seqs`, `rollout.seeded_sampling`, `rollout.sleep`, "
-        "`rollout.share_embeddings`, `learner.num_ranks`, "
+        "`rollout.share_embeddings`, `learner.num_ranks`, `learner.max_restarts`, "
         "`learner.zero_stage`, `learner.offload_while_generating`",
-        pattern=r".*num_threads|.*num_cpus|rollout\.num_workers|rollout\.max_concurrency"
-        r"|rollout\.max_num_seqs|rollout\.seeded_sampling|rollout\.sleep|rollout\.share_embeddings|learner\.num_ranks"
+        pattern=r".*num_threads|.*num_cpus|rollout\.(?:num|min|max)_workers|rollout\.in_flight|rollout\.max_concurrency"
+        r"|rollout\.max_num_seqs|rollout\.seeded_sampling|rollout\.sleep|rollout\.share_embeddings|learner\.num_ranks|learner\.max_restarts"
         r"|learner\.zero_stage|learner\.offload_while_generating",
         text="at once",
     ),

@@ -16,9 +16,9 @@ from cluster.resume.archived_groups import group_id_of
 from cluster.resume.taken_up import find_written, same_weights
 from cluster.session import Session
 from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.grpo.training_groups import TrainingGroupWriter, groups_in_flight
 from cluster.stages.spilled_rows import SpilledRows
 from cluster.stages.stage import StageRun
-from cluster.stages.training_groups import TrainingGroupWriter, groups_in_flight
 from learner.shared_prefix.rows import supervised_row
 from reward.config import RewardTerm
 from rollout.render import Renderer

@@ -9,7 +9,7 @@ from cluster.resume.archived_groups import ReusableGroups
 from cluster.run_dir import RunDir
 from cluster.stages.calibration import run_calibration
 from cluster.stages.evaluation import run_evaluation
-from cluster.stages.grpo import run_grpo_stage
+from cluster.stages.grpo.stage import run_grpo_stage
 from cluster.stages.policy_versions import model_before
 from cluster.stages.rationales import run_rationales
 from cluster.stages.semantic_tokens import run_semantic_tokens

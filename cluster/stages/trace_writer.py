@@ -16,7 +16,7 @@ from cluster.resume.archived_groups import ArchivedGroups
 from cluster.resume.taken_up import SameWeights, find_written, same_weights
 from cluster.session import Session
 from cluster.stages.failure_limits import FailureCount
-from cluster.stages.training_groups import OneGroupWriter, groups_in_flight
+from cluster.stages.grpo.training_groups import OneGroupWriter, groups_in_flight
 from rollout.engine import Sampling
 from rollout.prompt import PromptKind
 from wire.archive.archive import Archive

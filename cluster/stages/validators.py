@@ -26,9 +26,9 @@ from cluster.session import Session
 from cluster.stages.answer_figures import answer_figures, shared_figures
 from cluster.stages.evaluation import readable
 from cluster.stages.failure_limits import refuse_failures
+from cluster.stages.grpo.training_groups import OneGroupWriter
 from cluster.stages.label_codes import LabelCodes, ScoringLearner
 from cluster.stages.stage import StageRun
-from cluster.stages.training_groups import OneGroupWriter
 from cluster.stages.validation import Validator
 from learner.shared_prefix.rows import Row, supervised_row
 from rollout.engine import Sampling

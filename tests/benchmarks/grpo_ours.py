@@ -81,7 +81,7 @@ async def run_ours(material: Material, sides: Mapping[Mode, TrlSide]) -> tuple["
     from cluster.inputs.samples import check_splits
     from cluster.run_dir import RunDir
     from cluster.session import open_session
-    from cluster.stages.grpo import GrpoPlan, run_grpo
+    from cluster.stages.grpo.stage import GrpoPlan, run_grpo
     from wire.types import Split
 
     recipe = material.folder / "recipe.toml"

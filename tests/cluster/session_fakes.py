@@ -16,7 +16,7 @@ from cluster.inputs.samples import SampleSplits
 from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.run_dir import RunDir
 from cluster.session import RunResources, Session
-from cluster.stages.grpo import run_grpo_stage
+from cluster.stages.grpo.stage import run_grpo_stage
 from cluster.stages.policy_versions import Weights
 from cluster.stages.stage import StageRun
 from cluster.stages.stage_functions import stage_run

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cluster.buffer import GroupBuffer
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
-from cluster.stages.grpo import filter_of
-from cluster.stages.grpo_metrics import filter_figures
+from cluster.stages.grpo.figures import filter_figures
+from cluster.stages.grpo.stage import filter_of
 from tests.cluster.session_fakes import make_config
 from tests.groups import make_group, make_trace
 from wire.types import PolicyVersion, Sample, Split, TraceGroup

@@ -8,7 +8,7 @@ import torch
 from cluster.metrics.catalogue import METRICS, describe, pool, verl_names
 from cluster.metrics.learning_guards import FAULTS
 from cluster.stages.evaluation import evaluate_policy
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo.stage import train_grpo
 from cluster.stages.rationales import logged
 from learner.config import GrpoLossConfig
 from learner.objective.loss import LossInputs, grpo_loss, supervised_loss

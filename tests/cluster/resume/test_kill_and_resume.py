@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cluster.config.recipe import RunConfig
 from cluster.resume.archived_groups import place_of
 from cluster.run_dir import RunDir
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo.stage import train_grpo
 from learner.shared_prefix.rows import Row
 from rollout.engine import Sampling
 from rollout.worker import Rollout

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.resume.loop_state import LoopState
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo.stage import train_grpo
 from reward.hacking_alerts import SIGNALS, steps_before_alert
 from rollout.prompt import Prompts
 from rollout.render import Renderer

@@ -15,7 +15,7 @@ from cluster.metrics.metrics_log import MetricsLog
 from cluster.report.gather import gather
 from cluster.run_dir import RunDir
 from cluster.session import Session
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo.stage import train_grpo
 from cluster.stages.stage import run_stage
 from cluster.stages.stage_functions import stage_run
 from cluster.status.run_status import read_status

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo.stage import train_grpo
 from tests.cluster.session_fakes import (
     FIRST_STEP,
     grpo_run,

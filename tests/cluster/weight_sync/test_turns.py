@@ -9,7 +9,7 @@ import pytest
 
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.driver.progress import console
-from cluster.stages.grpo import train_grpo
+from cluster.stages.grpo.stage import train_grpo
 from cluster.weight_sync.turns import Turns
 from learner.shared_prefix.rows import Row
 from rollout.engine import Sampling

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from cluster.loop import StepGroups
-from cluster.stages.grpo_metrics import CacheHitRates, of_updates, throughput
+from cluster.stages.grpo.figures import CacheHitRates, of_updates, throughput
 from tests.groups import make_group, make_trace
 
 

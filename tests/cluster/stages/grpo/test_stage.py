@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.resume.loop_state import LoopState
-from cluster.stages.grpo import run_grpo_stage, train_grpo
+from cluster.stages.grpo.stage import run_grpo_stage, train_grpo
 from tests.cluster.session_fakes import (
     FIRST_STEP,
     FakeLearner,

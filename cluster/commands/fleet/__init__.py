@@ -1,0 +1,1 @@
+"""Commands about the fleet: scale, workers, simulate, deploy."""

@@ -1,0 +1,83 @@
+"""Events of a run: what failed, healed, joined and left, one line of JSON each in events.jsonl.
+
+pool, learner, scorer -> EventLog -> events.jsonl -> status, report, tests (the witness of a fault)
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from wire.strict_json import from_json, to_json
+
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Event of a run.
+
+    Example:
+        Event(kind="worker_state", subject="rollout-3", fields={"state": "dead", "cause": "probe"})
+    """
+
+    kind: str
+    """What happened: ``worker_state``, ``learner_died``, ``learner_healed``, ``scaled``, ..."""
+    subject: str
+    """To whom: a worker, a rank, a group."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What more there is to say, of plain JSON values."""
+    time: float = 0.0
+    """Unix time, seconds."""
+    attempt: int = 0
+    """Number of the start of the run."""
+
+
+class Events(Protocol):
+    """Takes events; :class:`EventLog` writes them down."""
+
+    def note(self, kind: str, subject: str, **fields: Any) -> None:
+        """Note an event of now."""
+        ...
+
+
+class NoEvents:
+    """Forgets events, where there is no run."""
+
+    def note(self, kind: str, subject: str, **fields: Any) -> None:
+        """Nothing."""
+
+
+class EventLog:
+    """Appends events to ``events.jsonl``, each in one write, so that lines stay whole."""
+
+    def __init__(self, run_dir: Path, attempt: int) -> None:
+        self._path, self._attempt = run_dir / EVENTS_FILE, attempt
+
+    def note(self, kind: str, subject: str, **fields: Any) -> None:
+        """Note an event of now."""
+        line = {"time": time.time(), "attempt": self._attempt, "kind": kind, "subject": subject}
+        data = (to_json({**line, **fields}) + "\n").encode()
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)
+
+
+def read_events(run_dir: Path) -> Iterator[Event]:
+    """Events of a run in their order; none without a file. A line that a crash cut is left out."""
+    path = run_dir / EVENTS_FILE
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = from_json(line.decode(errors="replace"))
+            except ValueError:
+                continue
+            if isinstance(row, dict) and row.keys() >= {"time", "attempt", "kind", "subject"}:
+                known = {key: row.pop(key) for key in ("time", "attempt", "kind", "subject")}
+                yield Event(**known, fields=row)

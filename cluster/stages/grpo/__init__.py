@@ -1,0 +1,1 @@
+"""Stage of GRPO: its order (stage), one step of it (step), groups by place, figures."""

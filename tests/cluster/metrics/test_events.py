@@ -1,0 +1,25 @@
+from pathlib import Path
+
+from cluster.metrics.events import EVENTS_FILE, EventLog, read_events
+
+
+def test_events_are_read_as_they_were_noted(tmp_path: Path):
+    log = EventLog(tmp_path, 3)
+    log.note("worker_state", "rollout-1", state="dead", cause="engine_died")
+    log.note("learner_healed", "rank-0", seconds=2.5)
+    first, second = read_events(tmp_path)
+    assert (first.kind, first.subject, first.attempt) == ("worker_state", "rollout-1", 3)
+    assert first.fields == {"state": "dead", "cause": "engine_died"}
+    assert second.fields == {"seconds": 2.5}
+    assert first.time <= second.time
+
+
+def test_half_a_line_of_a_killed_process_is_left_out(tmp_path: Path):
+    EventLog(tmp_path, 0).note("scaled", "pool", workers=4)
+    with (tmp_path / EVENTS_FILE).open("a") as file:
+        file.write('{"kind": "sca')
+    assert [event.kind for event in read_events(tmp_path)] == ["scaled"]
+
+
+def test_a_run_without_events_has_none(tmp_path: Path):
+    assert list(read_events(tmp_path)) == []
