@@ -13,6 +13,7 @@ from cluster.config.fleet import (
     FleetHealthConfig,
     RolloutFailureConfig,
     WatchdogConfig,
+    refuse_elastic_pairs,
 )
 from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.calibrate import CalibrateStage
