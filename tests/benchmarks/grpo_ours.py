@@ -78,22 +78,21 @@ async def run_ours(material: Material, sides: Mapping[Mode, TrlSide]) -> tuple["
     """GRPO by our own loop; after each of its steps the others make theirs. Returns the steps, and
     the largest change of a weight."""
     from cluster.config.recipe import read_recipe
-    from cluster.inputs.samples import check_splits
+    from cluster.inputs.samples import check_stages
     from cluster.run_dir import RunDir
     from cluster.session import open_session
-    from cluster.stages.grpo.stage import GrpoPlan, run_grpo
-    from wire.types import Split
+    from cluster.stages.grpo.stage import train_grpo
+    from cluster.stages.stage_functions import stage_run
 
     recipe = material.folder / "recipe.toml"
     recipe.write_text(recipe_text(material))
     config = read_recipe(recipe, [])
     run_dir = RunDir.open(material.folder / "run", config, resume=False, overwrite=False)
-    check_data = partial(check_splits, config, stages=("grpo",))
+    check_data = partial(check_stages, config, names=("grpo",))
     async with open_session(config, run_dir, check_data, material.model, 0, debug=False) as session:
         turns = Turns(session.metrics, material.size, sides)
         session.metrics = turns  # type: ignore[assignment]
-        plan = GrpoPlan(name="grpo", samples=session.data.of(Split.TRAIN))
-        await run_grpo(session, material.model, plan)
+        await train_grpo(session, stage_run(config, run_dir, "grpo"))
         trained = run_dir.model("grpo")
         await session.learner.export(str(trained))
     run_dir.close()
