@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +31,10 @@ from cluster.inputs.quarantine import open_quarantine
 from cluster.inputs.samples import SampleSplits
 from cluster.inputs.scorer import columns_of, make_scorer, prompt_text
 from cluster.metrics.decoded_clips import DecodedClips
+from cluster.metrics.events import EventLog, Events, NoEvents
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.metrics.sinks import open_metrics
+from cluster.metrics.timeline import NoTimeline, Timeline
 from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.resume.checkpoints import Checkpoints, KeepBest
 from cluster.run_dir import RunDir
@@ -73,6 +75,8 @@ class RunResources:
     archive: Archive
     quarantine: Quarantine
     metrics: MetricsLog
+    events: Events = field(default_factory=NoEvents)
+    timeline: Timeline = field(default_factory=NoTimeline)
 
 
 class Session:
@@ -91,6 +95,7 @@ class Session:
         self.decoded_clips = DecodedClips(rollouts.cache_counts)
         archive, quarantine = resources.archive, resources.quarantine
         self.archive, self.quarantine, self.metrics = archive, quarantine, resources.metrics
+        self.events, self.timeline = resources.events, resources.timeline
         self._weight_sync: WeightSync | AdapterSync | None = None
         self.engine_weights_step = step
         """Version step of the weights in the engines."""
@@ -335,5 +340,6 @@ async def open_session(
             archive=archive,
             quarantine=quarantine,
             metrics=metrics,
+            events=EventLog(run_dir.path, attempt),
         )
         yield Session(resources, rollouts, learner, step)
