@@ -1,7 +1,8 @@
 """Placement of the workers: connects to Ray, checks that the recipe fits, reserves a seat for each.
 
 A recipe that does not fit is refused at once: Ray itself would wait for ever for its resources. One
-that fits waits until they are free, for all of its workers at once.
+that fits waits until they are free, for all of its workers at once. A placement group cannot grow,
+so each rollout worker has its own, and may come and go; learner ranks, all or none, share one.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,17 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actors.ray_address import ray_answers
-from cluster.config.node_layout import PAIR, Bundle, Kind, kinds_of, lay_out
+from cluster.config.node_layout import (
+    PAIR,
+    Bundle,
+    Kind,
+    kinds_of,
+    lay_out,
+    lay_out_run,
+    room_for,
+    start_sizes,
+    worker_kind,
+)
 from cluster.config.recipe import RunConfig
 from wire.errors import DeadlineExceeded, PlacementError
 
@@ -132,10 +143,10 @@ def require_fit(
     ``nodes``: resources of each node of the cluster, used or not; ``engines``: False for learner
     ranks alone.
     """
-    kinds = kinds_of(config, engines=engines)
-    layout = lay_out(kinds, nodes)
+    layout = lay_out_run(config, nodes, engines=engines)
     if layout is None:
-        raise PlacementError(_explain(kinds, nodes))
+        least = start_sizes(config)[-1]
+        raise PlacementError(_explain(kinds_of(config, engines=engines, num_workers=least), nodes))
     return layout
 
 
@@ -158,6 +169,15 @@ class Seat:
                 placement_group=self.group, placement_group_bundle_index=self.bundle
             ),
         }
+
+    def release(self) -> None:
+        """Give the seat back, with all others of its group; actors that sit there end."""
+        remove_placement_group(self.group)
+
+    @property
+    def is_on_live_node(self) -> bool:
+        """Whether its node is still part of the cluster."""
+        return self.node in {node["NodeID"] for node in _alive()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,29 +233,74 @@ async def _try_to_reserve(
     config: RunConfig, patience_s: float, engines: bool
 ) -> Reservation | None:
     """Reserve what is free now, laid out anew; None if something else took it meanwhile."""
-    free = available_resources_per_node()
-    names = [name for node in _alive() if (name := node["NodeID"]) in free]
-    kinds = kinds_of(config, engines=engines)
-    layout = lay_out(kinds, [free[name] for name in names])
+    free = free_resources()
+    names = list(free)
+    layout = lay_out_run(config, list(free.values()), engines=engines)
     if layout is None:
         await asyncio.sleep(min(patience_s, _LOOK_S))
         return None
-    nodes = [names[node] for of_kind in layout for node in of_kind]
-    group = placement_group(
-        [kind.bundle for kind in kinds for _ in range(kind.count)],
-        strategy="PACK",
-        bundle_label_selector=[{_NODE_LABEL: node} for node in nodes],
-    )
-    if not await asyncio.to_thread(group.wait, patience_s):
-        remove_placement_group(group)
+    nodes = [[names[node] for node in of_kind] for of_kind in layout]
+    kinds = kinds_of(config, engines=engines)
+    together = kinds[-1], nodes[-1]  # ranks, or pairs
+    alone = [(kinds[0], [node]) for of_kind in nodes[:-1] for node in of_kind]
+    groups = await _groups([*alone, together], patience_s)
+    if groups is None:
         return None
-    seats = tuple(Seat(group, bundle, node) for bundle, node in enumerate(nodes))
-    if not engines:
-        return Reservation((), seats)
-    if config.colocated:
-        return Reservation(seats, seats)
-    first = config.rollout.num_workers
-    return Reservation(seats[:first], seats[first:])
+    *workers, ranks = groups
+    if engines and config.colocated:
+        return Reservation(ranks, ranks)
+    return Reservation(tuple(seat for (seat,) in workers), ranks)
+
+
+async def reserve_worker(config: RunConfig) -> Seat:
+    """Reserve a seat for one more rollout worker, on the node with most room. Raises PlacementError
+    if there is none now."""
+    free, kind = free_resources(), worker_kind(config)
+    layout = lay_out([kind], list(free.values()))
+    if layout is not None:
+        node = list(free)[layout[0][0]]
+        if (groups := await _groups([(kind, [node])], _TRY_S)) is not None:
+            return groups[0][0]
+    raise PlacementError(_explain([kind], list(free.values())))
+
+
+def worker_room(config: RunConfig) -> int:
+    """How many more rollout workers the cluster has room for now."""
+    return room_for(worker_kind(config), list(free_resources().values()))
+
+
+def free_resources() -> dict[str, Bundle]:
+    """Resources that are free now on each node, by Ray's id of it."""
+    free: Mapping[str, Bundle] = available_resources_per_node()
+    return {name: free[name] for node in _alive() if (name := node["NodeID"]) in free}
+
+
+async def _groups(
+    wanted: Sequence[tuple[Kind, Sequence[str]]], patience_s: float
+) -> list[tuple[Seat, ...]] | None:
+    """Seats of groups of workers, each worker on its node; None, and no group, if one of them
+    is not there by then."""
+    groups = [
+        placement_group(
+            [kind.bundle for _ in nodes],
+            strategy="PACK",
+            bundle_label_selector=[{_NODE_LABEL: node} for node in nodes],
+        )
+        for kind, nodes in wanted
+    ]
+    ready = [False]
+    try:
+        ready = await asyncio.gather(*[asyncio.to_thread(g.wait, patience_s) for g in groups])
+    finally:
+        if not all(ready):
+            for group in groups:
+                remove_placement_group(group)
+    if not all(ready):
+        return None
+    return [
+        tuple(Seat(group, bundle, node) for bundle, node in enumerate(nodes))
+        for group, (_, nodes) in zip(groups, wanted, strict=True)
+    ]
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -34,9 +34,12 @@ class Kind:
     count: int
 
 
-def kinds_of(config: RunConfig, *, engines: bool = True) -> list[Kind]:
+def kinds_of(
+    config: RunConfig, *, engines: bool = True, num_workers: int | None = None
+) -> list[Kind]:
     """Kinds of workers of a run: pairs where an engine and a rank share a GPU, else rollout workers
-    and learner ranks. ``engines``: False for learner ranks alone."""
+    and learner ranks. ``engines``: False for learner ranks alone; ``num_workers``: how many rollout
+    workers, ``rollout.num_workers`` by default."""
     rollout, learner = config.rollout, config.learner
     if not engines:
         return [_kind("learner rank", learner.num_cpus, learner.num_gpus, learner.num_ranks)]
@@ -44,9 +47,38 @@ def kinds_of(config: RunConfig, *, engines: bool = True) -> list[Kind]:
         bundle = {"CPU": rollout.num_cpus + learner.num_cpus, "GPU": 1.0}
         return [Kind(name=PAIR, bundle=bundle, count=learner.num_ranks)]
     return [
-        _kind("rollout worker", rollout.num_cpus, rollout.num_gpus, rollout.num_workers),
+        worker_kind(config, rollout.num_workers if num_workers is None else num_workers),
         _kind("learner rank", learner.num_cpus, learner.num_gpus, learner.num_ranks),
     ]
+
+
+def worker_kind(config: RunConfig, count: int = 1) -> Kind:
+    """Rollout workers that share no GPU with a rank."""
+    return _kind("rollout worker", config.rollout.num_cpus, config.rollout.num_gpus, count)
+
+
+def start_sizes(config: RunConfig) -> range:
+    """Numbers of rollout workers that a run may start with, the best first."""
+    rollout = config.rollout
+    least = (rollout.min_workers or 1) if rollout.is_elastic else rollout.num_workers
+    return range(rollout.num_workers, least - 1, -1)
+
+
+def lay_out_run(
+    config: RunConfig, nodes: Sequence[Mapping[str, float]], *, engines: bool = True
+) -> list[list[int]] | None:
+    """Index of the node of each worker of a run (:func:`kinds_of`), with as many rollout workers as
+    fit if their number may change; None if the run does not fit."""
+    for num_workers in start_sizes(config) if engines else [0]:
+        kinds = kinds_of(config, engines=engines, num_workers=num_workers)
+        if (layout := lay_out(kinds, nodes)) is not None:
+            return layout
+    return None
+
+
+def room_for(kind: Kind, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers of a kind the nodes could hold beside what they hold."""
+    return sum(int(_num_fitting(kind.bundle, node) + _ROUNDING) for node in nodes)
 
 
 def _kind(name: str, cpus: float, gpus: float, count: int) -> Kind:
@@ -145,7 +177,7 @@ def describe(
         cpus, gpus = (sum(part.get(kind, 0) for part in of) for kind in ("CPU", "GPU"))
         return f"{cpus:g} CPUs and {gpus:g} GPUs"
 
-    bundles = [kind.bundle for kind in kinds for _ in range(kind.count)]
+    bundles = [kind.bundle for kind, of_kind in zip(kinds, layout, strict=True) for _ in of_kind]
     who = "pairs of engine and rank" if kinds[0].name == PAIR else "workers"
     what = f"{len(bundles)} {who} reserve {count(bundles)} of {count(nodes)}"
     if len(nodes) == 1:

@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
-from cluster.actors.placement import Reservation, Seat, reserve
+from cluster.actors.placement import Reservation, Seat, reserve, reserve_worker, worker_room
 from tests.cluster.config.test_node_layout import config_of
 from wire.errors import DeadlineExceeded
 
@@ -52,12 +52,15 @@ def occupy(seats: tuple[Seat, ...], num_gpus: float) -> list[Any]:
 
 def counts(reservation: Reservation, nodes: list[str]) -> list[list[int]]:
     """Workers and ranks on each node, by Ray's own table of bundles."""
-    bundles = placement_group_table(reservation.workers[0].group)["bundles_to_node_id"]
-    found = [
-        [bundles[seat.bundle] for seat in seats]
-        for seats in (reservation.workers, reservation.ranks)
+
+    def node_of(seat: Seat) -> str:
+        table = placement_group_table(seat.group)["bundles_to_node_id"]
+        return str(table[seat.bundle])
+
+    seated = [
+        [node_of(seat) for seat in seats] for seats in (reservation.workers, reservation.ranks)
     ]
-    return [[of_kind.count(node) for node in nodes] for of_kind in found]
+    return [[of_kind.count(node) for node in nodes] for of_kind in seated]
 
 
 async def pairs(count: int) -> dict[str, Any]:
@@ -76,6 +79,21 @@ async def mixed(nodes: list[str]) -> dict[str, Any]:
     whole = config_of(16, 16, 1, 1)
     reservation = await reserve(whole)
     seen["16 + 16"] = counts(reservation, nodes)
+    seen["groups of 16 + 16"] = [
+        len({seat.group.id for seat in seats}) for seats in (reservation.workers, reservation.ranks)
+    ]
+    seen["room beside 16 + 16"] = worker_room(whole)
+    reservation.workers[3].release()  # a worker leaves, and gives its place back alone
+    await free(1)
+    seen["room once one has left"] = worker_room(whole)
+    again = await reserve_worker(whole)
+    seen["it comes to the node that has room"] = again.node == reservation.workers[3].node
+    again.release()
+    reservation.release()
+    await free(32)
+    elastic = config_of(24, 16, 1, 1, min_workers=4, max_workers=64)
+    reservation = await reserve(elastic)
+    seen["elastic"] = counts(reservation, nodes)
     reservation.release()
     reservation = await reserve(config_of(8, 16, 2, 1, tensor_parallel_size=2))
     seen["8 of two GPUs + 16"] = counts(reservation, nodes)

@@ -44,6 +44,13 @@ def test_enough_in_sum_but_on_no_single_node_does_not_fit():
     assert require_fit(cpu_config(2, 1, 1.5), [NODE, NODE]) == [[0, 1], [0]]
 
 
+def test_an_elastic_recipe_fits_where_its_fewest_workers_do():
+    elastic = config_of(8, 1, 1, 1, min_workers=2, max_workers=16)
+    assert require_fit(elastic, [{"CPU": 8.0, "GPU": 4.0}]) == [[0, 0, 0], [0]]
+    with pytest.raises(PlacementError, match=r"places 3 workers that need .* 3 GPUs in all"):
+        require_fit(elastic, [{"CPU": 8.0, "GPU": 2.0}])
+
+
 @pytest.fixture(scope="module")
 def fake_nodes() -> dict[str, Any]:
     """Where Ray puts actors on nodes with fake GPUs: 1 x 4 and 4 x 8."""
@@ -69,6 +76,24 @@ def test_ray_puts_engines_and_ranks_on_the_nodes_that_were_chosen(fake_nodes: di
     assert seen["16 + 16"] == [[4, 4, 4, 4], [4, 4, 4, 4]]
     assert seen["8 of two GPUs + 16"] == [[2, 2, 2, 2], [4, 4, 4, 4]]
     assert len(seen["GPUs of an engine of two"]) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_each_rollout_worker_has_a_placement_group_of_its_own_and_gives_it_back_alone(
+    fake_nodes: dict[str, Any],
+):
+    seen = fake_nodes["4x8"]
+    assert seen["groups of 16 + 16"] == [16, 1], "ranks are placed together"
+    assert seen["room beside 16 + 16"] == 0
+    assert seen["room once one has left"] == 1
+    assert seen["it comes to the node that has room"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_elastic_run_starts_with_as_many_workers_as_fit(fake_nodes: dict[str, Any]):
+    assert fake_nodes["4x8"]["elastic"] == [[4, 4, 4, 4], [4, 4, 4, 4]], "24 were asked for"
 
 
 @pytest.mark.ray

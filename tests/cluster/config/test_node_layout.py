@@ -2,7 +2,15 @@ from typing import Any
 
 import pytest
 
-from cluster.config.node_layout import Kind, describe, kinds_of, lay_out
+from cluster.config.node_layout import (
+    Kind,
+    describe,
+    kinds_of,
+    lay_out,
+    lay_out_run,
+    room_for,
+    worker_kind,
+)
 from cluster.config.recipe import RunConfig
 from wire.config import validate
 
@@ -107,3 +115,18 @@ def test_a_layout_is_described_by_node():
     assert "2 of 4 nodes with 3 rollout workers and 2 learner ranks each" in text
     pairs = kinds_of(config_of(4, 4, 0.5, 0.5))
     assert describe(pairs, [[0] * 4], [EIGHT]).startswith("4 pairs of engine and rank reserve")
+
+
+def test_an_elastic_run_is_laid_out_with_as_many_workers_as_fit():
+    elastic = config_of(12, 4, 1, 1, min_workers=2)
+    assert counted(lay_out_run(elastic, [EIGHT]), 1) == [[4], [4]]
+    assert counted(lay_out_run(elastic, [EIGHT] * 2), 2) == [[6, 6], [2, 2]]
+    assert lay_out_run(elastic, [{"CPU": 64.0, "GPU": 5.0}]) is None, "two and four do not fit"
+    assert lay_out_run(config_of(12, 4, 1, 1), [EIGHT]) is None, "that many or none"
+
+
+def test_room_counts_whole_workers_of_each_node():
+    kind = worker_kind(config_of(1, 1, 1, 1, num_cpus=4))
+    nodes = [{"CPU": 64.0, "GPU": 2.0}, {"CPU": 7.9, "GPU": 8.0}, {"CPU": 64.0}]
+    assert [room_for(kind, [node]) for node in nodes] == [2, 1, 0]
+    assert room_for(kind, nodes) == 3
