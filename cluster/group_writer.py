@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from cluster.actors.rollout_pool import RolloutPool
+from cluster.metrics.timeline import ARCHIVE, REWARD, NoTimeline, Timeline, span
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import PromptKind
@@ -50,7 +51,9 @@ class GroupWriter:
         quarantine: Quarantine,
         version: Callable[[], PolicyVersion],
         prompt_text: Callable[[Sample], str],
+        timeline: Timeline | None = None,
     ) -> None:
+        self._timeline = timeline or NoTimeline()
         self._rollouts, self._scorer, self._prompt_text = rollouts, scorer, prompt_text
         self._archive, self._quarantine, self._version = archive, quarantine, version
         self.token_counts: Counter[str] = Counter()
@@ -83,12 +86,14 @@ class GroupWriter:
             outcomes = (_NOT_JUDGED,) * len(rollout.completions)
         elif rollout.completions:
             prompt = self._prompt_text(sample)
-            outcomes = await self._scorer.score(sample, rollout.completions, prompt)
+            with span(self._timeline, REWARD, "score", group=group_id):
+                outcomes = await self._scorer.score(sample, rollout.completions, prompt)
         for failure in rollout.failures:
             if failure.kind is FailureKind.DECODE:
                 self._quarantine.add(sample.video, sample.id, failure.reason)
         group = _join(sample, rollout, outcomes, purpose, group_id)
-        await asyncio.get_running_loop().run_in_executor(_APPENDS, self._archive.append, group)
+        with span(self._timeline, ARCHIVE, "append", group=group_id):
+            await asyncio.get_running_loop().run_in_executor(_APPENDS, self._archive.append, group)
         self._quarantine.refuse_too_many()
         return group
 

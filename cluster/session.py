@@ -34,6 +34,7 @@ from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.events import EventLog, Events, NoEvents
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.metrics.sinks import open_metrics
+from cluster.metrics.step_timelines import StepTimelines
 from cluster.metrics.timeline import NoTimeline, Timeline
 from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.resume.checkpoints import Checkpoints, KeepBest
@@ -104,6 +105,7 @@ class Session:
             *(rollouts, scorer, archive, quarantine),
             lambda: self.version(self.engine_weights_step),
             partial(prompt_text, config),
+            self.timeline,
         )
 
     async def ensure_engine_weights(self, model_dir: Path, step: int) -> None:
@@ -315,6 +317,8 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
+        timeline = StepTimelines(run_dir.path, attempt)
+        stack.callback(timeline.close)
         nodes = await stack.enter_async_context(reward_nodes(config, seats))
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)
@@ -341,5 +345,6 @@ async def open_session(
             quarantine=quarantine,
             metrics=metrics,
             events=EventLog(run_dir.path, attempt),
+            timeline=timeline,
         )
         yield Session(resources, rollouts, learner, step)

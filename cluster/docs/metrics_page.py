@@ -1,6 +1,7 @@
 """docs/metrics.md, written from the metrics catalogue."""
 
-from cluster.metrics.catalogue import METRICS, Metric
+from cluster.metrics.catalogue import METRICS
+from cluster.metrics.metric import Metric
 
 
 def metrics_page() -> str:

@@ -5,55 +5,14 @@ A test holds the table against what runs write; docs/metrics.md is made from it 
 
 import functools
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One name, or a family of names.
-
-    Example:
-        Metric(area="Reward", name="reward/<part>/mean", unit="reward", per="sequence",
-               meaning="mean of one reward function, before weighting", trl="rewards/<part>/mean")
-    """
-
-    area: str
-    name: str
-    """``<word>`` stands for a name of the recipe or the code."""
-    unit: str
-    per: str
-    """The figure is one per token, sequence, group, update, step, clip or run."""
-    meaning: str
-    verl: str | None = None
-    """verl's name for it. Figures that share one are added up."""
-    trl: str | None = None
-
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """Regular expression that matches whole names."""
-        parts = re.split(r"<\w+>", self.name)
-        return re.compile("(.+)".join(map(re.escape, parts)))
-
-
-def _area(area: str, *rows: tuple[str, ...]) -> Iterator[Metric]:
-    for name, unit, per, meaning, *others in rows:
-        verl, trl = (*others, "", "")[:2]
-        yield Metric(
-            area=area,
-            name=name,
-            unit=unit,
-            per=per,
-            meaning=meaning,
-            verl=verl or None,
-            trl=trl or None,
-        )
-
+from cluster.metrics.fleet_metrics import FLEET_METRICS
+from cluster.metrics.metric import Metric, rows_of_area
 
 METRICS: tuple[Metric, ...] = (
-    *_area(
+    *rows_of_area(
         "Reward",
         ("reward/mean", "reward", "sequence", "total reward, of scored traces",
          "critic/rewards/mean", "reward"),
@@ -86,7 +45,7 @@ METRICS: tuple[Metric, ...] = (
          "right answers on clips of this label, if there is an accuracy reward"),
         ("label/<label>/reward", "reward", "sequence", "total reward on clips of this label"),
     ),
-    *_area(
+    *rows_of_area(
         "Guards against reward hacking (docs/rewards.md has formulas and limits)",
         ("guard/length_ratio", "ratio", "step",
          "response_length/mean over that of the first 5 steps"),
@@ -114,7 +73,7 @@ METRICS: tuple[Metric, ...] = (
         ("guard/<signal>/flagged", "0 or 1", "step",
          "a signal has been beyond its limit for several steps in a row"),
     ),
-    *_area(
+    *rows_of_area(
         "Guards against learning nothing (from the first warning on; docs/troubleshooting.md)",
         ("learning/num_updates", "updates", "run", "of the stage so far"),
         ("learning/num_steps", "steps", "run", "of the stage so far (GRPO)"),
@@ -126,7 +85,7 @@ METRICS: tuple[Metric, ...] = (
         ("learning/one_text", "steps", "run", "those whose traces were one text for all clips"),
         ("learning/<fault>_in_a_row", "updates or steps", "run", "one after another, up to now"),
     ),
-    *_area(
+    *rows_of_area(
         "Rollout",
         ("response_length/mean", "tokens", "sequence", "length of the traces",
          "response_length/mean", "completions/mean_length"),
@@ -170,7 +129,7 @@ METRICS: tuple[Metric, ...] = (
         ("cache/prefix_hit_rate", "share", "token",
          "prompt tokens that the engine had computed before"),
     ),
-    *_area(
+    *rows_of_area(
         "Policy",
         ("policy_loss", "loss", "update", "policy loss as loss_agg_mode has it",
          "actor/pg_loss", "loss"),
@@ -206,7 +165,7 @@ METRICS: tuple[Metric, ...] = (
          "model of the policy's class) from plain causal attention; above 1e-4 groups are "
          "computed with repeated prompts"),
     ),
-    *_area(
+    *rows_of_area(
         "Mismatch of engine and learner",
         ("rollout_is/mean", "ratio", "token", "importance weight learner / engine, before the cap",
          "rollout_corr/rollout_is_mean", "sampling/importance_sampling_ratio/mean"),
@@ -228,7 +187,7 @@ METRICS: tuple[Metric, ...] = (
         ("parity/probe_max_logprob_diff", "nats / max(1, |logprob|)", "step",
          "of the probe after the weight update: engines beyond the limit do not serve"),
     ),
-    *_area(
+    *rows_of_area(
         "Time and throughput",
         ("timing_s/gen", "s", "step", "waiting for rollouts and rewards", "timing_s/gen"),
         ("timing_s/old_log_prob", "s", "step", "logprobs before the first of several updates",
@@ -280,7 +239,8 @@ METRICS: tuple[Metric, ...] = (
         ("perf/max_memory_reserved_gb", "GB", "run", "peak that torch has reserved, per GPU",
          "perf/max_memory_reserved_gb"),
     ),
-    *_area(
+    *FLEET_METRICS,
+    *rows_of_area(
         "Validation (while a stage trains; step: that of the weights, 0 before training)",
         ("val/accuracy", "share", "clip", "right answers on val; an unparsed one is wrong",
          "val-core/val/acc/mean@1"),
@@ -303,7 +263,7 @@ METRICS: tuple[Metric, ...] = (
         ("val/seconds", "s", "validation", "from the first request to the last figure",
          "", "eval_runtime"),
     ),
-    *_area(
+    *rows_of_area(
         "Evaluation (stage ``eval``; step: version of the weights)",
         *(
             (f"<stage>/{name}", unit, "clip", meaning)

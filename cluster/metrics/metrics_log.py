@@ -18,6 +18,7 @@ from typing import Protocol, Self
 
 from cluster.metrics.catalogue import verl_names
 from cluster.metrics.sink_names import dashboard_names
+from cluster.metrics.timeline import DRIVER, NoTimeline, OpenSpan, Timeline
 from wire.strict_json import to_json
 
 log = logging.getLogger(__name__)
@@ -147,9 +148,12 @@ class _Appending:
 
 
 class Stopwatch:
-    """Seconds per phase of a step: ``with watch("rollout"): ...``"""
+    """Seconds per phase of a step: ``with watch("rollout"): ...``; each is a span of the driver's
+    track, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeline: Timeline | None = None) -> None:
+        self._timeline = timeline or NoTimeline()
+        self._span: OpenSpan | None = None
         self.seconds: dict[str, float] = {}
         self._phase = ""
         self._start = 0.0
@@ -160,10 +164,13 @@ class Stopwatch:
 
     def __enter__(self) -> Self:
         self._start = time.perf_counter()
+        self._span = self._timeline.begin(DRIVER, self._phase)
         return self
 
     def __exit__(self, *_: object) -> None:
         spent = time.perf_counter() - self._start
+        if self._span is not None:
+            self._timeline.end(self._span)
         self.add(self._phase, spent)
 
     def add(self, phase: str, seconds: float) -> None:

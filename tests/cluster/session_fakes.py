@@ -6,13 +6,14 @@ Weights are a string: the name of the stage they were loaded from, and a ``+`` f
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.config.recipe import RunConfig
 from cluster.inputs.samples import SampleSplits
+from cluster.metrics.step_timelines import StepTimelines
 from cluster.resume.attempts import describe_attempt, note_attempt
 from cluster.run_dir import RunDir
 from cluster.session import RunResources, Session
@@ -364,7 +365,8 @@ def open_fakes(
     learner, metrics = make_learner(engines), FakeMetrics()
     fakes: Any = (engines, learner)
     kept: Any = metrics
-    with Archive(run_dir.archive, attempt) as archive:
+    timeline = StepTimelines(run_dir.path, attempt)
+    with Archive(run_dir.archive, attempt) as archive, closing(timeline):
         resources = RunResources(
             config=config,
             run_dir=run_dir,
@@ -375,6 +377,7 @@ def open_fakes(
             archive=archive,
             quarantine=Quarantine(run_dir.path / "quarantine.jsonl"),
             metrics=kept,
+            timeline=timeline,
         )
         yield Session(resources, *fakes, start[1]), engines, learner, metrics
 

@@ -145,6 +145,8 @@ def _parts(
         quarantine=session.quarantine,
         validation=validation,
         metrics=session.metrics,
+        timeline=session.timeline,
+        workers=lambda: session.rollouts.names,
         max_failure_frac=config.reward.max_failure_frac,
         deterministic=config.deterministic,
     )

@@ -1,7 +1,7 @@
 """A step of GRPO: groups in, updates, weights to the engines, archive compacted, metrics logged."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -13,6 +13,7 @@ from cluster.loop import StepGroups
 from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.learning_guards import LearningGuards
 from cluster.metrics.metrics_log import MetricsLog, Stopwatch
+from cluster.metrics.timeline import DRIVER, Timeline
 from cluster.resume.archived_groups import (
     ArchivedGroups,
 )
@@ -60,6 +61,9 @@ class GrpoParts:
     quarantine: Quarantine
     validation: Validation
     metrics: MetricsLog
+    timeline: Timeline
+    workers: Callable[[], Collection[str]]
+    """Names of the rollout workers that are there."""
     max_failure_frac: float
     deterministic: bool
 
@@ -72,13 +76,16 @@ class GrpoLearner:
         self._run, self._grpo, self._parts, self._bar = run, run.of(GrpoStage), parts, bar
         self.step = step
         """The last step that has been trained."""
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(parts.timeline)
         self._since = self._waiting_since = time.perf_counter()
+        parts.timeline.begin_steps()
+        self._waiting = parts.timeline.begin(DRIVER, "gen")
         self._scores: list[float] = []  # of the steps since the last checkpoint
 
     async def train(self, taken: StepGroups, step: int) -> None:
         """Train on a step's groups and publish the version after ``step`` (counted from 1)."""
         self._watch.add("gen", time.perf_counter() - self._waiting_since)
+        self._parts.timeline.end(self._waiting)
         version = self._run.first_step + step
         figures = await self._observe(taken, version)
         await self._to_learner()
@@ -94,6 +101,7 @@ class GrpoLearner:
         self.step = step
         self._bar.advance(note=f"reward {figures.get('reward/mean', float('nan')):.2f}")
         self._waiting_since = time.perf_counter()
+        self._waiting = self._parts.timeline.begin(DRIVER, "gen")
 
     def steps(self) -> Iterator[int]:
         """The steps to come, up to the last or to an early stop."""
@@ -162,6 +170,7 @@ class GrpoLearner:
             step,
             {
                 **figures,
+                **parts.timeline.end_step(self._run.name, step, parts.workers()),
                 **throughput(taken, seconds, self._grpo.ppo_epochs),
                 "rollout/next_place": float(parts.buffer.next_index),
                 "rollout/num_taken_up": float(parts.archived.num_taken),
@@ -169,7 +178,7 @@ class GrpoLearner:
                 **seconds,
             },
         )
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(parts.timeline)
 
     async def _save(self, step: int, version: int) -> None:
         """A checkpoint where one is due; last of all: a step that is in one has been logged."""

@@ -45,7 +45,9 @@ OF_WORKER = {
 # What a sending of the weights adds (learner/worker.py, cluster/actors/rollout_actor.py).
 PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
 OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
-OF_ALL = OF_WORKER | OF_TRANSFER
+# Of Ray's ranks alone (cluster/actors/rank_calls.py).
+OF_RANKS = {"trainer/idle_ratio", "trainer/idle_ratio_max"}
+OF_ALL = OF_WORKER | OF_TRANSFER | OF_RANKS
 # Only where a reward function fails, or none applies to a trace (reward/stats.py).
 OF_MASKED = {"reward/not_applicable_frac", "reward/mine/failed_frac"}
 # Only where a training learns nothing (cluster/metrics/learning_guards.py).
