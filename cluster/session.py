@@ -323,7 +323,7 @@ async def open_session(
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)
         homes = homes_of(config, seats)
-        learner = LearnerGroup(config, seats.ranks, homes)
+        learner = LearnerGroup(config, seats.ranks, homes, timeline)
         prepare = None if homes is None else learner.prepare_clip
         rollouts = RolloutPool(config, seats.workers, homes, prepare)
         stack.push_async_callback(rollouts.stop)

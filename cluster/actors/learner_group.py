@@ -15,6 +15,7 @@ from cluster.actors.placement import Seat
 from cluster.actors.rank_calls import RankCalls
 from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
+from cluster.metrics.timeline import Timeline
 from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.export import AdapterFacts
 from learner.shared_prefix.largest_batch import LargestBatch
@@ -43,7 +44,11 @@ class LearnerGroup:
     """Group of all learner ranks, called together."""
 
     def __init__(
-        self, config: RunConfig, seats: Sequence[Seat], homes: ClipHomes | None = None
+        self,
+        config: RunConfig,
+        seats: Sequence[Seat],
+        homes: ClipHomes | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         """``homes``: nodes that clips are preferred on; none: on one node."""
         self._homes = homes
@@ -56,7 +61,9 @@ class LearnerGroup:
             for rank, seat in enumerate(seats)
         ]
         near = None if homes is None else self._ranks_near
-        self._ranks = RankCalls(self._actors, config.learner.timeout_s, self._max_tokens, near)
+        self._ranks = RankCalls(
+            self._actors, config.learner.timeout_s, self._max_tokens, near, timeline
+        )
         self._address = ""
 
     async def start(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from cluster.actors.deadlines import gather_or_raise, with_deadline
+from cluster.metrics.timeline import NoTimeline, Timeline, span
 from learner.shared_prefix.batch import micro_batches
 from learner.shared_prefix.near_clips import Near, numbers_near_clips
 from learner.shared_prefix.rows import Row
@@ -26,9 +27,12 @@ class RankCalls:
         timeout_s: float,
         max_tokens_per_batch: int,
         near: Near | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         """``timeout_s``: deadline of one call; ``max_tokens_per_batch``: size of a micro-batch;
-        ``near``: ranks that a row's clip is ready for; none: all are alike."""
+        ``near``: ranks that a row's clip is ready for; none: all are alike. ``timeline``: takes a
+        span of each call."""
+        self._timeline = timeline or NoTimeline()
         self._near = near
         self._actors, self._timeout_s = actors, timeout_s
         self._block_tokens = max_tokens_per_batch * MICRO_BATCHES_PER_CALL * len(actors)
@@ -79,8 +83,9 @@ class RankCalls:
 
     async def _gather(self, verb: str, calls: list[Any]) -> list[Any]:
         return await gather_or_raise(
-            [
-                with_deadline(call, self._timeout_s, f"learner rank {rank} to {verb}")
-                for rank, call in enumerate(calls)
-            ]
+            [self._timed(verb, rank, call) for rank, call in enumerate(calls)]
         )
+
+    async def _timed(self, verb: str, rank: int, call: Any) -> Any:
+        with span(self._timeline, f"rank-{rank}", verb):
+            return await with_deadline(call, self._timeout_s, f"learner rank {rank} to {verb}")

@@ -1,11 +1,13 @@
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.actors.rank_calls import MICRO_BATCHES_PER_CALL, RankCalls
+from cluster.metrics.step_timelines import StepTimelines, timeline_files
 from learner.shared_prefix.rows import Row
 from tests.learner.builders import make_row
 from wire.errors import DeadlineExceeded
@@ -113,3 +115,15 @@ async def test_no_rows_are_no_call():
     rank = Rank()
     assert [block async for block in calls_of(rank).in_blocks("logprobs", [])] == []
     assert rank.calls == []
+
+
+async def test_each_ranks_call_is_a_span_of_its_track(tmp_path: Path):
+    timeline = StepTimelines(tmp_path, 0)
+    ranks = [Rank(0.02), Rank(0.06)]
+    await RankCalls(ranks, 5.0, MAX_TOKENS, timeline=timeline).each("logprobs", [ROWS[:1], ROWS])
+    await asyncio.sleep(0.04)
+    figures = timeline.end_step("grpo", 1, ())
+    timeline.close()
+    assert 0.2 < figures["trainer/idle_ratio"] < figures["trainer/idle_ratio_max"] < 0.9
+    (path,) = timeline_files(tmp_path, "grpo")
+    assert '"name": "rank-1"' in path.read_text()
