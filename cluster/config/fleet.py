@@ -41,6 +41,8 @@ class FleetHealthConfig(Config):
     """Wait before a worker's second restart; doubled for each further one."""
     max_backoff_s: float = Field(default=30.0, ge=0)
     """Longest wait before a restart."""
+    drain_timeout_s: float = Field(default=60.0, ge=0)
+    """A worker that leaves has so long to finish what it has in work; then others do it."""
 
     @model_validator(mode="after")
     def _backoff_fits(self) -> Self:

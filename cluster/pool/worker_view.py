@@ -2,6 +2,10 @@
 reads.
 
 Membership -> FleetView -> fleet.json -> deepintuit workers, deepintuit status, report
+
+Healthy is not serving: the conditions say apart whether a worker's engine runs, whether its weights
+are proven to be the newest, and whether it gets requests. cluster/pool/fleet_view.py makes the
+view.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,10 +13,25 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.pool.worker_health import Condition as ConditionType
 from cluster.pool.worker_health import HealthState
 from wire.whole_file import replace_json
 
 FLEET_FILE = "fleet.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Condition of a worker.
+
+    Example:
+        Condition(type="Serving", status=False, since=1764529200.0)
+    """
+
+    type: ConditionType
+    status: bool
+    since: float
+    """Unix time at which it last changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +50,7 @@ class WorkerView:
     cause: str
     """Why: a :class:`cluster.pool.worker_health.Cause`, or text."""
     restarts: int = 0
-    """Restarts of its engine that the budget counts."""
+    """Times that its engine was started anew."""
     version: str | None = None
     """Version of its weights as last proven, such as ``0.41``: attempt 0, version step 41."""
     node: str | None = None
@@ -39,6 +58,15 @@ class WorkerView:
     """Process of its actor on that node."""
     num_requests: int = 0
     """Requests in its hands when the file was written."""
+    busy_s: float = 0.0
+    """Seconds in which it had any, since it joined."""
+    conditions: tuple[Condition, ...] = ()
+    failed_probes: int = 0
+    """In a row, as the two below."""
+    failed_requests: int = 0
+    failed_updates: int = 0
+    last_heard: float = 0.0
+    """Unix time at which its engine last answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +81,20 @@ class FleetView:
     """Unix time of writing."""
     attempt: int
     epoch: int
-    """Epoch of membership: grows with every change of who serves or is a member."""
+    """Epoch of membership: grows with every change of the set of engines that run."""
     desired: int
     """Number of workers that the pool is to have."""
     version: str | None
-    """The newest version of the weights."""
+    """The newest version of the weights: last sent, or being sent."""
     workers: tuple[WorkerView, ...]
+    min_workers: int = 1
+    max_workers: int = 1
+    num_waiting: int = 0
+    """Requests that wait for a worker."""
+    num_moved: int = 0
+    """Times that a request left a worker for another one, since the start."""
+    num_failed: int = 0
+    """Requests that the fleet failed for good, since the start."""
 
 
 _ADAPTER = TypeAdapter(FleetView)
