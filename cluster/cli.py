@@ -34,6 +34,7 @@ from cluster.commands import (
     study,
 )
 from cluster.commands.base import interrupted, say
+from cluster.commands.fleet import deploy
 from cluster.driver import interrupts
 from wire.disk import REMEDY, full_disk
 from wire.errors import ArchiveError, DeepIntuitError, DiskFull, UserError, root_causes
@@ -46,6 +47,7 @@ _COMMANDS = (
     prompts,
     plan,
     doctor,
+    deploy,
     run,
     status,
     report,

@@ -66,6 +66,19 @@ def load_recipe(
     Raises ConfigError naming every wrong key: what was got, what was expected, and what ``hint``
     says of it or else the nearest known name.
     """
+    values = read_values(path, overrides, path_keys, hub_keys, text_keys)
+    return validate(model, values, source=str(path), hint=hint)
+
+
+def read_values(
+    path: Path,
+    overrides: list[str],
+    path_keys: Sequence[str] = (),
+    hub_keys: Sequence[str] = (),
+    text_keys: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Values that a recipe and its overrides set, as :func:`load_recipe` reads them, before they
+    are validated. Raises ConfigError."""
     keys = {key: key in hub_keys for key in path_keys}
     keys |= {f"{key}.file": False for key in text_keys}
     values = _read(path, keys, ())
@@ -74,7 +87,7 @@ def load_recipe(
     _make_absolute(values, keys, path)
     _refuse_infinite(values, path)
     _read_texts(values, text_keys)
-    return validate(model, values, source=str(path), hint=hint)
+    return values
 
 
 def _refuse_infinite(values: dict[str, Any], path: Path) -> None:

@@ -17,6 +17,10 @@ class ClusterConfig(Config):
     """Workers that are not up by then have failed."""
     object_store_mb: float = Field(default=512.0, ge=100)
     """Object store of a local Ray."""
+    role_resources: bool = False
+    """Rollout workers also ask for 1 of the Ray resource ``rollout_worker``, learner ranks (and
+    pairs) for 1 of ``learner_rank``, so that they run only on nodes that offer it: ``ray start
+    --resources='{"rollout_worker": 8}'``. Keeps ranks off nodes that come and go."""
 
 
 class FleetHealthConfig(Config):

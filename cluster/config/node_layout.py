@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from cluster.config.recipe import RunConfig
 
 Bundle = dict[str, float]
-"""Resources by name: CPU, GPU."""
+"""Resources by name: CPU, GPU, and those of roles (``cluster.role_resources``)."""
 
 PAIR = "pair"
 """Kind of an engine and a rank that share a GPU."""
+
+ROLES = ("rollout_worker", "learner_rank")
+"""Ray resources of the roles; a pair has that of its rank."""
 
 _ROUNDING = 1e-6  # ten times 0.1 CPUs fit one CPU
 
@@ -41,20 +44,23 @@ def kinds_of(
     and learner ranks. ``engines``: False for learner ranks alone; ``num_workers``: how many rollout
     workers, ``rollout.num_workers`` by default."""
     rollout, learner = config.rollout, config.learner
+    roles = config.cluster.role_resources
+    ranks = _kind("learner rank", learner.num_cpus, learner.num_gpus, learner.num_ranks, roles)
     if not engines:
-        return [_kind("learner rank", learner.num_cpus, learner.num_gpus, learner.num_ranks)]
+        return [ranks]
     if config.colocated:
-        bundle = {"CPU": rollout.num_cpus + learner.num_cpus, "GPU": 1.0}
+        bundle = {**ranks.bundle, "CPU": rollout.num_cpus + learner.num_cpus, "GPU": 1.0}
         return [Kind(name=PAIR, bundle=bundle, count=learner.num_ranks)]
     return [
         worker_kind(config, rollout.num_workers if num_workers is None else num_workers),
-        _kind("learner rank", learner.num_cpus, learner.num_gpus, learner.num_ranks),
+        ranks,
     ]
 
 
 def worker_kind(config: RunConfig, count: int = 1) -> Kind:
     """Rollout workers that share no GPU with a rank."""
-    return _kind("rollout worker", config.rollout.num_cpus, config.rollout.num_gpus, count)
+    rollout, roles = config.rollout, config.cluster.role_resources
+    return _kind("rollout worker", rollout.num_cpus, rollout.num_gpus, count, roles)
 
 
 def start_sizes(config: RunConfig) -> range:
@@ -81,8 +87,10 @@ def room_for(kind: Kind, nodes: Sequence[Mapping[str, float]]) -> int:
     return sum(int(_num_fitting(kind.bundle, node) + _ROUNDING) for node in nodes)
 
 
-def _kind(name: str, cpus: float, gpus: float, count: int) -> Kind:
+def _kind(name: str, cpus: float, gpus: float, count: int, role_resources: bool) -> Kind:
     bundle = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    if role_resources:
+        bundle[name.replace(" ", "_")] = 1.0
     return Kind(name=name, bundle=bundle, count=count)
 
 

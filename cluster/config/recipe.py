@@ -43,7 +43,7 @@ from rollout.config import RolloutConfig
 from rollout.prompt import Prompts
 from rollout.prompts_config import ONLY_IN, SIDE_FIELDS, TEXT_NAMES, PromptsConfig
 from video.config import VideoConfig
-from wire.config import Config, load_recipe
+from wire.config import Config, load_recipe, read_values
 from wire.errors import ConfigError
 from wire.labels import Label, LabelSet
 
@@ -383,16 +383,18 @@ _PATH_KEYS = (
     "semantic_tokens.tokenizer",
     "stages.tokenizer",
 )
-_HUB_KEYS = ("model",)
 _TEXT_KEYS = (*(f"prompts.{name}" for name in TEXT_NAMES), "labels.definition")
 
 
 def read_recipe(path: Path, overrides: list[str]) -> RunConfig:
     """A recipe with its paths made absolute: they are relative to the folder of their own file.
 
-    ``$NAME`` in a path is taken from the environment. A ``model`` of the Hugging Face hub stays the
-    name it is (cluster/inputs/model_folder.py finds it). Raises ConfigError.
+    ``$NAME`` in a path is taken from the environment. A ``model`` of the hub stays the name it is
+    (cluster/inputs/model_folder.py finds it). Raises ConfigError.
     """
-    return load_recipe(
-        RunConfig, path, overrides, _PATH_KEYS, hint, hub_keys=_HUB_KEYS, text_keys=_TEXT_KEYS
-    )
+    return load_recipe(RunConfig, path, overrides, _PATH_KEYS, hint, ("model",), _TEXT_KEYS)
+
+
+def read_recipe_values(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """Values of a recipe, with all that it extends, absolute paths, texts. Raises ConfigError."""
+    return read_values(path, overrides, _PATH_KEYS, ("model",), _TEXT_KEYS)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.config.controls import grpo_of
-from cluster.config.node_layout import PAIR, kinds_of, lay_out
+from cluster.config.node_layout import PAIR, ROLES, kinds_of, lay_out
 from cluster.config.recipe import RunConfig
 from cluster.plan.adapter_size import trained_adapter
 from cluster.plan.model_size import BYTES, EngineMemory, ModelShape, RankMemory
@@ -67,7 +67,8 @@ class Placement:
 def place(config: RunConfig, fleet: Fleet) -> Placement:
     """Engines and ranks of each node, as a run places them. Raises ConfigError if they do not
     fit."""
-    nodes = [{"CPU": _CPUS, "GPU": float(fleet.gpus_per_node)}] * fleet.num_nodes
+    node = {"CPU": _CPUS, "GPU": float(fleet.gpus_per_node), **dict.fromkeys(ROLES, _CPUS)}
+    nodes = [node] * fleet.num_nodes
     kinds = kinds_of(config)
     if not any(kind.bundle.get("GPU") for kind in kinds):
         raise ConfigError(

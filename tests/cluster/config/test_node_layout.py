@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from cluster.config.fleet import ClusterConfig
 from cluster.config.node_layout import (
     Kind,
     describe,
@@ -130,3 +131,13 @@ def test_room_counts_whole_workers_of_each_node():
     nodes = [{"CPU": 64.0, "GPU": 2.0}, {"CPU": 7.9, "GPU": 8.0}, {"CPU": 64.0}]
     assert [room_for(kind, [node]) for node in nodes] == [2, 1, 0]
     assert room_for(kind, nodes) == 3
+
+
+def test_roles_keep_ranks_off_nodes_that_come_and_go():
+    cluster = {"role_resources": True}
+    config = config_of(2, 2, 1, 1).model_copy(update={"cluster": ClusterConfig(**cluster)})
+    comes_and_goes = {"CPU": 64.0, "GPU": 8.0, "rollout_worker": 2.0}
+    stays = {"CPU": 64.0, "GPU": 2.0, "learner_rank": 2.0}
+    assert lay_out(kinds_of(config), [comes_and_goes, stays]) == [[0, 0], [1, 1]]
+    assert lay_out(kinds_of(config), [comes_and_goes, comes_and_goes]) is None
+    assert kinds_of(config, engines=False)[0].bundle["learner_rank"] == 1
