@@ -60,9 +60,10 @@ class RolloutConfig(Config):
     clip goes into the learner's embedding cache, and engines take it from there in place of the
     pixels. Logprobs then agree to rounding (1e-5 in float32), not to the bit."""
     in_flight: Literal["wait", "keep", "restart"] = "keep"
-    """What an update does with traces that are being written (``grpo.max_staleness`` above 0):
-    waits until they are written, keeps them, so that they go on with the new weights and count as
-    written by the old ones, or has them written anew by the new weights."""
+    """What an update does with traces that are being written (``grpo.max_staleness`` above 0): it
+    waits until they are written; keeps them, so that they go on with the new weights, each token
+    with its version, and count as written by the old ones; or has them written anew by the new
+    weights. An adapter of LoRA leaves them the adapter that they began with, whatever this says."""
     sleep: bool = False
     """Put engines to sleep while GRPO updates the policy: the memory of an engine is then free for
     the learner rank that shares its GPU. It wakes for the new weights, and takes memory for keys
@@ -106,6 +107,11 @@ class RolloutConfig(Config):
         """Whether weights are compared by digests after each update: where an engine computes in
         float32, its logprobs tell wrong weights apart."""
         return self.dtype != "float32"
+
+    @property
+    def begin_timeout_s(self) -> float:
+        """Seconds in which an engine has to be ready for new weights."""
+        return self.update_timeout_s + (self.request_timeout_s if self.in_flight == "wait" else 0)
 
     @property
     def max_model_len(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rollout.label_codes import Code
 from rollout.lora import Adapter
 from video.processor import ProcessedClip
-from wire.types import FinishReason, Prompt
+from wire.types import FinishReason, PolicyVersion, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,9 @@ class Answer:
     token_ids: Sequence[int]
     logprobs: Sequence[float]
     finish_reason: FinishReason
+    versions: tuple[tuple[int, PolicyVersion | None], ...] = ()
+    """First token of each version that wrote it, in order; None: the weights that the engine
+    started with. Empty where the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,6 @@ class Engine(AnsweringEngine, Protocol):
     async def update_weights(self, update: dict[str, Any]) -> None:
         """Load one chunk of weights. Raises WeightUpdateError, DeadlineExceeded."""
 
-    async def finish_update(self) -> None:
-        """Close the weight update. Raises WeightUpdateError, DeadlineExceeded; the engine then
-        answers nothing."""
+    async def finish_update(self, version: PolicyVersion) -> None:
+        """Close the weight update; what is written from now on is of ``version``. Raises
+        WeightUpdateError, DeadlineExceeded; the engine then answers nothing."""

@@ -26,7 +26,7 @@ from rollout.vllm_calls.request import tensor_of, vllm_requests
 from video.positions import PositionRule
 from video.processor import ProcessedClip
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
-from wire.types import Prompt
+from wire.types import PolicyVersion, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class VllmEngine:
         self._sleep_level = 1 if keeps_weights else 2
         self._asleep: set[str] = set()
         """What of vLLM's memory is given up."""
-        self._groups = RequestGroups(llm, alone=deterministic)
+        self._groups = RequestGroups(llm, alone=deterministic, in_flight=config.in_flight)
         self._rule = rule
         self._bias = dict.fromkeys(blocked_tokens, -100.0)
         self._probes = itertools.count()
@@ -218,17 +218,17 @@ class VllmEngine:
                 await self._llm.sleep(level=self._sleep_level, mode="wait")
 
     async def begin_update(self) -> None:
-        """Stop scheduling, forget everything computed with the old weights (running requests wait,
-        to be computed anew), and open vLLM's update.
+        """Stop scheduling, forget everything computed with the old weights, and open vLLM's update.
+        Requests that run are treated as ``config.in_flight`` says.
 
         An update that was left open is abandoned. Weights are loaded in place, so from here on the
         engine answers, and computes, nothing until an update is finished whole.
         """
-        async with self._updating("begin a weight update"):
+        async with self._updating("begin a weight update", self._config.begin_timeout_s):
             await self._wake("weights")
+            await self._groups.pause_for_update()
             record = (self._config.records_digests,)
-            begin = self._llm.collective_rpc("begin_weight_update", args=record)
-            await asyncio.gather(self._groups.pause(), begin)
+            await self._llm.collective_rpc("begin_weight_update", args=record)
 
     async def update_weights(self, update: dict[str, Any]) -> None:
         """Load one chunk of weights, in the form of the transfer backend."""
@@ -246,12 +246,17 @@ class VllmEngine:
                 WeightTransferInitRequest(init_info=init_info)
             )
 
-    async def finish_update(self) -> None:
-        """Close the weight update and go on."""
+    async def finish_update(self, version: PolicyVersion) -> None:
+        """Close the weight update and go on; vLLM notes ``version`` with each token from now on."""
         async with self._updating("finish a weight update"):
-            await self._llm.finish_weight_update()
+            await self._llm.finish_weight_update(str(version))
             await self._wake("kv_cache")  # only now: until here the learner may need the room
             await self._llm.resume_generation()
+
+    @property
+    def num_restarted(self) -> int:
+        """Traces that updates of the weights have had written anew, so far."""
+        return self._groups.num_interrupted
 
     async def weight_digests(self) -> list[WeightDigests]:
         """Digests of the weights after an update, of each of the engine's GPUs."""
@@ -295,12 +300,12 @@ class VllmEngine:
         await asyncio.to_thread(self.stop)
 
     @contextlib.asynccontextmanager
-    async def _updating(self, what: str) -> AsyncIterator[None]:
+    async def _updating(self, what: str, limit_s: float | None = None) -> AsyncIterator[None]:
         """Context of a step of a weight update: with a deadline, and errors of ours.
 
         vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
         """
-        limit_s, setting = self._config.update_timeout_s, "rollout.update_timeout_s"
+        limit_s, setting = limit_s or self._config.update_timeout_s, "rollout.update_timeout_s"
         async with _deadline(limit_s, what, setting) as limit:
             watch = asyncio.create_task(self._end_with_engine(limit))
             try:
@@ -347,14 +352,20 @@ class VllmEngine:
 
         limit_s = self._config.request_timeout_s
         try:
-            async with _deadline(limit_s, "answer", "rollout.request_timeout_s"):
+            async with _deadline(limit_s, "answer", "rollout.request_timeout_s") as limit:
                 outputs = await run(params, more)
+                while ended := [k for k, one in enumerate(outputs) if one is None]:
+                    # by an update, which has the whole time anew
+                    limit.reschedule(asyncio.get_running_loop().time() + limit_s)
+                    again = await run([params[k] for k in ended], [more[k] for k in ended])
+                    for k, output in zip(ended, again, strict=True):
+                        outputs[k] = output
                 # the engine core should have kept the clip; where it has not, it says "error"
                 lost = [k for k, one in enumerate(outputs) if k and _failed(one)]
                 if lost:
                     log.warning("%d requests came to an engine without their clip", len(lost))
-                    again = await asyncio.gather(*[run([params[k]], [more[k]]) for k in lost])
-                    for k, (output,) in zip(lost, again, strict=True):
+                    alone = await asyncio.gather(*[run([params[k]], [more[k]]) for k in lost])
+                    for k, (output,) in zip(lost, alone, strict=True):
                         outputs[k] = output
         except DeadlineExceeded:
             raise

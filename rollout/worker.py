@@ -5,11 +5,12 @@ Sample -> clip (cache) -> prompt -> engine -> Completions          or a typed Fa
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from rollout.adapters import Adapters
-from rollout.engine import Engine, Generation, Sampling, WeightDigests
+from rollout.engine import Answer, Engine, Generation, Sampling, WeightDigests
 from rollout.prompt import PromptKind, Prompts
 from rollout.prompt_inputs import PromptInputs
 from rollout.render import Renderer
@@ -17,7 +18,15 @@ from video.cache import ClipStore
 from wire.adapters import AdapterFiles
 from wire.errors import DeadlineExceeded, GenerationError
 from wire.token_arrays import Logprobs, TokenIds
-from wire.types import Completion, Failure, FailureKind, PolicyVersion, Prompt, Sample
+from wire.types import (
+    Completion,
+    Failure,
+    FailureKind,
+    PolicyVersion,
+    Prompt,
+    Sample,
+    VersionChange,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +64,7 @@ class RolloutWorker:
         self._renderer = renderer
         self._clips = clips
         self._inputs = PromptInputs(renderer, clips, prompts)
-        self._version = version
+        self._version = self._first_version = version
         # one at a time: what is asked for now finds a decoder free
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prepare-clips")
 
@@ -72,7 +81,7 @@ class RolloutWorker:
         A bad clip, prompt or request is a Failure. Raises GenerationError only if the engine's
         process has ended: then this worker is of no more use.
         """
-        version = self._version  # of before: what an update overtakes counts as the older
+        version = self._version  # of before: a failure that an update overtakes is the older's
         model_input = await self._inputs.of(sample, ask)
         if upcoming is not None:
             self._ahead.submit(self._clips.prepare, upcoming)
@@ -83,6 +92,8 @@ class RolloutWorker:
             async with self._adapters.newest() as adapter:
                 version = adapter.version if adapter else version
                 generation = await self._engine.generate(prompt, clip, sampling, adapter)
+                if adapter is not None:
+                    generation = _by_one_version(generation)
         except (GenerationError, DeadlineExceeded) as error:
             if not self._engine.is_alive:
                 raise GenerationError(f"{self._name} has lost its engine: {error}") from error
@@ -123,7 +134,7 @@ class RolloutWorker:
 
     async def finish_update(self, version: PolicyVersion) -> None:
         """Forget what the old weights computed, and answer under the new version."""
-        await self._engine.finish_update()
+        await self._engine.finish_update(version)
         self._version = version
 
     async def weight_digests(self) -> list[WeightDigests]:
@@ -144,23 +155,41 @@ class RolloutWorker:
         self, prompt: Prompt, generation: Generation, version: PolicyVersion, temperature: float
     ) -> Rollout:
         completions = tuple(
-            Completion(
-                token_ids=TokenIds(answer.token_ids),
-                logprobs=Logprobs(answer.logprobs),
-                text=self._renderer.text(answer.token_ids),
-                finish_reason=answer.finish_reason,
-                policy_version=version,
-                logprobs_temperature=temperature,
-            )
-            for answer in generation.answers
+            self._completion(answer, version, temperature) for answer in generation.answers
         )
         return Rollout(
             prompt=prompt,
             completions=completions,
             failures=(),
-            policy_version=version,
+            policy_version=min(one.policy_version for one in completions),
             num_cached_tokens=generation.num_cached_tokens,
         )
+
+    def _completion(self, answer: Answer, version: PolicyVersion, temperature: float) -> Completion:
+        """``version``: where the engine does not say which version wrote which token."""
+        first, *changes = self._version_spans(answer) or [VersionChange(0, version)]
+        return Completion(
+            token_ids=TokenIds(answer.token_ids),
+            logprobs=Logprobs(answer.logprobs),
+            text=self._renderer.text(answer.token_ids),
+            finish_reason=answer.finish_reason,
+            policy_version=first.version,
+            logprobs_temperature=temperature,
+            version_changes=tuple(changes),
+        )
+
+    def _version_spans(self, answer: Answer) -> list[VersionChange]:
+        """The versions that wrote an answer, by first token. The same weights sent again make no
+        new one."""
+        named = [VersionChange(start, one or self._first_version) for start, one in answer.versions]
+        changes = [span for before, span in pairwise(named) if span.version != before.version]
+        return [*named[:1], *changes]
+
+
+def _by_one_version(generation: Generation) -> Generation:
+    """The engine's weights are the model's below an adapter: the adapter alone has a version."""
+    answers = tuple(replace(answer, versions=()) for answer in generation.answers)
+    return replace(generation, answers=answers)
 
 
 def _failed(failure: Failure, version: PolicyVersion) -> Rollout:

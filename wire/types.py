@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from wire.token_arrays import Logprobs, TokenIds
@@ -143,6 +144,19 @@ class Prompt:
         object.__setattr__(self, "token_ids", TokenIds(self.token_ids))
 
 
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """Update of the weights in the middle of an answer: the first token that they wrote.
+
+    Example:
+        VersionChange(412, PolicyVersion(attempt=0, step=8))
+    """
+
+    first_token: int
+    """Index of the token in the answer, from 1."""
+    version: PolicyVersion
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer that the policy gave.
@@ -162,9 +176,13 @@ class Completion:
     """Decoded with special tokens kept, the end-of-turn token removed."""
     finish_reason: FinishReason
     policy_version: PolicyVersion
+    """Version that wrote the first token: the oldest of all that wrote any."""
     logprobs_temperature: float = 1.0
     """The sampling temperature in a trace to train on, of whose distribution logprobs are; in all
     others 1, whatever they were sampled at."""
+    version_changes: tuple[VersionChange, ...] = ()
+    """Updates while it was written, each with the first token of its weights; empty: one version
+    wrote all tokens."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", TokenIds(self.token_ids))
@@ -177,6 +195,19 @@ class Completion:
         if not self.token_ids:
             raise ValueError(
                 "a completion needs at least one token; an empty answer is a generation failure"
+            )
+        if self.version_changes:
+            self._check_changes()
+
+    def _check_changes(self) -> None:
+        spans = [VersionChange(0, self.policy_version), *self.version_changes]
+        ascend = all(
+            a.first_token < b.first_token and a.version < b.version for a, b in pairwise(spans)
+        )
+        if not ascend or spans[-1].first_token >= len(self.token_ids):
+            raise ValueError(
+                f"versions of an answer of {len(self.token_ids)} tokens have to ascend with its "
+                f"tokens, got {[(span.first_token, str(span.version)) for span in spans]}"
             )
 
 

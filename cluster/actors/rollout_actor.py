@@ -91,11 +91,14 @@ class RolloutActor:
         self._clips.use(narration, self._renderer.plain_ids, narrator_of)
 
     async def cache_counts(self) -> dict[str, int]:
-        """Clip cache hits and misses, and clips decoded by each decoder, since the start."""
-        clips = self._clips
+        """Clip cache hits and misses, clips decoded by each decoder, and traces that updates had
+        written anew, since the start."""
+        clips, engine = self._clips, self._engine
         assert clips is not None, "start() comes first"
+        assert engine is not None, "start() comes first"
         decoded = {f"decoded_by_{name}": number for name, number in clips.decoded.items()}
-        return {"clip_hits": clips.hits, "clip_misses": clips.misses, **decoded}
+        counts = {"clip_hits": clips.hits, "clip_misses": clips.misses}
+        return counts | {"restarted_traces": engine.num_restarted} | decoded
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the rendezvous of the weight-transfer backend."""

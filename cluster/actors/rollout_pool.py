@@ -235,7 +235,7 @@ class RolloutPool:
 
     def client(self) -> UpdateClient:
         """Client through which the learner sends weights to the engines."""
-        timeout_s = self._config.rollout.update_timeout_s
+        timeout_s = self._config.rollout.begin_timeout_s  # of its longest step
         match self._config.transfer.kind:
             case "nccl":
                 return GroupEngineClient(timeout_s)

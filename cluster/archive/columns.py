@@ -40,8 +40,8 @@ MEANINGS = {
     "logprobs": "log-probability of each of them under the policy that sampled it",
     "text": "the answer's text",
     "finish_reason": "stop (it ended by itself) or length (the token limit cut it)",
-    "completion_attempt": "attempt of the version that wrote this answer; differs from `attempt` "
-    "if weights were changed meanwhile",
+    "completion_attempt": "attempt of the version that wrote this answer's first token; differs "
+    "from `attempt` if weights were changed meanwhile",
     "completion_step": "step of that version",
     "reward": "total reward; null where scoring failed, or no reward judges: masked, not zero",
     "reward_parts": "value of each term of the reward that applied, before weighting; a map in "
@@ -51,6 +51,8 @@ MEANINGS = {
     "failure_culprit": "clip, engine or plugin that failed",
     "failure_reason": "what it reported",
     "logprobs_temperature": "temperature that the logprobs are at; null for 1",
+    "version_changes": "updates of the weights while the answer was written: index of the first "
+    "token that they wrote, and their version; null: one version wrote all tokens",
 }
 """Meaning of each column of the schema, and of those that are on their way into it."""
 

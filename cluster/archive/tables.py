@@ -188,14 +188,19 @@ def _group_rows(group: TraceGroup) -> Iterator[tuple[str, str]]:
 def _trace(index: int, trace: Trace) -> Iterator[RenderableType]:
     answer, outcome = trace.completion, trace.outcome
     head = Text(f"trace {index}  ", style="bold")
+    versions = ", ".join(
+        [
+            str(answer.policy_version),
+            *[f"{one.version} from token {one.first_token}" for one in answer.version_changes],
+        ]
+    )
     if isinstance(outcome, Score):
         parts = ", ".join(f"{name} {cell(value)}" for name, value in outcome.parts.items())
         head.append(f"reward {outcome.total:.6g}" + (f" ({parts})" if parts else ""))
     else:
         head.append(f"not scored: {_failure(outcome)}")
     head.append(
-        f"  {len(answer.token_ids)} tokens, {answer.finish_reason.value}, version "
-        f"{answer.policy_version}",
+        f"  {len(answer.token_ids)} tokens, {answer.finish_reason.value}, version {versions}",
         style="dim",
     )
     yield head

@@ -4,7 +4,10 @@ from typing import Any
 
 from rollout.engine import Answer
 from wire.errors import GenerationError
-from wire.types import FinishReason
+from wire.types import FinishReason, PolicyVersion
+
+_UNNAMED = "default"
+"""vLLM's name for the weights that it started with."""
 
 
 def answer_of(completion: Any) -> Answer:
@@ -20,4 +23,8 @@ def answer_of(completion: Any) -> Answer:
             row[token].logprob for row, token in zip(completion.logprobs, ids, strict=True)
         ),
         finish_reason=FinishReason(completion.finish_reason),
+        versions=tuple(
+            (span.start, None if span.version == _UNNAMED else PolicyVersion.parse(span.version))
+            for span in completion.weight_versions or ()
+        ),
     )

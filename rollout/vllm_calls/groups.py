@@ -7,7 +7,11 @@ import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
+
+InFlight = Literal["wait", "keep", "restart"]
+_PAUSE_MODES = {"wait": "wait", "keep": "keep", "restart": "abort"}
+"""vLLM's name of each."""
 
 
 class RequestGroups:
@@ -19,21 +23,29 @@ class RequestGroups:
     vLLM 0.32 (docs/resume.md has what it costs).
     """
 
-    def __init__(self, llm: Any, *, alone: bool) -> None:
-        self._llm = llm
+    def __init__(self, llm: Any, *, alone: bool, in_flight: InFlight = "keep") -> None:
+        """``in_flight``: what an update of the weights does with requests that run."""
+        self._llm, self._in_flight = llm, in_flight
         self._turn = asyncio.Lock() if alone else None
         self._adding = asyncio.Lock()
         self._count = 0
         self.running = 0
         """Groups that have not ended."""
+        self.num_interrupted = 0
+        """Requests that updates ended, so far."""
+        self._num_endings = 0
 
     async def run(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
         """Run a group. Requests but the first may lack their clip. Raises what vLLM raises; then
-        none of the group runs any more."""
+        none of the group runs any more. The output of a request that an update has ended is None:
+        it is to be run again."""
         self.running += 1
         try:
             if self._turn is None:
-                return await self._ended(await self._add(requests, params, lora))
+                queues = await self._add(requests, params, lora)
+                before = self._num_endings
+                outputs = await self._ended(queues)
+                return outputs if self._num_endings == before else self._uninterrupted(outputs)
             async with self._turn:
                 await self.pause()
                 try:
@@ -44,15 +56,30 @@ class RequestGroups:
         finally:
             self.running -= 1
 
+    def _uninterrupted(self, outputs: Sequence[Any]) -> list[Any]:
+        kept = [None if one.outputs[0].finish_reason == "abort" else one for one in outputs]
+        self.num_interrupted += kept.count(None)
+        return kept
+
     async def pause(self) -> None:
-        """Compute nothing more, until resumed; prefix, media and encoder caches are empty then, but
-        never between a clip and the rest of its group.
+        """Compute nothing more, until resumed. Requests that run are kept."""
+        await self._pause("keep")
+
+    async def pause_for_update(self) -> None:
+        """Compute nothing more, until resumed, so that weights can change. Requests that run are
+        awaited first, kept, or ended, by ``in_flight``."""
+        await self._pause(_PAUSE_MODES[self._in_flight])
+
+    async def _pause(self, mode: str) -> None:
+        """Prefix, media and encoder caches are empty after it, but never between a clip and the
+        rest of its group.
 
         vLLM's own ``pause_generation`` does the same and then sleeps 20 ms, a quarter of the time
         in which a small model gets its weights.
         """
         async with self._adding:
-            await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=True)
+            self._num_endings += mode == "abort"
+            await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
 
     async def _add(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
         """Add the requests, in one piece: the engine core takes them in this order, and keeps no

@@ -5,6 +5,7 @@ Learner's rank 0 -> Client (which a test may make faulty) -> Rollouts -> VllmEng
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -67,6 +68,17 @@ class Rollouts:
 
     async def answer(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         return await asyncio.gather(*[self.worker.answer(s, sampling) for s in samples])
+
+    async def treat_in_flight(self, how: str) -> None:
+        """Let updates treat what is being written so from now on, as a recipe's setting does."""
+        self.engine._config = self.engine._config.model_copy(update={"in_flight": how})
+        self.engine._groups._in_flight = how
+
+    async def num_running(self) -> int:
+        return self.engine._groups.running
+
+    async def num_restarted(self) -> int:
+        return self.engine.num_restarted
 
     async def bytes_into_core(self, sample: Sample, sampling: Sampling) -> tuple[int, int, Any]:
         """Bytes that a group sends to the engine core, those of its clip, and the group."""
@@ -241,6 +253,24 @@ class Stage:
         found = self.get(self.rollouts.answer.remote(list(samples), sampling))
         assert [r.failures for r in found] == [()] * len(samples)
         return found
+
+    def overtaken(self, how: str) -> list[Rollout]:
+        """Eight groups, with an update while they are being written that treats them so."""
+        sampling = Sampling(n=8, temperature=1.0, max_tokens=64, seed=3)
+        self.get(self.rollouts.treat_in_flight.remote(how))
+        writing = self.rollouts.answer.remote(self.samples[:8], sampling)
+        deadline = time.monotonic() + 60
+        while self.get(self.rollouts.num_running.remote()) < 8:
+            assert time.monotonic() < deadline, "the engine did not take the groups"
+        self.publish()
+        return self.get(writing)
+
+    def token_gaps(self, sample: Sample, prompt: Prompt, completion: Completion) -> list[float]:
+        """|logprob as sampled - the learner's now| of each token of an answer."""
+        responses = (Response(token_ids=completion.token_ids),)
+        row = Row(prompt=prompt, video=sample.video, responses=responses)
+        ((now,),) = self.get(self.learner.logprobs.remote([row]))
+        return [abs(a - b) for a, b in zip(completion.logprobs, now, strict=True)]
 
     def gap(self, samples: Sequence[Sample], **settings: Any) -> float:
         """Largest |logprob as sampled - the learner's| of fresh answers."""

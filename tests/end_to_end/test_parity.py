@@ -120,16 +120,50 @@ def test_narratives_in_text_agree_beside_videos(stage: Any, tmp_path: Path) -> N
     assert stage.probe(told[0], rollouts[0].prompt, rollouts[0].completions) < EXACT
 
 
-def test_an_update_while_groups_are_being_written_disturbs_none(stage: Any, moved: Any) -> None:
-    from rollout.engine import Sampling
-
-    sampling = Sampling(n=8, temperature=1.0, max_tokens=64, seed=3)
-    writing = stage.rollouts.answer.remote(stage.samples[:8], sampling)
-    stage.publish()
-    rollouts = stage.get(writing)
-    assert [len(r.completions) for r in rollouts] == [8] * 8
+def test_an_update_keeps_traces_and_each_token_has_the_version_that_wrote_it(
+    stage: Any, moved: Any
+) -> None:
+    rollouts = stage.overtaken("keep")
+    new, mixed = stage.version, 0
+    for sample, rollout in zip(stage.samples, rollouts, strict=False):
+        assert len(rollout.completions) == 8
+        for one in rollout.completions:
+            if not one.version_changes:
+                continue
+            mixed += 1
+            ((at, version),) = [(c.first_token, c.version.step) for c in one.version_changes]
+            assert (one.policy_version.step, version) == (new - 1, new)
+            gaps = stage.token_gaps(sample, rollout.prompt, one)
+            assert max(gaps[at:]) < EXACT, "new weights wrote these"
+            assert max(gaps[:at]) > 1e-4, "old weights wrote those"
+    assert mixed >= 8
     assert moved() < EXACT
     assert stage.gap(stage.samples[:8]) < EXACT
+
+
+def test_an_update_can_have_traces_written_anew(stage: Any, moved: Any) -> None:
+    before = stage.get(stage.rollouts.num_restarted.remote())
+    rollouts = stage.overtaken("restart")
+    restarted = stage.get(stage.rollouts.num_restarted.remote()) - before
+    traces = [(r, one) for r in rollouts for one in r.completions]
+    assert len(traces) == 64
+    assert not any(one.version_changes for _, one in traces)
+    steps = [one.policy_version.step for _, one in traces]
+    assert steps.count(stage.version) >= restarted >= 8
+    for sample, rollout in zip(stage.samples, rollouts, strict=False):
+        newest = [c for c in rollout.completions if c.policy_version.step == stage.version]
+        for one in newest[:2]:
+            assert max(stage.token_gaps(sample, rollout.prompt, one)) < EXACT
+    assert moved() < EXACT
+
+
+def test_an_update_can_wait_for_what_is_written(stage: Any, moved: Any) -> None:
+    rollouts = stage.overtaken("wait")
+    completions = [one for r in rollouts for one in r.completions]
+    assert len(completions) == 64
+    assert {one.policy_version.step for one in completions} == {stage.version - 1}
+    assert not any(one.version_changes for one in completions)
+    assert moved() < EXACT
 
 
 # --- broken updates

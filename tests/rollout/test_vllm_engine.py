@@ -15,7 +15,7 @@ from rollout.vllm_engine import VllmEngine
 from video.positions import PositionRule
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError
 from wire.token_arrays import TokenIds
-from wire.types import Prompt
+from wire.types import PolicyVersion, Prompt
 
 
 class Llm:
@@ -87,7 +87,7 @@ class RecordingLlm:
         self.calls.append(f"wake {' '.join(tags)}")
 
     async def pause_scheduler_async(self, mode: str, clear_cache: bool) -> None:
-        self.calls.append("pause")
+        self.calls.append(f"pause {mode}")
 
     async def collective_rpc(self, method: str, args: tuple[int, ...] = ()) -> list[Any]:
         self.calls.append(method)
@@ -96,8 +96,8 @@ class RecordingLlm:
     async def update_weights(self, request: Any) -> None:
         self.calls.append("update")
 
-    async def finish_weight_update(self) -> None:
-        self.calls.append("finish")
+    async def finish_weight_update(self, weight_version: str) -> None:
+        self.calls.append(f"finish {weight_version}")
         if self.breaks:
             raise ValueError("a bucket is missing")
 
@@ -116,7 +116,7 @@ def sleeper(llm: Any, keeps_weights: bool = False, num_gpus: float = 0.5) -> Any
 async def update(engine: Any) -> None:
     await engine.begin_update()
     await engine.update_weights({})
-    await engine.finish_update()
+    await engine.finish_update(PolicyVersion(attempt=0, step=4))
 
 
 async def test_a_sleeping_engine_takes_memory_for_weights_and_after_them_for_the_cache() -> None:
@@ -127,8 +127,8 @@ async def test_a_sleeping_engine_takes_memory_for_weights_and_after_them_for_the
     await update(engine)
     begun = llm.calls[1:4]
     assert begun[0] == "wake weights"
-    assert set(begun[1:]) == {"pause", "begin_weight_update"}
-    assert llm.calls[4:] == ["update", "finish", "wake kv_cache", "resume"]
+    assert begun[1:] == ["pause keep", "begin_weight_update"]
+    assert llm.calls[4:] == ["update", "finish 0.4", "wake kv_cache", "resume"]
     llm.calls.clear()
     await update(engine)  # of one that does not sleep
     assert not [call for call in llm.calls if "wake" in call]
@@ -136,7 +136,6 @@ async def test_a_sleeping_engine_takes_memory_for_weights_and_after_them_for_the
 
 async def test_weights_that_no_update_brings_are_kept_and_an_adapter_wakes_the_engine() -> None:
     from rollout.lora import Adapter
-    from wire.types import PolicyVersion
 
     llm = RecordingLlm()
     engine = sleeper(llm, keeps_weights=True)
@@ -251,6 +250,7 @@ class Completions:
                         token_ids=[5, 6 + index],
                         logprobs=[{5: Logprob(-0.5)}, {6 + index: Logprob(-0.75)}],
                         finish_reason="stop",
+                        weight_versions=None,
                     )
                 ],
             )

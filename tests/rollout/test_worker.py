@@ -24,7 +24,16 @@ from wire.errors import (
     WeightUpdateError,
 )
 from wire.labels import Label, LabelSet
-from wire.types import Failure, FailureKind, FinishReason, PolicyVersion, Prompt, Sample, Split
+from wire.types import (
+    Failure,
+    FailureKind,
+    FinishReason,
+    PolicyVersion,
+    Prompt,
+    Sample,
+    Split,
+    VersionChange,
+)
 
 LABELS = LabelSet(labels=(Label(name="walk"), Label(name="fall")))
 TRACE = "<think>she slips</think><answer>fall</answer>"
@@ -43,6 +52,7 @@ class ScriptedEngine:
         self.calls: list[str] = []
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.finish_error: WeightUpdateError | None = None
+        self.versions: tuple[tuple[int, PolicyVersion | None], ...] = ()
         self._token_ids = token_ids
         self._error = error
 
@@ -63,6 +73,7 @@ class ScriptedEngine:
             token_ids=self._token_ids,
             logprobs=(-0.5,) * len(self._token_ids),
             finish_reason=FinishReason.STOP,
+            versions=self.versions,
         )
         return Generation(answers=(answer,) * sampling.n, num_cached_tokens=32)
 
@@ -88,8 +99,8 @@ class ScriptedEngine:
     async def update_weights(self, update: dict[str, Any]) -> None:
         self.calls.append(f"update {update}")
 
-    async def finish_update(self) -> None:
-        self.calls.append("finish")
+    async def finish_update(self, version: PolicyVersion) -> None:
+        self.calls.append(f"finish {version}")
         if self.finish_error:
             raise self.finish_error
 
@@ -244,6 +255,22 @@ async def test_a_group_overtaken_by_an_update_has_the_version_of_before(
     assert (await worker.answer(SAMPLE, SAMPLING)).policy_version == NEW
 
 
+async def test_each_token_has_the_version_that_the_engine_names_and_the_oldest_counts(
+    engine: ScriptedEngine, renderer: Renderer
+) -> None:
+    worker = make_worker(engine, renderer)
+    engine.versions = ((0, None), (2, NEW))  # None: what the engine started with
+    (one, two) = (await worker.answer(SAMPLE, SAMPLING)).completions
+    assert one == two
+    assert (one.policy_version, one.version_changes) == (OLD, (VersionChange(2, NEW),))
+    engine.versions = ((0, None), (2, OLD))  # the same weights, sent again
+    rollout = await worker.answer(SAMPLE, SAMPLING)
+    assert {(c.policy_version, c.version_changes) for c in rollout.completions} == {(OLD, ())}
+    engine.versions = ((0, NEW),)  # begun before an update, written wholly after it
+    rollout = await worker.answer(SAMPLE, SAMPLING)
+    assert {c.policy_version for c in rollout.completions} == {rollout.policy_version} == {NEW}
+
+
 async def test_an_update_goes_to_the_engine_step_by_step(
     engine: ScriptedEngine, renderer: Renderer
 ) -> None:
@@ -251,7 +278,7 @@ async def test_an_update_goes_to_the_engine_step_by_step(
     await worker.begin_update()
     await worker.update_weights({"x": 1})
     await worker.finish_update(NEW)
-    assert engine.calls == ["begin", "update {'x': 1}", "finish"]
+    assert engine.calls == ["begin", "update {'x': 1}", f"finish {NEW}"]
 
 
 async def test_an_update_that_fails_leaves_the_version_as_it_was(

@@ -24,16 +24,17 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from wire.archive.trace_rows import (
+    GROUP_SCHEMA,
     SCHEMA_VERSION,
     TRACE_SCHEMA,
     Packed,
     check_version,
-    group_schema,
     joined,
+    journal_schemas,
     packed,
     split_up,
     upgraded,
-    upgraded_group,
+    upgraded_batch,
 )
 from wire.errors import ArchiveError
 from wire.types import TraceGroup
@@ -254,15 +255,17 @@ def _decoded(path: Path) -> Iterator[tuple[int, list[tuple[Packed, int]]]]:
 
 
 def _parts(payload: bytes, version: int) -> Iterator[tuple[Packed, int]]:
-    at, schema = 0, group_schema(version)
+    at, (group_schema, trace_schema) = 0, journal_schemas(version)
     while at < len(payload):
         group, traces, size = _RECORD_HEADER.unpack_from(payload, at)
         at += _RECORD_HEADER.size
         data = pa.decompress(payload[at : at + size], group + traces, _CODEC)
         at += size
         part = Packed(
-            upgraded_group(pa.ipc.read_record_batch(data.slice(0, group), schema)),
-            pa.ipc.read_record_batch(data.slice(group), TRACE_SCHEMA),
+            upgraded_batch(
+                pa.ipc.read_record_batch(data.slice(0, group), group_schema), GROUP_SCHEMA
+            ),
+            upgraded_batch(pa.ipc.read_record_batch(data.slice(group), trace_schema), TRACE_SCHEMA),
         )
         yield part, group * part.traces.num_rows + traces
 

@@ -28,6 +28,7 @@ from wire.types import (
     Split,
     Trace,
     TraceGroup,
+    VersionChange,
 )
 
 A = TypeVar("A", TokenIds, Logprobs)
@@ -71,6 +72,7 @@ class _Traces:
         self._attempts = _values(rows["completion_attempt"].fill_null(0))
         self._steps = _values(rows["completion_step"].fill_null(0))
         self._temperatures = _values(rows["logprobs_temperature"].fill_null(1.0))
+        self._changes = _changes(rows["version_changes"])
         self._rewards = _values(rows["reward"].fill_null(0.0))
         self._is_scored = _values(rows["reward"].is_valid())
         parts = _chunk(rows["reward_parts"])
@@ -95,6 +97,7 @@ class _Traces:
             finish_reason=_member(_ENDS, self._ends[row]),
             policy_version=_version(self._attempts[row], self._steps[row]),
             logprobs_temperature=self._temperatures[row],
+            version_changes=self._changes.get(row, ()),
         )
 
     def _outcome(self, row: int) -> Score | Failure:
@@ -152,6 +155,18 @@ def _group(
 @lru_cache(64)
 def _version(attempt: int, step: int) -> PolicyVersion:
     return PolicyVersion(attempt=attempt, step=step)
+
+
+def _changes(column: pa.ChunkedArray) -> dict[int, tuple[VersionChange, ...]]:
+    """Version changes by row; most rows have none."""
+    rows = np.flatnonzero(column.is_valid().to_numpy())
+    return {
+        int(row): tuple(
+            VersionChange(one["first_token"], _version(one["attempt"], one["step"]))
+            for one in changes
+        )
+        for row, changes in zip(rows, column.take(rows).to_pylist(), strict=True)
+    }
 
 
 def _member(members: Mapping[str, FinishReason], value: str) -> FinishReason:

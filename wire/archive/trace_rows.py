@@ -10,6 +10,7 @@ both the journal and the Parquet files carry it.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,13 @@ from wire.errors import ArchiveError
 from wire.token_arrays import Logprobs, TokenIds
 from wire.types import Score, Trace, TraceGroup
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _FAILURE = pa.struct(
     [("kind", pa.string()), ("culprit", pa.string()), ("reason", pa.string())],
+)
+_VERSION_CHANGE = pa.struct(
+    [("first_token", pa.int32()), ("attempt", pa.int32()), ("step", pa.int64())],
 )
 _REWARD_PARTS = pa.map_(pa.string(), pa.float64())
 _GROUP_FIELDS = [
@@ -64,6 +68,7 @@ _TRACE_FIELDS = [
     ("failure_culprit", pa.string()),
     ("failure_reason", pa.string()),
     ("logprobs_temperature", pa.float64()),
+    ("version_changes", pa.list_(_VERSION_CHANGE)),
 ]
 SCHEMA = pa.schema(_GROUP_FIELDS + _TRACE_FIELDS)
 """``attempt`` and ``step`` are the group's policy version, ``completion_*`` those of one answer."""
@@ -79,7 +84,8 @@ GROUP_SCHEMA, TRACE_SCHEMA = pa.schema(_GROUP_FIELDS), pa.schema(_TRACE_FIELDS)
 
 ARRAYS = ("prompt_token_ids", "frame_indices", "token_ids", "logprobs")
 """Columns of numbers that never become Python's."""
-_SINCE_4 = {"semantic_tokenizer"}
+_SINCE_5 = {"version_changes"}
+_SINCE_4 = _SINCE_5 | {"semantic_tokenizer"}
 _SINCE_3 = _SINCE_4 | {"video_hash", "window_start_s", "window_end_s", "frame_indices"}
 _BEFORE_3 = {"logprobs": pa.list_(pa.float64())}  # of float32
 
@@ -93,7 +99,8 @@ SCHEMAS: Mapping[int, pa.Schema] = {
     1: _schema_before_3(_SINCE_3 | {"logprobs_temperature"}),
     2: _schema_before_3(_SINCE_3),
     3: pa.schema([field for field in FILE_SCHEMA if field.name not in _SINCE_4]),
-    4: FILE_SCHEMA,
+    4: pa.schema([field for field in FILE_SCHEMA if field.name not in _SINCE_5]),
+    5: FILE_SCHEMA,
 }
 """The schema of the Parquet files of each version that can be read."""
 
@@ -187,17 +194,22 @@ def upgraded(table: pa.Table, columns: Iterable[str] = tuple(SCHEMA.names)) -> p
     return pa.table({name: _upgraded(table, name) for name in columns})
 
 
-def group_schema(version: int) -> pa.Schema:
-    """The schema of a group's own columns in journals of a version since 3."""
-    lacking = _SINCE_4 if version < 4 else set()
-    return pa.schema([field for field in GROUP_SCHEMA if field.name not in lacking])
+def journal_schemas(version: int) -> tuple[pa.Schema, pa.Schema]:
+    """The schemas of a group's own columns and of its traces in journals of a version since 3."""
+    held = SCHEMAS[version].names
+    group, traces = (
+        pa.schema([field for field in schema if field.name in held])
+        for schema in (GROUP_SCHEMA, TRACE_SCHEMA)
+    )
+    return group, traces
 
 
-def upgraded_group(row: pa.RecordBatch) -> pa.RecordBatch:
-    """A group's own columns in a journal of any version since 3, as GROUP_SCHEMA has them."""
-    if row.schema.equals(GROUP_SCHEMA):
-        return row
-    return _record_batch(upgraded(pa.Table.from_batches([row]), GROUP_SCHEMA.names))
+def upgraded_batch(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows of a journal of any version since 3, as ``schema`` (GROUP_SCHEMA, TRACE_SCHEMA) has
+    them."""
+    if rows.schema.equals(schema):
+        return rows
+    return _record_batch(upgraded(pa.Table.from_batches([rows]), schema.names))
 
 
 def check_version(path: Path, version: int) -> None:
@@ -291,6 +303,11 @@ def _trace_row(index: int, trace: Trace) -> dict[str, Any]:
         "completion_step": completion.policy_version.step,
         # null for 1, which all rows of version 1 were at
         "logprobs_temperature": None if temperature == 1 else temperature,
+        "version_changes": [
+            {"first_token": one.first_token, **asdict(one.version)}
+            for one in completion.version_changes
+        ]
+        or None,
     }
     if isinstance(outcome, Score):
         return row | {"reward": outcome.total, "reward_parts": list(outcome.parts.items())}

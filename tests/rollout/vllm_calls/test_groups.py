@@ -40,7 +40,9 @@ class Queue:
 
 def output_of(tokens: tuple[int, ...], reason: str = "stop") -> Any:
     logprobs = [{token: SimpleNamespace(logprob=-1.0)} for token in tokens]
-    one = SimpleNamespace(token_ids=tokens, logprobs=logprobs, finish_reason=reason)
+    one = SimpleNamespace(
+        token_ids=tokens, logprobs=logprobs, finish_reason=reason, weight_versions=None
+    )
     return SimpleNamespace(outputs=[one], finished=True, num_cached_tokens=len(tokens))
 
 
@@ -141,6 +143,121 @@ async def test_a_request_that_is_refused_takes_those_before_it_with_it():
     assert llm.calls == ["a+clip", "a", "abort 2"]
 
 
+# --- an update while requests run
+
+
+@dataclass
+class Running(Llm):
+    """A vLLM whose requests run until it ends them: aborted by a pause of that mode, awaited by
+    another."""
+
+    modes: list[str] = field(default_factory=list)
+    outputs: list[asyncio.Future[Any]] = field(default_factory=list)
+
+    async def add_request(self, name: str, request: Any, params: Any, lora_request: Any) -> Any:
+        output = asyncio.get_running_loop().create_future()
+        self.calls.append(f"{request[0]}{'+clip' if request[1] else ''}")
+        self.params.append(params)
+        self.outputs.append(output)
+        return SimpleNamespace(
+            request_id=name, get_nowait=lambda: None, get=lambda: output, close=lambda: None
+        )
+
+    async def pause_scheduler_async(self, mode: str, clear_cache: bool) -> None:
+        self.modes.append(mode)
+        open_ = [output for output in self.outputs if not output.done()]
+        if mode == "abort":
+            for output in open_:
+                output.set_result(output_of((7,), "abort"))
+        elif mode == "wait":
+            await asyncio.gather(*open_)
+
+    def end(self, *numbers: int) -> None:
+        for number in numbers:
+            self.outputs[number].set_result(output_of((7, number)))
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_an_update_has_unfinished_traces_written_anew_and_leaves_finished_ones(engine: Any):
+    llm = Running()
+    one = engine(llm, in_flight="restart")
+    sampling = Sampling(n=4, temperature=1.0, max_tokens=5, seed=40)
+    writing = asyncio.create_task(one.generate(PROMPT, CLIP, sampling))
+    await settle()
+    llm.end(1)
+    await one._groups.pause_for_update()
+    await settle()
+    assert llm.calls == ["a+clip", "a", "a", "a", "a+clip", "a", "a"], "the clip comes once more"
+    assert [params.seed for params in llm.params[4:]] == [40, 42, 43]
+    llm.end(4, 6)
+    await one._groups.pause_for_update()
+    await settle()
+    assert [params.seed for params in llm.params[7:]] == [42]
+    llm.end(7)
+    answers = (await writing).answers
+    assert [answer.token_ids for answer in answers] == [(7, 4), (7, 1), (7, 7), (7, 6)]
+    assert one.num_restarted == 4
+    assert llm.modes == ["abort", "abort"]
+
+
+async def test_a_request_that_ends_by_itself_as_aborted_is_an_error_not_a_restart(engine: Any):
+    llm = Running()
+    writing = asyncio.create_task(engine(llm, in_flight="restart").generate(PROMPT, CLIP, SAMPLING))
+    await settle()
+    llm.outputs[0].set_result(output_of((7,), "abort"))
+    llm.end(1)
+    with pytest.raises(GenerationError, match="reason abort"):
+        await writing
+
+
+async def test_a_restarted_trace_has_the_whole_time_anew(engine: Any):
+    llm = Running()
+    one = engine(llm, in_flight="restart", request_timeout_s=0.5)
+    writing = asyncio.create_task(one.generate(PROMPT, CLIP, SAMPLING))
+    for _ in range(3):
+        await asyncio.sleep(0.3)
+        await one._groups.pause_for_update()
+    await settle()
+    llm.end(*range(len(llm.outputs) - 2, len(llm.outputs)))
+    assert len((await writing).answers) == 2
+
+
+async def test_an_update_that_waits_begins_when_all_is_written_and_nothing_new_was_begun(
+    engine: Any,
+):
+    llm = Running()
+    one = engine(llm, in_flight="wait")
+    first = asyncio.create_task(one.generate(PROMPT, CLIP, SAMPLING))
+    await settle()
+    pausing = asyncio.create_task(one._groups.pause_for_update())
+    await settle()
+    second = asyncio.create_task(one.generate(PROMPT, CLIP, SAMPLING))
+    await settle()
+    assert (len(llm.calls), pausing.done()) == (2, False)
+    llm.end(0, 1)
+    await pausing
+    await settle()
+    assert len(llm.calls) == 4
+    llm.end(2, 3)
+    assert [len((await one).answers) for one in (first, second)] == [2, 2]
+    assert one.num_restarted == 0
+
+
+async def test_an_update_that_keeps_what_runs_ends_none_of_it(engine: Any):
+    llm = Running()
+    one = engine(llm)
+    writing = asyncio.create_task(one.generate(PROMPT, CLIP, SAMPLING))
+    await settle()
+    await one._groups.pause_for_update()
+    llm.end(0, 1)
+    assert len((await writing).answers) == 2
+    assert (llm.modes, one.num_restarted) == (["keep"], 0)
+
+
 # --- in the engine
 
 
@@ -167,6 +284,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
 VIDEO = 2
 CLIP: Any = SimpleNamespace(fingerprint="a", embeddings=None)
 PROMPT = Prompt(token_ids=(1, VIDEO), clip_key="c", fingerprint="f")
+SAMPLING = Sampling(n=2, temperature=1.0, max_tokens=5)
 
 
 async def test_answers_have_seeds_of_their_own_or_none(engine: Any):
@@ -227,9 +345,6 @@ class Embedding(Llm):
         if isinstance(self.answer, Exception):
             raise self.answer
         return [self.answer, None]  # of two workers
-
-
-SAMPLING = Sampling(n=2, temperature=1.0, max_tokens=5)
 
 
 async def test_the_tower_looks_once_and_later_groups_bring_its_embeddings(engine: Any):

@@ -50,6 +50,7 @@ from wire.types import (
     Split,
     Trace,
     TraceGroup,
+    VersionChange,
 )
 
 VERSION = PolicyVersion(attempt=0, step=3)
@@ -121,7 +122,7 @@ def record_ends(tmp_path: Path, *names: str) -> tuple[Path, list[int]]:
 
 text = st.text(max_size=8)
 counts = st.integers(0, 2**31 - 1)
-versions = st.builds(PolicyVersion, attempt=counts, step=st.integers(0, 2**62))
+versions = st.builds(PolicyVersion, attempt=st.integers(0, 2**31 - 2), step=st.integers(0, 2**62))
 numbers = st.floats(allow_nan=False)
 failures = st.builds(Failure, kind=st.sampled_from(FailureKind), culprit=text, reason=text)
 scores = st.builds(Score, total=numbers, parts=st.dictionaries(text, numbers, max_size=3))
@@ -131,6 +132,18 @@ json_values = st.recursive(
     max_leaves=4,
 )
 token_ids = st.integers(-(2**31), 2**31 - 1)
+
+
+def changes(num_tokens: int) -> st.SearchStrategy[tuple[VersionChange, ...]]:
+    """Updates to versions above all ``versions``, from some token on to the last."""
+    return st.integers(1, num_tokens).map(
+        lambda first: tuple(
+            VersionChange(at, PolicyVersion(attempt=2**31 - 1, step=at))
+            for at in range(first, num_tokens)
+        )
+    )
+
+
 completions = st.lists(st.tuples(token_ids, numbers), min_size=1, max_size=5).flatmap(
     lambda pairs: st.builds(
         Completion,
@@ -139,6 +152,7 @@ completions = st.lists(st.tuples(token_ids, numbers), min_size=1, max_size=5).fl
         text=text,
         finish_reason=st.sampled_from(FinishReason),
         policy_version=versions,
+        version_changes=st.just(()) | changes(len(pairs)),
     )
 )
 prompts = st.builds(
@@ -657,7 +671,7 @@ def test_an_archive_of_an_older_version_is_read_with_null_for_what_it_lacks(
     assert not is_current(path)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_a_journal_of_an_older_version_is_read_and_goes_on_as_a_new_one(
     tmp_path: Path, version: int
 ) -> None:
@@ -683,6 +697,14 @@ def test_files_of_version_3_lack_the_semantic_tokenizer_alone(tmp_path: Path) ->
     write_older_journal(tmp_path / "journal-1.bin", 3, make_group("g2"))
     assert list(read_groups(tmp_path)) == [*groups, make_group("g2")]
     assert read_table(tmp_path)["semantic_tokenizer"].null_count == 5
+
+
+def test_files_of_version_4_lack_the_version_changes_alone(tmp_path: Path) -> None:
+    groups = [make_group("g0"), make_empty_group("g1")]
+    write_older_parquet(tmp_path / "traces" / "attempt=000-step=000001.parquet", 4, *groups)
+    write_older_journal(tmp_path / "journal-1.bin", 4, make_group("g2"))
+    assert list(read_groups(tmp_path)) == [*groups, make_group("g2")]
+    assert read_table(tmp_path)["version_changes"].null_count == 5
 
 
 def test_files_of_all_versions_make_one_archive(tmp_path: Path) -> None:
@@ -726,7 +748,7 @@ def test_a_newer_parquet_schema_is_refused_with_advice(tmp_path: Path, parquet: 
     table = pq.read_table(parquet)
     newer = {b"deepintuit.trace_schema": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), parquet)
-    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 5, .* reads version 4"):
+    with pytest.raises(ArchiveError, match=rf"{parquet.name} has .* version 6, .* reads version 5"):
         ids(tmp_path)
 
 
@@ -736,7 +758,7 @@ def test_a_newer_journal_is_refused_with_advice(tmp_path: Path) -> None:
         file.seek(8)
         file.write((SCHEMA_VERSION + 1).to_bytes(4, "little"))
     for call in (lambda: ids(tmp_path), lambda: Archive(tmp_path, 0), lambda: Archive(tmp_path, 1)):
-        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 5.*update"):
+        with pytest.raises(ArchiveError, match=r"journal-0\.bin has .* version 6.*update"):
             call()
     assert journal.exists()
 
