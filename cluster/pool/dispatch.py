@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from cluster.metrics.events import Events
 from cluster.pool.backoff import Backoff
 from cluster.pool.clock import Clock
+from cluster.pool.failure_budget import FleetFailures
 from cluster.pool.membership import Membership
 from cluster.pool.settings import PoolSettings
 from cluster.pool.worker_health import Cause, Change, HealthState, WorkerHealth, cause_of
@@ -101,14 +102,20 @@ class Dispatcher:
         self._waiting: deque[_Waiting] = deque()
         self._loads: dict[str, _Load] = {}
         self._ended: NoWorkers | None = None
-        self.num_moved = self.num_failed = 0
-        """Times that a request left a worker for another one, and requests failed for good."""
+        self._failures = FleetFailures(failure.max_consecutive_dropped)
+        self.num_moved = 0
+        """Times that a request left a worker for another one."""
         members.listen(self._on_change)
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a slot."""
         return len(self._waiting)
+
+    @property
+    def num_failed(self) -> int:
+        """Requests that the fleet failed for good."""
+        return self._failures.total
 
     def busy(self, name: str) -> int:
         """Requests that a worker has in work."""
@@ -139,7 +146,7 @@ class Dispatcher:
         the workers that have the clip by now. ``failure_of``: why an answer is a failure of the
         worker; that of the last try is returned all the same. ``by_engine``: whether an answer
         shows that the engine works; else it shows only that its actor does. Raises RequestFailed,
-        NoWorkers.
+        NoWorkers, and TooManyFailures where the fleet failed too many requests in a row.
         """
         tries, failed_at, again = 0, set[str](), False
         while True:
@@ -149,11 +156,12 @@ class Dispatcher:
                 self._report(slot.worker, tried, failed_at, by_engine=by_engine)
             name, again = slot.worker.name, True
             tries += tried.counts
-            if tried.fault is None or (tries >= self._max_tries and tried.answers):
-                self.num_failed += tried.fault is not None
+            if tried.fault is None:
                 return tried.answers[0]
             if tries >= self._max_tries:
-                self.num_failed += 1
+                self._failures.failed(what, tried.fault)
+                if tried.answers:
+                    return tried.answers[0]
                 raise RequestFailed(f"{what}: {tries} tries failed, the last: {tried.fault}", name)
             self.num_moved += 1
             log.warning("%s is asked for again: %s", what, tried.fault)
@@ -239,14 +247,17 @@ class Dispatcher:
             waiting.granted.set_result(slot)
 
     def _choice(self, waiting: _Waiting) -> str | None:
-        """Name of the worker for a request; None while all that serve are full."""
-        serving = self._members.serving
-        busy = {name: self.busy(name) for name in serving}
-        if min(busy.values(), default=self._max_concurrency) >= self._max_concurrency:
+        """Name of the worker for a request; None while all that serve are full. One that the
+        request failed at is asked again only if there is no other."""
+        busy = {name: self.busy(name) for name in self._members.serving}
+        free = {name for name, number in busy.items() if number < self._max_concurrency}
+        if not free:
             return None
-        able = serving.keys() - waiting.avoid or serving.keys()
+        if waiting.turn is None:
+            return choose_worker(None, (), free - waiting.avoid or free, busy, waiting.near())
         names = [worker.name for worker in self._members.staying]
-        return choose_worker(waiting.turn, names, able, busy, waiting.near())
+        able = busy.keys() - waiting.avoid or busy.keys()
+        return choose_worker(waiting.turn, names, able, busy)
 
     def _release(self, slot: _Slot) -> None:
         """Take a slot back."""
@@ -279,6 +290,7 @@ class Dispatcher:
         often it is tried there: it may be the request's own fault."""
         if tried.fault is None and by_engine:
             worker.request_answered()
+            self._failures.answered()
         elif tried.fault is not None and tried.counts and worker.name not in failed_at:
             failed_at.add(worker.name)
             worker.request_failed()

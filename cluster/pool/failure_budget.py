@@ -7,13 +7,14 @@ from wire.errors import TooManyFailures
 
 
 class FleetFailures:
-    """Consecutive requests that the fleet failed for good; each that it answers resets them."""
+    """Counts consecutive requests that the fleet failed for good; one that is answered resets
+    them."""
 
     def __init__(self, limit: int) -> None:
-        """``limit``: how many in a row are allowed."""
+        """``limit``: how many in a row are allowed; 0: as many as a step's own limit allows
+        (cluster/stages/failure_limits.py)."""
         self._limit = limit
-        self.in_a_row = 0
-        self.total = 0
+        self.in_a_row = self.total = 0
 
     def answered(self) -> None:
         """Note a request that was answered."""
@@ -23,10 +24,9 @@ class FleetFailures:
         """Note a request that was failed for good. Raises TooManyFailures."""
         self.in_a_row += 1
         self.total += 1
-        if self.in_a_row > self._limit:
+        if self.in_a_row > self._limit > 0:
             raise TooManyFailures(
-                f"the rollout workers failed {self.in_a_row} groups in a row, at most "
-                f"{self._limit} are allowed (rollout_failure.max_consecutive_dropped); the last, "
-                f"{what}: {why}; "
-                "events.jsonl has what became of the workers; --resume goes on without loss"
+                f"the rollout workers failed {self.in_a_row} requests in a row, "
+                f"rollout_failure.max_consecutive_dropped={self._limit}; the last, {what}: {why}; "
+                "events.jsonl says what became of the workers; --resume goes on without loss"
             )

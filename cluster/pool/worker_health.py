@@ -217,7 +217,8 @@ class WorkerHealth:
     def died(self, cause: Cause) -> None:
         """Note that it is gone."""
         if self.state not in (_S.DEAD, _S.RETIRED):
-            self.version, self.place, self.current = None, None, False
+            self.version = self.place = None
+            self._hold(current=False)
             self.failed_probes = self.failed_requests = self.failed_updates = 0
             self._to(_S.DEAD, cause)
 
@@ -231,21 +232,23 @@ class WorkerHealth:
         serve now."""
         if not self.state.runs:
             return
-        self.version, self.current, self.last_heard = version, current, self._now()
+        self.version, self.last_heard = version, self._now()
+        self._hold(current=current)
         self.failed_probes = self.failed_requests = self.failed_updates = 0
         if current and self.state is not _S.HEALTHY:
             self._to(_S.HEALTHY, Cause.WEIGHTS_PROVEN)
 
     def outdated(self) -> None:
         """Note that its weights may not serve any more."""
-        self.current = False
+        self._hold(current=False)
         if self.state is _S.HEALTHY:
             self._to(_S.STALE, Cause.UPDATE)
 
     def update_failed(self, cause: Cause = Cause.UPDATE_FAILED) -> None:
         """Note that it did not come to new weights."""
         if self.state.runs:
-            self.failed_updates, self.current = self.failed_updates + 1, False
+            self.failed_updates += 1
+            self._hold(current=False)
             many = self.failed_updates >= self._limits.unhealthy_threshold
             self.died(cause) if many else self._to(_S.STALE, cause)
 
@@ -277,6 +280,10 @@ class WorkerHealth:
             self.failed_requests, self._answered_probes = self.failed_requests + 1, 0
             self._suspected(self.failed_requests, Cause.REQUEST_FAILED)
 
+    def _hold(self, *, current: bool) -> None:
+        if current != self.current:
+            self.current, self.flipped["WeightsCurrent"] = current, self._now()
+
     def _suspected(self, failures: int, cause: Cause) -> None:
         if failures >= self._limits.unhealthy_threshold:
             self.died(cause)
@@ -286,11 +293,12 @@ class WorkerHealth:
     def _to(self, state: HealthState, cause: Cause) -> None:
         if state not in _NEXT[self.state]:
             raise ValueError(f"{self.name}: no worker goes from {self.state} to {state} ({cause})")
-        before, cause_before, conditions = self.state, self.cause, self.conditions
+        before, cause_before = self.state, self.cause
         self.state, self.cause, self.since = state, cause, self._now()
-        for condition, holds in self.conditions.items():
-            if holds != conditions[condition]:
-                self.flipped[condition] = self.since
+        if before.runs != state.runs:
+            self.flipped["Alive"] = self.since
+        if before.serves != state.serves:
+            self.flipped["Serving"] = self.since
         self._changed(self._change(before, cause_before))
 
     @property
