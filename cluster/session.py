@@ -31,7 +31,8 @@ from cluster.inputs.quarantine import open_quarantine
 from cluster.inputs.samples import SampleSplits
 from cluster.inputs.scorer import columns_of, make_scorer, prompt_text
 from cluster.metrics.decoded_clips import DecodedClips
-from cluster.metrics.events import EventLog, Events, NoEvents
+from cluster.metrics.events import EventLog, Events, NoEvents, read_events
+from cluster.metrics.fleet_figures import FleetFigures
 from cluster.metrics.metrics_log import MetricsLog
 from cluster.metrics.sinks import open_metrics
 from cluster.metrics.step_timelines import StepTimelines
@@ -78,6 +79,7 @@ class RunResources:
     metrics: MetricsLog
     events: Events = field(default_factory=NoEvents)
     timeline: Timeline = field(default_factory=NoTimeline)
+    fleet_figures: FleetFigures = field(default_factory=FleetFigures)
 
 
 class Session:
@@ -97,6 +99,7 @@ class Session:
         archive, quarantine = resources.archive, resources.quarantine
         self.archive, self.quarantine, self.metrics = archive, quarantine, resources.metrics
         self.events, self.timeline = resources.events, resources.timeline
+        self.fleet_figures = resources.fleet_figures
         self._weight_sync: WeightSync | AdapterSync | None = None
         self.engine_weights_step = step
         """Version step of the weights in the engines."""
@@ -319,6 +322,8 @@ async def open_session(
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
         timeline = StepTimelines(run_dir.path, attempt)
         stack.callback(timeline.close)
+        fleet_figures = FleetFigures(read_events(run_dir.path))
+        events = EventLog(run_dir.path, attempt, fleet_figures.observe)
         nodes = await stack.enter_async_context(reward_nodes(config, seats))
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)
@@ -344,7 +349,8 @@ async def open_session(
             archive=archive,
             quarantine=quarantine,
             metrics=metrics,
-            events=EventLog(run_dir.path, attempt),
+            events=events,
             timeline=timeline,
+            fleet_figures=fleet_figures,
         )
         yield Session(resources, rollouts, learner, step)

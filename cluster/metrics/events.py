@@ -3,14 +3,17 @@
 pool, learner, scorer -> EventLog -> events.jsonl -> status, report, tests (the witness of a fault)
 """
 
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from wire.strict_json import from_json, to_json
+
+log = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.jsonl"
 
@@ -51,20 +54,46 @@ class NoEvents:
 
 
 class EventLog:
-    """Appends events to ``events.jsonl``, each in one write, so that lines stay whole."""
+    """Appends events to ``events.jsonl``, each in one write, so that lines stay whole.
 
-    def __init__(self, run_dir: Path, attempt: int) -> None:
+    A disk that is full loses the line with a warning: results, which are written elsewhere, end the
+    run then.
+    """
+
+    def __init__(self, run_dir: Path, attempt: int, *observers: Callable[[Event], None]) -> None:
+        """``observers``: get each event, too."""
         self._path, self._attempt = run_dir / EVENTS_FILE, attempt
+        self._observers = observers
+        if _ends_in_half_a_line(self._path):
+            self._append(b"\n")
 
     def note(self, kind: str, subject: str, **fields: Any) -> None:
         """Note an event of now."""
-        line = {"time": time.time(), "attempt": self._attempt, "kind": kind, "subject": subject}
-        data = (to_json({**line, **fields}) + "\n").encode()
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        now = time.time()
+        line = {"time": now, "attempt": self._attempt, "kind": kind, "subject": subject}
+        self._append((to_json({**line, **fields}) + "\n").encode())
+        event = Event(kind=kind, subject=subject, fields=fields, time=now, attempt=self._attempt)
+        for observe in self._observers:
+            observe(event)
+
+    def _append(self, data: bytes) -> None:
         try:
-            os.write(file, data)
-        finally:
-            os.close(file)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(file, data)
+            finally:
+                os.close(file)
+        except OSError as error:
+            log.warning("%s lacks an event: %s: %s", self._path, error, data.decode().strip())
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    """Whether a process was killed while it wrote."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def read_events(run_dir: Path) -> Iterator[Event]:

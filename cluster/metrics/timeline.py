@@ -14,6 +14,9 @@ DRIVER = "driver"
 REWARD = "reward"
 QUEUE = "queue"
 ARCHIVE = "archive"
+ANSWER = "answer"
+"""Name of the spans in which a rollout worker is at work; others on its track are starts, prompts
+and updates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

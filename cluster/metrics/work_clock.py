@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from cluster.metrics.timeline import DRIVER, REWARD
+from cluster.metrics.timeline import ANSWER, DRIVER, REWARD
 from cluster.metrics.trace_file import track_kind, track_order
 
 LIMITS = ("generation", "reward", "learner", "weights", "other")
@@ -32,8 +32,6 @@ _OF_PHASE = {
 _WAITS = ("gen", "settle", "validate")
 """Phases in which the training loop waits for groups."""
 WORKER, RANK = "rollout", "rank"
-ANSWER = "answer"
-"""Name of the spans in which a worker is at work; others on its track are starts and updates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

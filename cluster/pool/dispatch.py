@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from cluster.metrics.events import Events
+from cluster.metrics.timeline import ANSWER, QUEUE, NoTimeline, Timeline, span
 from cluster.pool.backoff import Backoff
 from cluster.pool.clock import Clock
 from cluster.pool.failure_budget import FleetFailures
@@ -93,8 +94,15 @@ class Dispatcher:
     """Gives requests to the members that serve, ``max_concurrency`` times their number at most."""
 
     def __init__(
-        self, members: Membership, settings: PoolSettings, clock: Clock, events: Events
+        self,
+        members: Membership,
+        settings: PoolSettings,
+        clock: Clock,
+        events: Events,
+        timeline: Timeline | None = None,
     ) -> None:
+        """``timeline``: takes a span of each wait and of each request at a worker."""
+        self._timeline = timeline or NoTimeline()
         self._members, self._clock, self._events = members, clock, events
         self._max_concurrency, failure = settings.max_concurrency, settings.failure
         self._max_tries = failure.max_infra_attempts
@@ -151,7 +159,10 @@ class Dispatcher:
         tries, failed_at, again = 0, set[str](), False
         while True:
             async with self._slot(turn, near, failed_at, first=again) as slot:
-                tried = await self._try(slot, call, failure_of)
+                kind = ANSWER if by_engine else "prompt"
+                with span(self._timeline, slot.worker.name, kind, what=what) as opened:
+                    tried = await self._try(slot, call, failure_of)
+                    opened.args |= {} if tried.fault is None else {"fault": tried.fault}
                 # before the slot is free, or the next request would meet the same fate
                 self._report(slot.worker, tried, failed_at, by_engine=by_engine)
             name, again = slot.worker.name, True
@@ -203,7 +214,9 @@ class Dispatcher:
         (self._waiting.appendleft if first else self._waiting.append)(waiting)
         self._grant()
         try:
-            yield await waiting.granted
+            with span(self._timeline, QUEUE, "wait for a worker"):
+                slot = await waiting.granted
+            yield slot
         finally:
             if waiting.granted.done() and not waiting.granted.cancelled():
                 self._release(waiting.granted.result())

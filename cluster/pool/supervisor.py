@@ -290,6 +290,7 @@ class Supervisor:
             before=change.before,
             cause=change.cause,
             version=None if change.version is None else str(change.version),
+            epoch=self._members.epoch,
         )
 
 

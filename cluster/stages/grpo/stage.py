@@ -4,6 +4,7 @@ version of the weights after step s = first version of the stage (cluster/config
 """
 
 import logging
+import time
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,9 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stages import GrpoConfig
 from cluster.driver.progress import console, progress_bar
 from cluster.loop import DynamicSampling, rollout_loop, run_until_trained, train_loop
+from cluster.metrics.effective_time import EffectiveTime
 from cluster.metrics.learning_guards import LearningGuards, LearningState
+from cluster.metrics.metrics_file import current_rows, read_rows
 from cluster.resume.archived_groups import (
     ArchivedGroups,
     reusable_groups,
@@ -22,6 +25,7 @@ from cluster.resume.archived_groups import (
 from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
 from cluster.run_dir import RunDir
+from cluster.run_files import read_history
 from cluster.session import Session
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.grpo.figures import (
@@ -147,9 +151,18 @@ def _parts(
         metrics=session.metrics,
         timeline=session.timeline,
         workers=lambda: session.rollouts.names,
+        fleet=session.fleet_figures,
+        effective=_effective_time(session.run_dir, grpo.name, state.step),
         max_failure_frac=config.reward.max_failure_frac,
         deterministic=config.deterministic,
     )
+
+
+def _effective_time(run_dir: RunDir, stage: str, step: int) -> EffectiveTime:
+    """Time of a training that goes on after ``step``, from the steps that the run has logged."""
+    beginnings = read_history(run_dir.path).beginnings
+    rows = current_rows(read_rows(run_dir.path / "metrics.jsonl"), beginnings)
+    return EffectiveTime.resumed(rows, stage, step, time.time())
 
 
 def _learning_guards(grpo: GrpoStage, limits: GuardsConfig, state: LearningState) -> LearningGuards:

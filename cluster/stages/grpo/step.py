@@ -11,6 +11,8 @@ from cluster.config.kinds.grpo import GrpoStage
 from cluster.driver.progress import Bar
 from cluster.loop import StepGroups
 from cluster.metrics.decoded_clips import DecodedClips
+from cluster.metrics.effective_time import EffectiveTime
+from cluster.metrics.fleet_figures import FleetFigures
 from cluster.metrics.learning_guards import LearningGuards
 from cluster.metrics.metrics_log import MetricsLog, Stopwatch
 from cluster.metrics.timeline import DRIVER, Timeline
@@ -64,6 +66,8 @@ class GrpoParts:
     timeline: Timeline
     workers: Callable[[], Collection[str]]
     """Names of the rollout workers that are there."""
+    fleet: FleetFigures
+    effective: EffectiveTime
     max_failure_frac: float
     deterministic: bool
 
@@ -79,6 +83,7 @@ class GrpoLearner:
         self._watch = Stopwatch(parts.timeline)
         self._since = self._waiting_since = time.perf_counter()
         parts.timeline.begin_steps()
+        parts.fleet.begin_steps()
         self._waiting = parts.timeline.begin(DRIVER, "gen")
         self._scores: list[float] = []  # of the steps since the last checkpoint
 
@@ -170,7 +175,7 @@ class GrpoLearner:
             step,
             {
                 **figures,
-                **parts.timeline.end_step(self._run.name, step, parts.workers()),
+                **self._fleet_figures(step, seconds["timing_s/step"]),
                 **throughput(taken, seconds, self._grpo.ppo_epochs),
                 "rollout/next_place": float(parts.buffer.next_index),
                 "rollout/num_taken_up": float(parts.archived.num_taken),
@@ -179,6 +184,14 @@ class GrpoLearner:
             },
         )
         self._watch = Stopwatch(parts.timeline)
+
+    def _fleet_figures(self, step: int, seconds: float) -> dict[str, float]:
+        """Metrics of the fleet, and of what limited a step."""
+        parts = self._parts
+        fleet = parts.fleet.of_step()
+        ratio = parts.effective.ratio(seconds, fleet["fleet/lost_s"], time.time())
+        shares = parts.timeline.end_step(self._run.name, step, parts.workers())
+        return {**shares, **fleet, "effective_training_time_ratio": ratio}
 
     async def _save(self, step: int, version: int) -> None:
         """A checkpoint where one is due; last of all: a step that is in one has been logged."""

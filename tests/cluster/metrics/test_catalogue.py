@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from cluster.metrics.catalogue import METRICS, describe, pool, verl_names
+from cluster.metrics.events import Event
+from cluster.metrics.fleet_figures import COUNTED, STATES, FleetFigures
 from cluster.metrics.learning_guards import FAULTS
 from cluster.stages.evaluation import evaluate_policy
 from cluster.stages.grpo.stage import train_grpo
@@ -111,6 +113,16 @@ def names_of_losses() -> set[str]:
     return {*of_grpo.sums, *of_grpo.maxima, *of_sft.sums, *of_sft.maxima}
 
 
+def names_of_a_fleet() -> set[str]:
+    """All that a run writes of a fleet to which everything has happened."""
+    figures = FleetFigures()
+    states = [{"state": state, "before": "dead"} for state in STATES]
+    kinds = [("worker_state", fields) for fields in states]
+    for kind, fields in (*kinds, *((kind, {}) for kind in COUNTED)):
+        figures.observe(Event(kind=kind, subject=f"{kind}-{fields}", fields=fields))
+    return set(figures.of_step())
+
+
 async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
     written = await names_of_a_run(tmp_path)
     assert ("grpo", "reward/mean") in written
@@ -120,7 +132,7 @@ async def test_every_figure_that_is_written_is_in_the_table(tmp_path: Path):
     assert None not in {describe(name, "eval") for name in OF_RATIONALES}
     assert not [
         name
-        for name in names_of_losses() | OF_WORKER | OF_TRANSFER | OF_FAULTS
+        for name in names_of_a_fleet() | names_of_losses() | OF_WORKER | OF_TRANSFER | OF_FAULTS
         if describe(name) is None
     ]
 
@@ -129,7 +141,8 @@ async def test_every_row_of_the_table_is_written_by_something(tmp_path: Path):
     written = await names_of_a_run(tmp_path)
     found = {describe(name, stage) for stage, name in written}
     found |= {
-        describe(name) for name in names_of_losses() | OF_ALL | OF_MASKED | ON_GPU | OF_FAULTS
+        describe(name)
+        for name in names_of_a_fleet() | names_of_losses() | OF_ALL | OF_MASKED | ON_GPU | OF_FAULTS
     }
     brier = describe("base/brier", "eval")  # of classifiers that give probabilities
     taken_up = describe("base/num_taken_up", "eval")  # of stages that a kill interrupted

@@ -1,6 +1,8 @@
 from pathlib import Path
 
-from cluster.metrics.events import EVENTS_FILE, EventLog, read_events
+import pytest
+
+from cluster.metrics.events import EVENTS_FILE, Event, EventLog, read_events
 
 
 def test_events_are_read_as_they_were_noted(tmp_path: Path):
@@ -19,6 +21,26 @@ def test_half_a_line_of_a_killed_process_is_left_out(tmp_path: Path):
     with (tmp_path / EVENTS_FILE).open("a") as file:
         file.write('{"kind": "sca')
     assert [event.kind for event in read_events(tmp_path)] == ["scaled"]
+
+
+def test_the_first_event_after_half_a_line_is_read(tmp_path: Path):
+    (tmp_path / EVENTS_FILE).write_text('{"kind": "sca')
+    EventLog(tmp_path, 1).note("scaled", "pool", workers=4)
+    assert [event.attempt for event in read_events(tmp_path)] == [1]
+
+
+def test_an_observer_gets_what_is_written(tmp_path: Path):
+    seen: list[Event] = []
+    EventLog(tmp_path, 2, seen.append).note("request_moved", "rollout-1", cause="engine_died")
+    assert seen == list(read_events(tmp_path))
+
+
+def test_a_file_that_cannot_be_written_costs_the_event_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    EventLog(tmp_path / "gone", 0).note("scaled", "pool", workers=4)
+    assert "lacks an event" in caplog.text
+    assert "scaled" in caplog.text
 
 
 def test_a_run_without_events_has_none(tmp_path: Path):

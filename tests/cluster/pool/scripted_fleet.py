@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.metrics.events import Event
+from cluster.metrics.timeline import Timeline
 from cluster.pool.clock import LoopClock
 from cluster.pool.dispatch import Dispatcher
 from cluster.pool.fleet import NoRoom
@@ -126,10 +128,13 @@ class NotedEvents:
 
     def __init__(self) -> None:
         self.all: list[Event] = []
+        self.observers: list[Callable[[Event], None]] = []
 
     def note(self, kind: str, subject: str, **fields: Any) -> None:
         time = asyncio.get_running_loop().time()
         self.all.append(Event(kind=kind, subject=subject, fields=fields, time=time))
+        for observe in self.observers:
+            observe(self.all[-1])
 
     def states(self, name: str) -> list[str]:
         """States that a worker came into."""
@@ -143,13 +148,15 @@ class NotedEvents:
 class Pool:
     """All parts of a pool around a scripted fleet."""
 
-    def __init__(self, fleet: ScriptedFleet, settings: PoolSettings) -> None:
+    def __init__(
+        self, fleet: ScriptedFleet, settings: PoolSettings, timeline: Timeline | None = None
+    ) -> None:
         self.fleet, self.settings, self.events = fleet, settings, NotedEvents()
         self.asked: int | None = None
         clock = LoopClock()
         self.members = Membership(settings.health, clock)
         self.members.trust(fleet.base)
-        self.dispatcher = Dispatcher(self.members, settings, clock, self.events)
+        self.dispatcher = Dispatcher(self.members, settings, clock, self.events, timeline)
         self.supervisor = Supervisor(
             self.members,
             self.dispatcher,
