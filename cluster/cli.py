@@ -34,7 +34,7 @@ from cluster.commands import (
     study,
 )
 from cluster.commands.base import interrupted, say
-from cluster.commands.fleet import deploy
+from cluster.commands.fleet import deploy, simulate
 from cluster.driver import interrupts
 from wire.disk import REMEDY, full_disk
 from wire.errors import ArchiveError, DeepIntuitError, DiskFull, UserError, root_causes
@@ -46,6 +46,7 @@ _COMMANDS = (
     check,
     prompts,
     plan,
+    simulate,
     doctor,
     deploy,
     run,

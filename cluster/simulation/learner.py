@@ -1,0 +1,124 @@
+"""Scripted learner: a step takes its time, ranks die and are healed, new weights go to the fleet
+by the rules of the pool's membership. Implements the loop's ``Learner``."""
+
+import asyncio
+import heapq
+from collections.abc import Iterator, Sequence
+
+from cluster.loop import StepGroups
+from cluster.pool.membership import Membership
+from cluster.simulation.faults import times_of
+from cluster.simulation.resources import Serial
+from cluster.simulation.result import Tally
+from cluster.simulation.scenario import Scenario
+from cluster.simulation.workers import ScriptedFleet
+from wire.errors import WorkerDied
+from wire.types import PolicyVersion
+
+_LOOKS_S = 0.5  # between looks whether engines have finished, or a hanging one is given up
+
+
+class ScriptedLearner:
+    """Trains steps that take as long as the scenario says."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        fleet: ScriptedFleet,
+        members: Membership,
+        driver: Serial,
+        tally: Tally,
+    ) -> None:
+        self._scenario, self._fleet, self._members = scenario, fleet, members
+        self._driver, self._tally, self._lengths = driver, tally, scenario.lengths
+        self._since = asyncio.get_running_loop().time()
+        self._since_save_s = 0.0  # of updates that a heal would replay
+        self._deaths = _deaths(scenario)
+        self._next_death = next(self._deaths, float("inf"))
+
+    async def train(self, taken: StepGroups, step: int) -> None:
+        """Train a step, and publish the version after it."""
+        self._count("generation")
+        timings = self._scenario.timings
+        traces = self._trained(taken, step)
+        await self._update(timings.learner_s_per_step + timings.learner_s_per_trace * traces)
+        await self.publish(step)
+        self._count("weights")
+        if self._scenario.grpo.saves_at(step):
+            await asyncio.sleep(timings.save_s)
+            self._since_save_s = 0.0
+            self._count("save")
+        self._tally.step_ends.append(asyncio.get_running_loop().time())
+
+    async def publish(self, version: int) -> None:
+        """New weights into every engine that runs; each serves once it has them."""
+        with self._members.updating(PolicyVersion(attempt=0, step=version)):
+            names = self._members.running
+            if self._scenario.rollout.in_flight == "wait":
+                await self._written(names)
+            await self._send(names, version)
+
+    async def _written(self, names: Sequence[str]) -> None:
+        """Wait until engines that work have written what they have begun."""
+        while any(self._fleet.is_busy(name) and not self._fleet.hangs(name) for name in names):
+            await asyncio.sleep(_LOOKS_S)
+
+    async def _send(self, names: Sequence[str], version: int) -> None:
+        fleet, members, timings = self._fleet, self._members, self._scenario.timings
+        fleet.halt(names)
+        sending = 8 * timings.weights_gb / timings.network_gbit * self._scenario.weights_sends
+        self._tally.network_s += sending
+        await asyncio.sleep(sending + timings.load_weights_s)
+        fleet.published(version)
+        for name in names:
+            if fleet.hangs(name):
+                members.update_failed(name)
+                continue
+            try:
+                fleet.load(name, version)
+            except WorkerDied:
+                members.update_failed(name)
+            else:
+                members.proven(name, PolicyVersion(attempt=0, step=version))
+
+    def _trained(self, taken: StepGroups, step: int) -> int:
+        """Number of traces trained; counts them by their lag."""
+        tally, number = self._tally, 0
+        for group in taken.trained:
+            tally.dropped_groups += not group.traces
+            lengths = self._lengths.of(int(group.group_id), len(group.traces))
+            for trace, length in zip(group.traces, lengths, strict=True):
+                tally.lags[step - 1 - trace.completion.policy_version.step] += 1
+                tally.trained_tokens += length
+                number += 1
+        tally.trained_traces += number
+        return number
+
+    async def _update(self, seconds: float) -> None:
+        """Work for so long; a rank that dies meanwhile, or died before, costs the work since the
+        last checkpoint again."""
+        loop, timings = asyncio.get_running_loop(), self._scenario.timings
+        while self._next_death <= loop.time() + seconds:
+            await asyncio.sleep(max(0.0, self._next_death - loop.time()))
+            self._tally.faults["rank_died"] += 1
+            self._next_death = next(self._deaths)
+            await asyncio.sleep(timings.learner_restart_s + self._since_save_s)
+            self._count("heal")
+        await asyncio.sleep(seconds)
+        self._since_save_s += seconds
+        self._count("update")
+
+    def _count(self, part: str) -> None:
+        """Count the time since the last call as this part's."""
+        now = asyncio.get_running_loop().time()
+        self._tally.learner_s[part] += now - self._since
+        self._since = now
+
+
+def _deaths(scenario: Scenario) -> Iterator[float]:
+    """Moments at which any rank dies."""
+    ranks = [
+        times_of(scenario.seed, f"rank-{rank}", scenario.faults.rank_mtbf_s)
+        for rank in range(scenario.num_ranks)
+    ]
+    return heapq.merge(*ranks)
