@@ -34,7 +34,7 @@ from cluster.commands import (
     study,
 )
 from cluster.commands.base import interrupted, say
-from cluster.commands.fleet import deploy, simulate
+from cluster.commands.fleet import deploy, simulate, workers
 from cluster.driver import interrupts
 from wire.disk import REMEDY, full_disk
 from wire.errors import ArchiveError, DeepIntuitError, DiskFull, UserError, root_causes
@@ -51,6 +51,7 @@ _COMMANDS = (
     deploy,
     run,
     status,
+    workers,
     report,
     compare,
     study,

@@ -43,6 +43,7 @@ from cluster.run_files import (
     result_figures,
     stage_outcome,
 )
+from cluster.status.fleet_status import fleet_line, limits_in_words
 from cluster.status.heartbeat import Heartbeat, State, read_heartbeat
 from reward.hacking_alerts import standing
 from wire.errors import ConfigError
@@ -153,6 +154,10 @@ class RunStatus:
     """Size of the run's directory; None: not measured."""
     free_gb: float
     """On the disk of the run's directory."""
+    limits: str = ""
+    """What limited that step, in words; empty where its figures do not say."""
+    fleet: str = ""
+    """Rollout workers in words, while the run goes on."""
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON: what `deepintuit status --json` prints, in its order and with its keys."""
@@ -221,6 +226,8 @@ def read_status(path: Path, *, with_size: bool = True) -> RunStatus:
         step=step,
         step_stage=stage_of,
         figures=figures,
+        limits=limits_in_words(figures),
+        fleet=fleet_line(path, now) if state is State.RUNNING else "",
         validation=None
         if validated[1] is None
         else LastValidation(stage=validated[0], step=validated[1], figures=validated[2]),

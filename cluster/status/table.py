@@ -36,6 +36,9 @@ _FIGURES = (
     ("rollout/failed_groups_frac", "failed groups"),
     ("reward/failed_frac", "failed rewards"),
     ("timing_s/step", "seconds per step"),
+    ("rollouter/idle_ratio", "idle share of workers"),
+    ("trainer/idle_ratio", "idle share of ranks"),
+    ("effective_training_time_ratio", "effective training time"),
     ("perf/throughput", "tokens per second"),
 )
 _OF_VALIDATION = (
@@ -118,10 +121,7 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
         yield "accuracy so far", _accuracies(status)
     if status.step is not None:
         yield "figures of", f"{status.step_stage} step {status.step}"
-    figures = status.figures
-    for name, words in _FIGURES:
-        if name in figures:
-            yield words, _number(figures[name]) + (_parts(figures) if name == "reward/mean" else "")
+    yield from _figures(status)
     if status.started_from:
         yield "started from", status.started_from
     for line in status.changes:
@@ -139,6 +139,17 @@ def _rows(status: RunStatus) -> Iterator[tuple[str, str]]:
         )
     size = "" if status.size_gb is None else f"{status.size_gb:.2f} GB, "
     yield "disk", f"{size}{status.free_gb:.1f} GB free"
+
+
+def _figures(status: RunStatus) -> Iterator[tuple[str, str]]:
+    figures = status.figures
+    for name, words in _FIGURES:
+        if name in figures:
+            yield words, _number(figures[name]) + (_parts(figures) if name == "reward/mean" else "")
+    if status.limits:
+        yield "limits the step", status.limits
+    if status.fleet:
+        yield "rollout workers", status.fleet
 
 
 def _validations(status: RunStatus) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ WRITERS = {
     "cluster/commands/archive.py",  # JSON, in ASCII
     "cluster/commands/base.py",  # say: made printable
     "cluster/commands/fleet/deploy.py",  # a file for another program, asked for there
+    "cluster/commands/fleet/workers.py",  # JSON, in ASCII
     "cluster/commands/import_data.py",  # made printable
     "cluster/commands/prompts.py",  # made printable
     "cluster/commands/serve.py",  # a new token, in ASCII

@@ -109,3 +109,11 @@ def test_a_validated_run_shows_the_last_figures_and_what_came_of_finished_stages
     assert "grpo step 20: accuracy 0.7125, reward not finite" in shown
     assert "best val/nll 0.2 at step 4" in shown
     assert "last validation" not in text_of(status_view(STATUS))
+
+
+def test_a_run_says_what_limits_its_step_and_who_serves():
+    fleet = "3 of 4 workers serve, 1 restarting; rollout-1 is dead (engine_died), 12 s ago"
+    text = text_of(status_view(replace(STATUS, limits="generation 62%, learner 30%", fleet=fleet)))
+    assert "generation 62%, learner 30%" in text
+    assert "3 of 4 workers serve" in text
+    assert "limits the step" not in text_of(status_view(STATUS))
