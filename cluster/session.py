@@ -328,7 +328,8 @@ async def open_session(
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)
         homes = homes_of(config, seats)
-        learner = LearnerGroup(config, seats.ranks, homes, timeline)
+        events = EventLog(run_dir.path, attempt)
+        learner = LearnerGroup(config, seats.ranks, homes, timeline, events=events)
         prepare = None if homes is None else learner.prepare_clip
         rollouts = RolloutPool(config, seats.workers, homes, prepare)
         stack.push_async_callback(rollouts.stop)

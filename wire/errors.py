@@ -21,7 +21,9 @@
         TooManyFailures (RuntimeError)  more failed traces than the recipe allows
         DeadlineExceeded (TimeoutError) a wait that ended without an answer; names who was waited
         for
+            RankHung                    a learner rank; all ranks have to start anew
         WorkerDied (RuntimeError)       a worker's process that ended on its own
+            RankDied                    a learner rank; all ranks have to start anew
         ArchiveError (RuntimeError)     a trace archive that cannot be read or written
         StudyFailed (RuntimeError)      seeds of a study that failed, after the others have ended
 
@@ -105,6 +107,24 @@ class DeadlineExceeded(DeepIntuitError, TimeoutError):
 
 class WorkerDied(DeepIntuitError, RuntimeError):
     """The process of a worker ended on its own."""
+
+
+class RankDied(WorkerDied):
+    """A learner rank ended, ran out of memory, or lost its peers: all ranks have to start anew."""
+
+    rank = 0
+    """Its number."""
+    cause = "died"
+    """Why: ``died``, ``out_of_memory``, ``lost_peers``."""
+
+
+class RankHung(DeadlineExceeded):
+    """A learner rank did not answer in time: all ranks have to start anew."""
+
+    rank = 0
+    """Its number."""
+    cause = "deadline"
+    """Why."""
 
 
 class ArchiveError(DeepIntuitError, RuntimeError):

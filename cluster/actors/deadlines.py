@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from wire.errors import DeadlineExceeded, WorkerDied
 
@@ -20,6 +20,8 @@ async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
     """Await a call's result. Raises DeadlineExceeded, WorkerDied; ``what`` names actor and call."""
     try:
         return await asyncio.wait_for(call, timeout_s)
+    except RayTaskError:  # what the actor itself raised, be it of a deadline of its own
+        raise
     except TimeoutError as error:
         raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from error
     except OutOfMemoryError as error:

@@ -1,7 +1,8 @@
 """The learner's ranks as Ray actors, called together."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,11 @@ from cluster.actors.clip_homes import ClipHomes
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
 from cluster.actors.learner_actor import CLIPS, LearnerActor, WeightSyncResult
+from cluster.actors.learner_healing import Again, LearnerHealing, not_healed
 from cluster.actors.placement import Seat
 from cluster.actors.rank_calls import RankCalls
-from cluster.actors.rollout_pool import RemoteLearnerActor
 from cluster.config.recipe import RunConfig
+from cluster.metrics.events import Events
 from cluster.metrics.timeline import Timeline
 from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
 from learner.export import AdapterFacts
@@ -35,13 +37,17 @@ from video.semantic_tokens.segment_file import Segments
 from wire.token_arrays import Logprobs
 from wire.types import PolicyVersion
 
+T = TypeVar("T")
+
+RemoteLearnerActor: Any = ray.remote(LearnerActor)
 _with_clips: Any = ray.remote(concurrency_groups={CLIPS: 1})  # type: ignore[call-overload]
 RemoteLearnerActorWithClips: Any = _with_clips(LearnerActor)
 """Makes clips ready while it trains."""
 
 
 class LearnerGroup:
-    """Group of all learner ranks, called together."""
+    """Group of all learner ranks, called together. A rank that dies or hangs is healed inside the
+    call (cluster/actors/learner_healing.py)."""
 
     def __init__(
         self,
@@ -49,27 +55,50 @@ class LearnerGroup:
         seats: Sequence[Seat],
         homes: ClipHomes | None = None,
         timeline: Timeline | None = None,
+        *,
+        events: Events | None = None,
     ) -> None:
-        """``homes``: nodes that clips are preferred on; none: on one node."""
-        self._homes = homes
-        remote = RemoteLearnerActor if homes is None else RemoteLearnerActorWithClips
+        """``homes``: nodes that clips are preferred on; none: on one node; ``events``: where losses
+        and heals are noted."""
+        self._config, self._seats, self._homes = config, seats, homes
         learner = config.learner
         self._max_response_length = config.rollout.max_response_length
-        self._max_tokens = config.learner.max_tokens_per_batch
-        self._actors: list[Any] = [
-            remote.options(**seat.options(learner.num_cpus, learner.num_gpus)).remote(config, rank)
-            for rank, seat in enumerate(seats)
-        ]
+        self._max_tokens = learner.max_tokens_per_batch
+        self._healing = LearnerHealing(self._renew, learner.max_restarts, events)
+        self._actors = self._make_actors()
         near = None if homes is None else self._ranks_near
+        around = self._healing.call
         self._ranks = RankCalls(
-            self._actors, config.learner.timeout_s, self._max_tokens, near, timeline
+            self._actors, learner.timeout_s, self._max_tokens, near, timeline, around
         )
         self._address = ""
 
+    def _make_actors(self) -> list[Any]:
+        remote = RemoteLearnerActor if self._homes is None else RemoteLearnerActorWithClips
+        learner = self._config.learner
+        return [
+            remote.options(**seat.options(learner.num_cpus, learner.num_gpus)).remote(
+                self._config, rank
+            )
+            for rank, seat in enumerate(self._seats)
+        ]
+
+    async def _renew(self) -> None:
+        """End all ranks, and start new ones, which meet."""
+        self.stop()
+        self._actors = self._make_actors()
+        self._ranks.renew(self._actors)
+        await self._meet()
+
     async def start(self) -> None:
-        """Let the ranks meet."""
-        self._address, port = await self._ranks.first("open_rendezvous")
-        await self._ranks.all("join", self._address, port)
+        """Let the ranks meet. Raises DeadlineExceeded, WorkerDied."""
+        with not_healed():  # what fails at the start is not mended by another one
+            await self._meet()
+
+    async def _meet(self) -> None:
+        timeout_s = self._config.cluster.start_timeout_s
+        self._address, port = await self._ranks.first("open_rendezvous", timeout_s)
+        await self._ranks.all("join", self._address, port, timeout_s=timeout_s)
 
     async def begin(
         self,
@@ -80,11 +109,20 @@ class LearnerGroup:
     ) -> None:
         """Start a stage from a model directory, with a fresh optimiser; ``loss``: its objective, if
         it trains by GRPO; ``lora``: of this stage alone, else as the recipe trains."""
-        await self._ranks.all("begin", model_dir, optim, loss, lora)
+        begin = partial(self._ranks.all, "begin", model_dir, optim, loss, lora)
+        await self._healing.begin(begin)
 
     async def connect(self, client: UpdateClient) -> None:
         """Connect the ranks to the rollout engines for weight updates."""
-        await self._ranks.all("connect", client, self._address)
+        await self._healing.of_each_rank(
+            "engines", lambda: self._ranks.all("connect", client, self._address)
+        )
+
+    async def update(self, do: Callable[[], Awaitable[T]], again: Again | None = None) -> T:
+        """Calls of :meth:`train_step` and others that are one update of the weights together, and
+        are done again as a whole if a rank is lost before a checkpoint has it. ``again``: what does
+        them then, where ``do`` holds much in memory."""
+        return await self._healing.update(do, again)
 
     async def publish(self, version: PolicyVersion, engines: EngineSet) -> WeightSyncResult:
         """Send the weights to these engines."""
@@ -99,10 +137,12 @@ class LearnerGroup:
     async def train_step(
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
-        """One update from all rows. Returns the metrics, per trained token of all ranks."""
+        """One update from all rows. Returns the metrics, per trained token of all ranks. Outside of
+        :meth:`update` the rows stay in memory until the next checkpoint."""
         per_rank = self._deal(rows)
         counts = StepCounts.of(rows, self._max_response_length)
-        figures = await self._ranks.each("train_step", per_rank, counts, objective, learning_rate)
+        step = partial(self._ranks.each, "train_step", per_rank, counts, objective, learning_rate)
+        figures = await self._healing.update(step)
         return figures[0]  # type: ignore[no-any-return]
 
     def prepare_clip(self, video: str) -> None:
@@ -172,7 +212,9 @@ class LearnerGroup:
 
     async def use_tokens(self, narration: Narration) -> None:
         """Let all ranks know a tokenizer whose narratives are to be trained on."""
-        await self._ranks.all("use_tokens", narration)
+        await self._healing.of_each_rank(
+            "tokens", partial(self._ranks.all, "use_tokens", narration)
+        )
 
     async def _scored(self, verb: str, rows: Iterable[Row]) -> list[list[Logprobs]]:
         blocks = self._ranks.in_blocks(verb, rows)
@@ -188,11 +230,13 @@ class LearnerGroup:
 
     async def save(self, directory: str, tag: str, notes: dict[str, str]) -> None:
         """Save a checkpoint of all ranks; ``notes``: the caller's own files to save with it."""
-        await self._ranks.all("save", directory, tag, notes)
+        load = partial(self._ranks.all, "load", directory, tag)
+        save = partial(self._ranks.all, "save", directory, tag, notes)
+        await self._healing.save(tag, save, load)
 
     async def load(self, directory: str, tag: str) -> None:
         """Load a checkpoint, to continue from it."""
-        await self._ranks.all("load", directory, tag)
+        await self._healing.load(tag, partial(self._ranks.all, "load", directory, tag))
 
     async def export(self, directory: str) -> None:
         """Write the weights as a Hugging Face directory."""

@@ -26,7 +26,6 @@ from cluster.actors.deadlines import (
 )
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import EngineClient, GroupEngineClient, UpdateClient
-from cluster.actors.learner_actor import LearnerActor
 from cluster.actors.placement import Seat
 from cluster.actors.rollout_actor import RolloutActor
 from cluster.config.recipe import RunConfig
@@ -45,7 +44,6 @@ log = logging.getLogger(__name__)
 
 
 RemoteRolloutActor: Any = ray.remote(RolloutActor)
-RemoteLearnerActor: Any = ray.remote(LearnerActor)
 
 
 class RolloutPool:

@@ -3,11 +3,11 @@
 rows -> epochs of shuffled batches -> updates, validations and checkpoints in between
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from calibrate.protocols import ValidationCurve
 from cluster.config.guards import GuardsConfig
@@ -27,6 +27,8 @@ from learner.export import AdapterFacts
 from learner.shared_prefix.rows import Row
 from learner.worker import Objective
 from rollout.sampler import epoch_order
+
+T = TypeVar("T")
 
 
 class TrainingRun(Protocol):
@@ -56,6 +58,12 @@ class UpdatingLearner(Protocol):
         self, rows: Sequence[Row], objective: Objective, learning_rate: float
     ) -> dict[str, float]:
         """One update. Returns metrics."""
+        ...
+
+    async def update(
+        self, do: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[object]] | None = None
+    ) -> T:
+        """Calls that are one update together, done again where a lost rank is healed."""
         ...
 
     def prepare(self, rows: Sequence[Row]) -> None:
@@ -158,7 +166,7 @@ class SupervisedTrainer:
                 rate = optim.learning_rate_at(done, num_steps)
                 if done + 1 < num_steps:
                     self._learner.prepare(batches.at(done + 1))
-                figures = await self._learner.train_step(batches.at(done), "supervised", rate)
+                figures = await self._learner.update(partial(self._step, batches, done, rate))
                 if done == began and self._decoded_clips is not None:
                     figures |= await self._decoded_clips.new()
                 done += 1
@@ -179,6 +187,9 @@ class SupervisedTrainer:
         left = await validation.restore_best(done, self._checkpoints, begin)
         self.validated, self.curve = validation.result(done, left), _curve(validation)
         return done
+
+    async def _step(self, batches: "_Batches", done: int, rate: float) -> dict[str, float]:
+        return await self._learner.train_step(batches.at(done), "supervised", rate)
 
     def _validation(self, last_step: int, state: LoopState) -> Validation:
         return Validation(

@@ -5,10 +5,10 @@ Weights are a string: the name of the stage they were loaded from, and a ``+`` f
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.config.recipe import RunConfig
@@ -43,6 +43,8 @@ from wire.types import (
     Split,
     stable_seed,
 )
+
+T = TypeVar("T")
 
 TOKENIZER = Path(__file__).parents[2] / "cluster/demo/base"
 FIRST_STEP = 1
@@ -198,6 +200,9 @@ class FakeLearner:
         self.steps.append((self.weights, list(rows)))
         self.weights += "+"
         return {"nll": 0.0}
+
+    async def update(self, do: Callable[[], Awaitable[T]], again: object = None) -> T:
+        return await do()
 
     async def rest(self) -> None:
         pass
@@ -355,7 +360,7 @@ def open_fakes(
     samples: Sequence[Sample],
     start: tuple[str, int],
     make_engines: type[FakeEngines] = FakeEngines,
-    make_learner: type[FakeLearner] = FakeLearner,
+    make_learner: Callable[[FakeEngines], Any] = FakeLearner,
 ) -> Iterator[tuple[Session, FakeEngines, FakeLearner, FakeMetrics]]:
     """A session of a new attempt, whose engines hold the weights ``start``."""
     renderer = load_renderer()

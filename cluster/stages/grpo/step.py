@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 from cluster.actors.learner_group import LearnerGroup
@@ -29,6 +30,7 @@ from cluster.stages.grpo.figures import (
     throughput,
     trace_figures,
 )
+from cluster.stages.grpo.heal import TrainedGroups, TrainedStep
 from cluster.stages.hacking_guards import HackingGuards
 from cluster.stages.stage import StageRun
 from cluster.stages.validation import Validation
@@ -41,6 +43,9 @@ from video.quarantine import Quarantine
 from wire.archive.archive import Archive
 from wire.daemon_thread import run_in_daemon_thread
 from wire.types import TraceGroup
+
+Update = tuple[Mapping[str, float], bool]
+"""Figures of an update, and whether its rows had signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,7 @@ class GrpoLearner:
         parts.fleet.begin_steps()
         self._waiting = parts.timeline.begin(DRIVER, "gen")
         self._scores: list[float] = []  # of the steps since the last checkpoint
+        self._groups = TrainedGroups(parts.archive, run.name)
 
     async def train(self, taken: StepGroups, step: int) -> None:
         """Train on a step's groups and publish the version after ``step`` (counted from 1)."""
@@ -143,9 +149,26 @@ class GrpoLearner:
 
     async def _learn(self, groups: Sequence[TraceGroup], step: int) -> dict[str, float]:
         """Update the policy, if there is anything to learn. Returns metrics."""
+        again = partial(self._learn_again, TrainedStep.of(groups), step)
+        updates = await self._parts.learner.update(partial(self._updates, groups, step), again)
+        for figures, signal in updates:
+            self._parts.learning.observe_update(figures, has_signal=signal)
+        return of_updates([figures for figures, _ in updates])
+
+    async def _learn_again(self, trained: TrainedStep, step: int) -> None:
+        """Update the policy as an earlier step did, where a lost learner rank is healed."""
+        version = self._run.first_step + self.step
+        groups = await self._groups.read(trained, version)
+        watch, self._watch = self._watch, Stopwatch()  # its time is that of what waits for the heal
+        try:
+            await self._updates(groups, step)
+        finally:
+            self._watch = watch
+
+    async def _updates(self, groups: Sequence[TraceGroup], step: int) -> list[Update]:
         rows = await self._rows(groups)
         if not rows:
-            return {}
+            return []
         with self._watch("update_actor"):
             return await self._update(rows, step)
 
@@ -227,18 +250,17 @@ class GrpoLearner:
                 rows = await learner.with_ref_logprobs(rows)
         return with_advantages(rows, loss)
 
-    async def _update(self, rows: list[Row], step: int) -> dict[str, float]:
+    async def _update(self, rows: list[Row], step: int) -> list[Update]:
         grpo, learner = self._grpo, self._parts.learner
         total = grpo.num_steps * grpo.updates_per_step
         count = grpo.updates_per_epoch
         parts = [rows[k * len(rows) // count : (k + 1) * len(rows) // count] for k in range(count)]
-        figures = []
+        updates: list[Update] = []
         for number, part in enumerate(parts * grpo.ppo_epochs):
             if part:
                 at = (step - 1) * grpo.updates_per_step + number
                 rate = grpo.optim.learning_rate_at(at, total)
                 update = await learner.train_step(part, "grpo", rate)
                 signal = any(one.advantage for row in part for one in row.responses)
-                self._parts.learning.observe_update(update, has_signal=signal)
-                figures.append(update)
-        return of_updates(figures)
+                updates.append((update, signal))
+        return updates

@@ -219,7 +219,10 @@ def config_of(
 
 
 def comparable(figures: dict[Any, Any]) -> dict[Any, dict[str, float]]:
-    left_out = ("timing_s/", "perf/", "cache/", "rollout/num_taken_up", "attempt", "val/seconds")
+    left_out = (
+        *("timing_s/", "perf/", "cache/", "rollout/num_taken_up", "attempt", "val/seconds"),
+        *("limit/", "fleet/", "rollouter/", "trainer/", "effective_training_time_ratio"),
+    )
     return {
         step: {name: value for name, value in row.items() if not name.startswith(left_out)}
         for step, row in figures.items()
