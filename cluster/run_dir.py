@@ -25,6 +25,7 @@ from cluster.run_files import (
     RECIPE_FILE,
     REPLACED,
     SILENT_S,
+    holds_run,
     read_result,
     read_run_recipe,
     replaced_folder,
@@ -62,7 +63,7 @@ class RunDir:
         path = path.resolve()
         _refuse_working_dir_of_job(path)
         config_file = path / RECIPE_FILE
-        started = (path / "archive").exists()  # else a check ended it: nothing to lose
+        started = holds_run(path)
         if resume and not started:
             raise ConfigError(
                 f"there is no run in {path} to resume; leave --resume out to start one"

@@ -31,6 +31,11 @@ SILENT_S = 60.0
 """Seconds without a heartbeat after which a process on another machine counts as dead."""
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a run has begun in a directory: before its archive is made, nothing is lost."""
+    return (path / "archive").exists()
+
+
 def replaced_folder(path: Path, attempt: int) -> Path:
     """Folder of what attempt number ``attempt`` of the run in ``path`` replaces."""
     return path / REPLACED / f"before-attempt-{attempt:03d}"

@@ -128,7 +128,7 @@ def run_in_directory(
 
 def resume_command(typed: Sequence[str], *, started: bool = True) -> str:
     """Command line that resumes the run of ``typed``; ``started``: there is a run to resume."""
-    words = [word for word in typed if word not in ("--overwrite", "--resume")]
+    words = [word for word in typed if word not in ("--overwrite", "--resume", "--auto-resume")]
     if typed and typed[0] not in GO_ON and started:
         words.append("--resume")
     program = Path(sys.argv[0])

@@ -26,6 +26,10 @@ _RESUME = (
     "go on with the run in --run-dir; more steps or epochs, learning rates and save intervals may "
     "be others than before (docs/resume.md)"
 )
+_AUTO_RESUME = (
+    "go on with the run in --run-dir if there is one, else start it: for schedulers, which give the "
+    "same command again"
+)
 COMMANDS = tuple(_HELP)
 """`run`, and one command for each kind of stage (``Stage.command``)."""
 
@@ -37,13 +41,15 @@ def _run(options: argparse.Namespace) -> None:
     from cluster.commands.tables.resume import summarise_resume
     from cluster.run import run_stages
     from cluster.run_dir import RunDir
+    from cluster.run_files import holds_run
 
     path, stages = run_path(options), config.stages_of(options.command)
-    run_dir = RunDir.open(path, config, resume=options.resume, overwrite=options.overwrite)
+    resume = options.resume or (options.auto_resume and holds_run(path))
+    run_dir = RunDir.open(path, config, resume=resume, overwrite=options.overwrite)
 
     def prepare() -> Run:
         archived = None
-        if options.resume:
+        if resume:
             summary = summarise_resume(config, run_dir, stages)
             archived = summary.archived
             for line in summary.lines:
@@ -60,4 +66,5 @@ def add(commands: Any) -> None:
         add_from(command)
         again = command.add_mutually_exclusive_group()
         again.add_argument("--resume", action="store_true", help=_RESUME)
+        again.add_argument("--auto-resume", action="store_true", help=_AUTO_RESUME)
         again.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")

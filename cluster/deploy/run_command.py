@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
-AGAIN = ("--resume", "auto")
-"""Options with which the same command starts a run, or goes on with it."""
+AGAIN = "--auto-resume"
+"""Option with which the same command starts a run, or goes on with it."""
 
 
 def run_command(recipe: PurePath, run_dir: PurePath, overrides: Sequence[str] = ()) -> str:
     """Command line, for a shell, that starts a run or goes on with it."""
-    words = ["python", "-m", "cluster.cli", "run", str(recipe), "--run-dir", str(run_dir), *AGAIN]
+    words = ["python", "-m", "cluster.cli", "run", str(recipe), "--run-dir", str(run_dir), AGAIN]
     for override in overrides:
         words += ["--set", override]
     return shlex.join(words)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.base import Run, run_in_directory
+from cluster.commands.base import Run, resume_command, run_in_directory
 from cluster.run_dir import RunDir
 from cluster.run_files import is_locked
 from cluster.status.heartbeat import State, read_heartbeat
@@ -44,6 +44,12 @@ def test_the_work_has_a_heartbeat_and_its_summary_is_printed(
     assert end.state is State.FINISHED
     assert f"results in {run_dir.path}" in capsys.readouterr().out.replace("\n", "")
     assert is_locked(run_dir.path) is False
+
+
+def test_a_run_of_a_scheduler_is_resumed_by_hand_as_any_other():
+    typed = ["run", "a.toml", "--auto-resume", "--set", "seed=1"]
+    assert resume_command(typed).endswith("run a.toml --set seed=1 --resume")
+    assert resume_command(typed, started=False).endswith("run a.toml --set seed=1")
 
 
 def test_work_that_fails_says_so_and_lets_go_of_the_directory(run_dir: RunDir):

@@ -277,6 +277,18 @@ def test_22_resuming_what_was_never_started(refused: Refused, recipe: Write, tmp
     assert "leave --resume out to start one" in found
 
 
+def test_22_a_scheduler_gives_one_command_to_start_a_run_and_to_go_on_with_it(
+    refused: Refused, recipe: Write, tmp_path: Path
+):
+    run = tmp_path / "run"
+    words = ("run", recipe(), "--run-dir", run, "--auto-resume", "--set", "data.manifest=/no/such")
+    assert "/no/such" in refused(*words), "it began, and the clips are looked for"
+    assert (run / "run.json").exists()
+    (run / "archive").mkdir()
+    again = refused(*words, "--set", "seed=7")
+    assert "seed" in again, "it would go on, and the recipe is another"
+
+
 def test_23_a_run_directory_that_may_not_be_written(refused: Refused, recipe: Write):
     path = recipe()
     assert "cannot use /sys/kernel/run" in refused("run", path, "--run-dir", "/sys/kernel/run")

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from cluster.cli import _parser
 from cluster.config.recipe import read_recipe, read_recipe_values
 from cluster.deploy.kuberay import KubeRay, job_name, kuberay_manifest, labels_of, volume_of
 from wire.errors import ConfigError
@@ -129,7 +130,8 @@ def test_the_job_runs_the_recipe_of_its_config_map_and_goes_on_when_started_agai
     words = shlex.split(ray_job["spec"]["entrypoint"])
     assert f"{mounts['recipe']}/{name}" in words
     assert words[words.index("--run-dir") + 1] == "/shared/runs/my"
-    assert words[-2:] == ["--resume", "auto"]
+    options = _parser().parse_args(words[words.index("cluster.cli") + 1 :])
+    assert (options.command, options.auto_resume) == ("run", True)
     assert ray_job["spec"]["backoffLimit"] == 5
     assert head["volumes"][-1]["configMap"]["name"] == config_map["metadata"]["name"]
 

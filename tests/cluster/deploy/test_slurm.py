@@ -177,7 +177,7 @@ def test_a_run_has_a_ray_of_all_nodes_and_leaves_nothing(site: Site):
 def test_the_driver_goes_on_with_what_is_there(site: Site):
     site.run("exit 0")
     (driver,) = [call for call in site.calls("python") if "cluster.cli" in call]
-    assert driver.endswith(f"--run-dir {site.run_dir} --resume auto")
+    assert driver.endswith(f"--run-dir {site.run_dir} --auto-resume")
 
 
 def test_a_run_that_failed_is_requeued_three_times(site: Site):

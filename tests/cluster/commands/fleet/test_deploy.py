@@ -42,7 +42,7 @@ def test_a_batch_script_is_written_with_the_command_that_submits_it(
     words = ["deploy", str(write_recipe(tmp_path)), "--slurm", "--run-dir", "/shared/runs/it"]
     assert main([*words, "--set", "grpo.num_steps=9", "--out", str(out)]) == 0
     assert out.read_text().startswith("#!/bin/bash\n#SBATCH --job-name=my\n")
-    assert "--run-dir /shared/runs/it --resume auto --set grpo.num_steps=9" in out.read_text()
+    assert "--run-dir /shared/runs/it --auto-resume --set grpo.num_steps=9" in out.read_text()
     assert f"sbatch {out}" in capsys.readouterr().err
 
 
