@@ -27,8 +27,8 @@ _RESUME = (
     "be others than before (docs/resume.md)"
 )
 _AUTO_RESUME = (
-    "go on with the run in --run-dir if there is one, else start it: for schedulers, which give the "
-    "same command again"
+    "go on with the run in --run-dir if there is one, else start it: for schedulers, which give "
+    "the same command again"
 )
 COMMANDS = tuple(_HELP)
 """`run`, and one command for each kind of stage (``Stage.command``)."""
