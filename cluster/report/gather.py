@@ -5,6 +5,7 @@
     predictions/*.parquet                      -> arms, paired tests, clips (cluster/report/arms.py)
     metrics.jsonl                              -> curves
                                                -> guards (cluster/report/hacking.py)
+    events.jsonl, fleet.json, timeline/        -> fleet (cluster/report/fleet.py)
     archive                                    -> traces of clips, groups of the training
     quarantine.jsonl                           -> clips left out
 
@@ -40,6 +41,7 @@ from cluster.report.arms import (
 )
 from cluster.report.clips import ClipRecord, choose_clips, clip_records, read_light
 from cluster.report.curves import StageCurves, read_curves
+from cluster.report.fleet import FleetRecord, fleet_record
 from cluster.report.groups import GroupRecord, group_records
 from cluster.report.hacking import StageGuards, guard_records
 from cluster.report.left_out import Quarantined, failure_of, read_quarantined
@@ -123,6 +125,7 @@ class Report:
     majority: float | None
     curves: tuple[StageCurves, ...]
     guards: tuple[StageGuards, ...]
+    fleet: FleetRecord | None
     rationales: tuple[RationaleRecord, ...]
     """Of stages that wrote rationales or captions."""
     classifiers: dict[str, PublishedClassifier]
@@ -132,9 +135,8 @@ class Report:
     """Evaluated clips, of which ``clips`` are the most telling."""
     groups: tuple[GroupRecord, ...]
     num_groups: int
-    """Training groups in the archive."""
+    """Training groups in the archive; of traces all."""
     num_traces: int
-    """Traces in the whole archive."""
     quarantined: tuple[Quarantined, ...]
     recipe: dict[str, Any]
     video: VideoConfig
@@ -203,6 +205,7 @@ def gather(path: Path, max_clips: int) -> Report:
         majority=majority(path, files.arms),
         curves=tuple(files.curves),
         guards=traces.guards,
+        fleet=notes.attempt("events.jsonl", lambda: fleet_record(path, files.curves), None),
         rationales=notes.attempt(
             "rationales.jsonl", lambda: rationale_records(path, files.chain), ()
         ),

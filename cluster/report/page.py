@@ -44,6 +44,7 @@ _MODULES = (
     "filters",
     "detail",
     "guards",
+    "fleet",
     "browser",
     "main",
 )
@@ -82,6 +83,7 @@ def render(report: Report, strips: Mapping[str, Strip]) -> str:
         "majority": report.majority,
         "curves": [_stage_curves(stage) for stage in report.curves],
         "guards": [asdict(stage) for stage in report.guards],
+        "fleet": None if report.fleet is None else asdict(report.fleet),
         "rationales": [asdict(one) for one in report.rationales],
         "classifiers": [classifier_values(*one) for one in report.classifiers.items()],
         "clips": [clip_values(clip, texts, videos) for clip in report.clips],

@@ -3,6 +3,8 @@ import { el, section, options, replace, number, stageKind, stageTitle } from "./
 import { COLORS, card, chart, legend } from "./figures.js";
 
 const MOST_LINES = 8;
+// What the parts Guards and Fleet show.
+const ELSEWHERE = /^(guard|limit|fleet|rollouter|trainer)\/|^effective_training_time_ratio$/;
 const share = (value) => (value === 0 || value === 1 ? String(value) : value.toFixed(2));
 const seconds = (value) => `${number(value)}`;
 
@@ -15,7 +17,7 @@ const PANELS = [
   { title: "Groups without signal", unit: "share of groups", names: ["reward/frac_zero_std"], labels: ["all rewards equal"], range: [0, 1.02], format: share },
   { title: "Response length", unit: "tokens", names: ["response_length/mean", "response_length/max", "response_length/min", "val/response_length/mean"], labels: ["mean", "max", "min", "mean on val"], zero: true },
   { title: "Truncated and failed", unit: "share", names: ["truncated_frac", "reward/failed_frac", "rollout/failed_groups_frac", "val/truncated_frac", "val/unparsed_frac", "val/failed_frac"], labels: ["truncated traces", "scores failed", "groups failed", "truncated on val", "no label on val", "failed on val"], zero: true, format: number, calm: [0, 0.05] },
-  { title: "Seconds per step", unit: "by phase, stacked", pattern: /^timing_s\/(.+)$/, stack: "timing_s/step" },
+  { title: "Seconds per step", unit: "seconds, by phase, stacked", pattern: /^timing_s\/(.+)$/, stack: "timing_s/step" },
   { title: "Negative log-likelihood", unit: "nats per token", names: ["nll", "val/nll"], labels: ["nll", "nll on val"], log: true },
   { title: "Policy loss", unit: "per token", names: ["policy_loss"], labels: ["loss"] },
   { title: "Entropy", unit: "nats per token", names: ["entropy"], labels: ["entropy"], zero: true },
@@ -92,7 +94,7 @@ function panels(stage, smooth) {
     }
     return panel.stack ? stacked(stage, panel, lines) : plain(stage, panel, lines, smooth);
   });
-  const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name) && !name.startsWith("guard/") && name !== "val/num_clips");
+  const rest = Object.keys(stage.kept.values).filter((name) => !used.has(name) && !ELSEWHERE.test(name) && name !== "val/num_clips");
   const others = rest.map((name) => plain(stage, { title: name, unit: "" }, [{ metric: name, label: name }], smooth));
   return [el("div", { class: "grid" }, cards, others),
     quiet.length > 0 && el("details", {}, el("summary", {}, `Zero at every step: ${quiet.map(([panel]) => panel.title.toLowerCase()).join("; ")}`),
@@ -179,7 +181,7 @@ function rolling(values) {
 
 const PHASES = { update_actor: "update actor", update_weights: "update weights", gen: "generation" };
 
-function stacked(stage, panel, found) {
+export function stacked(stage, panel, found) {
   const total = stage.kept.values[panel.stack];
   const phases = found.map((line) => ({ label: PHASES[line.label] || line.label.replaceAll("_", " "), values: stage.kept.values[line.metric].map((v) => v ?? 0) }));
   if (total) {
@@ -191,7 +193,7 @@ function stacked(stage, panel, found) {
     below = below.map((value, place) => value + phase.values[place]);
     return { label: phase.label, values: below, shown: phase.values, color: COLORS[at % COLORS.length], fill: 1, width: 0.5 };
   }).reverse(); // the tallest first: those below are painted over it
-  const figure = chart({ x: stage.kept.steps, lines, sync: `curves-${stage.name}`, fromZero: true, format: seconds,
+  const figure = chart({ x: stage.kept.steps, lines, sync: `curves-${stage.name}`, fromZero: true, yRange: panel.range, format: panel.format || seconds,
     marks: stage.resumed.map((one) => ({ x: one.step, text: `attempt ${one.attempt}` })) });
-  return card(panel.title, "seconds, by phase, stacked", figure, legend(lines));
+  return card(panel.title, panel.unit, figure, legend(lines));
 }

@@ -6,6 +6,7 @@ import { head } from "./head.js";
 import { results } from "./results.js";
 import { curves } from "./curves.js";
 import { guards } from "./guards.js";
+import { fleet } from "./fleet.js";
 import { rationales } from "./rationales.js";
 import { calibration, confusion } from "./calibration.js";
 import { classifier } from "./classifier.js";
@@ -35,7 +36,7 @@ function start() {
   append(document.getElementById("brand"), ["DeepIntuit", el("span", {}, data.run.name)]);
   const traces = browser(data);
   const matrices = confusion(data, (stage, label, answer) => traces.pick(stage, label, answer));
-  const parts = [head(data), results(data), rationales(data), curves(data), guards(data), calibration(data), classifier(data), matrices, traces.node, quarantine(data), recipe(data)].filter(Boolean);
+  const parts = [head(data), results(data), rationales(data), curves(data), guards(data), fleet(data), calibration(data), classifier(data), matrices, traces.node, quarantine(data), recipe(data)].filter(Boolean);
   replace(document.getElementById("main"), parts);
   replace(document.getElementById("nav"), parts.slice(1).map((part) => el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));
   helpDialog();
