@@ -31,6 +31,7 @@ from cluster.inputs.quarantine import open_quarantine
 from cluster.inputs.samples import SampleSplits
 from cluster.inputs.scorer import columns_of, make_scorer, prompt_text
 from cluster.metrics.decoded_clips import DecodedClips
+from cluster.metrics.event_spans import EventSpans
 from cluster.metrics.events import EventLog, Events, NoEvents, read_events
 from cluster.metrics.fleet_figures import FleetFigures
 from cluster.metrics.metrics_log import MetricsLog
@@ -323,7 +324,8 @@ async def open_session(
         timeline = StepTimelines(run_dir.path, attempt)
         stack.callback(timeline.close)
         fleet_figures = FleetFigures(read_events(run_dir.path))
-        events = EventLog(run_dir.path, attempt, fleet_figures.observe)
+        observers = (fleet_figures.observe, EventSpans(timeline).observe)
+        events = EventLog(run_dir.path, attempt, *observers)
         nodes = await stack.enter_async_context(reward_nodes(config, seats))
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)

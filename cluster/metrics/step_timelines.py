@@ -45,6 +45,7 @@ class StepTimelines:
         self._max_spans = max_spans
         self._clock = WorkClock(clock())
         self._spans: list[Span] = []
+        self._open: set[OpenSpan] = set()
         self._seen = Counter[str]()
         self._stride, self._left_out, self._is_full = 1, 0, False
         self._writer: ThreadPoolExecutor | None = None
@@ -54,11 +55,14 @@ class StepTimelines:
         """Begin a span now."""
         now = self._now()
         self._clock.begin(track, name, now)
-        return OpenSpan(track=track, name=name, start=now, args=args)
+        span = OpenSpan(track=track, name=name, start=now, args=args)
+        self._open.add(span)
+        return span
 
     def end(self, span: OpenSpan) -> None:
         """End a span now."""
         now = self._now()
+        self._open.discard(span)
         self._clock.end(span.track, span.name, now)
         self.add(span.track, span.name, span.start, now, **span.args)
 
@@ -84,7 +88,10 @@ class StepTimelines:
     def end_step(self, stage: str, step: int, workers: Collection[str]) -> Mapping[str, float]:
         """End a step: its file is written meanwhile. ``workers``: names of those that are there.
         Returns metrics."""
-        shares = self._clock.take(self._now(), workers)
+        now = self._now()
+        shares = self._clock.take(now, workers)
+        for one in self._open:  # in the file of each step that they reach into
+            self.add(one.track, one.name, one.start, now, **one.args, goes_on=True)
         facts = {
             "stage": stage,
             "step": step,

@@ -38,7 +38,7 @@ class Span:
     """What more there is to say, of plain JSON values."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class OpenSpan:
     """Span that has begun; ``args`` may be added to until it ends."""
 

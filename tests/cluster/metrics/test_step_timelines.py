@@ -48,6 +48,22 @@ def test_a_step_has_a_file_of_its_spans_and_metrics_of_its_shares(tmp_path: Path
     assert facts["idle"] == pytest.approx({"rollout-0": 0.25, "rollout-1": 1.0})
 
 
+def test_what_goes_on_over_the_end_of_a_step_is_in_the_files_of_both(tmp_path: Path):
+    clock = Clock()
+    timeline = StepTimelines(tmp_path, 0, clock=clock)
+    dead = timeline.begin("rollout-0", "dead", cause="node_died")
+    for step in (1, 2):
+        clock.now += 1
+        timeline.end_step("grpo", step, [])
+        timeline._written.result()  # type: ignore[union-attr]
+    timeline.end(dead)
+    timeline.end_step("grpo", 3, [])
+    timeline.close()
+    spans = [_events(path)[-1] for path in timeline_files(tmp_path, "grpo")]
+    assert [one["dur"] for one in spans] == [1e6, 2e6, 2e6]
+    assert [one["args"].get("goes_on") for one in spans] == [True, True, None]
+
+
 def test_files_of_the_first_and_the_last_steps_are_kept(tmp_path: Path):
     timeline = StepTimelines(tmp_path, 0)
     for step in range(1, 41):
