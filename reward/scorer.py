@@ -125,6 +125,7 @@ class Scorer:
         reward/<part>/latency_p50_s, _p99_s   seconds per call: of a trace (verl's), a group (TRL's)
         reward/<part>/num_started             processes; more than ``concurrency``: some were ended
         reward/<part>/num_split               groups that failed whole and were asked one by one
+        reward/<part>/num_lost                processes that died, hung or wrote nonsense
         """
         return {
             f"reward/{part}/{name}": value

@@ -108,6 +108,11 @@ class ClipStore:
         """Clips decoded here, by decoder: "decord", "pyav"."""
         self._reasons = set[str]()
 
+    @property
+    def decoders_lost(self) -> int:
+        """Decoder processes so far that died, hung or wrote nonsense."""
+        return self._pool.num_lost
+
     def key_of(self, address: str | Path) -> str:
         """The clip key. Raises ClipError if the file cannot be read, or there is no such
         window or view."""

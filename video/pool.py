@@ -5,10 +5,9 @@
 
 A helper that is past the clip's deadline is killed with all it has started, one that died is
 replaced, and the caller gets a ClipError with file and reason; if decord was at work, PyAV first
-gets its own try. Time spent waiting for a free helper
-is not the clip's. Helpers start anew from the Python executable (the engines' processes have
-threads, and must not be forked), import a decoder and nothing of the engines, end when idle, and
-die with the process that they serve.
+gets its own try. Time spent waiting for a free helper is not the clip's. Helpers start anew from
+the Python executable (the engines' processes have threads, and must not be forked), import a
+decoder and nothing of the engines, end when idle, and die with the process that they serve.
 """
 
 import contextlib
@@ -66,10 +65,16 @@ class DecodePool:
         helpers = [
             _Helper([*command], limit, starter, config) for _ in range(config.decode_workers)
         ]
+        self._helpers = helpers
         self._free: queue.LifoQueue[_Helper] = queue.LifoQueue()
         for helper in helpers:
             self._free.put(helper)
         self._end = weakref.finalize(self, _end_all, helpers, starter)
+
+    @property
+    def num_lost(self) -> int:
+        """Helpers so far that died, hung or wrote nonsense, and were or will be replaced."""
+        return sum(helper.num_lost for helper in self._helpers)
 
     def decode(self, path: Path, window: Window | None = None) -> DecodedClip:
         """Decode a clip in a helper (video.decode). Raises ClipError naming the file and the
@@ -146,6 +151,7 @@ class _Helper:
         self._decoder = config.decoder
         self._spec = config.model_dump(include={"fps", "min_frames", "max_frames"})
         self._child: _Child | None = None
+        self.num_lost = 0
 
     def decode(self, path: Path, window: Window | None) -> DecodedClip:
         """Decode a clip in this helper; errors as of DecodePool."""
@@ -167,19 +173,30 @@ class _Helper:
         return _receive(*self._ask(path, {"what": "frames", "numbers": list(numbers)}))
 
     def start(self) -> None:
-        """Start the process. Raises WorkerDied if it does not come up: no clip's fault."""
-        if self._child is not None and self._child.process.poll() is None:
-            return
+        """Start the process, once more if it is killed from outside meanwhile. Raises WorkerDied if
+        it does not come up: no clip's fault."""
+        if self._child is not None:
+            if (code := self._child.process.poll()) is None:
+                return
+            self.num_lost += code != 0
         self.end()
-        self._child = child = self._starter.submit(_launch, self._command, self._limit).result()
         try:
-            ready, _ = child.receive(_START_TIMEOUT_S)
+            try:
+                self._launch()
+            except _Ended:
+                self._lose()
+                self._launch()
         except (_Broken, _Ended, TimeoutError) as error:
             self.end()
             raise WorkerDied(
                 f"a decoder process did not start: {error}; "
                 "is PyAV installed and is there memory for a process?"
             ) from error
+
+    def _launch(self) -> None:
+        child = self._starter.submit(_launch, self._command, self._limit).result()
+        self._child = child
+        ready, _ = child.receive(_START_TIMEOUT_S)
         assert ready == READY, "pool_child says this first"
 
     def end(self) -> None:
@@ -188,20 +205,24 @@ class _Helper:
         if child is not None:
             child.kill()
 
+    def _lose(self) -> None:
+        self.num_lost += 1
+        self.end()
+
     def _ask(self, path: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
         try:
             reply, files = self._patiently({**question, "path": str(path)}, path)
         except _Stuck as error:
-            self.end()
+            self._lose()
             raise ClipUnreachable(
                 f"the disk of {path} gave no answer within decode_timeout_s={self._timeout_s:g}; "
                 "is its server up?"
             ) from error
         except _TimedOut as error:
-            self.end()
+            self._lose()
             raise ClipTimedOut(f"cannot decode {path}: {error}") from error
         except (_Broken, _Ended) as error:
-            self.end()
+            self._lose()
             raise ClipError(f"cannot decode {path}: {error}") from error
         if ERROR in reply:
             raise ClipError(reply[ERROR])
@@ -228,7 +249,7 @@ class _Helper:
         except _DecordBroke as error:
             if self._decoder == "decord":
                 raise
-            self.end()
+            self._lose()
             reply, files = self._exchange({**question, "decoder": "pyav"})
             return {**reply, "not_by_decord": str(error)}, files
 

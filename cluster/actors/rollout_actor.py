@@ -98,7 +98,8 @@ class RolloutActor:
         assert engine is not None, "start() comes first"
         decoded = {f"decoded_by_{name}": number for name, number in clips.decoded.items()}
         counts = {"clip_hits": clips.hits, "clip_misses": clips.misses}
-        return counts | {"restarted_traces": engine.num_restarted} | decoded
+        of_engine = {"restarted_traces": engine.num_restarted}
+        return {**counts, **of_engine, **decoded, "decoders_lost": clips.decoders_lost}
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the rendezvous of the weight-transfer backend."""

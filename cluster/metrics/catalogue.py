@@ -39,6 +39,8 @@ METRICS: tuple[Metric, ...] = (
          "processes started for a user function: more than its concurrency, and some were ended"),
         ("reward/<part>/num_split", "groups", "step",
          "groups that failed whole (TRL's) and were asked trace by trace"),
+        ("reward/<part>/num_lost", "processes", "step",
+         "processes of a user function that died, hung or wrote nonsense, and were replaced"),
         ("label/<label>/reward/<part>", "reward", "sequence",
          "one reward function, before weighting, on clips of this label"),
         ("label/<label>/accuracy", "share", "sequence",
@@ -123,6 +125,9 @@ METRICS: tuple[Metric, ...] = (
          "decord; supervised trainings have it in their first step"),
         ("video/decoded_by_pyav", "clips", "step",
          "those decoded by PyAV; the log names the first clip of each reason"),
+        ("video/decoders_lost", "count", "step",
+         "decoder processes of the rollout workers that died, hung or wrote nonsense since the "
+         "last step with this figure; another took their clip"),
         ("cache/embedding_hit_rate", "share", "clip",
          "clips of the learner's rows that its frozen vision tower had seen before the step; no "
          "figure where the tower is trained or learner.embedding_cache is off"),

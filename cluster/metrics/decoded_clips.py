@@ -19,4 +19,5 @@ class DecodedClips:
         """Metrics of the clips since the last call."""
         now = Counter(await self._counts())
         new, self._before = now - self._before, now
-        return {f"video/{_PREFIX}{name}": float(new[f"{_PREFIX}{name}"]) for name in _DECODERS}
+        figures = {f"video/{_PREFIX}{name}": float(new[f"{_PREFIX}{name}"]) for name in _DECODERS}
+        return {**figures, "video/decoders_lost": float(new["decoders_lost"])}

@@ -145,7 +145,8 @@ class PluginRunner:
         """The slot's process, ready. Raises ConfigError if the function cannot be loaded."""
         if slot.child is not None and slot.child.is_waiting():
             return slot.child
-        _discard(slot)  # it ended, or went wild, between two questions
+        if slot.child is not None:  # it ended, or went wild, between two questions
+            self._lose(slot)
         with self._lock:
             if self._is_closed:
                 raise ConfigError("the scorer was closed")
@@ -196,10 +197,14 @@ class PluginRunner:
         try:
             return ask(child, question, part, settled)
         except Broken as broken:
-            _discard(slot)
+            self._lose(slot)
             if is_batched:
                 return self._settle_batch(part, settled, self._broken(broken), is_retried=True)
             return self._settle_rest(part, settled, broken, is_async=is_async)
+
+    def _lose(self, slot: _Slot) -> None:
+        self.figures.num_lost += 1
+        _discard(slot)
 
     def _ask_each(
         self,

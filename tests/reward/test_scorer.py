@@ -177,7 +177,7 @@ async def test_latencies_are_named_after_the_part(tmp_path: Path) -> None:
         await scorer.score(SAMPLE, [completion(GOOD)])
         assert scorer.take_figures().keys() == {
             f"reward/sometimes/{name}"
-            for name in ("latency_p50_s", "latency_p99_s", "num_started", "num_split")
+            for name in ("latency_p50_s", "latency_p99_s", "num_started", "num_split", "num_lost")
         }
 
 

@@ -187,7 +187,9 @@ def test_a_decoder_that_fails_costs_its_clip_and_no_other(
 def test_a_helper_that_was_killed_from_outside_gets_another_try(
     bad_pool: DecodePool, tmp_path: Path
 ) -> None:
+    lost = bad_pool.num_lost
     ask(bad_pool, tmp_path / "killed once.mp4", content=b"1")
+    assert bad_pool.num_lost == lost + 1
     with pytest.raises(
         ClipError, match=r"killed twice\.mp4: its decoder was ended twice by SIGKILL"
     ):
@@ -270,6 +272,33 @@ def test_a_helper_that_ended_meanwhile_is_replaced(pool: DecodePool, make_clip: 
     os.kill(helper, signal.SIGKILL)
     wait_for(lambda: not is_alive(helper))
     assert len(pool.decode(path).frames) == 8
+
+
+@pytest.mark.parametrize("num_kills", [1, 2])
+def test_a_helper_that_is_killed_while_it_starts_is_started_once_more(
+    tmp_path: Path, make_clip: MakeClip, num_kills: int
+) -> None:
+    script, starts = tmp_path / "helper.py", tmp_path / "starts"
+    script.write_text(
+        f"""
+import os, sys
+with open({str(starts)!r}, "a") as file:
+    file.write("x")
+if os.path.getsize({str(starts)!r}) <= {num_kills}:
+    os.kill(os.getpid(), 9)
+sys.path.insert(0, {str(ROOT)!r})
+from video.pool_child import main
+main()
+"""
+    )
+    config = VideoConfig(max_frames=8, decode_workers=1)
+    with contextlib.closing(DecodePool(config, (sys.executable, str(script)))) as pool:
+        if num_kills == 1:
+            assert len(pool.decode(make_clip()).frames) == 8
+            assert pool.num_lost == 1
+        else:
+            with pytest.raises(WorkerDied, match="did not start: its decoder was ended twice"):
+                pool.decode(make_clip())
 
 
 def test_a_helper_imports_nothing_of_the_engines() -> None:

@@ -153,6 +153,7 @@ def _parts(
         workers=lambda: session.rollouts.names,
         fleet=session.fleet_figures,
         effective=_effective_time(session.run_dir, grpo.name, state.step),
+        events=session.events,
         max_failure_frac=config.reward.max_failure_frac,
         deterministic=config.deterministic,
     )

@@ -13,8 +13,10 @@ from cluster.driver.progress import Bar
 from cluster.loop import StepGroups
 from cluster.metrics.decoded_clips import DecodedClips
 from cluster.metrics.effective_time import EffectiveTime
+from cluster.metrics.events import Events
 from cluster.metrics.fleet_figures import FleetFigures
 from cluster.metrics.learning_guards import LearningGuards
+from cluster.metrics.lost_processes import note_lost_processes
 from cluster.metrics.metrics_log import MetricsLog, Stopwatch
 from cluster.metrics.timeline import DRIVER, Timeline
 from cluster.resume.archived_groups import (
@@ -73,6 +75,7 @@ class GrpoParts:
     """Names of the rollout workers that are there."""
     fleet: FleetFigures
     effective: EffectiveTime
+    events: Events
     max_failure_frac: float
     deterministic: bool
 
@@ -129,6 +132,7 @@ class GrpoLearner:
         figures |= parts.guards.check_step(groups, figures.get("response_length/mean"))
         figures |= await parts.cache_hits.of_step()
         figures |= await parts.decoded_clips.new()
+        note_lost_processes(parts.events, figures, version - self._run.first_step)
         signal = any(has_signal(group, self._grpo.loss) for group in groups)
         parts.learning.observe_step(groups, has_signal=signal)
         if self._grpo.filter_groups.enable:

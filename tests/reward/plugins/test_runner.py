@@ -207,7 +207,8 @@ async def test_a_process_that_ends_between_two_questions_costs_no_trace(tmp_path
         assert await values(runner, "exit soon") == [9.0]
         await asyncio.sleep(1.0)
         assert await values(runner, "four") == [4.0]
-        assert runner.take_figures()["num_started"] == 2
+        figures = runner.take_figures()
+        assert (figures["num_started"], figures["num_lost"]) == (2, 1)
 
 
 async def test_printing_a_lot_disturbs_nothing(
@@ -256,7 +257,11 @@ async def test_latencies_are_per_call_and_taken_once(tmp_path: Path) -> None:
         figures = runner.take_figures()
         assert figures["num_started"] == 1
         assert 0 < figures["latency_p50_s"] <= figures["latency_p99_s"]
-        assert runner.take_figures() == {"num_started": 0.0, "num_split": 0.0}
+        assert runner.take_figures() == {
+            "num_started": 0.0,
+            "num_split": 0.0,
+            "num_lost": 0.0,
+        }
 
 
 @pytest.mark.parametrize(

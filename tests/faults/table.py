@@ -1,0 +1,137 @@
+"""Table of faults: what is done to a run, to whom, when, and what heals it. (No test file.)
+
+Rows of the same ``run`` share one: two workers, or two ranks, are started once for all of them.
+"""
+
+from tests.faults.fault import Fault
+
+_WORKERS = (
+    "rollout.num_workers=2",
+    "fleet_health.probe_interval_s=1",
+    "fleet_health.probe_timeout_s=15",
+    "fleet_health.unhealthy_threshold=2",
+    "fleet_health.max_restart_attempts=20",
+)
+_RANKS = ("learner.num_ranks=2", "learner.zero_stage=2", "learner.max_restarts=5")
+_LOST = r"rollout-\d+ is (dead|lost)"
+_DEAD_RANK = r"learner rank \d.*died"
+
+_HELPERS = (
+    Fault(
+        name="decode helpers",
+        role="decode helpers",
+        moment="serving",
+        step=0,
+        run="helpers",
+        healed_by="decoder",
+        limit_s=30,
+    ),
+    Fault(
+        name="reward worker",
+        role="reward worker",
+        moment="serving",
+        step=2,
+        run="helpers",
+        healed_by="reward",
+        limit_s=30,
+    ),
+    Fault(
+        name="reward guard",
+        role="reward guard",
+        moment="serving",
+        step=4,
+        run="helpers",
+        healed_by="reward",
+        limit_s=60,
+    ),
+    Fault(
+        name="object store pressure",
+        role="driver",
+        moment="serving",
+        act="fill-store",
+        for_s=15,
+        step=6,
+        run="helpers",
+        limit_s=30,
+    ),
+)
+_ENDED = (
+    Fault(name="archive writer", role="driver", moment="append", healed_by="resume", limit_s=240),
+    Fault(name="driver", role="driver", moment="in-update", healed_by="resume", limit_s=240),
+    Fault(
+        name="full disk",
+        role="driver",
+        moment="in-update",
+        act="full-disk",
+        healed_by="resume",
+        limit_s=240,
+        line="No space left on device",
+    ),
+)
+
+
+def _worker(name: str, role: str, moment: str, step: int, **more: object) -> Fault:
+    return Fault(
+        name=name,
+        role=role,
+        moment=moment,  # type: ignore[arg-type]
+        step=step,
+        run="workers",
+        healed_by="worker",
+        limit_s=180,
+        line=_LOST,
+        settings=_WORKERS,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+_OF_WORKERS = (
+    _worker("rollout actor", "rollout actor", "serving", 2),
+    _worker("engine, serving", "engine", "serving", 5),
+    _worker("engine, mid-update", "engine", "mid-update", 8),
+    _worker("engine, idle", "engine", "idle", 11),
+    _worker("engine's process group", "engine group", "serving", 14),
+    _worker("engine hangs", "engine", "serving", 17, act="STOP"),
+)
+_OF_RANKS = tuple(
+    Fault(
+        name=f"learner rank, {moment}",
+        role="rank",
+        moment=moment,  # type: ignore[arg-type]
+        step=step,
+        run="ranks",
+        healed_by="rank",
+        limit_s=180,
+        line=_DEAD_RANK,
+        settings=_RANKS,
+    )
+    for step, moment in ((3, "forward"), (6, "all-reduce"), (9, "in-save"))
+)
+_OF_NODES = (
+    Fault(
+        name="network hiccup of 20 s",
+        role="node",
+        moment="serving",
+        act="STOP",
+        for_s=20,
+        step=2,
+        run="nodes",
+        limit_s=40,
+        settings=_WORKERS,
+        nodes=3,
+    ),
+    Fault(
+        name="node",
+        role="node",
+        moment="serving",
+        step=5,
+        run="nodes",
+        healed_by="worker",
+        limit_s=240,
+        line=_LOST,
+        settings=_WORKERS,
+        nodes=3,
+    ),
+)
+FAULTS = (*_HELPERS, *_ENDED, *_OF_WORKERS, *_OF_RANKS, *_OF_NODES)
+BY_NAME = {fault.name: fault for fault in FAULTS}
