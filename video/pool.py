@@ -194,8 +194,7 @@ class _Helper:
             ) from error
 
     def _launch(self) -> None:
-        child = self._starter.submit(_launch, self._command, self._limit).result()
-        self._child = child
+        self._child = child = self._starter.submit(_launch, self._command, self._limit).result()
         ready, _ = child.receive(_START_TIMEOUT_S)
         assert ready == READY, "pool_child says this first"
 
