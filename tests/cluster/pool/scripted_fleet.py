@@ -33,7 +33,7 @@ class Engine:
     hangs: bool = False
     """It answers nothing, for ever."""
     fails: bool = False
-    """It answers each request and probe by an error."""
+    """It answers requests by an error, and probes well."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -99,6 +99,8 @@ class ScriptedFleet:
         self.max_in_work[name] = max(self.max_in_work[name], self._in_work[name])
         try:
             await self._work(name, self.answer_s)
+            if self.engines[name].fails:
+                raise GenerationError(f"{name} cannot write")
             return f"{name} {self.engines[name].weights}"
         finally:
             self._in_work[name] -= 1
@@ -113,8 +115,6 @@ class ScriptedFleet:
             await asyncio.wait_for(engine.ended.wait(), seconds)
         if engine.dead:
             raise WorkerLost(f"{name} died", engine.dead)
-        if engine.fails:
-            raise GenerationError(f"{name} cannot write")
 
     def kill(self, name: str, cause: Cause = Cause.ENGINE_DIED) -> None:
         """Let a worker die: whatever waits for it, and whatever comes, fails."""
