@@ -233,9 +233,12 @@ class WorkerHealth:
         if not self.state.runs:
             return
         self.version, self.last_heard = version, self._now()
-        self._hold(current=current)
         self.failed_probes = self.failed_requests = self.failed_updates = 0
-        if current and self.state is not _S.HEALTHY:
+        if not current:
+            self.outdated()
+            return
+        self._hold(current=True)
+        if self.state is not _S.HEALTHY:
             self._to(_S.HEALTHY, Cause.WEIGHTS_PROVEN)
 
     def outdated(self) -> None:

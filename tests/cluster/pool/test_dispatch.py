@@ -1,6 +1,5 @@
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +15,7 @@ from cluster.pool.worker_health import Cause, HealthState, WorkerLost
 from tests.cluster.pool import scripted_fleet
 from tests.cluster.pool.scripted_fleet import NotedEvents, version
 from tests.cluster.pool.test_membership import PLACE
-from tests.cluster.pool.virtual_time import run_virtually
+from tests.cluster.pool.virtual_time import run_virtually, virtually
 from wire.errors import DeadlineExceeded, GenerationError, TooManyFailures
 
 NAMES = ["r0", "r1", "r2"]
@@ -93,16 +92,6 @@ async def settle() -> None:
     """Let everything go on that can without a timer."""
     for _ in range(20):
         await asyncio.sleep(0)
-
-
-def virtually(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """A test on virtual time."""
-
-    def run() -> None:
-        run_virtually(test(), limit_s=1e5)  # type: ignore[arg-type]
-
-    run.__name__ = test.__name__
-    return run
 
 
 @virtually

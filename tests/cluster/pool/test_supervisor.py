@@ -10,7 +10,7 @@ from cluster.config.fleet import FleetHealthConfig
 from cluster.pool.dispatch import NoWorkers
 from cluster.pool.worker_health import Cause, WorkerLost
 from tests.cluster.pool.scripted_fleet import Pool, ScriptedFleet, settings
-from tests.cluster.pool.test_dispatch import virtually
+from tests.cluster.pool.virtual_time import virtually
 from wire.errors import DeadlineExceeded
 
 

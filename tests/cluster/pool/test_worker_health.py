@@ -77,6 +77,12 @@ def test_a_suspect_that_answers_a_probe_serves_again_only_with_weights_that_stil
     assert health.state is HealthState.STALE
 
 
+def test_proof_of_older_weights_takes_a_worker_out_of_service():
+    health, _ = serving()
+    health.proven(version(0), current=False)
+    assert (health.state, health.cause) == (HealthState.STALE, Cause.UPDATE)
+
+
 def test_probes_that_fail_in_a_row_kill_and_an_answer_ends_the_row():
     health, _ = serving(unhealthy_threshold=3)
     for _ in range(5):
