@@ -34,7 +34,7 @@ from cluster.commands import (
     study,
 )
 from cluster.commands.base import interrupted, say
-from cluster.commands.fleet import deploy, simulate, workers
+from cluster.commands.fleet import deploy, scale, simulate, workers
 from cluster.driver import interrupts
 from wire.disk import REMEDY, full_disk
 from wire.errors import ArchiveError, DeepIntuitError, DiskFull, UserError, root_causes
@@ -47,6 +47,7 @@ _COMMANDS = (
     prompts,
     plan,
     simulate,
+    scale,
     doctor,
     deploy,
     run,

@@ -18,6 +18,7 @@ from pathlib import Path
 from cluster.actors import placement
 from cluster.actors.clip_homes import homes_of
 from cluster.actors.learner_group import LearnerGroup
+from cluster.actors.placement import Reservation
 from cluster.actors.reward_nodes import reward_nodes
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.actors.shared_paths import require_shared
@@ -258,7 +259,9 @@ class Session:
         row = probe_row(supervised_row(prompt, sample.video, target), target)
         limit = config.parity.limit(*precisions)
         kind = AdapterSync if config.learner.hands_off_adapters else WeightSync
-        return kind(self.rollouts, self.learner, row, limit, noise_factor)
+        sync = kind(self.rollouts, self.learner, row, limit, noise_factor)
+        self.rollouts.use_weights_of(sync)
+        return sync
 
 
 async def preflight(
@@ -313,10 +316,9 @@ async def open_session(
     quarantine = await run_in_daemon_thread(open_quarantine, config, run_dir, data)
     async with AsyncExitStack() as stack:
         seats = await stack.enter_async_context(placement.reserved(config, debug=debug))
-        await require_shared(
-            *(seats, run_dir.path, {config.model, model_dir}, some_clips(data.samples)),
-            config.cluster.start_timeout_s,
-        )
+        start_s = config.cluster.start_timeout_s
+        files = run_dir.path, {config.model, model_dir}, some_clips(data.samples), start_s
+        await require_shared(seats, *files)
         attempt = next_attempt(run_dir.archive)
         note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
@@ -333,7 +335,13 @@ async def open_session(
         events = EventLog(run_dir.path, attempt)
         learner = LearnerGroup(config, seats.ranks, homes, timeline, events=events)
         prepare = None if homes is None else learner.prepare_clip
-        rollouts = RolloutPool(config, seats.workers, homes, prepare)
+        events = EventLog(run_dir.path, attempt)
+        rollouts = RolloutPool(
+            *(config, seats.workers, homes, prepare),
+            events=events,
+            run_dir=run_dir.path,
+            admit=lambda seat: require_shared(Reservation((seat,), ()), *files),
+        )
         stack.push_async_callback(rollouts.stop)
         stack.callback(learner.stop)
         console.print(

@@ -22,6 +22,7 @@ from rollout.vllm_calls.answer import answer_of
 from rollout.vllm_calls.arguments import vllm_arguments
 from rollout.vllm_calls.groups import RequestGroups
 from rollout.vllm_calls.label_questions import question_answers, question_params
+from rollout.vllm_calls.probe import probe
 from rollout.vllm_calls.request import tensor_of, vllm_requests
 from video.positions import PositionRule
 from video.processor import ProcessedClip
@@ -58,6 +59,8 @@ class VllmEngine:
         self._rule = rule
         self._bias = dict.fromkeys(blocked_tokens, -100.0)
         self._probes = itertools.count()
+        # a token would be computed beside others, or be in the way of a sleep
+        self._probe_writes = not (deterministic or config.sleep)
         self.embeddings: SharedEmbeddings | None = None
         """Embeddings of clips that the learner makes or takes, too; None: the tower sees all."""
 
@@ -287,6 +290,10 @@ class VllmEngine:
     def is_alive(self) -> bool:
         """False once the engine's process has ended."""
         return not self._llm.errored
+
+    async def probe(self) -> None:
+        """Show that the engine works (rollout/vllm_calls/probe.py); the caller sets a deadline."""
+        await probe(self._llm, self._groups, writes=self._probe_writes)
 
     def stop(self) -> None:
         """End the engine's process."""

@@ -32,6 +32,8 @@ class Workers:
     rollouts: RolloutPool
     samples: list[Sample]
     probe: Row
+    events: "RecordedEvents"
+    """What became of the workers."""
 
     @asynccontextmanager
     async def learner(
@@ -48,9 +50,26 @@ class Workers:
             await learner.connect(client(config.rollout.update_timeout_s, *values))
             precisions = config.rollout.dtype, config.learner.dtype
             limits = config.parity.limit(*precisions), config.parity.noise_limit(*precisions)
-            yield learner, WeightSync(self.rollouts, learner, self.probe, *limits)
+            sync = WeightSync(self.rollouts, learner, self.probe, *limits)
+            self.rollouts.use_weights_of(sync)
+            yield learner, sync
         finally:
             learner.stop()
+
+
+class RecordedEvents:
+    """Keeps a pool's events."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str, dict[str, Any]]] = []
+        """Kind, subject, fields."""
+
+    def note(self, kind: str, subject: str, **fields: Any) -> None:
+        self.all.append((kind, subject, fields))
+
+    def states(self, name: str) -> list[tuple[str, str]]:
+        """States of a worker, and why it came to each."""
+        return [(f["state"], f["cause"]) for _, who, f in self.all if who == name and "state" in f]
 
 
 def make_config(model: Path, manifest: Path, names: list[str], **settings: Any) -> RunConfig:
@@ -78,13 +97,14 @@ async def open_workers(config: RunConfig, cache_dir: Path) -> AsyncIterator[Work
     """Engines up with the model's weights as version 0.0; all ended afterwards."""
     config = with_cache(config, cache_dir)
     seats = await placement.reserve(config)
-    rollouts = RolloutPool(config, seats.workers)
+    events = RecordedEvents()
+    rollouts = RolloutPool(config, seats.workers, events=events)
     try:
         await rollouts.start(str(config.model), PolicyVersion(attempt=0, step=0))
         labels = LabelSet(labels=config.labels)
         samples = list(read_manifest(config.data.manifest, labels, None))
         probe = await make_probe(rollouts, samples[0])
-        yield Workers(config, seats, rollouts, samples, probe)
+        yield Workers(config, seats, rollouts, samples, probe, events)
     finally:
         await rollouts.stop()
         seats.release()

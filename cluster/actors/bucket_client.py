@@ -9,6 +9,9 @@ engines there read. A node has two such places, so the next bucket arrives while
 loads. An engine writes on until the first bucket is on its node. What fails on one node is that
 node's failure only: the order of its calls is Ray's, by their arguments, and no node waits for
 another as long as rank 0 has memory for what the slower one lacks.
+
+Each bucket that is in Ray's object store, for another node or for engines that join later, is there
+once; all of them are the host copy of this version (cluster/actors/host_copy.py).
 """
 
 from collections.abc import Sequence
@@ -19,13 +22,15 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.actors.engine_calls import EngineCalls, EngineSet, first_line
+from cluster.actors.host_copy import PLACES, AdapterCopy, HostCopy
 from wire.adapters import AdapterFiles
 from wire.errors import DeepIntuitError
 from wire.types import PolicyVersion
 from wire.weights import digest
 
-PLACES = 2
-"""Buckets that a node holds at once: one is loaded while one arrives."""
+_SHARE_OF_STORE = 0.4
+"""Of a node's object store, for a host copy: while a new one is made, an engine may hold the old
+one."""
 
 
 class BucketClient:
@@ -43,9 +48,11 @@ class BucketClient:
         self._near: _Node | None = None
         self._far: list[_Node] = []
         self._carrier: ThreadPoolExecutor | None = None
-        self._carried: list[Future[None]] = []
+        self._carried: list[Future[Any]] = []
         self._num_sent = 0
+        self._keeps = False
         self.untried: list[str] = []
+        self.copy: HostCopy | AdapterCopy | None = None
 
     def open(self, version: PolicyVersion, engines: EngineSet) -> None:
         """Choose the engines of the next update, and the version that it brings."""
@@ -54,6 +61,7 @@ class BucketClient:
         for carried in self._carried:  # of an update that was broken off
             carried.cancel()
         self._near, self._far, self._carried, self._num_sent = None, [], [], 0
+        self.copy = None
 
     @property
     def failures(self) -> dict[str, str]:
@@ -88,15 +96,17 @@ class BucketClient:
         ``path``; with ``stay`` they remain there until the update ends, and nobody is awaited."""
         assert self._near is not None, "start_weight_update() comes first"
         header = {key: value for key, value in update_info.items() if key not in ("data", "stay")}
+        if self._num_sent == 0:
+            num_bytes = update_info["num_buckets"] * len(update_info["data"])
+            self._keeps = num_bytes <= _SHARE_OF_STORE * _store_bytes()
         self._near.send(header)
-        if self._far:
+        if self._far or self._keeps:
             self._carrier = self._carrier or ThreadPoolExecutor(1, thread_name_prefix="carry")
-            self._carried.append(
-                self._carrier.submit(_carry, self._far, header, update_info["data"])
-            )
+            data, keeps = update_info["data"], self._keeps
+            self._carried.append(self._carrier.submit(_carry, self._far, header, data, keeps=keeps))
         if not update_info.get("stay"):
             self._near.await_loaded(self._num_sent)
-            if self._far and self._num_sent:
+            if self._carried and self._num_sent:
                 self._carried[self._num_sent - 1].result()
         self._num_sent += 1
 
@@ -116,11 +126,15 @@ class BucketClient:
         for node in self._far:
             finishing |= node.finish(self._version)
         self._calls.answers("finish_update", finishing)
+        if self._keeps:
+            chunks = tuple(carried.result() for carried in self._carried)
+            self.copy = HostCopy(version=self._version, chunks=chunks)
 
     def load_adapter(self, files: AdapterFiles) -> None:
         """Load a LoRA adapter beside the adapters that requests use; nothing pauses."""
         sent = ray.put(files)
         self._calls.ask("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
+        self.copy = AdapterCopy(version=self._version, files=sent)
 
 
 class _Node:
@@ -194,14 +208,25 @@ class _Node:
             self._calls.drop(name, f"{holder} did not bring the weights to this node")
 
 
-def _carry(nodes: "Sequence[_Node]", header: dict[str, Any], data: Any) -> None:
+def _carry(nodes: "Sequence[_Node]", header: dict[str, Any], data: Any, *, keeps: bool) -> Any:
     """Send a bucket to each of other nodes once, as soon as all of them have a place for it. It is
-    ready by then."""
-    if not any(node.names for node in nodes):
-        return
+    ready by then. Returns a reference to it, None if it is in nobody's way. ``keeps``: also where
+    no engine is left."""
+    if not keeps and not any(node.names for node in nodes):
+        return None
     rest = {key: value for key, value in header.items() if key != "path"}
     chunk = ray.put({**rest, "data": data, "digest": digest(data)})
     for node in nodes:
         node.await_place()
     for node in nodes:
         node.send(chunk)
+    return chunk
+
+
+def _store_bytes() -> float:
+    """Size of this node's object store."""
+    here = ray.get_runtime_context().get_node_id()
+    sizes = [
+        n["Resources"].get("object_store_memory", 0.0) for n in ray.nodes() if n["NodeID"] == here
+    ]
+    return float(sizes[0]) if sizes else 0.0

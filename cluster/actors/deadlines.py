@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
-import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from wire.errors import DeadlineExceeded, WorkerDied
@@ -56,44 +55,9 @@ async def gather_or_raise(waits: Sequence[Awaitable[T]], grace_s: float = _GRACE
             task.cancel()
 
 
-class Withdrawn(Exception):
-    """A call that was taken back."""
-
-
-async def answer_unless(withdrawn: asyncio.Event, call: Awaitable[T]) -> T:
-    """Answer of a call to an async actor. Cancels the call and raises Withdrawn once it is
-    withdrawn."""
-    answer = asyncio.ensure_future(_awaited(call))
-    taken_back = asyncio.ensure_future(withdrawn.wait())
-    try:
-        await asyncio.wait((answer, taken_back), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        if isinstance(call, ray.ObjectRef):
-            ray.cancel(call)
-        raise Withdrawn
-    finally:
-        answer.cancel()
-        taken_back.cancel()
-
-
-async def _awaited(call: Awaitable[T]) -> T:
-    return await call
-
-
-async def responds(call: Awaitable[bool]) -> bool:
-    """Whether an actor answers that it is alive; an actor that is only slow counts as alive."""
-    try:
-        return await asyncio.wait_for(call, _GRACE_S)
-    except TimeoutError:
-        return True
-    except DIED:
-        return False
-
-
-async def ignore_dead(call: Awaitable[Any]) -> None:
+async def ignore_dead(call: Awaitable[Any], timeout_s: float = 30.0) -> None:
     """Await a call that ends an actor; ignore that the actor is dead already, or slow."""
     try:
-        await asyncio.wait_for(call, 30)
+        await asyncio.wait_for(call, timeout_s)
     except (*DIED, TimeoutError):
         return

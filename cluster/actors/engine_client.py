@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.actors.engine_calls import EngineCalls, EngineSet, first_failure, first_line
+from cluster.actors.host_copy import AdapterCopy, HostCopy
 from wire.adapters import AdapterFiles
 from wire.engine_group import GIVEN_UP, Membership
 from wire.errors import DeepIntuitError, WeightUpdateError
@@ -33,6 +34,11 @@ class UpdateClient(Protocol):
     def untried(self) -> list[str]:
         """Sound engines that did not get the last update because others failed."""
 
+    @property
+    def copy(self) -> HostCopy | AdapterCopy | None:
+        """Copy of what the last update brought, for engines that join later; None: they wait for
+        the next update."""
+
     def open(self, version: PolicyVersion, engines: EngineSet) -> None:
         """Choose the engines of the next update, and the version that it brings."""
 
@@ -53,13 +59,14 @@ class EngineClient:
         self._calls = EngineCalls({}, self._timeout_s)
         self._version = PolicyVersion(attempt=0, step=0)
         self.untried: list[str] = []
+        self.copy: HostCopy | AdapterCopy | None = None
         self.load_s = 0.0
 
     def open(self, version: PolicyVersion, engines: EngineSet) -> None:
         """Choose the engines of the next update, and the version that it brings."""
         self._version, self._engines = version, engines
         self._calls = EngineCalls(engines.actors, self._timeout_s)
-        self.untried, self.load_s = [], 0.0
+        self.untried, self.copy, self.load_s = [], None, 0.0
 
     @property
     def failures(self) -> dict[str, str]:
@@ -94,6 +101,7 @@ class EngineClient:
         """Load a LoRA adapter beside the adapters that requests use; nothing pauses."""
         sent = ray.put(files)
         self._calls.ask("load_adapter", lambda _, w: w.load_adapter.remote(self._version, sent))
+        self.copy = AdapterCopy(version=self._version, files=sent)
 
 
 class GroupEngineClient(EngineClient):

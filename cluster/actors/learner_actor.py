@@ -7,6 +7,7 @@ from pathlib import Path
 from cluster.actors.embeddings_of_node import open_store
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
+from cluster.actors.host_copy import AdapterCopy, HostCopy
 from cluster.actors.worker_method import worker_method
 from cluster.config.recipe import RunConfig
 from learner.config import GrpoLossConfig, LoraConfig, OptimConfig
@@ -39,6 +40,8 @@ class WeightSyncResult:
     digests: dict[str, int] = field(default_factory=dict)
     """Digest of each tensor that was sent; empty unless engines and learner compute in
     bfloat16."""
+    copy: HostCopy | AdapterCopy | None = None
+    """Copy of what was sent, for engines that join later."""
 
 
 class LearnerActor:
@@ -136,5 +139,8 @@ class LearnerActor:
     def _result(self, figures: dict[str, float]) -> WeightSyncResult:
         assert self._client is not None, "connect() comes first"
         return WeightSyncResult(
-            failures=self._client.failures, untried=self._client.untried, figures=figures
+            failures=self._client.failures,
+            untried=self._client.untried,
+            figures=figures,
+            copy=self._client.copy,
         )

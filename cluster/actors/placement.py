@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,10 +252,10 @@ async def _try_to_reserve(
     return Reservation(tuple(seat for (seat,) in workers), ranks)
 
 
-async def reserve_worker(config: RunConfig) -> Seat:
-    """Reserve a seat for one more rollout worker, on the node with most room. Raises PlacementError
-    if there is none now."""
-    free, kind = free_resources(), worker_kind(config)
+async def reserve_worker(config: RunConfig, refused: Set[str] = frozenset()) -> Seat:
+    """Reserve a seat for one more rollout worker, on the largest of the nodes but ``refused`` ones.
+    Raises PlacementError if there is no room now."""
+    free, kind = free_resources(refused), worker_kind(config)
     layout = lay_out([kind], list(free.values()))
     if layout is not None:
         node = list(free)[layout[0][0]]
@@ -264,15 +264,16 @@ async def reserve_worker(config: RunConfig) -> Seat:
     raise PlacementError(_explain([kind], list(free.values())))
 
 
-def worker_room(config: RunConfig) -> int:
+def worker_room(config: RunConfig, refused: Set[str] = frozenset()) -> int:
     """How many more rollout workers the cluster has room for now."""
-    return room_for(worker_kind(config), list(free_resources().values()))
+    return room_for(worker_kind(config), list(free_resources(refused).values()))
 
 
-def free_resources() -> dict[str, Bundle]:
-    """Resources that are free now on each node, by Ray's id of it."""
+def free_resources(refused: Set[str] = frozenset()) -> dict[str, Bundle]:
+    """Resources that are free now on each node but ``refused`` ones, by Ray's id of it."""
     free: Mapping[str, Bundle] = available_resources_per_node()
-    return {name: free[name] for node in _alive() if (name := node["NodeID"]) in free}
+    names = [name for node in _alive() if (name := node["NodeID"]) not in refused]
+    return {name: free[name] for name in names if name in free}
 
 
 async def _groups(

@@ -1,10 +1,14 @@
 """The Ray actor of one rollout worker: builds the worker and its engine from the recipe."""
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from cluster.actors.embeddings_of_node import EmbeddingsOfNode
 from cluster.actors.worker_method import worker_method
@@ -49,20 +53,22 @@ class RolloutActor:
         assert self._worker is not None, "start() comes first"
         return self._worker
 
-    async def start(self, model_dir: str, version: PolicyVersion) -> None:
-        """Start the engine with a model's weights, and the worker on it."""
+    async def start(self, model_dir: str, version: PolicyVersion, restarts: int = 0) -> int:
+        """Start the engine with a model's weights, and the worker on it. ``restarts``: of this
+        worker until now. Returns the id of the actor's process."""
         config, folder = self._config, Path(model_dir)
         renderer = Renderer.load(folder, config.rollout.max_prompt_length)
         clips = NarratedClips(cache_folder(config.video), ClipProcessor(folder), config.video)
         self._clips, self._renderer = clips, renderer
         blocked = renderer.blocked_tokens()
+        again = (restarts,) if restarts else ()  # it is not to draw once more what it has drawn
         engine = await VllmEngine.start(
             folder,
             config.rollout,
             blocked,
             config.transfer.backend,
             _adapter_slots(config),
-            seed=stable_seed("engine", self._name, config.seed, version),
+            seed=stable_seed("engine", self._name, config.seed, version, *again),
             deterministic=config.deterministic,
         )
         self._engine = engine
@@ -74,6 +80,7 @@ class RolloutActor:
             config.prompt_set,
             version,
         )
+        return os.getpid()
 
     def share_embeddings(self, tower: str) -> None:
         """Share embeddings of clips with the learner ranks of this node, which name their vision
@@ -115,6 +122,22 @@ class RolloutActor:
     async def is_alive(self) -> bool:
         """Whether the engine's process still runs."""
         return self._engine is not None and self._engine.is_alive
+
+    async def probe(self) -> bool:
+        """Let the engine show that it works; the caller sets a deadline. False: its process has
+        ended."""
+        if self._engine is None or not self._engine.is_alive:
+            return False
+        await self._engine.probe()
+        return True
+
+    async def end_processes(self) -> None:
+        """End the processes of the engine and of the decoders, whatever state they are in."""
+        below = psutil.Process().children(recursive=True)
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(below, timeout=5)
 
     async def hold(self, chunk: dict[str, Any], place: int) -> dict[str, Any]:
         """Copy a chunk's bytes to memory that all engines of this node can read, until the next

@@ -1,54 +1,58 @@
 """Rollout pool: calls to the rollout workers' Ray actors as plain methods. Callers see no Ray.
 
+    answer -> Dispatcher -> a worker in service          RayFleet <- Supervisor: probes, restarts,
+              (cluster/pool/dispatch.py)                             joins, leaves, each second
+    weight sync -> Membership: whose weights are proven, and may serve
+
 A sample goes to a worker on a node that has its clip, if that is at most one group busier than the
 least busy of all, else to this one (in a deterministic run, to the worker whose turn it is). The
-learner's ranks are in learner_group.py.
+rules are in cluster/pool, which knows no Ray. The learner's ranks are in learner_group.py.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
-
-import ray
 
 from cluster.actors.bucket_client import BucketClient
 from cluster.actors.clip_homes import ClipHomes
-from cluster.actors.deadlines import (
-    DIED,
-    Withdrawn,
-    answer_unless,
-    ignore_dead,
-    responds,
-    with_deadline,
-)
+from cluster.actors.deadlines import with_deadline
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import EngineClient, GroupEngineClient, UpdateClient
+from cluster.actors.host_copy import AdapterCopy, HostCopy
 from cluster.actors.placement import Seat
-from cluster.actors.rollout_actor import RolloutActor
+from cluster.actors.ray_fleet import RayFleet, Weights
 from cluster.config.recipe import RunConfig
+from cluster.metrics.events import Events, NoEvents
+from cluster.pool.clock import LoopClock
+from cluster.pool.desired_workers import DesiredWorkers
+from cluster.pool.dispatch import Dispatcher
+from cluster.pool.fleet_view import fleet_view
+from cluster.pool.membership import Membership
+from cluster.pool.settings import PoolSettings
+from cluster.pool.supervisor import Supervisor
+from cluster.pool.worker_health import Cause, Change, WorkerLost
+from cluster.pool.worker_view import FleetView, write_fleet
 from rollout.engine import Sampling, WeightDigests
 from rollout.prompt import PromptKind
 from rollout.worker import Rollout
 from video.semantic_tokens.narrated_clips import Narration
 from wire.errors import DeadlineExceeded, GenerationError, WeightUpdateError, WorkerDied
-from wire.types import Failure, PolicyVersion, Prompt, Sample
+from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample
 
 T = TypeVar("T")
 
-_DETOUR = 1  # requests that a worker near the clip may have more than the least busy one
+_LOOK_S = 0.5
 
 log = logging.getLogger(__name__)
 
 
-RemoteRolloutActor: Any = ray.remote(RolloutActor)
-
-
 class RolloutPool:
-    """Pool of rollout workers. Only workers in service answer; a failed weight update takes one
-    out."""
+    """Pool of rollout workers. Only workers in service answer; one that dies is started anew and
+    gets the newest weights, while the others go on."""
 
     def __init__(
         self,
@@ -56,116 +60,89 @@ class RolloutPool:
         seats: Sequence[Seat],
         homes: ClipHomes | None = None,
         prepare: Callable[[str], None] | None = None,
+        *,
+        events: Events | None = None,
+        run_dir: Path | None = None,
+        admit: Callable[[Seat], Awaitable[None]] | None = None,
     ) -> None:
         """``homes``: nodes that clips are preferred on; ``prepare``: makes a clip ready at its
-        home. None: on one node."""
-        self._homes, self._prepare = homes, prepare
-        rollout = config.rollout
-        self._config = config
-        self._actors: dict[str, Any] = {
-            f"rollout-{index}": RemoteRolloutActor.options(
-                max_concurrency=1000, **seat.options(rollout.num_cpus, rollout.num_gpus)
-            ).remote(config, f"rollout-{index}")
-            for index, seat in enumerate(seats)
-        }
-        self.in_service = set(self._actors)
-        """Names of the workers whose weights the parity probe has proven right."""
-        self._serving = asyncio.Event()
-        self._serving.set()
-        self._lost: set[str] = set()
-        self._epoch = 0
-        self._withdrawn = {name: asyncio.Event() for name in self._actors}
-        self._busy = dict.fromkeys(self._actors, 0)
-        self._slots = asyncio.Semaphore(rollout.max_concurrency * len(self._actors))
+        home. None: on one node. ``run_dir``: where the number of workers is asked for, and shown;
+        ``admit``: see RayFleet."""
+        self._config, self._homes, self._prepare = config, homes, prepare
+        self._run_dir, events = run_dir, events or NoEvents()
+        self._clock, settings = LoopClock(), PoolSettings.of(config)
+        self._settings = settings
+        self._fleet = RayFleet(config, seats, admit)
+        self._members = Membership(settings.health, self._clock)
+        self._dispatcher = Dispatcher(self._members, settings, self._clock, events)
+        asked = DesiredWorkers(run_dir).read if run_dir else lambda: None
+        self._supervisor = Supervisor(
+            *(self._members, self._dispatcher, self._fleet, settings, self._clock, events),
+            asked=asked,
+            show=self._show,
+        )
+        self._watch: asyncio.Task[None] | None = None
+        self._weights: Weights | None = None
+        self._changed = asyncio.Event()
+        self._members.listen(self._note_change)
+
+    # who there is
 
     @property
     def num_workers(self) -> int:
-        """Number of workers, also those whose process has ended."""
-        return len(self._actors)
+        """Number of workers that are wanted: also those whose process has ended."""
+        return len(self._members.staying)
 
     @property
     def names(self) -> list[str]:
-        """Names of the workers that are not lost."""
-        return [name for name in self._actors if name not in self._lost]
+        """Names of the workers that an update is sent to: all whose engine runs."""
+        return self._members.updatable
 
-    def take_all_out_of_service(self) -> None:
-        """Take every worker out of service; requests wait until one is put in service again."""
-        self.in_service.clear()
-        self._serving.clear()
+    @property
+    def in_service(self) -> set[str]:
+        """Names of the workers whose weights the parity probe has proven right, and that answer."""
+        return set(self._members.serving)
 
-    def withdraw_requests(self, name: str) -> None:
-        """Take back what a worker has not answered and give it to others: its last update failed,
-        so its engine is paused and stays so until an update succeeds."""
-        self._withdrawn[name].set()
-
-    def put_in_service(self, name: str) -> None:
-        """Let a worker answer again: its weights are proven right."""
-        self._withdrawn[name].clear()
-        self.in_service.add(name)
-        self._serving.set()
-
-    def take_out_of_service(self, name: str) -> None:
-        """Send a worker no new request, because its weights are not right, until it is put in
-        service."""
-        self.in_service.discard(name)
-        if not self.in_service:
-            self._serving.clear()
-
-    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
-        """Let a worker answer new requests with an adapter that it has loaded."""
-        await with_deadline(
-            self._actors[name].serve_adapter.remote(version),
-            self._config.rollout.update_timeout_s,
-            f"{name} to serve version {version}",
+    @property
+    def view(self) -> FleetView:
+        """The fleet as commands and reports show it."""
+        return fleet_view(
+            *(self._members, self._dispatcher, self._clock, self._settings),
+            desired=self._supervisor.desired,
+            attempt=self._fleet.version.attempt,
         )
 
-    async def share_embeddings(self, tower: str) -> None:
-        """Let engines share embeddings of clips with the learner, whose name for its vision tower
-        this is."""
-        calls = [self._actors[name].share_embeddings.remote(tower) for name in self.names]
-        await asyncio.gather(*[ignore_dead(call) for call in calls])
+    def _show(self) -> None:
+        if self._run_dir is not None:
+            write_fleet(self._run_dir, self.view)
 
-    async def use_tokens(self, narration: Narration) -> None:
-        """Let all workers know a tokenizer whose narratives are to be shown."""
-        calls = [self._actors[name].use_tokens.remote(narration) for name in self.names]
-        await asyncio.gather(*[ignore_dead(call) for call in calls])
+    def _note_change(self, change: Change) -> None:
+        self._changed.set()
+        place = self._members[change.name].place
+        if self._homes is not None and place is not None:
+            self._homes.place_worker(change.name, place.node)
 
-    async def sleep(self) -> None:
-        """Put every engine to sleep, out of service until new weights have woken it and are proven
-        right. One that cannot sleep is warned of: its memory is not free."""
-        self.take_all_out_of_service()
-        await asyncio.gather(*[self._sleep(name) for name in self.names])
-
-    async def _sleep(self, name: str) -> None:
-        call, timeout_s = self._actors[name].sleep.remote(), self._config.rollout.update_timeout_s
-        try:
-            await with_deadline(call, timeout_s + 30, f"{name} to sleep")
-        except WorkerDied as error:
-            log.warning("%s is lost: %s", name, error)
-            self._mark_lost(name)
-        except (WeightUpdateError, DeadlineExceeded) as error:
-            log.warning("%s does not sleep: %s", name, error)
+    # start and end
 
     async def start(self, model_dir: str, version: PolicyVersion) -> None:
-        """Start every engine. Raises DeadlineExceeded naming the worker."""
-        await asyncio.gather(
-            *[
-                with_deadline(
-                    actor.start.remote(model_dir, version),
-                    self._config.cluster.start_timeout_s,
-                    f"{name} to start its engine",
-                )
-                for name, actor in self._actors.items()
-            ]
-        )
+        """Start the engines, and look after them from then on. Raises DeadlineExceeded naming the
+        worker."""
+        self._fleet.model_dir, self._fleet.version = model_dir, version
+        self._members.trust(version)
+        await self._supervisor.start()
+        self._show()
+        self._watch = asyncio.create_task(self._supervisor.run(), name="supervisor of rollouts")
+        self._watch.add_done_callback(_note_error)
 
-    async def find_alive(self, names: Sequence[str]) -> list[str]:
-        """Names of the workers whose engine still runs; the others are lost for this run."""
-        calls = [responds(self._actors[name].is_alive.remote()) for name in names]
-        alive = dict(zip(names, await asyncio.gather(*calls), strict=True))
-        for name in [name for name in names if not alive[name]]:
-            self._mark_lost(name)
-        return [name for name in names if alive[name]]
+    async def stop(self) -> None:
+        """End all engines and their actors."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        await self._supervisor.stop()
+        await self._fleet.end()
+
+    # requests
 
     async def answer(
         self,
@@ -183,17 +160,52 @@ class RolloutPool:
         if upcoming is not None and self._prepare is not None:
             self._prepare(upcoming)
             upcoming = None
-        rollout: Rollout = await self._ask(
-            sample.video, lambda actor: actor.answer.remote(sample, sampling, upcoming, ask), turn
-        )
-        return rollout
+
+        def call(actor: Any) -> Awaitable[Rollout]:
+            rollout: Awaitable[Rollout] = actor.answer.remote(sample, sampling, upcoming, ask)
+            return rollout
+
+        return await self._ask(sample, call, turn=turn, failure_of=_failure_of)
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt | Failure:
         """The prompt for a trace, a label or a verdict; the clip is cached on the way."""
-        prompt: Prompt | Failure = await self._ask(
-            sample.video, lambda actor: actor.prompt.remote(sample, ask)
+
+        def call(actor: Any) -> Awaitable[Prompt | Failure]:
+            prompt: Awaitable[Prompt | Failure] = actor.prompt.remote(sample, ask)
+            return prompt
+
+        return await self._ask(sample, call, by_engine=False)
+
+    async def _ask(
+        self,
+        sample: Sample,
+        call: Callable[[Any], Awaitable[T]],
+        *,
+        turn: int | None = None,
+        failure_of: Callable[[T], str | None] = lambda answer: None,
+        by_engine: bool = True,
+    ) -> T:
+        homes = self._homes
+
+        async def ask(name: str) -> T:
+            if homes is not None:
+                homes.note_worker(name, sample.video)
+            try:
+                return await self._fleet.answer(name, call(self._fleet.actors[name]))
+            except GenerationError as error:  # a worker raises it where its engine is gone
+                raise WorkerLost(str(error), Cause.ENGINE_DIED) from error
+
+        def near() -> set[str]:
+            return homes.workers_near(sample.video) if homes and turn is None else set()
+
+        return await self._dispatcher.ask(
+            ask,
+            sample.id,
+            turn=turn,
+            near=near,
+            failure_of=failure_of,
+            by_engine=by_engine,
         )
-        return prompt
 
     async def logprobs(
         self,
@@ -205,31 +217,126 @@ class RolloutPool:
     ) -> list[float]:
         """Logprobs of a fixed response by one worker, in service or not: the parity probe."""
         return await with_deadline(
-            self._actors[name].logprobs.remote(video, prompt, tuple(response), adapter_of),
+            self._actor(name).logprobs.remote(video, prompt, tuple(response), adapter_of),
             self._config.rollout.request_timeout_s,
             f"{name} to answer the parity probe",
         )
 
-    async def weight_digests(self, name: str) -> list[WeightDigests]:
-        """Digests of one worker's weights after an update, of each of its GPUs."""
-        return await with_deadline(
-            self._actors[name].weight_digests.remote(),
-            self._config.rollout.update_timeout_s + 30,
-            f"{name} to compute digests of its weights",
-        )
-
     async def cache_counts(self) -> dict[str, int]:
         """Clip cache hits and misses, and clips decoded by each decoder, since the start, summed
-        over the workers that are not lost."""
+        over the workers whose engine runs."""
         timeout_s = self._config.rollout.request_timeout_s
         total = Counter[str]()
-        for name in self.names:
-            call = self._actors[name].cache_counts.remote()
-            with suppress(WorkerDied):  # the next request to the worker reports it
+        for name in self._members.running:
+            with suppress(WorkerDied, KeyError):  # its next request or probe reports it
+                call = self._fleet.actors[name].cache_counts.remote()
                 total += Counter(
                     await with_deadline(call, timeout_s, f"{name} to count its cache's hits")
                 )
         return dict(total)
+
+    async def share_embeddings(self, tower: str) -> None:
+        """Let engines share embeddings of clips with the learner, whose name for its vision tower
+        this is."""
+        await self._fleet.tell("share_embeddings", tower)
+
+    async def use_tokens(self, narration: Narration) -> None:
+        """Let all workers know a tokenizer whose narratives are to be shown."""
+        await self._fleet.tell("use_tokens", narration)
+
+    # weights
+
+    def use_weights_of(self, weights: Weights) -> None:
+        """Bring joiners to the newest weights by ``weights``, once an update has brought any."""
+        self._weights = weights
+
+    @contextmanager
+    def updating(self, version: PolicyVersion, *, others_serve: bool = False) -> Iterator[None]:
+        """Update of weights during the block: only engines that are proven to have ``version``
+        serve. ``others_serve``: until then engines serve with what they have."""
+        self._fleet.weights = self._weights
+        with self._members.updating(version, others_serve=others_serve):
+            yield
+
+    def proven(self, name: str, version: PolicyVersion) -> None:
+        """Let a worker answer: its weights are proven right."""
+        self._members.proven(name, version)
+
+    def withhold(self, names: Sequence[str]) -> None:
+        """Send these workers no new request until they are proven: their weights are replaced."""
+        for name in names:
+            self._members[name].outdated()
+
+    def update_failed(self, name: str) -> None:
+        """Take a worker out of service and give to others what it has not answered: its engine is
+        paused until an update succeeds."""
+        self._members.update_failed(name)
+
+    async def some_running(self) -> None:
+        """Wait until an engine runs that an update could be sent to. Raises GenerationError if none
+        will, DeadlineExceeded."""
+        limit_s = self._config.cluster.start_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                while not self.names:
+                    if self._watch is not None and self._watch.done():
+                        await self._watch  # raises why no worker comes back
+                    self._changed.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+        except TimeoutError as error:
+            states = ", ".join(f"{worker.name} {worker.state}" for worker in self._members.workers)
+            raise DeadlineExceeded(
+                f"waited {limit_s:.0f} s for any rollout worker to start again: {states}"
+            ) from error
+
+    async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+        """Let a worker answer new requests with an adapter that it has loaded."""
+        await with_deadline(
+            self._actor(name).serve_adapter.remote(version),
+            self._config.rollout.update_timeout_s,
+            f"{name} to serve version {version}",
+        )
+
+    async def load(self, name: str, copy: HostCopy | AdapterCopy) -> None:
+        """Load a host copy into one worker. Raises WeightUpdateError, DeadlineExceeded,
+        WorkerDied."""
+        timeout_s = self._config.rollout.update_timeout_s + 30  # longer than the engine's own
+        await copy.load_into(name, self._actor(name), timeout_s)
+
+    async def weight_digests(self, name: str) -> list[WeightDigests]:
+        """Digests of one worker's weights after an update, of each of its GPUs."""
+        return await with_deadline(
+            self._actor(name).weight_digests.remote(),
+            self._config.rollout.update_timeout_s + 30,
+            f"{name} to compute digests of its weights",
+        )
+
+    async def sleep(self) -> None:
+        """Put every engine to sleep, out of service until new weights have woken it and are proven
+        right. One that cannot sleep is warned of: its memory is not free."""
+        self._members.suspend_all()
+        await asyncio.gather(*[self._sleep(name) for name in self.names])
+
+    async def _sleep(self, name: str) -> None:
+        timeout_s = self._config.rollout.update_timeout_s
+        try:
+            call = self._actor(name).sleep.remote()
+            await with_deadline(call, timeout_s + 30, f"{name} to sleep")
+        except WorkerDied as error:
+            log.warning("%s is lost: %s", name, error)
+            self._members[name].died(self._fleet.cause_of_death(name))
+        except (WeightUpdateError, DeadlineExceeded) as error:
+            log.warning("%s does not sleep: %s", name, error)
+
+    async def find_alive(self, names: Sequence[str]) -> list[str]:
+        """Names of the workers whose engine still runs; the others are dead, and start anew."""
+        causes = await asyncio.gather(*[self._fleet.death_of(name) for name in names])
+        for name, cause in zip(names, causes, strict=True):
+            if cause is not None and name in self._members:
+                self._members[name].died(cause)
+        running = set(self._members.running)
+        return [name for name in names if name in running]
 
     def client(self) -> UpdateClient:
         """Client through which the learner sends weights to the engines."""
@@ -245,69 +352,23 @@ class RolloutPool:
     def engines(self, names: Sequence[str]) -> EngineSet:
         """The named workers' engines as the learner sends to them, together."""
         return EngineSet(
-            epoch=self._epoch,
-            actors={name: self._actors[name] for name in names},
+            epoch=self._members.epoch,
+            actors={name: self._actor(name) for name in names},
             ranks_per_engine=self._config.rollout.tensor_parallel_size,
         )
 
-    async def _ask(
-        self, video: str, ask: Callable[[Any], Awaitable[T]], turn: int | None = None
-    ) -> T:
-        async with self._slots:
-            while True:
-                await self._serving.wait()
-                if not self.in_service:
-                    raise GenerationError(
-                        "no rollout worker is left in service "
-                        f"(lost: {', '.join(sorted(self._lost))}); --resume goes on without loss"
-                    )
-                near = self._near(video) if turn is None else set()
-                name = choose_worker(turn, list(self._actors), self.in_service, self._busy, near)
-                if self._homes is not None:
-                    self._homes.note_worker(list(self._actors).index(name), video)
-                self._busy[name] += 1
-                try:
-                    return await answer_unless(self._withdrawn[name], ask(self._actors[name]))
-                except Withdrawn:
-                    log.warning("%s keeps old weights; its request goes to another engine", name)
-                except (*DIED, GenerationError) as error:
-                    log.warning("%s is lost: %s", name, error)
-                    self._mark_lost(name)
-                finally:
-                    self._busy[name] -= 1
-
-    def _near(self, video: str) -> set[str]:
-        """Names of the workers on nodes that have a clip."""
-        names = list(self._actors)
-        return {names[index] for index in self._homes.workers_near(video)} if self._homes else set()
-
-    def _mark_lost(self, name: str) -> None:
-        if name not in self._lost:
-            self._epoch += 1
-        self._lost.add(name)
-        self.in_service.discard(name)
-
-    async def stop(self) -> None:
-        """End all engines and their actors."""
-        stops = [actor.stop.remote() for actor in self._actors.values()]
-        await asyncio.gather(*[ignore_dead(stop) for stop in stops])
-        for actor in self._actors.values():
-            ray.kill(actor)
+    def _actor(self, name: str) -> Any:
+        if name not in self._fleet.actors:
+            raise WorkerLost(f"{name} has ended")
+        return self._fleet.actors[name]
 
 
-def choose_worker(
-    turn: int | None,
-    names: Sequence[str],
-    in_service: Set[str],
-    busy: Mapping[str, int],
-    near: Set[str] = frozenset(),
-) -> str:
-    """The worker for a request: number ``turn`` modulo the workers if in service (deterministic
-    runs), else the least busy one in service; of those ``near`` the clip, if that has at most one
-    request more in work than the least busy of all."""
-    if turn is None:
-        least = min(sorted(in_service), key=lambda name: busy[name])
-        nearest = min(sorted(in_service & near), key=lambda name: busy[name], default=least)
-        return nearest if busy[nearest] <= busy[least] + _DETOUR else least
-    own = names[turn % len(names)]
-    return own if own in in_service else sorted(in_service)[turn % len(in_service)]
+def _failure_of(rollout: Rollout) -> str | None:
+    """Why an answer is a failure of the engine: a bad clip or prompt is none."""
+    failed = [one for one in rollout.failures if one.kind is FailureKind.GENERATION]
+    return failed[0].reason if failed else None
+
+
+def _note_error(watch: asyncio.Task[None]) -> None:
+    if not watch.cancelled() and (error := watch.exception()) is not None:
+        log.error("the rollout workers are looked after no more: %s", error)

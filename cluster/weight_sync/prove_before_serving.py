@@ -2,6 +2,9 @@
 
     send -> parity probe -> admit, engine by engine; those that failed and are alive once more
 
+An engine that dies is no reason to fail: it starts anew meanwhile, and comes to this version by
+itself. While none runs at all, the update waits for one.
+
 The ways: the whole model (cluster/weight_sync/full_weights.py), a LoRA adapter
 (cluster/weight_sync/adapter.py).
 """
@@ -50,47 +53,66 @@ async def bring_engines_to(
     because others of their group failed come first in the next one, without those. Engines that are
     not ``trusted`` (by default: not in service) come last, and have one try: they hold nobody up.
     """
+    await rollouts.some_running()
     trusted = rollouts.in_service if trusted is None else trusted
     later = [name for name in rollouts.names if trusted and name not in trusted]
     waiting = [name for name in rollouts.names if name not in later]
     failures, tries = dict[str, str](), Counter(later)
-    worst, figures = 0.0, dict[str, float]()
+    reached, figures = dict[str, float](), dict[str, float]()
     while waiting:
         sent = await _sent(send, waiting)
         failed, figures = dict(sent.failures), figures or sent.figures
         sound = [name for name in waiting if name not in failed and name not in sent.untried]
-        for name, outcome in zip(sound, await prove(sound), strict=True):
-            if isinstance(outcome, str):
-                failed[name] = outcome
-                continue
-            try:
-                await admit(name)
-            except (WeightUpdateError, DeadlineExceeded, WorkerDied) as error:
-                failed[name] = str(error)
-            else:
-                worst = max(worst, outcome)
-                failures.pop(name, None)
+        admitted, refused = await _admitted(sound, await prove(sound), admit)
+        failed |= refused
         for name, why in failed.items():
             log.warning("%s did not come to version %s: %s", name, version, why)
             drop(name)
-        failures |= failed
+        reached |= admitted
+        failures = {n: why for n, why in failures.items() if n not in admitted} | failed
         tries.update(failed.keys())
         alive = await rollouts.find_alive([*sent.untried, *sorted(failures)])
         again = [name for name in alive if name in failures and tries[name] < _TRIES]
         waiting = [name for name in alive if name in sent.untried] or again
         if not waiting:
             waiting, later = later, []
+    alive = await rollouts.find_alive(sorted(failures))
     for name in failures:
-        rollouts.withdraw_requests(name)
-    if not rollouts.in_service:
+        rollouts.update_failed(name)
+    if not reached and alive:
         raise WeightUpdateError(
             f"no engine came to version {version} after {_TRIES} tries: {failures}"
         )
+    if not reached:  # all have died
+        return await bring_engines_to(
+            version, rollouts, send=send, prove=prove, admit=admit, drop=drop, trusted=frozenset()
+        )
     return WeightSyncReport(
-        max_logprob_diff=worst,
+        max_logprob_diff=max(reached.values()),
         num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
         figures=figures,
     )
+
+
+async def _admitted(
+    names: Sequence[str],
+    outcomes: Sequence[float | str],
+    admit: Callable[[str], Awaitable[None]],
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Admit the engines that the probe proved. Returns the largest difference of each that serves,
+    and why the others do not."""
+    served, refused = dict[str, float](), dict[str, str]()
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, str):
+            refused[name] = outcome
+            continue
+        try:
+            await admit(name)
+        except (WeightUpdateError, DeadlineExceeded, WorkerDied) as error:
+            refused[name] = str(error)
+        else:
+            served[name] = outcome
+    return served, refused
 
 
 async def _sent(

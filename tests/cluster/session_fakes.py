@@ -84,9 +84,6 @@ class FakeEngines:
         self.version, self.weights = version, weights
         self.held.add((version, weights))
 
-    def take_all_out_of_service(self) -> None:
-        self.in_service.clear()
-
     async def share_embeddings(self, tower: str) -> None:
         pass
 
@@ -94,18 +91,29 @@ class FakeEngines:
         self.narrations.append(narration)
 
     async def sleep(self) -> None:
-        self.take_all_out_of_service()
+        self.in_service.clear()
 
     def engines(self, names: Sequence[str]) -> Sequence[str]:
         return names
 
-    def withdraw_requests(self, name: str) -> None:
-        assert name not in self.in_service
+    @contextmanager
+    def updating(self, version: PolicyVersion, *, others_serve: bool = False) -> Iterator[None]:
+        self.in_service.clear()
+        yield
+
+    def use_weights_of(self, sync: object) -> None:
+        pass
+
+    async def some_running(self) -> None:
+        pass
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 
-    def put_in_service(self, name: str) -> None:
+    def update_failed(self, name: str) -> None:
+        assert name not in self.in_service
+
+    def proven(self, name: str, version: PolicyVersion) -> None:
         self.in_service.add(name)
 
     def client(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from cluster.actors.bucket_client import BucketClient
 from cluster.actors.engine_calls import EngineSet
+from cluster.actors.rollout_pool import RolloutPool
 from rollout.engine import Sampling
 from tests.real_workers import make_config, open_workers
 from wire.errors import WorkerDied
@@ -102,15 +103,19 @@ async def pid_of_engine(actor: Any) -> int:
     return engine.pid
 
 
-@pytest.mark.parametrize("victim_of", [pid_of, pid_of_engine])
-async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
+@pytest.mark.parametrize(
+    ("victim_of", "cause"), [(pid_of, "actor_died"), (pid_of_engine, "engine_died")]
+)
+async def test_an_engine_that_dies_starts_anew_with_the_newest_weights_while_the_other_goes_on(
     setting: Callable[..., Any],
     place: Any,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     victim_of: Callable[[Any], Awaitable[int]],
+    cause: str,
 ):
-    """Its actor, or the engine's process alone; groups that it was writing are written again."""
+    """Its actor, or the engine's process alone; groups that it was writing are written again. It
+    serves again before there is another update, by the host copy."""
     victim, sampling = tmp_path / "victim", Sampling(n=8, temperature=1.0, max_tokens=64, seed=1)
     async with open_workers(setting(num_workers=2), place.cache) as workers:
         pool = workers.rollouts
@@ -119,7 +124,9 @@ async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
                 asyncio.create_task(pool.answer(sample, sampling)) for sample in workers.samples[:6]
             ]
             await asyncio.sleep(0.3)  # so that each engine has some
-            victim.write_text(str(await victim_of(pool._actors["rollout-1"])))
+            actor = pool._fleet.actors["rollout-1"]
+            killed = await pid_of(actor), await pid_of_engine(actor)
+            victim.write_text(str(await victim_of(actor)))
             start = time.monotonic()
             report = await sync.publish(PolicyVersion(attempt=0, step=1))
             took = time.monotonic() - start
@@ -133,10 +140,30 @@ async def test_an_engine_that_dies_leaves_and_the_other_goes_on(
             assert "died" in said[0] or "process ended" in said[0]
             groups = await asyncio.wait_for(asyncio.gather(*writing), DEADLINE_S)
             assert [len(group.completions) for group in groups] == [8] * 6
+            await until_in_service(pool, {"rollout-0", "rollout-1"})
+            print(f"served again after {time.monotonic() - start:.1f} s")  # noqa: T201
+            assert workers.events.states("rollout-1")[-4:] == [
+                ("dead", cause),
+                ("restarting", "restart"),
+                ("stale", "started"),
+                ("healthy", "weights_proven"),
+            ]
+            actor = pool._fleet.actors["rollout-1"]
+            assert not {await pid_of(actor), await pid_of_engine(actor)} & set(killed)
+            assert not any(psutil.pid_exists(process) for process in killed)
+            asked = [pool.answer(sample, sampling) for sample in workers.samples[:6]]
+            versions = {group.policy_version.step for group in await asyncio.gather(*asked)}
+            assert versions == {1}, "both have the newest weights"
             report = await sync.publish(PolicyVersion(attempt=0, step=2))
             assert report.max_logprob_diff < 1e-4
-            assert pool.names == ["rollout-0"]
+            assert report.num_out_of_service == 0
             assert sum((await pool.cache_counts()).values()) > 0
+
+
+async def until_in_service(pool: RolloutPool, names: set[str]) -> None:
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while pool.in_service != names:
+            await asyncio.sleep(0.1)
 
 
 async def test_what_an_engine_holds_is_written_by_another_once_its_update_failed_twice(

@@ -164,7 +164,7 @@ async def tell(place: SimpleNamespace, config: RunConfig, folder: Path) -> Seen:
             tuple(range(60, 90)),
         )
         sync = AdapterSync(rollouts, learner, probe, EXACT)
-        actor = rollouts._actors["rollout-0"]
+        actor = rollouts._fleet.actors["rollout-0"]
         return await story(Scene(rollouts, learner, place.samples, sync), actor, place, folder)
     finally:
         learner.stop()

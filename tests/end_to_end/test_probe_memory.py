@@ -43,7 +43,7 @@ async def test_a_probe_makes_no_logits_of_the_prompt(
     config = config.model_copy(update={"labels": labels})
     async with open_workers(config, tmp_path / "cache") as workers:
         (name,) = workers.rollouts.names
-        actor, row = workers.rollouts._actors[name], workers.probe
+        actor, row = workers.rollouts._fleet.actors[name], workers.probe
         prompt, response = row.prompt, row.responses[0].token_ids
         first = await workers.rollouts.logprobs(name, row.video, prompt, response)
         pid = engine_of(await actor.__ray_call__.remote(lambda self: os.getpid()))

@@ -7,6 +7,7 @@ update are scripted: they load clips, and take some time.
 
 import asyncio
 import json
+import os
 import random
 import runpy
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import ray
 
-from cluster.actors import learner_group, rollout_pool
+from cluster.actors import learner_group, ray_fleet
 from cluster.actors.clip_homes import homes_of
 from cluster.actors.learner_actor import CLIPS
 from cluster.actors.learner_group import LearnerGroup
@@ -28,11 +29,12 @@ from cluster.config.recipe import RunConfig
 from learner.ranks.clips_ahead import ClipsAhead
 from learner.shared_prefix.rows import Row, supervised_row
 from rollout.engine import Sampling
+from rollout.worker import Rollout
 from tests.cluster.actors.seats_on_fake_nodes import fake_nodes
 from tests.cluster.config.test_node_layout import config_of
 from video.cache import ClipStore
 from video.config import VideoConfig
-from wire.types import Prompt, Sample, Split
+from wire.types import PolicyVersion, Prompt, Sample, Split
 
 BUILDERS = runpy.run_path(str(Path(__file__).parents[2] / "video/conftest.py"))
 NUM_CLIPS, STEP, EPOCHS = 48, 16, 2
@@ -57,12 +59,21 @@ class ScriptedEngine:
     def __init__(self, config: RunConfig, name: str) -> None:
         self._clips = open_store(config, name.replace("rollout-", "engine "))
 
+    async def start(self, model_dir: str, version: PolicyVersion, restarts: int) -> int:
+        self._version = version
+        return os.getpid()
+
+    async def probe(self) -> bool:
+        return True
+
     async def answer(
         self, sample: Sample, sampling: Sampling, upcoming: str | None, ask: Any
-    ) -> Prompt:
+    ) -> Rollout:
         clip = await asyncio.to_thread(self._clips.get, sample.video)
         await asyncio.sleep(WORK_S)
-        return Prompt(token_ids=[1] * 40, clip_key=clip.clip_key, fingerprint=clip.fingerprint)
+        ids = [1] * 40
+        prompt = Prompt(token_ids=ids, clip_key=clip.clip_key, fingerprint=clip.fingerprint)
+        return Rollout(prompt=prompt, completions=(), failures=(), policy_version=self._version)
 
     async def stop(self) -> None:
         pass
@@ -93,7 +104,7 @@ class ScriptedRank:
 
 async def train(folder: Path) -> dict[str, Any]:
     """The epochs on a real Ray."""
-    rollout_pool.RemoteRolloutActor = ray.remote(ScriptedEngine)
+    ray_fleet.RemoteRolloutActor = ray.remote(ScriptedEngine)
     remote: Any = ray.remote(concurrency_groups={CLIPS: 1})
     learner_group.RemoteLearnerActorWithClips = remote(ScriptedRank)
     seats = await reserve(config_of(4, 4, 0, 0, num_cpus=1.5))
@@ -110,6 +121,7 @@ async def run_epochs(folder: Path, seats: Reservation) -> dict[str, Any]:
     assert homes is not None
     learner = LearnerGroup(config, seats.ranks, homes)
     pool = RolloutPool(config, seats.workers, homes, learner.prepare_clip)
+    await pool.start("model", PolicyVersion(attempt=0, step=0))
     samples = [make_sample(folder, number) for number in range(NUM_CLIPS)]
     order = [
         sample
@@ -140,7 +152,8 @@ def pairs(step: list[Sample], later: list[Sample]) -> list[tuple[Sample, str | N
 
 async def one(pool: RolloutPool, sample: Sample, coming: str | None) -> Row:
     sampling = Sampling(n=1, temperature=1.0, max_tokens=9, seed=0)
-    prompt: Any = await pool.answer(sample, sampling, coming)
+    prompt = (await pool.answer(sample, sampling, coming)).prompt
+    assert prompt is not None
     return supervised_row(prompt, sample.video, [2] * random.Random(sample.id).randint(5, 30))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.actors import learner_group, rollout_pool
+from cluster.actors import learner_group, ray_fleet
 from cluster.actors.placement import Reservation, Seat
 from tests.cluster.actors.clips_on_fake_nodes import (
     NODE_OF,
@@ -62,7 +62,7 @@ class HereMethod:
 async def test_a_clip_is_decoded_once_a_node_and_no_rank_waits_in_the_second_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(rollout_pool, "RemoteRolloutActor", Here(ScriptedEngine))
+    monkeypatch.setattr(ray_fleet, "RemoteRolloutActor", Here(ScriptedEngine))
     monkeypatch.setattr(learner_group, "RemoteLearnerActorWithClips", Here(ScriptedRank))
     for who in ("engine", "rank"):
         for number in range(4):

@@ -1,13 +1,15 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from cluster.actors.host_copy import AdapterCopy, HostCopy
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.weight_sync.adapter import AdapterSync
 from learner.shared_prefix.rows import Response, Row
-from wire.errors import WeightUpdateError
+from wire.errors import ParityError, WeightUpdateError
 from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion, Prompt
 
@@ -30,6 +32,7 @@ class Engines:
         self.names, self.in_service, self.wrong = list(names), set(names), wrong
         self.serving: dict[str, int] = {}
         self.probed_in_service: list[bool] = []
+        self.loaded: list[tuple[str, HostCopy | AdapterCopy]] = []
 
     @property
     def num_workers(self) -> int:
@@ -38,17 +41,30 @@ class Engines:
     def engines(self, names: Sequence[str]) -> Sequence[str]:
         return names
 
-    def withdraw_requests(self, name: str) -> None:
-        assert name not in self.in_service
+    @contextmanager
+    def updating(self, version: PolicyVersion, *, others_serve: bool = False) -> Iterator[None]:
+        assert others_serve, "an adapter is loaded beside those in use"
+        self.version = version
+        yield
+        self.in_service = {n for n in self.in_service if self.serving.get(n) == version.step}
+
+    async def some_running(self) -> None:
+        pass
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return list(names)
 
-    def take_out_of_service(self, name: str) -> None:
+    def update_failed(self, name: str) -> None:
         self.in_service.discard(name)
 
-    def put_in_service(self, name: str) -> None:
+    def withhold(self, names: Sequence[str]) -> None:
+        self.in_service -= set(names)
+
+    def proven(self, name: str, version: PolicyVersion) -> None:
         self.in_service.add(name)
+
+    async def load(self, name: str, copy: HostCopy | AdapterCopy) -> None:
+        self.loaded.append((name, copy))
 
     async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
         self.serving[name] = version.step
@@ -75,14 +91,16 @@ class Learner:
 
     async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
         self.sent.append(("model", list(names)))
-        return WeightSyncResult(failures={}, figures={"weights/gb": 15.0})
+        copy = HostCopy(version=version, chunks=())
+        return WeightSyncResult(failures={}, figures={"weights/gb": 15.0}, copy=copy)
 
     async def publish_adapter(
         self, version: PolicyVersion, names: Sequence[str]
     ) -> WeightSyncResult:
         self.sent.append(("adapter", list(names)))
         failures = self.adapters.pop(0) if self.adapters else {}
-        return WeightSyncResult(failures=failures, figures={"weights/gb": 0.1})
+        copy = AdapterCopy(version=version, files=None)
+        return WeightSyncResult(failures=failures, figures={"weights/gb": 0.1}, copy=copy)
 
 
 def make(engines: Engines, learner: Learner) -> AdapterSync:
@@ -153,3 +171,34 @@ async def test_adapters_are_proven_side_by_side() -> None:
     sync = AdapterSync(engines, Learner(), PROBE, 1e-5)
     await asyncio.wait_for(sync.publish(version(1)), 10)
     assert engines.serving == {"a": 1, "b": 1}
+
+
+async def test_an_engine_that_joins_gets_the_stages_model_and_the_newest_adapter_alone() -> None:
+    engines, learner = Engines("a"), Learner()
+    sync = make(engines, learner)
+    assert await sync.catch_up("b") is None, "nothing is published"
+    await sync.publish(version(1))
+    await sync.publish(version(2))
+    learner.sent.clear()
+    assert await sync.catch_up("b") == version(2)
+    model, adapter = [copy for _, copy in engines.loaded]
+    assert (model.version, adapter.version) == (version(1), version(2))
+    assert isinstance(model, HostCopy)
+    assert isinstance(adapter, AdapterCopy)
+    assert engines.serving["b"] == 2
+    engines.names.append("b")
+    engines.proven("b", version(2))
+    await sync.publish(version(3))
+    assert learner.sent == [("adapter", ["a", "b"])], "it has the model"
+    sync.begin()
+    assert await sync.catch_up("b") is None, "the learner has another model now"
+
+
+async def test_a_joiner_that_disagrees_serves_nothing() -> None:
+    engines = Engines("a")
+    sync = make(engines, Learner())
+    await sync.publish(version(1))
+    engines.wrong = {"b": 1}
+    with pytest.raises(ParityError, match=r"b: logprobs differ by 0\.05"):
+        await sync.catch_up("b")
+    assert "b" not in engines.serving

@@ -1,13 +1,15 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
+from cluster.actors.host_copy import CopyLost, HostCopy
 from cluster.actors.learner_actor import WeightSyncResult
 from cluster.weight_sync.full_weights import WeightSync
 from cluster.weight_sync.parity_probe import largest_difference
 from learner.shared_prefix.rows import Response, Row
-from wire.errors import WeightUpdateError
+from wire.errors import ParityError, WeightUpdateError
 from wire.token_arrays import TokenIds
 from wire.types import PolicyVersion, Prompt
 
@@ -29,19 +31,32 @@ class Engines:
         self.in_service: set[str] = set(answers)
         self.dead: set[str] = set()
         self.withdrawn: list[str] = []
+        self.loaded: list[tuple[str, HostCopy]] = []
+        self.copy_is_lost = False
 
-    def take_all_out_of_service(self) -> None:
+    @contextmanager
+    def updating(self, version: PolicyVersion, *, others_serve: bool = False) -> Iterator[None]:
+        assert not others_serve, "weights are loaded in place"
         self.in_service.clear()
+        yield
 
-    def put_in_service(self, name: str) -> None:
+    async def some_running(self) -> None:
+        assert self.names
+
+    def proven(self, name: str, version: PolicyVersion) -> None:
         self.in_service.add(name)
 
     def engines(self, names: Sequence[str]) -> Sequence[str]:
         return names
 
-    def withdraw_requests(self, name: str) -> None:
+    def update_failed(self, name: str) -> None:
         assert name not in self.in_service
         self.withdrawn.append(name)
+
+    async def load(self, name: str, copy: HostCopy) -> None:
+        if self.copy_is_lost:
+            raise CopyLost("its owner has died")
+        self.loaded.append((name, copy))
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         self.names = [name for name in self.names if name not in self.dead]
@@ -66,6 +81,10 @@ class Learner:
     def __init__(self, *failures: dict[str, str]) -> None:
         self.failures, self.sent = list(failures), list[list[str]]()
         self.num_asked = 0
+        self.keeps_copy = True
+
+    def copy_of(self, version: PolicyVersion) -> HostCopy | None:
+        return HostCopy(version=version, chunks=()) if self.keeps_copy else None
 
     async def logprobs(self, rows: Sequence[Row]) -> list[list[list[float]]]:
         assert not rows[0].responses[0].trains
@@ -75,7 +94,8 @@ class Learner:
     async def publish(self, version: PolicyVersion, names: Sequence[str]) -> WeightSyncResult:
         self.sent.append(list(names))
         failures = self.failures.pop(0) if self.failures else {}
-        return WeightSyncResult(failures=failures, figures={"weights/gb": float(len(names))})
+        figures = {"weights/gb": float(len(names))}
+        return WeightSyncResult(failures=failures, figures=figures, copy=self.copy_of(version))
 
 
 def make(engines: Engines, learner: Learner) -> WeightSync:
@@ -166,6 +186,44 @@ async def test_no_engine_left_ends_the_run_with_the_reason():
     with pytest.raises(WeightUpdateError, match=r"no engine came to version 0\.3.*differ"):
         await make(engines, Learner()).publish(VERSION)
     assert not engines.in_service
+
+
+async def test_an_engine_that_joins_gets_the_newest_weights_without_learner_or_other_engines():
+    engines = Engines({"a": [EXPECTED] * 2, "b": [EXPECTED]})
+    engines.names = ["a"]
+    learner = Learner()
+    sync = make(engines, learner)
+    assert await sync.catch_up("b") is None, "nothing is published"
+    await sync.publish(VERSION)
+    newer = PolicyVersion(attempt=0, step=4)
+    await sync.publish(newer)
+    asked, sent = learner.num_asked, len(learner.sent)
+    assert await sync.catch_up("b") == newer
+    assert engines.loaded == [("b", HostCopy(version=newer, chunks=()))]
+    assert (learner.num_asked, len(learner.sent)) == (asked, sent)
+    assert "b" not in engines.in_service, "whether these may serve, the pool knows"
+
+
+async def test_a_joiner_that_does_not_compute_what_the_learner_did_is_refused():
+    engines = Engines({"a": [EXPECTED], "b": [[-0.5, -2.1]]})
+    engines.names = ["a"]
+    sync = make(engines, Learner())
+    await sync.publish(VERSION)
+    with pytest.raises(ParityError, match="b: logprobs differ by"):
+        await sync.catch_up("b")
+
+
+async def test_without_a_host_copy_a_joiner_waits_for_the_next_update():
+    engines, learner = Engines({"a": [EXPECTED] * 2, "b": []}), Learner()
+    engines.names = ["a"]
+    sync = make(engines, learner)
+    learner.keeps_copy = False
+    await sync.publish(VERSION)
+    assert await sync.catch_up("b") is None
+    learner.keeps_copy = True
+    await sync.publish(VERSION)
+    engines.copy_is_lost = True
+    assert await sync.catch_up("b") is None, "rank 0 has died"
 
 
 def test_rounding_of_unlikely_tokens_is_relative():

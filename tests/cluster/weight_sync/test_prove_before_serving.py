@@ -14,7 +14,7 @@ class Engines:
     """A pool, and a way of sending to it: what it does goes wrong as ``plan`` says, try by try."""
 
     def __init__(self, *names: str) -> None:
-        self.names, self.num_workers = list(names), len(names)
+        self.all, self.num_workers = list(names), len(names)
         self.in_service: set[str] = set()
         self.dead: set[str] = set()
         self.sent: list[list[str]] = []
@@ -23,8 +23,13 @@ class Engines:
         self.send_failures: list[dict[str, str] | WeightUpdateError] = []
         self.untried: list[list[str]] = []
         self.withdrawn: list[str] = []
+        self.num_waits = 0
         self.outcomes: dict[str, list[float | str]] = {}
         self.admit_failures: dict[str, list[Exception]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self.all if name not in self.dead]
 
     async def find_alive(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if name not in self.dead]
@@ -38,8 +43,14 @@ class Engines:
         figures = {"weights/gb": float(len(names))}
         return WeightSyncResult(failures=failures, untried=untried, figures=figures)
 
-    def withdraw_requests(self, name: str) -> None:
+    def update_failed(self, name: str) -> None:
         self.withdrawn.append(name)
+
+    async def some_running(self) -> None:
+        """As the supervisor starts dead ones anew."""
+        if self.dead.issuperset(self.names):
+            self.dead.clear()
+            self.num_waits += 1
 
     async def prove(self, names: list[str]) -> list[float | str]:
         self.proven.append(names)
@@ -96,9 +107,29 @@ async def test_an_engine_that_fails_twice_is_out_of_service():
 
 async def test_an_engine_whose_process_ended_is_not_asked_again():
     engines = Engines("a", "b")
-    engines.dead, engines.outcomes = {"b"}, {"b": ["it ended"]}
+
+    async def prove(names: list[str]) -> list[float | str]:
+        engines.dead = {"b"}
+        return [0.0, "it ended"]
+
+    engines.prove = prove  # type: ignore[method-assign, assignment]
     await engines.bring()
     assert engines.sent == [["a", "b"]]
+
+
+async def test_an_update_that_all_engines_died_of_waits_for_one_that_starts_anew():
+    engines = Engines("a", "b")
+
+    async def send(names: list[str]) -> WeightSyncResult:
+        if not engines.num_waits:
+            engines.dead = {"a", "b"}
+            engines.sent.append(names)
+            return WeightSyncResult(failures=dict.fromkeys(names, "died"), figures={})
+        return await Engines.send(engines, names)
+
+    engines.send = send  # type: ignore[method-assign]
+    assert (await engines.bring()).num_out_of_service == 0
+    assert (engines.num_waits, engines.sent) == (1, [["a", "b"]] * 2)
 
 
 async def test_a_sending_that_fails_for_all_is_tried_again():
@@ -121,7 +152,12 @@ async def test_a_group_that_broke_is_sent_to_without_the_culprit_who_then_has_a_
 
 async def test_each_engine_that_breaks_the_group_leaves_it_and_the_last_ones_are_served():
     engines = Engines("a", "b", "c", "d")
-    engines.dead = {"b"}
+
+    async def send(names: list[str]) -> WeightSyncResult:
+        engines.dead = {"b"}
+        return await Engines.send(engines, names)
+
+    engines.send = send  # type: ignore[method-assign]
     engines.send_failures = [{"b": "died"}, {"c": "hangs"}, {}, {"c": "hangs"}]
     engines.untried = [["a", "c", "d"], ["a", "d"]]
     report = await engines.bring()

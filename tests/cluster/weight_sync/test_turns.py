@@ -50,8 +50,8 @@ class Engines(FakeEngines):
         await super().sleep()
         self.note("sleep")
 
-    def put_in_service(self, name: str) -> None:
-        super().put_in_service(name)
+    def proven(self, name: str, version: PolicyVersion) -> None:
+        super().proven(name, version)
         self.note("serve")
 
     async def answer(
