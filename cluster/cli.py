@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import logging
 import re
 import sys
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(typed, argparse.Namespace(typed=typed))
     _log_to_terminal()
+    _flush_each_line()
     interrupts.listen()
     try:
         return int(options.act(options) or 0)
@@ -101,6 +103,13 @@ def _log_to_terminal() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_LogFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _flush_each_line() -> None:
+    """Lines to stdout leave at once, also where it is a file or a pipe: the log of a job would
+    else lag by the 8 KB of Python's buffer, and lose them when the job is killed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def _show_traceback(

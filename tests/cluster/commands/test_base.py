@@ -1,6 +1,10 @@
 """A command's work in a run directory: heartbeat, summary, and the directory closed at the end."""
 
 import argparse
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,31 @@ def test_a_run_of_a_scheduler_is_resumed_by_hand_as_any_other():
     typed = ["run", "a.toml", "--auto-resume", "--set", "seed=1"]
     assert resume_command(typed).endswith("run a.toml --set seed=1 --resume")
     assert resume_command(typed, started=False).endswith("run a.toml --set seed=1")
+
+
+PRINTS_AND_WORKS = """
+import sys
+from cluster import cli
+from cluster.commands import plan
+def work(options):
+    print("step 1")
+    sys.stdin.read()
+plan._plan = work
+cli.main(["plan", "a.toml"])
+"""
+
+
+def test_a_line_of_a_job_is_in_its_log_while_the_job_works():
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", PRINTS_AND_WORKS]
+    with subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout is not None
+        assert select.select([job.stdout], [], [], 30)[0], "the line waits in a buffer"
+        assert job.stdout.readline() == "step 1\n"
+        assert job.poll() is None
+        job.communicate(timeout=30)
 
 
 def test_work_that_fails_says_so_and_lets_go_of_the_directory(run_dir: RunDir):

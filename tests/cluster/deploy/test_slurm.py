@@ -14,6 +14,7 @@ import pytest
 
 from cluster.config.recipe import read_recipe
 from cluster.deploy.slurm import Slurm, slurm_nodes, slurm_script
+from tests.slurm_site import SCONTROL, SRUN, calls, write_programs
 from wire.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -30,23 +31,10 @@ num_gpus = 1
 num_cpus = 2
 """
 
-# Programs of the site: each notes its words. `python` starts the driver, or counts nodes.
-SRUN = """
-nodes=1 words=()
-for word; do
-  case "$word" in
-    --nodelist=*) IFS=, read -ra names <<<"${word#*=}"; nodes=${#names[@]} ;;
-    --*) [[ ${#words[@]} == 0 ]] || words+=("$word") ;;
-    *) words+=("$word") ;;
-  esac
-done
-trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' TERM
-for ((n = 0; n < nodes; n++)); do "${words[@]}" & done
-wait
-"""
+# A step's Ray waits to be ended; `python` starts the driver, or counts nodes.
 PROGRAMS = {
     "srun": SRUN,
-    "scontrol": 'if [[ $1 == show ]]; then printf "node%s\n" $NODES; fi',
+    "scontrol": SCONTROL,
     "ray": "echo $$ >>$NOTES/rays; exec /bin/sleep 60",
     "sleep": "exec /bin/sleep 0.05",
     "python": f"""case "$*" in
@@ -70,13 +58,9 @@ class Site:
         self.state = folder / "a run.ray"
         self.script = folder / "my-run.sbatch"
         self.script.write_text(script(recipe, self.run_dir))
-        (folder / "bin").mkdir()
         self.notes.mkdir()
         (self.notes / "rays").touch()
-        for name, body in PROGRAMS.items():
-            program = folder / "bin" / name
-            program.write_text(f'#!/bin/bash\necho "{name} $*" >>$NOTES/calls\n{body}\n')
-            program.chmod(0o755)
+        write_programs(folder / "bin", PROGRAMS)
         self.env = {
             **os.environ,
             "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -99,8 +83,7 @@ class Site:
         return process.returncode
 
     def calls(self, program: str) -> list[str]:
-        lines = (self.notes / "calls").read_text().splitlines()
-        return [line for line in lines if line.startswith(f"{program} ")]
+        return calls(self.notes, program)
 
     def rays(self) -> list[int]:
         return [int(line) for line in (self.notes / "rays").read_text().split()]
