@@ -8,7 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from cluster.actors.rollout_pool import RolloutPool
+from cluster.config.fleet import RolloutFailureConfig
+from cluster.metrics.events import Events, NoEvents
 from cluster.metrics.timeline import ARCHIVE, REWARD, NoTimeline, Timeline, span
+from cluster.pool.dispatch import RequestFailed
+from cluster.pool.failure_budget import FleetFailures
 from reward.scorer import Scorer
 from rollout.engine import Sampling
 from rollout.prompt import PromptKind
@@ -52,8 +56,15 @@ class GroupWriter:
         version: Callable[[], PolicyVersion],
         prompt_text: Callable[[Sample], str],
         timeline: Timeline | None = None,
+        failure: RolloutFailureConfig | None = None,
+        events: Events | None = None,
     ) -> None:
-        self._timeline = timeline or NoTimeline()
+        self._timeline, self._events = timeline or NoTimeline(), events or NoEvents()
+        failure = failure or RolloutFailureConfig()
+        self._max_data_attempts = failure.max_data_attempts
+        self._data_failures: Counter[str] = Counter()
+        limit = failure.max_consecutive_dropped
+        self._fleet = FleetFailures(limit) if limit else None
         self._rollouts, self._scorer, self._prompt_text = rollouts, scorer, prompt_text
         self._archive, self._quarantine, self._version = archive, quarantine, version
         self.token_counts: Counter[str] = Counter()
@@ -78,7 +89,7 @@ class GroupWriter:
             sample, rollout = await self._contrast(sample, sampling, ahead)
         elif rollout is None and purpose is Purpose.VALIDATION:
             # not counted: the counts are those of the training that goes on meanwhile
-            rollout = await self._rollouts.answer(sample, sampling, ahead)
+            rollout = await self._answer(sample, sampling, ahead)
         elif rollout is None:
             rollout = await self._ask(sample, sampling, ahead, ask)
         outcomes: Sequence[Score | Failure] = ()
@@ -88,14 +99,38 @@ class GroupWriter:
             prompt = self._prompt_text(sample)
             with span(self._timeline, REWARD, "score", group=group_id):
                 outcomes = await self._scorer.score(sample, rollout.completions, prompt)
-        for failure in rollout.failures:
-            if failure.kind is FailureKind.DECODE:
-                self._quarantine.add(sample.video, sample.id, failure.reason)
+        self._charge(sample, rollout)
         group = _join(sample, rollout, outcomes, purpose, group_id)
         with span(self._timeline, ARCHIVE, "append", group=group_id):
             await asyncio.get_running_loop().run_in_executor(_APPENDS, self._archive.append, group)
+        self._note_end(group)
         self._quarantine.refuse_too_many()
         return group
+
+    def _charge(self, sample: Sample, rollout: Rollout) -> None:
+        """Charge the sample with what its data failed. A sample that has used up its tries is
+        quarantined."""
+        for failure in rollout.failures:
+            if failure.kind.is_fault_of_data:
+                self._data_failures[sample.video] += 1
+                if self._data_failures[sample.video] >= self._max_data_attempts:
+                    self._quarantine.add(sample.video, sample.id, failure.reason)
+
+    def _note_end(self, group: TraceGroup) -> None:
+        """Note an archived group that the fleet dropped. Raises TooManyFailures for too many in a
+        row."""
+        if group.is_dropped:
+            failure = group.failures[0]
+            self._events.note(
+                *("group_dropped", group.group_id),
+                cause=failure.kind.value,
+                culprit=failure.culprit,
+                why=failure.reason,
+            )
+            if self._fleet:
+                self._fleet.failed(group.group_id, failure.reason)
+        elif group.traces and self._fleet:
+            self._fleet.answered()
 
     async def _ask(
         self,
@@ -104,11 +139,25 @@ class GroupWriter:
         upcoming: str | None = None,
         ask: PromptKind = "trace",
     ) -> Rollout:
-        rollout = await self._rollouts.answer(sample, sampling, upcoming, ask)
+        rollout = await self._answer(sample, sampling, upcoming, ask)
         if rollout.prompt is not None:
             self.token_counts["prompt_tokens"] += len(rollout.prompt.token_ids)
             self.token_counts["cached_prompt_tokens"] += rollout.num_cached_tokens
         return rollout
+
+    async def _answer(
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        upcoming: str | None = None,
+        ask: PromptKind = "trace",
+    ) -> Rollout:
+        """Answer of the workers; a failed rollout, if they failed the request for good."""
+        try:
+            return await self._rollouts.answer(sample, sampling, upcoming, ask)
+        except RequestFailed as error:
+            kind, culprit = FailureKind.GENERATION, error.worker or "rollout workers"
+            return self._failed(Failure(kind=kind, culprit=culprit, reason=str(error)))
 
     async def _contrast(
         self, sample: Sample, sampling: Sampling, upcoming: str | None
@@ -143,6 +192,9 @@ class GroupWriter:
             culprit=sample.video,
             reason=self._quarantine.reason(sample.video),
         )
+        return self._failed(failure)
+
+    def _failed(self, failure: Failure) -> Rollout:
         version = self._version()
         return Rollout(prompt=None, completions=(), failures=(failure,), policy_version=version)
 

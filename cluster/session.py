@@ -111,6 +111,8 @@ class Session:
             lambda: self.version(self.engine_weights_step),
             partial(prompt_text, config),
             self.timeline,
+            config.rollout_failure,
+            self.events,
         )
 
     async def ensure_engine_weights(self, model_dir: Path, step: int) -> None:

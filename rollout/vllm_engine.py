@@ -221,17 +221,17 @@ class VllmEngine:
                 await self._llm.sleep(level=self._sleep_level, mode="wait")
 
     async def begin_update(self) -> None:
-        """Stop scheduling, forget everything computed with the old weights, and open vLLM's update.
-        Requests that run are treated as ``config.in_flight`` says.
+        """Stop scheduling, forget everything computed with the old weights (requests that run are
+        treated as ``config.in_flight`` says), and open vLLM's update; one left open is abandoned.
 
-        An update that was left open is abandoned. Weights are loaded in place, so from here on the
-        engine answers, and computes, nothing until an update is finished whole.
+        Weights are loaded in place, so from here on the engine answers, and computes, nothing until
+        an update is finished whole.
         """
         async with self._updating("begin a weight update", self._config.begin_timeout_s):
             await self._wake("weights")
             await self._groups.pause_for_update()
-            record = (self._config.records_digests,)
-            await self._llm.collective_rpc("begin_weight_update", args=record)
+            records = self._config.records_digests
+            await self._llm.collective_rpc("begin_weight_update", args=(records,))
 
     async def update_weights(self, update: dict[str, Any]) -> None:
         """Load one chunk of weights, in the form of the transfer backend."""
@@ -356,7 +356,6 @@ class VllmEngine:
             return await self._groups.run(requests, params, adapter and lora_request(adapter))
 
         more = continued or [()] * len(params)
-
         limit_s = self._config.request_timeout_s
         try:
             async with _deadline(limit_s, "answer", "rollout.request_timeout_s") as limit:
@@ -365,8 +364,7 @@ class VllmEngine:
                     # by an update, which has the whole time anew
                     limit.reschedule(asyncio.get_running_loop().time() + limit_s)
                     again = await run([params[k] for k in ended], [more[k] for k in ended])
-                    for k, output in zip(ended, again, strict=True):
-                        outputs[k] = output
+                    outputs = [one or again.pop(0) for one in outputs]
                 # the engine core should have kept the clip; where it has not, it says "error"
                 lost = [k for k, one in enumerate(outputs) if k and _failed(one)]
                 if lost:

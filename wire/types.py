@@ -65,6 +65,11 @@ class FailureKind(StrEnum):
     """No reward term applies to the trace: masked like a failure, but nobody's fault."""
     PARITY = "parity"
 
+    @property
+    def is_fault_of_data(self) -> bool:
+        """Whether the sample is at fault: no other try and no other worker would mend it."""
+        return self in (FailureKind.DECODE, FailureKind.PROMPT)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class PolicyVersion:
@@ -281,6 +286,12 @@ class TraceGroup:
             raise ValueError(
                 f"group {self.group_id} has neither traces nor failures; say why it is empty"
             )
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the fleet failed the group for good: it has no traces, and not by its sample's
+        fault."""
+        return not self.traces and not self.failures[0].kind.is_fault_of_data
 
     @property
     def scored(self) -> tuple[Trace, ...]:

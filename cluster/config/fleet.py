@@ -66,19 +66,24 @@ class RolloutFailureConfig(Config):
     max_infra_attempts: int = Field(default=5, ge=1)
     """Times that a group is asked for, at most, where the fleet fails it."""
     max_data_attempts: int = Field(default=1, ge=1)
-    """Times that a sample is asked for in a whole run, at most, where the data fails it."""
+    """Times that a sample is asked for, at most, where its clip cannot be decoded or its prompt
+    does not fit; then it is in ``quarantine.jsonl`` for the rest of the run, and for those that
+    resume it."""
     backoff_base_s: float = Field(default=1.0, ge=0)
     """Wait before a group's second try; doubled for each further one."""
     max_backoff_s: float = Field(default=30.0, ge=0)
     """Longest wait before a try."""
     max_consecutive_dropped: int = Field(default=0, ge=0)
-    """Groups in a row that the fleet may fail for good before the run ends; 0: as many as
-    ``reward.max_failure_frac`` allows in a step."""
-    min_step_batch_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of its groups that a step needs to be trained; 1: it waits for all. Below 1 a step
-    drops groups that the fleet failed for good; they stay in the archive, and are counted."""
+    """Groups in a row that the fleet may fail for good before the run ends; 0: any number, within
+    what ``min_step_batch_fraction`` leaves a step."""
+    min_step_batch_fraction: float | None = Field(default=None, gt=0, le=1)
+    """Share of ``grpo.groups_per_step`` that a step needs to be trained. Groups that the fleet
+    failed for good are dropped: they are in the archive with their failure, and are counted. With
+    fewer the run ends. None: 1 - ``reward.max_failure_frac``."""
     on_dropped: Literal["shrink", "replace"] = "shrink"
-    """A step lacks what was dropped, or asks for other groups in their place."""
+    """A step lacks what was dropped, or asks for other groups in their place: up to twice
+    ``groups_per_step`` in all, or as many as ``grpo.filter_groups`` allows, which replaces them in
+    any case."""
 
 
 class WatchdogConfig(Config):

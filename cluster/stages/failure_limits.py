@@ -1,7 +1,8 @@
 """Failure limits of a run: too many groups that could not be written, or traces not scored, end it.
 
-Clips that cannot be decoded are counted over all of the run, by the quarantine: a step with one bad
-clip among four would else end it.
+Budgets are two. What the data fails (a clip that cannot be decoded, a prompt that does not fit) is
+counted over all of the run, by sample, in the quarantine: a step with one bad clip among four would
+else end it. What the fleet fails (an engine, a disk) is counted by step.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import replace
 from reward.stats import refuse_too_many_failures
 from wire.errors import TooManyFailures
 from wire.token_arrays import Logprobs, TokenIds
-from wire.types import Failure, FailureKind, Prompt, Trace, TraceGroup
+from wire.types import Failure, Prompt, Trace, TraceGroup
 
 
 class FailureCount:
@@ -30,7 +31,7 @@ class FailureCount:
             self._failed.append(replace(group, prompt=_NO_PROMPT, traces=_without_text(traces)))
 
     def refuse(self) -> None:
-        """Raise TooManyFailures if more groups failed (prompt, generation), or more scores, than
+        """Raise TooManyFailures if more groups were dropped, or more scores failed, than
         allowed."""
         limit = self._max_failure_frac
         _refuse_groups(self._failed, limit, self._num_groups)
@@ -38,18 +39,13 @@ class FailureCount:
 
 
 def refuse_failures(groups: Sequence[TraceGroup], max_failure_frac: float) -> None:
-    """Raise TooManyFailures if more groups failed (prompt, generation), or more scores, than
-    allowed."""
+    """Raise TooManyFailures if more groups were dropped, or more scores failed, than allowed."""
     _refuse_groups(groups, max_failure_frac, len(groups))
     refuse_too_many_failures(groups, max_failure_frac)
 
 
 def _refuse_groups(groups: Sequence[TraceGroup], max_failure_frac: float, num_groups: int) -> None:
-    failed = [
-        group
-        for group in groups
-        if group.failures and not group.traces and group.failures[0].kind is not FailureKind.DECODE
-    ]
+    failed = [group for group in groups if group.is_dropped]
     if len(failed) > max_failure_frac * num_groups:
         first = failed[0].failures[0]
         raise TooManyFailures(

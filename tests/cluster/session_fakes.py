@@ -120,7 +120,7 @@ class FakeEngines:
         return None
 
     async def cache_counts(self) -> dict[str, int]:
-        return {"clip_hits": len(self.wrote) - 1, "clip_misses": 1}
+        return {"clip_hits": len(self.wrote) - 1, "clip_misses": 1, "restarted_traces": 0}
 
     async def prompt(self, sample: Sample, ask: PromptKind) -> Prompt:
         self.asked.append(ask)

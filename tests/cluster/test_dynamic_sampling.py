@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.buffer import GroupBuffer
+from cluster.config.fleet import RolloutFailureConfig
 from cluster.loop import DynamicSampling, StepGroups, rollout_loop, run_until_trained, train_loop
 from cluster.stages.grpo.figures import filter_figures
-from cluster.stages.grpo.stage import filter_of
+from cluster.stages.grpo.step_limits import replacing_of
 from tests.cluster.session_fakes import make_config
 from tests.groups import make_group, make_trace
 from wire.types import PolicyVersion, Sample, Split, TraceGroup
@@ -154,9 +155,9 @@ def test_a_run_resumed_at_its_cursor_takes_the_same_steps(run: Run, done: int):
     ("rewards", "kept"), [((1.0, 0.0), True), ((1.0, 1.0), False), ((None, 1.0), False)]
 )
 def test_the_recipes_filter_looks_at_rewards(rewards: Sequence[float | None], kept: bool):
-    assert filter_of(make_config().grpo) is None
+    assert replacing_of(make_config().grpo, RolloutFailureConfig()) is None
     config = make_config(grpo={"groups_per_step": 4, "filter_groups": {"enable": True}})
-    filtering = filter_of(config.grpo)
+    filtering = replacing_of(config.grpo, RolloutFailureConfig())
     assert filtering is not None
     assert filtering.max_groups == 40
     assert filtering.has_signal(make_group(*map(make_trace, rewards))) == kept

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from cluster.metrics.events import Event, EventLog, read_events
+from cluster.pool.dispatch import RequestFailed
 from rollout.engine import Sampling
 from rollout.prompt import RationalePrompt
 from rollout.worker import Rollout
@@ -21,6 +23,7 @@ from tests.cluster.session_fakes import (
     open_fakes,
 )
 from wire.archive.archive import read_groups
+from wire.errors import TooManyFailures
 from wire.types import Failure, FailureKind, Purpose, Sample, Score, TraceGroup
 
 SAMPLING = Sampling(n=4, temperature=1.0, max_tokens=64, seed=1)
@@ -160,3 +163,74 @@ async def test_rationales_are_judged_by_no_reward_and_asked_for_as_the_caller_sa
     assert kinds == {FailureKind.NOT_APPLICABLE}
     (archived,) = read_groups(run_dir.archive, Purpose.RATIONALE)
     assert archived == group
+
+
+# --- failure budgets
+
+
+async def groups_of(
+    path: Path, answers: list[Any], **failure: Any
+) -> tuple[list[TraceGroup], list[Event], list[str]]:
+    """A group for each of the workers' ``answers`` (a kind of failure, an error, or None: a good
+    one) about one clip; the run's events, and the clips that were asked about."""
+    config = make_config(
+        rollout_failure=failure, data={"manifest": "m.jsonl", "max_quarantine_frac": 1.0}
+    )
+    run_dir, sample, groups = make_run_dir(path, config), make_samples()[0], list[TraceGroup]()
+    with open_fakes(config, run_dir, [sample], ("base", 0)) as (session, engines, *_):
+        session.writer._events = EventLog(run_dir.path, 0)
+        answer = engines.answer
+
+        async def scripted(*asked: Any) -> Rollout:
+            rollout, outcome = await answer(*asked), script.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is None:
+                return rollout
+            failed = Failure(kind=outcome, culprit="r0", reason="why")
+            return replace(rollout, prompt=None, completions=(), failures=(failed,))
+
+        script = list(answers)
+        engines.answer = scripted  # type: ignore[method-assign]
+        try:
+            for number in range(len(answers)):
+                group = await session.writer.write(sample, SAMPLING, Purpose.TRAIN, f"g{number}")
+                groups.append(group)
+        finally:
+            await session.scorer.close()
+    assert list(read_groups(run_dir.archive)) == groups, "what failed is archived, too"
+    return groups, list(read_events(run_dir.path)), [video for _, video in engines.wrote]
+
+
+async def test_a_request_that_the_fleet_failed_for_good_is_a_dropped_group_with_its_cause(
+    tmp_path: Path,
+):
+    lost = RequestFailed("5 tries failed, the last: rollout-3 died", "rollout-3")
+    (group,), events, _ = await groups_of(tmp_path, [lost])
+    assert group.is_dropped
+    assert (group.failures[0].culprit, group.failures[0].kind) == ("rollout-3", "generation")
+    (event,) = events
+    assert (event.kind, event.subject) == ("group_dropped", "g0")
+    assert event.fields == {"cause": "generation", "culprit": "rollout-3", "why": str(lost)}
+
+
+@pytest.mark.parametrize("kind", [FailureKind.DECODE, FailureKind.PROMPT])
+async def test_a_sample_that_its_data_fails_is_asked_for_so_often_and_no_more(
+    tmp_path: Path, kind: FailureKind
+):
+    groups, events, asked = await groups_of(tmp_path, [kind] * 4, max_data_attempts=2)
+    assert len(asked) == 2
+    assert [bool(group.failures) for group in groups] == [True] * 4
+    assert events == [], "bad data is no fault of the fleet"
+
+
+async def test_so_many_dropped_groups_in_a_row_end_the_run_and_an_answer_resets_them(
+    tmp_path: Path,
+):
+    lost = FailureKind.GENERATION
+    groups, *_ = await groups_of(
+        tmp_path / "a", [lost, lost, None, lost, lost], max_consecutive_dropped=2
+    )
+    assert [group.is_dropped for group in groups] == [True, True, False, True, True]
+    with pytest.raises(TooManyFailures, match=r"max_consecutive_dropped"):
+        await groups_of(tmp_path / "b", [lost] * 3, max_consecutive_dropped=2)

@@ -12,7 +12,8 @@ from wire.types import FinishReason, TraceGroup
 
 
 class CacheHitRates:
-    """Hit rates of the workers' clip caches and the engines' prefix caches, by step."""
+    """Hit rates of the workers' clip caches and the engines' prefix caches, and traces that updates
+    had written anew, by step."""
 
     def __init__(
         self,
@@ -26,8 +27,8 @@ class CacheHitRates:
 
     async def of_step(self) -> dict[str, float]:
         """Hit rates since the last call. A rate without a request is left out."""
-        now = Counter(await self._clip_counts())
-        now += Counter(self._token_counts)
+        counts = await self._clip_counts()
+        now = Counter(counts) + Counter(self._token_counts)
         new, self._before = now - self._before, now
         clips, tokens = new["clip_hits"] + new["clip_misses"], new["prompt_tokens"]
         figures = {}
@@ -35,6 +36,8 @@ class CacheHitRates:
             figures["cache/clip_hit_rate"] = new["clip_hits"] / clips
         if tokens:
             figures["cache/prefix_hit_rate"] = new["cached_prompt_tokens"] / tokens
+        if "restarted_traces" in counts:
+            figures["off_policy/num_restarted_traces"] = float(new["restarted_traces"])
         return figures
 
 
@@ -52,7 +55,10 @@ def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, 
     """Metrics of a step's traces: lengths, ends, failures, and staleness in versions."""
     completions = [trace.completion for group in groups for trace in group.traces]
     failed = [group for group in groups if not group.traces]
-    figures = {"rollout/failed_groups_frac": len(failed) / len(groups)}
+    figures = {
+        "rollout/failed_groups_frac": len(failed) / len(groups),
+        "rollout/num_dropped_groups": float(sum(group.is_dropped for group in groups)),
+    }
     if not completions:
         return figures
     lengths = [len(completion.token_ids) for completion in completions]
@@ -69,6 +75,7 @@ def trace_figures(groups: Sequence[TraceGroup], trained_from: int) -> dict[str, 
             "prompt_length/mean": fmean(prompts),
             "prompt_length/max": float(max(prompts)),
             "truncated_frac": fmean(end.is_truncated for end in ends),
+            "off_policy/mixed_frac": fmean(bool(one.version_changes) for one in completions),
             "staleness/mean": fmean(lags),
             "staleness/max": float(max(lags)),
         }

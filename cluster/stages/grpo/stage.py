@@ -12,9 +12,8 @@ from cluster.buffer import GroupBuffer
 from cluster.config.guards import GuardsConfig
 from cluster.config.kinds.grpo import GrpoStage
 from cluster.config.recipe import RunConfig
-from cluster.config.stages import GrpoConfig
 from cluster.driver.progress import console, progress_bar
-from cluster.loop import DynamicSampling, rollout_loop, run_until_trained, train_loop
+from cluster.loop import rollout_loop, run_until_trained, train_loop
 from cluster.metrics.effective_time import EffectiveTime
 from cluster.metrics.learning_guards import LearningGuards, LearningState
 from cluster.metrics.metrics_file import current_rows, read_rows
@@ -32,6 +31,7 @@ from cluster.stages.grpo.figures import (
     CacheHitRates,
 )
 from cluster.stages.grpo.step import GrpoLearner, GrpoParts
+from cluster.stages.grpo.step_limits import StepLimits, replacing_of
 from cluster.stages.grpo.training_groups import TrainingGroupWriter
 from cluster.stages.hacking_guards import HackingGuards
 from cluster.stages.longest_prompt import longest_prompt
@@ -39,7 +39,6 @@ from cluster.stages.stage import StageRun, best_kept_of
 from cluster.stages.validation import Validation, restored_by
 from cluster.stages.validators import grpo_validator
 from cluster.weight_sync.turns import Turns
-from learner.objective.credit import has_signal
 from rollout.sampler import Sampler
 from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import ConfigError
@@ -93,7 +92,8 @@ async def train_grpo(session: Session, run: StageRun) -> dict[str, Any]:
         async with parts.validation as validation:
             validation.start(state.step)
             count, steps = grpo.groups_per_step, learner.steps()
-            train = train_loop(parts.buffer, learner, steps, count, filter_of(grpo))
+            replacing = replacing_of(grpo, config.rollout_failure)
+            train = train_loop(parts.buffer, learner, steps, count, replacing)
             loops = range(parts.buffer.capacity)
             await run_until_trained(
                 train, [rollout_loop(sampler.at, writer, parts.buffer) for _ in loops]
@@ -154,7 +154,7 @@ def _parts(
         fleet=session.fleet_figures,
         effective=_effective_time(session.run_dir, grpo.name, state.step),
         events=session.events,
-        max_failure_frac=config.reward.max_failure_frac,
+        limits=StepLimits.of(config, grpo, session.attempt),
         deterministic=config.deterministic,
     )
 
@@ -196,13 +196,3 @@ def _load_reusable_groups(
             f"{reusable.num_others} written anew"
         )
     return ArchivedGroups.of(run_dir.archive, reusable)
-
-
-def filter_of(grpo: GrpoConfig) -> DynamicSampling | None:
-    """The recipe's dynamic sampling; None if it is off."""
-    if not grpo.filter_groups.enable:
-        return None
-    return DynamicSampling(
-        has_signal=lambda group: has_signal(group, grpo.loss),
-        max_groups=grpo.filter_groups.max_num_gen_batches * grpo.groups_per_step,
-    )

@@ -24,7 +24,6 @@ from cluster.resume.archived_groups import (
 )
 from cluster.resume.checkpoints import Checkpoints
 from cluster.resume.loop_state import LoopState
-from cluster.stages.failure_limits import refuse_failures
 from cluster.stages.grpo.figures import (
     CacheHitRates,
     filter_figures,
@@ -33,6 +32,7 @@ from cluster.stages.grpo.figures import (
     trace_figures,
 )
 from cluster.stages.grpo.heal import TrainedGroups, TrainedStep
+from cluster.stages.grpo.step_limits import StepLimits
 from cluster.stages.hacking_guards import HackingGuards
 from cluster.stages.stage import StageRun
 from cluster.stages.validation import Validation
@@ -76,7 +76,7 @@ class GrpoParts:
     fleet: FleetFigures
     effective: EffectiveTime
     events: Events
-    max_failure_frac: float
+    limits: StepLimits
     deterministic: bool
 
 
@@ -103,7 +103,9 @@ class GrpoLearner:
         version = self._run.first_step + step
         figures = await self._observe(taken, version)
         await self._to_learner()
-        figures |= await self._learn(taken.trained, step)
+        fresh, num_stale = self._parts.limits.fresh(taken.trained, version - 1)
+        figures["off_policy/num_dropped_traces"] = float(num_stale)
+        figures |= await self._learn(fresh, step)
         figures |= self._parts.learning.warn(figures)
         figures |= await self._publish(version)
         self._record(taken, step, figures)
@@ -126,7 +128,7 @@ class GrpoLearner:
         """Metrics of a step's groups. Raises TooManyFailures."""
         groups = taken.all
         parts = self._parts
-        refuse_failures(groups, parts.max_failure_frac)
+        parts.limits.refuse(taken)
         figures = {**summarise(groups), **parts.scorer.take_figures()}
         figures |= trace_figures(groups, version - 1)
         figures |= parts.guards.check_step(groups, figures.get("response_length/mean"))

@@ -41,3 +41,5 @@ async def test_hit_rates_are_of_the_requests_since_the_last_call():
     await rates.of_step()  # of the stages before
     clips = {"clip_hits": 90, "clip_misses": 14}
     assert await rates.of_step() == {"cache/clip_hit_rate": 0.0}
+    clips = {"clip_hits": 90, "clip_misses": 14, "restarted_traces": 5}
+    assert await rates.of_step() == {"off_policy/num_restarted_traces": 5.0}
