@@ -28,6 +28,7 @@ from wire.errors import DeadlineExceeded
 
 LOOK_EVERY_S = 1.0
 _GATHER_S = 0.05  # changes that come together are one look's
+_GATHER_S_PER_WORKER = 0.001  # a look costs some 10 us a worker: at most a hundredth of the driver
 _ROOM_EVERY_S = 5.0  # asked of the cluster while anybody waits for room
 _PLACING = "place workers"  # the pool's own job
 
@@ -275,7 +276,8 @@ class Supervisor:
         finally:
             timer.cancel()
             woken.cancel()
-        await self._clock.sleep(_GATHER_S)
+        number = len(self._members)
+        await self._clock.sleep(max(_GATHER_S, _GATHER_S_PER_WORKER * number))
         self._wake.clear()
 
     def _on_change(self, change: Change) -> None:

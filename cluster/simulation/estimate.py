@@ -8,7 +8,7 @@ from cluster.config.recipe import RunConfig
 from cluster.simulation.timings import Timings
 from wire.errors import ConfigError
 
-DRIVER_S_PER_TRACE = 0.0005
+DRIVER_S_PER_TRACE = 0.0007
 """CPU of the driver per trace of some hundred tokens, over pool, Ray, reward, archive and rows:
 tests/benchmarks/simulation.py measures it."""
 _BUS_GB_PER_S = 20.0  # from a node's memory into its GPUs

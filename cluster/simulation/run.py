@@ -11,6 +11,8 @@ from cluster.simulation.session import SimulatedSession
 from cluster.simulation.timings import Timings
 from cluster.simulation.virtual_time import run_virtually
 
+_FILLED_AFTER = 5  # steps, after which one is like the next
+
 
 def simulate(scenario: Scenario) -> SimulatedRun:
     """Simulate a scenario; with faults also without, for the effective training time ratio."""
@@ -23,7 +25,8 @@ def simulate(scenario: Scenario) -> SimulatedRun:
 
 def what_would_help(scenario: Scenario) -> list[Change]:
     """The scenario again, without faults and with one part changed at a time: what each gains."""
-    calm = scenario.without_faults()
+    enough = _FILLED_AFTER + 2 * scenario.grpo.max_staleness
+    calm = replace(scenario.without_faults(), num_steps=min(scenario.num_steps, enough))
     before = _simulated(calm).traces_per_s
     changes = []
     for part, remedy, changed in scenarios_with_changes(calm):
