@@ -74,7 +74,7 @@ class Supervisor:
         self._given_up = 0  # members whose restarts are used up, since the last request
         self._room_asked = float("-inf")
         self._short_since: float | None = None
-        self._has_news = False
+        self._has_news, self._num_shown = False, 0
         members.listen(self._on_change)
 
     @property
@@ -130,8 +130,8 @@ class Supervisor:
             self._tend(worker)
         self._seek_room()
         self._refuse_too_few()
-        if self._has_news:
-            self._has_news = False
+        if self._has_news or len(self._members) != self._num_shown:
+            self._has_news, self._num_shown = False, len(self._members)
             self._show()
 
     def _tend(self, worker: WorkerHealth) -> None:

@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError
 
 from cluster.actors import placement, ray_fleet
 from cluster.actors.placement import Seat
+from cluster.pool import supervisor
 from rollout.engine import Sampling
 from rollout.worker import Rollout
 from wire.errors import GenerationError, PlacementError
@@ -25,11 +26,15 @@ class ScriptedActor:
     """A RolloutActor whose engine is an attribute."""
 
     def __init__(self, config: Any, name: str) -> None:
-        self.name, self.is_engine_alive, self.hangs = name, True, asyncio.Event()
+        self.name, self.is_engine_alive = name, True
         self.told: list[Any] = []
         self.loaded: list[Any] = []
         self.go = asyncio.Event()
+        """Lets it answer requests."""
+        self.works = asyncio.Event()
+        """Lets it answer probes."""
         self.go.set()
+        self.works.set()
         self.asked = 0
         self.start_error: Exception | None = None
 
@@ -47,7 +52,7 @@ class ScriptedActor:
         self.told.append(tower)
 
     async def probe(self) -> bool:
-        await self.go.wait()
+        await self.works.wait()
         return self.is_engine_alive
 
     async def is_alive(self) -> bool:
@@ -84,6 +89,8 @@ class Cluster:
         monkeypatch.setattr(ray_fleet, "RemoteRolloutActor", self)
         monkeypatch.setattr(ray_fleet, "reserve_worker", self.reserve_worker)
         monkeypatch.setattr(ray_fleet, "worker_room", lambda config, refused: self.room)
+        monkeypatch.setattr(supervisor, "LOOK_EVERY_S", 0.05)
+        monkeypatch.setattr(supervisor, "_ROOM_EVERY_S", 0.1)
         monkeypatch.setattr(ray, "kill", self.kill)
         monkeypatch.setattr(placement, "remove_placement_group", self.release)
         monkeypatch.setattr(placement, "_alive", lambda: [{"NodeID": n} for n in self.nodes])

@@ -39,7 +39,7 @@ def test_workers_join_where_there_is_room_and_on_nodes_that_join(seen: dict[str,
 
 def test_the_requests_of_a_node_that_dies_are_answered_by_others(seen: dict[str, Any]):
     assert seen["node dies"]["versions"] == [1]
-    assert "node_died" in seen["node dies"]["causes"]
+    assert seen["node dies"]["causes"][:2] == ["node_died"] * 2
     assert seen["another node joins"]["joined_s"] < 60
 
 
@@ -47,5 +47,5 @@ def test_scaling_down_loses_no_request_and_gives_the_places_back(seen: dict[str,
     down = seen["scaled down"]
     assert down["versions"] == [1]
     assert down["view"] == ["healthy"]
-    assert down["left"] == 4
+    assert down["left"] >= 4
     assert down["scaled"][-2:] == [6, 1]

@@ -115,7 +115,7 @@ async def test_an_engine_that_hangs_while_its_actor_answers_is_ended_and_started
     pool = make_pool(cluster, tmp_path, 1)
     await pool.start("model", FIRST)
     hung = cluster.of("rollout-0")
-    hung.scripted.go.clear()
+    hung.scripted.works.clear()
     await until(lambda: len(cluster.actors["rollout-0"]) == 2 and bool(pool.in_service))
     assert ("suspect", "probe_failed") in states(tmp_path, "rollout-0")
     assert ("dead", "probe_failed") in states(tmp_path, "rollout-0")
