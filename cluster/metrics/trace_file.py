@@ -20,16 +20,18 @@ from wire.whole_file import whole_file
 _ORDER = (DRIVER, "rank", "rollout", REWARD, ARCHIVE, QUEUE)
 """Kinds of tracks from the top of the page to its end."""
 
-_INSTANT_US = 1.0
-"""Length that a span of less is shown with."""
+_SHORTEST_US = 1
+"""Length that a shorter span is shown with."""
 
 
 def write_trace(path: Path, spans: Sequence[Span], facts: Mapping[str, Any]) -> None:
-    """Write a trace file by rename; ``facts`` are its ``otherData``."""
+    """Write a trace file by rename; ``facts`` are its ``otherData``, with the Unix time of its time
+    0."""
+    start = min((one.start for one in spans), default=0.0)
     trace = {
         "displayTimeUnit": "ms",
-        "otherData": dict(facts),
-        "traceEvents": list(trace_events(spans)),
+        "otherData": {**facts, "start": start},
+        "traceEvents": list(trace_events(spans, start)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
@@ -41,46 +43,56 @@ def read_facts(path: Path) -> dict[str, Any]:
     return dict(from_json(path.read_text(encoding="utf-8"))["otherData"])
 
 
-def trace_events(spans: Iterable[Span]) -> Iterable[dict[str, Any]]:
-    """Trace events of spans: names of tracks and lanes, then the spans in the order of begin."""
-    by_track: dict[str, list[Span]] = {}
+def trace_events(spans: Iterable[Span], start: float) -> Iterable[dict[str, Any]]:
+    """Trace events of spans: names of tracks and lanes, then the spans in the order of begin.
+
+    Times count from ``start``, in whole microseconds: of Unix times in microseconds a float64 keeps
+    no fraction, and spans of a lane that seem to overlap are dropped by viewers. No thread has the
+    number of another, or of a process: viewers take such for one.
+    """
+    by_track: dict[str, list[tuple[int, int, Span]]] = {}
     for one in spans:
-        by_track.setdefault(one.track, []).append(one)
+        begin, end = (round(1e6 * (at - start)) for at in (one.start, one.end))
+        times = (begin, max(end, begin + _SHORTEST_US), one)
+        by_track.setdefault(one.track, []).append(times)
+    first = len(by_track) + 1
     for pid, track in enumerate(sorted(by_track, key=track_order), start=1):
-        yield _named("process_name", pid, 0, {"name": track})
-        yield _named("process_sort_index", pid, 0, {"sort_index": pid})
-        own = sorted(by_track[track], key=lambda one: (one.start, one.end))
-        lanes = assign_lanes(own)
+        yield _named("process_name", pid, first, {"name": track})
+        yield _named("process_sort_index", pid, first, {"sort_index": pid})
+        own = sorted(by_track[track], key=lambda times: times[:2])
+        lanes = assign_lanes([times[:2] for times in own])
         for lane in range(max(lanes) + 1):
-            yield _named("thread_name", pid, lane, {"name": track if not lane else f"#{lane + 1}"})
-        for one, lane in zip(own, lanes, strict=True):
+            name = track if not lane else f"#{lane + 1}"
+            yield _named("thread_name", pid, first + lane, {"name": name})
+        for (begin, end, one), lane in zip(own, lanes, strict=True):
             yield {
                 "ph": "X",
                 "pid": pid,
-                "tid": lane,
+                "tid": first + lane,
                 "name": one.name,
                 "cat": track_kind(track),
-                "ts": round(one.start * 1e6, 1),
-                "dur": max(_INSTANT_US, round((one.end - one.start) * 1e6, 1)),
+                "ts": begin,
+                "dur": end - begin,
                 "args": one.args,
             }
+        first += max(lanes) + 1
 
 
-def assign_lanes(spans: Sequence[Span]) -> list[int]:
-    """Lane of each span, sorted by begin: the first lane whose last span has ended, so that no two
-    of a lane overlap and there are as few lanes as can be."""
+def assign_lanes(times: Sequence[tuple[int, int]]) -> list[int]:
+    """Lane of each span (begin, end), sorted by begin: the first lane whose last span has ended, so
+    that no two of a lane overlap and there are as few lanes as can be."""
     free: list[int] = []
-    busy: list[tuple[float, int]] = []
+    busy: list[tuple[int, int]] = []
     lanes, num_lanes = [], 0
-    for one in spans:
-        while busy and busy[0][0] <= one.start:
+    for begin, end in times:
+        while busy and busy[0][0] <= begin:
             heapq.heappush(free, heapq.heappop(busy)[1])
         if free:
             lane = heapq.heappop(free)
         else:
             lane, num_lanes = num_lanes, num_lanes + 1
         lanes.append(lane)
-        heapq.heappush(busy, (max(one.end, one.start + _INSTANT_US / 1e6), lane))
+        heapq.heappush(busy, (end, lane))
     return lanes
 
 

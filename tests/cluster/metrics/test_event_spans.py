@@ -34,9 +34,9 @@ def test_a_worker_that_does_not_serve_and_a_heal_are_spans(tmp_path: Path):
     (path,) = timeline_files(tmp_path, "grpo")
     found = [e for e in from_json(path.read_bytes())["traceEvents"] if e["ph"] == "X"]
     assert [(e["name"], e["ts"] / 1e6, e["dur"] / 1e6) for e in found] == [
-        ("heal", 103.0, 4.0),
-        ("restarting", 100.0, 3.0),
-        ("dead", 107.0, 3.0),
+        ("heal", 3.0, 4.0),
+        ("restarting", 0.0, 3.0),
+        ("dead", 7.0, 3.0),
     ]
     assert figures["limit/learner"] == pytest.approx(0.4)
     assert figures["rollouter/idle_ratio"] == 1.0  # a start is no work

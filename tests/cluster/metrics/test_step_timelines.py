@@ -42,7 +42,7 @@ def test_a_step_has_a_file_of_its_spans_and_metrics_of_its_shares(tmp_path: Path
     (path,) = timeline_files(tmp_path, "grpo")
     assert path == tmp_path / "timeline" / "grpo" / "step-000007.json"
     (answer,) = [e for e in _events(path) if e["name"] == "answer"]
-    assert (answer["ts"], answer["dur"], answer["args"]) == (1e9, 3e6, {"group": "g1"})
+    assert (answer["ts"], answer["dur"], answer["args"]) == (0, 3e6, {"group": "g1"})
     facts = read_facts(path)
     assert (facts["step"], facts["attempt"], facts["seconds"]) == (7, 1, 4.0)
     assert facts["idle"] == pytest.approx({"rollout-0": 0.25, "rollout-1": 1.0})

@@ -1,3 +1,5 @@
+import itertools
+import math
 from pathlib import Path
 
 from hypothesis import given
@@ -19,43 +21,52 @@ def _span(track: str = "rollout-0", start: float = 0.0, end: float = 1.0) -> Spa
     return Span(track=track, name="answer", start=start, end=end)
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=40))
-def test_spans_of_a_lane_never_overlap_and_no_lane_could_be_saved(times: list[tuple[int, int]]):
-    spans = sorted(
-        (_span(start=start, end=start + length) for start, length in times),
-        key=lambda one: (one.start, one.end),
-    )
-    lanes = assign_lanes(spans)
-    for one, lane in zip(spans, lanes, strict=True):
-        others = [b for b, at in zip(spans, lanes, strict=True) if at == lane and b is not one]
-        assert all(b.end <= one.start or one.end <= b.start for b in others)
-    ends = [(one.start, max(one.end, one.start + 1e-6)) for one in spans]
-    most = max((sum(a <= at < b for a, b in ends) for at, _ in ends), default=0)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=40))
+def test_spans_of_a_lane_never_overlap_and_no_lane_could_be_saved(given: list[tuple[int, int]]):
+    times = sorted((begin, begin + length) for begin, length in given)
+    lanes = assign_lanes(times)
+    for lane in set(lanes):
+        own = [one for one, at in zip(times, lanes, strict=True) if at == lane]
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(own))
+    most = max((sum(a <= at < b for a, b in times) for at, _ in times), default=0)
     assert max(lanes, default=-1) + 1 == most
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e-5), st.floats(0, 1e-5)), min_size=1, max_size=20))
+def test_spans_of_microseconds_at_todays_unix_time_do_not_seem_to_overlap(
+    given: list[tuple[float, float]],
+):
+    now = 1.796e9
+    spans = [_span(start=now + after, end=now + after + length) for after, length in given]
+    ends: dict[int, int] = {}
+    for event in trace_events(spans, now):
+        if event["ph"] == "X":
+            assert event["ts"] >= ends.get(event["tid"], 0)
+            ends[event["tid"]] = event["ts"] + event["dur"]
 
 
 def test_a_track_is_a_process_whose_lanes_are_threads():
     spans = [_span(end=2.0), _span(start=1.0, end=3.0), _span("driver", 0.0, 0.5)]
-    events = list(trace_events(spans))
+    events = list(trace_events(spans, 0.0))
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert names == {1: "driver", 2: "rollout-0"}
     worked = [e for e in events if e["ph"] == "X"]
     assert [(e["pid"], e["tid"], e["ts"], e["dur"]) for e in worked] == [
-        (1, 0, 0.0, 500_000.0),
-        (2, 0, 0.0, 2_000_000.0),
-        (2, 1, 1_000_000.0, 2_000_000.0),
+        (1, 3, 0, 500_000),
+        (2, 4, 0, 2_000_000),
+        (2, 5, 1_000_000, 2_000_000),
     ]
 
 
 def test_a_span_of_no_length_can_be_seen():
-    (shown,) = (e for e in trace_events([_span(end=0.0)]) if e["ph"] == "X")
-    assert shown["dur"] == 1.0
+    (shown,) = (e for e in trace_events([_span(end=0.0)], 0.0) if e["ph"] == "X")
+    assert shown["dur"] == 1
 
 
 def test_a_trace_file_is_json_with_the_facts_of_its_step(tmp_path: Path):
     path = tmp_path / "grpo" / "step-000001.json"
-    write_trace(path, [_span(end=float("nan"))], {"step": 1})
-    assert read_facts(path) == {"step": 1}
+    write_trace(path, [_span(start=5.0, end=6.0)], {"step": 1, "idle": math.nan})
+    assert read_facts(path) == {"step": 1, "idle": None, "start": 5.0}
     trace = from_json(path.read_bytes())
     assert trace["displayTimeUnit"] == "ms"
     assert {event["ph"] for event in trace["traceEvents"]} == {"M", "X"}
