@@ -334,13 +334,12 @@ async def open_session(
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)
         homes = homes_of(config, seats)
-        events = EventLog(run_dir.path, attempt)
         learner = LearnerGroup(config, seats.ranks, homes, timeline, events=events)
         prepare = None if homes is None else learner.prepare_clip
-        events = EventLog(run_dir.path, attempt)
         rollouts = RolloutPool(
             *(config, seats.workers, homes, prepare),
             events=events,
+            timeline=timeline,
             run_dir=run_dir.path,
             admit=lambda seat: require_shared(Reservation((seat,), ()), *files),
         )

@@ -27,6 +27,7 @@ from cluster.actors.placement import Seat
 from cluster.actors.ray_fleet import RayFleet, Weights
 from cluster.config.recipe import RunConfig
 from cluster.metrics.events import Events, NoEvents
+from cluster.metrics.timeline import Timeline
 from cluster.pool.clock import LoopClock
 from cluster.pool.desired_workers import DesiredWorkers
 from cluster.pool.dispatch import Dispatcher
@@ -62,6 +63,7 @@ class RolloutPool:
         prepare: Callable[[str], None] | None = None,
         *,
         events: Events | None = None,
+        timeline: Timeline | None = None,
         run_dir: Path | None = None,
         admit: Callable[[Seat], Awaitable[None]] | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class RolloutPool:
         self._settings = settings
         self._fleet = RayFleet(config, seats, admit)
         self._members = Membership(settings.health, self._clock)
-        self._dispatcher = Dispatcher(self._members, settings, self._clock, events)
+        self._dispatcher = Dispatcher(self._members, settings, self._clock, events, timeline)
         asked = DesiredWorkers(run_dir).read if run_dir else lambda: None
         self._supervisor = Supervisor(
             *(self._members, self._dispatcher, self._fleet, settings, self._clock, events),
@@ -114,7 +116,8 @@ class RolloutPool:
 
     def _show(self) -> None:
         if self._run_dir is not None:
-            write_fleet(self._run_dir, self.view)
+            with suppress(OSError):  # a full disk is reported where results are written
+                write_fleet(self._run_dir, self.view)
 
     def _note_change(self, change: Change) -> None:
         self._changed.set()

@@ -80,7 +80,7 @@ class FleetFigures:
         elif event.kind == "worker_joined" and event.fields.get("cause") == "started":
             return  # with the run
         elif event.kind in COUNTED:
-            self._counts[COUNTED[event.kind]] += 1
+            self._counts[COUNTED[event.kind]] += int(event.fields.get("count", 1))
 
     def _count_lost(self, now: float) -> None:
         """Count the time up to ``now`` as lost, if training could not go on in it."""
