@@ -21,7 +21,7 @@ from cluster.metrics.events import Events
 from cluster.metrics.timeline import ANSWER, QUEUE, NoTimeline, Timeline, span
 from cluster.pool.backoff import Backoff
 from cluster.pool.clock import Clock
-from cluster.pool.failure_budget import FleetFailures
+from cluster.pool.load_index import LoadIndex
 from cluster.pool.membership import Membership
 from cluster.pool.settings import PoolSettings
 from cluster.pool.worker_health import Cause, Change, HealthState, WorkerHealth, cause_of
@@ -110,20 +110,17 @@ class Dispatcher:
         self._waiting: deque[_Waiting] = deque()
         self._loads: dict[str, _Load] = {}
         self._ended: NoWorkers | None = None
-        self._failures = FleetFailures(failure.max_consecutive_dropped)
-        self.num_moved = 0
-        """Times that a request left a worker for another one."""
+        self._index = LoadIndex()
+        self.num_moved = self.num_failed = 0
+        """Times that a request left a worker for another one, and requests failed for good."""
+        for name in members.serving:
+            self._index.put(name, 0)
         members.listen(self._on_change)
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a slot."""
         return len(self._waiting)
-
-    @property
-    def num_failed(self) -> int:
-        """Requests that the fleet failed for good."""
-        return self._failures.total
 
     def busy(self, name: str) -> int:
         """Requests that a worker has in work."""
@@ -154,7 +151,7 @@ class Dispatcher:
         the workers that have the clip by now. ``failure_of``: why an answer is a failure of the
         worker; that of the last try is returned all the same. ``by_engine``: whether an answer
         shows that the engine works; else it shows only that its actor does. Raises RequestFailed,
-        NoWorkers, and TooManyFailures where the fleet failed too many requests in a row.
+        NoWorkers.
         """
         tries, failed_at, again = 0, set[str](), False
         while True:
@@ -170,7 +167,7 @@ class Dispatcher:
             if tried.fault is None:
                 return tried.answers[0]
             if tries >= self._max_tries:
-                self._failures.failed(what, tried.fault)
+                self.num_failed += 1
                 if tried.answers:
                     return tried.answers[0]
                 raise RequestFailed(f"{what}: {tries} tries failed, the last: {tried.fault}", name)
@@ -257,20 +254,26 @@ class Dispatcher:
                 load.since = self._clock.monotonic()
             slot = _Slot(self._members[name], asyncio.get_running_loop().create_future())
             load.slots.add(slot)
+            self._index.put(name, len(load.slots))
             waiting.granted.set_result(slot)
 
     def _choice(self, waiting: _Waiting) -> str | None:
         """Name of the worker for a request; None while all that serve are full. One that the
         request failed at is asked again only if there is no other."""
-        busy = {name: self.busy(name) for name in self._members.serving}
-        free = {name for name, number in busy.items() if number < self._max_concurrency}
-        if not free:
+        index, loads = self._index, self._index.loads
+        least = index.least
+        if least is None or loads[least] >= self._max_concurrency:
             return None
-        if waiting.turn is None:
-            return choose_worker(None, (), free - waiting.avoid or free, busy, waiting.near())
-        names = [worker.name for worker in self._members.staying]
-        able = busy.keys() - waiting.avoid or busy.keys()
-        return choose_worker(waiting.turn, names, able, busy)
+        if waiting.turn is not None:
+            names = [worker.name for worker in self._members.staying]
+            able = loads.keys() - waiting.avoid or loads.keys()
+            return choose_worker(waiting.turn, names, able, loads)
+        near = waiting.near()
+        able = {least, *near} if least not in waiting.avoid else set(loads)
+        free = {
+            name for name in able if loads.get(name, self._max_concurrency) < self._max_concurrency
+        }
+        return choose_worker(None, (), free - waiting.avoid or free, loads, near)
 
     def _release(self, slot: _Slot) -> None:
         """Take a slot back."""
@@ -278,6 +281,8 @@ class Dispatcher:
         if load is None or slot not in load.slots:
             return
         load.slots.remove(slot)
+        if slot.worker.name in self._index.loads:
+            self._index.put(slot.worker.name, len(load.slots))
         if not load.slots:
             load.busy_s += self._clock.monotonic() - load.since
             load.emptied.set()
@@ -289,7 +294,10 @@ class Dispatcher:
         elif change.ends_requests:
             self.hand_back(change.name, change.cause)
         if change.state.serves:
+            self._index.put(change.name, self.busy(change.name))
             self._grant()
+        else:
+            self._index.remove(change.name)
 
     def _move(self, name: str, why: _Try[Any]) -> None:
         for slot in self._loads[name].slots if name in self._loads else ():
@@ -303,7 +311,6 @@ class Dispatcher:
         often it is tried there: it may be the request's own fault."""
         if tried.fault is None and by_engine:
             worker.request_answered()
-            self._failures.answered()
         elif tried.fault is not None and tried.counts and worker.name not in failed_at:
             failed_at.add(worker.name)
             worker.request_failed()

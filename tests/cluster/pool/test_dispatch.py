@@ -16,7 +16,7 @@ from tests.cluster.pool import scripted_fleet
 from tests.cluster.pool.scripted_fleet import NotedEvents, version
 from tests.cluster.pool.test_membership import PLACE
 from tests.cluster.pool.virtual_time import run_virtually, virtually
-from wire.errors import DeadlineExceeded, GenerationError, TooManyFailures
+from wire.errors import DeadlineExceeded, GenerationError
 
 NAMES = ["r0", "r1", "r2"]
 BUSY = {"r0": 3, "r1": 1, "r2": 2}
@@ -241,19 +241,6 @@ async def test_an_answer_that_tells_of_a_failure_is_tried_again_and_the_last_one
     assert answer == "failure of r1"
     assert desk.dispatcher.num_failed == 1
     assert [w.state for w in desk.members.workers] == [HealthState.SUSPECT] * 2
-
-
-@virtually
-async def test_too_many_requests_that_fail_in_a_row_end_the_run():
-    desk = Desk("r0", max_infra_attempts=1, max_consecutive_dropped=1)
-    one, two = desk.ask("one"), desk.ask("two")
-    await settle()
-    desk.fail("one", "r0", GenerationError("no"))
-    desk.fail("two", "r0", GenerationError("no"))
-    with pytest.raises(RequestFailed):
-        await one
-    with pytest.raises(TooManyFailures, match="2 requests in a row"):
-        await two
 
 
 @virtually

@@ -197,6 +197,7 @@ class AnyReports(RuleBasedStateMachine):
         """Whether weights were proven that may still serve, since the last start."""
         self.probes = self.requests = self.updates = 0
         self.retired = False
+        self.seen = 0
 
     @rule()
     def restarting(self) -> None:
@@ -265,12 +266,13 @@ class AnyReports(RuleBasedStateMachine):
 
     @invariant()
     def nobody_dies_of_fewer_failures_than_the_threshold(self) -> None:
-        state, cause = self.health.state, self.health.cause
-        limits = {Cause.PROBE_FAILED: self.probes, Cause.REQUEST_FAILED: self.requests}
-        if state is HealthState.DEAD:
-            assert limits.get(cause, 3) >= 3
-            self.probes = self.requests = self.updates = 0
-        else:
+        failures = {Cause.PROBE_FAILED: self.probes, Cause.REQUEST_FAILED: self.requests}
+        for change in self.changes[self.seen :]:
+            if change.state is HealthState.DEAD:
+                assert failures.get(change.cause, 3) >= 3
+                self.probes = self.requests = self.updates = 0
+        self.seen = len(self.changes)
+        if self.health.state.runs:
             assert max(self.probes, self.requests, self.updates) < 3
 
     @invariant()
