@@ -58,5 +58,8 @@ the step, over all ranks), a sequence (one trace), a group (the traces of one cl
 the optimiser (averaged over a step's updates), a step, a clip, the run. A figure without data in a
 step is left out, not zero.
 
+Which of generation, reward, learner and weights limits a step, and who is idle, is in
+[timeline.md](timeline.md).
+
 This page is written by `make docs` from the table in `cluster/metrics/catalogue.py`.
 """

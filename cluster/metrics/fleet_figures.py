@@ -18,7 +18,6 @@ COUNTED = {
     "worker_left": "fleet/num_left",
     "request_moved": "fleet/num_moved",
     "group_dropped": "fleet/num_dropped",
-    "node_lost": "fleet/num_nodes_lost",
     "learner_died": "fleet/num_learner_deaths",
     "learner_healed": "fleet/num_learner_heals",
     "reward_worker_restarted": "fleet/num_reward_restarts",
@@ -75,6 +74,7 @@ class FleetFigures:
     def _count(self, event: Event) -> None:
         if event.kind == "worker_state" and event.fields.get("state") == DEAD:
             self._counts["fleet/num_worker_deaths"] += 1
+            self._counts[f"fleet/deaths/{event.fields.get('cause')}"] += 1
         elif event.kind == "worker_state" and _is_restart(event):
             self._counts["fleet/num_restarts"] += 1
         elif event.kind == "worker_joined" and event.fields.get("cause") == "started":

@@ -25,8 +25,6 @@ def describe_event(event: Event) -> str:
             return f"{event.subject} died ({fields.get('cause')})"
         case "learner_healed":
             return f"the learner is healed, after {_seconds(fields.get('seconds'))}"
-        case "node_lost":
-            return f"node {event.subject} is lost"
         case _:
             rest = ", ".join(f"{name} {value}" for name, value in fields.items())
             return f"{event.kind.replace('_', ' ')}: {event.subject}{f' ({rest})' if rest else ''}"

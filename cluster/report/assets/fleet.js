@@ -17,7 +17,7 @@ const FIGURES = [
   { title: "Workers", unit: "by state, at the end of a step", names: ["healthy", "suspect", "dead", "restarting", "stale"].map((state) => [`fleet/state/${state}`, state]), zero: true, sparse: true },
   { title: "Effective training time", unit: "share of the wall clock so far", names: [["effective_training_time_ratio", "ratio"]], range: [0, 1.02], format: SHARE },
   { title: "Time lost", unit: "seconds of a step: heals, nobody serving", names: [["fleet/lost_s", "lost"]], zero: true, sparse: true },
-  { title: "Deaths, restarts and heals", unit: "so far", names: [["fleet/num_worker_deaths", "workers died"], ["fleet/num_restarts", "workers restarted"], ["fleet/num_learner_heals", "learner healed"], ["fleet/num_nodes_lost", "nodes lost"]], zero: true, sparse: true },
+  { title: "Deaths, restarts and heals", unit: "so far", names: [["fleet/num_worker_deaths", "workers died"], ["fleet/num_restarts", "workers restarted"], ["fleet/num_learner_deaths", "learner ranks died"], ["fleet/num_learner_heals", "learner healed"]], zero: true, sparse: true },
   { title: "Moved and dropped", unit: "so far", names: [["fleet/num_moved", "requests moved"], ["fleet/num_dropped", "groups dropped"]], zero: true, sparse: true },
 ];
 

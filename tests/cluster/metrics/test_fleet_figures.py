@@ -34,7 +34,7 @@ def test_workers_are_counted_by_state_and_what_happened_by_kind():
     fleet = Fleet()
     fleet.state("healthy", epoch=1)
     fleet.state("healthy", "rollout-1", epoch=2)
-    fleet.state("dead", "rollout-1", before="healthy", epoch=3)
+    fleet.state("dead", "rollout-1", before="healthy", cause="node_died", epoch=3)
     fleet.note("request_moved")
     fleet.note("request_moved")
     fleet.note("group_dropped", "grpo-7", cause="stale")
@@ -43,6 +43,7 @@ def test_workers_are_counted_by_state_and_what_happened_by_kind():
     assert (figures["fleet/serving"], figures["fleet/epoch"]) == (1.0, 3.0)
     assert (figures["fleet/state/restarting"], figures["fleet/state/dead"]) == (1.0, 0.0)
     assert (figures["fleet/num_worker_deaths"], figures["fleet/num_restarts"]) == (1.0, 1.0)
+    assert figures["fleet/deaths/node_died"] == 1.0
     assert (figures["fleet/num_moved"], figures["fleet/num_dropped"]) == (2.0, 1.0)
 
 
@@ -90,10 +91,13 @@ def test_figures_and_spans_are_those_of_the_pool(tmp_path: Path):
 
 
 def test_counts_go_on_over_a_resume_and_states_begin_anew():
-    before = Event(kind="worker_state", subject="rollout-0", fields={"state": "dead"})
+    before = Event(
+        kind="worker_state", subject="rollout-0", fields={"state": "dead", "cause": "probe_failed"}
+    )
     moved = Event(kind="request_moved", subject="rollout-0", fields={"epoch": 9})
     figures = Fleet(before, moved).figures.of_step()
-    assert figures == {"fleet/lost_s": 0.0, "fleet/num_moved": 1.0, "fleet/num_worker_deaths": 1.0}
+    counts = {"fleet/num_moved", "fleet/num_worker_deaths", "fleet/deaths/probe_failed"}
+    assert figures == {"fleet/lost_s": 0.0, **dict.fromkeys(counts, 1.0)}
 
 
 def test_time_is_lost_while_failures_leave_nobody_serving_and_during_a_heal():
