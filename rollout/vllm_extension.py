@@ -1,6 +1,6 @@
 """Extension of vLLM's own processes (``worker_extension_cls``), imported before the model is built.
 
-Four things happen at import, where a later call would come too late:
+Five things happen at import, where a later call would come too late:
 
 * on CPU, vLLM packs linear weights at load and empties the originals, so that later updates are
   silently lost; a plain ``linear`` takes its place.
@@ -8,6 +8,7 @@ Four things happen at import, where a later call would come too late:
   without NCCL, and those of ``gpu_transfer``.
 * on CPU, a seeded request whose prompt is computed in parts crashes vLLM 0.32 ("CPU Generator does
   not use offset"); its generator learns to take back a draw.
+* its processes offer their stacks, for the run's watchdog.
 * a watchdog ends the engine's processes when the actor that owns them is gone, so that a killed
   actor leaves none.
 """
@@ -35,6 +36,7 @@ from rollout.engine_environment import OWNER
 from rollout.engine_watchdog import end_with_owner
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedReader
+from wire.stack_dump import offer_stacks
 from wire.weight_digest import DigestRecorder, tensor_digest
 from wire.weights import unpack
 
@@ -267,5 +269,6 @@ if _owner != os.getpid():  # in a process of vLLM's; the owner only needs the re
         _replace_everywhere("dispatch_cpu_unquantized_gemm", _plain_linear)
         _rewindable_requests()
     _encoder_outputs_on_device()
+    offer_stacks()
     if _owner and sys.platform == "linux":
         end_with_owner(_owner)

@@ -17,6 +17,7 @@
         GenerationError (RuntimeError)  an engine that could not answer a request
         JudgeError (RuntimeError)       a judge that gave no score; the trace is masked, not zero
         WeightUpdateError (RuntimeError) an engine whose weights are not what the learner sent
+        PeersLost (RuntimeError)        a learner rank whose connection to another one broke
         ParityError (RuntimeError)      rollout and trainer disagree beyond the tolerance
         TooManyFailures (RuntimeError)  more failed traces than the recipe allows
         DeadlineExceeded (TimeoutError) a wait that ended without an answer; names who was waited
@@ -110,12 +111,12 @@ class WorkerDied(DeepIntuitError, RuntimeError):
 
 
 class RankDied(WorkerDied):
-    """A learner rank ended, ran out of memory, or lost its peers: all ranks have to start anew."""
+    """A learner rank ended, or ran out of memory: all ranks have to start anew."""
 
     rank = 0
     """Its number."""
     cause = "died"
-    """Why: ``died``, ``out_of_memory``, ``lost_peers``."""
+    """Why: ``died`` or ``out_of_memory``."""
 
 
 class RankHung(DeadlineExceeded):
@@ -124,6 +125,15 @@ class RankHung(DeadlineExceeded):
     rank = 0
     """Its number."""
     cause = "deadline"
+    """Why."""
+
+
+class PeersLost(DeepIntuitError, RuntimeError):
+    """The connection of a learner rank to another one broke: all ranks have to start anew."""
+
+    rank = 0
+    """Its number."""
+    cause = "lost_peers"
     """Why."""
 
 

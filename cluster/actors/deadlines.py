@@ -1,6 +1,8 @@
 """Calls to Ray actors with a deadline; the error names the actor and the call."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -14,9 +16,21 @@ _GRACE_S = 10.0
 DIED = (RayActorError, OutOfMemoryError)
 """Ray's errors of a call whose actor is gone; the second where Ray ended it for want of memory."""
 
+_OPEN: dict[int, tuple[str, float]] = {}
+_NUMBERS = itertools.count()
+
+
+def open_waits() -> list[tuple[str, float]]:
+    """What this process waits for now with a deadline, and for how many seconds; longest first."""
+    now = time.monotonic()
+    waits = [(what, now - since) for what, since in _OPEN.values()]
+    return sorted(waits, key=lambda wait: -wait[1])
+
 
 async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
     """Await a call's result. Raises DeadlineExceeded, WorkerDied; ``what`` names actor and call."""
+    number = next(_NUMBERS)
+    _OPEN[number] = what, time.monotonic()
     try:
         return await asyncio.wait_for(call, timeout_s)
     except RayTaskError:  # what the actor itself raised, be it of a deadline of its own
@@ -31,6 +45,8 @@ async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
         ) from error
     except RayActorError as error:
         raise WorkerDied(f"waited for {what}: its process died; --resume goes on") from error
+    finally:
+        del _OPEN[number]
 
 
 def _first_sentence(error: Exception) -> str:

@@ -20,6 +20,7 @@ from video.disk_cache.location import cache_folder
 from video.processor import ClipProcessor
 from video.semantic_tokens.embedding_narrator import narrator_maker
 from video.semantic_tokens.narrated_clips import NarratedClips, Narration
+from wire.stack_dump import offer_stacks
 from wire.types import PolicyVersion, stable_seed
 from wire.weight_digest import DigestRecorder
 
@@ -62,6 +63,7 @@ class LearnerActor:
     prepare = worker_method(LearnerWorker.prepare)
 
     def __init__(self, config: RunConfig, rank: int) -> None:
+        offer_stacks()
         os.environ["OMP_NUM_THREADS"] = str(config.learner.num_threads)
         folder = cache_folder(config.video)
         clips = NarratedClips(folder, ClipProcessor(config.model), config.video)

@@ -1,8 +1,8 @@
 """Healing of a learner whose rank was lost: all ranks start anew, from the last whole checkpoint,
 and the updates since are done again.
 
-    call -> RankDied | RankHung -> ranks ended, ranks anew -> begin -> checkpoint -> updates since
-         -> the call once more
+    call -> RankDied | RankHung | PeersLost -> ranks ended, ranks anew -> begin -> checkpoint
+         -> updates since -> the call once more
 
 Knows no Ray, no weights and no rows: it is given functions that do a call, and does them again.
 """
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cluster.driver.progress import console
 from cluster.metrics.events import Events, NoEvents
-from wire.errors import RankDied, RankHung
+from wire.errors import PeersLost, RankDied, RankHung
 
 T = TypeVar("T")
 Again = Callable[[], Awaitable[object]]
@@ -25,7 +25,7 @@ Again = Callable[[], Awaitable[object]]
 
 log = logging.getLogger(__name__)
 
-LOST = (RankDied, RankHung)
+LOST = (RankDied, RankHung, PeersLost)
 
 _INSIDE: ContextVar[bool] = ContextVar("inside an update or a heal", default=False)
 
@@ -63,8 +63,8 @@ class LearnerHealing:
         """Times that all ranks were started anew."""
 
     async def call(self, do: Callable[[], Awaitable[T]]) -> T:
-        """A call that leaves the weights as they are. Raises RankDied, RankHung once the restarts
-        are used up."""
+        """A call that leaves the weights as they are. Raises RankDied, RankHung, PeersLost once the
+        restarts are used up."""
         if _INSIDE.get():  # the update or the heal around it is done again as a whole
             return await do()
         while True:
@@ -118,7 +118,7 @@ class LearnerHealing:
         self._standing.updates.append(again or do)
         return value
 
-    async def _heal(self, error: RankDied | RankHung) -> None:
+    async def _heal(self, error: RankDied | RankHung | PeersLost) -> None:
         begun = self._clock()
         while True:
             self._count(error)
@@ -140,14 +140,13 @@ class LearnerHealing:
             if again is not None:
                 await again()
 
-    def _count(self, error: RankDied | RankHung) -> None:
+    def _count(self, error: RankDied | RankHung | PeersLost) -> None:
         left = self._max_restarts - self.num_heals
         fields = {"rank": error.rank, "cause": error.cause, "text": str(error)}
         self._events.note("learner_died", f"rank-{error.rank}", **fields)
         if left <= 0:
-            used = f" (learner.max_restarts = {self._max_restarts})"
-            log.error("%s; the run ends%s", error, used)
-            raise error
+            used = f"learner.max_restarts = {self._max_restarts} are used up"
+            raise type(error)(f"{error}; {used}; --resume goes on") from error
         self.num_heals += 1
         text = f"{error}; all ranks start anew ({left - 1} of {self._max_restarts} restarts left)"
         console.print(text, style="yellow", soft_wrap=True)

@@ -7,7 +7,7 @@ size.
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ray.exceptions import RayTaskError
 
@@ -16,15 +16,13 @@ from cluster.metrics.timeline import NoTimeline, Timeline, span
 from learner.shared_prefix.batch import micro_batches
 from learner.shared_prefix.near_clips import Near, numbers_near_clips
 from learner.shared_prefix.rows import Row
-from wire.errors import DeadlineExceeded, RankDied, RankHung, WorkerDied
+from wire.errors import DeadlineExceeded, PeersLost, RankDied, RankHung, WorkerDied
 
 MICRO_BATCHES_PER_CALL = 32
 """Of each rank; for as many the frozen tower looks at clips at once (learner/micro_batches.py)."""
 
 Around = Callable[[Callable[[], Awaitable[list[Any]]]], Awaitable[list[Any]]]
 """Does a call, and does it again where that may help (cluster/actors/learner_healing.py)."""
-
-E = TypeVar("E", RankDied, RankHung)
 
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, and Ray's
 _LOST_PEERS = re.compile(r"DistBackendError|DistNetworkError|DistStoreError|gloo|NCCL")
@@ -103,7 +101,7 @@ class RankCalls:
     async def _calls(
         self, verb: str, hands: Sequence[Sequence[Any]], timeout_s: float | None = None
     ) -> list[Any]:
-        """Call the first ranks, each with its values. Raises RankDied, RankHung."""
+        """Call the first ranks, each with its values. Raises RankDied, RankHung, PeersLost."""
         timeout_s = timeout_s or self._timeout_s
 
         async def gather() -> list[Any]:
@@ -120,8 +118,8 @@ class RankCalls:
 
 
 async def _answer(call: Awaitable[Any], timeout_s: float, rank: int, what: str) -> Any:
-    """A rank's answer. Raises RankDied, RankHung; what is wrong with the call itself is raised as
-    the rank raised it."""
+    """A rank's answer. Raises RankDied, RankHung, PeersLost; what is wrong with the call itself is
+    raised as the rank raised it."""
     try:
         return await with_deadline(call, timeout_s, what)
     except RayTaskError as error:
@@ -129,12 +127,18 @@ async def _answer(call: Awaitable[Any], timeout_s: float, rank: int, what: str) 
             raise
         first = (str(error.cause).strip().splitlines() or [""])[0]
         text = f"waited for {what}: {type(error.cause).__name__}: {first[:300]}"
-        raise _with(RankDied(text), rank, cause) from error
+        raised = PeersLost(text) if cause == PeersLost.cause else RankDied(text)
+        raised.rank, raised.cause = rank, cause
+        raise raised from error
     except WorkerDied as error:
-        cause = "out_of_memory" if "memory of its node" in str(error) else "died"
-        raise _with(RankDied(str(error)), rank, cause) from error
+        died = RankDied(str(error).removesuffix("; --resume goes on"))
+        died.rank = rank
+        died.cause = "out_of_memory" if "memory of its node" in str(error) else "died"
+        raise died from error
     except DeadlineExceeded as error:
-        raise _with(RankHung(str(error)), rank, "deadline") from error
+        hung = RankHung(str(error))
+        hung.rank = rank
+        raise hung from error
 
 
 def _loss(error: RayTaskError) -> str | None:
@@ -143,9 +147,4 @@ def _loss(error: RayTaskError) -> str | None:
     text = f"{type(error.cause).__name__}: {error.cause}"
     if text.startswith(_OUT_OF_MEMORY):
         return "out_of_memory"
-    return "lost_peers" if _LOST_PEERS.search(text) else None
-
-
-def _with(error: E, rank: int, cause: str) -> E:
-    error.rank, error.cause = rank, cause
-    return error
+    return PeersLost.cause if _LOST_PEERS.search(text) else None

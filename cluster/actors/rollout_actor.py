@@ -23,6 +23,7 @@ from video.semantic_tokens.embedding_narrator import narrator_maker
 from video.semantic_tokens.narrated_clips import NarratedClips, Narration
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer
+from wire.stack_dump import offer_stacks
 from wire.types import PolicyVersion, stable_seed
 from wire.weights import digest
 
@@ -39,6 +40,7 @@ class RolloutActor:
     serve_adapter = worker_method(RolloutWorker.serve_adapter)
 
     def __init__(self, config: RunConfig, name: str) -> None:
+        offer_stacks()
         self._config, self._name = config, name
         self._engine: VllmEngine | None = None
         self._worker: RolloutWorker | None = None

@@ -50,6 +50,8 @@ class MetricsLog:
         """``verl_stage``: the stage whose figures sinks also get under verl's names, which know no
         stages."""
         self._attempt, self._verl_stage = attempt, verl_stage
+        self.num_written = 0
+        """Records so far."""
         self._file = _open_whole_lines(run_dir / "metrics.jsonl")
         self._sinks: list[MetricsSink] = (
             [TensorBoardSink(run_dir)] if sinks is None else list(sinks)
@@ -59,6 +61,7 @@ class MetricsLog:
         """One step's numbers."""
         line = {"stage": stage, "step": step, "attempt": self._attempt, "time": time.time()}
         self._file.write((to_json({**line, **values}) + "\n").encode())
+        self.num_written += 1
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         aliases = verl_names(values) if stage == self._verl_stage else {}
         for sink in list(self._sinks):

@@ -22,6 +22,7 @@ from cluster.resume_plan import newest_checkpoint
 from cluster.run_files import read_history
 from cluster.session import Session
 from cluster.stages.policy_versions import Weights
+from cluster.stages.watchdog import Watchdog
 from wire.daemon_thread import run_in_daemon_thread
 
 S = TypeVar("S", bound=Stage)
@@ -65,7 +66,7 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
     await session.show(session.config.chain.tokenizer(run.name))
     if run.stage.loads_engines:
         await session.ensure_engine_weights(run.start.model_dir, run.start.step)
-    result = await run.run(session, run)
+    result = await _watched(session, run)
     if run.exports and run.stage.leaves_policy:
         result["weights_sha256"] = await run_in_daemon_thread(
             note_policy,
@@ -93,6 +94,15 @@ async def run_stage(session: Session, run: StageRun, memory: MemoryWatch) -> Non
         keep_last=training is not None and session.config.keep_final_checkpoints,
         left_step=result.get("validation", {}).get("left_step"),
     )
+
+
+async def _watched(session: Session, run: StageRun) -> dict[str, Any]:
+    """What a stage's function returns. A training is watched: each of its steps writes figures."""
+    work = run.run(session, run)
+    if training_of(run.stage) is None:
+        return await work
+    watchdog = Watchdog(session.config.watchdog, session.run_dir.path, session.events)
+    return await watchdog.guard(run.name, work, lambda: session.metrics.num_written)
 
 
 def best_kept_of(stage: Stage) -> KeepBest:

@@ -275,7 +275,10 @@ class FakeMetrics:
         self.names: set[tuple[str, str]] = set()
         """Stage and name of every figure."""
 
+    num_written = 0
+
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        self.num_written += 1
         self.names |= {(stage, name) for name in values}
         if stage != "eval":
             self.lines.append((stage, step))
