@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+from cluster.metrics.events import read_events
 from tests.faults.experiment import Outcome, by_run, make_material, run_with
 from tests.faults.fault import Fault, Witness
 from tests.faults.finished_run import lines_of
@@ -48,6 +49,10 @@ def test_a_fault_is_witnessed_and_healed(outcome_of: Callable[[str], Outcome], f
     assert witness is not None, f"it did not happen: {outcome.log[-3000:]}"
     check_moment(fault, witness)
     check_hit(fault, witness)
+    if fault.healed_by == "rank":
+        deaths = [e for e in read_events(outcome.run_dir) if e.kind == "learner_died"]
+        during = "save" if fault.moment == "in-save" else "train_step"
+        assert any(e.time > witness.time and during in e.fields["text"] for e in deaths)
     if fault.healed_by == "resume":
         assert outcome.exit_codes[0] != 0
     seconds = outcome.recovered_s(fault)

@@ -14,7 +14,7 @@ _WORKERS = (
 )
 _RANKS = ("learner.num_ranks=2", "learner.zero_stage=2", "learner.max_restarts=5")
 _LOST = r"rollout-\d+ is (dead|lost)"
-_DEAD_RANK = r"learner rank \d.*died"
+_DEAD_RANK = "all ranks start anew"
 
 _HELPERS = (
     Fault(
@@ -22,7 +22,8 @@ _HELPERS = (
         role="decode helpers",
         moment="serving",
         step=0,
-        run="helpers",
+        run="helpers and ranks",
+        settings=_RANKS,
         healed_by="decoder",
         limit_s=30,
     ),
@@ -31,7 +32,7 @@ _HELPERS = (
         role="reward worker",
         moment="serving",
         step=2,
-        run="helpers",
+        run="helpers and ranks",
         healed_by="reward",
         limit_s=30,
     ),
@@ -40,7 +41,7 @@ _HELPERS = (
         role="reward guard",
         moment="serving",
         step=4,
-        run="helpers",
+        run="helpers and ranks",
         healed_by="reward",
         limit_s=60,
     ),
@@ -51,7 +52,7 @@ _HELPERS = (
         act="fill-store",
         for_s=15,
         step=6,
-        run="helpers",
+        run="helpers and ranks",
         limit_s=30,
     ),
 )
@@ -99,13 +100,13 @@ _OF_RANKS = tuple(
         role="rank",
         moment=moment,  # type: ignore[arg-type]
         step=step,
-        run="ranks",
+        run="helpers and ranks",
         healed_by="rank",
         limit_s=180,
         line=_DEAD_RANK,
         settings=_RANKS,
     )
-    for step, moment in ((3, "forward"), (6, "all-reduce"), (9, "in-save"))
+    for step, moment in ((9, "forward"), (12, "all-reduce"), (15, "in-save"))
 )
 _OF_NODES = (
     Fault(

@@ -43,6 +43,7 @@ class Size:
     workers: int
     clips: int
     coldstart_epochs: int
+    is_short: bool
 
 
 @dataclass(kw_only=True)
@@ -62,12 +63,12 @@ class Trial:
     """Runs of a soak, in one folder."""
 
     def __init__(self, folder: Path, size: Size, seed: int) -> None:
-        self._folder, self._size, self._seed = folder, size, seed
+        self._folder, self.size, self._seed = folder, size, seed
         self.killed, self.calm = folder / "killed", folder / "calm"
 
     def prepare(self) -> None:
         """Model, clips, and a cold start that both runs begin with."""
-        folder, clips = self._folder, self._size.clips
+        folder, clips = self._folder, self.size.clips
         make_demo_model(folder / "model")
         manifest = make_demo_data(
             folder / "data", train=clips, traces=clips, val=2, cal=2, test=clips
@@ -80,7 +81,7 @@ class Trial:
 
     def disturb(self) -> Disturbed:
         """GRPO under kills for the minutes; then the policy of the last step is measured."""
-        size, result = self._size, Disturbed()
+        size, result = self.size, Disturbed()
         end = time.monotonic() + _START_S + 60 * size.minutes
         began: float | None = None
         killer: Killer | None = None
@@ -112,7 +113,7 @@ class Trial:
     ) -> None:
         """Kill and sample until the minutes are over or the run ends."""
         sampled = 0.0
-        while time.monotonic() < began + 60 * self._size.minutes:
+        while time.monotonic() < began + 60 * self.size.minutes:
             if driver.poll() is not None:
                 result.num_ends += 1
                 say(f"the run ended with {driver.returncode}; see {self.log}")
@@ -135,13 +136,13 @@ class Trial:
     def _until_done(self, verb: str, out: Path, steps: int = 1) -> None:
         driver = self._start(verb, out, steps)
         try:
-            code = driver.wait(120 + 120 * self._size.minutes + _START_S)
+            code = driver.wait(120 + 120 * self.size.minutes + _START_S)
         finally:
             _interrupt(driver)
         assert code == 0, f"{verb} ended with {code}; see {self.log}"
 
     def _start(self, verb: str, out: Path, steps: int) -> "subprocess.Popen[bytes]":
-        size = self._size
+        size = self.size
         reward = f"reward.terms=[{{function='{self._folder / 'right.py'}:compute_score'}}]"
         settings = [
             f"grpo.num_steps={steps}",
