@@ -172,7 +172,7 @@ class Dispatcher:
                     return tried.answers[0]
                 raise RequestFailed(f"{what}: {tries} tries failed, the last: {tried.fault}", name)
             self.num_moved += 1
-            log.warning("%s is asked for again: %s", what, tried.fault)
+            log.info("%s is asked for again: %s", what, tried.fault)
             self._events.note("request_moved", what, worker=name, why=tried.fault)
             if tried.counts:
                 await self._clock.sleep(self._backoff.wait_s(tries))

@@ -285,6 +285,8 @@ class Supervisor:
         self._wake.set()
         if change.is_routine:
             return
+        if change.state is HealthState.DEAD:
+            log.warning("%s is dead (%s); its requests go to others", change.name, change.cause)
         self._events.note(
             "worker_joined" if change.before is None else "worker_state",
             change.name,

@@ -13,7 +13,7 @@ _WORKERS = (
     "fleet_health.max_restart_attempts=20",
 )
 _RANKS = ("learner.num_ranks=2", "learner.zero_stage=2", "learner.max_restarts=5")
-_LOST = r"rollout-\d+ is (dead|lost)"
+_LOST = r"rollout-\d+ is dead \("
 _DEAD_RANK = "all ranks start anew"
 
 _HELPERS = (

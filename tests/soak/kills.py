@@ -96,9 +96,8 @@ def _count(role: str, root: int) -> int:
 
 def num_serving(run_dir: Path) -> int:
     """Workers that serve, by the last event of each."""
-    states = {
-        e.subject: e.fields["state"] for e in read_events(run_dir) if e.kind == "worker_state"
-    }
+    kinds = ("worker_joined", "worker_state")
+    states = {e.subject: e.fields["state"] for e in read_events(run_dir) if e.kind in kinds}
     return sum(state == "healthy" for state in states.values())
 
 
