@@ -107,7 +107,8 @@ class Injector:
     async def healed(self) -> None:
         """Wait until what was hit two steps ago is healed, or its limit is over."""
         for fault in self._faults:
-            if self.step == fault.step + HELD_AFTER:
+            is_waited_for = fault.healed_by in ("worker", "rank")  # others are told of by steps
+            if is_waited_for and self.step == fault.step + HELD_AFTER:
                 end = time.monotonic() + fault.limit_s
                 while time.monotonic() < end and healed_at(self._run_dir, fault) is None:
                     await asyncio.sleep(_LOOK_S)

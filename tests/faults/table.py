@@ -1,10 +1,11 @@
 """Table of faults: what is done to a run, to whom, when, and what heals it. (No test file.)
 
-Rows of the same ``run`` share one: two workers, or two ranks, are started once for all of them.
+Rows of the same ``run`` share one: two workers and two ranks are started once for all of them.
 """
 
 from tests.faults.fault import Fault
 
+_RANKS = ("learner.num_ranks=2", "learner.zero_stage=2", "learner.max_restarts=5")
 _WORKERS = (
     "rollout.num_workers=2",
     "fleet_health.probe_interval_s=1",
@@ -12,7 +13,7 @@ _WORKERS = (
     "fleet_health.unhealthy_threshold=2",
     "fleet_health.max_restart_attempts=20",
 )
-_RANKS = ("learner.num_ranks=2", "learner.zero_stage=2", "learner.max_restarts=5")
+_BOTH = (*_WORKERS, *_RANKS)
 _LOST = r"rollout-\d+ is dead \("
 _DEAD_RANK = "all ranks start anew"
 
@@ -22,8 +23,8 @@ _HELPERS = (
         role="decode helpers",
         moment="serving",
         step=0,
-        run="helpers and ranks",
-        settings=_RANKS,
+        run="one",
+        settings=_BOTH,
         healed_by="decoder",
         limit_s=30,
     ),
@@ -32,7 +33,7 @@ _HELPERS = (
         role="reward worker",
         moment="serving",
         step=2,
-        run="helpers and ranks",
+        run="one",
         healed_by="reward",
         limit_s=30,
     ),
@@ -41,7 +42,7 @@ _HELPERS = (
         role="reward guard",
         moment="serving",
         step=4,
-        run="helpers and ranks",
+        run="one",
         healed_by="reward",
         limit_s=60,
     ),
@@ -52,7 +53,7 @@ _HELPERS = (
         act="fill-store",
         for_s=15,
         step=6,
-        run="helpers and ranks",
+        run="one",
         limit_s=30,
     ),
 )
@@ -77,22 +78,22 @@ def _worker(name: str, role: str, moment: str, step: int, **more: object) -> Fau
         role=role,
         moment=moment,  # type: ignore[arg-type]
         step=step,
-        run="workers",
+        run="one",
         healed_by="worker",
         limit_s=180,
         line=_LOST,
-        settings=_WORKERS,
+        settings=_BOTH,
         **more,  # type: ignore[arg-type]
     )
 
 
 _OF_WORKERS = (
-    _worker("rollout actor", "rollout actor", "serving", 2),
-    _worker("engine, serving", "engine", "serving", 5),
-    _worker("engine, mid-update", "engine", "mid-update", 8),
-    _worker("engine, idle", "engine", "idle", 11),
-    _worker("engine's process group", "engine group", "serving", 14),
-    _worker("engine hangs", "engine", "serving", 17, act="STOP"),
+    _worker("rollout actor", "rollout actor", "serving", 8),
+    _worker("engine, serving", "engine", "serving", 11),
+    _worker("engine, mid-update", "engine", "mid-update", 14),
+    _worker("engine, idle", "engine", "idle", 17),
+    _worker("engine's process group", "engine group", "serving", 20),
+    _worker("engine hangs", "engine", "serving", 23, act="STOP"),
 )
 _OF_RANKS = tuple(
     Fault(
@@ -100,13 +101,13 @@ _OF_RANKS = tuple(
         role="rank",
         moment=moment,  # type: ignore[arg-type]
         step=step,
-        run="helpers and ranks",
+        run="one",
         healed_by="rank",
         limit_s=180,
         line=_DEAD_RANK,
-        settings=_RANKS,
+        settings=_BOTH,
     )
-    for step, moment in ((9, "forward"), (12, "all-reduce"), (15, "in-save"))
+    for step, moment in ((26, "forward"), (29, "all-reduce"), (32, "in-save"))
 )
 _OF_NODES = (
     Fault(
