@@ -169,11 +169,14 @@ class Supervisor:
         return lacks and waited and not overtaken and not members.is_updating
 
     def _probe_due(self, worker: WorkerHealth, now: float) -> bool:
-        """A suspect is probed at once, others when nothing was heard of them for a while. A stale
-        one may be paused or asleep: the probe only shows whether it is still there."""
-        quiet = now - worker.last_heard >= self._settings.health.probe_interval_s
+        """Whether nothing was heard of a worker for a while. One whose request failed is probed at
+        once. A stale one may be paused or asleep: the probe only shows whether it is there."""
+        interval_s = self._settings.health.probe_interval_s
+        quiet = now - max(worker.last_heard, worker.last_probed) >= interval_s
         suspect = worker.state is HealthState.SUSPECT
-        return (quiet or suspect) and not self._members.is_updating
+        again = suspect and now - worker.last_probed >= interval_s
+        accused = worker.cause is Cause.REQUEST_FAILED and worker.last_probed < worker.since
+        return (quiet or again or (suspect and accused)) and not self._members.is_updating
 
     # the number of workers
 

@@ -183,6 +183,8 @@ class WorkerHealth:
         self.state, self.cause = _S.RESTARTING, cause
         self.since = self.last_heard = now()
         """When it came into its state, and when its engine last answered."""
+        self.last_probed = float("-inf")
+        """When it was last probed."""
         self.flipped: dict[Condition, float] = dict.fromkeys(get_args(Condition), self.since)
         """When each condition last changed."""
         self.version: PolicyVersion | None = None

@@ -124,6 +124,7 @@ class WorkerJobs:
     async def probe(self, worker: WorkerHealth) -> None:
         """Let a worker's engine write a token."""
         asked, timeout_s = self._clock.monotonic(), self._settings.health.probe_timeout_s
+        worker.last_probed = asked
         try:
             await _within(timeout_s, self._fleet.probe(worker.name), worker, "to write a token")
         except WorkerDied as error:

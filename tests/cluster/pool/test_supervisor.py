@@ -11,7 +11,7 @@ from cluster.pool.dispatch import NoWorkers
 from cluster.pool.worker_health import Cause, WorkerLost
 from tests.cluster.pool.scripted_fleet import Pool, ScriptedFleet, settings
 from tests.cluster.pool.virtual_time import virtually
-from wire.errors import DeadlineExceeded
+from wire.errors import DeadlineExceeded, GenerationError
 
 
 def elastic(**changes: Any) -> Any:
@@ -160,6 +160,47 @@ async def test_a_worker_that_hangs_while_it_gets_weights_is_given_up_at_the_dead
         assert pool.state("rollout-1") == "healthy"
         causes = [e.fields["cause"] for e in pool.events.of("worker_state")]
         assert "update_failed" in causes or "request_failed" in causes
+
+
+@virtually
+async def test_a_probe_that_fails_at_once_is_not_asked_again_at_once():
+    async with Pool(ScriptedFleet(), settings(1)) as pool:
+
+        async def refused(name: str) -> None:
+            pool.fleet.calls["refused"] += 1
+            raise GenerationError("the connection is refused")
+
+        answered, pool.fleet.probe = pool.fleet.probe, refused  # type: ignore[method-assign]
+        await asyncio.sleep(12)
+        assert pool.fleet.calls["refused"] == 2
+        assert pool.state("rollout-0") == "suspect"
+        pool.fleet.probe = answered  # type: ignore[method-assign]
+        await asyncio.sleep(6)
+        assert pool.state("rollout-0") == "healthy"
+
+
+@virtually
+async def test_engines_that_sleep_are_not_probed_again_and_again():
+    async with Pool(ScriptedFleet(), settings(1)) as pool:
+
+        async def asleep(name: str) -> None:
+            pool.fleet.calls["asleep"] += 1
+            raise GenerationError("the engine sleeps until it gets new weights")
+
+        pool.fleet.probe = asleep  # type: ignore[method-assign]
+        pool.members.suspend_all()
+        await asyncio.sleep(100)
+        assert pool.fleet.calls["asleep"] <= 20
+        assert pool.state("rollout-0") == "stale", "that is no fault of its"
+
+
+@virtually
+async def test_an_engine_that_dies_asleep_is_noticed():
+    async with Pool(ScriptedFleet(), settings(2)) as pool:
+        pool.members.suspend_all()
+        pool.fleet.kill("rollout-1")
+        await asyncio.sleep(7)
+        assert "dead" in pool.events.states("rollout-1")
 
 
 # budgets
