@@ -32,8 +32,8 @@ class FleetHealthConfig(Config):
     probe_timeout_s: float = Field(default=30.0, gt=0)
     """A probe that is not answered by then has failed."""
     unhealthy_threshold: int = Field(default=3, ge=1)
-    """Failed probes in a row, or failed requests in a row, after which a worker is dead; after the
-    first it is a suspect, which gets no new request."""
+    """Failed probes in a row, or requests, or weight updates, after which a worker is dead; after
+    the first it gets no new request."""
     healthy_threshold: int = Field(default=1, ge=1)
     """Probes in a row that make a suspect healthy again."""
     max_restart_attempts: int = Field(default=5, ge=0)
