@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.actors.ray_address import ray_answers
 from cluster.config.node_layout import (
     PAIR,
+    ROLES,
     Bundle,
     Kind,
     kinds_of,
@@ -309,15 +311,18 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _explain(kinds: Sequence[Kind], nodes: Sequence[Bundle]) -> str:
-    def wanted(what: str) -> float:
-        return sum(kind.count * kind.bundle.get(what, 0) for kind in kinds)
+    def shown(amounts: Mapping[str, float]) -> str:
+        return ", ".join(f"{amounts.get(name, 0):g} {name}s" for name in named)
 
+    wanted = Counter[str]()
+    for kind in kinds:
+        wanted.update({name: kind.count * amount for name, amount in kind.bundle.items()})
+    named = ("CPU", "GPU", *(role for role in ROLES if wanted[role]))
     count = sum(kind.count for kind in kinds)
     workers = f"{count} pairs of engine and rank" if kinds[0].name == PAIR else f"{count} workers"
-    asked = ", ".join(f"{wanted(kind):g} {kind}s" for kind in ("CPU", "GPU"))
-    have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
+    asked, have = shown(wanted), "; ".join(map(shown, nodes))
     return (
         f"the recipe places {workers} that need {asked} in all, and the cluster's nodes have: "
         f"{have}; lower rollout.num_workers, learner.num_ranks or their num_cpus / num_gpus, or "
-        "add nodes"
+        "add nodes" + ("; nodes offer roles by ray start --resources" if len(named) > 2 else "")
     )

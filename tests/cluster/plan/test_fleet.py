@@ -43,6 +43,13 @@ def test_pairs_share_their_gpu():
     assert planned(*half).shares[0].share == pytest.approx(2 * planned().shares[0].share)
 
 
+def test_a_planned_cluster_offers_the_roles_that_a_recipe_asks_for():
+    config = recipe()
+    cluster = config.cluster.model_copy(update={"role_resources": True})
+    with_roles = config.model_copy(update={"cluster": cluster})
+    assert place(with_roles, FLEET) == place(config, FLEET)
+
+
 def test_weights_leave_rank_0s_node_once_for_every_other_node():
     assert phase(planned(), "weights to the engines").num_bytes == 3 * WEIGHTS
     nccl = phase(planned("transfer.kind=nccl"), "weights to the engines")
