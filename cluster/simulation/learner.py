@@ -31,13 +31,15 @@ class ScriptedLearner:
     ) -> None:
         self._scenario, self._fleet, self._members = scenario, fleet, members
         self._driver, self._tally, self._lengths = driver, tally, scenario.lengths
+        self._limits = scenario.limits
         self._since = asyncio.get_running_loop().time()
         self._since_save_s = 0.0  # of updates that a heal would replay
         self._deaths = _deaths(scenario)
         self._next_death = next(self._deaths, float("inf"))
 
     async def train(self, taken: StepGroups, step: int) -> None:
-        """Train a step, and publish the version after it."""
+        """Train a step, and publish the version after it. Raises TooManyFailures."""
+        self._limits.refuse(taken)
         self._count("generation")
         timings = self._scenario.timings
         traces = self._trained(taken, step)
@@ -84,8 +86,10 @@ class ScriptedLearner:
     def _trained(self, taken: StepGroups, step: int) -> int:
         """Number of traces trained; counts them by their lag."""
         tally, number = self._tally, 0
-        for group in taken.trained:
-            tally.dropped_groups += not group.traces
+        tally.dropped_groups += sum(group.is_dropped for group in taken.all)
+        fresh, num_stale = self._limits.fresh(taken.trained, step - 1)
+        tally.dropped_traces += num_stale
+        for group in fresh:
             lengths = self._lengths.of(int(group.group_id), len(group.traces))
             for trace, length in zip(group.traces, lengths, strict=True):
                 tally.lags[step - 1 - trace.completion.policy_version.step] += 1

@@ -9,6 +9,7 @@ from cluster.config.recipe import RunConfig
 from cluster.config.stages import GrpoConfig
 from cluster.simulation.faults import FaultRates
 from cluster.simulation.timings import Lengths, Timings
+from cluster.stages.grpo.step_limits import StepLimits
 from rollout.config import RolloutConfig
 
 _NO_FAULTS = FaultRates()
@@ -22,6 +23,7 @@ class Scenario:
     grpo: GrpoConfig
     health: FleetHealthConfig
     failure: RolloutFailureConfig
+    max_failure_frac: float
     transfer: str
     num_ranks: int
     start_timeout_s: float
@@ -39,6 +41,7 @@ class Scenario:
             grpo=grpo_of(config),
             health=config.fleet_health,
             failure=config.rollout_failure,
+            max_failure_frac=config.reward.max_failure_frac,
             transfer=config.transfer.kind,
             num_ranks=config.learner.num_ranks,
             start_timeout_s=config.cluster.start_timeout_s,
@@ -64,6 +67,17 @@ class Scenario:
             return self.timings.weights_sends
         others = -(-self.workers // self.workers_per_node) - 1
         return {"object_store": others, "nccl": min(1, others)}.get(self.transfer, 0)
+
+    @property
+    def limits(self) -> StepLimits:
+        """What a step may lack, and how old its traces may be."""
+        return StepLimits(
+            max_staleness=self.grpo.max_staleness,
+            attempt=0,
+            groups_per_step=self.grpo.groups_per_step,
+            max_failure_frac=self.max_failure_frac,
+            failure=self.failure,
+        )
 
     @property
     def lengths(self) -> Lengths:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 from cluster.buffer import GroupBuffer
-from cluster.loop import DynamicSampling, rollout_loop, run_until_trained, train_loop
+from cluster.loop import rollout_loop, run_until_trained, train_loop
 from cluster.metrics.events import NoEvents
 from cluster.pool.clock import LoopClock
 from cluster.pool.dispatch import Dispatcher
@@ -26,6 +26,7 @@ from cluster.simulation.result import SimulatedRun, Tally
 from cluster.simulation.scenario import Scenario
 from cluster.simulation.workers import ScriptedFleet
 from cluster.simulation.writer import SAMPLE, ScriptedWriter
+from cluster.stages.grpo.step_limits import replacing_of
 from wire.errors import DeepIntuitError, root_causes
 from wire.types import PolicyVersion, stable_seed
 
@@ -78,14 +79,9 @@ class SimulatedSession:
     async def _train(self, learner: ScriptedLearner) -> str:
         """Run the loops. Returns why they ended early; empty: they did not."""
         grpo, buffer = self._scenario.grpo, self._buffer
-        filtering = None
-        if grpo.filter_groups.enable:
-            filtering = DynamicSampling(
-                has_signal=self._writer.has_signal,
-                max_groups=grpo.filter_groups.max_num_gen_batches * grpo.groups_per_step,
-            )
+        replacing = replacing_of(grpo, self._scenario.failure)
         steps = range(1, self._scenario.num_steps + 1)
-        train = train_loop(buffer, learner, steps, grpo.groups_per_step, filtering)
+        train = train_loop(buffer, learner, steps, grpo.groups_per_step, replacing)
         loops = [
             rollout_loop(lambda place: SAMPLE, self._writer, buffer) for _ in range(buffer.capacity)
         ]

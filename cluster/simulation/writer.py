@@ -29,6 +29,7 @@ from wire.types import (
 
 SAMPLE = Sample(id="scripted", video="scripted.mp4", label="a", split=Split.TRAIN)
 _PROMPT = Prompt(token_ids=TokenIds((1,)), clip_key="", fingerprint="")
+_RIGHT, _WRONG = Score(total=1.0, parts={}), Score(total=0.0, parts={})
 _IDS, _LOGPROBS = TokenIds((1,)), Logprobs((-1.0,))
 
 
@@ -62,16 +63,15 @@ class ScriptedWriter:
         await self._driver.use(timings.driver_s_per_trace * size)
         if timings.archive_s:
             await asyncio.sleep(timings.archive_s)
-        return _group(index, versions)
+        return _group(index, versions, has_signal=self._has_signal(index))
 
-    def has_signal(self, group: TraceGroup) -> bool:
+    def _has_signal(self, place: int) -> bool:
         """Whether a group has signal: by chance, the same for a place whenever it is written."""
-        place = int(group.group_id)
         draw = random.Random(stable_seed("signal", self._scenario.seed, place)).random()
         return draw >= self._scenario.timings.no_signal_frac
 
 
-def _group(index: int, versions: Sequence[int]) -> TraceGroup:
+def _group(index: int, versions: Sequence[int], *, has_signal: bool) -> TraceGroup:
     traces = tuple(
         Trace(
             completion=Completion(
@@ -81,9 +81,9 @@ def _group(index: int, versions: Sequence[int]) -> TraceGroup:
                 finish_reason=FinishReason.STOP,
                 policy_version=PolicyVersion(attempt=0, step=version),
             ),
-            outcome=Score(total=1.0, parts={}),
+            outcome=_RIGHT if number or not has_signal else _WRONG,
         )
-        for version in versions
+        for number, version in enumerate(versions)
     )
     return _of(index, min(versions), _PROMPT, traces)
 

@@ -27,6 +27,7 @@ def scenario(*, workers: int = 1, timings: Timings = TIMINGS, **more: Any) -> Sc
     values = {
         "health": FleetHealthConfig(),
         "failure": RolloutFailureConfig(),
+        "max_failure_frac": 0.2,
         "transfer": "object_store",
         "num_ranks": 1,
         "start_timeout_s": 60.0,
