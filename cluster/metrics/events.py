@@ -3,6 +3,7 @@
 pool, learner, scorer -> EventLog -> events.jsonl -> status, report, tests (the witness of a fault)
 """
 
+import io
 import logging
 import os
 import time
@@ -64,8 +65,8 @@ class EventLog:
         """``observers``: get each event, too."""
         self._path, self._attempt = run_dir / EVENTS_FILE, attempt
         self._observers = observers
-        if _ends_in_half_a_line(self._path):
-            self._append(b"\n")
+        self._file: io.FileIO | None = None
+        self._is_cut = _ends_in_half_a_line(self._path)
 
     def note(self, kind: str, subject: str, **fields: Any) -> None:
         """Note an event of now."""
@@ -76,15 +77,15 @@ class EventLog:
         for observe in self._observers:
             observe(event)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, line: bytes) -> None:
+        data = b"\n" + line if self._is_cut else line
         try:
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(file, data)
-            finally:
-                os.close(file)
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            self._is_cut = True
+            self._is_cut = self._file.write(data) < len(data)
         except OSError as error:
-            log.warning("%s lacks an event: %s: %s", self._path, error, data.decode().strip())
+            log.warning("%s lacks an event: %s: %s", self._path, error, line.decode().strip())
 
 
 def _ends_in_half_a_line(path: Path) -> bool:

@@ -16,6 +16,10 @@ from cluster.cli import main
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from cluster.metrics.catalogue import describe
+from cluster.metrics.events import read_events
+from cluster.metrics.step_timelines import timeline_files
+from cluster.metrics.work_clock import LIMITS
+from cluster.pool.worker_view import read_fleet
 from tests.end_to_end.runs import (
     LABELS,
     ROOT,
@@ -172,6 +176,38 @@ def test_every_figure_is_documented_and_says_what_the_caches_spared(finished: Pa
     assert phases <= 2 * last["timing_s/step"] + 0.05, "the phases are parts of the step"
     assert [row["stage"] for row in rows if "grpo/accuracy" in row] == ["eval"]
     assert json.loads((finished / "status.json").read_text())["state"] == "finished"
+
+
+def test_each_step_says_what_limited_it_and_has_a_timeline_of_workers_and_ranks(finished: Path):
+    rows = metrics(finished, "grpo")
+    for row in rows:
+        assert sum(row[f"limit/{name}"] for name in LIMITS) == pytest.approx(1)
+        assert row["limit/generation"] > 0
+        assert row["limit/learner"] > 0
+        assert 0 < row["trainer/idle_ratio"] < 1
+        assert 0 < row["rollouter/idle_ratio"] < 1
+        assert (row["fleet/serving"], row["fleet/lost_s"]) == (1, 0)
+        assert 0.9 < row["effective_training_time_ratio"] <= 1
+    files = timeline_files(finished, "grpo")
+    assert len(files) == len(rows)
+    events = json.loads(files[-1].read_bytes())["traceEvents"]
+    tracks = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    spans = {(tracks[e["pid"]], e["name"]) for e in events if e["ph"] == "X"}
+    assert {
+        ("driver", "gen"),
+        ("driver", "update_actor"),
+        ("driver", "update_weights"),
+        ("rank-0", "train_step"),
+        ("rank-0", "publish"),
+        ("rollout-0", "answer"),
+        ("reward", "score"),
+        ("archive", "append"),
+    } <= spans
+    states = [event.fields["state"] for event in read_events(finished) if event.subject]
+    assert states == ["restarting", "stale", "healthy"]
+    fleet = read_fleet(finished)
+    assert fleet is not None
+    assert [worker.name for worker in fleet.workers] == ["rollout-0"]
 
 
 def test_the_archive_holds_every_trace_with_its_version(finished: Path):

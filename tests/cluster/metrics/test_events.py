@@ -35,6 +35,16 @@ def test_an_observer_gets_what_is_written(tmp_path: Path):
     assert seen == list(read_events(tmp_path))
 
 
+def test_events_after_a_full_disk_are_read(tmp_path: Path):
+    log = EventLog(tmp_path, 0)
+    log.note("scaled", "pool", workers=4)
+    with (tmp_path / EVENTS_FILE).open("ab") as file:
+        file.write(b'{"time": 1, "att')  # as much of the line as the disk took
+    log._is_cut = True
+    log.note("scaled", "pool", workers=5)
+    assert [event.fields["workers"] for event in read_events(tmp_path)] == [4, 5]
+
+
 def test_a_file_that_cannot_be_written_costs_the_event_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

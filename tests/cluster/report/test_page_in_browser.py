@@ -20,6 +20,7 @@ from tests.cluster.report.builders import (
     write_rationale_stage,
     write_run,
 )
+from tests.cluster.report.fleet_run import write_fleet_run
 from tests.cluster.report.guard_run import write_guarded_run
 from tests.cluster.session_fakes import make_config
 from tests.cluster.study.study_runs import make_run
@@ -455,4 +456,25 @@ def test_rationales_are_shown_with_their_filters_and_read_as_text(
     page.click("text=why: 5 to read")
     assert "It </script> goes up." in page.inner_text("#rationales details")
     assert "no: parse" in page.inner_text("#rationales details")
+    assert opened.said == []
+
+
+def test_the_fleet_says_what_limits_a_step_and_shows_each_workers_life(
+    opened: Opened, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "r")
+    write_fleet_run(run, attempt=1)  # write_run has resumed grpo
+    page = opened.go(write_report(run.path).path)
+    see_all(page)
+    text = page.inner_text("#fleet")
+    assert "generation limits it: 61% of the time (learner 30%, weights 8%, other 2%)" in text
+    assert "Idle: workers 10%, learner ranks 60%; effective training time ratio 0.9." in text
+    lives = page.eval_on_selector_all(
+        "#fleet [aria-label='Rollout workers'] tbody svg",
+        "all => all.map(one => [...one.children].map(r => r.textContent.split(' ')[0]))",
+    )
+    assert lives[1] == ["restarting", "healthy", "dead", "restarting", "healthy"]
+    page.click("text=Events (13)")
+    assert "rollout-1 is dead (engine_died)" in page.inner_text("#fleet")
+    assert "limit/generation" not in page.inner_text("#curves")
     assert opened.said == []
