@@ -20,6 +20,7 @@ from rollout.lora import Adapter, AdapterSlots, add_whole, lora_request
 from rollout.shared_embeddings import SharedEmbeddings
 from rollout.vllm_calls.answer import answer_of
 from rollout.vllm_calls.arguments import vllm_arguments
+from rollout.vllm_calls.deadline import deadline
 from rollout.vllm_calls.groups import RequestGroups
 from rollout.vllm_calls.label_questions import question_answers, question_params
 from rollout.vllm_calls.probe import probe
@@ -173,7 +174,7 @@ class VllmEngine:
         self, shared: SharedEmbeddings, prompt: Prompt, clip: ProcessedClip
     ) -> None:
         """Keep what the tower made of a clip, if vLLM still has it."""
-        async with _deadline(_EMBEDDINGS_S, "hand out a clip's embeddings", "nothing"):
+        async with deadline(_EMBEDDINGS_S, "hand out a clip's embeddings", "nothing"):
             call = self._llm.collective_rpc("clip_embeddings", args=(clip.fingerprint,))
             (made, *_) = await call
         if made is not None:
@@ -313,7 +314,7 @@ class VllmEngine:
         vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
         """
         limit_s, setting = limit_s or self._config.update_timeout_s, "rollout.update_timeout_s"
-        async with _deadline(limit_s, what, setting) as limit:
+        async with deadline(limit_s, what, setting) as limit:
             watch = asyncio.create_task(self._end_with_engine(limit))
             try:
                 yield
@@ -358,7 +359,7 @@ class VllmEngine:
         more = continued or [()] * len(params)
         limit_s = self._config.request_timeout_s
         try:
-            async with _deadline(limit_s, "answer", "rollout.request_timeout_s") as limit:
+            async with deadline(limit_s, "answer", "rollout.request_timeout_s") as limit:
                 outputs = await run(params, more)
                 while ended := [k for k, one in enumerate(outputs) if one is None]:
                     # by an update, which has the whole time anew
@@ -383,20 +384,9 @@ async def _start_llm(arguments: Any, timeout_s: float) -> Any:
     """vLLM's client, once the engine's process has loaded the model. Raises DeadlineExceeded."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    async with _deadline(timeout_s, "start", "rollout.start_timeout_s"):
+    async with deadline(timeout_s, "start", "rollout.start_timeout_s"):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, AsyncLLM.from_engine_args, arguments)
-
-
-@contextlib.asynccontextmanager
-async def _deadline(limit_s: float, what: str, setting: str) -> AsyncIterator[asyncio.Timeout]:
-    try:
-        async with asyncio.timeout(limit_s) as limit:
-            yield limit
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the engine did not {what} within {limit_s:.0f} s; see its log, or raise {setting}"
-        ) from error
 
 
 def _nothing(timeout: float | None = None) -> None:
