@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from cluster.actors.deadlines import DIED, ignore_dead
 from cluster.actors.engine_calls import first_line
@@ -23,17 +23,23 @@ from cluster.config.node_layout import worker_kind
 from cluster.config.recipe import RunConfig
 from cluster.pool.fleet import NoRoom
 from cluster.pool.worker_health import Cause, Place, WorkerLost
-from wire.errors import DeepIntuitError, PlacementError
+from wire.errors import DeadlineExceeded, DeepIntuitError, PlacementError
 from wire.types import PolicyVersion
 
 T = TypeVar("T")
 
+_NODE_DIED = "its node has died"  # in Ray's words
+_REACH_EVERY_S = 1.0
 _SLOW_S = 10.0
 _END_S = 15.0  # of an engine's processes; then Ray ends the actor, and the watchdog the engine
 
 log = logging.getLogger(__name__)
 
 RemoteRolloutActor: Any = ray.remote(RolloutActor)
+
+
+class OutOfReach(DeadlineExceeded):
+    """A worker to whose node there is no connection for now."""
 
 
 class Weights(Protocol):
@@ -156,8 +162,15 @@ class RayFleet:
         await asyncio.gather(*[ignore_dead(call) for call in calls])
 
     async def probe(self, name: str) -> None:
-        """Let the engine show that it works. Raises WorkerLost; the caller sets a deadline."""
-        if not await self.answer(name, self.actors[name].probe.remote()):
+        """Let the engine show that it works, within the deadline that the caller sets; until then
+        a worker that is out of reach is asked again. Raises WorkerLost."""
+        while True:
+            try:
+                alive = await self.answer(name, self.actors[name].probe.remote())
+                break
+            except OutOfReach:
+                await asyncio.sleep(_REACH_EVERY_S)
+        if not alive:
             raise WorkerLost(f"{name} has lost its engine's process", Cause.ENGINE_DIED)
 
     async def catch_up(self, name: str) -> PolicyVersion | None:
@@ -187,8 +200,8 @@ class RayFleet:
             self._ask_autoscaler([])
 
     async def answer(self, name: str, call: Awaitable[T]) -> T:
-        """A worker's answer. Raises WorkerLost where its actor is gone; takes the call back when
-        cancelled."""
+        """A worker's answer. Raises WorkerLost where its actor is gone, OutOfReach where Ray does
+        not know; takes the call back when cancelled."""
         try:
             return await call
         except asyncio.CancelledError:
@@ -200,9 +213,13 @@ class RayFleet:
                 f"{name}: Ray ended its process, the memory of its node being nearly full",
                 Cause.OUT_OF_MEMORY,
             ) from error
+        except ActorUnavailableError as error:  # a node that dies shows so first, and any hiccup
+            raise OutOfReach(f"{name} is out of reach ({first_line(error)})") from error
         except DIED as error:
             why = f"{name}: its process died ({first_line(error)})"
-            raise WorkerLost(why, self.cause_of_death(name)) from error
+            of_node = _NODE_DIED in str(error)
+            cause = Cause.NODE_DIED if of_node else self.cause_of_death(name)
+            raise WorkerLost(why, cause) from error
 
     async def death_of(self, name: str) -> Cause | None:
         """Why a worker is dead; None: its engine's process runs, or its actor is only slow."""
@@ -211,7 +228,7 @@ class RayFleet:
         try:
             async with asyncio.timeout(_SLOW_S):
                 alive = await self.actors[name].is_alive.remote()
-        except TimeoutError:
+        except (TimeoutError, ActorUnavailableError):
             return None
         except DIED:
             return self.cause_of_death(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from cluster.actors import placement, ray_fleet
 from cluster.actors.placement import Seat
@@ -91,6 +91,7 @@ class Cluster:
         monkeypatch.setattr(ray_fleet, "worker_room", lambda config, refused: self.room)
         monkeypatch.setattr(supervisor, "LOOK_EVERY_S", 0.05)
         monkeypatch.setattr(supervisor, "_ROOM_EVERY_S", 0.1)
+        monkeypatch.setattr(ray_fleet, "_REACH_EVERY_S", 0.02)
         monkeypatch.setattr(ray, "kill", self.kill)
         monkeypatch.setattr(placement, "remove_placement_group", self.release)
         monkeypatch.setattr(placement, "_alive", lambda: [{"NodeID": n} for n in self.nodes])
@@ -137,6 +138,7 @@ class Actor:
     def __init__(self, scripted: Any) -> None:
         self.scripted = scripted
         self.dead = asyncio.Event()
+        self.out_of_reach = False
 
     def die(self) -> None:
         self.dead.set()
@@ -150,6 +152,8 @@ class Actor:
     async def _call(self, method: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         if self.dead.is_set():
             raise ActorDiedError
+        if self.out_of_reach:
+            raise ActorUnavailableError("the connection was lost", None)
         answer = asyncio.ensure_future(method(*values))
         died = asyncio.ensure_future(self.dead.wait())
         try:

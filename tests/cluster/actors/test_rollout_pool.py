@@ -143,6 +143,22 @@ async def test_an_engine_whose_process_ended_and_a_node_that_died_are_told_apart
     await pool.stop()
 
 
+async def test_a_worker_that_is_out_of_reach_for_a_moment_goes_on_and_is_not_started_anew(
+    cluster: Cluster, tmp_path: Path
+):
+    pool = make_pool(cluster, tmp_path)
+    await pool.start("model", FIRST)
+    cluster.of("rollout-0").out_of_reach = True
+    asked = [asyncio.create_task(pool.answer(SAMPLE, SAMPLING)) for _ in range(4)]
+    await until(lambda: states(tmp_path, "rollout-0")[-1][0] == "suspect")
+    cluster.of("rollout-0").out_of_reach = False
+    await asyncio.wait_for(asyncio.gather(*asked), 20)
+    await until(lambda: len(pool.in_service) == 2)
+    assert states(tmp_path, "rollout-0")[-1] == ("healthy", "probe_answered")
+    assert len(cluster.actors["rollout-0"]) == 1
+    await pool.stop()
+
+
 async def test_scale_up_uses_the_room_there_is_and_scale_down_lets_a_worker_finish(
     cluster: Cluster, tmp_path: Path
 ):
