@@ -19,7 +19,7 @@ from cluster.actors.deadlines import DIED, ignore_dead
 from cluster.actors.engine_calls import first_line
 from cluster.actors.placement import Seat, reserve_worker, worker_room
 from cluster.actors.rollout_actor import RolloutActor
-from cluster.config.node_layout import worker_kind
+from cluster.config.node_layout import kinds_of, worker_kind
 from cluster.config.recipe import RunConfig
 from cluster.pool.fleet import NoRoom
 from cluster.pool.worker_health import Cause, Place, WorkerLost
@@ -85,12 +85,9 @@ class RayFleet:
     def request(self, count: int) -> None:
         """Ask Ray's autoscaler for room for ``count`` workers and all learner ranks; without one
         this changes nothing. It holds until :meth:`end`."""
-        learner = self._config.learner
-        rank = {"CPU": learner.num_cpus, "GPU": learner.num_gpus}
-        bundles = [worker_kind(self._config).bundle] * count + [rank] * learner.num_ranks
-        self._ask_autoscaler(
-            [{kind: amount for kind, amount in one.items() if amount} for one in bundles]
-        )
+        ranks = kinds_of(self._config)[-1]
+        worker = worker_kind(self._config).bundle
+        self._ask_autoscaler([worker] * count + [ranks.bundle] * ranks.count)
 
     def _ask_autoscaler(self, bundles: list[dict[str, float]]) -> None:
         from ray.autoscaler.sdk import request_resources
