@@ -27,6 +27,7 @@ from cluster.pool.worker_jobs import STOP_TIMEOUT_S, WorkerJobs
 from wire.errors import DeadlineExceeded
 
 LOOK_EVERY_S = 1.0
+SHOW_EVERY_S = 10.0
 _GATHER_S = 0.05  # changes that come together are one look's
 _GATHER_S_PER_WORKER = 0.001  # a look costs some 10 us a worker: at most a hundredth of the driver
 _ROOM_EVERY_S = 5.0  # asked of the cluster while anybody waits for room
@@ -58,8 +59,8 @@ class Supervisor:
         asked: Callable[[], int | None] = lambda: None,
         show: Callable[[], None] = lambda: None,
     ) -> None:
-        """``asked``: number of workers that the user asks for, read at each look; none: no request.
-        ``show`` is called after a look if anything has changed."""
+        """``asked``: number of workers that the user asks for, read each second; none: no request.
+        ``show`` is called within a second of a change, and else every ``SHOW_EVERY_S``."""
         self._members, self._dispatcher, self._fleet = members, dispatcher, fleet
         self._settings, self._clock, self._events = settings, clock, events
         self._asked, self._show = asked, show
@@ -75,6 +76,7 @@ class Supervisor:
         self._room_asked = float("-inf")
         self._short_since: float | None = None
         self._has_news, self._num_shown = False, 0
+        self._heard_at = self._shown_at = float("-inf")
         members.listen(self._on_change)
 
     @property
@@ -130,9 +132,7 @@ class Supervisor:
             self._tend(worker)
         self._seek_room()
         self._refuse_too_few()
-        if self._has_news or len(self._members) != self._num_shown:
-            self._has_news, self._num_shown = False, len(self._members)
-            self._show()
+        self._show_news()
 
     def _tend(self, worker: WorkerHealth) -> None:
         """Begin a worker's next job, if it has none and one is due."""
@@ -182,12 +182,22 @@ class Supervisor:
 
     def _hear_request(self) -> None:
         """Take up the number of workers that the user asks for."""
-        asked = self._asked()
+        now = self._clock.monotonic()
+        if now < self._heard_at + LOOK_EVERY_S:
+            return
+        self._heard_at, asked = now, self._asked()
         if asked is None or asked == self._request:
             return
         self._request, self._given_up, self._has_news = asked, 0, True
         self._fleet.request(self.desired)
         self._events.note("scaled", "fleet", workers=self.desired, asked=asked)
+
+    def _show_news(self) -> None:
+        now = self._clock.monotonic()
+        has_news = self._has_news or len(self._members) != self._num_shown
+        if now >= self._shown_at + (LOOK_EVERY_S if has_news else SHOW_EVERY_S):
+            self._has_news, self._num_shown, self._shown_at = False, len(self._members), now
+            self._show()
 
     def _shrink(self) -> None:
         """Retire the members that are too many: those first that are of least use, and the youngest

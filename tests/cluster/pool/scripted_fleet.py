@@ -153,6 +153,8 @@ class Pool:
     ) -> None:
         self.fleet, self.settings, self.events = fleet, settings, NotedEvents()
         self.asked: int | None = None
+        self.shown: list[float] = []
+        """Times at which the fleet was shown."""
         clock = LoopClock()
         self.members = Membership(settings.health, clock)
         self.members.trust(fleet.base)
@@ -165,6 +167,7 @@ class Pool:
             clock,
             self.events,
             asked=lambda: self.asked,
+            show=lambda: self.shown.append(asyncio.get_running_loop().time()),
         )
         self.running: asyncio.Task[None] | None = None
 

@@ -432,6 +432,42 @@ async def test_of_twenty_workers_fifteen_go_in_the_morning_and_come_back_at_nigh
         assert {str(worker.version) for worker in pool.members.workers} == {"0.1"}
 
 
+# what others see
+
+
+@virtually
+async def test_the_fleet_is_shown_within_a_second_of_each_change_and_now_and_then():
+    async with Pool(ScriptedFleet(), settings(2)) as pool:
+        await asyncio.sleep(60)
+        assert 5 <= len(pool.shown) <= 9
+        pool.fleet.kill("rollout-1")
+        await asyncio.sleep(30)
+        dead = next(e for e in pool.events.of("worker_state") if e.fields["state"] == "dead")
+        assert any(dead.time <= shown <= dead.time + 1.2 for shown in pool.shown)
+        assert min(later - earlier for earlier, later in pairwise(pool.shown)) >= 1
+
+
+@virtually
+async def test_the_events_of_a_death_and_its_heal_are_a_witness():
+    async with Pool(ScriptedFleet(), settings(2)) as pool:
+        await pool.update(1)
+        before = len(pool.events.all)
+        pool.fleet.kill("rollout-1", Cause.NODE_DIED)
+        await asyncio.sleep(60)
+        noted = [
+            (e.kind, e.fields["state"], e.fields["cause"], e.fields["version"])
+            for e in pool.events.all[before:]
+        ]
+        assert noted == [
+            ("worker_state", "dead", "node_died", None),
+            ("worker_state", "restarting", "restart", None),
+            ("worker_state", "stale", "started", None),
+            ("worker_state", "healthy", "weights_proven", "0.1"),
+        ]
+        await pool.update(2)
+        assert len(pool.events.all) == before + 4, "an update that goes well is routine"
+
+
 # faults of this program
 
 
