@@ -14,8 +14,8 @@ from statistics import fmean
 
 from cluster.metrics.events import Event, read_events
 from cluster.metrics.step_timelines import timeline_files
-from cluster.metrics.trace_file import read_facts, track_order
-from cluster.metrics.work_clock import LIMITS
+from cluster.metrics.trace_file import read_facts, track_kind, track_order
+from cluster.metrics.work_clock import LIMITS, RANK
 from cluster.pool.worker_view import FleetView, WorkerView, read_fleet
 from cluster.report.curves import StageCurves
 from cluster.status.event_text import describe_event
@@ -87,6 +87,8 @@ class FleetRecord:
 
     limits: tuple[LimitFacts, ...]
     workers: tuple[WorkerLife, ...]
+    ranks: dict[str, float]
+    """Learner rank -> idle share, over the steps of the last stage with a timeline."""
     num_workers: int
     seconds: float
     """Length of the newest attempt, as far as lives are drawn."""
@@ -106,11 +108,13 @@ def fleet_record(path: Path, curves: Sequence[StageCurves]) -> FleetRecord | Non
     attempt = max((event.attempt for event in events), default=0)
     own = [event for event in events if event.attempt == attempt]
     end = max([one.last_time for one in curves] + [event.time for event in own], default=0.0)
-    workers = _workers(own, view, _idle(path, [facts.stage for facts in limits]), end)
+    idle = _idle(path, [facts.stage for facts in limits])
+    workers = _workers(own, view, idle, end)
     shown = [event for event in events if event.kind != "request_moved"][-MAX_EVENTS:]
     return FleetRecord(
         limits=limits,
         workers=tuple(workers[:MAX_WORKERS]),
+        ranks={track: share for track, share in idle.items() if track_kind(track) == RANK},
         num_workers=len(workers),
         seconds=max(0.0, end - own[0].time) if own else 0.0,
         attempt=attempt,
@@ -145,7 +149,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _idle(path: Path, stages: Sequence[str]) -> dict[str, float]:
-    """Idle share of each worker over the steps of the last stage that has a timeline."""
+    """Idle share of each worker and rank over the steps of the last stage that has a timeline."""
     for stage in reversed(stages):
         for file in reversed(timeline_files(path, stage)):
             try:

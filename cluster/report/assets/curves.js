@@ -29,6 +29,8 @@ const PANELS = [
   { title: "Rollout vs trainer", unit: "difference of probabilities", names: ["rollout_probs_diff/max", "rollout_probs_diff/mean"], labels: ["max", "mean"], log: true },
   { title: "Importance of rollouts", unit: "ratio", names: ["rollout_is/mean", "rollout_is/capped_frac"], labels: ["mean", "share capped"], zero: true },
   { title: "Staleness", unit: "policy versions", names: ["staleness/mean", "staleness/max"], labels: ["mean", "max"], zero: true, calm: [0, 1] },
+  { title: "Traces over an update", unit: "share of traces", names: ["off_policy/mixed_frac"], labels: ["weights changed while it was written"], range: [0, 1.02], format: share },
+  { title: "Dropped and restarted", unit: "per step", names: ["off_policy/num_dropped_traces", "off_policy/num_restarted_traces", "rollout/num_dropped_groups"], labels: ["traces too old", "traces written anew", "groups that the fleet failed"], zero: true, calm: [0, 1] },
   { title: "Reward per label", unit: "per trace, mean", pattern: /^label\/(.+)\/reward$/, zero: true },
   { title: "Reward parts per label", unit: "per trace, mean", pattern: /^label\/(.+\/reward\/.+)$/, zero: true },
   { title: "Failures by reward function", unit: "share of traces", pattern: /^reward\/(.+)\/failed_frac$/, zero: true },

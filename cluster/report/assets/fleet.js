@@ -25,7 +25,7 @@ export function fleet(data) {
   const found = data.fleet;
   if (!found) return null;
   return section("fleet", "Fleet", "What a step's time goes to, who was idle, and what happened to the rollout workers and learner ranks. Files in timeline/ show single steps in Perfetto (ui.perfetto.dev).",
-    found.limits.map((facts) => limits(facts, data)), lives(found), events(found));
+    found.limits.map((facts) => limits(facts, data)), lives(found), ranks(found), events(found));
 }
 
 function limits(facts, data) {
@@ -66,6 +66,11 @@ function lives(found) {
         el("th", { scope: "row" }, worker.name), el("td", {}, life(worker, found.seconds)), el("td", {}, worker.state),
         el("td", { class: "num" }, worker.restarts), el("td", { class: "num" }, worker.idle === null ? "\u2013" : SHARE(worker.idle)),
         el("td", {}, worker.version || "\u2013"), el("td", {}, worker.node ? worker.node.slice(0, 12) : "\u2013")))))));
+}
+
+function ranks(found) {
+  const known = Object.entries(found.ranks).sort((a, b) => b[1] - a[1]).slice(0, 64);
+  return known.length > 1 && el("p", { class: "note" }, "Learner ranks, the idlest first: ", known.map(([name, value]) => `${name} ${SHARE(value)}`).join(", "), ".");
 }
 
 function life(worker, seconds) {

@@ -86,6 +86,8 @@ def write_timeline(run_dir: Path) -> None:
     timeline = StepTimelines(run_dir, 0, clock=lambda: now)
     with span(timeline, "driver", "gen"), span(timeline, "rollout-0", "answer"):
         now += 3
-    now += 1
+    for rank in range(2):
+        with span(timeline, f"rank-{rank}", "train_step"):
+            now += 0.5 * (rank + 1)
     timeline.end_step("grpo", 20, ["rollout-0", "rollout-1"])
     timeline.close()

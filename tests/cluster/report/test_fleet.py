@@ -33,7 +33,7 @@ def test_a_worker_has_a_life_of_spells_and_an_idle_share(tmp_path: Path):
     record = record_of(run)
     assert record is not None
     first, second, third = record.workers
-    assert (first.idle, second.idle, third.idle) == (pytest.approx(0.25), 1.0, None)
+    assert (first.idle, second.idle, third.idle) == (pytest.approx(1 / 3), 1.0, None)
     assert [(one.state, one.start, one.end) for one in second.spells] == [
         ("restarting", 0.0, 2.0),
         ("healthy", 2.0, 8.0),
@@ -44,6 +44,7 @@ def test_a_worker_has_a_life_of_spells_and_an_idle_share(tmp_path: Path):
     assert (second.restarts, second.version, second.node) == (1, "0.20", "node-a")
     assert (third.state, third.spells[-1].end) == ("left", 19.0)
     assert record.limits[0].effective == 0.9
+    assert record.ranks == pytest.approx({"rank-0": 8 / 9, "rank-1": 7 / 9})
 
 
 def test_moved_requests_are_counted_and_not_listed(tmp_path: Path):
