@@ -80,11 +80,16 @@ class RayFleet:
     async def room(self) -> int:
         """How many more workers could be placed now. None beside engines that share a GPU with a
         rank."""
-        return 0 if self._config.colocated else worker_room(self._config, self._refused)
+        if self._config.colocated:
+            return 0
+        return await asyncio.to_thread(worker_room, self._config, frozenset(self._refused))
 
     def request(self, count: int) -> None:
-        """Ask Ray's autoscaler for room for ``count`` workers and all learner ranks; without one
-        this changes nothing. It holds until :meth:`end`."""
+        """Ask Ray's autoscaler for room for ``count`` workers and all learner ranks, if the number
+        of workers may change; without an autoscaler this changes nothing. It holds until
+        :meth:`end`."""
+        if not self._config.rollout.is_elastic:
+            return
         ranks = kinds_of(self._config)[-1]
         worker = worker_kind(self._config).bundle
         self._ask_autoscaler([worker] * count + [ranks.bundle] * ranks.count)

@@ -161,7 +161,7 @@ async def test_an_engine_that_dies_starts_anew_with_the_newest_weights_while_the
 
 
 async def until_in_service(pool: RolloutPool, names: set[str]) -> None:
-    async with asyncio.timeout(2 * DEADLINE_S):
+    async with asyncio.timeout(5 * DEADLINE_S):
         while pool.in_service != names:
             await asyncio.sleep(0.1)
 

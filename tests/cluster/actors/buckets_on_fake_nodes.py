@@ -42,6 +42,7 @@ def publish(hosts: dict[str, Any]) -> BucketClient:
         buffer = buffers[index % 2]
         buffer.data[:] = np.uint8(index)
         description = {"size": SIZE - index, "path": buffer.path, "data": buffer.data}
+        description["num_buckets"] = COUNT
         client.update_weights(description)
     client.finish_weight_update()
     return client

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import ray
 
+from cluster.actors import bucket_client
 from cluster.actors.bucket_client import BucketClient
 from cluster.actors.engine_calls import EngineSet
+from cluster.actors.host_copy import HostCopy
 from cluster.actors.rollout_actor import RolloutActor
 from wire.errors import WeightUpdateError
 from wire.shared_memory import SharedBuffer, SharedReader
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = PolicyVersion(attempt=0, step=1)
+NUM_BUCKETS = 4  # at most, of the updates here
 
 
 class Host(RolloutActor):
@@ -118,7 +121,8 @@ def opened(hosts: dict[str, Any], timeout_s: float = 60) -> BucketClient:
 
 def chunk_in(buffer: SharedBuffer, size: int) -> dict[str, Any]:
     buffer.data[:size] = size
-    return {"size": size, "path": buffer.path, "data": buffer.data[:size]}
+    data = buffer.data[:size]
+    return {"size": size, "path": buffer.path, "data": data, "num_buckets": NUM_BUCKETS}
 
 
 def publish(
@@ -212,6 +216,33 @@ def test_bytes_that_change_on_their_way_to_another_node_are_noticed_there(make: 
     assert "weights came to this node damaged" in client.failures["far1"]
     assert client.failures["far2"] == "far1 did not bring the weights to this node"
     assert told(hosts["near"])[2] == [25, 81]
+
+
+@pytest.mark.parametrize("send", [publish, publish_at_rest])
+async def test_an_engine_that_joins_loads_the_buckets_of_the_host_copy_alone(
+    make: Any, send: Any
+) -> None:
+    """Also where every engine of the update failed, and after the memory that was sent from has
+    changed."""
+    client = send(make(a=(None, "fails")))
+    assert list(client.failures) == ["a"]
+    assert isinstance(client.copy, HostCopy)
+    (joiner,) = make(joiner=("x", "")).values()
+    await client.copy.load_into("joiner", joiner, 60)
+    assert told(joiner)[2] == [25, 81]
+    assert list(events(joiner))[-1] == "finish"
+
+
+def test_a_copy_that_would_fill_the_object_store_is_not_kept(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_client, "_store_bytes", lambda: 49.0)  # 5 bytes, up to 4 times
+    hosts = make(near=(None, ""), far=("x", ""))
+    client = publish(hosts)
+    assert client.copy is None
+    assert [told(host)[2] for host in hosts.values()] == [[25, 81]] * 2
+    monkeypatch.setattr(bucket_client, "_store_bytes", lambda: 51.0)
+    assert publish(hosts).copy is not None
 
 
 def test_nobody_left_is_told_by_the_failures_alone(make: Any) -> None:
