@@ -40,9 +40,12 @@ class StepTimelines:
         *,
         clock: Callable[[], float] = time.time,
         max_spans: int = MAX_SPANS,
+        waits: bool = False,
     ) -> None:
+        """``waits``: for the file of each step, where steps take no time of their own (a
+        simulation)."""
         self._folder, self._attempt, self._now = run_dir / TIMELINE_FOLDER, attempt, clock
-        self._max_spans = max_spans
+        self._max_spans, self._waits = max_spans, waits
         self._clock = WorkClock(clock())
         self._spans: list[Span] = []
         self._open: set[OpenSpan] = set()
@@ -143,6 +146,8 @@ class StepTimelines:
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="timeline")
         self._written = self._writer.submit(_write_and_prune, self._folder / stage, spans, facts)
+        if self._waits:
+            self._written.result()
 
 
 def timeline_files(run_dir: Path, stage: str) -> list[Path]:

@@ -6,9 +6,9 @@ import heapq
 from collections.abc import Iterator, Sequence
 
 from cluster.loop import StepGroups
+from cluster.metrics.timeline import DRIVER, Timeline
 from cluster.pool.membership import Membership
 from cluster.simulation.faults import times_of
-from cluster.simulation.resources import Serial
 from cluster.simulation.result import Tally
 from cluster.simulation.scenario import Scenario
 from cluster.simulation.workers import ScriptedFleet
@@ -26,31 +26,36 @@ class ScriptedLearner:
         scenario: Scenario,
         fleet: ScriptedFleet,
         members: Membership,
-        driver: Serial,
         tally: Tally,
+        timeline: Timeline,
     ) -> None:
         self._scenario, self._fleet, self._members = scenario, fleet, members
-        self._driver, self._tally, self._lengths = driver, tally, scenario.lengths
+        self._tally, self._lengths = tally, scenario.lengths
         self._limits = scenario.limits
-        self._since = asyncio.get_running_loop().time()
         self._since_save_s = 0.0  # of updates that a heal would replay
         self._deaths = _deaths(scenario)
         self._next_death = next(self._deaths, float("inf"))
+        self._timeline = timeline
+        timeline.begin_steps()
+        self._phase = timeline.begin(DRIVER, "gen")
+        self._since = asyncio.get_running_loop().time()
 
     async def train(self, taken: StepGroups, step: int) -> None:
         """Train a step, and publish the version after it. Raises TooManyFailures."""
         self._limits.refuse(taken)
-        self._count("generation")
         timings = self._scenario.timings
         traces = self._trained(taken, step)
+        self._begin("update_actor")
         await self._update(timings.learner_s_per_step + timings.learner_s_per_trace * traces)
+        self._begin("update_weights")
         await self.publish(step)
-        self._count("weights")
         if self._scenario.grpo.saves_at(step):
+            self._begin("save")
             await asyncio.sleep(timings.save_s)
             self._since_save_s = 0.0
-            self._count("save")
+        self._begin("gen")
         self._tally.step_ends.append(asyncio.get_running_loop().time())
+        self._timeline.end_step("grpo", step, list(self._members.serving))
 
     async def publish(self, version: int) -> None:
         """New weights into every engine that runs; each serves once it has them."""
@@ -106,17 +111,18 @@ class ScriptedLearner:
             await asyncio.sleep(max(0.0, self._next_death - loop.time()))
             self._tally.faults["rank_died"] += 1
             self._next_death = next(self._deaths)
+            self._begin("heal")
             await asyncio.sleep(timings.learner_restart_s + self._since_save_s)
-            self._count("heal")
+            self._begin("update_actor")
         await asyncio.sleep(seconds)
         self._since_save_s += seconds
-        self._count("update")
 
-    def _count(self, part: str) -> None:
-        """Count the time since the last call as this part's."""
+    def _begin(self, phase: str) -> None:
+        """End the phase that goes on, count its time, and begin another."""
         now = asyncio.get_running_loop().time()
-        self._tally.learner_s[part] += now - self._since
-        self._since = now
+        self._tally.learner_s[self._phase.name] += now - self._since
+        self._timeline.end(self._phase)
+        self._phase, self._since = self._timeline.begin(DRIVER, phase), now
 
 
 def _deaths(scenario: Scenario) -> Iterator[float]:

@@ -27,8 +27,8 @@ class SimulatedRun:
     tokens_per_s: float
     """Tokens of these."""
     learner_shares: Mapping[str, float]
-    """Of the learner's time: ``generation`` (it waits for groups), ``update``, ``weights``,
-    ``driver``, ``save``, ``heal``."""
+    """Of the learner's time, by the names of a run's timings: ``gen`` (it waits for groups),
+    ``update_actor``, ``update_weights``, ``save``, ``heal``."""
     idle_workers: float
     """Share of the engines' time without a sequence in work."""
     halted_workers: float

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from cluster.config.recipe import RunConfig
 from cluster.simulation.limits import Change, scenarios_with_changes
@@ -14,9 +15,10 @@ from cluster.simulation.virtual_time import run_virtually
 _FILLED_AFTER = 5  # steps, after which one is like the next
 
 
-def simulate(scenario: Scenario) -> SimulatedRun:
-    """Simulate a scenario; with faults also without, for the effective training time ratio."""
-    run = _simulated(scenario)
+def simulate(scenario: Scenario, folder: Path | None = None) -> SimulatedRun:
+    """Simulate a scenario; with faults also without, for the effective training time ratio.
+    ``folder``: where a timeline of each step is written."""
+    run = _simulated(scenario, folder)
     if not scenario.faults.any or run.ended:
         return run
     undisturbed = _simulated(scenario.without_faults())
@@ -41,8 +43,11 @@ def mean_step_s(config: RunConfig, timings: Timings) -> float:
     return _simulated(Scenario.of(config, timings, num_steps=6)).step_s
 
 
-def _simulated(scenario: Scenario) -> SimulatedRun:
+def _simulated(scenario: Scenario, folder: Path | None = None) -> SimulatedRun:
+    async def main() -> SimulatedRun:
+        return await SimulatedSession(scenario, folder).run()
+
     began = time.process_time()
-    run, _ = run_virtually(lambda: SimulatedSession(scenario).run())
+    run, _ = run_virtually(main)
     cpu_ms = 1000 * (time.process_time() - began)
     return replace(run, cpu_ms_per_trace=cpu_ms / max(1, run.num_traces))

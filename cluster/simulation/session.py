@@ -10,10 +10,13 @@ import logging
 import random
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cluster.buffer import GroupBuffer
 from cluster.loop import rollout_loop, run_until_trained, train_loop
 from cluster.metrics.events import NoEvents
+from cluster.metrics.step_timelines import StepTimelines
+from cluster.metrics.timeline import NoTimeline, Timeline
 from cluster.pool.clock import LoopClock
 from cluster.pool.dispatch import Dispatcher
 from cluster.pool.membership import Membership
@@ -36,19 +39,26 @@ _POOL_LOG = logging.getLogger("cluster.pool")
 class SimulatedSession:
     """Runs a scenario once, on the running loop."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, folder: Path | None = None) -> None:
+        """``folder``: where a timeline of each step is written, as of a real run."""
         self._scenario, grpo = scenario, scenario.grpo
         settings, clock, events = _settings(scenario), LoopClock(), NoEvents()
         self._begin = self._placed_before_s = 0.0
         self._starts = 0
         self._tally, self._driver = Tally(), Serial()
         self._members = Membership(scenario.health, clock)
-        dispatcher = Dispatcher(self._members, settings, clock, events)
+        self._timeline: Timeline = NoTimeline()
+        if folder is not None:
+            now = asyncio.get_running_loop().time
+            self._timeline = StepTimelines(folder, 0, clock=now, waits=True)
+        dispatcher = Dispatcher(self._members, settings, clock, events, self._timeline)
         self._fleet = ScriptedFleet(scenario, version=0)
         self._supervisor = Supervisor(
             self._members, dispatcher, self._fleet, settings, clock, events
         )
-        self._writer = ScriptedWriter(scenario, self._fleet, dispatcher, self._driver, self._tally)
+        self._writer = ScriptedWriter(
+            scenario, self._fleet, dispatcher, self._driver, self._timeline
+        )
         capacity = (grpo.max_staleness + 1) * grpo.groups_per_step
         self._buffer = GroupBuffer(capacity, 0, scenario.num_steps * grpo.groups_per_step)
         self._serving_s = 0.0
@@ -65,7 +75,7 @@ class SimulatedSession:
             self._serving_s = 0.0
             self._starts, self._placed_before_s = self._fleet.num_starts, self._fleet.placed_s
             learner = ScriptedLearner(
-                self._scenario, self._fleet, self._members, self._driver, self._tally
+                self._scenario, self._fleet, self._members, self._tally, self._timeline
             )
             tasks = [asyncio.ensure_future(one) for one in (*self._faults(), self._changes())]
             try:
@@ -146,7 +156,7 @@ class SimulatedSession:
         if len(ends) > 1:
             of_steps = (ends[-1] - ends[0]) / (len(ends) - 1)
         learner_s = sum(tally.learner_s.values())
-        shares = {part: s / max(learner_s, 1e-9) for part, s in tally.learner_s.items()}
+        shares = {part: s / max(learner_s, 1e-9) for part, s in tally.learner_s.items() if s}
         placed_s = max(self._fleet.placed_s - self._placed_before_s, 1e-9)
         traces_per_step = tally.trained_traces / max(1, len(ends))
         decoded = sum(engine.num_tokens for engine in engines)
@@ -163,7 +173,7 @@ class SimulatedSession:
             learner_shares=shares,
             idle_workers=1 - busy_s / placed_s,
             halted_workers=sum(engine.halted_s for engine in engines) / placed_s,
-            idle_learner=shares.get("generation", 0.0),
+            idle_learner=shares.get("gen", 0.0),
             busy_driver=self._driver.busy_s / max(seconds, 1e-9),
             busy_network=tally.network_s / max(seconds, 1e-9),
             staleness={

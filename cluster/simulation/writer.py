@@ -5,9 +5,9 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from cluster.metrics.timeline import ARCHIVE, REWARD, Timeline, span
 from cluster.pool.dispatch import Dispatcher, RequestFailed
 from cluster.simulation.resources import Serial
-from cluster.simulation.result import Tally
 from cluster.simulation.scenario import Scenario
 from cluster.simulation.workers import ScriptedFleet
 from wire.token_arrays import Logprobs, TokenIds
@@ -42,10 +42,10 @@ class ScriptedWriter:
         fleet: ScriptedFleet,
         dispatcher: Dispatcher,
         driver: Serial,
-        tally: Tally,
+        timeline: Timeline,
     ) -> None:
         self._scenario, self._fleet, self._dispatcher = scenario, fleet, dispatcher
-        self._driver, self._tally = driver, tally
+        self._driver, self._timeline = driver, timeline
         self._lengths = scenario.lengths
 
     async def write(self, sample: Sample, index: int, upcoming: Sample | None = None) -> TraceGroup:
@@ -59,10 +59,12 @@ class ScriptedWriter:
         except RequestFailed as error:
             return _failed(index, str(error))
         if timings.reward_s:
-            await asyncio.sleep(timings.reward_s)
+            with span(self._timeline, REWARD, "score", group=str(index)):
+                await asyncio.sleep(timings.reward_s)
         await self._driver.use(timings.driver_s_per_trace * size)
         if timings.archive_s:
-            await asyncio.sleep(timings.archive_s)
+            with span(self._timeline, ARCHIVE, "append", group=str(index)):
+                await asyncio.sleep(timings.archive_s)
         return _group(index, versions, has_signal=self._has_signal(index))
 
     def _has_signal(self, place: int) -> bool:

@@ -29,7 +29,8 @@ def _simulate(options: argparse.Namespace) -> None:
     config = read_recipe(options.recipe, [*options.set, *_workers(options)])
     scenario, notes = _scenario(options, config)
     _refuse_too_much(scenario)
-    run = simulate(scenario)
+    _make_folder(options.timeline)
+    run = simulate(scenario, options.timeline)
     changes = what_would_help(scenario) if options.limits else []
     print_simulation(options.recipe.stem, run, changes, notes)
     if options.json is not None:
@@ -157,6 +158,17 @@ def _refuse_too_much(scenario: "Scenario") -> None:
         )
 
 
+def _make_folder(path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {path}: {error.strerror}; give --timeline a folder"
+        ) from error
+
+
 def _count(most: int) -> Any:
     def count(text: str) -> int:
         if not (text.isdecimal() and 0 < int(text) <= most):
@@ -261,6 +273,12 @@ def add(commands: Any) -> None:
         help="do not simulate again with each part twice as fast",
     )
     simulate.add_argument("--seed", type=int, default=0, help="of lengths and faults; default: 0")
+    simulate.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="DIR",
+        help="write the steps' timelines there, which Perfetto opens, as of a real run",
+    )
     simulate.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
 
 

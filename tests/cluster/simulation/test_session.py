@@ -1,6 +1,8 @@
 """Simulated runs: the real loop, buffer and pool on scripted workers."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +160,13 @@ def test_an_update_does_with_traces_in_flight_what_the_recipe_says(in_flight: st
     )
     assert (run.lost_frac > 0) == (in_flight == "restart")
     assert (run.halted_workers > 0) == (in_flight != "wait")
+
+
+def test_steps_leave_timelines_as_those_of_a_run(tmp_path: Path):
+    run = simulate(scenario(workers=2, timings=timed(reward_s=0.5), num_steps=3), tmp_path)
+    files = sorted((tmp_path / "timeline/grpo").iterdir())
+    assert [file.name for file in files] == [f"step-{n:06d}.json" for n in (1, 2, 3)]
+    trace = json.loads(files[-1].read_text())
+    names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
+    assert names >= {"answer", "score", "gen", "update_actor", "update_weights"}
+    assert run.step_s == pytest.approx(2 * 1.0 + 0.5 + 10.0 + 1.0)

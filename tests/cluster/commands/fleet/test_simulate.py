@@ -77,6 +77,7 @@ def test_failures_are_counted_and_their_cost_is_said(
         (["--gpu-tflops", "0"], "more than 0"),
         (["--from", "no/such/run"], "there is no run in no/such/run"),
         (["--set", "grpo.groups_per_step=64000", "--steps", "1000"], "lower --steps"),
+        (["--timeline", f"{RECIPE}/t", *GIVEN], "give --timeline a folder"),
         (["--json", f"{RECIPE}/s.json", *GIVEN, *SHORT], "cannot write"),
     ],
 )
