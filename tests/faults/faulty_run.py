@@ -37,11 +37,6 @@ ROOTS = "DEEPINTUIT_TEST_FAULT_ROOTS"
 
 _SERVING_S = 0.05
 _LOOK_S = 0.1
-_IN_RANK = {
-    "forward": inside.at_forward,
-    "all-reduce": inside.at_collective,
-    "in-save": inside.at_rename,
-}
 
 
 class Injector:
@@ -65,13 +60,13 @@ class Injector:
 
     async def arm(self, learner: LearnerGroup) -> None:
         """Let a rank do it, if a fault is due in one: at the next such call there."""
-        fault = self.due(*_IN_RANK, "mid-update")
+        fault = self.due(*inside.ACTS, "mid-update")
         if fault is None:
             return
         self._waiting.remove(fault)
-        if fault.moment in _IN_RANK:
+        if fault.moment in inside.ACTS:
             rank = learner._actors[fault.index]
-            self._write(fault, [await rank.__ray_call__.remote(_IN_RANK[fault.moment])])
+            self._write(fault, [await rank.__ray_call__.remote(inside.ACTS[fault.moment])])
         else:
             hit, number = self._victims(fault), signal.Signals[f"SIG{fault.act}"]
             rank = learner._actors[0]

@@ -6,7 +6,7 @@ next matching call there acts, in the middle of its work.
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -45,6 +45,14 @@ def at_rename(_rank: Any) -> int:
     """This process ends where it would give a file of a checkpoint its name."""
     os.replace = os.rename = lambda *_args, **_named: _end_self()  # type: ignore[assignment]
     return os.getpid()
+
+
+ACTS: Mapping[str, Callable[[Any], int]] = {
+    "forward": at_forward,
+    "all-reduce": at_collective,
+    "in-save": at_rename,
+}
+"""By the moment that they are for."""
 
 
 def after_first_bucket(_rank: Any, victims: Sequence[int], number: int) -> int:

@@ -124,8 +124,9 @@ def _decode_helpers(roots: Sequence[int], index: int) -> list[psutil.Process]:
 
 
 def _raylet(roots: Sequence[int], index: int) -> list[psutil.Process]:
-    """A node's raylet: its workers end with it, as they do when the machine goes."""
-    return _nth([psutil.Process(root) for root in roots if runs(root)], index)
+    """Raylet of a node that has a rollout worker: its processes end with it, as with a machine."""
+    raylets = [psutil.Process(root) for root in roots if runs(root) and rollout_actors([root])]
+    return _nth(raylets, index)
 
 
 _ROLES: dict[str, Callable[[Sequence[int], int], list[psutil.Process]]] = {
