@@ -15,7 +15,7 @@ from tests.faults.finished_run import lines_of
 from tests.faults.table import FAULTS
 from tests.faults.victims import runs
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 _RUNS = by_run(FAULTS)
 _MAX_LINES = 3

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cluster.demo.clips import make_demo_data
@@ -46,6 +46,7 @@ _SETTINGS = (
 _OWN_RAY = ("rollout.num_cpus=0.25", "learner.num_cpus=0.25")
 _STEPS_AFTER = 4
 _DISK_MB = 48
+_RUN_S = 1500.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ def _start(words: Sequence[str], log: Path, around: dict[str, str]) -> int:
             [sys.executable, "-m", *words], cwd=ROOT, env=env, stdout=file, stderr=file
         )
         try:
-            return process.wait(500)
+            return process.wait(_RUN_S)
         except BaseException:
             process.send_signal(signal.SIGINT)
             process.wait(60)
@@ -211,9 +212,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BY_NAME))
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SETTING", help="of the recipe"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for the runs")
     options = parser.parse_args()
-    faults = [BY_NAME[name] for name in options.names] or FAULTS
+    asked = [BY_NAME[name] for name in options.names] or FAULTS
+    faults = [replace(fault, settings=(*fault.settings, *options.set)) for fault in asked]
     with tempfile.TemporaryDirectory() as made:
         folder = (options.keep or Path(made)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

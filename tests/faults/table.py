@@ -88,12 +88,12 @@ def _worker(name: str, role: str, moment: str, step: int, **more: object) -> Fau
 
 
 _OF_WORKERS = (
-    _worker("rollout actor", "rollout actor", "serving", 8),
-    _worker("engine, serving", "engine", "serving", 11),
-    _worker("engine, mid-update", "engine", "mid-update", 14),
-    _worker("engine, idle", "engine", "idle", 17),
-    _worker("engine's process group", "engine group", "serving", 20),
-    _worker("engine hangs", "engine", "serving", 23, act="STOP"),
+    _worker("rollout actor", "rollout actor", "serving", 17),
+    _worker("engine, serving", "engine", "serving", 20),
+    _worker("engine, mid-update", "engine", "mid-update", 23),
+    _worker("engine, idle", "engine", "idle", 26),
+    _worker("engine's process group", "engine group", "serving", 29),
+    _worker("engine hangs", "engine", "serving", 32, act="STOP"),
 )
 _OF_RANKS = tuple(
     Fault(
@@ -107,7 +107,7 @@ _OF_RANKS = tuple(
         line=_DEAD_RANK,
         settings=_BOTH,
     )
-    for step, moment in ((26, "forward"), (29, "all-reduce"), (32, "in-save"))
+    for step, moment in ((8, "forward"), (11, "all-reduce"), (14, "in-save"))
 )
 _OF_NODES = (
     Fault(
