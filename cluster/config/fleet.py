@@ -50,11 +50,7 @@ class FleetHealthConfig(Config):
 
     @model_validator(mode="after")
     def _backoff_fits(self) -> Self:
-        if self.max_backoff_s < self.backoff_base_s:
-            raise ValueError(
-                f"fleet_health.max_backoff_s={self.max_backoff_s:g} is less than "
-                f"backoff_base_s={self.backoff_base_s:g}; raise the first or lower the second"
-            )
+        refuse_short_backoff("fleet_health", self.backoff_base_s, self.max_backoff_s)
         return self
 
 
@@ -85,6 +81,11 @@ class RolloutFailureConfig(Config):
     ``groups_per_step`` in all, or as many as ``grpo.filter_groups`` allows, which replaces them in
     any case."""
 
+    @model_validator(mode="after")
+    def _backoff_fits(self) -> Self:
+        refuse_short_backoff("rollout_failure", self.backoff_base_s, self.max_backoff_s)
+        return self
+
 
 class WatchdogConfig(Config):
     """Watchdog of a training: what happens when no step ends."""
@@ -96,6 +97,15 @@ class WatchdogConfig(Config):
     directory."""
     stall_action: Literal["dump", "end"] = "dump"
     """After that the run goes on waiting, or ends with an error."""
+
+
+def refuse_short_backoff(section: str, base_s: float, max_s: float) -> None:
+    """Raise ValueError where a backoff would end below its beginning."""
+    if max_s < base_s:
+        raise ValueError(
+            f"{section}.max_backoff_s={max_s:g} is less than backoff_base_s={base_s:g}; raise the "
+            "first or lower the second"
+        )
 
 
 def refuse_elastic_pairs(rollout: RolloutConfig, *, colocated: bool) -> None:

@@ -22,6 +22,7 @@ from wire.types import (
     Split,
     Trace,
     TraceGroup,
+    VersionChange,
     stable_hash,
     stable_seed,
 )
@@ -175,6 +176,29 @@ def test_different_parts_give_different_seeds_of_31_bits() -> None:
     assert len(seeds) == 400
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert stable_seed("a", "bc") != stable_seed("ab", "c")
+
+
+@pytest.mark.parametrize(
+    ("first_token", "step"),
+    [(0, 41), (3, 41), (1, 40), (1, 39)],  # at once, behind the end, no change, a step back
+)
+def test_versions_of_an_answer_ascend_with_its_tokens(first_token: int, step: int) -> None:
+    changes = (VersionChange(first_token, PolicyVersion(attempt=1, step=step)),)
+    with pytest.raises(ValueError, match="versions of an answer of 3 tokens have to ascend"):
+        make_completion("x", num_tokens=3, version=VERSION, version_changes=changes)
+    newer = VersionChange(2, PolicyVersion(attempt=1, step=41))
+    made = make_completion("x", num_tokens=3, version=VERSION, version_changes=(newer,))
+    assert made.version_changes == (newer,)
+
+
+def test_a_group_is_dropped_where_the_fleet_failed_it_and_not_by_its_sample_s_fault() -> None:
+    dropped = {
+        kind
+        for kind in FailureKind
+        if group_of(failures=(Failure(kind=kind, culprit="c", reason="r"),)).is_dropped
+    }
+    assert {FailureKind.GENERATION, FailureKind.DISK} <= dropped
+    assert not dropped & {FailureKind.DECODE, FailureKind.PROMPT}
 
 
 def test_importing_the_types_loads_no_heavy_library() -> None:

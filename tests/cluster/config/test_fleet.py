@@ -1,12 +1,14 @@
 import pytest
 
-from cluster.config.fleet import FleetHealthConfig
+from cluster.config.fleet import FleetHealthConfig, RolloutFailureConfig
 from rollout.config import RolloutConfig
 
 
 def test_a_backoff_that_ends_below_its_beginning_is_refused():
     with pytest.raises(ValueError, match="max_backoff_s=1 is less than backoff_base_s=2"):
         FleetHealthConfig(backoff_base_s=2, max_backoff_s=1)
+    with pytest.raises(ValueError, match=r"rollout_failure\.max_backoff_s=1 is less"):
+        RolloutFailureConfig(backoff_base_s=2, max_backoff_s=1)
 
 
 @pytest.mark.parametrize(("low", "number", "high"), [(3, 2, None), (None, 4, 2)])
