@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from cluster.actors import placement
 from cluster.actors.clip_homes import ClipHomes
 from cluster.actors.engine_calls import EngineSet
 from cluster.actors.engine_client import UpdateClient
@@ -34,6 +35,7 @@ from learner.shared_prefix.rows import (
 from learner.worker import Objective
 from video.semantic_tokens.narrated_clips import Narration
 from video.semantic_tokens.segment_file import Segments
+from wire.errors import PlacementError
 from wire.token_arrays import Logprobs
 from wire.types import PolicyVersion
 
@@ -71,7 +73,7 @@ class LearnerGroup:
         self._ranks = RankCalls(
             self._actors, learner.timeout_s, self._max_tokens, near, timeline, around
         )
-        self._address = ""
+        self._address, self._moved = "", False
 
     def _make_actors(self) -> list[Any]:
         remote = RemoteLearnerActor if self._homes is None else RemoteLearnerActorWithClips
@@ -84,11 +86,25 @@ class LearnerGroup:
         ]
 
     async def _renew(self) -> None:
-        """End all ranks, and start new ones, which meet."""
-        self.stop()
+        """End all ranks, and start new ones, which meet; on other nodes, where one is gone. Raises
+        PlacementError, DeadlineExceeded."""
+        self._end()
+        if not all(seat.is_on_live_node for seat in self._seats):
+            await self._move()
         self._actors = self._make_actors()
         self._ranks.renew(self._actors)
         await self._meet()
+
+    async def _move(self) -> None:
+        """Take other seats, once there is room for all ranks."""
+        if self._config.colocated:
+            raise PlacementError(
+                "a node with engines and learner ranks that share GPUs is gone, and neither can "
+                "move without the other; --resume places all of them anew"
+            )
+        self._seats[0].release()  # of all ranks
+        self._seats = (await placement.reserve(self._config, engines=False)).ranks
+        self._moved = True
 
     async def start(self) -> None:
         """Let the ranks meet. Raises DeadlineExceeded, WorkerDied."""
@@ -249,6 +265,11 @@ class LearnerGroup:
         return facts
 
     def stop(self) -> None:
-        """End all ranks."""
+        """End all ranks, and give back seats that were taken meanwhile."""
+        self._end()
+        if self._moved:
+            self._seats[0].release()
+
+    def _end(self) -> None:
         for actor in self._actors:
             ray.kill(actor)

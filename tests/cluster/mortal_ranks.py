@@ -161,7 +161,9 @@ def mortal_learner(
         actor.mortal.dead = True
 
     class Seat:
-        node = "here"
+        node, is_on_live_node = "here", True
+
+        def release(self) -> None: ...
 
         def options(self, *_: float) -> dict[str, Any]:
             return {}

@@ -4,22 +4,26 @@ The stage, loop, buffer, archive, checkpoints and the LearnerGroup are the produ
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from cluster.actors import learner_group
 from cluster.config.recipe import RunConfig
 from cluster.metrics.events import EventLog, read_events
 from cluster.run_dir import RunDir
 from cluster.stages.grpo.heal import TrainedGroups, TrainedStep
 from cluster.stages.grpo.stage import train_grpo
+from learner.config import OptimConfig
 from rollout.engine import Sampling
 from tests.cluster.mortal_ranks import Deaths, mortal_learner, weights_of
 from tests.cluster.session_fakes import (
     FakeEngines,
     grpo_run,
+    load_renderer,
     make_config,
     make_run_dir,
     make_samples,
@@ -29,9 +33,17 @@ from tests.cluster.session_fakes import (
 from tests.groups import make_group, make_trace
 from wire.archive.archive import Archive, read_groups
 from wire.errors import ArchiveError, RankDied
-from wire.types import Completion, FinishReason, Purpose, Sample, stable_seed
+from wire.types import (
+    Completion,
+    FinishReason,
+    PolicyVersion,
+    Purpose,
+    Sample,
+    stable_seed,
+)
 
 STEPS, GROUPS = 5, 2
+V1 = PolicyVersion(attempt=0, step=1)
 TIMES = (
     *("timing_s/", "perf/", "cache/", "val/seconds", "rollouter/", "trainer/", "limit/"),
     *("fleet/", "effective_training_time_ratio"),
@@ -227,6 +239,31 @@ def test_a_run_whose_restarts_are_used_up_ends_with_the_loss(tmp_path: Path):
     with pytest.raises(ExceptionGroup) as raised:
         Outcome(tmp_path / "run", config, Deaths(*range(20, 200)))
     assert raised.group_contains(RankDied, match="its process died")
+
+
+async def test_ranks_whose_node_is_gone_take_other_seats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config, moves = config_of(), list[str]()
+    learner = mortal_learner(config, monkeypatch, Deaths(6))(Engines(load_renderer(), V1, "base"))
+    first = learner._seats[0]
+    monkeypatch.setattr(type(first), "is_on_live_node", property(lambda seat: seat is not first))
+    monkeypatch.setattr(type(first), "release", lambda seat: moves.append("released"))
+
+    async def reserve(config: RunConfig, *, engines: bool) -> Any:
+        assert not engines
+        moves.append("reserved")
+        return SimpleNamespace(ranks=[type(first)(), type(first)()])
+
+    monkeypatch.setattr(learner_group.placement, "reserve", reserve)
+    await learner.start()
+    await learner.begin("base", OptimConfig())
+    await learner.rest()  # the death
+    assert moves == ["released", "reserved"]
+    assert first not in learner._seats
+    assert weights_of(learner) == ["base", "base"]
+    learner.stop()
+    assert moves == ["released", "reserved", "released"], "the run holds its first seats alone"
 
 
 async def test_a_group_comes_back_without_the_traces_that_were_left_out(tmp_path: Path):
