@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from cluster.actors.deadlines import DISK_S, with_deadline
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.config.fleet import RolloutFailureConfig
 from cluster.metrics.events import Events, NoEvents
@@ -102,7 +103,9 @@ class GroupWriter:
         self._charge(sample, rollout)
         group = _join(sample, rollout, outcomes, purpose, group_id)
         with span(self._timeline, ARCHIVE, "append", group=group_id):
-            await asyncio.get_running_loop().run_in_executor(_APPENDS, self._archive.append, group)
+            loop = asyncio.get_running_loop()
+            append = loop.run_in_executor(_APPENDS, self._archive.append, group)
+            await with_deadline(append, DISK_S, f"the disk to archive group {group_id}")
         self._note_end(group)
         self._quarantine.refuse_too_many()
         return group

@@ -3,15 +3,18 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import DeadlineExceeded, WorkerDied
 
 T = TypeVar("T")
 
+DISK_S = 900.0
+"""Longest wait for one write to the run's disk, of many that may stand in line."""
 _GRACE_S = 10.0
 DIED = (RayActorError, OutOfMemoryError)
 """Ray's errors of a call whose actor is gone; the second where Ray ended it for want of memory."""
@@ -31,12 +34,14 @@ async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
     """Await a call's result. Raises DeadlineExceeded, WorkerDied; ``what`` names actor and call."""
     number = next(_NUMBERS)
     _OPEN[number] = what, time.monotonic()
+    answer = asyncio.ensure_future(_awaited(call))
     try:
-        return await asyncio.wait_for(call, timeout_s)
-    except RayTaskError:  # what the actor itself raised, be it of a deadline of its own
+        await asyncio.wait((answer,), timeout=timeout_s)
+        if not answer.done():
+            raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}")
+        return answer.result()
+    except RayTaskError:  # what the actor itself raised, be it of an actor that it waited for
         raise
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"waited {timeout_s:.0f} s for {what}") from error
     except OutOfMemoryError as error:
         raise WorkerDied(
             f"waited for {what}: Ray ended its process, the memory of its node being nearly full "
@@ -46,7 +51,18 @@ async def with_deadline(call: Awaitable[T], timeout_s: float, what: str) -> T:
     except RayActorError as error:
         raise WorkerDied(f"waited for {what}: its process died; --resume goes on") from error
     finally:
+        answer.cancel()
         del _OPEN[number]
+
+
+async def _awaited(call: Awaitable[T]) -> T:
+    return await call
+
+
+async def on_disk(what: str, work: Callable[..., T], *values: Any) -> T:
+    """Do work on the run's disk in a thread. Raises DeadlineExceeded where a disk hangs (NFS);
+    ``what``: what it is to do. The thread cannot be ended, and may end later."""
+    return await with_deadline(run_in_daemon_thread(work, *values), DISK_S, f"the disk to {what}")
 
 
 def _first_sentence(error: Exception) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
 from calibrate.traces import GroupFacts, TraceSet
+from cluster.actors.deadlines import on_disk
 from cluster.driver.bounded import run_bounded
 from cluster.driver.progress import console, progress_bar
 from cluster.metrics.catalogue import EVALUATION
@@ -185,4 +186,4 @@ class RunTraceWriter:
         return archived
 
     async def _compact(self) -> None:
-        await run_in_daemon_thread(self._archive.compact, self.weights.now.step)
+        await on_disk("compact the archive", self._archive.compact, self.weights.now.step)

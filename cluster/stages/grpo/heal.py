@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cluster.actors.deadlines import on_disk
 from wire.archive.archive import Archive
 from wire.archive.group_reader import GroupReader, index_groups
-from wire.daemon_thread import run_in_daemon_thread
 from wire.errors import ArchiveError
 from wire.types import Trace, TraceGroup
 
@@ -46,7 +46,7 @@ class TrainedGroups:
     async def read(self, step: TrainedStep, version: int) -> list[TraceGroup]:
         """The groups as they were trained. ``version``: step of the newest weights, after which a
         new file of the archive is named. Raises ArchiveError."""
-        return await run_in_daemon_thread(self._read, step, version)
+        return await on_disk("give back trained groups", self._read, step, version)
 
     def _read(self, step: TrainedStep, version: int) -> list[TraceGroup]:
         if not all(group_id in self._reader for group_id in step.groups):

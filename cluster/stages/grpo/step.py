@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+from cluster.actors.deadlines import on_disk
 from cluster.actors.learner_group import LearnerGroup
 from cluster.buffer import GroupBuffer
 from cluster.config.kinds.grpo import GrpoStage
@@ -43,7 +44,6 @@ from reward.scorer import Scorer
 from reward.stats import summarise
 from video.quarantine import Quarantine
 from wire.archive.archive import Archive
-from wire.daemon_thread import run_in_daemon_thread
 from wire.types import TraceGroup
 
 Update = tuple[Mapping[str, float], bool]
@@ -189,7 +189,7 @@ class GrpoLearner:
             await parts.turns.to_engines()
             figures = await parts.publish(version)
         with watch("archive"):
-            await run_in_daemon_thread(parts.archive.compact, version)
+            await on_disk("compact the archive", parts.archive.compact, version)
         return figures
 
     def _record(self, taken: StepGroups, step: int, figures: Mapping[str, float]) -> None:

@@ -1,9 +1,11 @@
 import asyncio
+import threading
 import time
 
 import pytest
 from ray.exceptions import OutOfMemoryError
 
+from cluster.actors import deadlines
 from cluster.actors.deadlines import (
     gather_or_raise,
     with_deadline,
@@ -48,3 +50,34 @@ async def test_those_that_go_on_are_waited_for_a_moment_only():
     with pytest.raises(WorkerDied):
         await gather_or_raise([after(30, None), after(0, WorkerDied("gone"))], grace_s=0.1)
     assert time.monotonic() - start < 5
+
+
+async def test_a_disk_that_hangs_is_named_and_an_error_of_its_own_is_not_taken_for_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(deadlines, "DISK_S", 0.05)
+    hangs = threading.Event()
+    with pytest.raises(DeadlineExceeded, match="waited 0 s for the disk to compact the archive"):
+        await deadlines.on_disk("compact the archive", hangs.wait, 20)
+    hangs.set()
+
+    def times_out() -> None:
+        raise TimeoutError("nfs: server not responding")
+
+    with pytest.raises(TimeoutError, match="nfs: server") as raised:
+        await deadlines.on_disk("compact the archive", times_out)
+    assert not isinstance(raised.value, DeadlineExceeded)
+
+
+async def test_what_is_waited_for_is_known_while_it_is_waited_for():
+    ready = asyncio.Event()
+    waits = [deadlines.with_deadline(ready.wait(), 5, f"rollout-{n} to start") for n in range(2)]
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.sleep(0.01)
+    assert sorted(what for what, _ in deadlines.open_waits()) == [
+        "rollout-0 to start",
+        "rollout-1 to start",
+    ]
+    ready.set()
+    await asyncio.gather(*tasks)
+    assert deadlines.open_waits() == []
