@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from cluster.demo.clips import make_demo_data
 from cluster.demo.make_model import make_demo_model
 from tests.benchmarks.figures import Figure, report
@@ -111,6 +113,7 @@ def run_with(faults: Sequence[Fault], material: Path, folder: Path) -> Outcome:
     rows.write_text(json.dumps([asdict(fault) for fault in faults]))
     first, steps = faults[0], max(fault.step for fault in faults) + _STEPS_AFTER
     with _disk(first, folder) as disk, _cluster(first) as around:
+        around |= {"DEEPINTUIT_CACHE_DIR": str(folder / "cache")}  # its clips are to be decoded
         run_dir = disk / "run"
         words = _words(first, steps, material, run_dir)
         codes = [_start(["tests.faults.faulty_run", str(rows), *words], log, around)]
@@ -148,19 +151,13 @@ def _start(words: Sequence[str], log: Path, around: dict[str, str]) -> int:
 
 
 def _left_of(run_dir: Path) -> list[str]:
-    """Processes that have the run's directory in their command line or hold its files open, once
-    they had time to end."""
+    """Processes of the run that go on, orphans of those that were killed among them, once they had
+    time to end."""
+    seen = {pid for witness in Witness.read(run_dir).values() for pid in witness.below}
     deadline = time.monotonic() + 60
-    while (left := _naming(str(run_dir))) and time.monotonic() < deadline:
+    while (left := [pid for pid in seen if victims.runs(pid)]) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return left
-
-
-def _naming(text: str) -> list[str]:
-    import psutil
-
-    titles = {process.pid: victims.title_of(process) for process in psutil.process_iter()}
-    return [title for pid, title in titles.items() if text in title and pid != os.getpid()]
+    return [victims.title_of(psutil.Process(pid)) for pid in left if victims.runs(pid)]
 
 
 @contextmanager

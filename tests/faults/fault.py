@@ -63,6 +63,8 @@ class Witness:
     """Whether weights were on their way to the engines."""
     training: bool
     """Whether the ranks computed an update."""
+    below: Sequence[int]
+    """All processes that the driver had started, engines and ranks of its own Ray among them."""
     more: dict[str, Any] = field(default_factory=dict)
 
     def write(self, run_dir: Path) -> None:

@@ -54,9 +54,9 @@ class Injector:
 
     def at(self, *moments: str) -> None:
         """It is now, if a fault is due."""
-        if fault := self.due(*moments):
+        fault = self.due(*moments)
+        if fault and self._act(fault):
             self._waiting.remove(fault)
-            self._act(fault)
 
     async def arm(self, learner: LearnerGroup) -> None:
         """Let a rank do it, if a fault is due in one: at the next such call there."""
@@ -73,15 +73,19 @@ class Injector:
             await rank.__ray_call__.remote(inside.after_first_bucket, hit.pids, int(number))
             self._write(fault, hit.pids)
 
-    def _act(self, fault: Fault) -> None:
+    def _act(self, fault: Fault) -> bool:
+        """Do it; False if there is nobody yet to do it to."""
         if fault.act not in ("KILL", "STOP"):
             self._write(fault, [], **other_acts.begin(fault, self._run_dir))
-            return
+            return True
         hit = self._victims(fault)
+        if not hit.pids:
+            return False
         self._write(fault, hit.pids)
         hit.send(signal.Signals[f"SIG{fault.act}"])
         if fault.for_s:
             threading.Timer(fault.for_s, hit.send, [signal.SIGCONT]).start()
+        return True
 
     def _victims(self, fault: Fault) -> victims.Victims:
         roots = json.loads(os.environ.get(ROOTS, "null")) or [os.getpid()]
@@ -96,6 +100,7 @@ class Injector:
             in_flight=self.in_flight,
             publishing=self.publishing,
             training=self.training,
+            below=[process.pid for process in victims.below([os.getpid()])],
             more=more,
         ).write(self._run_dir)
 

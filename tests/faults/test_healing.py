@@ -22,7 +22,14 @@ def make_fault(**changes: Any) -> Fault:
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     Witness(
-        name="f", time=100.0, step=3, pids=[7], in_flight=1, publishing=False, training=False
+        name="f",
+        time=100.0,
+        step=3,
+        pids=[7],
+        in_flight=1,
+        publishing=False,
+        training=False,
+        below=[],
     ).write(tmp_path)
     return tmp_path
 
