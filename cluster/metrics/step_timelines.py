@@ -86,6 +86,7 @@ class StepTimelines:
     def begin_steps(self) -> None:
         """Begin a stage's first step now; what was before belongs to none."""
         self._clock.restart(self._now())
+        self._open = {span for span in self._open if span.track != DRIVER}
         self._take_spans()
 
     def end_step(self, stage: str, step: int, workers: Collection[str]) -> Mapping[str, float]:

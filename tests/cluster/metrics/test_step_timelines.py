@@ -64,6 +64,17 @@ def test_what_goes_on_over_the_end_of_a_step_is_in_the_files_of_both(tmp_path: P
     assert [one["args"].get("goes_on") for one in spans] == [True, True, None]
 
 
+def test_the_wait_of_a_stage_that_stopped_early_is_not_in_the_next_ones_files(tmp_path: Path):
+    timeline = StepTimelines(tmp_path, 0)
+    timeline.begin("driver", "gen")
+    timeline.begin_steps()
+    timeline.end(timeline.begin("driver", "update_actor"))
+    timeline.end_step("second", 1, [])
+    timeline.close()
+    names = [e["name"] for e in _events(timeline_files(tmp_path, "second")[0]) if e["ph"] == "X"]
+    assert names == ["update_actor"]
+
+
 def test_files_of_the_first_and_the_last_steps_are_kept(tmp_path: Path):
     timeline = StepTimelines(tmp_path, 0)
     for step in range(1, 41):
