@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config.fleet import FleetHealthConfig
+from cluster.pool.supervisor import Supervisor
 from cluster.simulation.faults import FaultRates, RoomChange
 from cluster.simulation.result import SimulatedRun
 from cluster.simulation.run import simulate
@@ -170,3 +171,19 @@ def test_steps_leave_timelines_as_those_of_a_run(tmp_path: Path):
     names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
     assert names >= {"answer", "score", "gen", "update_actor", "update_weights"}
     assert run.step_s == pytest.approx(2 * 1.0 + 0.5 + 10.0 + 1.0)
+
+
+def test_the_supervisor_of_a_large_fleet_does_not_look_at_all_workers_at_each_change(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    looks, look = [], Supervisor.look
+
+    def counted(self: Supervisor) -> None:
+        looks.append(None)
+        look(self)
+
+    monkeypatch.setattr(Supervisor, "look", counted)
+    times = timed(response_length_sigma=1.0, learner_s_per_step=1.0)
+    large = {"groups_per_step": 400}
+    run = simulate(scenario(workers=400, timings=times, grpo=large, num_steps=2))
+    assert len(looks) < run.seconds / 0.4 + 5
