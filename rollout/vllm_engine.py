@@ -347,6 +347,9 @@ class VllmEngine:
         if self._asleep:
             raise GenerationError("the engine sleeps until it gets new weights")
 
+        more = continued or [()] * len(params)
+        limit_s = self._config.request_timeout_s
+
         async def run(params: Sequence[Any], more: Sequence[Sequence[int]]) -> list[Any]:
             requests = vllm_requests(
                 *(token_ids, clip, self._rule, self._config),
@@ -354,18 +357,18 @@ class VllmEngine:
                 embeddings=embeddings,
                 salt=salt,
             )
-            return await self._groups.run(requests, params, adapter and lora_request(adapter))
+            lora = adapter and lora_request(adapter)
+            outputs = await self._groups.run(requests, params, lora)
+            if ended := [k for k, one in enumerate(outputs) if one is None]:
+                # by an update: they have the whole time anew
+                limit.reschedule(asyncio.get_running_loop().time() + limit_s)
+                again = await run([params[k] for k in ended], [more[k] for k in ended])
+                outputs = [one or again.pop(0) for one in outputs]
+            return outputs
 
-        more = continued or [()] * len(params)
-        limit_s = self._config.request_timeout_s
         try:
             async with deadline(limit_s, "answer", "rollout.request_timeout_s") as limit:
                 outputs = await run(params, more)
-                while ended := [k for k, one in enumerate(outputs) if one is None]:
-                    # by an update, which has the whole time anew
-                    limit.reschedule(asyncio.get_running_loop().time() + limit_s)
-                    again = await run([params[k] for k in ended], [more[k] for k in ended])
-                    outputs = [one or again.pop(0) for one in outputs]
                 # the engine core should have kept the clip; where it has not, it says "error"
                 lost = [k for k, one in enumerate(outputs) if k and _failed(one)]
                 if lost:

@@ -204,6 +204,21 @@ async def test_an_update_has_unfinished_traces_written_anew_and_leaves_finished_
     assert llm.modes == ["abort", "abort"]
 
 
+async def test_a_clip_that_was_lost_may_meet_an_update_too(engine: Any):
+    llm = Running()
+    one = engine(llm, in_flight="restart")
+    writing = asyncio.create_task(one.generate(PROMPT, CLIP, SAMPLING))
+    await settle()
+    llm.end(0)
+    llm.outputs[1].set_result(output_of((), "error"))
+    await settle()
+    assert llm.calls == ["a+clip", "a", "a+clip"]
+    await one._groups.pause_for_update()
+    await settle()
+    llm.end(3)
+    assert [answer.token_ids for answer in (await writing).answers] == [(7, 0), (7, 3)]
+
+
 async def test_a_request_that_ends_by_itself_as_aborted_is_an_error_not_a_restart(engine: Any):
     llm = Running()
     writing = asyncio.create_task(engine(llm, in_flight="restart").generate(PROMPT, CLIP, SAMPLING))
