@@ -13,7 +13,8 @@ from cluster.pool.worker_health import HealthState
 from cluster.status.event_text import describe_event
 from cluster.status.fleet_status import FleetStatus, fleet_in_words
 
-CONDITIONS = ("Alive", "WeightsCurrent", "Serving")
+CONDITIONS = {"Alive": "alive", "WeightsCurrent": "current", "Serving": "serves"}
+"""Condition -> head of its column."""
 _COLOUR = {
     HealthState.HEALTHY: "green",
     HealthState.SUSPECT: "yellow",
@@ -22,30 +23,32 @@ _COLOUR = {
     HealthState.STALE: "yellow",
     HealthState.RETIRED: "dim",
 }
-_CONDITION = {"True": "green", "False": "red", "Unknown": "dim"}
+_CONDITION = {
+    "True": Text("yes", style="green"),
+    "False": Text("no", style="red"),
+    "Unknown": Text("?", style="dim"),
+}
 
 
 def workers_view(fleet: FleetStatus) -> RenderableType:
     """Workers, one a line, and the last events."""
     now = time.time()
-    table = Table(box=box.SIMPLE)
-    numbers = ("restarts", "requests")
-    for name in ("worker", "state", "for", "cause", *CONDITIONS, "weights", *numbers, "node"):
-        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    names = ("worker", "state", "for", *CONDITIONS.values(), "version", "restarts", "node", "cause")
+    for name in names:
+        table.add_column(name, no_wrap=name not in ("node", "cause"), overflow="fold")
     for worker in fleet.view.workers:
         holds = fleet.conditions(worker)
         table.add_row(
             worker.name,
             Text(worker.state.value, style=_COLOUR[worker.state]),
             format_duration(max(0.0, now - worker.since)),
-            worker.cause,
-            *(Text(holds.get(name, "-"), style=_CONDITION.get(holds.get(name, ""), "dim"))
-              for name in CONDITIONS),
+            *(_CONDITION[holds.get(name, "Unknown")] for name in CONDITIONS),
             worker.version or "-",
             str(worker.restarts),
-            str(worker.num_requests),
-            "-" if worker.node is None else f"{worker.node[:20]} ({worker.pid})",
-        )  # fmt: skip
+            "-" if worker.node is None else worker.node[:8],
+            worker.cause,
+        )
     return Group(*_heading(fleet), table, *_events(fleet, now))
 
 
