@@ -154,7 +154,7 @@ def _left_of(run_dir: Path) -> list[str]:
     """Processes of the run that go on, orphans of those that were killed among them, once they had
     time to end."""
     seen = {pid for witness in Witness.read(run_dir).values() for pid in witness.below}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120  # Ray's own agents notice a dead driver after a minute
     while (left := [pid for pid in seen if victims.runs(pid)]) and time.monotonic() < deadline:
         time.sleep(0.5)
     return [victims.title_of(psutil.Process(pid)) for pid in left if victims.runs(pid)]
