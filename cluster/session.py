@@ -302,6 +302,14 @@ def some_clips(samples: Sequence[Sample]) -> list[Path]:
     return [Address.parse(sample.video).path for sample in samples[::every][:_TRIED_CLIPS]]
 
 
+def _open_events(run_dir: RunDir, attempt: int) -> tuple[StepTimelines, FleetFigures, EventLog]:
+    """The run's events, and what is kept of them: spans and figures."""
+    timeline = StepTimelines(run_dir.path, attempt)
+    figures = FleetFigures(read_events(run_dir.path))
+    observers = (figures.observe, EventSpans(timeline).observe)
+    return timeline, figures, EventLog(run_dir.path, attempt, *observers)
+
+
 @asynccontextmanager
 async def open_session(
     config: RunConfig,
@@ -325,11 +333,8 @@ async def open_session(
         note_attempt(run_dir.path, describe_attempt(config, attempt, run_dir.plan))
         archive = stack.enter_context(Archive(run_dir.archive, attempt))
         metrics = stack.enter_context(open_metrics(config, run_dir.path, attempt))
-        timeline = StepTimelines(run_dir.path, attempt)
+        timeline, fleet_figures, events = _open_events(run_dir, attempt)
         stack.callback(timeline.close)
-        fleet_figures = FleetFigures(read_events(run_dir.path))
-        observers = (fleet_figures.observe, EventSpans(timeline).observe)
-        events = EventLog(run_dir.path, attempt, *observers)
         nodes = await stack.enter_async_context(reward_nodes(config, seats))
         scorer = make_scorer(config, columns_of(data.samples), nodes)
         await stack.enter_async_context(scorer)

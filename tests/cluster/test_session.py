@@ -4,6 +4,7 @@ from typing import Any
 from cluster.inputs.samples import SampleSplits
 from cluster.session import RunResources, Session
 from rollout.prompt import PromptKind, VerdictPrompt
+from tests.cluster.session_fakes import make_config
 from wire.types import Failure, FailureKind, Prompt, Sample, Split
 
 SAMPLES = [
@@ -45,7 +46,7 @@ def make_session(rollouts: Prompts) -> Session:
     none: Any = None
     quarantine: Any = Quarantined()
     resources = RunResources(
-        config=none,
+        config=make_config(),
         run_dir=none,
         data=SampleSplits(samples=SAMPLES),
         renderer=none,
