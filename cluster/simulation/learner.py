@@ -60,7 +60,7 @@ class ScriptedLearner:
     async def publish(self, version: int) -> None:
         """New weights into every engine that runs; each serves once it has them."""
         with self._members.updating(PolicyVersion(attempt=0, step=version)):
-            names = self._members.running
+            names = self._members.updatable
             if self._scenario.rollout.in_flight == "wait":
                 await self._written(names)
             await self._send(names, version)
