@@ -63,12 +63,12 @@ def _actors_by_node() -> Mapping[str, dict[int, str]]:
     """Processes of this job's actors that live, by node: process id -> class and name."""
     from ray._private.state import actors
 
-    job, found = ray.get_runtime_context().get_job_id(), defaultdict[str, dict[int, str]](dict)
+    job, by_node = ray.get_runtime_context().get_job_id(), defaultdict[str, dict[int, str]](dict)
     for actor in actors().values():
         if actor["State"] == "ALIVE" and actor["JobID"] == job:
             title = f"{actor['ActorClassName']} {actor['ActorID'][:8]}"
-            found[actor["Address"]["NodeID"]][actor["Pid"]] = title
-    return found
+            by_node[actor["Address"]["NodeID"]][actor["Pid"]] = title
+    return by_node
 
 
 async def _of_node(node: str, processes: dict[int, str]) -> str:
