@@ -66,9 +66,16 @@ class Membership:
 
     @property
     def updatable(self) -> list[str]:
-        """Names of the members that an update is sent to: all that run, but those that just then
-        catch up by themselves."""
-        return [name for name in self.running if not self._workers[name].catches_up]
+        """Names of the members that an update is sent to: none that catches up by itself just then,
+        and none that would hold up the others: a suspect, or one that failed the last update and
+        can get its weights by itself, unless there are only such."""
+        able = [
+            worker
+            for worker in self._workers.values()
+            if worker.state in (HealthState.HEALTHY, HealthState.STALE) and not worker.catches_up
+        ]
+        sound = [w for w in able if w.failed_updates == 0 or w.waits_for_update]
+        return [worker.name for worker in sound or able]
 
     @property
     def staying(self) -> list[WorkerHealth]:

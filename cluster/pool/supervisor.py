@@ -165,18 +165,17 @@ class Supervisor:
         members = self._members
         lacks = members.newest is not None and worker.version != members.newest
         waited = now >= worker.since + self._backoff.wait_s(worker.failed_updates)
-        overtaken = self._jobs.was_overtaken(worker.name)
-        return lacks and waited and not overtaken and not members.is_updating
+        return lacks and waited and not worker.waits_for_update and not members.is_updating
 
     def _probe_due(self, worker: WorkerHealth, now: float) -> bool:
         """Whether nothing was heard of a worker for a while. One whose request failed is probed at
         once. A stale one may be paused or asleep: the probe only shows whether it is there."""
         interval_s = self._settings.health.probe_interval_s
+        if worker.state is HealthState.SUSPECT:  # also during an update, which leaves it out
+            accused = worker.cause is Cause.REQUEST_FAILED and worker.last_probed < worker.since
+            return accused or now - worker.last_probed >= interval_s
         quiet = now - max(worker.last_heard, worker.last_probed) >= interval_s
-        suspect = worker.state is HealthState.SUSPECT
-        again = suspect and now - worker.last_probed >= interval_s
-        accused = worker.cause is Cause.REQUEST_FAILED and worker.last_probed < worker.since
-        return (quiet or again or (suspect and accused)) and not self._members.is_updating
+        return quiet and not self._members.is_updating
 
     # the number of workers
 

@@ -142,6 +142,10 @@ class Change:
         return self.state is HealthState.DEAD or self.cause in failed
 
 
+CATCH_UPS = 2
+"""Times that a worker gets the newest weights by itself and an update overtakes it; then it waits
+for the next."""
+
 _S = HealthState
 _NEXT = {
     _S.RESTARTING: {_S.STALE, _S.DEAD, _S.RETIRED},
@@ -191,6 +195,9 @@ class WorkerHealth:
         """Weights that it was last proven to have since its start."""
         self.current = False
         """Whether these weights may serve now."""
+        self.overtaken = 0
+        """Times that an update overtook it while it got the newest weights by itself, since its
+        state last changed."""
         self.catches_up = False
         """Whether it just then gets the newest weights by itself."""
         self.place: Place | None = None
@@ -203,6 +210,12 @@ class WorkerHealth:
     def joined(self) -> Change:
         """The change that it was made by."""
         return self._change(None, None)
+
+    @property
+    def waits_for_update(self) -> bool:
+        """Whether it is to get its weights by the next update of all: it cannot get them by itself,
+        or updates overtook that too often."""
+        return self.overtaken >= CATCH_UPS
 
     def restarting(self) -> None:
         """Note that its engine is being started anew."""
@@ -299,7 +312,7 @@ class WorkerHealth:
         if state not in _NEXT[self.state]:
             raise ValueError(f"{self.name}: no worker goes from {self.state} to {state} ({cause})")
         before, cause_before = self.state, self.cause
-        self.state, self.cause, self.since = state, cause, self._now()
+        self.state, self.cause, self.since, self.overtaken = state, cause, self._now(), 0
         if before.runs != state.runs:
             self.flipped["Alive"] = self.since
         if before.serves != state.serves:

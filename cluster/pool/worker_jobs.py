@@ -18,13 +18,19 @@ from cluster.pool.fleet import Fleet, NoRoom
 from cluster.pool.membership import Membership
 from cluster.pool.restart_budget import RestartBudget
 from cluster.pool.settings import PoolSettings
-from cluster.pool.worker_health import FAILURES, Cause, Change, WorkerHealth, cause_of
+from cluster.pool.worker_health import (
+    CATCH_UPS,
+    FAILURES,
+    Cause,
+    Change,
+    WorkerHealth,
+    cause_of,
+)
 from wire.errors import DeadlineExceeded, WorkerDied
 
 T = TypeVar("T")
 
 STOP_TIMEOUT_S = 60.0
-_CATCH_UPS = 2  # that updates may overtake; then the worker waits for the next update
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +54,6 @@ class WorkerJobs:
         self._budget, self._settings, self._clock, self._events = budget, settings, clock, events
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended = ended
-        self._overtaken: dict[str, int] = {}
         self.cleared = set[str]()
         """Dead members of which nothing is left."""
         self.errors: dict[str, BaseException] = {}
@@ -78,11 +83,6 @@ class WorkerJobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def was_overtaken(self, name: str) -> bool:
-        """Whether a worker is to get its weights by the next update: updates overtook what it did
-        by itself, or it can do nothing by itself."""
-        return self._overtaken.get(name, 0) >= _CATCH_UPS
 
     async def start(self, worker: WorkerHealth) -> None:
         """Place a worker and start its engine."""
@@ -114,8 +114,7 @@ class WorkerJobs:
             self._warn(worker, "did not get the newest weights", error)
             worker.update_failed(cause_of(error))
         else:
-            tries = 1 if version is not None else _CATCH_UPS
-            self._overtaken[worker.name] = self._overtaken.get(worker.name, 0) + tries
+            worker.overtaken += 1 if version is not None else CATCH_UPS
             if version is not None:
                 self._members.proven(worker.name, version)
         finally:
@@ -131,8 +130,7 @@ class WorkerJobs:
             self._warn(worker, "is lost", error)
             worker.died(cause_of(error))
         except FAILURES as error:
-            # an update that came meanwhile has paused the engine
-            if worker.since <= asked and not self._members.is_updating:
+            if worker.since <= asked:  # else an update came meanwhile, and paused the engine
                 worker.probe_failed()
                 self._warn(worker, "failed a probe", error)
         else:
@@ -175,7 +173,6 @@ class WorkerJobs:
         self._ended()
 
     def _on_change(self, change: Change) -> None:
-        self._overtaken.pop(change.name, None)
         if change.state.serves:
             self.errors.pop(change.name, None)
 

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cluster.config.fleet import FleetHealthConfig
 from cluster.pool.membership import Membership
-from cluster.pool.worker_health import Cause, Change, HealthState, Place
+from cluster.pool.worker_health import CATCH_UPS, Cause, Change, HealthState, Place
 from tests.cluster.pool.scripted_fleet import version
 from wire.types import PolicyVersion
 
@@ -69,12 +69,24 @@ def test_weights_that_an_update_overtook_do_not_serve():
     assert list(pool.serving) == ["r0", "r1"]
 
 
-def test_an_update_is_sent_to_all_that_run_but_those_that_catch_up_by_themselves():
-    pool = members("r0", "r1", "r2")
+def test_an_update_is_sent_to_all_that_run_and_hold_nobody_up():
+    pool = members("r0", "r1", "r2", "r3")
     pool["r1"].catches_up = True
     pool["r2"].died(Cause.ENGINE_DIED)
+    pool["r3"].probe_failed()
     assert pool.updatable == ["r0"]
-    assert pool.running == ["r0", "r1"]
+    assert pool.running == ["r0", "r1", "r3"]
+
+
+def test_a_worker_that_failed_an_update_catches_up_by_itself_or_is_in_the_next_if_it_cannot():
+    pool = members("r0", "r1")
+    pool.update_failed("r0")
+    assert pool.updatable == ["r1"], "it may hang for as long as a deadline lasts"
+    pool["r0"].overtaken = CATCH_UPS
+    assert pool.updatable == ["r0", "r1"]
+    pool["r0"].overtaken = 0
+    pool["r1"].died(Cause.ENGINE_DIED)
+    assert pool.updatable == ["r0"], "better than none"
 
 
 def test_an_update_that_raises_is_over_too():

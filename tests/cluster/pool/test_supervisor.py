@@ -203,6 +203,22 @@ async def test_an_engine_that_dies_asleep_is_noticed():
         assert "dead" in pool.events.states("rollout-1")
 
 
+@virtually
+async def test_an_engine_that_hangs_is_found_dead_during_a_long_update_and_is_no_part_of_it():
+    async with Pool(ScriptedFleet(), settings(2)) as pool:
+        pool.fleet.engines["rollout-0"].hangs = True
+        await asyncio.sleep(37)
+        assert pool.state("rollout-0") == "suspect"
+        assert pool.members.updatable == ["rollout-1"]
+        await pool.update(1, seconds=200)
+        assert "dead" in pool.events.states("rollout-0")
+        await asyncio.sleep(20)
+        assert await asyncio.gather(*[pool.ask() for _ in range(2)]) == [
+            "rollout-0 0.1",
+            "rollout-1 0.1",
+        ]
+
+
 # budgets
 
 
