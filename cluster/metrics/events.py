@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.jsonl"
 
+_TYPES = {"time": (int, float), "attempt": int, "kind": str, "subject": str}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -98,7 +100,8 @@ def _ends_in_half_a_line(path: Path) -> bool:
 
 
 def read_events(run_dir: Path) -> Iterator[Event]:
-    """Events of a run in their order; none without a file. A line that a crash cut is left out."""
+    """Events of a run in their order; none without a file. A line that a crash cut, or that is no
+    event, is left out."""
     path = run_dir / EVENTS_FILE
     if not path.is_file():
         return
@@ -108,6 +111,12 @@ def read_events(run_dir: Path) -> Iterator[Event]:
                 row = from_json(line.decode(errors="replace"))
             except ValueError:
                 continue
-            if isinstance(row, dict) and row.keys() >= {"time", "attempt", "kind", "subject"}:
-                known = {key: row.pop(key) for key in ("time", "attempt", "kind", "subject")}
+            if _is_event(row):
+                known = {key: row.pop(key) for key in _TYPES}
                 yield Event(**known, fields=row)
+
+
+def _is_event(row: Any) -> bool:
+    return isinstance(row, dict) and all(
+        isinstance(row.get(key), kind) for key, kind in _TYPES.items()
+    )

@@ -12,13 +12,19 @@ if TYPE_CHECKING:
 
 
 def _scale(options: argparse.Namespace) -> None:
-    from cluster.pool.desired_workers import ask_for_workers
+    from cluster.pool.desired_workers import WORKERS_FILE, ask_for_workers
     from cluster.pool.worker_view import read_fleet
     from cluster.run_files import is_locked, read_run_recipe
 
     path, workers = options.run, options.workers
     _refuse(read_run_recipe(path), workers)
-    ask_for_workers(path, workers)
+    try:
+        ask_for_workers(path, workers)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path / WORKERS_FILE}: {error.strerror}; remove what is in its way, or "
+            "give the command where the run directory may be written to"
+        ) from error
     view = read_fleet(path)
     there = "" if view is None else f"; until now {view.desired} were wanted"
     idle = is_locked(path) is False

@@ -12,6 +12,7 @@ from wire.strict_json import to_json
 
 def _workers(options: argparse.Namespace) -> None:
     from cluster.driver.progress import console
+    from cluster.pool.worker_view import FLEET_FILE
     from cluster.status.fleet_status import read_fleet_status
     from cluster.status.fleet_table import workers_view
     from cluster.status.heartbeat import State
@@ -21,6 +22,11 @@ def _workers(options: argparse.Namespace) -> None:
     live = run.state is State.RUNNING
     fleet = read_fleet_status(options.run, live=live, num_events=max(0, options.events))
     if fleet is None:
+        if (file := options.run / FLEET_FILE).exists():
+            raise ConfigError(
+                f"{file} is damaged, or of another version of this program; a run that goes on "
+                "writes it anew at its next change, else use the version that wrote it"
+            )
         raise ConfigError(
             f"{options.run} has no fleet.json: its workers have not been started yet, or an "
             "earlier version started them; `deepintuit status` says how the run stands"

@@ -55,3 +55,20 @@ def test_a_file_that_cannot_be_written_costs_the_event_not_the_run(
 
 def test_a_run_without_events_has_none(tmp_path: Path):
     assert list(read_events(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"time": null, "attempt": 0, "kind": "scaled", "subject": "fleet"}',
+        '{"time": 1.0, "attempt": "0", "kind": "scaled", "subject": "fleet"}',
+        '{"time": 1.0, "attempt": 0, "kind": "scaled", "subject": null}',
+        '{"time": 1.0, "attempt": 0, "kind": 3, "subject": "fleet"}',
+        '{"time": 1.0, "kind": "scaled", "subject": "fleet"}',
+        "[1]",
+    ],
+)
+def test_a_line_that_is_no_event_is_left_out(tmp_path: Path, line: str):
+    (tmp_path / EVENTS_FILE).write_text(line + "\n")
+    EventLog(tmp_path, 0).note("scaled", "fleet")
+    assert [(event.kind, event.subject) for event in read_events(tmp_path)] == [("scaled", "fleet")]

@@ -46,3 +46,12 @@ def test_a_run_of_a_fixed_number_says_how_to_make_it_elastic(
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["scale", str(tmp_path), "--workers", "2"]) != 0
     assert str(tmp_path) in "".join(capsys.readouterr().err.split())
+
+
+def test_a_run_directory_that_cannot_be_written_to_is_a_users_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = make_run(tmp_path, max_workers=20)
+    (run / "control").write_text("in its way")
+    assert main(["scale", str(run), "--workers", "2"]) == 2
+    assert "cannot write" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main
-from cluster.pool.worker_view import write_fleet
+from cluster.pool.worker_view import FLEET_FILE, write_fleet
 from tests.cluster.session_fakes import make_config, make_run_dir
 from tests.cluster.status.test_fleet_status import VIEW
 
@@ -44,3 +44,13 @@ def test_a_folder_without_a_run_is_a_users_error(
 ):
     assert main(["workers", str(tmp_path)]) == 2
     assert "there is no run in" in capsys.readouterr().err
+
+
+def test_a_view_that_cannot_be_read_is_not_taken_for_none(
+    run: Path, capsys: pytest.CaptureFixture[str]
+):
+    (run / FLEET_FILE).write_text('{"time": 1')
+    assert main(["workers", str(run)]) == 2
+    assert "fleet.json is damaged, or of another version" in " ".join(
+        capsys.readouterr().err.split()
+    )
