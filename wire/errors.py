@@ -149,4 +149,5 @@ def root_causes(error: BaseException) -> list[BaseException]:
     """The errors inside a group, at any depth, and those that Ray wrapped."""
     if isinstance(error, BaseExceptionGroup):
         return [cause for inner in error.exceptions for cause in root_causes(inner)]
-    return [getattr(error, "cause", None) or error]  # Ray wraps what an actor raised
+    wrapped = getattr(error, "cause", None)  # Ray wraps what an actor raised
+    return [wrapped if isinstance(wrapped, BaseException) else error]

@@ -18,7 +18,12 @@ log = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.jsonl"
 
-_TYPES = {"time": (int, float), "attempt": int, "kind": str, "subject": str}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "time": (int, float),
+    "attempt": int,
+    "kind": str,
+    "subject": str,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from cluster.simulation.faults import times_of
 from cluster.simulation.result import Tally
 from cluster.simulation.scenario import Scenario
 from cluster.simulation.workers import ScriptedFleet
-from wire.errors import WorkerDied
+from wire.errors import RankDied, WorkerDied
 from wire.types import PolicyVersion
 
 _LOOKS_S = 0.5  # between looks whether engines have finished, or a hanging one is given up
@@ -109,13 +109,22 @@ class ScriptedLearner:
         loop, timings = asyncio.get_running_loop(), self._scenario.timings
         while self._next_death <= loop.time() + seconds:
             await asyncio.sleep(max(0.0, self._next_death - loop.time()))
-            self._tally.faults["rank_died"] += 1
+            self._count_death()
             self._next_death = next(self._deaths)
             self._begin("heal")
             await asyncio.sleep(timings.learner_restart_s + self._since_save_s)
             self._begin("update_actor")
         await asyncio.sleep(seconds)
         self._since_save_s += seconds
+
+    def _count_death(self) -> None:
+        """Count a rank's death. Raises RankDied if the run would end with it."""
+        most, faults = self._scenario.max_learner_restarts, self._tally.faults
+        faults["rank_died"] += 1
+        if faults["rank_died"] > most:
+            raise RankDied(
+                f"a learner rank died; learner.max_restarts = {most} are used up; --resume goes on"
+            )
 
     def _begin(self, phase: str) -> None:
         """End the phase that goes on, count its time, and begin another."""

@@ -26,6 +26,8 @@ class Scenario:
     max_failure_frac: float
     transfer: str
     num_ranks: int
+    max_learner_restarts: int
+    """Heals of the learner, after which a run ends."""
     start_timeout_s: float
     timings: Timings
     faults: FaultRates = _NO_FAULTS
@@ -44,6 +46,7 @@ class Scenario:
             max_failure_frac=config.reward.max_failure_frac,
             transfer=config.transfer.kind,
             num_ranks=config.learner.num_ranks,
+            max_learner_restarts=config.learner.max_restarts,
             start_timeout_s=config.cluster.start_timeout_s,
             timings=timings,
             **more,

@@ -1,4 +1,14 @@
-from wire.errors import ConfigError, DataError, WorkerDied, root_causes
+import pytest
+
+from wire.errors import (
+    ConfigError,
+    DataError,
+    PeersLost,
+    RankDied,
+    RankHung,
+    WorkerDied,
+    root_causes,
+)
 
 
 def test_an_error_of_its_own_is_its_root_cause() -> None:
@@ -18,3 +28,11 @@ def test_what_ray_wrapped_counts_instead_of_the_wrapper() -> None:
     assert root_causes(ExceptionGroup("group", [wrapper])) == [cause]
     wrapper.cause = None  # type: ignore[attr-defined]
     assert root_causes(wrapper) == [wrapper]
+
+
+@pytest.mark.parametrize("kind", [RankDied, RankHung, PeersLost])
+def test_a_lost_rank_is_its_own_root_cause_though_it_names_why(
+    kind: type[RankDied | RankHung | PeersLost],
+) -> None:
+    error = kind("rank 0 is lost; learner.max_restarts = 5 are used up; --resume goes on")
+    assert root_causes(ExceptionGroup("loops", [error])) == [error]

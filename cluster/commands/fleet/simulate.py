@@ -50,12 +50,7 @@ def _workers(options: argparse.Namespace) -> list[str]:
     if options.workers is None:
         return []
     most = max([options.workers, *(change.workers for change in options.room)])
-    least = min(1, options.workers)
-    return [
-        f"rollout.num_workers={options.workers}",
-        f"rollout.max_workers={most}",
-        f"rollout.min_workers={least}",
-    ]
+    return [f"rollout.num_workers={options.workers}", f"rollout.max_workers={most}"]
 
 
 def _scenario(options: argparse.Namespace, config: "RunConfig") -> tuple["Scenario", list[str]]:

@@ -30,6 +30,7 @@ def scenario(*, workers: int = 1, timings: Timings = TIMINGS, **more: Any) -> Sc
         "max_failure_frac": 0.2,
         "transfer": "object_store",
         "num_ranks": 1,
+        "max_learner_restarts": 1000,
         "start_timeout_s": 60.0,
         "num_steps": 6,
         "timings": timings,

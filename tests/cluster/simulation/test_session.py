@@ -138,6 +138,13 @@ def test_a_rank_that_dies_costs_a_restart_and_the_work_since_the_checkpoint():
     assert run.learner_shares["heal"] > 0
 
 
+def test_ranks_that_die_more_often_than_they_may_end_the_run_with_the_rule():
+    often = scenario(faults=FaultRates(rank_mtbf_s=1.0), max_learner_restarts=3)
+    run = simulate(often)
+    assert "learner.max_restarts = 3 are used up" in run.ended
+    assert run.faults["rank_died"] == 4
+
+
 def test_a_fleet_that_never_comes_back_ends_the_run_with_its_reason():
     gone = FaultRates(node_mtbf_s=20.0, node_back_s=1e9)
     run = simulate(scenario(faults=gone, num_steps=50))

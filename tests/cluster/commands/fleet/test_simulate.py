@@ -50,6 +50,20 @@ def test_room_for_more_workers_later_is_used(tmp_path: Path):
     assert simulated(RECIPE, *options, target=tmp_path / "s.json")["run"]["restarts"] == 4
 
 
+def test_the_recipes_least_number_of_workers_ends_a_run_as_it_would_a_real_one(tmp_path: Path):
+    options = ("--workers", "4", "--set", "rollout.min_workers=3", "--room", "30s=1", *GIVEN, *SLOW)
+    soon = ("--set", "cluster.start_timeout_s=20")
+    ended = simulated(RECIPE, *options, *soon, target=tmp_path / "s.json")["run"]["ended"]
+    assert "rollout.min_workers=3" in ended
+
+
+def test_engines_that_share_gpus_with_ranks_are_simulated_in_any_number(tmp_path: Path):
+    pairs = ("rollout.num_gpus=0.5", "learner.num_gpus=0.5", "learner.num_ranks=8")
+    settings = [word for setting in pairs for word in ("--set", setting)]
+    run = simulated(RECIPE, "--workers", "8", *settings, *GIVEN, target=tmp_path / "s.json")["run"]
+    assert (run["workers"], run["num_steps"]) == (8, 3)
+
+
 def test_failures_are_counted_and_their_cost_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
