@@ -104,7 +104,8 @@ class ParityProbe:
                 f"logprobs differ by {worst:.3g} from the learner's, {self._tolerance:.2g} is "
                 "allowed: the engine does not hold the weights that were sent"
             )
-        fault = self._statistics.fault(name, logprobs) if self._statistics else None
+        statistics = self._statistics
+        fault = statistics.fault(name, logprobs, expected) if statistics else None
         return fault or worst
 
 

@@ -54,15 +54,27 @@ class ProbeStatistics:
         """Add what the learner answers from now on."""
         self.learner.append(np.asarray(logprobs, np.float64))
 
-    def fault(self, name: str, logprobs: Sequence[float]) -> str | None:
-        """Why an engine with this answer must not serve; None: it may."""
+    def fault(
+        self, name: str, logprobs: Sequence[float], expected: Sequence[float] | None = None
+    ) -> str | None:
+        """Why an engine with this answer must not serve; None: it may. ``expected``: what the
+        learner answered with the weights that the engine loaded, where it did so by itself and an
+        update has begun meanwhile; None: its newest answer."""
         answer = np.asarray(logprobs, np.float64)
-        gap = answer - self.learner[-1]
+        known = list(self.learner) if expected is None else self._known(expected)
+        gap = answer - known[-1]
         first = self.first_gaps.get(name, gap)
-        if fault := self._stale(answer, first) or self._too_far(gap):
+        if fault := self._stale(answer, first, known) or self._too_far(gap):
             return fault
         self.first_gaps[name] = first
         return None
+
+    def _known(self, expected: Sequence[float]) -> list[Floats]:
+        """The learner's answers up to the expected one."""
+        now, known = np.asarray(expected, np.float64), list(self.learner)
+        while known and not np.array_equal(known[-1], now, equal_nan=True):
+            known.pop()
+        return known or [now]
 
     def _too_far(self, gap: Floats) -> str | None:
         limit = self.noise_factor * self.noise
@@ -75,8 +87,8 @@ class ProbeStatistics:
             "rounding alone, raise parity.noise_factor"
         )
 
-    def _stale(self, answer: Floats, first_gap: Floats) -> str | None:
-        *earlier, now = self.learner
+    def _stale(self, answer: Floats, first_gap: Floats, known: Sequence[Floats]) -> str | None:
+        *earlier, now = known
         changes = [change for learner in earlier if self.tells(change := now - learner)]
         lack = max((_share(first_gap - (answer - now), c) for c in changes), default=0.0)
         if not lack > 0.5:

@@ -111,6 +111,20 @@ async def test_an_engine_that_keeps_older_weights_must_not_serve():
     assert isinstance(await sides.update(), float)
 
 
+async def test_an_engine_that_an_update_overtakes_is_held_against_the_weights_that_it_loaded():
+    sides = Sides()
+    await sides.update()
+    sides.policy.move(0.08)
+    loaded, before = sides.policy.answer(), await sides.probe.expected(sides.learner)  # type: ignore[arg-type]
+    sides.policy.move(0.08)
+    newest = await sides.probe.expected(sides.learner)  # type: ignore[arg-type]
+    sides.engines.stays = loaded
+    (outcome,) = await sides.probe.outcomes(sides.engines, ["a"], before)  # type: ignore[arg-type]
+    assert isinstance(outcome, float)
+    (outcome,) = await sides.probe.outcomes(sides.engines, ["a"], newest)  # type: ignore[arg-type]
+    assert "of about 1 updates ago" in str(outcome)
+
+
 async def test_gross_differences_are_named_as_in_float32():
     sides = Sides()
     await sides.update()
