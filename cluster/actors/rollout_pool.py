@@ -47,6 +47,7 @@ from wire.types import Failure, FailureKind, PolicyVersion, Prompt, Sample
 T = TypeVar("T")
 
 _LOOK_S = 0.5
+_COUNTS_S = 30.0  # figures are not worth a longer wait
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class RolloutPool:
         )
         self._watch: asyncio.Task[None] | None = None
         self._weights: Weights | None = None
+        self._counts: dict[tuple[str, int], Counter[str]] = {}
         self._changed = asyncio.Event()
         self._members.listen(self._note_change)
 
@@ -227,16 +229,19 @@ class RolloutPool:
 
     async def cache_counts(self) -> dict[str, int]:
         """Clip cache hits and misses, and clips decoded by each decoder, since the start, summed
-        over the workers whose engine runs."""
-        timeout_s = self._config.rollout.request_timeout_s
+        over all workers that there were; of one that does not answer, as it last did."""
+        await asyncio.gather(*[self._count(name) for name in self._members.running])
         total = Counter[str]()
-        for name in self._members.running:
-            with suppress(WorkerDied, KeyError):  # its next request or probe reports it
-                call = self._fleet.actors[name].cache_counts.remote()
-                total += Counter(
-                    await with_deadline(call, timeout_s, f"{name} to count its cache's hits")
-                )
+        for counts in self._counts.values():
+            total += counts
         return dict(total)
+
+    async def _count(self, name: str) -> None:
+        with suppress(WorkerDied, DeadlineExceeded, KeyError):  # its next probe reports it
+            start = name, self._members[name].restarts  # a new process counts from 0
+            call = self._actor(name).cache_counts.remote()
+            what = f"{name} to count its cache's hits"
+            self._counts[start] = Counter(await with_deadline(call, _COUNTS_S, what))
 
     async def share_embeddings(self, tower: str) -> None:
         """Let engines share embeddings of clips with the learner, whose name for its vision tower
@@ -328,7 +333,8 @@ class RolloutPool:
             await with_deadline(call, timeout_s + 30, f"{name} to sleep")
         except WorkerDied as error:
             log.warning("%s is lost: %s", name, error)
-            self._members[name].died(self._fleet.cause_of_death(name))
+            if name in self._members:  # else it has left meanwhile
+                self._members[name].died(self._fleet.cause_of_death(name))
         except (WeightUpdateError, DeadlineExceeded) as error:
             log.warning("%s does not sleep: %s", name, error)
 

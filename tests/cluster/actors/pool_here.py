@@ -35,7 +35,7 @@ class ScriptedActor:
         """Lets it answer probes."""
         self.go.set()
         self.works.set()
-        self.asked = 0
+        self.asked = self.num_counted = 0
         self.start_error: Exception | None = None
 
     async def start(self, model_dir: str, version: PolicyVersion, restarts: int) -> int:
@@ -66,6 +66,10 @@ class ScriptedActor:
         if not self.is_engine_alive:
             raise GenerationError(f"{self.name} has lost its engine")
         return Rollout(prompt=None, completions=(), failures=(), policy_version=self.version)
+
+    async def cache_counts(self) -> dict[str, int]:
+        self.num_counted += 1
+        return {"clip_hits": 10 * self.num_counted}
 
     async def end_processes(self) -> None:
         self.told.append("end_processes")

@@ -159,6 +159,22 @@ async def test_a_worker_that_is_out_of_reach_for_a_moment_goes_on_and_is_not_sta
     await pool.stop()
 
 
+async def test_counts_of_a_worker_that_is_out_of_reach_or_was_restarted_are_kept_and_counted_once(
+    cluster: Cluster, tmp_path: Path
+):
+    pool = make_pool(cluster, tmp_path)
+    await pool.start("model", FIRST)
+    assert await pool.cache_counts() == {"clip_hits": 10 + 10}
+    cluster.of("rollout-0").out_of_reach = True
+    assert await pool.cache_counts() == {"clip_hits": 10 + 20}
+    cluster.of("rollout-0").out_of_reach = False
+    assert await pool.cache_counts() == {"clip_hits": 20 + 30}
+    cluster.of("rollout-0").die()
+    await until(lambda: len(cluster.actors["rollout-0"]) == 2 and len(pool.in_service) == 2)
+    assert await pool.cache_counts() == {"clip_hits": 20 + 10 + 40}
+    await pool.stop()
+
+
 async def test_scale_up_uses_the_room_there_is_and_scale_down_lets_a_worker_finish(
     cluster: Cluster, tmp_path: Path
 ):
