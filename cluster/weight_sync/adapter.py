@@ -84,7 +84,7 @@ class AdapterSync:
     async def catch_up(self, name: str) -> PolicyVersion | None:
         """Bring model and newest adapter to one engine, as WeightSync.catch_up does."""
         self._have_model.discard(name)  # the engine is a new one
-        newest, rollouts = self._newest, self._rollouts
+        newest, model, rollouts = self._newest, self._model, self._rollouts
         if newest is None or not await load_newest(rollouts, name, newest):
             return None
         for fault in (await self._digests.checked(newest.sent, [name])).failures.values():
@@ -93,7 +93,8 @@ class AdapterSync:
         proof = self._probe.outcomes(rollouts, [name], newest.expected, version)
         await require_proof(name, proof)
         await rollouts.serve_adapter(name, version)
-        self._have_model.add(name)
+        if self._model is model:  # else a stage began meanwhile, of another model
+            self._have_model.add(name)
         return version
 
     async def _send(self, version: PolicyVersion, names: list[str]) -> WeightSyncResult:

@@ -194,6 +194,23 @@ async def test_an_engine_that_joins_gets_the_stages_model_and_the_newest_adapter
     assert await sync.catch_up("b") is None, "the learner has another model now"
 
 
+async def test_a_joiner_that_a_stage_overtakes_lacks_the_model_of_that_stage() -> None:
+    class NextStage(Engines):
+        async def serve_adapter(self, name: str, version: PolicyVersion) -> None:
+            await super().serve_adapter(name, version)
+            if name == "b" and version.step == 1:
+                sync.begin()
+                self.names.append("b")
+
+    engines, learner = NextStage("a"), Learner()
+    sync = make(engines, learner)
+    await sync.publish(version(1))
+    assert await sync.catch_up("b") == version(1)
+    learner.sent.clear()
+    await sync.publish(version(2))
+    assert {name for what, names in learner.sent if what == "model" for name in names} == {"a", "b"}
+
+
 async def test_a_joiner_that_disagrees_serves_nothing() -> None:
     engines = Engines("a")
     sync = make(engines, Learner())
