@@ -4,6 +4,7 @@ recipe + nodes' sizes -> #SBATCH lines + settings + slurm_body.sh -> sbatch
 """
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def slurm_nodes(config: RunConfig, where: Slurm) -> SlurmNodes:
 
 def slurm_script(config: RunConfig, where: Slurm) -> str:
     """The batch script of a run. Raises ConfigError."""
+    _refuse_broken_lines(where)
     for option in where.options:
         if option.lstrip("-").partition("=")[0] in _DIRECTIVES:
             raise ConfigError(
@@ -108,6 +110,26 @@ def slurm_script(config: RunConfig, where: Slurm) -> str:
     lines += [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
     body = files("cluster.deploy").joinpath("slurm_body.sh").read_text(encoding="utf-8")
     return "\n".join([*lines, *where.setup, "", body])
+
+
+def _refuse_broken_lines(where: Slurm) -> None:
+    """Raise ConfigError where a value would break its #SBATCH line, whose rest bash would run."""
+    if not re.fullmatch(r"[\w.-]+", where.name):
+        raise ConfigError(
+            f"the job's name is {where.name!r}, expected letters, digits, '.', '_' and '-'; give "
+            "--name"
+        )
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", where.time, re.ASCII):
+        raise ConfigError(
+            f"--time {where.time!r}: expected a time of SLURM's such as 90 (minutes), 24:00:00 or "
+            "2-12:00:00"
+        )
+    for option in where.options:
+        if not option.strip() or not option.isprintable():
+            raise ConfigError(
+                f"--sbatch {option!r}: expected one option of sbatch on one line, such as "
+                "partition=gpu"
+            )
 
 
 def _directives(nodes: SlurmNodes, where: Slurm) -> list[str]:

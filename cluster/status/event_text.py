@@ -15,7 +15,7 @@ def describe_event(event: Event) -> str:
         case "worker_left":
             return f"{event.subject} left ({fields.get('cause')})"
         case "scaled":
-            return f"{fields.get('workers')} workers are wanted"
+            return f"workers wanted: {fields.get('workers')}"
         case "request_moved":
             worker = fields.get("worker")
             return f"{event.subject} moved from {worker}: {fields.get('why', '')}"
