@@ -13,7 +13,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import ray
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+)
 
 from cluster.actors.deadlines import DIED, ignore_dead
 from cluster.actors.engine_calls import first_line
@@ -217,6 +223,8 @@ class RayFleet:
             ) from error
         except ActorUnavailableError as error:  # a node that dies shows so first, and any hiccup
             raise OutOfReach(f"{name} is out of reach ({first_line(error)})") from error
+        except ObjectLostError as error:  # its node died with the answer; probes tell
+            raise OutOfReach(f"{name}: its answer was lost ({first_line(error)})") from error
         except DIED as error:
             why = f"{name}: its process died ({first_line(error)})"
             of_node = _NODE_DIED in str(error)

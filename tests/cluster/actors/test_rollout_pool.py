@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import ObjectLostError
 
 from cluster.actors.rollout_pool import RolloutPool
 from cluster.metrics.events import EventLog, read_events
@@ -156,6 +157,26 @@ async def test_a_worker_that_is_out_of_reach_for_a_moment_goes_on_and_is_not_sta
     await until(lambda: len(pool.in_service) == 2)
     assert states(tmp_path, "rollout-0")[-1] == ("healthy", "probe_answered")
     assert len(cluster.actors["rollout-0"]) == 1
+    await pool.stop()
+
+
+async def test_an_answer_that_is_lost_with_the_memory_of_its_node_is_asked_for_again(
+    cluster: Cluster, tmp_path: Path
+):
+    class Losing(ScriptedActor):
+        async def answer(self, *values: Any) -> Any:
+            answer = await super().answer(*values)
+            if self.asked == 1:
+                raise ObjectLostError("00ff", None, "")
+            return answer
+
+    cluster.make = Losing
+    pool = make_pool(cluster, tmp_path, 1)
+    await pool.start("model", FIRST)
+    answer = await asyncio.wait_for(pool.answer(SAMPLE, SAMPLING), 20)
+    assert answer.policy_version == FIRST
+    assert ("suspect", "request_failed") in states(tmp_path, "rollout-0")
+    assert len(cluster.actors["rollout-0"]) == 1, "its probe was answered"
     await pool.stop()
 
 
