@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cluster.driver.units import format_duration
 from cluster.metrics.events import Event, read_events
 from cluster.metrics.work_clock import LIMITS
-from cluster.pool.worker_health import HealthState
+from cluster.pool.worker_health import Cause, HealthState
 from cluster.pool.worker_view import FleetView, WorkerView, read_fleet
 from cluster.status.event_text import describe_event
 
@@ -98,8 +98,11 @@ def read_fleet_status(
 
 def fleet_in_words(view: FleetView) -> str:
     """Workers that serve, the states of the others, and what they went through."""
-    states = [worker.state for worker in view.workers]
+    updating = [worker.cause == Cause.UPDATE for worker in view.workers].count(True)
+    states = [worker.state for worker in view.workers if worker.cause != Cause.UPDATE]
     parts = [f"{states.count(HealthState.HEALTHY)} of {view.desired} workers serve"]
+    if updating:
+        parts.append(f"{updating} take new weights")
     parts += [
         f"{states.count(state)} {state.value}"
         for state in HealthState

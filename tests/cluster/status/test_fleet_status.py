@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.metrics.events import EventLog
@@ -89,6 +90,15 @@ def test_a_fleet_is_a_line_of_words():
     assert (
         fleet_in_words(VIEW)
         == "1 of 4 workers serve, 1 dead, 1 stale, 3 restarts, 5 requests moved"
+    )
+
+
+def test_workers_in_an_update_are_told_from_those_that_lack_the_weights():
+    updating = replace(worker(1, HealthState.STALE), cause="update")
+    view = replace(VIEW, workers=(*VIEW.workers, updating), num_moved=0)
+    assert (
+        fleet_in_words(view)
+        == "1 of 4 workers serve, 1 take new weights, 1 dead, 1 stale, 4 restarts"
     )
 
 
