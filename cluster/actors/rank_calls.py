@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from cluster.actors.deadlines import gather_or_raise, with_deadline
 from cluster.metrics.timeline import NoTimeline, Timeline, span
@@ -135,6 +135,10 @@ async def _answer(call: Awaitable[Any], timeout_s: float, rank: int, what: str) 
         died.rank = rank
         died.cause = "out_of_memory" if "memory of its node" in str(error) else "died"
         raise died from error
+    except ObjectLostError as error:
+        lost = RankDied(f"waited for {what}: its answer was lost with the memory of its node")
+        lost.rank, lost.cause = rank, "died"
+        raise lost from error
     except DeadlineExceeded as error:
         hung = RankHung(str(error))
         hung.rank = rank

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 
-from cluster.actors.rank_calls import MICRO_BATCHES_PER_CALL, RankCalls
+from cluster.actors.rank_calls import MICRO_BATCHES_PER_CALL, RankCalls, _answer
 from cluster.metrics.step_timelines import StepTimelines, timeline_files
 from learner.shared_prefix.rows import Row
 from tests.learner.builders import make_row
@@ -172,3 +172,12 @@ async def test_what_is_wrong_with_a_call_is_raised_as_the_rank_raised_it():
         with pytest.raises(type(error), match=str(error)) as raised:
             await calls_of(Failing(raised_there(error))).all("work")
         assert not isinstance(raised.value, RankDied | RankHung | PeersLost)
+
+
+async def test_an_answer_that_is_lost_with_its_node_is_the_loss_of_the_rank():
+    async def lost() -> None:
+        raise ObjectLostError("00ff", None, "")
+
+    with pytest.raises(RankDied, match="rank 1 to work: its answer was lost") as raised:
+        await _answer(lost(), 5.0, 1, "learner rank 1 to work")
+    assert (raised.value.rank, raised.value.cause) == (1, "died")
