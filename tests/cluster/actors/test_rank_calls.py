@@ -144,7 +144,8 @@ class Failing:
 
 def raised_there(error: Exception) -> Exception:
     """An error that a rank raised, as Ray brings it."""
-    return RayTaskError("work", "traceback", error).as_instanceof_cause()
+    trace = f"traceback\n{type(error).__name__}: {error}"  # as Ray writes it
+    return RayTaskError("work", trace, error).as_instanceof_cause()
 
 
 GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
