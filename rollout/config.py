@@ -75,8 +75,9 @@ class RolloutConfig(Config):
     """An engine that is not up by then has failed."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """A group that is not written by then is a generation failure."""
-    update_timeout_s: float = Field(default=600.0, gt=0)
-    """A step of a weight update (pause, one chunk, finish) that takes longer has failed."""
+    update_timeout_s: float = Field(default=120.0, gt=0)
+    """A step of a weight update (pause, one chunk, finish) that takes longer has failed. An engine
+    that hangs just then holds up the training for as long."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:

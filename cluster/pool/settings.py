@@ -46,5 +46,6 @@ class PoolSettings:
             health=config.fleet_health,
             failure=config.rollout_failure,
             start_timeout_s=config.cluster.start_timeout_s,
-            update_timeout_s=rollout.update_timeout_s,
+            # all chunks of one worker's weights; each has a deadline of its own
+            update_timeout_s=max(rollout.update_timeout_s, config.cluster.start_timeout_s),
         )
