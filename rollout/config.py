@@ -76,8 +76,10 @@ class RolloutConfig(Config):
     request_timeout_s: float = Field(default=600.0, gt=0)
     """A group that is not written by then is a generation failure."""
     update_timeout_s: float = Field(default=120.0, gt=0)
-    """A step of a weight update (pause, one chunk, finish) that takes longer has failed. An engine
-    that hangs just then holds up the training for as long."""
+    """A step of a weight update (one chunk, finish) that takes longer has failed."""
+    pause_timeout_s: float = Field(default=30.0, gt=0)
+    """An engine that has not paused for new weights by then hangs: it is tried once more, and then
+    left out. With ``in_flight = "wait"`` it has ``request_timeout_s`` beside."""
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
@@ -112,7 +114,8 @@ class RolloutConfig(Config):
     @property
     def begin_timeout_s(self) -> float:
         """Seconds in which an engine has to be ready for new weights."""
-        return self.update_timeout_s + (self.request_timeout_s if self.in_flight == "wait" else 0)
+        pause_s = self.update_timeout_s if self.sleep else self.pause_timeout_s
+        return pause_s + (self.request_timeout_s if self.in_flight == "wait" else 0)
 
     @property
     def max_model_len(self) -> int:

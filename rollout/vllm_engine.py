@@ -308,13 +308,13 @@ class VllmEngine:
         await asyncio.to_thread(self.stop)
 
     @contextlib.asynccontextmanager
-    async def _updating(self, what: str, limit_s: float | None = None) -> AsyncIterator[None]:
+    async def _updating(self, what: str, pause_s: float | None = None) -> AsyncIterator[None]:
         """Context of a step of a weight update: with a deadline, and errors of ours.
 
         vLLM leaves a call that waits for a process that is gone waiting; here it ends at once.
         """
-        limit_s, setting = limit_s or self._config.update_timeout_s, "rollout.update_timeout_s"
-        async with deadline(limit_s, what, setting) as limit:
+        setting = "rollout.pause_timeout_s" if pause_s else "rollout.update_timeout_s"
+        async with deadline(pause_s or self._config.update_timeout_s, what, setting) as limit:
             watch = asyncio.create_task(self._end_with_engine(limit))
             try:
                 yield

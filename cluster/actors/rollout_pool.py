@@ -349,7 +349,8 @@ class RolloutPool:
 
     def client(self) -> UpdateClient:
         """Client through which the learner sends weights to the engines."""
-        timeout_s = self._config.rollout.begin_timeout_s  # of its longest step
+        rollout = self._config.rollout
+        timeout_s = max(rollout.begin_timeout_s, rollout.update_timeout_s)  # of its longest step
         match self._config.transfer.kind:
             case "nccl":
                 return GroupEngineClient(timeout_s)

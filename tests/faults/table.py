@@ -10,6 +10,7 @@ _WORKERS = (
     "rollout.num_workers=2",
     "fleet_health.probe_interval_s=1",
     "fleet_health.probe_timeout_s=15",
+    "rollout.pause_timeout_s=15",
     "fleet_health.unhealthy_threshold=2",
     "fleet_health.max_restart_attempts=20",
 )

@@ -40,7 +40,7 @@ class Llm:
 
 
 def make_engine(dies_after_s: float, timeout_s: float) -> Any:
-    config = RolloutConfig(update_timeout_s=timeout_s)
+    config = RolloutConfig(pause_timeout_s=timeout_s)
     return VllmEngine(Llm(dies_after_s), config, None, [])  # type: ignore[arg-type]
 
 
