@@ -1,6 +1,7 @@
 """The batch script under a SLURM of shell scripts: steps run here, and their Ray only waits."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ PROGRAMS = {
     "ray": "echo $$ >>$NOTES/rays; exec /bin/sleep 60",
     "sleep": "exec /bin/sleep 0.05",
     "python": f"""case "$*" in
-  *secrets*) exec {sys.executable} "$@" ;;
+  *secrets*) exec {shlex.quote(sys.executable)} "$@" ;;
   *"import ray"*) wc -l <$NOTES/rays ;;
   *) echo "$RAY_ADDRESS $RAY_AUTH_MODE $(<"$RAY_AUTH_TOKEN_PATH")" >$NOTES/driver; . $NOTES/run ;;
 esac""",

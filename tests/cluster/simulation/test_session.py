@@ -95,9 +95,9 @@ def test_engines_that_die_or_hang_come_back_and_their_groups_are_written_by_othe
     assert not run.ended
     assert run.num_steps == 60
     assert run.num_traces == 60 * 8
-    assert run.faults["engine_died"] >= 3
-    assert run.faults["engine_hung"] >= 3
-    assert run.restarts >= 6
+    assert run.faults["engine_died"] >= 1
+    assert run.faults["engine_hung"] >= 1
+    assert run.restarts >= 4
     assert 0.0 < run.lost_frac < 0.5
     assert run.effective_training_time_ratio is not None
     assert 0.3 < run.effective_training_time_ratio < 1.0
