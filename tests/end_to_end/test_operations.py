@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -232,67 +230,3 @@ def test_clips_made_differently(tmp_path: Path, folder: Path):
         row["parity/probe_max_logprob_diff"] < 1e-5 for row in metrics(tmp_path / "out", "grpo")
     )
     assert summary(tmp_path / "out")["stages"][0]["num_samples"] == 3
-
-
-@pytest.fixture
-def ray_head() -> Iterator[dict[str, str]]:
-    """A head started with ``ray start --head``, with the job server, on ports of its own."""
-    ray = Path(sys.executable).parent / "ray"
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    env["PATH"] = f"{ray.parent}{os.pathsep}{env['PATH']}"  # a job's ``python`` is the cluster's
-    env["RAY_AUTH_MODE"] = "token"  # Ray 2.60's default for a head, but not for its job client
-    subprocess.run([str(ray), "get-auth-token", "--generate"], env=env, capture_output=True)
-    start = [ray, "start", "--head", "--port=6399", "--dashboard-port=8299", "--num-cpus=2"]
-    subprocess.run([*map(str, start)], check=True, env=env, timeout=120, capture_output=True)
-    yield env | {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8299", "RAY": str(ray)}
-    subprocess.run([str(ray), "stop", "--force"], env=env, timeout=60, capture_output=True)
-
-
-def submit(head: dict[str, str], folder: Path, run_dir: Path, *more: str) -> list[str]:
-    words = [head["RAY"], "job", "submit", *more, "--working-dir", ".", "--"]
-    words += ["python", "-m", "cluster.cli", "run", str(folder / "recipe.toml")]
-    return [*words, "--run-dir", str(run_dir)]
-
-
-def test_ray_job_submit_gives_logs_and_an_exit_code(folder: Path, ray_head: dict[str, str]):
-    done = subprocess.run(
-        submit(ray_head, folder, folder / "job"),
-        cwd=ROOT,
-        env=ray_head,
-        capture_output=True,
-        text=True,
-        timeout=580,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "succeeded" in done.stdout
-    assert "calibrated" in done.stdout
-    failed = subprocess.run(
-        submit(ray_head, folder, folder / "job"),  # the directory is taken
-        cwd=ROOT,
-        env=ray_head,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert failed.returncode != 0
-    assert "already holds a run" in failed.stdout
-
-
-def test_ray_job_stop_leaves_no_process(folder: Path, ray_head: dict[str, str]):
-    words = submit(ray_head, folder, folder / "stopped", "--no-wait", "--submission-id", "stop-me")
-    subprocess.run(words, cwd=ROOT, env=ray_head, check=True, timeout=120, capture_output=True)
-    done = folder / "stopped/stages/base/done.json"
-    wait_for(done.exists, 500, "the first stage of the job")
-    assert engines_named("VLLM::")
-    assert engines_named("LearnerActor")
-    stop = [ray_head["RAY"], "job", "stop", "stop-me"]
-    subprocess.run(stop, env=ray_head, check=True, timeout=120, capture_output=True)
-    wait_for(lambda: not engines_named("VLLM::"), 60, "vLLM's processes to end")
-    wait_for(lambda: not engines_named("LearnerActor"), 60, "the learner to end")
-
-
-def engines_named(name: str) -> list[int]:
-    """Processes below the head of this test with ``name`` in their title."""
-    return [
-        p.pid for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])
-    ]
