@@ -156,6 +156,7 @@ def test_an_update_can_have_traces_written_anew(stage: Any, moved: Any) -> None:
     assert moved() < EXACT
 
 
+@pytest.mark.slow
 def test_an_update_can_wait_for_what_is_written(stage: Any, moved: Any) -> None:
     rollouts = stage.overtaken("wait")
     completions = [one for r in rollouts for one in r.completions]

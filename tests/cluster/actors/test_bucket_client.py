@@ -185,7 +185,10 @@ def test_engines_of_another_node_share_what_one_of_them_holds(make: Any) -> None
     ("send", "fault", "message"),
     [
         (publish_at_rest, "dies", "update_weights: .*died"),
-        (publish_at_rest, "hangs", "update_weights did not end within 8 s"),
+        pytest.param(
+            *(publish_at_rest, "hangs", "update_weights did not end within 8 s"),
+            marks=pytest.mark.slow,
+        ),
         (publish, "fails", "WeightUpdateError: bucket 0 arrived damaged"),
     ],
 )
@@ -218,7 +221,7 @@ def test_bytes_that_change_on_their_way_to_another_node_are_noticed_there(make: 
     assert told(hosts["near"])[2] == [25, 81]
 
 
-@pytest.mark.parametrize("send", [publish, publish_at_rest])
+@pytest.mark.parametrize("send", [publish, pytest.param(publish_at_rest, marks=pytest.mark.slow)])
 async def test_an_engine_that_joins_loads_the_buckets_of_the_host_copy_alone(
     make: Any, send: Any
 ) -> None:
