@@ -46,6 +46,7 @@ _SETTINGS = (
     "evaluate.split='val'",
 )
 _OWN_RAY = ("rollout.num_cpus=0.25", "learner.num_cpus=0.25")
+_A_NODE_EACH = ("rollout.num_cpus=1", "learner.num_cpus=1")
 _STEPS_AFTER = 4
 _DISK_MB = 48
 _RUN_S = 1500.0
@@ -129,7 +130,7 @@ def run_with(faults: Sequence[Fault], material: Path, folder: Path) -> Outcome:
 
 def _words(fault: Fault, steps: int, material: Path, run_dir: Path) -> list[str]:
     reward = f"reward.terms=[{{function='{material / 'lengths.py'}:compute_score'}}]"
-    cpus = () if fault.nodes else _OWN_RAY
+    cpus = _A_NODE_EACH if fault.nodes else _OWN_RAY
     settings = [*_SETTINGS, *cpus, f"grpo.num_steps={steps}", reward, *fault.settings]
     words = ["grpo", str(material / "recipe.toml"), "--run-dir", str(run_dir)]
     return [*words, *(word for setting in settings for word in ("--set", setting))]
@@ -184,7 +185,7 @@ def _cluster(fault: Fault) -> Iterator[dict[str, str]]:
         return
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         raylets = []
         for _ in range(1, fault.nodes):

@@ -121,7 +121,7 @@ _OF_NODES = (
         run="nodes",
         limit_s=40,
         settings=_WORKERS,
-        nodes=3,
+        nodes=4,
     ),
     Fault(
         name="node",
@@ -133,7 +133,7 @@ _OF_NODES = (
         limit_s=240,
         line=_LOST,
         settings=_WORKERS,
-        nodes=3,
+        nodes=4,
     ),
 )
 FAULTS = (*_HELPERS, *_ENDED, *_OF_WORKERS, *_OF_RANKS, *_OF_NODES)

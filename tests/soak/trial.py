@@ -71,7 +71,7 @@ class Trial:
         folder, clips = self._folder, self.size.clips
         make_demo_model(folder / "model")
         manifest = make_demo_data(
-            folder / "data", train=clips, traces=clips, val=2, cal=2, test=clips
+            folder / "data", train=clips, traces=clips * 3 // 4, val=2, cal=2, test=clips
         )
         write_recipe(folder, folder / "model", manifest, LABELS)
         (folder / "right.py").write_text(_REWARD)
