@@ -147,8 +147,7 @@ class Session:
         """Start a stage's training: the learner loads a model, with a fresh optimiser. The first
         call also connects the learner to the engines."""
         await self.learner.begin(str(model_dir), optim, loss, lora)
-        if self.config.rollout.share_embeddings and (tower := await self.learner.tower()):
-            await self.rollouts.share_embeddings(tower)
+        await self.rollouts.use_tower(await self.learner.tower())
         if self._weight_sync is None:
             await self.learner.connect(self.rollouts.client())
             self._weight_sync = await self._make_weight_sync()

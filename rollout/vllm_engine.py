@@ -257,6 +257,10 @@ class VllmEngine:
             await self._wake("kv_cache")  # only now: until here the learner may need the room
             await self._llm.resume_generation()
 
+    def use_tower(self, name: str | None) -> None:
+        """Let the next update bring the frozen vision tower ``name``; None: one that is trained."""
+        self._groups.tower = name
+
     @property
     def num_restarted(self) -> int:
         """Traces that updates of the weights have had written anew, so far."""
@@ -299,7 +303,7 @@ class VllmEngine:
     def stop(self) -> None:
         """End the engine's process."""
         self._llm.shutdown()
-        self._llm.shutdown = _nothing  # vLLM's __del__ calls it, and fails while Python ends
+        self._llm.shutdown = lambda: None  # vLLM's __del__ calls it, and fails as Python ends
 
     async def end(self) -> None:
         """:meth:`stop`, which takes seconds, while the event loop goes on."""
@@ -390,10 +394,6 @@ async def _start_llm(arguments: Any, timeout_s: float) -> Any:
     async with deadline(timeout_s, "start", "rollout.start_timeout_s"):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, AsyncLLM.from_engine_args, arguments)
-
-
-def _nothing(timeout: float | None = None) -> None:
-    pass
 
 
 def _failed(output: Any) -> bool:

@@ -84,13 +84,16 @@ class RolloutActor:
         )
         return os.getpid()
 
-    def share_embeddings(self, tower: str) -> None:
-        """Share embeddings of clips with the learner ranks of this node, which name their vision
-        tower ``tower``."""
+    def use_tower(self, tower: str | None) -> None:
+        """Let the next weights bring a frozen vision tower, by the learner's name for it; None: one
+        that is trained. Where the recipe says so, embeddings of clips are shared with the learner
+        ranks of this node."""
         assert self._engine is not None, "start() comes first"
         config = self._config
-        folder, model = cache_folder(config.video), Path(config.model)
-        self._engine.embeddings = EmbeddingsOfNode.open(config, folder, tower, model)
+        self._engine.use_tower(tower)
+        if tower is not None and config.rollout.share_embeddings:
+            folder, model = cache_folder(config.video), Path(config.model)
+            self._engine.embeddings = EmbeddingsOfNode.open(config, folder, tower, model)
 
     def use_tokens(self, narration: Narration) -> None:
         """Show narratives of a tokenizer from now on."""

@@ -243,10 +243,10 @@ class RolloutPool:
             what = f"{name} to count its cache's hits"
             self._counts[start] = Counter(await with_deadline(call, _COUNTS_S, what))
 
-    async def share_embeddings(self, tower: str) -> None:
-        """Let engines share embeddings of clips with the learner, whose name for its vision tower
-        this is."""
-        await self._fleet.tell("share_embeddings", tower)
+    async def use_tower(self, tower: str | None) -> None:
+        """Let all workers know the learner's name of the frozen vision tower that the next weights
+        bring; None: it is trained."""
+        await self._fleet.tell("use_tower", tower)
 
     async def use_tokens(self, narration: Narration) -> None:
         """Let all workers know a tokenizer whose narratives are to be shown."""

@@ -34,6 +34,10 @@ class RequestGroups:
         self.num_interrupted = 0
         """Requests that updates ended, so far."""
         self._num_endings = 0
+        self.tower: str | None = None
+        """Name of the frozen vision tower of the weights to come; None: it is trained."""
+        self._seen_by: str | None = None
+        """The tower whose outputs vLLM's encoder cache holds."""
 
     async def run(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
         """Run a group. Requests but the first may lack their clip. Raises what vLLM raises; then
@@ -67,19 +71,25 @@ class RequestGroups:
 
     async def pause_for_update(self) -> None:
         """Compute nothing more, until resumed, so that weights can change. Requests that run are
-        awaited first, kept, or ended, by ``in_flight``."""
-        await self._pause(_PAUSE_MODES[self._in_flight])
+        awaited first, kept, or ended, by ``in_flight``. What a frozen tower saw of their clips is
+        kept: to look at them anew is most of what an update would cost them."""
+        known = self.tower is not None and self.tower == self._seen_by
+        self._seen_by = self.tower
+        await self._pause(_PAUSE_MODES[self._in_flight], keeps_seen=known and not self._turn)
 
-    async def _pause(self, mode: str) -> None:
-        """Prefix, media and encoder caches are empty after it, but never between a clip and the
-        rest of its group.
+    async def _pause(self, mode: str, *, keeps_seen: bool = False) -> None:
+        """The prefix cache is empty after it; the media and encoder caches are too, unless
+        ``keeps_seen``, but never between a clip and the rest of its group.
 
         vLLM's own ``pause_generation`` does the same and then sleeps 20 ms, a quarter of the time
         in which a small model gets its weights.
         """
         async with self._adding:
             self._num_endings += mode == "abort"
-            await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
+            core = self._llm.engine_core
+            await core.pause_scheduler_async(mode=mode, clear_cache=not keeps_seen)
+            if keeps_seen:
+                await core.reset_prefix_cache_async(reset_running_requests=True)
 
     async def _add(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
         """Add the requests, in one piece: the engine core takes them in this order, and keeps no

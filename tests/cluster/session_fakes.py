@@ -84,7 +84,7 @@ class FakeEngines:
         self.version, self.weights = version, weights
         self.held.add((version, weights))
 
-    async def share_embeddings(self, tower: str) -> None:
+    async def use_tower(self, tower: str | None) -> None:
         pass
 
     async def use_tokens(self, narration: Narration) -> None:

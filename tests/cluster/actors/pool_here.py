@@ -48,7 +48,7 @@ class ScriptedActor:
     async def use_tokens(self, narration: str) -> None:
         self.told.append(narration)
 
-    async def share_embeddings(self, tower: str) -> None:
+    async def use_tower(self, tower: str) -> None:
         self.told.append(tower)
 
     async def probe(self) -> bool:

@@ -70,7 +70,7 @@ async def test_a_killed_actor_is_started_anew_with_what_all_were_told_and_the_ne
     pool, weights = make_pool(cluster, tmp_path), Weights()
     await pool.start("model", FIRST)
     await pool.use_tokens("narration")  # type: ignore[arg-type]
-    await pool.share_embeddings("tower")
+    await pool.use_tower("tower")
     publish(pool, weights)
     cluster.of("rollout-0").scripted.go.clear()
     asked = [asyncio.create_task(pool.answer(SAMPLE, SAMPLING)) for _ in range(6)]
