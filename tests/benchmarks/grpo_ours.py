@@ -38,7 +38,8 @@ max_prompt_length = 1024
 max_response_length = {response}
 dtype = "{dtype}"
 block_size = 32
-num_threads = 2
+share_embeddings = true
+num_threads = 1
 [reward]
 terms = [{{ function = "{reward}:compute_score" }}]
 [learner]
