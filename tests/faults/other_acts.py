@@ -1,12 +1,14 @@
-"""Faults that no signal makes: a full object store. (No test file.)"""
+"""Faults that no signal makes: a full object store, a full disk. (No test file.)"""
 
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
-from tests.faults.fault import Fault
+from tests.faults.fault import WITNESS_FILE, Fault
 
 _BLOCK = 32 * 2**20
+_WITNESS_ROOM = 2**16
 
 
 def begin(fault: Fault, run_dir: Path) -> dict[str, Any]:
@@ -26,7 +28,11 @@ def _fill_store(fault: Fault, _run_dir: Path) -> dict[str, Any]:
 
 
 def _fill_disk(_fault: Fault, run_dir: Path) -> dict[str, Any]:
-    """All that is free on the run's disk is taken, by a file beside the run."""
+    """All that is free on the run's disk is taken, by a file beside the run; but for the room that
+    the witness needs."""
+    (run_dir / WITNESS_FILE).touch()
+    room = ["fallocate", "--keep-size", "--length", str(_WITNESS_ROOM), WITNESS_FILE]
+    subprocess.run(room, cwd=run_dir, check=True)
     taken = 0
     with (run_dir.parent / "ballast").open("ab", buffering=0) as ballast:
         for block in (2**20, 4096, 1):

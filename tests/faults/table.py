@@ -68,7 +68,7 @@ _ENDED = (
         act="full-disk",
         healed_by="resume",
         limit_s=240,
-        line="No space left on device",
+        line=r"the disk of .* is full",
     ),
 )
 
