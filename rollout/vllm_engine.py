@@ -21,7 +21,7 @@ from rollout.shared_embeddings import SharedEmbeddings
 from rollout.vllm_calls.answer import answer_of
 from rollout.vllm_calls.arguments import vllm_arguments
 from rollout.vllm_calls.deadline import deadline
-from rollout.vllm_calls.groups import RequestGroups
+from rollout.vllm_calls.groups import FIRST, RequestGroups
 from rollout.vllm_calls.label_questions import question_answers, question_params
 from rollout.vllm_calls.probe import probe
 from rollout.vllm_calls.request import tensor_of, vllm_requests
@@ -201,10 +201,10 @@ class VllmEngine:
         params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, output_kind=final)
         if len(prompt.token_ids) * self._llm.model_config.get_vocab_size() > _MANY_LOGITS:
             # without its last token, whose logits are those of the first response token
-            await self._run(prompt.token_ids[:-1], clip, [params], adapter, salt)
+            await self._run(prompt.token_ids[:-1], clip, [params], adapter, salt, priority=FIRST)
         params.prompt_logprobs, params.skip_reading_prefix_cache = 0, False
         both = (*prompt.token_ids, *response)
-        (output,) = await self._run(both, clip, [params], adapter, salt)
+        (output,) = await self._run(both, clip, [params], adapter, salt, priority=FIRST)
         rows = output.prompt_logprobs[len(prompt.token_ids) :]
         return [float(row[token].logprob) for row, token in zip(rows, response, strict=True)]
 
@@ -251,11 +251,12 @@ class VllmEngine:
             )
 
     async def finish_update(self, version: PolicyVersion) -> None:
-        """Close the weight update and go on; vLLM notes ``version`` with each token from now on."""
+        """Close the weight update and go on with the next request; vLLM notes ``version`` with each
+        token from now on."""
         async with self._updating("finish a weight update"):
             await self._llm.finish_weight_update(str(version))
             await self._wake("kv_cache")  # only now: until here the learner may need the room
-            await self._llm.resume_generation()
+            await self._groups.resume_after_update()
 
     def use_tower(self, name: str | None) -> None:
         """Let the next update bring the frozen vision tower ``name``; None: one that is trained."""
@@ -345,6 +346,7 @@ class VllmEngine:
         salt: str | None = None,
         embeddings: Any = None,
         continued: Sequence[Sequence[int]] | None = None,
+        priority: int = 0,
     ) -> list[Any]:
         """One output per element of ``params``, all of requests with this prompt; ``continued``:
         tokens that follow it in each of them."""
@@ -362,7 +364,7 @@ class VllmEngine:
                 salt=salt,
             )
             lora = adapter and lora_request(adapter)
-            outputs = await self._groups.run(requests, params, lora)
+            outputs = await self._groups.run(requests, params, lora, priority)
             if ended := [k for k, one in enumerate(outputs) if one is None]:
                 # by an update: they have the whole time anew
                 limit.reschedule(asyncio.get_running_loop().time() + limit_s)
@@ -374,7 +376,8 @@ class VllmEngine:
             async with deadline(limit_s, "answer", "rollout.request_timeout_s") as limit:
                 outputs = await run(params, more)
                 # the engine core should have kept the clip; where it has not, it says "error"
-                lost = [k for k, one in enumerate(outputs) if k and _failed(one)]
+                ends = [one.outputs[0].finish_reason for one in outputs]
+                lost = [k for k, end in enumerate(ends) if k and end == "error"]
                 if lost:
                     log.warning("%d requests came to an engine without their clip", len(lost))
                     alone = await asyncio.gather(*[run([params[k]], [more[k]]) for k in lost])
@@ -394,7 +397,3 @@ async def _start_llm(arguments: Any, timeout_s: float) -> Any:
     async with deadline(timeout_s, "start", "rollout.start_timeout_s"):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, AsyncLLM.from_engine_args, arguments)
-
-
-def _failed(output: Any) -> bool:
-    return bool(output.outputs[0].finish_reason == "error")

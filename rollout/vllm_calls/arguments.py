@@ -27,6 +27,7 @@ def vllm_arguments(
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        scheduling_policy="priority",  # first come, first served among requests of one priority
         tensor_parallel_size=config.tensor_parallel_size,
         gpu_memory_utilization=config.gpu_memory_utilization,
         enforce_eager=config.enforce_eager,

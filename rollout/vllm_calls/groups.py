@@ -1,6 +1,10 @@
 """Groups of requests in vLLM's engine: added one right after another, then awaited.
 
 requests -> added, the clip with the first -> each one's last output, in their order
+
+After an update the engine goes on with the next request, the proof of its weights, and that comes
+first: behind kept traces that fill the engine it would wait until one of them ends, and the learner
+for it.
 """
 
 import asyncio
@@ -12,6 +16,9 @@ from typing import Any, Literal
 InFlight = Literal["wait", "keep", "restart"]
 _PAUSE_MODES = {"wait": "wait", "keep": "keep", "restart": "abort"}
 """vLLM's name of each."""
+_PROOF_COMES_S = 1.0
+FIRST = -1
+"""Priority of requests that come before all others; theirs is 0."""
 
 
 class RequestGroups:
@@ -34,26 +41,30 @@ class RequestGroups:
         self.num_interrupted = 0
         """Requests that updates ended, so far."""
         self._num_endings = 0
+        self._resuming: asyncio.Task[None] | None = None
+        """Resumes an engine to which no request has come since its update."""
         self.tower: str | None = None
         """Name of the frozen vision tower of the weights to come; None: it is trained."""
         self._seen_by: str | None = None
         """The tower whose outputs vLLM's encoder cache holds."""
 
-    async def run(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
+    async def run(
+        self, requests: Sequence[Any], params: Sequence[Any], lora: Any, priority: int = 0
+    ) -> list[Any]:
         """Run a group. Requests but the first may lack their clip. Raises what vLLM raises; then
         none of the group runs any more. The output of a request that an update has ended is None:
         it is to be run again."""
         self.running += 1
         try:
             if self._turn is None:
-                queues = await self._add(requests, params, lora)
+                queues = await self._add(requests, params, lora, priority)
                 before = self._num_endings
                 outputs = await self._ended(queues)
                 return outputs if self._num_endings == before else self._uninterrupted(outputs)
             async with self._turn:
                 await self.pause()
                 try:
-                    queues = await self._add(requests, params, lora)
+                    queues = await self._add(requests, params, lora, priority)
                 finally:
                     await self._llm.resume_generation()
                 return await self._ended(queues)
@@ -85,13 +96,39 @@ class RequestGroups:
         in which a small model gets its weights.
         """
         async with self._adding:
+            if self._resuming is not None:  # an update right after another
+                self._resuming.cancel()
+                self._resuming = None
             self._num_endings += mode == "abort"
             core = self._llm.engine_core
             await core.pause_scheduler_async(mode=mode, clear_cache=not keeps_seen)
             if keeps_seen:
                 await core.reset_prefix_cache_async(reset_running_requests=True)
 
-    async def _add(self, requests: Sequence[Any], params: Sequence[Any], lora: Any) -> list[Any]:
+    async def resume_after_update(self) -> None:
+        """Go on, once the next request is there; at the latest after a second."""
+        if self._turn:
+            await self._llm.resume_generation()  # each group has the engine to itself
+        else:
+            self._resuming = asyncio.create_task(self._resume_by_itself())
+
+    async def _resume_by_itself(self) -> None:
+        from vllm.exceptions import VLLMError
+
+        await asyncio.sleep(_PROOF_COMES_S)
+        self._resuming = None
+        with suppress(VLLMError):  # of an engine that is gone
+            await self._llm.resume_generation()
+
+    async def _resume_now(self) -> None:
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+            await self._llm.resume_generation()
+
+    async def _add(
+        self, requests: Sequence[Any], params: Sequence[Any], lora: Any, priority: int
+    ) -> list[Any]:
         """Add the requests, in one piece: the engine core takes them in this order, and keeps no
         more than one clip for requests that follow."""
         queues: list[Any] = []
@@ -100,9 +137,11 @@ class RequestGroups:
                 for request, one in zip(requests, params, strict=True):
                     self._count += 1
                     name = f"{os.getpid()}-{self._count}"
-                    queues.append(
-                        await self._llm.add_request(name, request, one, lora_request=lora)
+                    adding = self._llm.add_request(
+                        name, request, one, lora_request=lora, priority=priority
                     )
+                    queues.append(await adding)
+                await self._resume_now()
             except BaseException:
                 await self._abort(queues)
                 raise

@@ -17,9 +17,10 @@ out but evaluation and the checkpoint at the end. Synchronous (max_staleness = 0
 TRL 1.16's GRPOTrainer takes no videos. It gets the same frames as images: every second one, because
 a Qwen2.5-VL makes one patch in time of two frames or of one image. So both sides' towers see as
 many patches and both sides' prompts have as many vision tokens; the prompts are of equal length,
-and all responses too (no side can end one). Both: float32, AdamW, frozen tower, GRPO with token-mean,
-no KL, one update per step. Threads: TRL 2 (with 1 its step takes half as long again), our learner 2,
-our engine 1; our engine and learner share what the tower made of a clip, which TRL cannot.
+and all responses too (no side can end one). Both: float32, AdamW, frozen tower, GRPO with
+token-mean, no KL, one update per step. Threads: TRL 2 (with 1 its step takes half as long again),
+our learner 2, our engine 1; our engine and learner share what the tower made of a clip, which TRL
+cannot.
 
 What TRL is given beyond its defaults, all of it to be faster: gradient checkpointing off,
 rollouts per pass (8) as was fastest (32 at once took four times as long), fused AdamW, no logging,

@@ -117,6 +117,7 @@ async def update(engine: Any) -> None:
     await engine.begin_update()
     await engine.update_weights({})
     await engine.finish_update(PolicyVersion(attempt=0, step=4))
+    await engine._groups._resume_now()
 
 
 async def test_a_sleeping_engine_takes_memory_for_weights_and_after_them_for_the_cache() -> None:

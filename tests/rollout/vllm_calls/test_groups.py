@@ -10,10 +10,10 @@ import pytest
 
 from rollout.config import RolloutConfig
 from rollout.engine import Sampling
-from rollout.vllm_calls.groups import RequestGroups
+from rollout.vllm_calls.groups import FIRST, RequestGroups
 from rollout.vllm_engine import VllmEngine
 from wire.errors import DeadlineExceeded, GenerationError
-from wire.types import FinishReason, Prompt
+from wire.types import FinishReason, PolicyVersion, Prompt
 
 
 class Queue:
@@ -64,7 +64,9 @@ class Llm:
     def engine_core(self) -> "Llm":
         return self
 
-    async def add_request(self, name: str, request: Any, params: Any, lora_request: Any) -> Queue:
+    async def add_request(
+        self, name: str, request: Any, params: Any, lora_request: Any, priority: int
+    ) -> Queue:
         await asyncio.sleep(0)  # others may come in between
         group, has_clip = request
         if self.fails_at == len(self.queues):
@@ -153,11 +155,27 @@ class Running(Llm):
 
     modes: list[str] = field(default_factory=list)
     outputs: list[asyncio.Future[Any]] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
+    kept: list[bool] = field(default_factory=list)
+    """Of each pause, whether media and encoder caches were kept."""
 
-    async def add_request(self, name: str, request: Any, params: Any, lora_request: Any) -> Any:
+    async def resume_generation(self) -> None:
+        self.calls.append("resume")
+
+    async def reset_prefix_cache_async(self, reset_running_requests: bool) -> None:
+        assert reset_running_requests
+        self.calls.append("reset prefixes")
+
+    async def finish_weight_update(self, version: str) -> None:
+        self.calls.append("finish")
+
+    async def add_request(
+        self, name: str, request: Any, params: Any, lora_request: Any, priority: int
+    ) -> Any:
         output = asyncio.get_running_loop().create_future()
         self.calls.append(f"{request[0]}{'+clip' if request[1] else ''}")
         self.params.append(params)
+        self.priorities.append(priority)
         self.outputs.append(output)
         return SimpleNamespace(
             request_id=name, get_nowait=lambda: None, get=lambda: output, close=lambda: None
@@ -165,6 +183,7 @@ class Running(Llm):
 
     async def pause_scheduler_async(self, mode: str, clear_cache: bool) -> None:
         self.modes.append(mode)
+        self.kept.append(not clear_cache)
         open_ = [output for output in self.outputs if not output.done()]
         if mode == "abort":
             for output in open_:
@@ -271,6 +290,62 @@ async def test_an_update_that_keeps_what_runs_ends_none_of_it(engine: Any):
     llm.end(0, 1)
     assert len((await writing).answers) == 2
     assert (llm.modes, one.num_restarted) == (["keep"], 0)
+
+
+async def test_an_update_keeps_what_a_frozen_tower_saw_and_no_other(engine: Any):
+    llm = Running()
+    one = engine(llm)
+    for tower in (None, None, "a", "a", "b", "b", None, "b"):
+        one.use_tower(tower)
+        await one._groups.pause_for_update()
+    assert llm.kept == [False, False, False, True, False, True, False, False]
+    assert llm.calls == ["reset prefixes"] * 2, "keys and values are of the old weights"
+
+
+async def test_a_deterministic_run_keeps_nothing_over_an_update():
+    llm = Running()
+    groups = RequestGroups(llm, alone=True)
+    groups.tower = "a"
+    for _ in range(2):
+        await groups.pause_for_update()
+    assert llm.kept == [False, False]
+
+
+async def updated(one: Any) -> None:
+    await one._groups.pause_for_update()
+    await one.finish_update(PolicyVersion(attempt=0, step=3))
+
+
+async def test_the_proof_of_an_update_comes_before_kept_traces_and_they_go_on_with_it(engine: Any):
+    llm = Running()
+    one = engine(llm)
+    writing = asyncio.create_task(one.generate(PROMPT, CLIP, SAMPLING))
+    await settle()
+    await updated(one)
+    await settle()
+    assert llm.calls == ["a+clip", "a", "finish"], "it goes on once the proof is there"
+    proving = asyncio.create_task(one._run((1, 2), CLIP, [SimpleNamespace()], None, priority=FIRST))
+    await settle()
+    assert llm.calls[3:] == ["a+clip", "resume"]
+    assert llm.priorities == [0, 0, FIRST]
+    llm.end(0, 1)
+    await writing
+    proving.cancel()
+
+
+async def test_an_update_without_a_proof_goes_on_by_itself(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rollout.vllm_calls.groups._PROOF_COMES_S", 0.01)
+    llm = Running()
+    one = engine(llm)
+    await updated(one)
+    await one._groups.pause_for_update()  # another at once: its weights are to be whole first
+    await asyncio.sleep(0.05)
+    assert llm.calls == ["finish"]
+    await one.finish_update(PolicyVersion(attempt=0, step=4))
+    await asyncio.sleep(0.05)
+    assert llm.calls == ["finish", "finish", "resume"]
 
 
 # --- in the engine
