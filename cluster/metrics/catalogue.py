@@ -230,6 +230,8 @@ METRICS: tuple[Metric, ...] = (
         ("weights/wait_s", "s", "step", "neither: waiting until engines had loaded"),
         ("weights/send_s", "s", "step", "the engines' turn, beside gathering and packing"),
         ("weights/load_s", "s", "step", "of that, the slowest engine loading what it was sent"),
+        ("weights/lost_s", "s", "step",
+         "tries of the update in which an engine failed; in the steps that had one"),
         ("timing_s/archive", "s", "step", "compacting the trace archive"),
         ("timing_s/save", "s", "step", "checkpoint of the step before, if it saved one",
          "timing_s/save_checkpoint"),

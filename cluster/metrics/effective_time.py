@@ -5,8 +5,8 @@
     now - begin of the training's first step, over all attempts
 
 Lost are: steps that a resume trains again, the time between attempts and their starts, heals of
-learner ranks, and all time in which no rollout worker served because of a failure. The name and
-the idea are ByteDance's (ByteRobust, arXiv:2509.16293: productive training time over wall clock).
+learner ranks, all time in which no rollout worker served because of a failure, and tries of a
+weight update in which an engine failed. The name and the idea are ByteDance's (ByteRobust, arXiv:2509.16293: productive training time over wall clock).
 """
 
 from collections.abc import Iterable

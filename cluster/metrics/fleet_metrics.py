@@ -28,8 +28,8 @@ FLEET_METRICS: tuple[Metric, ...] = (
          "of the wall clock since the stage's first step began, over all attempts: seconds of the "
          "steps that count, less fleet/lost_s"),
         ("fleet/lost_s", "s", "step",
-         "of the step's time, in which a learner rank was being healed, or failures left no "
-         "worker serving"),
+         "of the step's time, in which a learner rank was being healed, failures left no worker "
+         "serving, or an update waited for an engine that failed (weights/lost_s)"),
         ("fleet/serving", "workers", "step", "rollout workers that serve, at the end of the step"),
         ("fleet/state/<state>", "workers", "step",
          "rollout workers that are healthy, suspect, dead, restarting, stale, retired (leaving)"),

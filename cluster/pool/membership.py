@@ -138,6 +138,12 @@ class Membership:
         """Let nobody serve until the next update: engines sleep."""
         self._allow(set())
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether engines sleep until the next update, which wakes them: the learner has their
+        memory."""
+        return self.newest is not None and not self._may_serve
+
     def trust(self, version: PolicyVersion) -> None:
         """Take ``version``, which engines start with, for the newest: no update brought it."""
         self.newest = version

@@ -155,9 +155,12 @@ class Supervisor:
                 jobs.begin(worker.name, jobs.probe(worker))
 
     def _may_restart(self, worker: WorkerHealth, now: float) -> bool:
-        return worker.name in self._jobs.cleared and self._budget.due(
+        """Whether a dead worker may start again: not while others sleep, for the learner has the
+        memory that it would take."""
+        is_due = worker.name in self._jobs.cleared and self._budget.due(
             worker.name, worker.since, now
         )
+        return is_due and not self._members.is_asleep
 
     def _may_catch_up(self, worker: WorkerHealth, now: float) -> bool:
         """Whether a worker lacks weights that it can get now. One that has the newest and does not
@@ -211,7 +214,7 @@ class Supervisor:
     def _seek_room(self) -> None:
         """Ask the cluster for room now and then, while anybody waits for it."""
         now = self._clock.monotonic()
-        waits = self._num_missing > 0 or self._homeless()
+        waits = not self._members.is_asleep and (self._num_missing > 0 or self._homeless())
         if waits and _PLACING not in self._jobs and now >= self._room_asked + _ROOM_EVERY_S:
             self._room_asked = now
             self._jobs.begin(_PLACING, self._place())
@@ -248,7 +251,7 @@ class Supervisor:
         """Raise NoWorkers if too few members are able for too long, or no other will ever be."""
         settings, now, members = self._settings, self._clock.monotonic(), self._members
         able = members.num_able
-        if able >= settings.min_workers or self._short_since is None:
+        if able >= settings.min_workers or self._short_since is None or members.is_asleep:
             self._short_since = now
         hopeless = len(members.staying) + self._num_missing < settings.min_workers
         if hopeless or now - self._short_since > settings.start_timeout_s:

@@ -7,6 +7,7 @@ more; if that fails too, the engine stays out of service until a later update su
 that starts between two updates gets the newest weights from the host copy, alone.
 """
 
+import logging
 from dataclasses import replace
 
 from cluster.actors.learner_actor import WeightSyncResult
@@ -19,6 +20,8 @@ from cluster.weight_sync.prove_before_serving import WeightSyncReport, bring_eng
 from learner.shared_prefix.rows import Row
 from wire.errors import WeightUpdateError
 from wire.types import PolicyVersion
+
+log = logging.getLogger(__name__)
 
 
 class WeightSync:
@@ -36,6 +39,7 @@ class WeightSync:
         self._probe = ParityProbe(probe, tolerance, noise_factor)
         self._digests = DigestCheck(rollouts)
         self._newest: Newest | None = None
+        self._has_warned = False
 
     async def publish(self, version: PolicyVersion) -> WeightSyncReport:
         """Bring every engine to ``version``. Raises WeightUpdateError if none could be."""
@@ -69,6 +73,12 @@ class WeightSync:
         if copy is not None:
             kept = WeightSyncResult(failures={}, figures={}, digests=sent[-1].digests)
             self._newest = Newest(version=version, expected=expected, copies=(copy,), sent=kept)
+        elif not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "no copy of the weights is kept: an engine that starts between two updates waits for "
+                "the next one (docs/fleet.md says when a copy fits)"
+            )
         return replace(report, figures=report.figures | self._probe.figures)
 
     async def catch_up(self, name: str) -> PolicyVersion | None:

@@ -10,6 +10,7 @@ The ways: the whole model (cluster/weight_sync/full_weights.py), a LoRA adapter
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass, replace
@@ -32,7 +33,8 @@ class WeightSyncReport:
     """Largest difference of a probe token, nats, over the engines in service."""
     num_out_of_service: int
     figures: dict[str, float]
-    """Metrics ``weights/...`` of the first sending."""
+    """Metrics ``weights/...`` of the first sending, and ``weights/lost_s``: of all tries in which an
+    engine failed."""
 
 
 async def bring_engines_to(
@@ -58,13 +60,15 @@ async def bring_engines_to(
     later = [name for name in rollouts.names if trusted and name not in trusted]
     waiting = [name for name in rollouts.names if name not in later]
     failures, tries = dict[str, str](), Counter(later)
-    reached, figures = dict[str, float](), dict[str, float]()
+    reached, figures, lost_s = dict[str, float](), dict[str, float](), 0.0
     while waiting:
+        began = time.monotonic()
         sent = await _sent(send, waiting)
         failed, figures = dict(sent.failures), figures or sent.figures
         sound = [name for name in waiting if name not in failed and name not in sent.untried]
         admitted, refused = await _admitted(sound, await prove(sound), admit)
         failed |= refused
+        lost_s += time.monotonic() - began if failed else 0.0
         for name, why in failed.items():
             log.warning("%s did not come to version %s: %s", name, version, why)
             drop(name)
@@ -90,7 +94,7 @@ async def bring_engines_to(
     return WeightSyncReport(
         max_logprob_diff=max(reached.values()),
         num_out_of_service=rollouts.num_workers - len(rollouts.in_service),
-        figures=figures,
+        figures=figures | {"weights/lost_s": lost_s} if lost_s else figures,
     )
 
 

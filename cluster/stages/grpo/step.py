@@ -204,7 +204,9 @@ class GrpoLearner:
             step,
             {
                 **figures,
-                **self._fleet_figures(step, seconds["timing_s/step"]),
+                **self._fleet_figures(
+                    step, seconds["timing_s/step"], figures.get("weights/lost_s", 0.0)
+                ),
                 **throughput(taken, seconds, self._grpo.ppo_epochs),
                 "rollout/next_place": float(parts.buffer.next_index),
                 "rollout/num_taken_up": float(parts.archived.num_taken),
@@ -214,10 +216,12 @@ class GrpoLearner:
         )
         self._watch = Stopwatch(parts.timeline)
 
-    def _fleet_figures(self, step: int, seconds: float) -> dict[str, float]:
-        """Metrics of the fleet, and of what limited a step."""
+    def _fleet_figures(self, step: int, seconds: float, lost_s: float) -> dict[str, float]:
+        """Metrics of the fleet, and of what limited a step of which its update of the weights lost
+        ``lost_s``."""
         parts = self._parts
         fleet = parts.fleet.of_step()
+        fleet["fleet/lost_s"] = min(seconds, fleet["fleet/lost_s"] + lost_s)
         ratio = parts.effective.ratio(seconds, fleet["fleet/lost_s"], time.time())
         shares = parts.timeline.end_step(self._run.name, step, parts.workers())
         return {**shares, **fleet, "effective_training_time_ratio": ratio}

@@ -5,7 +5,9 @@ A process of its own: the tests' own Ray stays up.
 
 import asyncio
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,11 +24,17 @@ STORE = 80 * 2**20
 
 
 @contextmanager
-def fake_nodes(count: int, num_gpus: int, num_cpus: int | None = None) -> Iterator[list[str]]:
-    """A Ray of so many nodes on this machine. Yields their ids."""
+def fake_nodes(
+    count: int, num_gpus: int, num_cpus: int | None = None, role: str = "", joined_role: str = ""
+) -> Iterator[list[str]]:
+    """A Ray of so many nodes on this machine, whose first node offers the resource of ``role`` once
+    for each GPU, and the others that of ``joined_role``. Yields their ids."""
     num_cpus = 2 * num_gpus if num_cpus is None else num_cpus
     node = {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_store_memory": STORE}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    head = {**node, "resources": {role: num_gpus}} if role else node
+    if joined_role:
+        node["resources"] = {joined_role: num_gpus}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
     try:
         for _ in range(count - 1):
             cluster.add_node(**node)
@@ -121,6 +129,53 @@ async def mixed(nodes: list[str]) -> dict[str, Any]:
     return seen
 
 
+HOLDS_ALL = """
+import asyncio, sys, time
+import ray
+from cluster.actors.placement import reserve
+from tests.cluster.actors.seats_on_fake_nodes import occupy, config_of
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+seats = asyncio.run(reserve(config_of(4, 4, 0.5, 0.5, num_cpus=0.1)))
+actors = occupy(seats.workers, 0.5) + occupy(seats.ranks, 0.5)
+ray.get([actor.place.remote() for actor in actors])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+async def after_a_kill() -> dict[str, Any]:
+    """A driver that holds all GPUs is killed, and another run begins at once."""
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_ALL, address], stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "held\n"
+    held = ray.available_resources().get("GPU", 0.0)
+    driver.kill()
+    driver.wait()
+    began = time.monotonic()
+    reservation = await reserve(config_of(4, 4, 0.5, 0.5, num_cpus=0.1))
+    seen = ray.get([actor.place.remote() for actor in occupy(reservation.workers, 0.5)])
+    reservation.release()
+    return {
+        "free while it ran": held,
+        "GPUs of the next": sorted(gpu for _, gpus in seen for gpu in gpus),
+        "seconds": time.monotonic() - began,
+    }
+
+
+async def roles(nodes: list[str]) -> list[list[int]]:
+    """Workers and ranks by node, where the first node is for ranks alone and the second for
+    workers alone."""
+    config = config_of(2, 2, 1, 1)
+    split = config.cluster.model_copy(update={"role_resources": True})
+    reservation = await reserve(config.model_copy(update={"cluster": split}))
+    seen = counts(reservation, nodes)
+    reservation.release()
+    return seen
+
+
 async def free(num_gpus: int) -> None:
     """Wait until that many are."""
     while ray.available_resources().get("GPU") != num_gpus:
@@ -131,6 +186,10 @@ def main() -> int:
     """All figures, as one line of JSON."""
     with fake_nodes(1, 4):
         seen: dict[str, Any] = {"1x4": {"pairs": asyncio.run(pairs(4))}}
+        seen["1x4"]["after a kill"] = asyncio.run(after_a_kill())
+    with fake_nodes(2, 4, role="learner_rank", joined_role="rollout_worker") as nodes:
+        head = nodes.index(ray.get_runtime_context().get_node_id())
+        seen["roles"] = asyncio.run(roles([nodes[head], nodes[1 - head]]))
     with fake_nodes(4, 8) as nodes:
         seen["4x8"] = {"pairs": asyncio.run(pairs(32)), **asyncio.run(mixed(nodes))}
     sys.stdout.write(f"{json.dumps(seen)}\n")

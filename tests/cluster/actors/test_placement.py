@@ -38,6 +38,14 @@ def test_pairs_that_do_not_fit_are_said_to_be_pairs():
         require_fit(config_of(3, 3, 0.5, 0.5), [{"CPU": 8.0, "GPU": 2.0}])
 
 
+def test_roles_that_no_node_offers_are_said():
+    config = cpu_config(1, 1, 0.5)
+    cluster = config.cluster.model_copy(update={"role_resources": True})
+    told = r"1 rollout_workers, 1 learner_ranks in all.*0 rollout_workers.*ray start --resources"
+    with pytest.raises(PlacementError, match=told):
+        require_fit(config.model_copy(update={"cluster": cluster}), [NODE])
+
+
 def test_enough_in_sum_but_on_no_single_node_does_not_fit():
     with pytest.raises(PlacementError):
         require_fit(cpu_config(1, 1, 3), [NODE, NODE])
@@ -105,6 +113,21 @@ def test_a_run_waits_for_all_of_its_gpus_and_leaves_none_reserved_when_it_gives_
     assert "its resources were not free within 1 s" in seen["while one GPU is taken"]
     assert seen["free after it gave up"] == 31
     assert seen["once it is free"] == [[4, 4, 4, 4], [4, 4, 4, 4]]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_no_gpu_of_a_killed_run_is_held_when_the_next_begins(fake_nodes: dict[str, Any]):
+    seen = fake_nodes["1x4"]["after a kill"]
+    assert seen["free while it ran"] == 0
+    assert seen["GPUs of the next"] == [0, 1, 2, 3]
+    assert seen["seconds"] < 60
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_has_the_role_whose_resource_it_offers(fake_nodes: dict[str, Any]):
+    assert fake_nodes["roles"] == [[0, 2], [2, 0]], "workers, and ranks, by node"
 
 
 class SlowRay:

@@ -204,6 +204,23 @@ async def test_an_engine_that_dies_asleep_is_noticed():
 
 
 @virtually
+async def test_nobody_starts_while_the_others_sleep_since_the_learner_has_the_memory():
+    async with Pool(ScriptedFleet(), elastic(default_workers=2)) as pool:
+        pool.members.suspend_all()
+        pool.fleet.kill("rollout-1")
+        starts = pool.fleet.calls["start", "rollout-1"]
+        await asyncio.sleep(100)
+        assert pool.state("rollout-1") == "dead"
+        pool.asked = 3
+        await asyncio.sleep(100)
+        assert pool.fleet.calls["start", "rollout-1"] == starts
+        assert len(pool.members) == 2
+        await pool.update(1)
+        await asyncio.sleep(100)
+        assert [pool.state(f"rollout-{k}") for k in range(3)] == ["healthy"] * 3
+
+
+@virtually
 async def test_an_engine_that_hangs_is_found_dead_during_a_long_update_and_is_no_part_of_it():
     async with Pool(ScriptedFleet(), settings(2)) as pool:
         pool.fleet.engines["rollout-0"].hangs = True

@@ -178,7 +178,7 @@ async def test_an_engine_whose_process_ended_is_not_asked_again():
 async def test_the_figures_are_those_of_the_first_sending():
     engines = Engines({"a": [EXPECTED], "b": [EXPECTED]})
     learner = Learner({"b": "bucket 3 arrived damaged"})
-    assert (await make(engines, learner).publish(VERSION)).figures == {"weights/gb": 2.0}
+    assert (await make(engines, learner).publish(VERSION)).figures["weights/gb"] == 2.0
 
 
 async def test_no_engine_left_ends_the_run_with_the_reason():
@@ -213,12 +213,16 @@ async def test_a_joiner_that_does_not_compute_what_the_learner_did_is_refused():
         await sync.catch_up("b")
 
 
-async def test_without_a_host_copy_a_joiner_waits_for_the_next_update():
-    engines, learner = Engines({"a": [EXPECTED] * 2, "b": []}), Learner()
+async def test_without_a_host_copy_a_joiner_waits_for_the_next_update(
+    caplog: pytest.LogCaptureFixture,
+):
+    engines, learner = Engines({"a": [EXPECTED] * 3, "b": []}), Learner()
     engines.names = ["a"]
     sync = make(engines, learner)
     learner.keeps_copy = False
-    await sync.publish(VERSION)
+    for _ in range(2):
+        await sync.publish(VERSION)
+    assert caplog.text.count("no copy of the weights is kept") == 1
     assert await sync.catch_up("b") is None
     learner.keeps_copy = True
     await sync.publish(VERSION)

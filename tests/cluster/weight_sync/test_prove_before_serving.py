@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -94,7 +95,20 @@ async def test_an_engine_that_failed_in_any_step_gets_everything_once_more():
     assert engines.proven == [["a", "c", "d"], ["b", "c", "d"]]
     assert sorted(engines.dropped) == ["b", "c", "d"]
     assert report.num_out_of_service == 0
-    assert report.figures == {"weights/gb": 4.0}
+    assert report.figures["weights/gb"] == 4.0
+
+
+async def test_the_time_of_a_try_in_which_an_engine_failed_is_said_to_be_lost():
+    engines = Engines("a", "b")
+    send = engines.send
+
+    async def late(names: list[str]) -> WeightSyncResult:
+        await asyncio.sleep(0.05 if len(names) == 2 else 0.3)
+        return await send(names)
+
+    engines.send = late  # type: ignore[method-assign]
+    engines.send_failures = [{"b": "hangs"}]
+    assert 0.05 <= (await engines.bring()).figures["weights/lost_s"] < 0.3, "the second try is not"
 
 
 async def test_an_engine_that_fails_twice_is_out_of_service():
