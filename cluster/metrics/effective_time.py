@@ -6,7 +6,8 @@
 
 Lost are: steps that a resume trains again, the time between attempts and their starts, heals of
 learner ranks, all time in which no rollout worker served because of a failure, and tries of a
-weight update in which an engine failed. The name and the idea are ByteDance's (ByteRobust, arXiv:2509.16293: productive training time over wall clock).
+weight update in which an engine failed. The name and the idea are ByteDance's (ByteRobust,
+arXiv:2509.16293: productive training time over wall clock).
 """
 
 from collections.abc import Iterable

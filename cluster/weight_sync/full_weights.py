@@ -76,8 +76,8 @@ class WeightSync:
         elif not self._has_warned:
             self._has_warned = True
             log.warning(
-                "no copy of the weights is kept: an engine that starts between two updates waits for "
-                "the next one (docs/fleet.md says when a copy fits)"
+                "no copy of the weights is kept: an engine that starts between two updates waits "
+                "for the next one (docs/fleet.md says when a copy fits)"
             )
         return replace(report, figures=report.figures | self._probe.figures)
 

@@ -33,8 +33,8 @@ class WeightSyncReport:
     """Largest difference of a probe token, nats, over the engines in service."""
     num_out_of_service: int
     figures: dict[str, float]
-    """Metrics ``weights/...`` of the first sending, and ``weights/lost_s``: of all tries in which an
-    engine failed."""
+    """Metrics ``weights/...`` of the first sending, and ``weights/lost_s``: seconds of all tries in
+    which an engine failed."""
 
 
 async def bring_engines_to(
