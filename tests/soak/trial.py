@@ -150,6 +150,8 @@ class Trial:
             f"grpo.groups_per_update={GROUPS}",
             f"grpo.max_staleness={STALENESS}",
             "grpo.save_every=5",
+            # thousands of steps, most without signal: at 1e-4 a rare one can cost a whole label
+            "grpo.optim.learning_rate=2e-5",
             f"coldstart.epochs={size.coldstart_epochs}",
             f"rollout.num_workers={size.workers}",
             "rollout.num_cpus=0.2",
