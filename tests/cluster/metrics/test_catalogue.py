@@ -44,8 +44,9 @@ OF_WORKER = {
     "learning_rate/vision_tower",
     "timing_s/wait_clips",
 }
-# What a sending of the weights adds (learner/worker.py, cluster/actors/rollout_actor.py).
-PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s")
+# What a sending of the weights adds (learner/worker.py, cluster/actors/rollout_actor.py), where an
+# engine fails in it also what was lost (cluster/weight_sync/prove_before_serving.py).
+PARTS = ("gather_s", "pack_s", "wait_s", "send_s", "load_s", "lost_s")
 OF_TRANSFER = {"weights/gb", "weights/gb_per_s"} | {f"weights/{part}" for part in PARTS}
 # Of Ray's ranks alone (cluster/actors/rank_calls.py).
 OF_RANKS = {"trainer/idle_ratio", "trainer/idle_ratio_max"}
